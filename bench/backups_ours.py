@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.backups_place import BUCKET, Watch
-from syncline.clients.git.access import Remote
-from syncline.clients.git.repository import Person, Place
+from syncline.clients.git.access import GitRemote
+from syncline.clients.git.repository import Person, RepositoryLocation
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.config.sync import Removals
 from syncline.kinds.backups.commit import Signature, SyncSettings
 from syncline.kinds.backups.kind import Backups
@@ -40,13 +40,13 @@ def main(asked: dict[str, Any]) -> dict[str, Any]:
     owned = InMemoryOwnership()
     memory, owned.rows, owned.facts = pickle.loads(memory_file.read_bytes())
     http = Http()
-    bucket = Bucket(Endpoint.parse(asked["s3"]), BUCKET, lambda: Keys(ACCESS, SECRET), http)
+    bucket = Bucket(Endpoint.parse(asked["s3"]), BUCKET, lambda: AccessKeys(ACCESS, SECRET), http)
     layout, bot = Layout(), Person("Backup Bot", "backup@example.com")
     reader = Reader(bucket, SecretsFilter(SecretsPolicy.LEAVE_OUT), 100_000_000, 16, layout.path_of)
     reference, signature = (lambda branch: f"repository#{branch}"), Signature(bot, bot)
     settings = SyncSettings("bench", "place", reference, layout, Removals().limits, signature)
-    remote = Remote.parse(asked["repository"])
-    kind = Backups(settings, reader, memory, owned.owned(layout), lambda: Place(remote), http)
+    remote = GitRemote.parse(asked["repository"])
+    kind = Backups(settings, reader, memory, owned.owned(layout), lambda: RepositoryLocation(remote), http)
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
         scope = EVERYTHING if asked["keys"] is None else Scope.of(asked["keys"])

@@ -21,7 +21,7 @@ from bench.place import ROOT, Place, Ran, bucket
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from tests.standins.rclone import ACCESS, SECRET, Rclone
 
 _SMALL: Final = 10_000
@@ -156,7 +156,7 @@ def _sync(rclone: Rclone, target: Mapping[str, Any]) -> dict[str, Any]:
 
 def _one_after_another(rclone: Rclone, url: str) -> float:
     """The seed's way: read an object whole, set its permissions, save it; the next. Seconds for all objects."""
-    bucket = Bucket(Endpoint.parse(rclone.url), "source", lambda: Keys(ACCESS, SECRET), Http())
+    bucket = Bucket(Endpoint.parse(rclone.url), "source", lambda: AccessKeys(ACCESS, SECRET), Http())
     http = Http()
     keys = [each.key for each in bucket.page(limit=_SAMPLE).objects]
     form = {"Content-Type": "application/x-www-form-urlencoded"}

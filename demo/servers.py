@@ -21,7 +21,7 @@ from demo.settings import ROOT, SERVERS, USER, Settings, folder
 from syncline.cli.deploy import client_arguments
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from tests.standins import registry as docker_registry
 from tests.standins.programs import ProgramAbsentError, program
@@ -60,7 +60,7 @@ def stop() -> list[str]:
 
 def registry(name: str, settings: Settings) -> Registry:
     """Return a client of one of the registries."""
-    credentials = Credentials(USER, settings.password)
+    credentials = RegistryCredentials(USER, settings.password)
     return Registry(Endpoint("http", settings.host(name)), lambda: credentials, Http())
 
 

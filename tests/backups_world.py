@@ -12,14 +12,14 @@ from typing import Any, Final
 
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.folder.target import Folder
-from syncline.clients.git.access import Access, Remote
+from syncline.clients.folder.target import FolderTarget
+from syncline.clients.git.access import GitCredentials, GitRemote
 from syncline.clients.git.objects import blob_id
-from syncline.clients.git.repository import Person, Place
+from syncline.clients.git.repository import Person, RepositoryLocation
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.errors import CodeName
 from syncline.kinds.backups.commit import Signature, SyncSettings, TransferResult
 from syncline.kinds.backups.download import AT_ONCE, Downloads
@@ -56,7 +56,7 @@ class World:
     bucket: Bucket
     bare: Bare
     url: str
-    access: Access = None
+    access: GitCredentials = None
     http: Http = field(default_factory=Http)
     index: InMemoryIndex = field(default_factory=InMemoryIndex)
     layout: Layout = field(default_factory=Layout)
@@ -84,9 +84,9 @@ class World:
             signature,
         )
         reader = Reader(self.bucket, self.secrets_filter, self.largest, 8, self.layout.path_of)
-        remote = Remote.parse(self.url)
+        remote = GitRemote.parse(self.url)
         owned = self.kept.owned(self.layout)
-        return Backups(settings, reader, self.index, owned, lambda: Place(remote, self.access), self.http)
+        return Backups(settings, reader, self.index, owned, lambda: RepositoryLocation(remote, self.access), self.http)
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():
@@ -163,7 +163,7 @@ class Download:
     def __init__(
         self,
         world: World,
-        store: Folder | BucketStore,
+        store: FolderTarget | BucketStore,
         caps: Caps | None = None,
         secrets_filter: SecretsFilter | None = None,
         like: Download | None = None,
@@ -201,8 +201,8 @@ class Download:
         return done
 
 
-def content(store: Folder | BucketStore) -> dict[str, str]:
-    return {path: store.content_id(path) for top in store.tops() for path, _ in store.listing(top)}
+def content(store: FolderTarget | BucketStore) -> dict[str, str]:
+    return {path: store.content_id(path) for top in store.top_folders() for path, _ in store.listing(top)}
 
 
 def _failed(item: Item, code: CodeName, reason: str) -> Result:
@@ -236,6 +236,6 @@ def make_world(s3: str, folder: Path) -> World:
 
 def make_bucket(url: str, name: str, http: Http) -> Bucket:
     """A new bucket."""
-    bucket = Bucket(Endpoint.parse(url), name, lambda: Keys("AKIDOFTHETESTS", "secret-of-the-tests"), http)
+    bucket = Bucket(Endpoint.parse(url), name, lambda: AccessKeys("AKIDOFTHETESTS", "secret-of-the-tests"), http)
     bucket.put("", b"")  # PUT of the bucket itself
     return bucket

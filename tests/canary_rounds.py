@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast
 
-from syncline.clients.replicas.client import Replicas
+from syncline.clients.replicas.client import ReplicaClient
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.canary import Call, Canary, CanaryMemory, CanaryRules, Sighting
@@ -42,7 +42,7 @@ def fly(
     async def flown() -> tuple[list[list[Sighting]], list[CanaryMemory]]:
         found, after = [], [memory]
         for _ in range(rounds):
-            canary = Canary(RULES, "gateway.example", 0, AT_ONCE, cast("Replicas", gateway))
+            canary = Canary(RULES, "gateway.example", 0, AT_ONCE, cast("ReplicaClient", gateway))
             listed = gateway.instances if instances is None else instances
             seen, writer = await canary.round(listed, after[-1])
             found.append(seen)

@@ -26,8 +26,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
 from syncline.clients.http.client import Http, Response
-from syncline.clients.http.limits import Body, Limits, Request
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
+from syncline.clients.http.retry import RetryPolicy
 from syncline.model import Step
 from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.steps.worker import Worker
@@ -162,10 +162,10 @@ class MortalHttp(Http):
 
     def __init__(self, reaper: Reaper, clock: Clock, effects: tuple[str, ...] = ("/v2/",)) -> None:
         self._effects = effects
-        super().__init__(Policy(chance=lambda: 0.5, sleep=clock.sleep, clock=clock.time))
+        super().__init__(RetryPolicy(chance=lambda: 0.5, sleep=clock.sleep, clock=clock.time))
         self._reaper = reaper
 
-    def _send(self, request: Request, limits: Limits, *, stream: bool) -> Response:
+    def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
         streamed = request.body is not None and not isinstance(request.body, bytes)
         self._reaper.breathe()
         outside(self._reaper.on_call)

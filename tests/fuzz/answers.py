@@ -15,27 +15,27 @@ from unittest import mock
 
 import pycurl
 
-from syncline.clients.file_manager.client import FileManager, Permissions
-from syncline.clients.github.auth import GivenToken
+from syncline.clients.file_manager.client import FileManager, FilePermissions
+from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http import listings as entries
 from syncline.clients.http import transfer
 from syncline.clients.http.addresses import Address, Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Odd, ignore
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.listings import InvalidEntry, ignore
 from syncline.clients.http.rejections import REJECTIONS
-from syncline.clients.http.transfer import Channel, Lines, Pool, Reader
+from syncline.clients.http.retry import HOST_THROTTLE
+from syncline.clients.http.transfer import BodyReader, Channel, ChannelPool, Lines
 from syncline.clients.kubernetes.client import PodsSource, ServiceSource, _checked_page, _instances
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
-from syncline.clients.registry.manifest import MANIFEST_TYPES, Manifest, media_type_of
+from syncline.clients.registry.manifest import MANIFEST_TYPES, Manifest, detect_media_type
 from syncline.clients.registry.quay import Quay
 from syncline.clients.registry.reference import digest_of
-from syncline.clients.replicas.client import LARGEST_HEAD, Exchange, _Head
+from syncline.clients.replicas.client import MAX_HEAD, ReplicaRequest, _Head
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.clients.s3.xml import NotXmlError, _page, _plain_page, completion, error_code, grants, list_page, parse
 from tests.fuzz.target import PLANTED, Finding, Target, must, refusals
 from tests.standins.made_up import Naps
@@ -52,9 +52,9 @@ class _Servers:
         self._answers = [_framed(each) for each in data.split(b"\0\0\0")]
         self._requests = 0
 
-    def pool(self, address: Address, ca: str | None) -> Pool:
+    def pool(self, address: Address, ca: str | None) -> ChannelPool:
         del ca
-        return cast("Pool", _OncePool(lambda: self._connect(address.name)))
+        return cast("ChannelPool", _OncePool(lambda: self._connect(address.name)))
 
     def _connect(self, name: str) -> _Channel:
         self._requests += 1
@@ -81,7 +81,7 @@ class _Channel(Channel):
         self.easy.setopt(pycurl.OPENSOCKETFUNCTION, lambda *_: self._ours)
         self.easy.setopt(pycurl.SOCKOPTFUNCTION, lambda *_: pycurl.SOCKOPT_ALREADY_CONNECTED)
 
-    def start(self, method: str, url: str, fields: list[str], body: bytes | Reader | None) -> tuple[Lines, Lines]:
+    def start(self, method: str, url: str, fields: list[str], body: bytes | BodyReader | None) -> tuple[Lines, Lines]:
         return super().start(method, url.replace("https://", "http://", 1), fields, body)
 
     def stop(self) -> None:
@@ -112,9 +112,9 @@ def _framed(answer: bytes) -> bytes:
 
 @contextmanager
 def _answering(data: bytes) -> Iterator[Http]:
-    PACE._hosts.clear()
+    HOST_THROTTLE._hosts.clear()
     REJECTIONS._identities.clear()
-    few = mock.patch.object(entries, "_MOST_EMPTY", 20)  # a thousand take too long here
+    few = mock.patch.object(entries, "_MAX_EMPTY_PAGES", 20)  # a thousand take too long here
     with few, mock.patch.object(transfer, "pool_for", _Servers(data).pool):
         yield Http(Naps().policy(attempts=2))
 
@@ -138,7 +138,7 @@ def _each(data: bytes, made: Callable[[Http], _Calls]) -> None:
 
 def _registry(data: bytes) -> None:
     def calls(http: Http) -> _Calls:
-        person = Credentials("robot", PLANTED)
+        person = RegistryCredentials("robot", PLANTED)
         registry = Registry(Endpoint.parse(f"https://registry.{_HOME}"), lambda: person, http)
         return (
             lambda: registry.catalog(ignore),
@@ -165,7 +165,7 @@ def _consistent(manifest: Manifest) -> None:
 def _manifests(data: bytes) -> None:
     head, _, body = data.partition(b"\n")
     with refusals():
-        media_type_of(head.decode("latin-1"), body, "a manifest")
+        detect_media_type(head.decode("latin-1"), body, "a manifest")
     for media_type in (*MANIFEST_TYPES, "application/x"):
         manifest = Manifest(digest_of(body), media_type, body)
         for read in (
@@ -182,12 +182,12 @@ def _manifests(data: bytes) -> None:
 
 
 def _bucket(data: bytes) -> None:
-    keys = Keys("AKIDOFTHEFUZZER", PLANTED)
+    keys = AccessKeys("AKIDOFTHEFUZZER", PLANTED)
 
     def calls(http: Http) -> _Calls:
         bucket = Bucket(Endpoint.parse(f"https://s3.{_HOME}"), "bucket", lambda: keys, http)
         return (
-            lambda: bucket.pages("", odd=ignore),
+            lambda: bucket.pages("", on_invalid=ignore),
             lambda: bucket.head("a"),
             lambda: bucket.grants("a"),
             lambda: bucket.read("a", 1 << 16),
@@ -197,7 +197,7 @@ def _bucket(data: bytes) -> None:
 
 
 def _s3_xml(data: bytes) -> None:
-    odd: list[Odd] = []
+    odd: list[InvalidEntry] = []
     with refusals(NotXmlError):
         list_page(data, odd.append)
     plain = _plain_page(data)
@@ -216,7 +216,7 @@ def _s3_xml(data: bytes) -> None:
 
 def _github(data: bytes) -> None:
     def calls(http: Http) -> _Calls:
-        github = GitHub(Endpoint.parse(f"https://api.{_HOME}"), GivenToken(lambda: PLANTED), http)
+        github = GitHub(Endpoint.parse(f"https://api.{_HOME}"), SecretToken(lambda: PLANTED), http)
         return (
             lambda: github.runs("team/builds", "build.yml", ignore),
             lambda: [github.content("team/builds", each).size for each in github.artifacts("team/builds", 1, ignore)],
@@ -254,9 +254,9 @@ def _file_manager(data: bytes) -> None:
         manager = FileManager(f"https://files.{_HOME}", lambda: PLANTED, http, mock.MagicMock())
         return (
             lambda: manager.get("/a"),
-            lambda: manager.events(odd=ignore),
+            lambda: manager.events(on_invalid=ignore),
             lambda: manager.permissions("/a"),
-            lambda: manager.set_permissions("/a", Permissions("rw-r--r--")),
+            lambda: manager.set_permissions("/a", FilePermissions("rw-r--r--")),
             lambda: manager.rename("/a", "/b"),
             lambda: manager.report({"a": 1}),
         )
@@ -267,7 +267,7 @@ def _file_manager(data: bytes) -> None:
 def _probe(data: bytes) -> None:
     """Give the lines of an answer to its head, as libcurl does, until the head refuses one."""
     known: list[_Head] = []
-    head = _Head(None, cast("Exchange", None), known, plain=True)
+    head = _Head(None, cast("ReplicaRequest", None), known, plain=True)
     taken = b""
     for line in (each + b"\n" for each in data.split(b"\n")):
         refused = head.take(line) is not None
@@ -282,7 +282,7 @@ def _probe(data: bytes) -> None:
             must(200 <= head.status < 600, f"{head.status} is no status of a final answer")
             must(not {b"content-length", b"transfer-encoding"} <= fields, "an answer has two lengths")
     must(not known or head.status is not None, "an answer without a status is known")
-    must(head.size <= LARGEST_HEAD or bool(head.garbage), "a head is longer than its limit")
+    must(head.size <= MAX_HEAD or bool(head.garbage), "a head is longer than its limit")
 
 
 def _cluster(data: bytes) -> None:

@@ -10,8 +10,16 @@ from typing import Any, Final, cast
 import yaml
 
 from syncline.clients.git.history import _changes
-from syncline.clients.git.objects import FOLDER, quoted, read_commit, text_of, tree_entries, tree_id, unfit_branch
-from syncline.clients.git.program import Running
+from syncline.clients.git.objects import (
+    FOLDER,
+    branch_name_error,
+    decode_name,
+    quoted,
+    read_commit,
+    tree_entries,
+    tree_id,
+)
+from syncline.clients.git.program import RunningCommand
 from syncline.clients.git.repository import _read_tree
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import block_of, blocks_in, lines_of
@@ -71,8 +79,8 @@ def _packed(data: bytes) -> None:
 
 def _git(data: bytes) -> None:
     must(_unquoted(quoted(data)) == data, "a path does not come back from its quotes")
-    text_of(data)
-    unfit_branch(data.decode("utf-8", "replace"))
+    decode_name(data)
+    branch_name_error(data.decode("utf-8", "replace"))
     with refusals():
         read_commit("ab" * 20, data).trailer("Syncline-Batch")
     path = data.replace(b"\0", b"") or b"path"
@@ -89,7 +97,7 @@ def _git(data: bytes) -> None:
 def _git_batch(data: bytes) -> None:
     """Read what `git cat-file --batch` says."""
     with refusals():
-        list(_read_tree(cast("Running", _Said(data)), "ab" * 20))
+        list(_read_tree(cast("RunningCommand", _Said(data)), "ab" * 20))
 
 
 class _Said:

@@ -16,7 +16,7 @@ from typing import Any, Final, cast
 from unittest import mock
 
 from syncline.clients.registry.docker_credentials import credentials_for
-from syncline.clients.s3.events import climbs, events_in
+from syncline.clients.s3.events import events_in, has_dot_segment
 from syncline.config.file import parse_syncs, read_syncs
 from syncline.config.sync import Sync, load_sync
 from syncline.kinds.files.events import EventScope
@@ -118,7 +118,7 @@ def _events(data: bytes) -> None:
     with refusals():
         for event in events_in(body):
             must(isinstance(event.key, str) and isinstance(event.bucket, str), "an event names no key or bucket")
-            must(not climbs(event.key), "a key climbs")
+            must(not has_dot_segment(event.key), "a key climbs")
             must(event.order is None or len(event.order) <= 32, "a sequencer is too long")
     for kind, sync in _syncs().items():
         with refusals():

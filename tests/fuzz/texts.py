@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from syncline.clients.git.failures import failure_of
+from syncline.clients.git.failures import error_of_git
 from syncline.clients.http.addresses import Address, Endpoint, is_refused, redacted
 from syncline.clients.http.failures import retry_after
 from syncline.clients.registry.auth import is_expected_realm, parse_challenges
 from syncline.clients.registry.reference import is_digest, parse_digest, parse_reference, parse_repository, parse_tag
-from syncline.clients.registry.transport import next_link, own_target
+from syncline.clients.registry.transport import next_link, same_host_target
 from syncline.kinds.files.events import instant
 from syncline.kinds.tokens.probe import expiry_of, problem_of, short_hash
 from syncline.schedule import check_schedule
@@ -49,7 +49,7 @@ def _links(data: bytes) -> None:
     values = data.decode("latin-1").split("\n")
     link = next_link(values)
     with refusals():
-        target = own_target(_REGISTRY, "/v2/app/tags/list", values[0] if link is None else link)
+        target = same_host_target(_REGISTRY, "/v2/app/tags/list", values[0] if link is None else link)
         must(target.startswith(("/", "?")), f"{target!r} is no target")
 
 
@@ -68,7 +68,7 @@ def _tokens(data: bytes) -> None:
 
 
 def _git_words(data: bytes) -> None:
-    error = failure_of("fetch", 128, data.decode("utf-8", "replace"))
+    error = error_of_git("fetch", 128, data.decode("utf-8", "replace"))
     must(len(error.what) < 2000 and "\n" not in error.what, "the words of git are long or several lines")
 
 

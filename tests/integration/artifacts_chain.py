@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import boto3
 import yaml
 
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.config.sync import load_sync
 from syncline.messages import Queues
 from syncline.model import Outcome, Run, RunStatus, Step
@@ -156,7 +156,7 @@ class ArtifactsWorld:
         github = self.github
         github.runs, github.requests[:], github.ranges[:], github.skew = list(runs), [], [], 0.0
         github.cut, github.before = [], lambda _method, _target: None
-        PACE._hosts.clear()
+        HOST_THROTTLE._hosts.clear()
         if self._table is not None:
             self._table.delete()
         clock, reaper, lock = Clock(), Reaper(), threading.Lock()

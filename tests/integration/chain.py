@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import boto3
 
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.config.sync import load_sync
 from syncline.errors import CODES
 from syncline.messages import Batch, DeadLetter, Queues, Start, decode
@@ -198,7 +198,7 @@ class World:
         """An empty chain."""
         self.source.clear()
         self.target.clear()
-        PACE._hosts.clear()  # it remembers times of the last chain's clock
+        HOST_THROTTLE._hosts.clear()  # it remembers times of the last chain's clock
         if self._table is not None:
             self._table.delete()  # moto copies every table for each transaction
         clock, reaper, lock = Clock(), Reaper(), threading.Lock()

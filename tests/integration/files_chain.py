@@ -14,10 +14,10 @@ import boto3
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.config.sync import load_sync
 from syncline.kinds.files.config import FilesSync
 from syncline.messages import DeadLetter, Queues, Start, decode
@@ -76,7 +76,7 @@ class FilesChain:
 
     def bucket_called(self, name: str) -> Bucket:
         """A client of the tests' own."""
-        return Bucket(Endpoint.parse(self.url), name, lambda: Keys(ACCESS, SECRET), Http())
+        return Bucket(Endpoint.parse(self.url), name, lambda: AccessKeys(ACCESS, SECRET), Http())
 
     def make_bucket(self, name: str) -> None:
         if isinstance(self.rclone, S3Server):
@@ -132,7 +132,7 @@ class FilesChain:
 
     def put(self, key: str, content: bytes, **metadata: str) -> str:
         """Put an object; its ETag."""
-        return self.bucket.put(key, content, Head("", len(content), "text/plain", metadata=metadata))
+        return self.bucket.put(key, content, ObjectHead("", len(content), "text/plain", metadata=metadata))
 
     def start(self, *groups: str, trigger: Trigger = Trigger.MANUAL, plan: bool = False) -> None:
         self.queues.start(Start(self.sync, trigger, Scope.of(groups) if groups else EVERYTHING, plan=plan))
@@ -232,7 +232,7 @@ class FilesWorld:
         """A new chain; ``service`` is the address of the source service, if it is not rclone."""
         self._number += 1
         name = f"source{self._number:05}"
-        PACE._hosts.clear()
+        HOST_THROTTLE._hosts.clear()
         if self._table is not None:
             self._table.delete()
         clock, reaper, lock = Clock(), Reaper(), threading.Lock()

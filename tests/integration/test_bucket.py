@@ -10,12 +10,12 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
 from syncline.clients.http.rejections import REJECTIONS
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.sigv4 import Keys
-from syncline.clients.s3.upload import PART, part_size
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.sigv4 import AccessKeys
+from syncline.clients.s3.upload import PART_SIZE, part_size
 from syncline.errors import SynclineError
 from tests.standins.rclone import ACCESS, SECRET, Rclone
 from tests.standins.scripted_http import Reply, ScriptedServer
@@ -30,16 +30,18 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rclone]:
 
 
 def bucket(server: Rclone, name: str, *, secret: str = SECRET, attempts: int = 1) -> Bucket:
-    return Bucket(Endpoint.parse(server.url), name, lambda: Keys(ACCESS, secret), Http(Policy(attempts=attempts)))
+    return Bucket(
+        Endpoint.parse(server.url), name, lambda: AccessKeys(ACCESS, secret), Http(RetryPolicy(attempts=attempts))
+    )
 
 
-def scripted(server: ScriptedServer, *keys: Keys | None) -> Bucket:
-    first, *rest = keys or (Keys("AKID", "secret"),)
+def scripted(server: ScriptedServer, *keys: AccessKeys | None) -> Bucket:
+    first, *rest = keys or (AccessKeys("AKID", "secret"),)
     return Bucket(
         Endpoint.parse(server.url),
         "b",
         lambda: first,
-        Http(Policy(attempts=1)),
+        Http(RetryPolicy(attempts=1)),
         renewed=lambda: rest[0] if rest else first,
     )
 
@@ -81,7 +83,7 @@ class TestAgainstRclone:
 
     def test_an_object_with_its_type_and_metadata(self, rclone: Rclone) -> None:
         one = bucket(rclone, "one")
-        etag = one.put("kept", b"content", Head("", 7, "text/plain", metadata={"permissions": "rw-r-----"}))
+        etag = one.put("kept", b"content", ObjectHead("", 7, "text/plain", metadata={"permissions": "rw-r-----"}))
         head = one.head("kept")
         assert head is not None
         assert (head.etag, head.size, head.content_type) == (etag, 7, "text/plain")
@@ -121,28 +123,28 @@ class TestAgainstRclone:
         assert code_of(error) == "UNAUTHORIZED"
 
     def test_a_large_object_in_parts(self, rclone: Rclone) -> None:
-        content = random.Random(1).randbytes(2 * PART + 12345)
+        content = random.Random(1).randbytes(2 * PART_SIZE + 12345)
         two = bucket(rclone, "two")
         chunks = (content[at : at + 1_000_003] for at in range(0, len(content), 1_000_003))
-        two.put_stream("large", chunks, Head("", len(content), "video/mp4", metadata={"a": "b"}))
+        two.put_stream("large", chunks, ObjectHead("", len(content), "video/mp4", metadata={"a": "b"}))
         with two.open("large") as stream:
             assert b"".join(stream.chunks(65536)) == content
             assert (stream.head.content_type, stream.head.metadata["a"]) == ("video/mp4", "b")
 
     def test_an_upload_taken_up_again(self, rclone: Rclone) -> None:
-        content = random.Random(2).randbytes(PART + 99)
+        content = random.Random(2).randbytes(PART_SIZE + 99)
         two = bucket(rclone, "two")
         begun = two.begin_upload("resumed")
-        begun.put(1, content[:PART])
-        again = two.resume_upload("resumed", begun.number)
-        assert {number: size for number, (_, size) in again.parts().items()} == {1: PART}
-        again.put(2, content[PART:])
+        begun.put(1, content[:PART_SIZE])
+        again = two.resume_upload("resumed", begun.upload_id)
+        assert {number: size for number, (_, size) in again.parts().items()} == {1: PART_SIZE}
+        again.put(2, content[PART_SIZE:])
         again.complete()
-        assert two.read("resumed", 2 * PART)[1] == content
+        assert two.read("resumed", 2 * PART_SIZE)[1] == content
 
     def test_a_stream_that_breaks_leaves_nothing(self, rclone: Rclone) -> None:
         def chunks() -> Iterator[bytes]:
-            yield bytes(2 * PART)
+            yield bytes(2 * PART_SIZE)
             raise SynclineError("UNREACHABLE", "the source went away")
 
         two = bucket(rclone, "two")
@@ -152,7 +154,7 @@ class TestAgainstRclone:
 
     def test_a_copy_by_the_service(self, rclone: Rclone) -> None:
         one, two = bucket(rclone, "one"), bucket(rclone, "two")
-        etag = one.put("a b+c", b"to be copied", Head("", 12, "text/css", metadata={"k": "v"}))
+        etag = one.put("a b+c", b"to be copied", ObjectHead("", 12, "text/css", metadata={"k": "v"}))
         head = one.head("a b+c")
         assert head is not None
         assert two.copy(one, "a b+c", "copied", head) == etag
@@ -213,7 +215,7 @@ class TestAgainstBadAnswers:
         refusal = Reply(403, b"<Error><Code>ExpiredToken</Code></Error>")
         with ScriptedServer() as server:
             server.on("GET", "/b/", refusal, Reply(200, EMPTY_LIST))
-            scripted(server, Keys("OLD", "x", "old-token"), Keys("NEW", "y", "new-token")).page()
+            scripted(server, AccessKeys("OLD", "x", "old-token"), AccessKeys("NEW", "y", "new-token")).page()
             assert [r.headers["x-amz-security-token"] for r in server.requests] == ["old-token", "new-token"]
 
     def test_keys_that_are_still_the_same_are_not_tried_twice(self) -> None:
@@ -264,7 +266,7 @@ class TestAgainstBadAnswers:
             server.on("PUT", "/b/key", Reply(200, b"<Error><Code>InternalError</Code></Error>"))
             target = scripted(server)
             with pytest.raises(SynclineError, match="InternalError") as error:
-                target.copy(target, "from", "key", Head("e", 1))
+                target.copy(target, "from", "key", ObjectHead("e", 1))
             asked = server.requests[0].headers
             assert (asked["x-amz-copy-source"], asked["x-amz-copy-source-if-match"]) == ("/b/from", '"e"')
         assert code_of(error) == "SERVER_ERROR"
@@ -287,12 +289,12 @@ class TestAgainstBadAnswers:
 
 
 def test_parts_hold_any_size() -> None:
-    for size in (0, 1, PART, 5 * 1024**4):
+    for size in (0, 1, PART_SIZE, 5 * 1024**4):
         assert part_size(size) * 10_000 >= size
-        assert part_size(size) >= PART
+        assert part_size(size) >= PART_SIZE
 
 
 def _forget_throttling() -> None:
-    from syncline.clients.http.pacing import PACE  # noqa: PLC0415 - here alone
+    from syncline.clients.http.retry import HOST_THROTTLE  # noqa: PLC0415 - here alone
 
-    PACE._hosts.clear()
+    HOST_THROTTLE._hosts.clear()

@@ -12,11 +12,11 @@ from moto.server import ThreadedMotoServer
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import ABSENT, Condition, Head, fingerprint
-from syncline.clients.s3.sigv4 import Keys
-from syncline.clients.s3.upload import PART, copy_part_size, part_size
+from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, fingerprint
+from syncline.clients.s3.sigv4 import AccessKeys
+from syncline.clients.s3.upload import PART_SIZE, copy_part_size, part_size
 from syncline.errors import SynclineError
 from tests.standins.rclone import Rclone
 from tests.standins.s3 import ACCESS, SECRET, S3Server
@@ -29,8 +29,8 @@ HEADERS = {
     "content-language": "de",
     "expires": "Thu, 01 Dec 2033 16:00:00 GMT",
 }
-LIKE = Head("", 7, "text/plain", metadata={"owner": "me", "note": "=?UTF-8?Q?f=C3=BCr?="}, headers=HEADERS)
-QUICK = Policy(attempts=3, sleep=lambda _seconds: None)
+LIKE = ObjectHead("", 7, "text/plain", metadata={"owner": "me", "note": "=?UTF-8?Q?f=C3=BCr?="}, headers=HEADERS)
+QUICK = RetryPolicy(attempts=3, sleep=lambda _seconds: None)
 
 
 @pytest.fixture
@@ -66,11 +66,13 @@ def rclone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield running.url
 
 
-def at(url: str, name: str, policy: Policy | None = None) -> Bucket:
-    return Bucket(Endpoint.parse(url), name, lambda: Keys(ACCESS, SECRET), Http(policy or Policy(attempts=1)))
+def at(url: str, name: str, policy: RetryPolicy | None = None) -> Bucket:
+    return Bucket(
+        Endpoint.parse(url), name, lambda: AccessKeys(ACCESS, SECRET), Http(policy or RetryPolicy(attempts=1))
+    )
 
 
-def head_of(bucket: Bucket, key: str) -> Head:
+def head_of(bucket: Bucket, key: str) -> ObjectHead:
     head = bucket.head(key)
     assert head is not None
     return head
@@ -81,7 +83,7 @@ class TestHeaders:
         one, two = at(server.url, "one"), at(server.url, "two")
         server.smallest_part = 1
         one.put("put", b"content", LIKE)
-        one.put_stream("streamed", [bytes(PART), b"end"], LIKE)
+        one.put_stream("streamed", [bytes(PART_SIZE), b"end"], LIKE)
         source = head_of(one, "put")
         two.copy(one, "put", "copied", source)
         upload = two.begin_upload("uploaded", source)
@@ -93,7 +95,7 @@ class TestHeaders:
 
     def test_a_redirect_that_the_service_does_not_copy(self, server: S3Server) -> None:
         one, two = at(server.url, "one"), at(server.url, "two")
-        one.put("key", b"", Head("", 0, headers={"x-amz-website-redirect-location": "/there"}))
+        one.put("key", b"", ObjectHead("", 0, headers={"x-amz-website-redirect-location": "/there"}))
         two.copy(one, "key", "key", head_of(one, "key"))
         assert server.objects["two"]["key"].headers["x-amz-website-redirect-location"] == "/there"
 
@@ -127,7 +129,7 @@ class TestHeaders:
 
 
 class TestConditions:
-    def write(self, how: str, server: S3Server, condition: Condition) -> str | None:
+    def write(self, how: str, server: S3Server, condition: WriteCondition) -> str | None:
         """Write an object under ``key`` in one of the ways that take a condition."""
         one, two = at(server.url, "one"), at(server.url, "two")
         if how == "put":
@@ -135,7 +137,7 @@ class TestConditions:
         if how == "put_stream":
             return two.put_stream("key", [b"new"], condition=condition)
         if how == "put_stream in parts":
-            return two.put_stream("key", [bytes(PART), b"new"], condition=condition)
+            return two.put_stream("key", [bytes(PART_SIZE), b"new"], condition=condition)
         if how == "copy":
             one.put("key", b"new")
             return two.copy(one, "key", "key", head_of(one, "key"), condition=condition)
@@ -149,10 +151,10 @@ class TestConditions:
 
     @pytest.mark.parametrize("how", WRITES)
     def test_absent(self, server: S3Server, how: str) -> None:
-        assert self.write(how, server, ABSENT) == server.objects["two"]["key"].etag
+        assert self.write(how, server, IF_ABSENT) == server.objects["two"]["key"].etag
         mine = server.put("two", "key", b"somebody else's")
         with pytest.raises(SynclineError) as error:
-            self.write(how, server, ABSENT)
+            self.write(how, server, IF_ABSENT)
         assert error.value.code.name == "TARGET_CHANGED"
         assert not error.value.retried
         assert server.objects["two"]["key"] is mine
@@ -160,44 +162,44 @@ class TestConditions:
     @pytest.mark.parametrize("how", [*WRITES, "delete"])
     def test_unchanged(self, server: S3Server, how: str) -> None:
         old = server.put("two", "key", b"old")
-        etag = self.write(how, server, Condition(old.etag))
+        etag = self.write(how, server, WriteCondition(old.etag))
         there = server.objects["two"].get("key")
         assert etag == (there.etag if there else None)
         mine = server.put("two", "key", b"somebody else's")
         with pytest.raises(SynclineError) as error:
-            self.write(how, server, Condition(old.etag))
+            self.write(how, server, WriteCondition(old.etag))
         assert error.value.code.name == "TARGET_CHANGED"
         assert server.objects["two"]["key"] is mine
 
     @pytest.mark.parametrize("how", WRITES)
     def test_what_was_to_be_replaced_is_gone(self, server: S3Server, how: str) -> None:
         with pytest.raises(SynclineError) as error:
-            self.write(how, server, Condition("0" * 32))
+            self.write(how, server, WriteCondition("0" * 32))
         assert error.value.code.name == "TARGET_CHANGED"
         assert server.objects["two"] == {}
 
     def test_what_was_to_be_deleted_is_gone(self, server: S3Server) -> None:
-        at(server.url, "two").delete("key", condition=Condition("0" * 32))
+        at(server.url, "two").delete("key", condition=WriteCondition("0" * 32))
 
     def test_a_stream_in_parts_that_is_refused_leaves_no_upload(self, server: S3Server) -> None:
         server.put("two", "key", b"")
         with pytest.raises(SynclineError):
-            self.write("put_stream in parts", server, ABSENT)
+            self.write("put_stream in parts", server, IF_ABSENT)
         assert server.uploads == {}
 
     def test_a_missing_bucket_is_no_change_of_the_target(self, server: S3Server) -> None:
         with pytest.raises(SynclineError) as error:
-            at(server.url, "none").put("key", b"", condition=Condition("0" * 32))
+            at(server.url, "none").put("key", b"", condition=WriteCondition("0" * 32))
         assert error.value.code.name == "BUCKET_ABSENT"
 
     def test_a_lost_upload_is_no_change_of_the_target(self, server: S3Server) -> None:
         server.put("two", "key", b"old")
         with pytest.raises(SynclineError) as error:
-            at(server.url, "two").resume_upload("key", "lost").complete({1: "e"}, condition=Condition(md5(b"old")))
+            at(server.url, "two").resume_upload("key", "lost").complete({1: "e"}, condition=WriteCondition(md5(b"old")))
         assert error.value.code.name == "UPLOAD_LOST"
 
-    @pytest.mark.parametrize("condition", [ABSENT, Condition("0" * 32), None])
-    def test_a_copy_whose_source_changed(self, server: S3Server, condition: Condition | None) -> None:
+    @pytest.mark.parametrize("condition", [IF_ABSENT, WriteCondition("0" * 32), None])
+    def test_a_copy_whose_source_changed(self, server: S3Server, condition: WriteCondition | None) -> None:
         one, two = at(server.url, "one"), at(server.url, "two")
         server.put("one", "key", b"old")
         head = head_of(one, "key")
@@ -206,8 +208,8 @@ class TestConditions:
             two.copy(one, "key", "key", head, condition=condition)
         assert error.value.code.name == "SOURCE_CHANGED"
 
-    @pytest.mark.parametrize("condition", [ABSENT, Condition("0" * 32), None])
-    def test_a_copy_whose_source_is_gone(self, server: S3Server, condition: Condition | None) -> None:
+    @pytest.mark.parametrize("condition", [IF_ABSENT, WriteCondition("0" * 32), None])
+    def test_a_copy_whose_source_is_gone(self, server: S3Server, condition: WriteCondition | None) -> None:
         one, two = at(server.url, "one"), at(server.url, "two")
         server.put("one", "key", b"old")
         head = head_of(one, "key")
@@ -223,14 +225,14 @@ class TestConditions:
         head = head_of(one, "key")
         server.hook = lambda method, _bucket, _key, _query: (200, {}, body) if method == "PUT" else None
         with pytest.raises(SynclineError) as error:
-            two.copy(one, "key", "key", head, condition=ABSENT)
+            two.copy(one, "key", "key", head, condition=IF_ABSENT)
         assert error.value.code.name == "TARGET_CHANGED"
 
     @pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted"])
     def test_a_conflict_of_two_writes_is_tried_again_later(self, server: S3Server, code: str) -> None:
         server.hook = lambda *_: (409, {}, f"<Error><Code>{code}</Code></Error>".encode())
         with pytest.raises(SynclineError) as error:
-            at(server.url, "two").put("key", b"", condition=ABSENT)
+            at(server.url, "two").put("key", b"", condition=IF_ABSENT)
         assert error.value.code.name == "SERVER_ERROR"
         assert error.value.retried
 
@@ -249,8 +251,8 @@ class TestConditions:
         one, two = at(server.url, "one"), at(server.url, "two", QUICK)
         head = head_of(one, "key")
         writes = {
-            "put": lambda: two.put("key", b"new", condition=ABSENT),
-            "copy": lambda: two.copy(one, "key", "key", head, condition=ABSENT),
+            "put": lambda: two.put("key", b"new", condition=IF_ABSENT),
+            "copy": lambda: two.copy(one, "key", "key", head, condition=IF_ABSENT),
         }
         with pytest.raises(SynclineError) as error:
             writes[how]()
@@ -264,10 +266,10 @@ class TestSupport:
         """Return whether a service honours conditions of puts and of copies."""
         one, two = at(url, "one"), at(url, "two")
         one.put("asked", b"content", LIKE)
-        put = one.put_again_is_refused("asked", b"content", LIKE)
+        put = one.honours_put_conditions("asked", b"content", LIKE)
         head = head_of(one, "asked")
         two.copy(one, "asked", "asked", head)
-        copy = two.copy_again_is_refused(one, "asked", "asked", head)
+        copy = two.honours_copy_conditions(one, "asked", "asked", head)
         assert two.read("asked", 100)[1] == b"content"
         return put, copy
 
@@ -283,12 +285,12 @@ class TestSupport:
         assert self.asked(moto) == (True, False)
         two = at(moto, "two")
         with pytest.raises(SynclineError) as error:
-            two.delete("asked", condition=Condition("0" * 32))
+            two.delete("asked", condition=WriteCondition("0" * 32))
         assert error.value.code.name == "TARGET_CHANGED"
-        two.delete("asked", condition=Condition(head_of(two, "asked").etag))
+        two.delete("asked", condition=WriteCondition(head_of(two, "asked").etag))
         assert two.head("asked") is None
         with pytest.raises(SynclineError) as error:
-            two.put("asked", b"", condition=Condition("0" * 32))
+            two.put("asked", b"", condition=WriteCondition("0" * 32))
         assert error.value.code.name == "TARGET_CHANGED"
 
     def test_rclone_ignores_them(self, rclone: str) -> None:
@@ -297,26 +299,26 @@ class TestSupport:
     def test_a_failure_is_no_answer(self, server: S3Server) -> None:
         server.hook = lambda *_: (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
         with pytest.raises(SynclineError) as error:
-            at(server.url, "one").put_again_is_refused("key", b"", None)
+            at(server.url, "one").honours_put_conditions("key", b"", None)
         assert error.value.code.name == "FORBIDDEN"
 
 
 class TestUploads:
     def test_one_is_continued_by_another_process(self, server: S3Server) -> None:
-        content = random.Random(3).randbytes(2 * PART + 5)
+        content = random.Random(3).randbytes(2 * PART_SIZE + 5)
         length = part_size(len(content))
         server.parts_page = 1
         begun = at(server.url, "two").begin_upload("key", LIKE)
         assert begun.parts() == {}
         begun.put(1, content[:length])
         begun.put(2, content[length : length + 1])  # the part was cut short, and is put again
-        upload = at(server.url, "two").resume_upload("key", begun.number)
+        upload = at(server.url, "two").resume_upload("key", begun.upload_id)
         stored = upload.parts()
         assert stored == {1: (md5(content[:length]), length), 2: (md5(content[length : length + 1]), 1)}
         etags = {1: stored[1][0]}
         for number in (2, 3):
             etags[number] = upload.put(number, content[(number - 1) * length : number * length])
-        upload.complete(etags, condition=ABSENT)
+        upload.complete(etags, condition=IF_ABSENT)
         assert server.objects["two"]["key"].content == content
         assert fingerprint(head_of(at(server.url, "two"), "key")) == fingerprint(LIKE)
 
@@ -326,7 +328,7 @@ class TestUploads:
         server.put("one", "key", content, {"content-type": "text/plain"})
         one, two = at(server.url, "one"), at(server.url, "two")
         head = head_of(one, "key")
-        number = two.begin_upload("key", head).number
+        number = two.begin_upload("key", head).upload_id
         for part, (start, end) in enumerate([(0, 10), (10, 20), (20, 25)], 1):
             upload = at(server.url, "two").resume_upload("key", number)
             assert list(upload.parts()) == list(range(1, part))

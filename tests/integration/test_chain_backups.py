@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
-from syncline.clients.git.repository import Branch
+from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
@@ -74,7 +74,7 @@ class Chain:
         self.queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
         self.state = State(self.table, self.clock.time, self.clock.every)
         self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
-        PACE._hosts.clear()  # it remembers times of the last chain's clock
+        HOST_THROTTLE._hosts.clear()  # it remembers times of the last chain's clock
 
     def configure(self, **more: Any) -> None:
         target = more.pop("target", {})
@@ -171,14 +171,14 @@ Make = Any
 @pytest.fixture
 def make(s3: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Make:
     """Makes chains, each with a bucket and a repository of its own; a push is an effect like a call of AWS."""
-    push = Branch._push
+    push = RemoteBranch._push
     reapers: list[Reaper] = []
 
-    def mortal(branch: Branch, commit: str) -> SynclineError | None:
+    def mortal(branch: RemoteBranch, commit: str) -> SynclineError | None:
         with reapers[-1].call("git push", effect=True):
             return push(branch, commit)
 
-    monkeypatch.setattr(Branch, "_push", mortal)
+    monkeypatch.setattr(RemoteBranch, "_push", mortal)
 
     def new(seed: int = 1, **config: Any) -> Chain:
         folder: Path = tmp_path_factory.mktemp("chain")
@@ -424,14 +424,14 @@ def test_time_that_is_short_makes_more_functions_and_one_truth(make: Make) -> No
 def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The effects of an undisturbed delivery of events."""
     chain = Chain(s3, make_bare(tmp_path_factory.mktemp("effects") / "r.git"), "undisturbed")
-    push = Branch._push
+    push = RemoteBranch._push
 
-    def counted(branch: Branch, commit: str) -> SynclineError | None:
+    def counted(branch: RemoteBranch, commit: str) -> SynclineError | None:
         with chain.reaper.call("git push", effect=True):
             return push(branch, commit)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Branch, "_push", counted)
+        patch.setattr(RemoteBranch, "_push", counted)
         chain.configure()
         chain.put(FILES)
         changed(chain).pump.run()

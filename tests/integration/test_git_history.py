@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from syncline.clients.git import history as git_history
-from syncline.clients.git.access import Remote
+from syncline.clients.git.access import GitRemote
 from syncline.clients.git.objects import blob_id
-from syncline.clients.git.program import Git
-from syncline.clients.git.repository import Place, open_branch
+from syncline.clients.git.program import GitRunner
+from syncline.clients.git.repository import RepositoryLocation, open_branch
 from tests.standins.git_places import Bare, make_bare
 
 TRAILER = "Syncline-Sync: sync"
@@ -23,10 +23,10 @@ def bare(tmp_path: Path) -> Bare:
 
 
 def put(bare: Bare, since: str | None = None, folder: bytes = b"") -> dict[bytes, str | None]:
-    place = Place(Remote.parse(f"file://{bare.path}"))
+    place = RepositoryLocation(GitRemote.parse(f"file://{bare.path}"))
     with open_branch(place, "main", depth=1, left=lambda: 60.0) as branch:
         branch.fetch()
-        return branch.blobs_put(since, TRAILER, folder)
+        return branch.blobs_with_trailer(since, TRAILER, folder)
 
 
 def test_the_latest_commit_with_the_trailer_decides(bare: Bare) -> None:
@@ -44,9 +44,11 @@ def test_no_sign_of_a_trailer_is_an_expression(bare: Bare, sign: str) -> None:
     trailer = f"Syncline-Sync: a{sign}b"
     bare.fill({"a": b"1"}, message=f"m\n\n{trailer}\n")
     bare.fill({"b": b"2"}, message=f"m\n\n{trailer}b\n> {trailer}\nSyncline-Sync: aab\n")
-    with open_branch(Place(Remote.parse(f"file://{bare.path}")), "main", depth=1, left=lambda: 60.0) as branch:
+    with open_branch(
+        RepositoryLocation(GitRemote.parse(f"file://{bare.path}")), "main", depth=1, left=lambda: 60.0
+    ) as branch:
         branch.fetch()
-        assert branch.blobs_put(None, trailer, b"") == {b"a": blob_id(b"1")}
+        assert branch.blobs_with_trailer(None, trailer, b"") == {b"a": blob_id(b"1")}
 
 
 def test_a_commit_that_removed_a_file_says_so(bare: Bare) -> None:
@@ -58,11 +60,11 @@ def test_a_commit_that_removed_a_file_says_so(bare: Bare) -> None:
 
 
 def test_no_more_is_read_than_is_needed(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git_history, "_DEPTHS", (2, git_history.WHOLE_HISTORY))
+    monkeypatch.setattr(git_history, "_DEPTHS", (2, git_history.FULL_DEPTH))
     depths: list[int] = []
     fetch = git_history._fetch
 
-    def noted(git: Git, tip: str, depth: int, what: str) -> None:
+    def noted(git: GitRunner, tip: str, depth: int, what: str) -> None:
         depths.append(depth)
         fetch(git, tip, depth, what)
 

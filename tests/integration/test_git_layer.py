@@ -12,9 +12,9 @@ from typing import Final
 import pytest
 
 from syncline.clients.git import program as git
-from syncline.clients.git.access import KeyAccess, Remote
+from syncline.clients.git.access import GitRemote, SshCredentials
 from syncline.clients.git.objects import blob_id
-from syncline.clients.git.repository import NewCommit, Person, Place, open_branch
+from syncline.clients.git.repository import NewCommit, Person, RepositoryLocation, open_branch
 from tests.standins.debian import mirror, proxies
 from tests.standins.git_http import git_http
 from tests.standins.git_places import make_bare, make_key, sshd
@@ -109,8 +109,11 @@ def test_a_commit_by_the_layers_programs(layer: Path, tmp_path: Path, monkeypatc
         new = NewCommit("changed\n", me, me, 1_752_358_018, (tmp_path / "keys/signing").read_text())
         (tmp_path / "sshd").mkdir()
         with git_http(bare.path.parent) as http, sshd(tmp_path / "sshd") as ssh:
-            key = KeyAccess(ssh.key, ssh.known_hosts)
-            for place in (Place(Remote.parse(f"{http.url}/r.git")), Place(Remote.parse(ssh.url(bare)), key)):
+            key = SshCredentials(ssh.key, ssh.known_hosts)
+            for place in (
+                RepositoryLocation(GitRemote.parse(f"{http.url}/r.git")),
+                RepositoryLocation(GitRemote.parse(ssh.url(bare)), key),
+            ):
                 with open_branch(place, "main", depth=2, left=lambda: 60.0) as branch:
                     branch.fetch()
                     path = f"c0/n/{place.remote.protocol}".encode()

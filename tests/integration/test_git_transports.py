@@ -14,11 +14,18 @@ from typing import Final
 import pytest
 
 from syncline.clients.git import program as git
-from syncline.clients.git.access import Access, KeyAccess, Remote, TokenAccess
+from syncline.clients.git.access import GitCredentials, GitRemote, SshCredentials, TokenCredentials
 from syncline.clients.git.objects import blob_id
-from syncline.clients.git.program import Patience
-from syncline.clients.git.repository import Blob, Branch, NewCommit, Person, Place, open_branch
-from syncline.clients.http.pacing import never
+from syncline.clients.git.program import GitRetryPolicy
+from syncline.clients.git.repository import (
+    BlobContent,
+    NewCommit,
+    Person,
+    RemoteBranch,
+    RepositoryLocation,
+    open_branch,
+)
+from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
 from syncline.secrets import redact
 from tests.standins.git_http import GitHttp, git_http
@@ -48,13 +55,16 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         yield server
 
 
-def place(url: str, access: Access = None, ca: str | None = None) -> Place:
-    return Place(Remote.parse(url), access, ca)
+def place(url: str, access: GitCredentials = None, ca: str | None = None) -> RepositoryLocation:
+    return RepositoryLocation(GitRemote.parse(url), access, ca)
 
 
 def work(
-    at: Place, branch: str = "main", left: Callable[[], float] = lambda: 60.0, halted: Callable[[], bool] = never
-) -> Branch:
+    at: RepositoryLocation,
+    branch: str = "main",
+    left: Callable[[], float] = lambda: 60.0,
+    halted: Callable[[], bool] = never_halted,
+) -> RemoteBranch:
     """An open branch, for as long as nobody collects it."""
     opened = open_branch(at, branch, depth=2, left=left, halted=halted)
     made = opened.__enter__()
@@ -66,7 +76,7 @@ def new(message: str = "changed\n") -> NewCommit:
     return NewCommit(message, ME, ME, 1_752_358_018)
 
 
-def change(at: Place, path: str = "c1/n1/new", data: bytes = b"new", branch: str = "main") -> str:
+def change(at: RepositoryLocation, path: str = "c1/n1/new", data: bytes = b"new", branch: str = "main") -> str:
     """One commit that adds a file, pushed."""
     with open_branch(at, branch, depth=2, left=lambda: 60.0) as opened:
         opened.fetch()
@@ -88,16 +98,16 @@ def code(call: Callable[[], object]) -> SynclineError:
 
 
 @pytest.fixture(params=["http", "ssh", "file"])
-def way(request: pytest.FixtureRequest, bare: Bare) -> Place:
+def way(request: pytest.FixtureRequest, bare: Bare) -> RepositoryLocation:
     if request.param == "http":
-        return place(request.getfixturevalue("http").url + "/r.git", TokenAccess(TOKEN))
+        return place(request.getfixturevalue("http").url + "/r.git", TokenCredentials(TOKEN))
     if request.param == "ssh":
         server: Sshd = request.getfixturevalue("ssh")
-        return place(server.url(bare), KeyAccess(server.key, server.known_hosts))
+        return place(server.url(bare), SshCredentials(server.key, server.known_hosts))
     return place(f"file://{bare.path}")
 
 
-def test_a_commit_on_a_branch_that_is_there(way: Place, bare: Bare) -> None:
+def test_a_commit_on_a_branch_that_is_there(way: RepositoryLocation, bare: Bare) -> None:
     first = bare.fill(FILES)
     large = os.urandom(9_000_000)
     with open_branch(way, "main", depth=2, left=lambda: 60.0) as branch:
@@ -111,7 +121,9 @@ def test_a_commit_on_a_branch_that_is_there(way: Place, bare: Bare) -> None:
         listed = {path.decode(): entry.oid for path, entry in branch.files(b"c2", folders[b""][b"c2"].oid)}
         assert listed == {path: blob_id(data) for path, data in FILES.items() if path.startswith("c2/")}
         branch.store([b"small"])
-        oid = branch.store_stream(Blob(len(large), (large[at : at + 65536] for at in range(0, len(large), 65536))))
+        oid = branch.store_stream(
+            BlobContent(len(large), (large[at : at + 65536] for at in range(0, len(large), 65536)))
+        )
         assert oid == blob_id(large)
         changes = {b"c0/n0/f0": None, b'c0/n0/a "b"\\c': blob_id(b"small"), b"c9/x/large": oid}
         branch.push(branch.commit(new(), changes))
@@ -124,7 +136,7 @@ def test_a_commit_on_a_branch_that_is_there(way: Place, bare: Bare) -> None:
     )
 
 
-def test_the_first_commit_of_an_empty_repository(way: Place, bare: Bare) -> None:
+def test_the_first_commit_of_an_empty_repository(way: RepositoryLocation, bare: Bare) -> None:
     change(way)
     assert bare.files() == {"c1/n1/new": b"new"}
     assert len(bare.commits()) == 1
@@ -133,7 +145,7 @@ def test_the_first_commit_of_an_empty_repository(way: Place, bare: Bare) -> None
     bare.check()
 
 
-def test_a_branch_that_moved_is_told_and_left_alone(way: Place, bare: Bare) -> None:
+def test_a_branch_that_moved_is_told_and_left_alone(way: RepositoryLocation, bare: Bare) -> None:
     bare.fill(FILES)
     branch = work(way)
     branch.fetch()
@@ -151,7 +163,7 @@ def test_a_branch_that_moved_is_told_and_left_alone(way: Place, bare: Bare) -> N
     assert bare.files()["c0/theirs"] == b"theirs"
 
 
-def test_a_branch_made_meanwhile_is_not_overwritten(way: Place, bare: Bare) -> None:
+def test_a_branch_made_meanwhile_is_not_overwritten(way: RepositoryLocation, bare: Bare) -> None:
     branch = work(way)
     assert branch.fetch() is None
     branch.store([b"mine"])
@@ -161,7 +173,7 @@ def test_a_branch_made_meanwhile_is_not_overwritten(way: Place, bare: Bare) -> N
     assert bare.git("rev-parse", "main").strip() == theirs
 
 
-def test_a_hook_that_refuses_is_a_protected_branch(way: Place, bare: Bare) -> None:
+def test_a_hook_that_refuses_is_a_protected_branch(way: RepositoryLocation, bare: Bare) -> None:
     bare.fill(FILES)
     bare.refuse_pushes("GH006: Protected branch update failed")
     error = code(lambda: change(way))
@@ -169,18 +181,18 @@ def test_a_hook_that_refuses_is_a_protected_branch(way: Place, bare: Bare) -> No
     assert len(bare.commits()) == 1
 
 
-def test_the_servers_limit_for_objects(way: Place, bare: Bare) -> None:
+def test_the_servers_limit_for_objects(way: RepositoryLocation, bare: Bare) -> None:
     bare.fill(FILES)
     bare.refuse_pushes("remote: error: File x is 120.00 MB; this exceeds the file size limit of 100.00 MB")
     assert code(lambda: change(way)).code.name == "OVER_LIMIT"
 
 
-def test_a_repository_that_is_not_there(way: Place) -> None:
+def test_a_repository_that_is_not_there(way: RepositoryLocation) -> None:
     url = way.remote.url.replace("r.git", "absent.git")
     assert code(lambda: change(place(url, way.access))).code.name == "REPOSITORY_ABSENT"
 
 
-def test_a_commit_by_its_id_and_its_content(way: Place, bare: Bare) -> None:
+def test_a_commit_by_its_id_and_its_content(way: RepositoryLocation, bare: Bare) -> None:
     first = bare.fill(FILES)
     bare.fill({"c0/n0/f0": b"changed"})
     branch = work(way)
@@ -193,7 +205,9 @@ def test_a_commit_by_its_id_and_its_content(way: Place, bare: Bare) -> None:
     assert code(lambda: branch.fetch_commit("1" * 40)).code.name == "NOT_FOUND"
 
 
-def test_nothing_is_left_behind(way: Place, bare: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_left_behind(
+    way: RepositoryLocation, bare: Bare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare.fill(FILES)
     folder = tmp_path / "temporary"
     folder.mkdir()
@@ -210,11 +224,11 @@ def test_nothing_is_left_behind(way: Place, bare: Bare, tmp_path: Path, monkeypa
 @pytest.mark.parametrize(
     ("access", "said"),
     [
-        (None, "the server asks for credentials and the sync has none, at http://"),
-        (TokenAccess("wrong-token"), "the server rejected the credentials, at http://"),
+        (None, "the server requires credentials and the sync has no `auth`, at http://"),
+        (TokenCredentials("wrong-token"), "the server rejected the credentials, at http://"),
     ],
 )
-def test_a_wrong_token(http: GitHttp, access: Access, said: str) -> None:
+def test_a_wrong_token(http: GitHttp, access: GitCredentials, said: str) -> None:
     error = code(lambda: change(place(http.url + "/r.git", access)))
     assert error.code.name == "UNAUTHORIZED"
     assert error.what.startswith(f"git fetch: {said}")
@@ -234,17 +248,17 @@ def test_a_refused_token_is_sent_once_and_a_renewed_one_at_once(
         return takes(server, header)
 
     monkeypatch.setattr(GitHttp, "authorised", authorised)
-    refused = place(http.url + "/r.git", TokenAccess("wrong-token"))
+    refused = place(http.url + "/r.git", TokenCredentials("wrong-token"))
     said = {code(work(refused, branch=f"b{number}").fetch).what for number in range(5)}
     assert len(said) == 1
     assert len(sent) == 1
-    assert work(place(http.url + "/r.git", TokenAccess(TOKEN))).fetch() is not None
+    assert work(place(http.url + "/r.git", TokenCredentials(TOKEN))).fetch() is not None
 
 
 @pytest.mark.parametrize(("status", "name"), [(403, "FORBIDDEN"), (429, "THROTTLED"), (502, "SERVER_ERROR")])
 def test_a_server_that_answers_otherwise(http: GitHttp, status: int, name: str) -> None:
     http.answer_with = status
-    assert code(lambda: change(place(http.url + "/r.git", TokenAccess(TOKEN)))).code.name == name
+    assert code(lambda: change(place(http.url + "/r.git", TokenCredentials(TOKEN)))).code.name == name
 
 
 def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses(http: GitHttp, bare: Bare) -> None:
@@ -255,16 +269,16 @@ def test_a_failure_that_may_pass_is_tried_again_after_growing_pauses(http: GitHt
         naps.append(seconds)
         http.answer_with = 503 if sum(naps) < 35 else None
 
-    at = place(http.url + "/r.git", TokenAccess(TOKEN))
-    fetched = work(replace(at, patience=Patience(4, 5.0, nap))).fetch()
+    at = place(http.url + "/r.git", TokenCredentials(TOKEN))
+    fetched = work(replace(at, retry=GitRetryPolicy(4, 5.0, nap))).fetch()
     assert fetched is not None
     assert (fetched.oid, sum(naps)) == (tip, 5.0 + 10.0 + 20.0)
     http.answer_with = 503
     naps.clear()
-    assert code(work(replace(at, patience=Patience(2, 5.0, nap))).fetch).code.name == "SERVER_ERROR"
+    assert code(work(replace(at, retry=GitRetryPolicy(2, 5.0, nap))).fetch).code.name == "SERVER_ERROR"
     assert sum(naps) == 5.0
     http.answer_with = 403
-    assert code(work(replace(at, patience=Patience(2, 5.0, nap))).fetch).code.name == "FORBIDDEN"
+    assert code(work(replace(at, retry=GitRetryPolicy(2, 5.0, nap))).fetch).code.name == "FORBIDDEN"
     assert sum(naps) == 5.0, "what does not pass is not waited for"
 
 
@@ -272,8 +286,8 @@ def test_a_pause_before_another_try_ends_with_the_run(http: GitHttp, bare: Bare)
     bare.fill(FILES)
     http.answer_with = 503
     naps: list[float] = []
-    at = place(http.url + "/r.git", TokenAccess(TOKEN))
-    git = replace(at, patience=Patience(9, 60.0, naps.append))
+    at = place(http.url + "/r.git", TokenCredentials(TOKEN))
+    git = replace(at, retry=GitRetryPolicy(9, 60.0, naps.append))
     assert code(work(git, left=lambda: 1000.0, halted=lambda: sum(naps) > 3).fetch).code.name == "RUN_CANCELLED"
     assert sum(naps) < 10
 
@@ -284,30 +298,33 @@ def test_no_server() -> None:
 
 def test_a_wrong_key(ssh: Sshd, bare: Bare, tmp_path: Path) -> None:
     make_key(tmp_path / "other")
-    wrong = KeyAccess((tmp_path / "other").read_text(), ssh.known_hosts)
+    wrong = SshCredentials((tmp_path / "other").read_text(), ssh.known_hosts)
     error = code(lambda: change(place(ssh.url(bare), wrong)))
     assert error.code.name == "UNAUTHORIZED"
     assert error.what.startswith("git fetch: the server rejected the credentials (")
-    assert code(lambda: change(place(ssh.url(bare), KeyAccess("no key", ssh.known_hosts)))).code.name == "UNAUTHORIZED"
+    assert (
+        code(lambda: change(place(ssh.url(bare), SshCredentials("no key", ssh.known_hosts)))).code.name
+        == "UNAUTHORIZED"
+    )
 
 
 def test_another_host_key_is_refused(ssh: Sshd, bare: Bare, tmp_path: Path) -> None:
     other = f"[127.0.0.1]:{ssh.port} {make_key(tmp_path / 'other')}"
     for known in (other, "", f"elsewhere {make_key(tmp_path / 'third')}"):
-        error = code(lambda known=known: change(place(ssh.url(bare), KeyAccess(ssh.key, known))))  # type: ignore[misc]
+        error = code(lambda known=known: change(place(ssh.url(bare), SshCredentials(ssh.key, known))))  # type: ignore[misc]
         assert error.code.name == "HOST_KEY_REFUSED"
 
 
 @pytest.mark.parametrize(
     ("url", "access"),
     [
-        ("https://host/r.git", KeyAccess("key", "host")),
-        ("ssh://git@host/r.git", TokenAccess("token")),
+        ("https://host/r.git", SshCredentials("key", "host")),
+        ("ssh://git@host/r.git", TokenCredentials("token")),
         ("ssh://git@host/r.git", None),
-        ("file:///srv/r.git", TokenAccess("token")),
+        ("file:///srv/r.git", TokenCredentials("token")),
     ],
 )
-def test_credentials_of_the_wrong_sort(url: str, access: Access) -> None:
+def test_credentials_of_the_wrong_sort(url: str, access: GitCredentials) -> None:
     assert code(lambda: change(place(url, access))).code.name == "CONFIG_INVALID"
 
 
@@ -324,14 +341,14 @@ def test_no_secret_is_to_be_seen(http: GitHttp, ssh: Sshd, bare: Bare) -> None:
                 continue
 
     http.before_push = [look, look]
-    change(place(http.url + "/r.git", TokenAccess(TOKEN)))
+    change(place(http.url + "/r.git", TokenCredentials(TOKEN)))
     assert any("git-remote-http" in line or "remote-http" in line for line in seen), "a push was under way"
     hook = bare.path / "hooks" / "pre-receive"
     hook.write_text(
         f"#!/bin/sh\nfor f in /proc/[0-9]*/cmdline; do tr '\\0' ' ' < $f; echo; done > {bare.path}/seen 2>&1\n"
     )
     hook.chmod(0o755)
-    change(place(ssh.url(bare), KeyAccess(ssh.key, ssh.known_hosts)), data=b"by ssh")
+    change(place(ssh.url(bare), SshCredentials(ssh.key, ssh.known_hosts)), data=b"by ssh")
     seen += (bare.path / "seen").read_text(errors="replace").splitlines()
     assert any("StrictHostKeyChecking=yes" in line for line in seen)
     secret_lines = [line for line in ssh.key.splitlines() if "PRIVATE KEY" not in line]
@@ -353,7 +370,7 @@ def test_what_a_person_configured_does_not_count(
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     monkeypatch.setenv("GIT_SSH_COMMAND", "false")
-    change(place(http.url + "/r.git", TokenAccess(TOKEN)))
+    change(place(http.url + "/r.git", TokenCredentials(TOKEN)))
     assert bare.commits()[0] == "changed"
 
 
@@ -363,7 +380,7 @@ def test_what_a_person_configured_does_not_count(
 def test_a_push_whose_answer_is_lost_is_known_to_have_landed(http: GitHttp, bare: Bare) -> None:
     bare.fill(FILES)
     http.lose_pushes = 1
-    commit = change(place(http.url + "/r.git", TokenAccess(TOKEN)))
+    commit = change(place(http.url + "/r.git", TokenCredentials(TOKEN)))
     assert bare.git("rev-parse", "main").strip() == commit
     assert len(bare.commits()) == 2
 
@@ -386,7 +403,7 @@ def test_a_full_disk(tmp_path: Path, bare: Bare, monkeypatch: pytest.MonkeyPatch
         assert error.code.name == "DISK_FULL", error
         with open_branch(place(f"file://{bare.path}"), "main", depth=2, left=lambda: 60.0) as branch:
             branch.fetch()
-            error = code(lambda: branch.store_stream(Blob(len(data), iter([data]))))
+            error = code(lambda: branch.store_stream(BlobContent(len(data), iter([data]))))
             assert error.code.name == "DISK_FULL"
         assert list(small.iterdir()) == []
         assert len(bare.commits()) == 1
@@ -406,7 +423,7 @@ def limited(bare: Bare) -> None:
     assert len(bare.commits()) == 1
 
 
-def commit_one(branch: Branch) -> str:
+def commit_one(branch: RemoteBranch) -> str:
     """Make a commit of one file, ready to be pushed."""
     branch.fetch()
     branch.folders([b"c0"])
@@ -419,7 +436,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(http: GitHtt
     waiting = threading.Event()
     http.before_push = [lambda: waiting.wait(30)]
     left = iter([60.0] * 7 + [0.3] * 10)
-    branch = work(place(http.url + "/r.git", TokenAccess(TOKEN)), left=lambda: next(left, 0.3))
+    branch = work(place(http.url + "/r.git", TokenCredentials(TOKEN)), left=lambda: next(left, 0.3))
     commit = commit_one(branch)
     error = code(lambda: branch.push(commit))
     waiting.set()
@@ -428,7 +445,7 @@ def test_a_command_that_takes_too_long_is_ended_with_all_it_started(http: GitHtt
 
 
 def test_a_command_ends_when_its_run_is_cancelled(http: GitHttp, bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(git, "_GLANCE", 0.01)
+    monkeypatch.setattr(git, "_POLL_INTERVAL", 0.01)
     bare.fill(FILES)
     waiting, pushing = threading.Event(), threading.Event()
 
@@ -437,7 +454,7 @@ def test_a_command_ends_when_its_run_is_cancelled(http: GitHttp, bare: Bare, mon
         waiting.wait(30)
 
     http.before_push = [hang]
-    branch = work(place(http.url + "/r.git", TokenAccess(TOKEN)), halted=pushing.is_set)
+    branch = work(place(http.url + "/r.git", TokenCredentials(TOKEN)), halted=pushing.is_set)
     commit = commit_one(branch)
     error = code(lambda: branch.push(commit))
     waiting.set()
@@ -448,7 +465,7 @@ def test_a_command_ends_when_its_run_is_cancelled(http: GitHttp, bare: Bare, mon
 def test_a_blob_whose_bytes_are_not_as_many_as_said_is_not_kept(bare: Bare) -> None:
     branch = work(place(f"file://{bare.path}"))
     for size, chunks in ((5, [b"four"]), (5, [b"sixsix"]), (5, [])):
-        assert code(lambda s=size, c=chunks: branch.store_stream(Blob(s, c))).code.name == "SOURCE_CHANGED"  # type: ignore[misc]
+        assert code(lambda s=size, c=chunks: branch.store_stream(BlobContent(s, c))).code.name == "SOURCE_CHANGED"  # type: ignore[misc]
 
 
 def test_a_signed_commit(bare: Bare, tmp_path: Path) -> None:
@@ -476,13 +493,13 @@ def test_a_signed_commit(bare: Bare, tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [503, 403, 404])
 def test_what_git_cannot_fetch_by_itself_has_a_code(bare: Bare, http: GitHttp, status: int) -> None:
     first = bare.fill(FILES)
-    with open_branch(place(f"{http.url}/r.git", TokenAccess(TOKEN)), "main", depth=2, left=lambda: 60.0) as branch:
+    with open_branch(place(f"{http.url}/r.git", TokenCredentials(TOKEN)), "main", depth=2, left=lambda: 60.0) as branch:
         tip = branch.fetch()
         assert tip is not None
         http.answer_with = status
         known = {503: "SERVER_ERROR", 403: "FORBIDDEN", 404: "REPOSITORY_ABSENT"}[status]
         assert code(lambda: list(branch.files(b"", tip.tree))).code.name == known
-        assert code(lambda: branch.landed("1" * 40)).code.name == known
+        assert code(lambda: branch.set_tip("1" * 40)).code.name == known
         branch._blobs.add(blob_id(b"000"))
 
         def read() -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.http.retry import RetryPolicy
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import DOCKER_MANIFEST
 from syncline.config.sync import load_sync
@@ -54,7 +54,7 @@ def restart(server: Server) -> None:
 
 
 def side(server: Server | OciRegistry, http: Http) -> RegistryClients:
-    ann = Credentials("ann", USERS["ann"]) if isinstance(server, Server) else None
+    ann = RegistryCredentials("ann", USERS["ann"]) if isinstance(server, Server) else None
     return RegistryClients(Registry(Endpoint("http", server.host), lambda: ann, http), None)
 
 
@@ -68,7 +68,7 @@ class Sync:
         }
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **ends}))
         assert isinstance(sync, ImagesSync)
-        http, memory = Http(Policy(attempts=2, base=0.02)), OwnMemory()
+        http, memory = Http(RetryPolicy(attempts=2, base=0.02)), OwnMemory()
         notes = TargetNotes(memory, target.host)
         there, here = side(source, http), side(target, http)
         self.kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)

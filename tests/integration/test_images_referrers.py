@@ -10,8 +10,8 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.http.retry import RetryPolicy
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
 from syncline.kinds.images.config import ImagesSync
@@ -52,7 +52,7 @@ def modern() -> Iterator[OciRegistry]:
 
 
 def side(server: Server | OciRegistry, http: Http) -> RegistryClients:
-    ann = Credentials("ann", USERS["ann"]) if isinstance(server, Server) else None
+    ann = RegistryCredentials("ann", USERS["ann"]) if isinstance(server, Server) else None
     return RegistryClients(Registry(Endpoint("http", server.host), lambda: ann, http), None)
 
 
@@ -70,7 +70,7 @@ def copy(
     }
     sync = load_sync(json.dumps({"name": "s", "kind": "images", **ends}))
     assert isinstance(sync, ImagesSync)
-    http = Http(Policy(attempts=3, base=0.02))
+    http = Http(RetryPolicy(attempts=3, base=0.02))
     there, here, memory = side(source, http), side(target, http), Forgetful()
     notes = TargetNotes(memory, target.host)
     kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from moto import mock_aws
 
-from syncline.clients.git.access import TokenAccess
+from syncline.clients.git.access import TokenCredentials
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.files.wiring import group_of
@@ -209,7 +209,7 @@ def backups(s3: str, server_of_git: GitHttp, tmp_path: Path) -> BackupsWorld:
     http = Http()
     bare = make_bare(tmp_path / "srv" / "r.git")
     bucket = make_bucket(s3, f"{tmp_path.name.replace('_', '-')[:50].lower()}-n", http)
-    made = BackupsWorld(bucket, bare, f"{server_of_git.url}/r.git", TokenAccess("token"), http)
+    made = BackupsWorld(bucket, bare, f"{server_of_git.url}/r.git", TokenCredentials("token"), http)
     made.put({"east/n/a.yaml": b"a"})
     return made
 
@@ -229,7 +229,7 @@ def test_a_cluster_on_the_command_line(backups: BackupsWorld, branch: str) -> No
 
 
 def test_a_bucket_of_clusters_in_the_configuration(backups: BackupsWorld, s3: str) -> None:
-    keys = Keys("AKIDOFTHETESTS", "secret-of-the-tests")
+    keys = AccessKeys("AKIDOFTHETESTS", "secret-of-the-tests")
     backups.bucket = Bucket(Endpoint.parse(s3), "typo", lambda: keys, backups.http)
     with pytest.raises(SynclineError) as caught:
         codes(backups)

@@ -14,8 +14,8 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.http.retry import RetryPolicy
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
@@ -31,9 +31,9 @@ SECRET = "-never-in-an-error-"
 
 def client(server: Server, user: str | None = "ann", *, page_size: int = 100) -> Registry:
     passwords = {**USERS, **{name: user.password for name, user in TOKEN_USERS.items()}}
-    credentials = None if user is None else Credentials(user, passwords.get(user, SECRET))
+    credentials = None if user is None else RegistryCredentials(user, passwords.get(user, SECRET))
     endpoint = Endpoint.parse(server.url, ca=server.ca)
-    return Registry(endpoint, lambda: credentials, Http(Policy(attempts=3, base=0.02)), page_size)
+    return Registry(endpoint, lambda: credentials, Http(RetryPolicy(attempts=3, base=0.02)), page_size)
 
 
 def refusal(call: Any, *arguments: Any) -> SynclineError:
@@ -310,7 +310,7 @@ class TestTls:
             assert b"".join(stream) == LAYER
 
     def test_without_it(self, tls_registry: Server) -> None:
-        registry = Registry(Endpoint.parse(tls_registry.url), lambda: None, Http(Policy(attempts=1)))
+        registry = Registry(Endpoint.parse(tls_registry.url), lambda: None, Http(RetryPolicy(attempts=1)))
         assert refusal(registry.tags, "org/app").code.name == "TLS_FAILED"
 
 

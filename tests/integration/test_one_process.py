@@ -14,7 +14,7 @@ import pytest
 from moto import mock_aws
 
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues
@@ -55,7 +55,7 @@ class Process:
 
     def __post_init__(self) -> None:
         self.state, database = State(self.table, self.clock.time), Database(self.table)
-        self.http = Http(Policy(attempts=1, sleep=self.clock.sleep, clock=self.clock.time))
+        self.http = Http(RetryPolicy(attempts=1, sleep=self.clock.sleep, clock=self.clock.time))
         self.syncs = Syncs(
             self.state, Kinds(Dependencies(Secrets(_never, _never, SECRETS), self.http, self.state, database))
         )

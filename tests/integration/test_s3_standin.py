@@ -13,11 +13,11 @@ from moto.server import ThreadedMotoServer
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
-from syncline.clients.s3.upload import PART
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.sigv4 import EMPTY_SHA256, AccessKeys, Signer, SigningRequest
+from syncline.clients.s3.upload import PART_SIZE
 from syncline.errors import SynclineError
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 from tests.standins.scripted_http import ScriptedServer
@@ -43,7 +43,7 @@ def moto() -> Iterator[Bucket]:
 
 
 def at(url: str) -> Bucket:
-    return Bucket(Endpoint.parse(url), "bbb", lambda: Keys(ACCESS, SECRET), Http(Policy(attempts=1)))
+    return Bucket(Endpoint.parse(url), "bbb", lambda: AccessKeys(ACCESS, SECRET), Http(RetryPolicy(attempts=1)))
 
 
 def test_listings_are_those_of_moto(server: S3Server, moto: Bucket) -> None:
@@ -76,7 +76,7 @@ def test_a_listing_in_pages_is_that_in_one(server: S3Server, delimiter: str) -> 
 
 
 def test_the_etag_of_an_upload_is_that_of_moto(server: S3Server, moto: Bucket) -> None:
-    etags = {bucket.put_stream("large", [bytes(PART), b"rest"]) for bucket in (at(server.url), moto)}
+    etags = {bucket.put_stream("large", [bytes(PART_SIZE), b"rest"]) for bucket in (at(server.url), moto)}
     assert len(etags) == 1
     assert etags.pop().endswith("-2")
 
@@ -107,7 +107,7 @@ def test_a_service_that_makes_one_key_of_two(keeps: bool, names: list[str]) -> N
 
 def test_counts_hooks_and_lost_answers(server: S3Server) -> None:
     bucket = at(server.url)
-    bucket.put("key", b"content", Head("", 7, metadata={"a": "b"}))
+    bucket.put("key", b"content", ObjectHead("", 7, metadata={"a": "b"}))
     assert (server.counts["PutObject"], server.counts.total()) == (1, 1)
     assert server.asked("PutObject")[0].headers["x-amz-meta-a"] == "b"
     server.hook = lambda method, _bucket, _key, _query: (503, {}, b"") if method == "GET" else None
@@ -141,10 +141,13 @@ def test_requests_that_are_refused(
     server.put("bbb", "key", b"content")
     path, _, query = target.partition("?")
     headers = Signer("us-east-1").headers(
-        Keys(ACCESS, SECRET), Request(method, f"127.0.0.1:{server.port}", path, query), changed, EMPTY
+        AccessKeys(ACCESS, SECRET),
+        SigningRequest(method, f"127.0.0.1:{server.port}", path, query),
+        changed,
+        EMPTY_SHA256,
     )
     try:
-        answer = Http(Policy(attempts=1)).request(method, server.url + target, headers)
+        answer = Http(RetryPolicy(attempts=1)).request(method, server.url + target, headers)
     except SynclineError as error:
         what = str(error)
     else:
@@ -153,9 +156,9 @@ def test_requests_that_are_refused(
 
 
 def test_bodies_and_headers_are_as_signed(server: S3Server) -> None:
-    asked = Request("PUT", f"127.0.0.1:{server.port}", "/bbb/key")
-    headers = Signer("us-east-1").headers(Keys(ACCESS, SECRET), asked, {}, EMPTY)
-    http = Http(Policy(attempts=1))
+    asked = SigningRequest("PUT", f"127.0.0.1:{server.port}", "/bbb/key")
+    headers = Signer("us-east-1").headers(AccessKeys(ACCESS, SECRET), asked, {}, EMPTY_SHA256)
+    http = Http(RetryPolicy(attempts=1))
     assert b"XAmzContentSHA256Mismatch" in http.request("PUT", f"{server.url}/bbb/key", headers, b"other").body
     added = {**headers, "If-None-Match": "*"}
     assert b"not signed" in http.request("PUT", f"{server.url}/bbb/key", added, b"").body

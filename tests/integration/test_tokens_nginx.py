@@ -21,7 +21,7 @@ from tests.standins.programs import needs
 
 SHORT: Final = Patience(retry_for=0.3, deadline=30, first_delay=0.01, longest_delay=0.05)
 LONG: Final = Patience(retry_for=30, deadline=60, first_delay=0.01, longest_delay=0.05)
-NOT_HTTP: Final = "garbage: the answer is not valid HTTP (Received HTTP/0.9 when not allowed)"
+NOT_HTTP: Final = "garbage: the response is not valid HTTP (Received HTTP/0.9 when not allowed)"
 HARD: Final = Patience(retry_for=0.3, deadline=0.6, first_delay=0.01, longest_delay=0.05)
 
 
@@ -125,7 +125,10 @@ def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: G
         silent.resume()
     assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
     assert found.origin is not None
-    assert (found.origin.state, found.origin.reason) == (State.FAILED, "unreachable: no connection in time")
+    assert (found.origin.state, found.origin.reason) == (
+        State.FAILED,
+        "unreachable: no connection within the time limit",
+    )
 
 
 def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
@@ -226,7 +229,7 @@ def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
     found = verdict(rules(pair, patience=SHORT), pair.listed, "t" * 16384)
     assert found.verdict is Known.NOT_SYNCED
     assert found.seen[0].state is State.FAILED
-    assert found.seen[0].reason in ("answered 400", "cut_short: closed within the answer")
+    assert found.seen[0].reason in ("answered 400", "cut_short: closed within the response")
     assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
 
 
@@ -277,7 +280,7 @@ def _endless_head(tls: ssl.SSLSocket) -> None:
         (_garbage, State.FAILED, NOT_HTTP),
         (_flood, State.FAILED, NOT_HTTP),
         (_endless_head, State.FAILED, "garbage: the head is too long"),
-        (_hang_up, State.FAILED, "closed: closed without an answer"),
+        (_hang_up, State.FAILED, "closed: closed without a response"),
         (_drip, State.PENDING, ""),
         (_dripping_body, State.YES, ""),
     ],

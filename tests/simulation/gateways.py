@@ -126,7 +126,7 @@ class _Cluster:
         if world.cluster == "fails":
             raise SynclineError("UNREACHABLE", "the cluster cannot be reached")
         pods = [] if world.cluster == "empty" else sorted(world.gateway.pods.values(), key=lambda pod: pod.name)
-        found = tuple(Instance(pod.name, pod.address, pod.port, pod.ready, place="one") for pod in pods)
+        found = tuple(Instance(pod.name, pod.address, pod.port, pod.ready, source="one") for pod in pods)
         serving = tuple(world.where(pod) for pod in pods if pod.ready)
         world.judge.lists.append(Listed(self.asked, serving, tuple(map(world.where, pods)), machine.now))
         self.calls.travel()
@@ -320,7 +320,7 @@ class System:
         rng = self.machine.rng
         jitter = SimpleNamespace(Random=lambda: random.Random(rng.random()))
         with ExitStack() as stack:
-            stack.enter_context(patch.object(probing, "Replicas", replicas))
+            stack.enter_context(patch.object(probing, "ReplicaClient", replicas))
             stack.enter_context(patch.object(probing, "random", jitter))
             stack.enter_context(patch.object(secrets, "choice", rng.choice))
             stack.enter_context(patch.object(loop, "asyncio", _Events(self.machine, self.failures)))

@@ -240,7 +240,7 @@ class Network:
                 function()
         if rng.random() < 0.1:
             machine.sleep(min(rng.uniform(5, 60), max(0.0, (policy.deadline or machine.now) - machine.now)))
-        if policy.over:
+        if policy.expired:
             raise SynclineError("TIME_SHORT", f"{name} at {host}: the function's time is over")
         beside = ", carried out" if done else ""
         if rng.random() < 0.5:
@@ -252,9 +252,9 @@ class Network:
             raise KilledError
         policy = self.http.policy
         if policy.halted():
-            raise SynclineError("RUN_CANCELLED", f"nothing more was asked of {host}: the run was cancelled")
-        if policy.over:
-            raise SynclineError("TIME_SHORT", f"nothing more was asked of {host}: the function's time is over")
+            raise SynclineError("RUN_CANCELLED", f"no request was sent to {host}: the run was cancelled")
+        if policy.expired:
+            raise SynclineError("TIME_SHORT", f"no request was sent to {host}: the function's time is over")
 
 
 class Client:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.clients.git.repository import Branch
+from syncline.clients.git.repository import RemoteBranch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import _Batch
 from syncline.kinds.backups.compare import Comparison
@@ -21,15 +21,15 @@ from syncline.kinds.kind import Completed
 
 def push_although_the_branch_moved() -> Iterator[None]:
     """A commit replaces what somebody else pushed meanwhile."""
-    push_old = Branch.push
+    push_old = RemoteBranch.push
 
     def push(self: Any, commit: str) -> None:
-        now = self.ask()
+        now = self.remote_tip()
         if now is not None and self.tip is not None:
             self.tip = replace(self.tip, oid=now)
         push_old(self, commit)
 
-    with patch.object(Branch, "push", push):
+    with patch.object(RemoteBranch, "push", push):
         yield
 
 
@@ -41,13 +41,13 @@ def let_a_secret_reach_git() -> Iterator[None]:
 
 def believe_a_rejected_push() -> Iterator[None]:
     """A push that the server refused counts as done, and nobody asks the branch again."""
-    push_old = Branch.push
+    push_old = RemoteBranch.push
 
     def push(self: Any, commit: str) -> None:
         with suppress(SynclineError):
             push_old(self, commit)
 
-    with patch.object(Branch, "push", push), patch.object(Verifier, "verify", _all_arrived):
+    with patch.object(RemoteBranch, "push", push), patch.object(Verifier, "verify", _all_arrived):
         yield
 
 

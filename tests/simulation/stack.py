@@ -15,8 +15,8 @@ from syncline.cli.context import Context
 from syncline.cli.show import Out
 from syncline.cli.target import Target
 from syncline.clients.http.client import Http, Response
-from syncline.clients.http.limits import Limits, Request
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.limits import HttpRequest, TransferLimits
+from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
@@ -48,10 +48,10 @@ class SimHttp(Http):
 
     def __init__(self, calls: Calls) -> None:
         machine = calls.machine
-        super().__init__(Policy(chance=lambda: 0.5, sleep=machine.sleep, clock=calls.machine.time))
+        super().__init__(RetryPolicy(chance=lambda: 0.5, sleep=machine.sleep, clock=calls.machine.time))
         self.network = Network(calls, self)
 
-    def _send(self, request: Request, limits: Limits, *, stream: bool) -> Response:
+    def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
         del limits, stream
         raise AssertionError(f"a request that no model makes: {request.method} {request.address.url}")
 

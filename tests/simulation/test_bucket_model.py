@@ -11,12 +11,12 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.events import events_in
-from syncline.clients.s3.head import ABSENT, Condition, Head
-from syncline.clients.s3.sigv4 import Keys
-from syncline.clients.s3.upload import PART
+from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition
+from syncline.clients.s3.sigv4 import AccessKeys
+from syncline.clients.s3.upload import PART_SIZE
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.bucket import SimBucket
@@ -25,7 +25,7 @@ from tests.simulation.network import Calls, Faults, Network
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 
 NAMES = ["a b", "a+b", "a%20b", "ä", "日本/🎈", "a'b\"c<d>&e", "a=1&b=2?c#d", "~tilde!*()"]
-LIKE = Head(
+LIKE = ObjectHead(
     "",
     7,
     "text/plain",
@@ -76,8 +76,8 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         server.largest_page = 4
 
         def bucket(name: str) -> Bucket:
-            keys = Keys(ACCESS, SECRET)
-            return Bucket(Endpoint.parse(server.url), name, lambda: keys, Http(Policy(attempts=1)))
+            keys = AccessKeys(ACCESS, SECRET)
+            return Bucket(Endpoint.parse(server.url), name, lambda: keys, Http(RetryPolicy(attempts=1)))
 
         yield World(
             bucket("one"),
@@ -96,7 +96,7 @@ def code(function: Callable[[], object]) -> str:
     return ""
 
 
-def head_of(bucket: Bucket, key: str) -> Head:
+def head_of(bucket: Bucket, key: str) -> ObjectHead:
     head = bucket.head(key)
     assert head is not None
     return head
@@ -167,17 +167,20 @@ class TestBoth:
 
     def test_what_is_not_there(self, world: World) -> None:
         one = world.one
-        assert (one.head("absent"), one.head("absent", surely=False)) == (None, None)
+        assert (one.head("absent"), one.head("absent", confirm=False)) == (None, None)
         absent: list[Callable[[], object]] = [
             lambda: one.open("absent"),
             lambda: one.open("absent", etag="e"),
             lambda: one.read("absent", 10),
             lambda: one.grants("absent"),
-            lambda: one.copy(world.two, "absent", "key", Head("e", 1)),
-            lambda: one.copy(world.two, "absent", "key", Head("e", 1), condition=ABSENT),
+            lambda: one.copy(world.two, "absent", "key", ObjectHead("e", 1)),
+            lambda: one.copy(world.two, "absent", "key", ObjectHead("e", 1), condition=IF_ABSENT),
         ]
         assert [code(each) for each in absent] == ["NOT_FOUND"] * 6
-        assert [code(lambda: one.delete("absent")), code(lambda: one.delete("absent", condition=Condition("e")))] == [
+        assert [
+            code(lambda: one.delete("absent")),
+            code(lambda: one.delete("absent", condition=WriteCondition("e"))),
+        ] == [
             "",
             "",
         ]
@@ -206,52 +209,52 @@ class TestBoth:
 
     def test_conditions_of_puts(self, world: World) -> None:
         one = world.one
-        etag = one.put("key", b"1", condition=ABSENT)
-        assert code(lambda: one.put("key", b"2", condition=ABSENT)) == "TARGET_CHANGED"
-        assert code(lambda: one.put("key", b"2", condition=Condition("0" * 32))) == "TARGET_CHANGED"
-        assert code(lambda: one.put("other", b"2", condition=Condition(etag))) == "TARGET_CHANGED"
-        assert one.put("key", b"2", condition=Condition(etag)) != etag
-        assert one.put_again_is_refused("key", b"2", None)
+        etag = one.put("key", b"1", condition=IF_ABSENT)
+        assert code(lambda: one.put("key", b"2", condition=IF_ABSENT)) == "TARGET_CHANGED"
+        assert code(lambda: one.put("key", b"2", condition=WriteCondition("0" * 32))) == "TARGET_CHANGED"
+        assert code(lambda: one.put("other", b"2", condition=WriteCondition(etag))) == "TARGET_CHANGED"
+        assert one.put("key", b"2", condition=WriteCondition(etag)) != etag
+        assert one.honours_put_conditions("key", b"2", None)
         assert keys(one) == ["key"]
 
     def test_conditions_of_deletions(self, world: World) -> None:
         etag = world.one.put("key", b"1")
-        assert code(lambda: world.one.delete("key", condition=Condition("0" * 32))) == "TARGET_CHANGED"
-        assert code(lambda: world.one.delete("key", condition=ABSENT)) == "REFUSED"
-        world.one.delete("key", condition=Condition(etag))
+        assert code(lambda: world.one.delete("key", condition=WriteCondition("0" * 32))) == "TARGET_CHANGED"
+        assert code(lambda: world.one.delete("key", condition=IF_ABSENT)) == "REFUSED"
+        world.one.delete("key", condition=WriteCondition(etag))
         assert world.one.head("key") is None
 
     def test_copies(self, world: World) -> None:
         one, two = world.one, world.two
         etag = one.put("a b", b"content", LIKE)
         head = head_of(one, "a b")
-        assert two.copy(one, "a b", "key", head, condition=ABSENT) == etag
+        assert two.copy(one, "a b", "key", head, condition=IF_ABSENT) == etag
         copied = head_of(two, "key")
         assert (copied.content_type, copied.metadata, copied.headers) == ("text/plain", head.metadata, head.headers)
-        assert code(lambda: two.copy(one, "a b", "key", head, condition=ABSENT)) == "TARGET_CHANGED"
-        assert two.copy_again_is_refused(one, "a b", "key", head)
+        assert code(lambda: two.copy(one, "a b", "key", head, condition=IF_ABSENT)) == "TARGET_CHANGED"
+        assert two.honours_copy_conditions(one, "a b", "key", head)
         assert code(lambda: one.copy(one, "a b", "a b", head)) == "REFUSED"
         one.put("a b", b"changed")
         assert code(lambda: two.copy(one, "a b", "key", head)) == "SOURCE_CHANGED"
-        assert code(lambda: two.copy(one, "a b", "new", head, condition=ABSENT)) == "SOURCE_CHANGED"
+        assert code(lambda: two.copy(one, "a b", "new", head, condition=IF_ABSENT)) == "SOURCE_CHANGED"
         one.delete("a b")
-        assert code(lambda: two.copy(one, "a b", "key", head, condition=Condition(etag))) == "NOT_FOUND"
+        assert code(lambda: two.copy(one, "a b", "key", head, condition=WriteCondition(etag))) == "NOT_FOUND"
 
     def test_a_redirect_travels_with_a_copy(self, world: World) -> None:
         redirect = {"x-amz-website-redirect-location": "/there"}
-        world.one.put("key", b"", Head("", 0, headers=redirect))
+        world.one.put("key", b"", ObjectHead("", 0, headers=redirect))
         world.two.copy(world.one, "key", "key", head_of(world.one, "key"))
         assert head_of(world.two, "key").headers == redirect
 
     def test_a_service_that_ignores_conditions(self, world: World) -> None:
         world.set_up("honours_conditions", False)
         world.one.put("key", b"1")
-        assert not world.one.put_again_is_refused("key", b"1", None)
-        assert not world.two.copy_again_is_refused(world.one, "key", "key", head_of(world.one, "key"))
-        world.one.put("key", b"2", condition=Condition("0" * 32))
-        head = Head("0" * 32, 1)
-        assert code(lambda: world.two.copy(world.one, "key", "x", head, condition=ABSENT)) == "SOURCE_CHANGED"
-        world.one.delete("key", condition=Condition("0" * 32))
+        assert not world.one.honours_put_conditions("key", b"1", None)
+        assert not world.two.honours_copy_conditions(world.one, "key", "key", head_of(world.one, "key"))
+        world.one.put("key", b"2", condition=WriteCondition("0" * 32))
+        head = ObjectHead("0" * 32, 1)
+        assert code(lambda: world.two.copy(world.one, "key", "x", head, condition=IF_ABSENT)) == "SOURCE_CHANGED"
+        world.one.delete("key", condition=WriteCondition("0" * 32))
         assert keys(world.one) == []
 
     def test_an_upload(self, world: World) -> None:
@@ -259,15 +262,15 @@ class TestBoth:
         begun = world.one.begin_upload("key", LIKE)
         world.one.put("source", b"0123456789")
         source = world.one.copy_source("source", head_of(world.one, "source"))
-        again = world.one.resume_upload("key", begun.number)
+        again = world.one.resume_upload("key", begun.upload_id)
         first = begun.put(1, b"first, ")
         copied = again.copy(2, source, 3, 6)
         assert again.parts() == {1: (first, 7), 2: (copied, 3)}
         assert code(lambda: again.copy(3, source, 5, 11)) == "REFUSED"
         assert code(lambda: again.put(0, b"")) == "REFUSED"
         assert world.one.head("key") is None
-        assert code(lambda: again.complete(condition=Condition("e"))) == "TARGET_CHANGED"
-        etag = again.complete(condition=ABSENT)
+        assert code(lambda: again.complete(condition=WriteCondition("e"))) == "TARGET_CHANGED"
+        etag = again.complete(condition=IF_ABSENT)
         assert etag.endswith("-2")
         head, content = world.one.read("key", 100)
         assert (head.etag, content, head.headers, head.content_type) == (
@@ -287,8 +290,8 @@ class TestBoth:
         assert code(lambda: upload.complete(etags)) == "REFUSED"
         assert code(lambda: upload.complete({1: "0" * 32})) == "REFUSED"
         assert code(lambda: upload.complete({3: etags[1]})) == "REFUSED"
-        assert code(lambda: upload.copy(3, world.one.copy_source("absent", Head("e", 1)), 0, 1)) == "NOT_FOUND"
-        assert code(world.one.resume_upload("other", upload.number).parts) == "UPLOAD_LOST"
+        assert code(lambda: upload.copy(3, world.one.copy_source("absent", ObjectHead("e", 1)), 0, 1)) == "NOT_FOUND"
+        assert code(world.one.resume_upload("other", upload.upload_id).parts) == "UPLOAD_LOST"
         upload.abort()
         assert code(upload.parts) == "UPLOAD_LOST"
 
@@ -301,11 +304,11 @@ class TestBoth:
 
     def test_streams(self, world: World) -> None:
         one = world.one
-        one.put_stream("small", iter([b"a", b"", b"b"]), LIKE, condition=ABSENT)
+        one.put_stream("small", iter([b"a", b"", b"b"]), LIKE, condition=IF_ABSENT)
         assert one.read("small", 10)[1] == b"ab"
-        etag = one.put_stream("large", [bytes(PART - 1), bytes(5)], LIKE)
-        assert (etag[-2:], head_of(one, "large").size) == ("-2", PART + 4)
-        assert code(lambda: one.put_stream("large", [bytes(PART + 1)], condition=ABSENT)) == "TARGET_CHANGED"
+        etag = one.put_stream("large", [bytes(PART_SIZE - 1), bytes(5)], LIKE)
+        assert (etag[-2:], head_of(one, "large").size) == ("-2", PART_SIZE + 4)
+        assert code(lambda: one.put_stream("large", [bytes(PART_SIZE + 1)], condition=IF_ABSENT)) == "TARGET_CHANGED"
         one.put_stream("empty", [])
         assert head_of(one, "empty").size == 0
 
@@ -321,7 +324,7 @@ class TestBoth:
 
     def test_limits_of_an_object(self, world: World) -> None:
         assert code(lambda: world.one.put("k" * 1025, b"")) == "REFUSED"
-        assert code(lambda: world.one.put("k", b"", Head("", 0, metadata={"m": "x" * 2048}))) == "REFUSED"
+        assert code(lambda: world.one.put("k", b"", ObjectHead("", 0, metadata={"m": "x" * 2048}))) == "REFUSED"
         world.one.put("k", b"1234")
         world.set_up("largest_copy", 3)
         assert code(lambda: world.two.copy(world.one, "k", "k", head_of(world.one, "k"))) == "REFUSED"
@@ -334,9 +337,9 @@ class TestBoth:
         list(world.one.pages())
         world.one.head("a")
         world.one.head("absent")
-        world.one.head("absent", surely=False)
+        world.one.head("absent", confirm=False)
         world.one.copy(world.one, "a", "z", head_of(world.one, "a"))
-        code(lambda: world.one.copy(world.one, "a", "z", Head("e", 1), condition=ABSENT))
+        code(lambda: world.one.copy(world.one, "a", "z", ObjectHead("e", 1), condition=IF_ABSENT))
         upload = world.one.begin_upload("u")
         upload.put(1, b"x")
         upload.complete()
@@ -431,7 +434,7 @@ class TestModel:
         calls: list[Callable[[], object]] = [one.page, lambda: one.head("x"), lambda: one.put("x", b"")]
         calls += [lambda: one.open("x"), lambda: one.delete("x"), lambda: one.begin_upload("x")]
         assert [code(each) for each in calls] == ["BUCKET_ABSENT"] * 6
-        assert one.head("x", surely=False) is None
+        assert one.head("x", confirm=False) is None
 
     def test_other_objects(self) -> None:
         server, one = model()
@@ -452,7 +455,7 @@ class TestModel:
             server = BucketServer(machine, "one")
             calls = Calls(machine, Process(machine, "p"), Faults(broken=0.5))
             one = SimBucket(server, Network(calls, Http()))
-            codes.add((code(partial(one.put, "key", b"1", condition=ABSENT)), "key" in server.objects()))
+            codes.add((code(partial(one.put, "key", b"1", condition=IF_ABSENT)), "key" in server.objects()))
         lost = {(name, kept) for name in ("UNREACHABLE", "SERVER_ERROR") for kept in (False, True)}
         assert codes == lost | {("", True), ("TARGET_CHANGED", True)}
 

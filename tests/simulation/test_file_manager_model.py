@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.file_manager.client import Content, FileEvent, FileManager, Permissions
+from syncline.clients.file_manager.client import FileContent, FileEvent, FileManager, FilePermissions
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Odd
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.listings import InvalidEntry
+from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models.file_manager import FileManagerServer, FileWrite, SimFileManager
@@ -53,7 +53,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         yield World(files, contents, server.set, server.events, server.reports, files.network.http)
         return
     with standin.FileManagerServer() as other:
-        http = Http(Policy(attempts=1))
+        http = Http(RetryPolicy(attempts=1))
         real = FileManager(other.url, lambda: None, http, nullcontext())
         yield World(
             real,
@@ -74,8 +74,8 @@ def code(function: Callable[[], object]) -> str:
     return ""
 
 
-def content(data: bytes, **metadata: Any) -> Content:
-    return Content(data, len(data), "text/plain", metadata)
+def content(data: bytes, **metadata: Any) -> FileContent:
+    return FileContent(data, len(data), "text/plain", metadata)
 
 
 class TestBoth:
@@ -106,18 +106,18 @@ class TestBoth:
         world.set("a", b"theirs")
         assert code(lambda: files.save("create", "a", content(b"x"))) == "FILE_DIFFERS"
         assert code(lambda: files.save("rename", "a", content(b"x"))) == "REFUSED"
-        assert code(lambda: files.save("update", "a", Content(b"x", 2, "", {}))) == "REFUSED"
+        assert code(lambda: files.save("update", "a", FileContent(b"x", 2, "", {}))) == "REFUSED"
         assert code(lambda: files.save("create", "", content(b"x"))) == "REFUSED"
         assert world.contents() == {"a": b"theirs"}
 
     def test_streams(self, world: World) -> None:
         chunks = [b"a" * 1000, b"", b"b" * 10]
-        saved = world.files.save("create", "a", Content(iter(chunks), 1010, "text/plain", {}))
+        saved = world.files.save("create", "a", FileContent(iter(chunks), 1010, "text/plain", {}))
         assert (saved.size, world.contents()) == (1010, {"a": b"".join(chunks)})
 
     def test_a_stream_of_another_size(self, world: World) -> None:
         for size in (1, 9):
-            stream = Content(iter([b"12", b"34"]), size, "", {})
+            stream = FileContent(iter([b"12", b"34"]), size, "", {})
             assert code(partial(world.files.save, "create", "a", stream)) == "SOURCE_CHANGED"
         assert world.contents() == {}
 
@@ -126,17 +126,17 @@ class TestBoth:
             yield b"12"
             raise SynclineError("TOO_SLOW", "the source is slow")
 
-        assert code(lambda: world.files.save("create", "a", Content(chunks(), 4, "", {}))) == "TOO_SLOW"
+        assert code(lambda: world.files.save("create", "a", FileContent(chunks(), 4, "", {}))) == "TOO_SLOW"
         assert world.contents() == {}
 
     def test_renames(self, world: World) -> None:
         files = world.files
         created = files.save("create", "a/b", content(b"x", etag="1"))
-        files.set_permissions("a/b", Permissions("rwxr-x---", "me", "us"))
+        files.set_permissions("a/b", FilePermissions("rwxr-x---", "me", "us"))
         for path, new_path in (("a/b", "a/c"), ("a/c", "d")):
             renamed = files.rename(path, new_path)
             assert (renamed.internal_id, renamed.path, renamed.metadata) == (created.internal_id, path, {"etag": "1"})
-        assert files.permissions("d") == Permissions("rwxr-x---", "me", "us")
+        assert files.permissions("d") == FilePermissions("rwxr-x---", "me", "us")
         assert world.contents() == {"d": b"x"}
 
     def test_renames_that_are_refused(self, world: World) -> None:
@@ -150,15 +150,15 @@ class TestBoth:
     def test_permissions(self, world: World) -> None:
         files = world.files
         assert files.permissions("a") is None
-        assert code(lambda: files.set_permissions("a", Permissions("rw-r--r--"))) == "NOT_FOUND"
+        assert code(lambda: files.set_permissions("a", FilePermissions("rw-r--r--"))) == "NOT_FOUND"
         files.save("create", "a", content(b"x"))
-        assert files.permissions("a") == Permissions("rw-------", "root", "root")
-        assert files.set_permissions("a", Permissions("rw-r--r--")) == Permissions("rw-r--r--", "root", "root")
-        assert files.set_permissions("a", Permissions(None, "me")) == Permissions("rw-r--r--", "me", "root")
-        assert files.set_permissions("a", Permissions(None)) == Permissions("rw-r--r--", "me", "root")
-        assert code(lambda: files.set_permissions("a", Permissions("0644"))) == "REFUSED"
+        assert files.permissions("a") == FilePermissions("rw-------", "root", "root")
+        assert files.set_permissions("a", FilePermissions("rw-r--r--")) == FilePermissions("rw-r--r--", "root", "root")
+        assert files.set_permissions("a", FilePermissions(None, "me")) == FilePermissions("rw-r--r--", "me", "root")
+        assert files.set_permissions("a", FilePermissions(None)) == FilePermissions("rw-r--r--", "me", "root")
+        assert code(lambda: files.set_permissions("a", FilePermissions("0644"))) == "REFUSED"
         files.save("update", "a", content(b"new"))
-        assert files.permissions("a") == Permissions("rw-r--r--", "me", "root")
+        assert files.permissions("a") == FilePermissions("rw-r--r--", "me", "root")
 
     def test_events(self, world: World) -> None:
         assert world.files.events() == []
@@ -166,7 +166,7 @@ class TestBoth:
         changed = {"event_type": "change_permission", "file_path": "a", "metadata": {"new_permissions": "rwsr--r--"}}
         world.events += [event, changed, {"event_type": "melt", "file_path": "a"}]
         assert code(world.files.events) == "ENTRY_INVALID"
-        odd: list[Odd] = []
+        odd: list[InvalidEntry] = []
         for _ in range(2):  # the same again
             assert world.files.events(100, odd.append) == [
                 FileEvent("rename", "a", "b", None, "T"),
@@ -189,7 +189,7 @@ class TestBoth:
         files.get("a")
         files.rename("a", "b")
         files.permissions("b")
-        files.set_permissions("b", Permissions("rw-r--r--"))
+        files.set_permissions("b", FilePermissions("rw-r--r--"))
         files.delete("b")
         files.events()
         files.report({})
@@ -205,8 +205,8 @@ class TestModel:
         server.set("a", b"2")
         two = server.files()["a"].digest
         files.rename("a", "d/b")
-        files.set_permissions("d/b", Permissions("rw-r--r--"))
-        files.set_permissions("d/b", Permissions("rw-r--r--"))
+        files.set_permissions("d/b", FilePermissions("rw-r--r--"))
+        files.set_permissions("d/b", FilePermissions("rw-r--r--"))
         server.set_mode("d/b", "rwx------")
         server.remove("d/b")
         server.remove("d/b")
@@ -250,8 +250,8 @@ class TestModel:
         server.admits = True
         assert files.save("update", "a", content(b"12")).size == 1
         server.ignores_permissions = True
-        assert files.set_permissions("a", Permissions("rw-r--r--")).mode == "rw-r--r--"
-        assert files.permissions("a") == Permissions("rw-------", "root", "root")
+        assert files.set_permissions("a", FilePermissions("rw-r--r--")).mode == "rw-r--r--"
+        assert files.permissions("a") == FilePermissions("rw-------", "root", "root")
 
     def test_a_server_that_overwrites(self) -> None:
         server, files = model()

@@ -10,10 +10,17 @@ from typing import Final, TypeVar
 
 import pytest
 
-from syncline.clients.git.access import Remote
+from syncline.clients.git.access import GitRemote
 from syncline.clients.git.objects import EMPTY_TREE, blob_id, tree_id
-from syncline.clients.git.program import Patience
-from syncline.clients.git.repository import Blob, Branch, NewCommit, Person, Place, open_branch
+from syncline.clients.git.program import GitRetryPolicy
+from syncline.clients.git.repository import (
+    BlobContent,
+    NewCommit,
+    Person,
+    RemoteBranch,
+    RepositoryLocation,
+    open_branch,
+)
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
@@ -51,10 +58,10 @@ class Sim:
 
         self.network.call = lossy  # type: ignore[method-assign]
 
-    def open(self, branch: str, depth: int, url: str = URL) -> contextlib.AbstractContextManager[Branch]:
-        return self.opened(Place(Remote.parse(url)), branch, depth=depth, left=lambda: 60.0)
+    def open(self, branch: str, depth: int, url: str = URL) -> contextlib.AbstractContextManager[RemoteBranch]:
+        return self.opened(RepositoryLocation(GitRemote.parse(url)), branch, depth=depth, left=lambda: 60.0)
 
-    def open_absent(self) -> contextlib.AbstractContextManager[Branch]:
+    def open_absent(self) -> contextlib.AbstractContextManager[RemoteBranch]:
         return self.open("main", 1, "https://git.example/absent.git")
 
     def fill(self, files: Mapping[str, bytes], branch: str = "main", message: str = "filled") -> str:
@@ -81,11 +88,11 @@ class Real:
         self.base = f"file://{folder}"
         self.files, self.fill, self.subjects = self.bare.files, self.bare.fill, self.bare.commits
 
-    def open(self, branch: str, depth: int, name: str = "r") -> contextlib.AbstractContextManager[Branch]:
-        place = Place(Remote.parse(f"{self.base}/{name}.git"))
+    def open(self, branch: str, depth: int, name: str = "r") -> contextlib.AbstractContextManager[RemoteBranch]:
+        place = RepositoryLocation(GitRemote.parse(f"{self.base}/{name}.git"))
         return open_branch(place, branch, depth=depth, left=lambda: 60.0)
 
-    def open_absent(self) -> contextlib.AbstractContextManager[Branch]:
+    def open_absent(self) -> contextlib.AbstractContextManager[RemoteBranch]:
         return self.open("main", 1, "absent")
 
     def lose_push(self) -> None:
@@ -110,7 +117,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
 
 
 @contextlib.contextmanager
-def branch_of(world: World, name: str = "main", depth: int = 2) -> Iterator[Branch]:
+def branch_of(world: World, name: str = "main", depth: int = 2) -> Iterator[RemoteBranch]:
     with world.open(name, depth) as branch:
         branch.fetch()
         yield branch
@@ -126,12 +133,12 @@ def code(call: Callable[[], object]) -> str:
     return caught.value.code.name
 
 
-def content(branch: Branch, *oids: str) -> list[bytes]:
+def content(branch: RemoteBranch, *oids: str) -> list[bytes]:
     with branch.blobs(oids) as blobs:
         return [b"".join(blob.chunks) for blob in blobs]
 
 
-def commit(branch: Branch, changes: Mapping[str, bytes | None], message: str = "changed\n") -> str:
+def commit(branch: RemoteBranch, changes: Mapping[str, bytes | None], message: str = "changed\n") -> str:
     branch.store([data for data in changes.values() if data is not None])
     return branch.commit(new(message), {p.encode(): None if d is None else blob_id(d) for p, d in changes.items()})
 
@@ -209,7 +216,7 @@ def test_a_commit_by_its_first_digits_after_a_fetch(world: World) -> None:
 def test_a_trailer_with_a_sign_of_regular_expressions(world: World) -> None:
     world.fill({"a": b"1"}, message="m\n\nSyncline-Sync: a+b\n")
     with branch_of(world) as branch:
-        assert branch.blobs_put(None, "Syncline-Sync: a+b", b"") == {b"a": blob_id(b"1")}
+        assert branch.blobs_with_trailer(None, "Syncline-Sync: a+b", b"") == {b"a": blob_id(b"1")}
 
 
 def test_a_commit_that_no_branch_has_is_still_there(world: World) -> None:
@@ -217,7 +224,7 @@ def test_a_commit_that_no_branch_has_is_still_there(world: World) -> None:
     second = world.fill({"a": b"2"})
     world.reset(first)
     with branch_of(world) as branch:
-        assert branch.ask() == first
+        assert branch.remote_tip() == first
         assert branch.fetch_commit(second).oid == second
 
 
@@ -237,22 +244,22 @@ def test_an_absent_branch(world: World) -> None:
     with world.open("backups/x", 2) as branch:
         assert branch.fetch() is None
         assert branch.tip is None
-        assert branch.ask() is None
+        assert branch.remote_tip() is None
         assert branch.folders([b"", b"a"]) == {b"": {}, b"a": {}}
         assert branch.heads("*") == []
-        assert branch.blobs_put(None, "A: b", b"") == {}
+        assert branch.blobs_with_trailer(None, "A: b", b"") == {}
         made = commit(branch, {"c1/new": b"new"})
         branch.push(made)
         assert branch.tip is None
-        branch.landed(made)
+        branch.set_tip(made)
         assert branch.tip is not None
-        assert branch.ask() == branch.tip.oid == made == "8a6e284b23a7abe6ab044d1fa61b624746c4271e"
+        assert branch.remote_tip() == branch.tip.oid == made == "8a6e284b23a7abe6ab044d1fa61b624746c4271e"
     assert world.files("backups/x") == {"c1/new": b"new"}
 
 
 def test_an_absent_repository(world: World) -> None:
     with world.open_absent() as branch:
-        calls: list[Callable[[], object]] = [branch.fetch, branch.ask, lambda: branch.heads("*")]
+        calls: list[Callable[[], object]] = [branch.fetch, branch.remote_tip, lambda: branch.heads("*")]
         calls += [lambda: branch.fetch_commit("abc"), lambda: branch.fetch_commit("1" * 40)]
         made = commit(branch, {"a": b"1"})
         calls += [lambda: branch.push(made)]
@@ -271,14 +278,16 @@ def test_a_push_changes_the_branch_and_nothing_else_does(world: World) -> None:
     first = world.fill(FILES)
     large = bytes(range(256)) * 9_000
     with branch_of(world) as branch:
-        oid = branch.store_stream(Blob(len(large), (large[at : at + 65536] for at in range(0, len(large), 65536))))
+        oid = branch.store_stream(
+            BlobContent(len(large), (large[at : at + 65536] for at in range(0, len(large), 65536)))
+        )
         assert oid == blob_id(large)
         branch.store([b"small"])
         changes = {b"c0/n0/f0": None, b'c0/n0/a "b"\\c': blob_id(b"small"), b"c9/large": oid}
         made = branch.commit(new(), changes)
-        assert branch.ask() == first
+        assert branch.remote_tip() == first
         branch.push(made)
-        branch.landed(made)
+        branch.set_tip(made)
         assert [b"".join(each.chunks) for each in _only(branch, oid)] == [large]
         branch.push(made)
         second = commit(branch, {"c9/large": None})
@@ -288,7 +297,7 @@ def test_a_push_changes_the_branch_and_nothing_else_does(world: World) -> None:
     assert world.subjects() == ["changed", "changed", "filled"]
 
 
-def _only(branch: Branch, oid: str) -> Iterator[Blob]:
+def _only(branch: RemoteBranch, oid: str) -> Iterator[BlobContent]:
     with branch.blobs([oid]) as blobs:
         yield from blobs
 
@@ -296,7 +305,7 @@ def _only(branch: Branch, oid: str) -> Iterator[Blob]:
 def test_a_stream_of_another_size_is_not_kept(world: World) -> None:
     with branch_of(world) as branch:
         for size, chunks in ((5, [b"four"]), (5, [b"six", b"six"]), (5, [])):
-            assert code(lambda s=size, c=chunks: branch.store_stream(Blob(s, c))) == "SOURCE_CHANGED"  # type: ignore[misc]
+            assert code(lambda s=size, c=chunks: branch.store_stream(BlobContent(s, c))) == "SOURCE_CHANGED"  # type: ignore[misc]
         assert code(lambda: branch.commit(new(), {b"a": blob_id(b"four")})) != ""
 
 
@@ -346,7 +355,7 @@ def test_a_branch_that_moved(world: World) -> None:
         made = commit(branch, {"c0/mine": b"mine"})
         theirs = world.fill({"c0/theirs": b"theirs"}, message="theirs")
         assert code(lambda: branch.push(made)) == "BRANCH_MOVED"
-        assert branch.ask() == theirs
+        assert branch.remote_tip() == theirs
         tip = branch.fetch()
         assert tip is not None
         assert tip.oid == theirs
@@ -381,7 +390,7 @@ def test_a_protected_branch(world: World) -> None:
     world.protect()
     with branch_of(world) as branch:
         assert code(lambda: branch.push(commit(branch, {"a": b"1"}))) == "BRANCH_PROTECTED"
-        assert branch.ask() == first
+        assert branch.remote_tip() == first
     with branch_of(world, "other") as branch:
         assert code(lambda: branch.push(commit(branch, {"a": b"1"}))) == "BRANCH_PROTECTED"
 
@@ -392,8 +401,8 @@ def test_a_push_whose_answer_is_lost(world: World) -> None:
     with branch_of(world) as branch:
         made = commit(branch, {"a": b"1"})
         branch.push(made)
-        branch.landed(made)
-        assert branch.ask() == made
+        branch.set_tip(made)
+        assert branch.remote_tip() == made
     assert world.subjects() == ["changed", "filled"]
 
 
@@ -406,16 +415,16 @@ def test_what_commits_with_a_trailer_put(world: World) -> None:
         branch.push(commit(branch, {"a/x": b"4", "b/z": None, "a/foreign": b"f"}, ours))
         branch.fetch()
         every = {b"a/x": blob_id(b"4"), b"b/z": None, b"b/y": blob_id(b"2"), b"b2": blob_id(b"2")}
-        assert branch.blobs_put(None, "Syncline-Sync: s", b"") == every
-        assert branch.blobs_put("1" * 40, "Syncline-Sync: s", b"") == every
-        assert branch.blobs_put(None, "Syncline-Sync: s", b"b") == {b"b/z": None, b"b/y": blob_id(b"2")}
-        assert branch.blobs_put(None, "Syncline-Sync: s", b"b2") == {b"b2": blob_id(b"2")}
-        assert branch.blobs_put(second, "Syncline-Sync: s", b"") == {b"a/x": blob_id(b"4"), b"b/z": None}
-        assert branch.blobs_put(None, "Syncline-Sync: other", b"") == {}
+        assert branch.blobs_with_trailer(None, "Syncline-Sync: s", b"") == every
+        assert branch.blobs_with_trailer("1" * 40, "Syncline-Sync: s", b"") == every
+        assert branch.blobs_with_trailer(None, "Syncline-Sync: s", b"b") == {b"b/z": None, b"b/y": blob_id(b"2")}
+        assert branch.blobs_with_trailer(None, "Syncline-Sync: s", b"b2") == {b"b2": blob_id(b"2")}
+        assert branch.blobs_with_trailer(second, "Syncline-Sync: s", b"") == {b"a/x": blob_id(b"4"), b"b/z": None}
+        assert branch.blobs_with_trailer(None, "Syncline-Sync: other", b"") == {}
         assert branch.tip is not None
         newer = {b"a/x": blob_id(b"4"), b"b/z": None}
-        assert branch.blobs_put(second, "Syncline-Sync: s", b"", having=[branch.tip.oid]) == newer
-        assert branch.blobs_put(second, "Syncline-Sync: s", b"", having=[branch.tip.oid, "1" * 40]) == every
+        assert branch.blobs_with_trailer(second, "Syncline-Sync: s", b"", having=[branch.tip.oid]) == newer
+        assert branch.blobs_with_trailer(second, "Syncline-Sync: s", b"", having=[branch.tip.oid, "1" * 40]) == every
 
 
 def test_random_commits_have_the_same_ids(tmp_path: Path) -> None:
@@ -432,7 +441,7 @@ def test_random_commits_have_the_same_ids(tmp_path: Path) -> None:
             assert made[0] == made[1], changes
             for each, branch in zip(worlds, branches, strict=True):
                 branch.push(made[0])
-                branch.landed(made[0])
+                branch.set_tip(made[0])
                 if number % 5 == 4:
                     each.fill({f"z{number}": b"theirs"})
                     branch.fetch()
@@ -474,7 +483,7 @@ def test_a_push_that_is_forgotten(sim: Sim) -> None:
     sim.server.push_and_forget = True
     with branch_of(sim) as branch:
         branch.push(commit(branch, {"a": b"1"}))
-        assert branch.ask() == first
+        assert branch.remote_tip() == first
     assert len(sim.server.writes) == 1
 
 
@@ -499,7 +508,7 @@ def test_calls_are_as_many_as_requests(sim: Sim) -> None:
 
 def test_time_and_patience(sim: Sim) -> None:
     sim.fill(FILES)
-    patience = Patience(3, 5.0)
+    patience = GitRetryPolicy(3, 5.0)
     for left, halted, name in ((0.0, False, "TIME_SHORT"), (60.0, True, "RUN_CANCELLED")):
         branch = SimBranch(
             sim.server,

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import Artifact, GitHub, RemoteFile, WorkflowRun
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
@@ -48,7 +48,7 @@ class World:
             calls = Calls(self.machine, Process(self.machine, "test"), Faults(off=True))
             self.github = SimGitHub(self.server, Network(calls, self.http))
         else:
-            self.github = GitHub(Endpoint.parse(standin.url), GivenToken(lambda: TOKEN), self.http)
+            self.github = GitHub(Endpoint.parse(standin.url), SecretToken(lambda: TOKEN), self.http)
 
     def add(self, **more: Any) -> int:
         run = self.server.add_build(REPOSITORY, WORKFLOW, **{"tag": TAG, "images": IMAGES, **more})
@@ -99,7 +99,7 @@ class World:
     def put_ahead(self, seconds: float, file: RemoteFile) -> None:
         """Put the server's clock ahead; the client takes its address for good for as long as before."""
         self.sleep(seconds)
-        file._until += seconds
+        file._expires += seconds
 
     def artifact(self, run: int) -> Artifact:
         return self.github.artifacts(REPOSITORY, run)[-1]

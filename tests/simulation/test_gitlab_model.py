@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from syncline.clients.gitlab.client import GitLab, RegistryRepository
+from syncline.clients.gitlab.client import GitLab, GitLabRepository
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Limits
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.listings import ListingLimits
+from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine, Process
 from tests.simulation.models import gitlab as model
@@ -34,7 +34,7 @@ class World:
 
     def __init__(self, registry: FakeRegistry, client: Callable[[str, Http], GitLab]) -> None:
         self.registry = registry
-        self.http = Http(Policy(attempts=1))
+        self.http = Http(RetryPolicy(attempts=1))
         self._client = client
 
     def put(self, *names: str, repository: str = f"{PROJECT}/app") -> None:
@@ -82,7 +82,7 @@ def test_repositories_of_all_pages(world: World, count: int, requests: int) -> N
         world.put("v1", repository=path)
     found = list(world.gitlab().repositories())
     expected = [
-        RegistryRepository(number, path.removeprefix(f"{PROJECT}/"), path) for number, path in enumerate(paths, 1)
+        GitLabRepository(number, path.removeprefix(f"{PROJECT}/"), path) for number, path in enumerate(paths, 1)
     ]
     assert found == expected
     assert world.http.requests_made == requests
@@ -100,7 +100,7 @@ def test_tags_of_all_pages_come_by_name(world: World, count: int) -> None:
 
 def test_a_repository_named_like_the_project_has_no_name(world: World) -> None:
     world.put("v1", repository=PROJECT)
-    assert list(world.gitlab().repositories()) == [RegistryRepository(1, "", PROJECT)]
+    assert list(world.gitlab().repositories()) == [GitLabRepository(1, "", PROJECT)]
 
 
 def test_other_projects_are_not_shown(world: World) -> None:
@@ -190,7 +190,7 @@ class TestSwitches:
         assert gitlab.tag(1, "v000").digest == DIGEST
 
     def test_endless_tags(self, server: model.GitLabServer, gitlab: GitLab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(model, "TAGS", Limits(entries=10_000))
+        monkeypatch.setattr(model, "TAG_LIMITS", ListingLimits(entries=10_000))
         server.endless = True
         assert code_of(lambda: sum(1 for _ in gitlab.tags(1))) == "LISTING_TOO_LONG"
 

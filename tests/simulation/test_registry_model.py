@@ -12,8 +12,8 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Position
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.listings import ListingPosition
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_INDEX, OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.registry.reference import digest_of
@@ -61,7 +61,7 @@ def model() -> tuple[RegistryServer, SimRegistry]:
 
 
 def real(url: str) -> Registry:
-    return Registry(Endpoint.parse(url), lambda: None, Http(Policy(attempts=1, base=0.01)), 3)
+    return Registry(Endpoint.parse(url), lambda: None, Http(RetryPolicy(attempts=1, base=0.01)), 3)
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +111,7 @@ def broken_off(*chunks: bytes) -> Iterator[bytes]:
 class TestConformance:
     def test_nothing_is_there(self, world: World) -> None:
         client, nowhere = world.client, f"{world.space}/nowhere"
-        assert not client.knows(nowhere)
+        assert not client.has_repository(nowhere)
         assert list(client.tags(nowhere)) == []
         assert client.manifest_digest(nowhere, "v1") is None
         assert client.manifest_digest(nowhere, DIGEST) is None
@@ -125,7 +125,7 @@ class TestConformance:
         client = world.client
         calls: list[Callable[[], object]] = [
             lambda: client.tag_pages("Upper"),
-            lambda: client.knows(""),
+            lambda: client.has_repository(""),
             lambda: client.manifest_digest("a", "-tag"),
             lambda: client.manifest("a", "sha256:12"),
             lambda: client.has_blob("a", "md5:12"),
@@ -139,7 +139,7 @@ class TestConformance:
 
     def test_an_image_comes_back_as_it_was_put(self, world: World) -> None:
         image = world.put_image("v1")
-        assert world.client.knows(world.app)
+        assert world.client.has_repository(world.app)
         assert world.client.manifest_digest(world.app, "v1") == image.digest
         assert world.client.manifest_digest(world.app, image.digest) == image.digest
         assert world.client.manifest(world.app, "v1") == image
@@ -154,7 +154,7 @@ class TestConformance:
         upload.put(DIGEST, BLOB, len(BLOB))
         assert world.app in world.client.catalog()
         if world.kind != "standin":
-            assert not world.client.knows(world.app)
+            assert not world.client.has_repository(world.app)
 
     def test_listings_in_pages(self, world: World) -> None:
         names = [f"v{number}" for number in range(8)]
@@ -169,7 +169,7 @@ class TestConformance:
         second = pages[0].following
         assert second is not None
         assert pages[-1].following is None
-        again = Position.of_json(json.loads(json.dumps(second.to_json())))
+        again = ListingPosition.of_json(json.loads(json.dumps(second.to_json())))
         assert [page.names for page in world.client.tag_pages(world.app, start=again)] == [names[3:6], names[6:]]
 
     def test_the_catalog_in_pages(self, world: World) -> None:
@@ -280,7 +280,7 @@ class TestConformance:
         upload = world.client.begin_upload(world.app)
         upload.write([BLOB])
         assert world.app not in list(world.client.catalog())
-        assert not world.client.knows(world.app)
+        assert not world.client.has_repository(world.app)
         upload.finish(DIGEST)
         assert world.app in list(world.client.catalog())
 
@@ -422,7 +422,7 @@ class TestSwitches:
         changes = [(None, one), (one, two), (two, one), (one, None)]
         assert server.writes == [("tag", "app", "v1", old, new) for old, new in changes]
         assert heard == [("app", "v1", old, new) for old, new in changes]
-        assert client.knows("app")
+        assert client.has_repository("app")
         assert list(client.tags("app")) == []
 
     def test_a_manifest_that_is_forgotten(self) -> None:

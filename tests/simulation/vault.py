@@ -18,8 +18,8 @@ from unittest.mock import patch
 from urllib.parse import quote
 
 from syncline import secrets
-from syncline.clients.git.failures import failure_of
-from syncline.clients.http.failures import of_status
+from syncline.clients.git.failures import error_of_git
+from syncline.clients.http.failures import error_of_status
 from syncline.errors import SynclineError
 from tests.simulation.expressions import client_error
 from tests.simulation.machine import Process, writer
@@ -139,10 +139,10 @@ def refusal(rng: random.Random, host: str, name: str, status: int, texts: Sequen
     words = rng.choice(texts) if texts and rng.random() < 0.5 else "none that is known"
     if name.startswith("git "):
         said = f"remote: no session for {words}\nfatal: unable to access {host}: The requested URL returned error: {status}"
-        return failure_of(name.removeprefix("git ").split(" ")[0], 128, f"{said} {beside}")
+        return error_of_git(name.removeprefix("git ").split(" ")[0], 128, f"{said} {beside}")
     body = rng.choice([_plain, _json, _oci, _xml])(f"no session for {words} {beside}")
     headers = {"WWW-Authenticate": f"Basic realm={words}", "Location": f"https://x:{words}@{host}/?token={words}"}
-    return of_status(name.split(" ", maxsplit=1)[0], f"https://{host}/", status, headers, body.encode())
+    return error_of_status(name.split(" ", maxsplit=1)[0], f"https://{host}/", status, headers, body.encode())
 
 
 def _plain(words: str) -> str:

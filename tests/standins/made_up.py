@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from syncline.clients.http.pacing import Policy
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.http.retry import RetryPolicy
+from syncline.clients.registry.auth import RegistryCredentials
 
 
 @dataclass
@@ -24,18 +24,18 @@ class Naps:
 
     def policy(
         self, *, attempts: int = 4, base: float = 0.25, cap: float = 10.0, within: float | None = None
-    ) -> Policy:
+    ) -> RetryPolicy:
         deadline = None if within is None else self.now + within
-        return Policy(attempts, base, cap, deadline, chance=lambda: 1.0, sleep=self.sleep, clock=self.clock)
+        return RetryPolicy(attempts, base, cap, deadline, chance=lambda: 1.0, sleep=self.sleep, clock=self.clock)
 
 
 @dataclass
 class Person:
     """Whoever owns the credentials, which may change at any time."""
 
-    credentials: Credentials | None = None
+    credentials: RegistryCredentials | None = None
     asked: int = 0
 
-    def __call__(self) -> Credentials | None:
+    def __call__(self) -> RegistryCredentials | None:
         self.asked += 1
         return self.credentials

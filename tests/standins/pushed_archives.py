@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry as Client
 from syncline.kinds.artifacts.examine import examined
 from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
@@ -24,7 +24,7 @@ class Place:
         self.registry = registry
         self.repository = repository
         endpoint = Endpoint.parse(registry.url)
-        self.client = Client(endpoint, lambda: Credentials("ann", USERS["ann"]), Http())
+        self.client = Client(endpoint, lambda: RegistryCredentials("ann", USERS["ann"]), Http())
         self.memory = OwnMemory()
 
     def push(self, archive: bytes, image: str = "app") -> str:

@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from syncline.clients.replicas.client import Answer, Trouble
+from syncline.clients.replicas.client import FailureReason, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 
 PORT = 8443
@@ -45,18 +45,18 @@ class ScriptedGateway:
         self._keys: list[set[str]] = [set() for _ in range(count)]
         self._read: set[tuple[int, str]] = set()
 
-    def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+    def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
         """Answer at once; called as :meth:`Replicas.ask` is."""
         method, path, _ = request.decode().split("\r\n")[0].split(" ")
         number = int(address[0].rpartition(".")[2])
         self.asked.append((number, method, path))
         fault = self.faults.get(number)
         if fault is Fault.DEAD:
-            done(Answer(None, Trouble.UNREACHABLE, "Connection refused"))
+            done(ReplicaResponse(None, FailureReason.UNREACHABLE, "Connection refused"))
         elif fault in _STATUSES:
-            done(Answer(_STATUSES[fault]))
+            done(ReplicaResponse(_STATUSES[fault]))
         elif fault is not Fault.HANGS:
-            done(Answer(self._answer(number, fault, method, path)))
+            done(ReplicaResponse(self._answer(number, fault, method, path)))
         return self
 
     def cancel(self) -> None:

@@ -17,7 +17,6 @@ UNREAD: Final = (
         f"layers/syncline/syncline/{each}"
         for each in (
             "cli/",
-            "clients/",
             "kinds/artifacts/",
             "kinds/tokens/",
             "kinds/__init__.py",

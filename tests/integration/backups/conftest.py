@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folder.target import Folder
+from syncline.clients.folder.target import FolderTarget
 from syncline.clients.http.client import Http
 from syncline.kinds.backups.stores import BucketStore
 from tests.backups_world import World, make_bucket, make_world, s3_server
@@ -28,8 +28,8 @@ def world(s3: str, tmp_path: Path) -> World:
 
 
 @pytest.fixture(params=["folder", "bucket"])
-def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> Folder | BucketStore:
+def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> FolderTarget | BucketStore:
     """A target without history."""
     if request.param == "folder":
-        return Folder(tmp_path / "download")
+        return FolderTarget(tmp_path / "download")
     return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")

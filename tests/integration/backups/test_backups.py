@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.git.access import TokenAccess
+from syncline.clients.git.access import TokenCredentials
 from syncline.clients.git.objects import blob_id
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
@@ -38,7 +38,7 @@ def world(s3: str, server: GitHttp, tmp_path: Path) -> World:
     http = Http()
     bare = make_bare(tmp_path / "srv" / "r.git")
     bucket = make_bucket(s3, tmp_path.name.replace("_", "-")[:50].lower() + "-b", http)
-    return World(bucket, bare, server.url + "/r.git", TokenAccess(TOKEN), http)
+    return World(bucket, bare, server.url + "/r.git", TokenCredentials(TOKEN), http)
 
 
 def test_the_branch_becomes_what_the_bucket_is(world: World) -> None:

@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import PACE
+from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.config.sync import load_sync
 from syncline.kinds.backups.wiring import Builder
 from syncline.kinds.kind import StepContext
@@ -85,7 +85,7 @@ class World:
 @pytest.fixture(params=SORTS)
 def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
-    PACE._hosts.clear()
+    HOST_THROTTLE._hosts.clear()
     with mock_aws(), S3Server("first", "second") as s3:
         table = table_of_test()
         secrets = Secrets(_never, _never, {"S3_SECRET": SECRET})

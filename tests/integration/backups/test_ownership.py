@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folder.target import Folder
+from syncline.clients.folder.target import FolderTarget
 from syncline.clients.git.objects import blob_id
-from syncline.clients.git.repository import Branch
-from syncline.clients.http.listings import OnOdd, refuse
+from syncline.clients.git.repository import RemoteBranch
+from syncline.clients.http.listings import OnInvalid, refuse
 from syncline.errors import SynclineError
 from syncline.kinds.backups.ownership import OwnedFile, OwnedFiles
 from syncline.kinds.backups.paths import Layout
@@ -25,7 +25,7 @@ FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 
 
-def put_into(store: Folder | BucketStore, files: dict[str, bytes]) -> None:
+def put_into(store: FolderTarget | BucketStore, files: dict[str, bytes]) -> None:
     for path, data in files.items():
         store.write(path, [data])
 
@@ -56,7 +56,7 @@ def test_foreign_folders_do_not_count_in_the_message(world: World) -> None:
     assert "\nTotal files: 24\n" in message
 
 
-def test_foreign_folders_of_a_store_stay(world: World, store: Folder | BucketStore) -> None:
+def test_foreign_folders_of_a_store_stay(world: World, store: FolderTarget | BucketStore) -> None:
     put_into(store, FOREIGN)
     world.put(FILES)
     download = Download(world, store)
@@ -70,15 +70,15 @@ def test_foreign_folders_of_a_store_stay(world: World, store: Folder | BucketSto
 def test_a_foreign_folder_that_cannot_be_listed_is_an_extra(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, listing = Folder(tmp_path / "download"), Folder.listing
+    store, listing = FolderTarget(tmp_path / "download"), FolderTarget.listing
     put_into(store, {"lost+found/x": b"x"})
 
-    def refusing(self: Folder, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
+    def refusing(self: FolderTarget, prefix: str, odd: OnInvalid = refuse) -> Iterator[tuple[str, str]]:
         if prefix == "lost+found":
             raise SynclineError("FILE_REFUSED", f"{prefix}: Permission denied")
         return listing(self, prefix, odd)
 
-    monkeypatch.setattr(Folder, "listing", refusing)
+    monkeypatch.setattr(FolderTarget, "listing", refusing)
     world.put(FILES)
     assert Download(world, store).run() == dict.fromkeys(FILES, "moved") | {"lost+found/": "extra"}
 
@@ -86,18 +86,18 @@ def test_a_foreign_folder_that_cannot_be_listed_is_an_extra(
 def test_a_file_that_cannot_be_read_costs_itself_alone(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store, fingerprint = Folder(tmp_path / "download"), Folder.fingerprint
+    store, fingerprint = FolderTarget(tmp_path / "download"), FolderTarget.fingerprint
     world.put(FILES)
     download = Download(world, store)
     download.run()
     put_into(store, {"east/n/foreign": b"x"})
 
-    def refusing(self: Folder, path: str) -> str | None:
+    def refusing(self: FolderTarget, path: str) -> str | None:
         if path in ("east/n/foreign", "east/n/f0.yaml"):
             raise SynclineError("FILE_REFUSED", f"{path}: Permission denied")
         return fingerprint(self, path)
 
-    monkeypatch.setattr(Folder, "fingerprint", refusing)
+    monkeypatch.setattr(FolderTarget, "fingerprint", refusing)
     world.put({"east/n/f1.yaml": b"newer"})
     expected = {"east/n/f0.yaml": "FILE_REFUSED", "east/n/foreign": "extra", "east/n/f1.yaml": "moved"}
     assert download.run() == expected
@@ -121,7 +121,7 @@ def test_foreign_files_in_a_cluster_of_ours_stay(world: World) -> None:
     assert world.bare.files() == FILES | {"east/n/planted.yaml": b"planted"}
 
 
-def test_foreign_files_in_a_stores_cluster_stay(world: World, store: Folder | BucketStore) -> None:
+def test_foreign_files_in_a_stores_cluster_stay(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES)
     download = Download(world, store)
     download.run()
@@ -149,7 +149,7 @@ def test_a_foreign_file_in_the_way_is_a_conflict(world: World, scope: tuple[str,
 
 @pytest.mark.parametrize("scope", [(), ("east/n/f0.yaml",)], ids=["full scan", "events"])
 def test_a_foreign_file_in_a_store_is_a_conflict(
-    world: World, store: Folder | BucketStore, scope: tuple[str, ...]
+    world: World, store: FolderTarget | BucketStore, scope: tuple[str, ...]
 ) -> None:
     foreign = {"east/n/f0.yaml": b"of somebody else"}
     put_into(store, foreign)
@@ -185,7 +185,7 @@ def test_a_secret_that_is_left_out_removes_no_foreign_file(world: World, scope: 
 
 @pytest.mark.parametrize("scope", [(), ("east/n/s.yaml",)], ids=["full scan", "events"])
 def test_a_secret_that_is_left_out_removes_no_foreign_file_of_a_store(
-    world: World, store: Folder | BucketStore, scope: tuple[str, ...]
+    world: World, store: FolderTarget | BucketStore, scope: tuple[str, ...]
 ) -> None:
     put_into(store, {"east/n/s.yaml": b"public"})
     world.put({"east/n/s.yaml": SECRET})
@@ -246,15 +246,15 @@ def test_after_a_lost_table_a_push_in_between_makes_nothing_foreign(
 ) -> None:
     world.put(FILES)
     world.run()
-    lost, push = world.forgetful(), Branch.push
+    lost, push = world.forgetful(), RemoteBranch.push
     lost.put({"east/n/f0.yaml": b"newer"})
 
-    def overtaken(self: Branch, commit: str) -> None:
+    def overtaken(self: RemoteBranch, commit: str) -> None:
         if "docs/x" not in world.bare.files():
             world.bare.fill({"docs/x": b"x"})
         push(self, commit)
 
-    monkeypatch.setattr(Branch, "push", overtaken)
+    monkeypatch.setattr(RemoteBranch, "push", overtaken)
     assert lost.codes(lost.run("east/n/f0.yaml")) == {"east/n/f0.yaml": "moved"}
 
 
@@ -340,7 +340,7 @@ def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
         raise _DiedError
 
     with monkeypatch.context() as dying:
-        dying.setattr(Branch, "landed", die)
+        dying.setattr(RemoteBranch, "set_tip", die)
         with pytest.raises(_DiedError):
             list(world.kind().transfer(members, context))
     arrived, equal = sorted(world.kind().transfer(members, context), key=lambda each: isinstance(each, Result))
@@ -371,7 +371,7 @@ def test_a_plan_records_nothing(world: World) -> None:
     assert not [row for rows in lost.kept.rows.values() for row in rows.rows]
 
 
-def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: Folder | BucketStore) -> None:
+def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES)
     world.run()
     world.put({"east/n/f0.yaml": b"newer"})
@@ -411,20 +411,20 @@ def test_what_was_read_of_the_history_is_not_read_again(world: World, monkeypatc
     world.bare.fill({"east/n/foreign.yaml": b"foreign"})
     world.run()
     reads: list[str | None] = []
-    read = Branch.blobs_put
+    read = RemoteBranch.blobs_with_trailer
 
     def noted(
-        self: Branch, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
+        self: RemoteBranch, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
     ) -> dict[bytes, str | None]:
         reads.append(since)
         return read(self, since, trailer, folder, having=having)
 
-    monkeypatch.setattr(Branch, "blobs_put", noted)
+    monkeypatch.setattr(RemoteBranch, "blobs_with_trailer", noted)
     world.run()
     assert reads == []
 
 
-def test_after_a_lost_table_equal_files_of_a_store_are_adopted(world: World, store: Folder | BucketStore) -> None:
+def test_after_a_lost_table_equal_files_of_a_store_are_adopted(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES)
     Download(world, store).run()
     download = Download(world, store)
@@ -437,7 +437,7 @@ def test_after_a_lost_table_equal_files_of_a_store_are_adopted(world: World, sto
     assert forgetful.run("west/n/f0.yaml") == {"west/n/f0.yaml": "FILE_DIFFERS"}
 
 
-def test_what_an_earlier_version_wrote_to_a_store_is_ours(world: World, store: Folder | BucketStore) -> None:
+def test_what_an_earlier_version_wrote_to_a_store_is_ours(world: World, store: FolderTarget | BucketStore) -> None:
     """It kept no records, but noted what it wrote."""
     world.put(FILES)
     earlier = Download(world, store)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.folder.target import Folder
+from syncline.clients.folder.target import FolderTarget
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.stores import BucketStore
@@ -21,7 +21,7 @@ FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 
 
-def test_a_cluster_of_one_file_that_vanished_stays(world: World, store: Folder | BucketStore) -> None:
+def test_a_cluster_of_one_file_that_vanished_stays(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES | {"lone/n/x": b"x"})
     download = Download(world, store)
     world.run()
@@ -36,7 +36,7 @@ def test_a_cluster_of_one_file_that_vanished_stays(world: World, store: Folder |
     assert meant.codes(meant.run()) == {"lone/n/x": "removed"}
 
 
-def test_many_scans_of_one_event_remove_no_more_than_one_scan(world: World, store: Folder | BucketStore) -> None:
+def test_many_scans_of_one_event_remove_no_more_than_one_scan(world: World, store: FolderTarget | BucketStore) -> None:
     caps = Caps(share=0.25)
     here, download = world.but(caps=caps), Download(world, store, caps)
     here.put(FILES)
@@ -51,7 +51,7 @@ def test_many_scans_of_one_event_remove_no_more_than_one_scan(world: World, stor
     assert len([path for path in here.bare.files() if path.startswith("east/")]) == 9
 
 
-def test_files_of_equal_content_do_not_explain_one_another(world: World, store: Folder | BucketStore) -> None:
+def test_files_of_equal_content_do_not_explain_one_another(world: World, store: FolderTarget | BucketStore) -> None:
     caps = Caps(share=0.25)
     here, download = world.but(caps=caps), Download(world, store, caps)
     alike = dict.fromkeys([f"east/n/f{n}.yaml" for n in range(12)], b"alike")
@@ -135,7 +135,9 @@ def test_of_a_renamed_cluster_what_went_stays(world: World, *, told: bool) -> No
 
 
 @pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
-def test_a_renamed_cluster_is_a_rename_in_a_store(world: World, store: Folder | BucketStore, *, told: bool) -> None:
+def test_a_renamed_cluster_is_a_rename_in_a_store(
+    world: World, store: FolderTarget | BucketStore, *, told: bool
+) -> None:
     download = Download(world, store, Caps(share=0.25))
     world.put(FILES)
     download.run()
@@ -161,7 +163,7 @@ def test_renamed_files_are_no_removals(world: World, *, told: bool) -> None:
     assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
 
 
-def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, store: Folder | BucketStore) -> None:
+def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, store: FolderTarget | BucketStore) -> None:
     secrets = {f"east/n/s{n}.yaml": SECRET + b"# %d\n" % n for n in range(12)}
     world.put(secrets)
     download = Download(world, store, Caps(share=0.25), SecretsFilter(SecretsPolicy.KEEP))
@@ -174,7 +176,7 @@ def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, sto
 # -- the proof of a removal --------------------------------------------------------------------------------------------
 
 
-class Stubborn(Folder):
+class Stubborn(FolderTarget):
     """A folder that says that it removed a file, and did not."""
 
     def remove(self, path: str) -> None: ...
@@ -184,7 +186,7 @@ def test_removals_of_a_batch_that_are_refused_read_the_records_once(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put({key: SECRET + data for key, data in FILES.items()})
-    store = Folder(tmp_path / "download")
+    store = FolderTarget(tmp_path / "download")
     kept = Download(world, store, secrets_filter=SecretsFilter(SecretsPolicy.KEEP))
     kept.run()
     reads: list[InMemoryRecords] = []

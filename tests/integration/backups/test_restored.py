@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folder.target import Folder
-from syncline.clients.git.access import Remote
-from syncline.clients.git.repository import Place, open_branch
+from syncline.clients.folder.target import FolderTarget
+from syncline.clients.git.access import GitRemote
+from syncline.clients.git.repository import RepositoryLocation, open_branch
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout
@@ -40,7 +40,7 @@ def world(s3: str, tmp_path: Path) -> World:
 
 @contextmanager
 def restoring(world: World, place: FileStore, key: str | None = None) -> Iterator[Restorer]:
-    remote = Place(Remote.parse(world.url))
+    remote = RepositoryLocation(GitRemote.parse(world.url))
     with open_branch(remote, "main", depth=world.layout.depth, left=lambda: 60.0) as branch:
         yield Restorer(branch, world.layout, place, key)
 
@@ -62,7 +62,7 @@ def in_folder(folder: Path) -> dict[str, bytes]:
 def test_a_part_comes_back_into_a_folder(world: World, tmp_path: Path, part: str) -> None:
     world.put(FILES)
     world.run()
-    restored = back(world, part, Folder(tmp_path / "back"))
+    restored = back(world, part, FolderTarget(tmp_path / "back"))
     assert in_folder(tmp_path / "back") == below(part, FILES)
     assert restored.files == len(below(part, FILES))
     assert restored.commit == world.bare.git("rev-parse", "main").strip()
@@ -84,8 +84,8 @@ def test_as_of_an_earlier_commit(world: World, tmp_path: Path) -> None:
     world.put({"east/a/f0.yaml": b"changed"})
     world.delete("east/b/f1.yaml")
     world.run()
-    back(world, "east", Folder(tmp_path / "then"), at=first)
-    back(world, "east", Folder(tmp_path / "now"))
+    back(world, "east", FolderTarget(tmp_path / "then"), at=first)
+    back(world, "east", FolderTarget(tmp_path / "now"))
     assert in_folder(tmp_path / "then") == below("east", FILES)
     now = below("east", FILES) | {"east/a/f0.yaml": b"changed"}
     assert in_folder(tmp_path / "now") == {path: data for path, data in now.items() if path != "east/b/f1.yaml"}
@@ -95,11 +95,11 @@ def test_secrets_come_back_with_the_key(world: World, tmp_path: Path) -> None:
     sealing = world.but(secrets_filter=SecretsFilter(SecretsPolicy.ENCRYPT, KEY))
     sealing.put(FILES | {"east/a/secret.yaml": SECRET})
     sealing.run()
-    restored = back(sealing, "east", Folder(tmp_path / "back"), key=KEY)
+    restored = back(sealing, "east", FolderTarget(tmp_path / "back"), key=KEY)
     assert in_folder(tmp_path / "back")["east/a/secret.yaml"] == SECRET
     assert restored.decrypted == 1
     for key, code in ((None, "SECRET_SEALED"), (base64.b64encode(bytes(64)).decode(), "SECRET_SEALED")):
-        restored = back(sealing, "east", Folder(tmp_path / code), key=key)
+        restored = back(sealing, "east", FolderTarget(tmp_path / code), key=key)
         assert [(each.path, each.code) for each in restored.refused] == [("east/a/secret.yaml", code)]
         assert in_folder(tmp_path / code) == below("east", FILES)
 
@@ -109,25 +109,25 @@ def test_what_is_not_there_cannot_be_restored(world: World, tmp_path: Path, part
     world.put(FILES)
     world.run()
     with pytest.raises(SynclineError) as caught:
-        back(world, part, Folder(tmp_path / "back"), at=at)
+        back(world, part, FolderTarget(tmp_path / "back"), at=at)
     assert caught.value.code.name == "NOT_FOUND"
 
 
 def test_what_would_leave_the_folder_is_refused(world: World, tmp_path: Path) -> None:
     world.bare.fill({"clusterbackup/east/n/x\\y": b"planted"})
-    restored = back(world, "east", Folder(tmp_path / "back"))
+    restored = back(world, "east", FolderTarget(tmp_path / "back"))
     assert [each.code for each in restored.refused] == ["PATH_REFUSED"]
     assert not (tmp_path / "back").exists()
     (tmp_path / "out").mkdir()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "east").symlink_to(tmp_path / "out")
     with pytest.raises(SynclineError, match="symbolic link"):
-        Folder(tmp_path / "linked").write("east/x", [b"x"])
+        FolderTarget(tmp_path / "linked").write("east/x", [b"x"])
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_place_that_does_not_keep_what_it_took_is_told(world: World, tmp_path: Path) -> None:
-    class Forgetful(Folder):
+    class Forgetful(FolderTarget):
         def content_id(self, path: str) -> str:
             (tmp_path / "back" / path).write_bytes(b"something else")
             return super().content_id(path)
@@ -142,7 +142,7 @@ def test_a_place_that_does_not_keep_what_it_took_is_told(world: World, tmp_path:
 def test_a_file_that_changes_after_the_look_stays(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     world.run()
-    with restoring(world, Folder(tmp_path / "back", replaces=True)) as restore:
+    with restoring(world, FolderTarget(tmp_path / "back", replaces=True)) as restore:
         plan = restore.plan("west/a")
         assert in_folder(tmp_path / "back") == {}, "a look writes nothing"
         (tmp_path / "back/west/a").mkdir(parents=True)
@@ -153,7 +153,7 @@ def test_a_file_that_changes_after_the_look_stays(world: World, tmp_path: Path) 
 
 
 def test_a_place_that_fails_leaves_nothing_half_written(world: World, tmp_path: Path) -> None:
-    class Full(Folder):
+    class Full(FolderTarget):
         def write(self, path: str, chunks: Iterable[bytes]) -> str:
             def until_full() -> Iterator[bytes]:
                 if path == "east/a/large.bin":
@@ -170,7 +170,7 @@ def test_a_place_that_fails_leaves_nothing_half_written(world: World, tmp_path: 
     assert in_folder(tmp_path / "back") == done
     assert {each.path for each in restored.refused} == below("east", FILES).keys() - done.keys()
     assert {each.code for each in restored.refused} == {"TARGET_FULL"}
-    assert back(world, "east", Folder(tmp_path / "back")).unchanged == len(done)
+    assert back(world, "east", FolderTarget(tmp_path / "back")).unchanged == len(done)
 
 
 def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -> None:
@@ -190,7 +190,7 @@ def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -
 # -- downloads ---------------------------------------------------------------------------------------------------------
 
 
-def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) -> None:
+def test_downloads_follow_the_bucket(world: World, store: FolderTarget | BucketStore) -> None:
     from syncline.clients.git.objects import blob_id  # noqa: PLC0415
 
     world.put(FILES | {"east/a/secret.yaml": SECRET, "east/.git/config": b"x"})
@@ -210,7 +210,7 @@ def test_downloads_follow_the_bucket(world: World, store: Folder | BucketStore) 
 
 
 def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
-    world: World, store: Folder | BucketStore, monkeypatch: pytest.MonkeyPatch
+    world: World, store: FolderTarget | BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("download", "secrets_detection"):
         monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 2_500_000)
@@ -234,7 +234,7 @@ def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
 
 def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path: Path) -> None:
     world.put(FILES)
-    download = Download(world, Folder(tmp_path / "download"))
+    download = Download(world, FolderTarget(tmp_path / "download"))
     download.run()
     world.delete(*below("west", FILES))
     assert set(download.run().values()) == {"REMOVALS_CAPPED"}
@@ -244,7 +244,9 @@ def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path
         download.run()
 
 
-def test_removals_that_events_tell_of_are_capped_in_downloads_too(world: World, store: Folder | BucketStore) -> None:
+def test_removals_that_events_tell_of_are_capped_in_downloads_too(
+    world: World, store: FolderTarget | BucketStore
+) -> None:
     world.put(FILES)
     first = Download(world, store)
     first.run()
@@ -266,7 +268,7 @@ def test_removals_that_events_tell_of_are_capped_in_downloads_too(world: World, 
 
 def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world: World, tmp_path: Path) -> None:
     world.put(FILES)
-    download = Download(world, Folder(tmp_path / "download"))
+    download = Download(world, FolderTarget(tmp_path / "download"))
     download.run()
     key = next(iter(FILES))
     world.put({key: b"changed"})
@@ -281,7 +283,7 @@ def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world:
 
 def test_a_download_that_somebody_changed_stays(world: World, tmp_path: Path) -> None:
     world.put(FILES)
-    download = Download(world, Folder(tmp_path / "download"))
+    download = Download(world, FolderTarget(tmp_path / "download"))
     download.run()
     (tmp_path / "download/east/a/f0.yaml").write_bytes(b"tampered")
     assert download.run() == {"east/a/f0.yaml": "FILE_DIFFERS"}
@@ -295,7 +297,7 @@ def test_an_event_removes_nothing_behind_a_link(world: World, tmp_path: Path) ->
     (target / "c0").mkdir(parents=True)
     (target / "c0" / "ln").symlink_to(outside)
     world.put({"c0/f": b"ours"})
-    download = Download(world, Folder(target))
+    download = Download(world, FolderTarget(target))
     assert download.run() == {"c0/f": "moved"}
     assert download.run("c0/ln/precious.txt") == {}
     world.put({"c0/ln/precious.txt": b"ours", "c0/ln/new.txt": b"ours", "c0/g": b"ours"})
@@ -310,7 +312,7 @@ def test_a_cluster_whose_folder_is_a_link_fails_alone(world: World, tmp_path: Pa
     target.mkdir()
     (target / "east").symlink_to(outside)
     world.put(FILES)
-    download = Download(world, Folder(target))
+    download = Download(world, FolderTarget(target))
     codes = download.run()
     assert codes == {"east/*": "LINK_REFUSED"} | dict.fromkeys(below("west", FILES), "moved")
     assert in_folder(outside) == {}

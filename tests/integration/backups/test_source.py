@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folder.target import Folder
+from syncline.clients.folder.target import FolderTarget
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import EVERYTHING
 from tests.backups_world import Caps, Download, World
@@ -33,7 +33,7 @@ def server() -> Iterator[S3Server]:
 @pytest.fixture
 def world(server: S3Server, tmp_path: Path) -> World:
     http = Http()
-    bucket = Bucket(Endpoint.parse(server.url), "source", lambda: Keys(ACCESS, SECRET), http)
+    bucket = Bucket(Endpoint.parse(server.url), "source", lambda: AccessKeys(ACCESS, SECRET), http)
     bare = make_bare(tmp_path / "r.git")
     world = World(bucket, bare, f"file://{bare.path}", None, http, caps=ANY)
     world.put(FILES)
@@ -47,7 +47,7 @@ def failed(pages: list[Page]) -> dict[str, str]:
 
 
 def test_an_empty_listing_of_a_cluster_is_not_believed(world: World, server: S3Server, tmp_path: Path) -> None:
-    download = Download(world, Folder(tmp_path / "download"), ANY)
+    download = Download(world, FolderTarget(tmp_path / "download"), ANY)
     download.run()
 
     def empty(method: str, _bucket: str, key: str, query: Mapping[str, str]) -> Answer | None:
@@ -80,7 +80,7 @@ def test_a_body_that_is_cut_is_committed_in_no_part(world: World, server: S3Serv
 def test_an_object_that_goes_between_listing_and_reading(
     world: World, server: S3Server, tmp_path: Path, *, folder: bool
 ) -> None:
-    download = Download(world, Folder(tmp_path / "download"), ANY)
+    download = Download(world, FolderTarget(tmp_path / "download"), ANY)
     download.run()
     world.put({CHANGED: b"a newer version"})
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from syncline.clients.s3.upload import PART
+from syncline.clients.s3.upload import PART_SIZE
 from syncline.model import Counts, Run
 from tests.integration.files_chain import FilesChain, record
 from tests.standins.s3 import Asked, S3Server, StoredObject, StoredUpload
@@ -22,7 +22,7 @@ ROOT: Final = "/data/"
 """The prefix of the paths at the file manager."""
 PARTS: Final = [b"0123456789", b"abcdef"]
 """Parts of a small object whose ETag is not the MD5 of its bytes, ``…-2``."""
-LARGE_PARTS: Final = [b"0123456789abcdef" * (PART // 16), b"and the rest"]
+LARGE_PARTS: Final = [b"0123456789abcdef" * (PART_SIZE // 16), b"and the rest"]
 """Parts of an object that goes through the function in several requests."""
 _WRITES: Final = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload", "DeleteObject"})
 

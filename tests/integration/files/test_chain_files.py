@@ -387,7 +387,7 @@ class TestTelling:
     ) -> None:
         chain.make_bucket("reports-late")
         monkeypatch.setattr(files, "REPORTING", -1.0)
-        monkeypatch.setattr(MortalHttp, "end_within", lambda *_: None)
+        monkeypatch.setattr(MortalHttp, "set_deadline", lambda *_: None)
         fill(chain, reports={**chain.endpoint("reports-late"), "full": True})
         chain.run()
         chain.check()

@@ -12,7 +12,7 @@ import pytest
 from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
-from syncline.clients.s3.upload import PART
+from syncline.clients.s3.upload import PART_SIZE
 from tests.integration.files_chain import FilesChain, FilesWorld, record
 from tests.standins.scripted_http import Reply, Request, ScriptedServer
 
@@ -113,7 +113,7 @@ def test_versions_and_their_markers(chain: FilesChain) -> None:
 
 def test_an_object_of_several_parts(chain: FilesChain) -> None:
     chain.configure()
-    etag = chain.bucket.put_stream("large", iter([b"0123456789abcdef" * (PART // 16), b"and the rest"]))
+    etag = chain.bucket.put_stream("large", iter([b"0123456789abcdef" * (PART_SIZE // 16), b"and the rest"]))
     assert "-" in etag
     chain.run()
     chain.check()

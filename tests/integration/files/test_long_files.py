@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 from syncline.clients.s3 import upload as bucket_upload
-from syncline.clients.s3.upload import PART
+from syncline.clients.s3.upload import PART_SIZE
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.integration.files_chain import SYNC, FilesChain
@@ -106,7 +106,7 @@ class TestThroughTheFunction:
         assert killed_parts, killed
         assert target.counts["CreateMultipartUpload"] == 1
         sent = sum(len(each.body) for each in target.asked("UploadPart"))
-        assert len(LARGE) <= sent <= len(LARGE) + len(killed_parts) * PART
+        assert len(LARGE) <= sent <= len(LARGE) + len(killed_parts) * PART_SIZE
 
     def test_an_object_replaced_in_between_is_begun_anew(
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
@@ -147,7 +147,7 @@ class TestWithinTheService:
         self, strict: FilesChain, strict_server: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """As objects beyond 5 GiB are: the limits are smaller here."""
-        monkeypatch.setattr(bucket_target, "LARGEST_COPY", 16 * MIB)
+        monkeypatch.setattr(bucket_target, "MAX_COPY", 16 * MIB)
         monkeypatch.setattr(bucket_upload, "_COPY_PART", 8 * MIB)
         monkeypatch.setattr(strict_server, "largest_copy", 16 * MIB)
         to_slow_bucket(strict, strict_server)

@@ -8,12 +8,12 @@ from typing import TypeVar, cast
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Response
-from syncline.clients.http.listings import OnOdd, ignore, refuse
+from syncline.clients.http.listings import OnInvalid, ignore, refuse
 from syncline.clients.s3.client import Bucket, ObjectStream
-from syncline.clients.s3.head import REDIRECT, Condition, Head
+from syncline.clients.s3.head import REDIRECT_HEADER, ObjectHead, WriteCondition
 from syncline.clients.s3.requests import BucketRequests
-from syncline.clients.s3.upload import Upload
-from syncline.clients.s3.xml import Grants, ListPage
+from syncline.clients.s3.upload import MultipartUpload
+from syncline.clients.s3.xml import AccessGrants, ListPage
 from syncline.errors import SynclineError
 from tests.simulation.models.bucket_server import BucketServer, attributes, no_such_key, precondition_failed
 from tests.simulation.network import Network
@@ -49,17 +49,17 @@ class SimBucket(Bucket):
         after: str = "",
         token: str | None = None,
         limit: int = 1000,
-        odd: OnOdd = refuse,  # noqa: ARG002 - no entry is odd
+        on_invalid: OnInvalid = refuse,  # noqa: ARG002 - no entry is odd
     ) -> ListPage:
         page = self.call("GET list", lambda: self.server.page(prefix, delimiter, after, token, limit))
         if page.token is not None and page.token == token:
-            raise SynclineError("LISTING_INCOMPLETE", f"the listing of {self} goes round in a circle")
+            raise SynclineError("LISTING_INCOMPLETE", f"the listing of {self} repeats itself")
         return page
 
-    def head(self, key: str, *, version: str | None = None, surely: bool = True) -> Head | None:
+    def head(self, key: str, *, version: str | None = None, confirm: bool = True) -> ObjectHead | None:
         head = self.call("HEAD object", lambda: self.server.head(key, version))
-        unsure = head is None and version is None and surely
-        if unsure and any(each.key == key for each in self.page(key, limit=1, odd=ignore).objects):
+        unsure = head is None and version is None and confirm
+        if unsure and any(each.key == key for each in self.page(key, limit=1, on_invalid=ignore).objects):
             raise SynclineError("BAD_ANSWER", f"{key!r} in {self} is listed, but not found")
         return head
 
@@ -75,22 +75,26 @@ class SimBucket(Bucket):
         head, content = self.call("GET object", lambda: self.server.get(key, etag, version, start, end))
         return ObjectStream(head, cast("Response", _Body(self, content)))
 
-    def grants(self, key: str) -> Grants:
+    def grants(self, key: str) -> AccessGrants:
         return self.call("GET acl", lambda: self.server.grants(key))
 
-    def put(self, key: str, content: bytes, like: Head | None = None, *, condition: Condition | None = None) -> str:
+    def put(
+        self, key: str, content: bytes, like: ObjectHead | None = None, *, condition: WriteCondition | None = None
+    ) -> str:
         return self.write("PUT object", lambda: self.server.put(key, content, attributes(like), condition))
 
-    def begin_upload(self, key: str, like: Head | None = None) -> Upload:
+    def begin_upload(self, key: str, like: ObjectHead | None = None) -> MultipartUpload:
         number = self.write("POST upload", lambda: self.server.begin(key, attributes(like)), repeatable=False)
         return self.resume_upload(key, number)
 
-    def resume_upload(self, key: str, number: str) -> Upload:
+    def resume_upload(self, key: str, number: str) -> MultipartUpload:
         return SimUpload(cast("BucketRequests", self), key, number)
 
-    def copy(self, source: Bucket, source_key: str, key: str, head: Head, *, condition: Condition | None = None) -> str:
+    def copy(
+        self, source: Bucket, source_key: str, key: str, head: ObjectHead, *, condition: WriteCondition | None = None
+    ) -> str:
         headers = source.copy_source(source_key, head)
-        headers |= {REDIRECT: attributes(head)[REDIRECT]} if REDIRECT in head.headers else {}
+        headers |= {REDIRECT_HEADER: attributes(head)[REDIRECT_HEADER]} if REDIRECT_HEADER in head.headers else {}
         try:
             return self.write("PUT copy", lambda: self.server.copy(headers, key, condition))
         except SynclineError as error:
@@ -103,11 +107,11 @@ class SimBucket(Bucket):
                 raise precondition_failed(source_key, None) from None
             raise
 
-    def delete(self, key: str, *, condition: Condition | None = None) -> None:
+    def delete(self, key: str, *, condition: WriteCondition | None = None) -> None:
         self.write("DELETE object", lambda: self.server.delete(key, condition))
 
 
-class SimUpload(Upload):
+class SimUpload(MultipartUpload):
     """The multipart upload of a :class:`SimBucket`, which stands in the place of the requests."""
 
     __slots__ = ()
@@ -118,37 +122,37 @@ class SimUpload(Upload):
 
     def put(self, part: int, content: bytes) -> str:
         server = self._bucket.server
-        return self._bucket.write("PUT part", lambda: server.put_part(self.key, self.number, part, content))
+        return self._bucket.write("PUT part", lambda: server.put_part(self.key, self.upload_id, part, content))
 
     def copy(self, part: int, source: Mapping[str, str], start: int, end: int) -> str:
         server = self._bucket.server
         return self._bucket.write(
-            "PUT part copy", lambda: server.copy_part(self.key, self.number, part, source, (start, end))
+            "PUT part copy", lambda: server.copy_part(self.key, self.upload_id, part, source, (start, end))
         )
 
     def parts(self) -> dict[int, tuple[str, int]]:
         server = self._bucket.server
         found: dict[int, tuple[str, int]] = {}
         while True:
-            ask = partial(server.parts, self.key, self.number, max(found, default=0))
+            ask = partial(server.parts, self.key, self.upload_id, max(found, default=0))
             page, more = self._bucket.call("GET parts", ask)
             found |= page
             if not more:
                 return found
 
-    def complete(self, etags: Mapping[int, str] | None = None, *, condition: Condition | None = None) -> str:
+    def complete(self, etags: Mapping[int, str] | None = None, *, condition: WriteCondition | None = None) -> str:
         server = self._bucket.server
         if etags is None:
             etags = {number: etag for number, (etag, _) in self.parts().items()}
         named = dict(etags)
         return self._bucket.write(
-            "POST complete", lambda: server.complete(self.key, self.number, named, condition), repeatable=False
+            "POST complete", lambda: server.complete(self.key, self.upload_id, named, condition), repeatable=False
         )
 
     def abort(self) -> None:
         server = self._bucket.server
         try:
-            self._bucket.write("DELETE upload", lambda: server.abort(self.key, self.number))
+            self._bucket.write("DELETE upload", lambda: server.abort(self.key, self.upload_id))
         except SynclineError:
             return
 

@@ -15,14 +15,21 @@ from time import gmtime, strftime
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote_plus, unquote
 
-from syncline.clients.s3.client import LARGEST_COPY
-from syncline.clients.s3.head import REDIRECT, Condition, Head, attributes_of
-from syncline.clients.s3.xml import Grants, Listed, ListPage
+from syncline.clients.s3.client import MAX_COPY
+from syncline.clients.s3.head import REDIRECT_HEADER, ObjectHead, WriteCondition, attributes_of
+from syncline.clients.s3.xml import AccessGrants, ListedObject, ListPage
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
 
 META: Final = "x-amz-meta-"
-_OWN: Final = ("cache-control", "content-disposition", "content-encoding", "content-language", "expires", REDIRECT)
+_OWN: Final = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "expires",
+    REDIRECT_HEADER,
+)
 _ARCHIVED: Final = ("GLACIER", "DEEP_ARCHIVE")
 _MOST_PARTS: Final = 10_000
 _EVENTS: Final = {"put": "Put", "copy": "Copy", "complete": "CompleteMultipartUpload"}
@@ -50,10 +57,10 @@ class StoredObject:
     storage_class: str = "STANDARD"
     public: bool = False
 
-    def head(self, size: int | None = None) -> Head:
+    def head(self, size: int | None = None) -> ObjectHead:
         """Return the head of the object, or of ``size`` bytes of it."""
         headers = self.headers
-        return Head(
+        return ObjectHead(
             self.etag,
             len(self.content) if size is None else size,
             headers.get("content-type") or "application/octet-stream",
@@ -101,7 +108,7 @@ class BucketServer:
         self.service: dict[str, BucketServer] = {} if beside is None else beside.service
         self.service[name] = self
         self.page_size, self.parts_page = 4, 1000
-        self.smallest_part, self.largest_copy = 5 * 1024 * 1024, LARGEST_COPY
+        self.smallest_part, self.largest_copy = 5 * 1024 * 1024, MAX_COPY
         self.versioned = self.absent = self.ignores_conditions = self.put_and_forget = False
         self.wrong_bytes = self.lost_bytes = self.short_reads = self.no_grants = False
         self.empty_listing = self.endless = self.exact_listing = False
@@ -128,7 +135,7 @@ class BucketServer:
         self,
         key: str,
         content: bytes,
-        like: Head | None = None,
+        like: ObjectHead | None = None,
         *,
         storage_class: str = "STANDARD",
         public: bool = False,
@@ -164,7 +171,7 @@ class BucketServer:
         objects = self._listed()
         keys = self._keys if objects is self._objects else sorted(objects)
         first = bisect_left(keys, prefix)
-        rows: list[Listed] = []
+        rows: list[ListedObject] = []
         groups: list[str] = []
         last = ""
         following: str | None = f"again-{next(self._numbers)}:" if self.endless else None
@@ -185,7 +192,7 @@ class BucketServer:
             else:
                 each = objects[key]
                 modified = each.modified if self.exact_listing else float(int(each.modified))
-                rows.append(Listed(key, each.etag, len(each.content), modified))
+                rows.append(ListedObject(key, each.etag, len(each.content), modified))
         return ListPage(tuple(rows), tuple(groups), following)
 
     def _listed(self) -> Mapping[str, StoredObject]:
@@ -204,12 +211,14 @@ class BucketServer:
                 known[key] = stored
         return known
 
-    def head(self, key: str, version: str | None) -> Head | None:
+    def head(self, key: str, version: str | None) -> ObjectHead | None:
         """Return the head of an object, None for the bare 404 of HEAD."""
         stored = None if self.absent else self._find(key, version)
         return None if stored is None else stored.head()
 
-    def get(self, key: str, etag: str | None, version: str | None, start: int, end: int | None) -> tuple[Head, bytes]:
+    def get(
+        self, key: str, etag: str | None, version: str | None, start: int, end: int | None
+    ) -> tuple[ObjectHead, bytes]:
         """Return an object, or a range of it, if its ETag is ``etag``."""
         stored = self._existing(key, version)
         if etag is not None and stored.etag != etag:
@@ -221,21 +230,23 @@ class BucketServer:
             return stored.head(len(content)), content
         return stored.head(), stored.content
 
-    def grants(self, key: str) -> Grants:
+    def grants(self, key: str) -> AccessGrants:
         """Return the access list of an object."""
         stored = self._existing(key, None, readable=False)
         if self.no_grants:
             raise SynclineError("REFUSED", "501 NotImplemented: the service has no access lists")
-        return Grants("owner", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"} if stored.public else ()))
+        return AccessGrants(
+            "owner", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"} if stored.public else ())
+        )
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def put(self, key: str, content: bytes, headers: Mapping[str, str], condition: Condition | None) -> str:
+    def put(self, key: str, content: bytes, headers: Mapping[str, str], condition: WriteCondition | None) -> str:
         """Put an object; return its ETag."""
         self._check(key, condition)
         return self._keep("put", key, content, _checked(key, headers), md5(content))
 
-    def copy(self, source: Mapping[str, str], key: str, condition: Condition | None) -> str:
+    def copy(self, source: Mapping[str, str], key: str, condition: WriteCondition | None) -> str:
         """Copy the object that the headers ``source`` name; return the ETag of the copy."""
         self._check(key, condition)
         stored = self._source(source, condition)
@@ -243,11 +254,11 @@ class BucketServer:
             raise SynclineError("REFUSED", f"400 InvalidRequest: {key!r} is too large for one copy")
         if stored is self._objects.get(key):
             raise SynclineError("REFUSED", f"400 InvalidRequest: a copy of {key!r} onto itself that changes nothing")
-        headers = {name: value for name, value in stored.headers.items() if name != REDIRECT}
-        headers |= {REDIRECT: source[REDIRECT]} if REDIRECT in source else {}
+        headers = {name: value for name, value in stored.headers.items() if name != REDIRECT_HEADER}
+        headers |= {REDIRECT_HEADER: source[REDIRECT_HEADER]} if REDIRECT_HEADER in source else {}
         return self._keep("copy", key, stored.content, headers, md5(stored.content))
 
-    def delete(self, key: str, condition: Condition | None) -> None:
+    def delete(self, key: str, condition: WriteCondition | None) -> None:
         """Delete an object; one that does not exist is no failure."""
         if condition is not None and condition.etag is None:
             raise SynclineError("REFUSED", "501 NotImplemented: If-None-Match of a deletion")
@@ -286,7 +297,7 @@ class BucketServer:
         page = {part: (md5(stored[part]), len(stored[part])) for part in behind[: self.parts_page]}
         return page, len(behind) > self.parts_page
 
-    def complete(self, key: str, number: str, etags: Mapping[int, str], condition: Condition | None) -> str:
+    def complete(self, key: str, number: str, etags: Mapping[int, str], condition: WriteCondition | None) -> str:
         """Make an object of the parts ``etags`` names; return its ETag."""
         self._check(key, condition)
         upload = self._upload(key, number)
@@ -311,7 +322,7 @@ class BucketServer:
         if self.absent:
             raise SynclineError("BUCKET_ABSENT", f"404 NoSuchBucket: {self.name}")
 
-    def _check(self, key: str, condition: Condition | None) -> None:
+    def _check(self, key: str, condition: WriteCondition | None) -> None:
         """Refuse a write whose condition does not hold."""
         self._check_bucket()
         if condition is None or self.ignores_conditions:
@@ -334,7 +345,7 @@ class BucketServer:
             raise SynclineError("OBJECT_ARCHIVED", f"403 InvalidObjectState: {key!r} is in {stored.storage_class}")
         return stored
 
-    def _source(self, source: Mapping[str, str], condition: Condition | None) -> StoredObject:
+    def _source(self, source: Mapping[str, str], condition: WriteCondition | None) -> StoredObject:
         """Return the object to copy, if its ETag is still that of the headers."""
         where, _, version = source["x-amz-copy-source"].partition("?versionId=")
         name, _, key = where.removeprefix("/").partition("/")
@@ -435,7 +446,7 @@ def md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def attributes(like: Head | None) -> dict[str, str]:
+def attributes(like: ObjectHead | None) -> dict[str, str]:
     """Return the headers of a new object, as the service keeps them."""
     sent = {name.lower(): value for name, value in attributes_of(like).items()}
     return {"content-type": "binary/octet-stream", **sent}
@@ -449,12 +460,12 @@ def _checked(key: str, headers: Mapping[str, str]) -> Mapping[str, str]:
     return headers
 
 
-def no_such_key(key: str, condition: Condition | None) -> SynclineError:
+def no_such_key(key: str, condition: WriteCondition | None) -> SynclineError:
     changed = condition is not None and condition.etag is not None
     return SynclineError("TARGET_CHANGED" if changed else "NOT_FOUND", f"404 NoSuchKey: {key!r}")
 
 
-def precondition_failed(key: str, condition: Condition | None) -> SynclineError:
+def precondition_failed(key: str, condition: WriteCondition | None) -> SynclineError:
     return SynclineError(
         "SOURCE_CHANGED" if condition is None else "TARGET_CHANGED", f"412 PreconditionFailed: {key!r}"
     )

@@ -17,15 +17,15 @@ from time import gmtime, strftime
 from typing import Any, Final, NamedTuple, TypeVar
 
 from syncline.clients.file_manager.client import (
-    MOST_EVENTS,
-    Content,
+    MAX_EVENTS,
+    FileContent,
     FileEvent,
     FileManager,
-    Permissions,
-    Saved,
-    event_of,
+    FilePermissions,
+    SavedFile,
+    parse_event,
 )
-from syncline.clients.http.listings import FEW, Entries, OnOdd, refuse
+from syncline.clients.http.listings import IN_MEMORY_LIMITS, EntryReader, OnInvalid, refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
 from tests.simulation.network import Network
@@ -66,8 +66,8 @@ class StoredFile:
         return hashlib.sha256(self.content).hexdigest()
 
     @property
-    def rights(self) -> Permissions:
-        return Permissions(self.permissions, self.owner, self.group)
+    def rights(self) -> FilePermissions:
+        return FilePermissions(self.permissions, self.owner, self.group)
 
 
 class FileManagerServer:
@@ -135,12 +135,14 @@ class FileManagerServer:
 
     # -- operations ----------------------------------------------------------------------------------------------
 
-    def get(self, path: str) -> Saved | None:
+    def get(self, path: str) -> SavedFile | None:
         """Return what the service knows of a file, None for no file."""
         stored = self._files.get(_named(path))
         return None if stored is None else _saved(stored, path)
 
-    def save(self, operation: str, path: str, content: bytes, size: int, about: tuple[str, Mapping[str, Any]]) -> Saved:
+    def save(
+        self, operation: str, path: str, content: bytes, size: int, about: tuple[str, Mapping[str, Any]]
+    ) -> SavedFile:
         """Create or update a file; ``about`` is its type and its metadata."""
         before = self._files.get(_named(path))
         if operation not in ("create", "update"):
@@ -158,7 +160,7 @@ class FileManagerServer:
             self._change(operation, path, stored, "client")
         return replace(_saved(stored, path), size=len(kept) if self.admits else size)
 
-    def rename(self, operation: str, path: str, new_path: str) -> Saved:
+    def rename(self, operation: str, path: str, new_path: str) -> SavedFile:
         """Give a file another path; it keeps everything else."""
         stored = self._stored(path)
         if _named(new_path) in self._files and (path == new_path or not self.overwrites):
@@ -171,12 +173,12 @@ class FileManagerServer:
         if _named(path) in self._files:
             self._change("delete", path, None, "client")
 
-    def permissions(self, path: str) -> Permissions | None:
+    def permissions(self, path: str) -> FilePermissions | None:
         """Return the permissions of a file, None for no file."""
         stored = self._files.get(_named(path))
         return None if stored is None else stored.rights
 
-    def set_permissions(self, path: str, wanted: Permissions) -> Permissions:
+    def set_permissions(self, path: str, wanted: FilePermissions) -> FilePermissions:
         """Write the permissions that are given; return all as they are now."""
         stored = self._stored(path)
         if wanted.mode and not _MODE.fullmatch(wanted.mode):
@@ -268,10 +270,10 @@ class SimFileManager(FileManager):
         with self._gate:
             return self.network.call(self.host, name, function, writes=True, repeatable=repeatable)
 
-    def get(self, path: str) -> Saved | None:
+    def get(self, path: str) -> SavedFile | None:
         return self.call("POST get", lambda: self.server.get(path))
 
-    def save(self, operation: str, path: str, content: Content) -> Saved:
+    def save(self, operation: str, path: str, content: FileContent) -> SavedFile:
         about = (content.file_type, content.metadata)
         if isinstance(content.chunks, bytes):
             whole = content.chunks
@@ -289,7 +291,7 @@ class SimFileManager(FileManager):
                 )
         return saved
 
-    def _stream(self, operation: str, content: Content) -> bytes:
+    def _stream(self, operation: str, content: FileContent) -> bytes:
         """Send the chunks of a file and return them together."""
         received = bytearray()
         for chunk in content.chunks:
@@ -298,28 +300,28 @@ class SimFileManager(FileManager):
                 break
             self.network.call(self.host, f"POST {operation} chunk", lambda: None, counted=False)
         if len(received) != content.size:
-            raise SynclineError(
-                "SOURCE_CHANGED", f"the source gave other than the {content.size} bytes it had promised"
-            )
+            raise SynclineError("SOURCE_CHANGED", f"the source did not return the announced {content.size} bytes")
         return bytes(received)
 
-    def rename(self, path: str, new_path: str) -> Saved:
+    def rename(self, path: str, new_path: str) -> SavedFile:
         operation = "rename" if path.rpartition("/")[0] == new_path.rpartition("/")[0] else "move"
         return self.write(f"POST {operation}", lambda: self.server.rename(operation, path, new_path), repeatable=False)
 
     def delete(self, path: str) -> None:
         self.write("POST delete", lambda: self.server.delete(path))
 
-    def permissions(self, path: str) -> Permissions | None:
+    def permissions(self, path: str) -> FilePermissions | None:
         return self.call("POST permissions", lambda: self.server.permissions(path))
 
-    def set_permissions(self, path: str, wanted: Permissions) -> Permissions:
+    def set_permissions(self, path: str, wanted: FilePermissions) -> FilePermissions:
         return self.write("POST set permissions", lambda: self.server.set_permissions(path, wanted))
 
-    def events(self, count: int = MOST_EVENTS, odd: OnOdd = refuse) -> list[FileEvent]:
-        listed = self.call("GET events", lambda: self.server.latest(max(1, min(count, MOST_EVENTS))))
-        entries = Entries(f"the events of {self.host}", odd, lambda each: each["file_path"], limits=FEW)
-        return list(entries.read(listed, event_of))
+    def events(self, count: int = MAX_EVENTS, on_invalid: OnInvalid = refuse) -> list[FileEvent]:
+        listed = self.call("GET events", lambda: self.server.latest(max(1, min(count, MAX_EVENTS))))
+        entries = EntryReader(
+            f"the events of {self.host}", on_invalid, lambda each: each["file_path"], limits=IN_MEMORY_LIMITS
+        )
+        return list(entries.read(listed, parse_event))
 
     def report(self, results: Mapping[str, Any]) -> None:
         self.write("POST report", lambda: self.server.report(results))
@@ -328,8 +330,8 @@ class SimFileManager(FileManager):
         self.call("GET health", lambda: None)
 
 
-def _saved(stored: StoredFile, path: str) -> Saved:
-    return Saved(stored.internal_id, path, len(stored.content), dict(stored.metadata))
+def _saved(stored: StoredFile, path: str) -> SavedFile:
+    return SavedFile(stored.internal_id, path, len(stored.content), dict(stored.metadata))
 
 
 def _named(path: str) -> str:

@@ -14,11 +14,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypeVar
 
-from syncline.clients.git.access import TokenAccess
-from syncline.clients.git.objects import FOLDER, Commit, Entry, blob_hash
-from syncline.clients.git.program import Git, Patience
-from syncline.clients.git.repository import Blob, Branch, NewCommit, Place
-from syncline.clients.http.pacing import never
+from syncline.clients.git.access import TokenCredentials
+from syncline.clients.git.objects import FOLDER, Commit, TreeEntry, blob_hash
+from syncline.clients.git.program import GitRetryPolicy, GitRunner
+from syncline.clients.git.repository import BlobContent, NewCommit, RemoteBranch, RepositoryLocation
+from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
 from tests.simulation.models.git_server import GitServer, Objects, Tree, changed
 from tests.simulation.network import Network
@@ -30,7 +30,7 @@ _PIECE: Final = 1 << 20
 _GLANCE: Final = 1.0  # seconds after which a command notices that it is no longer wanted
 
 
-class SimBranch(Branch):
+class SimBranch(RemoteBranch):
     """A branch of a :class:`GitServer` as one process has it. What composes these methods is the real client's.
 
     ``patience`` sleeps by the machine's clock.
@@ -44,13 +44,13 @@ class SimBranch(Branch):
         *,
         depth: int,
         host: str = "git",
-        patience: Patience | None = None,
+        patience: GitRetryPolicy | None = None,
         left: Callable[[], float] = lambda: 600.0,
-        halted: Callable[[], bool] = never,
+        halted: Callable[[], bool] = never_halted,
     ) -> None:
         machine = network.calls.machine
-        patience = replace(patience or Patience(), sleep=machine.sleep)
-        super().__init__(Git(Path("/nonexistent"), left=left, patience=patience, halted=halted), branch, depth)
+        patience = replace(patience or GitRetryPolicy(), sleep=machine.sleep)
+        super().__init__(GitRunner(Path("/nonexistent"), left=left, retry=patience, halted=halted), branch, depth)
         self.server = server
         self.network = network
         self.host = host
@@ -65,7 +65,7 @@ class SimBranch(Branch):
         if self._git.left() <= 0:
             raise SynclineError("TIME_SHORT", f"no time is left for git {command}")
         if self._git.halted():
-            raise SynclineError("RUN_CANCELLED", f"git {command} was not begun: its run was cancelled")
+            raise SynclineError("RUN_CANCELLED", f"git {command} was not started: the run was cancelled")
 
     def _once(self, command: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
         """Make one call. Raises TIME_SHORT, RUN_CANCELLED where the command is ended before its answer comes."""
@@ -78,9 +78,9 @@ class SimBranch(Branch):
             error.retry_after = None  # git does not pass it on
             raise
         if self._git.left() <= 0:
-            raise SynclineError("TIME_SHORT", f"git {command} was not done in time and was ended")
+            raise SynclineError("TIME_SHORT", f"git {command} was stopped: its time is over")
         if machine.now - began > _GLANCE and self._git.halted():
-            raise SynclineError("RUN_CANCELLED", f"git {command} was ended: its run was cancelled")
+            raise SynclineError("RUN_CANCELLED", f"git {command} was stopped: the run was cancelled")
         return answer
 
     def _ask(self, command: str, name: str, function: Callable[[], T]) -> T:
@@ -89,7 +89,7 @@ class SimBranch(Branch):
             try:
                 return self._once(command, name, function)
             except SynclineError as error:
-                if not self._git.bears(error, attempt):
+                if not self._git.wait(error, attempt):
                     raise
         raise AssertionError  # the loop has no other end
 
@@ -125,10 +125,10 @@ class SimBranch(Branch):
         if not found:
             raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
         if len(found) > 1:
-            raise SynclineError("USAGE", f"{digits} fits several commits of {self.name}: {', '.join(found)}")
+            raise SynclineError("USAGE", f"{digits} matches several commits of {self.name}: {', '.join(found)}")
         return found[0]
 
-    def ask(self) -> str | None:
+    def remote_tip(self) -> str | None:
         return self._ask("ls-remote", "git ls-remote", lambda: self.server.tip(self.name))
 
     def _heads(self, *patterns: str) -> list[str]:
@@ -148,11 +148,11 @@ class SimBranch(Branch):
     def _load(self, oids: Iterable[str], level: int) -> None:
         new = [oid for oid in dict.fromkeys(oids) if oid not in self._trees]
         if level >= self._depth:
-            self._fetch_objects((oid for oid in new if oid not in self._whole), "tree:0")
+            self._fetch_objects((oid for oid in new if oid not in self._complete), "tree:0")
         for oid in new:
             self._trees[oid] = dict(self._tree(oid))
-            if oid in self._whole:
-                self._whole.update(e.oid for e in self._trees[oid].values() if e.is_folder)
+            if oid in self._complete:
+                self._complete.update(e.oid for e in self._trees[oid].values() if e.is_folder)
 
     def _fetch_objects(self, oids: Iterable[str], filter_: str) -> None:
         self._fetch_absent("git fetch trees", list(dict.fromkeys(oids)), 1 if filter_ == "tree:0" else None)
@@ -162,9 +162,9 @@ class SimBranch(Branch):
         if not all(oid in self._here for oid in oids):
             self._here.update(self._ask("fetch", name, lambda: self.server.fetch_objects(oids, levels)))
 
-    def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, Entry]]:
+    def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, TreeEntry]]:
         self.fetch_below([oid])
-        stack = [(path, Entry(FOLDER, oid))]
+        stack = [(path, TreeEntry(FOLDER, oid))]
         while stack:
             path, entry = stack.pop()
             if not entry.is_folder:
@@ -174,7 +174,7 @@ class SimBranch(Branch):
             stack += reversed(inner)
 
     @contextlib.contextmanager
-    def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
+    def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[BlobContent]]:
         self._fetch_absent("git fetch blobs", list(dict.fromkeys(oid for oid in oids if oid not in self._blobs)), None)
         self._blobs.update(oids)
 
@@ -184,15 +184,15 @@ class SimBranch(Branch):
                 read[0] += len(data[at : at + _PIECE])
                 yield data[at : at + _PIECE]
 
-        def each() -> Iterator[Blob]:
+        def each() -> Iterator[BlobContent]:
             for oid in oids:
                 data, read = self._here.blobs[oid], [0]
-                yield Blob(len(data), pieces(data, read))
+                yield BlobContent(len(data), pieces(data, read))
                 assert read[0] == len(data), "each blob is to be read before the next"
 
         yield each()
 
-    def blobs_put(
+    def blobs_with_trailer(
         self, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
     ) -> dict[bytes, str | None]:
         if self.tip is None:
@@ -219,7 +219,7 @@ class SimBranch(Branch):
         for data in blobs:
             self._here.blob(bytes(data))
 
-    def store_stream(self, blob: Blob) -> str:
+    def store_stream(self, blob: BlobContent) -> str:
         self._begin("fast-import")
         digest, data = blob_hash(blob.size), bytearray()
         for chunk in blob.chunks:
@@ -228,7 +228,7 @@ class SimBranch(Branch):
                 break
             digest.update(chunk)
         if len(data) != blob.size:
-            raise SynclineError("SOURCE_CHANGED", "the object's bytes are not as many as were announced")
+            raise SynclineError("SOURCE_CHANGED", f"the object does not have the announced {blob.size} bytes")
         return self._here.blob(bytes(data))
 
     def commit(self, new: NewCommit, changes: Mapping[bytes, str | None]) -> str:
@@ -253,7 +253,7 @@ class SimBranch(Branch):
         return None
 
 
-Open = Callable[..., contextlib.AbstractContextManager[Branch]]
+Open = Callable[..., contextlib.AbstractContextManager[RemoteBranch]]
 
 
 def sim_open_branch(servers: Mapping[str, GitServer], network: Callable[[], Network]) -> Open:
@@ -264,14 +264,19 @@ def sim_open_branch(servers: Mapping[str, GitServer], network: Callable[[], Netw
 
     @contextlib.contextmanager
     def open_branch(
-        place: Place, branch: str, *, depth: int, left: Callable[[], float], halted: Callable[[], bool] = never
+        place: RepositoryLocation,
+        branch: str,
+        *,
+        depth: int,
+        left: Callable[[], float],
+        halted: Callable[[], bool] = never_halted,
     ) -> Iterator[SimBranch]:
         server = servers.get(place.remote.url)
         if server is None:
             server = GitServer(place.remote.url, lambda: 0.0)
             server.vanishes = True
-        host, patience = place.remote.host or "localhost", place.patience
-        if isinstance(place.access, TokenAccess):
+        host, patience = place.remote.host or "localhost", place.retry
+        if isinstance(place.access, TokenCredentials):
             pair = f"{place.access.username}:{place.access.token}".encode()
             texts = [place.access.token, f"Basic {base64.b64encode(pair).decode()}"]
             network().identities[host] = lambda: texts

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from syncline.clients.git.objects import EMPTY_TREE, FILE, FOLDER, Commit, Entry, blob_id
+from syncline.clients.git.objects import EMPTY_TREE, FILE, FOLDER, Commit, TreeEntry, blob_id
 from syncline.clients.git.repository import NewCommit, Person
 from syncline.errors import SynclineError
 
-Tree = dict[bytes, Entry]
-Read = Callable[[str], Mapping[bytes, Entry]]
+Tree = dict[bytes, TreeEntry]
+Read = Callable[[str], Mapping[bytes, TreeEntry]]
 OUTSIDE: Final = "outside"
 """Who writes if it is no client of a simulation."""
 _ELSE: Final = Person("else", "else@example.com")
@@ -84,7 +84,7 @@ class Objects:
         made = self.commits[oid] = Logged(oid, tree, parent, new.message, author, new.time)
         return made
 
-    def flat(self, tree: str, path: bytes = b"") -> Iterator[tuple[bytes, Entry]]:
+    def flat(self, tree: str, path: bytes = b"") -> Iterator[tuple[bytes, TreeEntry]]:
         """Yield all files below a tree with their full paths, in git's order."""
         for name, entry in self.trees[tree].items():
             full = path + b"/" + name if path else name
@@ -109,12 +109,12 @@ def _id(kind: str, body: bytes) -> str:
     return hashlib.sha1(f"{kind} {len(body)}\0".encode() + body, usedforsecurity=False).hexdigest()
 
 
-class _Folder(dict[bytes, "Entry | _Folder"]):
+class _Folder(dict[bytes, "TreeEntry | _Folder"]):
     """A folder in which a commit changes something. What the commit does not touch stays an entry."""
 
     def inner(self, name: bytes, read: Read) -> _Folder | None:
         each = self.get(name)
-        if isinstance(each, Entry):
+        if isinstance(each, TreeEntry):
             if not each.is_folder:
                 return None
             each = self[name] = _Folder(read(each.oid))
@@ -128,7 +128,7 @@ class _Folder(dict[bytes, "Entry | _Folder"]):
             if not below:
                 del self[parts[0]]
 
-    def put(self, parts: Sequence[bytes], entry: Entry, read: Read) -> None:
+    def put(self, parts: Sequence[bytes], entry: TreeEntry, read: Read) -> None:
         if b"" in parts:
             raise SynclineError("GIT_FAILED", "git fast-import: empty path component found in input")
         folder = self
@@ -141,7 +141,7 @@ class _Folder(dict[bytes, "Entry | _Folder"]):
 
     def write(self, objects: Objects) -> str:
         return objects.tree(
-            {name: e if isinstance(e, Entry) else Entry(FOLDER, e.write(objects)) for name, e in self.items()}
+            {name: e if isinstance(e, TreeEntry) else TreeEntry(FOLDER, e.write(objects)) for name, e in self.items()}
         )
 
 
@@ -156,7 +156,7 @@ def changed(tree: str | None, changes: Mapping[bytes, str | None], read: Read, o
             root.remove(path.split(b"/"), read)
     for path, oid in changes.items():
         if oid is not None:
-            root.put(path.split(b"/"), Entry(FILE, oid), read)
+            root.put(path.split(b"/"), TreeEntry(FILE, oid), read)
     return root.write(objects)
 
 

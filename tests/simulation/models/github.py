@@ -17,7 +17,7 @@ from typing import Final, TypeVar, cast
 from syncline.clients.github.client import PAGE, Artifact, GitHub, RemoteFile, WorkflowRun
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Response
-from syncline.clients.http.listings import FEW, Entries, OnOdd, refuse
+from syncline.clients.http.listings import IN_MEMORY_LIMITS, EntryReader, OnInvalid, refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import EPOCH, Machine
 from tests.simulation.models.builds import Format, artifact_of, block, iso, logs_of
@@ -280,17 +280,21 @@ class SimGitHub(GitHub):
     def send(self, method: str, target: str) -> Response:
         raise AssertionError(f"the model has no {method} {target}")
 
-    def runs(self, repository: str, workflow: str, odd: OnOdd = refuse, **filters: str | None) -> Iterator[WorkflowRun]:
+    def runs(
+        self, repository: str, workflow: str, on_invalid: OnInvalid = refuse, **filters: str | None
+    ) -> Iterator[WorkflowRun]:
         given = {key: value for key, value in filters.items() if value}
         file = workflow.rpartition("/")[2]
-        entries = Entries(f"the runs of {file} at {self.server.host}", odd, _id_of, limits=FEW)
+        entries = EntryReader(f"the runs of {file} at {self.server.host}", on_invalid, _id_of, limits=IN_MEMORY_LIMITS)
         return self._pages(entries, "GET runs", partial(self.server.runs, repository, file, given))
 
     def run(self, repository: str, run_id: int) -> WorkflowRun:
         return self.network.call(self.server.host, "GET run", partial(self.server.run, repository, run_id))
 
-    def artifacts(self, repository: str, run_id: int, odd: OnOdd = refuse) -> list[Artifact]:
-        entries = Entries(f"the artifacts of run {run_id} at {self.server.host}", odd, _id_of, limits=FEW)
+    def artifacts(self, repository: str, run_id: int, on_invalid: OnInvalid = refuse) -> list[Artifact]:
+        entries = EntryReader(
+            f"the artifacts of run {run_id} at {self.server.host}", on_invalid, _id_of, limits=IN_MEMORY_LIMITS
+        )
         return list(self._pages(entries, "GET artifacts", partial(self.server.artifacts, repository, run_id)))
 
     def content(self, repository: str, artifact: Artifact) -> RemoteFile:
@@ -302,7 +306,7 @@ class SimGitHub(GitHub):
         return SimRemoteFile(self, url, f"logs of run {run.id}")
 
     def _pages(
-        self, entries: Entries, name: str, ask: Callable[[int], tuple[tuple[T, ...], int | None]]
+        self, entries: EntryReader, name: str, ask: Callable[[int], tuple[tuple[T, ...], int | None]]
     ) -> Iterator[T]:
         page = 1
         while True:
@@ -332,7 +336,7 @@ class SimRemoteFile(RemoteFile):
                 data, size = network.call(STORE, "GET download", partial(server.read, self._signed, start, end))
             except SynclineError as error:
                 if error.code.name in ("FORBIDDEN", "NOT_FOUND", "REFUSED"):
-                    self._until = 0.0
+                    self._expires = 0.0
                 if error.code.name in ("FORBIDDEN", "NOT_FOUND"):
                     continue
                 raise
@@ -340,13 +344,13 @@ class SimRemoteFile(RemoteFile):
                 raise SynclineError("BAD_ANSWER", f"{STORE} gives other bytes of {self.name} than those asked for")
             self._size = size
             return cast("Response", io.BytesIO(data))  # what is used of a stream: read, close
-        raise SynclineError("SERVER_ERROR", f"the store rejects each address that GitHub gives for {self.name}")
+        raise SynclineError("SERVER_ERROR", f"the store rejects each download URL for {self.name}")
 
     def _renew_if_old(self) -> None:
         now = self._sim.network.calls.machine.now
-        if now >= self._until:
+        if now >= self._expires:
             self._signed = self._sim.network.call(self._sim.server.host, "GET download address", self._ask)
-            self._until = now + _URL_LIFE
+            self._expires = now + _URL_LIFE
 
 
 def _made_up(workflow: str, number: int) -> WorkflowRun:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
-from syncline.clients.gitlab.client import PAGE, GitLab, RegistryRepository, TagDetails
+from syncline.clients.gitlab.client import PAGE, GitLab, GitLabRepository, GitLabTag
 from syncline.clients.http.addresses import Endpoint
-from syncline.clients.http.listings import FEW, TAGS, Entries, OnOdd, refuse
+from syncline.clients.http.listings import IN_MEMORY_LIMITS, TAG_LIMITS, EntryReader, OnInvalid, refuse
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from tests.simulation.network import Network
@@ -54,13 +54,13 @@ class GitLabServer:
         self.endless = False
         self.digest_null = False
 
-    def repositories(self, project: str, page: int) -> tuple[tuple[RegistryRepository, ...], int | None]:
+    def repositories(self, project: str, page: int) -> tuple[tuple[GitLabRepository, ...], int | None]:
         """Return a page of the project's repositories by name, and the number of the next page."""
         self._check(project)
         found = []
         for path in sorted(self._tags()):
             number = self._ids.setdefault(path, len(self._ids) + 1)
-            found.append(RegistryRepository(number, path.removeprefix(self.project).lstrip("/"), path))
+            found.append(GitLabRepository(number, path.removeprefix(self.project).lstrip("/"), path))
         return self._page(found, page)
 
     def tags(self, project: str, repository: int, page: int) -> tuple[tuple[str, ...], int | None]:
@@ -74,12 +74,12 @@ class GitLabServer:
             following = page + 1
         return listed, following
 
-    def tag(self, project: str, repository: int, name: str) -> TagDetails:
+    def tag(self, project: str, repository: int, name: str) -> GitLabTag:
         self._check(project)
         digests = self._repository(repository)
         if name not in digests:
             raise SynclineError("NOT_FOUND", f"GET tag {name} of repository {repository} answered 404: Tag Not Found")
-        return TagDetails(None if self.digest_null else digests[name], SIZE, CREATED)
+        return GitLabTag(None if self.digest_null else digests[name], SIZE, CREATED)
 
     def _check(self, project: str) -> None:
         if project != self.project:
@@ -119,23 +119,28 @@ class SimGitLab(GitLab):
         self.server = server
         self.network = network
 
-    def repositories(self, odd: OnOdd = refuse) -> Iterator[RegistryRepository]:
-        entries = Entries(
-            f"the repositories of {self._project} at {self.server.host}", odd, lambda each: each.path, limits=FEW
+    def repositories(self, on_invalid: OnInvalid = refuse) -> Iterator[GitLabRepository]:
+        entries = EntryReader(
+            f"the repositories of {self._project} at {self.server.host}",
+            on_invalid,
+            lambda each: each.path,
+            limits=IN_MEMORY_LIMITS,
         )
         ask = partial(self.server.repositories, self._project)
         return self._pages(entries, "GET repositories", ask, _usable)
 
-    def tags(self, repository: int, odd: OnOdd = refuse) -> Iterator[str]:
-        entries = Entries(f"the tags of repository {repository} at {self.server.host}", odd, limits=TAGS)
+    def tags(self, repository: int, on_invalid: OnInvalid = refuse) -> Iterator[str]:
+        entries = EntryReader(
+            f"the tags of repository {repository} at {self.server.host}", on_invalid, limits=TAG_LIMITS
+        )
         return self._pages(entries, "GET tags", partial(self.server.tags, self._project, repository), parse_tag)
 
-    def tag(self, repository: int, name: str) -> TagDetails:
+    def tag(self, repository: int, name: str) -> GitLabTag:
         return self.network.call(self.server.host, "GET tag", partial(self.server.tag, self._project, repository, name))
 
     def _pages(
         self,
-        entries: Entries,
+        entries: EntryReader,
         name: str,
         ask: Callable[[int], tuple[tuple[T, ...], int | None]],
         parse: Callable[[Any], T],
@@ -150,6 +155,6 @@ class SimGitLab(GitLab):
             page = following
 
 
-def _usable(entry: RegistryRepository) -> RegistryRepository:
+def _usable(entry: GitLabRepository) -> GitLabRepository:
     parse_repository(entry.path)
     return entry

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final, Literal, TypeVar
 
-from syncline.clients.http.listings import BEGINNING, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
+from syncline.clients.http.listings import (
+    LISTING_START,
+    REPOSITORY_LIMITS,
+    TAG_LIMITS,
+    EntryReader,
+    ListingPosition,
+    OnInvalid,
+    refuse,
+)
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
 from syncline.clients.registry.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import CodeName, SynclineError
@@ -118,11 +126,13 @@ class SimQuay(Quay):
         self._token = token
 
     def repository_pages(
-        self, namespace: str, odd: OnOdd = refuse, start: Position | None = None
+        self, namespace: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
     ) -> Iterator[RepositoriesPage]:
         listing = f"the repositories of {namespace!r} at {self.server.host}"
-        start, strict = start or BEGINNING, start is None
-        entries = Entries(listing, odd, lambda each: each.name, limits=REPOSITORIES, start=start, strict=strict)
+        start, strict = start or LISTING_START, start is None
+        entries = EntryReader(
+            listing, on_invalid, lambda each: each.name, limits=REPOSITORY_LIMITS, start=start, strict=strict
+        )
         page, empty = start.token or None, not start.entries
         while True:
             listed, following = self._list_repositories(namespace, page)
@@ -136,10 +146,12 @@ class SimQuay(Quay):
         if empty:
             self._check_token(namespace)
 
-    def tag_pages(self, repository: str, odd: OnOdd = refuse, start: Position | None = None) -> Iterator[TagsPage]:
+    def tag_pages(
+        self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
+    ) -> Iterator[TagsPage]:
         listing = f"the tags of {repository!r} at {self.server.host}"
-        start, strict = start or BEGINNING, start is None
-        entries = Entries(listing, odd, lambda each: each[0], limits=TAGS, start=start, strict=strict)
+        start, strict = start or LISTING_START, start is None
+        entries = EntryReader(listing, on_invalid, lambda each: each[0], limits=TAG_LIMITS, start=start, strict=strict)
         page = int(start.token or 1)
         while True:
             listed, more = self._list_tags(repository, page)
@@ -161,7 +173,7 @@ class SimQuay(Quay):
     def _check_token(self, namespace: str) -> None:
         token = self._token()
         if token is not None and not self._call("GET starred", lambda: self.server.knows(token)):
-            what = f"{self.server.host} does not know the API token, and so lists nothing of {namespace!r}"
+            what = f"{self.server.host} rejects the API token, so it lists nothing of {namespace!r}"
             raise SynclineError("UNAUTHORIZED", what)
 
     def _call(self, name: str, function: Callable[[], T]) -> T:

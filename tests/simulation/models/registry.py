@@ -8,12 +8,20 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, unquote
 
-from syncline.clients.http.listings import BEGINNING, FEW, REPOSITORIES, TAGS, Entries, OnOdd, Position, refuse
+from syncline.clients.http.listings import (
+    IN_MEMORY_LIMITS,
+    LISTING_START,
+    REPOSITORY_LIMITS,
+    TAG_LIMITS,
+    EntryReader,
+    ListingPosition,
+    OnInvalid,
+    refuse,
+)
 from syncline.clients.registry.client import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, NamesPage, Registry
-from syncline.clients.registry.manifest import Descriptor, Manifest, media_type_of
+from syncline.clients.registry.manifest import Descriptor, Manifest, detect_media_type, parse_referrers
 from syncline.clients.registry.reference import parse_digest, parse_reference, parse_repository, parse_tag
-from syncline.clients.registry.referrers import listed
-from syncline.clients.registry.upload import PUT_ATTEMPTS, Upload
+from syncline.clients.registry.upload import PUT_ATTEMPTS, BlobUpload
 from syncline.errors import SynclineError
 from tests.simulation.models.registry_server import RefusalError, RegistryServer
 from tests.simulation.network import Network
@@ -39,19 +47,23 @@ class SimRegistry(Registry):
         """Make one request."""
         return self.network.call(self.host, name, function, writes=writes)
 
-    def catalog_pages(self, odd: OnOdd = refuse, start: Position = BEGINNING) -> Iterator[NamesPage]:
-        entries = Entries(f"the catalog of {self.host}", odd, limits=REPOSITORIES, start=start)
+    def catalog_pages(
+        self, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
+    ) -> Iterator[NamesPage]:
+        entries = EntryReader(f"the catalog of {self.host}", on_invalid, limits=REPOSITORY_LIMITS, start=start)
         return self._names(entries, start, "GET catalog", "/v2/_catalog", self.server.catalog_page, parse_repository)
 
-    def tag_pages(self, repository: str, odd: OnOdd = refuse, start: Position = BEGINNING) -> Iterator[NamesPage]:
-        entries = Entries(f"the tags of {repository!r} at {self.host}", odd, limits=TAGS, start=start)
+    def tag_pages(
+        self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
+    ) -> Iterator[NamesPage]:
+        entries = EntryReader(f"the tags of {repository!r} at {self.host}", on_invalid, limits=TAG_LIMITS, start=start)
         page = partial(self.server.tags_page, parse_repository(repository))
         return self._names(entries, start, "GET tags", f"/v2/{repository}/tags/list", page, parse_tag)
 
     def _names(
         self,
-        entries: Entries,
-        start: Position,
+        entries: EntryReader,
+        start: ListingPosition,
         call: str,
         path: str,
         page: Callable[[str], tuple[list[str], bool]],
@@ -72,7 +84,7 @@ class SimRegistry(Registry):
             last = names[-1]
             yield NamesPage(fresh, entries.at(f"{path}?n={self.server.page_size}&last={quote(last, safe='')}"))
 
-    def knows(self, repository: str) -> bool:
+    def has_repository(self, repository: str) -> bool:
         name = parse_repository(repository)
         return not self._is_absent("GET tags", lambda: self.server.tags_page(name, ""))
 
@@ -84,7 +96,7 @@ class SimRegistry(Registry):
         reference, name = parse_reference(reference), parse_repository(repository)
         digest, stored = self.call("GET manifest", lambda: self.server.manifest(name, reference))
         named = f"{self.host}/{name}{'@' if ':' in reference else ':'}{reference}"
-        return Manifest(digest, media_type_of(stored.media_type, stored.body, named), stored.body)
+        return Manifest(digest, detect_media_type(stored.media_type, stored.body, named), stored.body)
 
     def has_blob(self, repository: str, digest: str) -> bool:
         digest, name = parse_digest(digest), parse_repository(repository)
@@ -126,7 +138,7 @@ class SimRegistry(Registry):
         SimUpload(self, name, session).cancel()
         return False
 
-    def begin_upload(self, repository: str) -> Upload:
+    def begin_upload(self, repository: str) -> BlobUpload:
         name = parse_repository(repository)
         return SimUpload(self, name, self.begin_session(name))
 
@@ -139,16 +151,16 @@ class SimRegistry(Registry):
                 raise SynclineError("READ_ONLY", refusal.what) from None
             raise
 
-    def resume_upload(self, repository: str, state: Mapping[str, Any]) -> Upload:
+    def resume_upload(self, repository: str, state: Mapping[str, Any]) -> BlobUpload:
         target, offset = state.get("target"), state.get("offset")
         if not isinstance(target, str) or not target.startswith("/") or not isinstance(offset, int):
-            raise SynclineError("UPLOAD_LOST", "what was remembered of an upload cannot be read")
+            raise SynclineError("UPLOAD_LOST", f"the stored state of an upload to {repository!r} cannot be read")
         return SimUpload(self, parse_repository(repository), target.rpartition("/")[2], offset)
 
-    def referrers(self, repository: str, digest: str, odd: OnOdd = refuse) -> tuple[Descriptor, ...]:
+    def referrers(self, repository: str, digest: str, on_invalid: OnInvalid = refuse) -> tuple[Descriptor, ...]:
         digest, name = parse_digest(digest), parse_repository(repository)
         listing = f"the referrers of {digest[:19]}… in {name!r} at {self.host}"
-        entries = Entries(listing, odd, lambda entry: entry.get("digest"), limits=FEW)
+        entries = EntryReader(listing, on_invalid, lambda entry: entry.get("digest"), limits=IN_MEMORY_LIMITS)
         found: dict[str, Descriptor] = {}
         at: int | None = 0
         now = self.network.calls.machine.now
@@ -161,7 +173,7 @@ class SimRegistry(Registry):
                 if not refusal.word:  # it is the API that is not there
                     self._no_referrers_until = self.network.calls.machine.now + NO_API
                 break
-            found |= {each.digest: each for each in listed(body, entries)}
+            found |= {each.digest: each for each in parse_referrers(body, entries)}
         return tuple(found.values()) if at is None else self._listed_by_tag(name, digest, entries)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> bool:
@@ -173,7 +185,7 @@ class SimRegistry(Registry):
                 listed_for = self.call("PUT manifest", put, writes=True)
             except RefusalError as refusal:
                 pause = min(policy.cap, policy.base * 2.0 ** (attempt - 1)) * machine.rng.uniform(0.5, 1.0)
-                if refusal.word in _SETTLING and attempt < SETTLING_ATTEMPTS and policy.bears(pause):
+                if refusal.word in _SETTLING and attempt < SETTLING_ATTEMPTS and policy.allows(pause):
                     machine.sleep(pause)
                     continue
                 if refusal.status == 405:
@@ -194,7 +206,7 @@ class SimRegistry(Registry):
         return False
 
 
-class SimUpload(Upload):
+class SimUpload(BlobUpload):
     """An upload of a process; each chunk is a call of its own."""
 
     def __init__(self, registry: SimRegistry, repository: str, session: str, offset: int = 0) -> None:
@@ -313,4 +325,4 @@ def _exactly(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
             break
         yield chunk
     if left:
-        raise SynclineError("BAD_ANSWER", f"the blob does not have the {size} bytes its descriptor says")
+        raise SynclineError("BAD_ANSWER", f"the blob does not have the {size} bytes of its descriptor")

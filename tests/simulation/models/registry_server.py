@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
-from syncline.clients.registry.manifest import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST
+from syncline.clients.registry.manifest import MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, referrers_tag
 from syncline.clients.registry.reference import digest_of
-from syncline.clients.registry.referrers import list_tag
 from syncline.errors import SynclineError
 from tests.simulation import machine as machine_of
 from tests.simulation.machine import EPOCH, Machine
@@ -148,7 +147,7 @@ class RegistryServer:
         layers = [f"signature {seed} of {digest}".encode()]
         signature = self._push(repository, None, _SIGNATURE, b"{}", layers, artifactType=_SIGNATURE, subject=subject)
         if not self.referrers_api:
-            tag = list_tag(digest)
+            tag = referrers_tag(digest)
             old = self.repositories[repository].tags.get(tag)
             entries = json.loads(self.repositories[repository].manifests[old].body)["manifests"] if old else []
             if signature not in [each["digest"] for each in entries]:

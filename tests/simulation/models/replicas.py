@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from syncline.clients.replicas.client import Address, Answer, Exchange, Replicas, Trouble
+from syncline.clients.replicas.client import Address, FailureReason, ReplicaClient, ReplicaRequest, ReplicaResponse
 from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls
 
@@ -321,7 +321,7 @@ class Gateway:
         return "unknown", path
 
 
-class SimReplicas(Replicas):
+class SimReplicas(ReplicaClient):
     """The client of one process. Answers come through its loop, as the real one's do."""
 
     def __init__(
@@ -335,8 +335,8 @@ class SimReplicas(Replicas):
         self._gateways = gateways
         self._calls = calls
 
-    def ask(self, address: Address, request: bytes, done: Callable[[Answer], None]) -> Exchange:
-        exchange = Exchange(address, request, done)
+    def send(self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None]) -> ReplicaRequest:
+        exchange = ReplicaRequest(address, request, done)
         calls, machine = self._calls, self._calls.machine
         process, faults = calls.process, calls.faults
         if process.dead:
@@ -376,7 +376,7 @@ class SimReplicas(Replicas):
     def _answer(
         self,
         process: Process,
-        exchange: Exchange,
+        exchange: ReplicaRequest,
         found: tuple[Gateway, Pod] | None,
         answer: tuple[str, str, int | None],
         sent: float,
@@ -390,13 +390,17 @@ class SimReplicas(Replicas):
         def come() -> None:
             if process.dead or exchange.cancelled:
                 return
-            said = Answer(status) if status is not None else Answer(None, Trouble.UNREACHABLE, "connection refused")
+            said = (
+                ReplicaResponse(status)
+                if status is not None
+                else ReplicaResponse(None, FailureReason.UNREACHABLE, "connection refused")
+            )
             self._loop.call_soon_threadsafe(self._done, exchange, said)
 
         machine.after(delay, come)
 
     @staticmethod
-    def _done(exchange: Exchange, answer: Answer) -> None:
+    def _done(exchange: ReplicaRequest, answer: ReplicaResponse) -> None:
         if not exchange.cancelled:
             exchange.done(answer)
 

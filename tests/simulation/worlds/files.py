@@ -14,7 +14,7 @@ from unicodedata import normalize
 from unittest.mock import patch
 
 from syncline.cli.following import begin
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from syncline.kinds.files import wiring
 from syncline.kinds.files.kind import threads_for
 from syncline.model import EVERYTHING, Outcome, Result, Run, Trigger
@@ -244,11 +244,11 @@ class FilesWorld:
         content = b"version %d " % next(self._contents)
         return content.ljust(_LARGE, b".") if rng.random() < 0.04 else content.ljust(rng.randint(10, 60), b".")
 
-    def _about(self) -> Head:
+    def _about(self) -> ObjectHead:
         rng = self.rng
         metadata = rng.choice([{}, {}, {"owner": "me"}, {"permissions": "rw-rw-r--"}, {"mode": "100640"}])
         headers = rng.choice([{}, {}, {"cache-control": "max-age=60"}, {"content-encoding": "gzip"}])
-        return Head("", 0, rng.choice(["", "text/plain", "image/png"]), metadata=metadata, headers=headers)
+        return ObjectHead("", 0, rng.choice(["", "text/plain", "image/png"]), metadata=metadata, headers=headers)
 
     def _allow(self) -> None:
         """Let an operator allow removals for one run."""

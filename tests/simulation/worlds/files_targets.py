@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from tests.simulation.machine import Machine
 from tests.simulation.models.bucket_server import BucketServer, StoredObject, Write
 from tests.simulation.models.file_manager import FileManagerServer, FileWrite, StoredFile
@@ -29,7 +29,7 @@ class About:
     metadata: tuple[tuple[str, str], ...]
 
     @classmethod
-    def of(cls, head: Head) -> About:
+    def of(cls, head: ObjectHead) -> About:
         content_type = "" if head.content_type in _PLAIN else head.content_type
         return cls(content_type, tuple(sorted(head.headers.items())), tuple(sorted(head.metadata.items())))
 
@@ -275,7 +275,7 @@ class ManagerJudge(Judge):
         if new.permissions not in modes:
             self.rules.accuse(f"makes {path!r} {new.permissions}, which the source never had there")
 
-    def mode_of(self, head: Head) -> str:
+    def mode_of(self, head: ObjectHead) -> str:
         """Return the permissions of an object of the source."""
         return mode_of(head.metadata, self.rules.default_mode) if self.rules.by_metadata else self.rules.default_mode
 

@@ -209,7 +209,7 @@ def test_digits_that_fit_several_commits_or_none(applied: Stack, bare: Bare, tmp
     [
         ("s3://", "USAGE", "write s3://BUCKET"),
         ("s3:///east", "USAGE", "write s3://BUCKET"),
-        ("/proc/absent", "FILE_REFUSED", "/proc/absent cannot be made"),
+        ("/proc/absent", "FILE_REFUSED", "/proc/absent cannot be created"),
     ],
 )
 def test_a_place_that_cannot_be(applied: Stack, to: str, code: str, words: str) -> None:

@@ -360,7 +360,7 @@ def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_re
     shown = stack.run("status", "gateway").stdout
     assert "instances: never listed" in shown
     listings = StoredListings(InstanceLists(Database(stack.target.table), time.time))
-    nginx = Instance("nginx-0", "10.0.0.7", 8443, place="one")
+    nginx = Instance("nginx-0", "10.0.0.7", 8443, source="one")
     listings.listed(
         "gateway", [nginx, replace(nginx, name="nginx-1", address="10.0.0.8", ready=False)], time.time() - 120
     )

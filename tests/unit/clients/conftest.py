@@ -1,4 +1,4 @@
-"""A scripted server, and clients whose pauses take no time."""
+"""Fixtures: a scripted server, and clients whose pauses take no time."""
 
 from __future__ import annotations
 

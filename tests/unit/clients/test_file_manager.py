@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.file_manager.client import Content, FileEvent, FileManager, Permissions, event_of
+from syncline.clients.file_manager.client import FileContent, FileEvent, FileManager, FilePermissions, parse_event
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Odd
-from syncline.clients.http.pacing import PACE, Policy
+from syncline.clients.http.listings import InvalidEntry
+from syncline.clients.http.retry import HOST_THROTTLE, RetryPolicy
 from syncline.errors import SynclineError
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import Answer, json_answer
@@ -44,7 +44,7 @@ HTML = b"<!doctype html><html><head><title>Sign in</title></head></html>"
 def server() -> Iterator[FileManagerServer]:
     with FileManagerServer(token=TOKEN) as server:
         yield server
-    PACE._hosts.clear()
+    HOST_THROTTLE._hosts.clear()
 
 
 def client(server: FileManagerServer, *tokens: str, gate: Any = None, attempts: int = 1) -> FileManager:
@@ -52,14 +52,14 @@ def client(server: FileManagerServer, *tokens: str, gate: Any = None, attempts: 
     return FileManager(
         server.url,
         lambda: first,
-        Http(Policy(attempts=attempts, base=0.01)),
+        Http(RetryPolicy(attempts=attempts, base=0.01)),
         gate or nullcontext(),
         renewed=lambda: rest[0] if rest else first,
     )
 
 
-def content(data: bytes, **metadata: Any) -> Content:
-    return Content(data, len(data), "text/plain", metadata)
+def content(data: bytes, **metadata: Any) -> FileContent:
+    return FileContent(data, len(data), "text/plain", metadata)
 
 
 def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
@@ -74,17 +74,17 @@ class TestFiles:
         assert server.files.keys() == {name}
         assert server.files[name].content == name.encode()
         assert files.get(name) == saved
-        assert files.set_permissions(name, Permissions("rw-r-----")).mode == "rw-r-----"
+        assert files.set_permissions(name, FilePermissions("rw-r-----")).mode == "rw-r-----"
         files.delete(name)
         assert server.files == {}
 
     @settings(max_examples=30)
     @given(st.binary(max_size=300) | st.sampled_from([b"", b"\r\n", b"\r\n--", b"--syncline"]), st.integers(1, 50))
-    def test_every_byte_arrives(self, data: bytes, size: int) -> None:
+    def test_content_is_sent_unchanged(self, data: bytes, size: int) -> None:
         chunks = (data[at : at + size] for at in range(0, len(data), size))
         with FileManagerServer() as server:
             files = FileManager(server.url, lambda: None, Http(), nullcontext())
-            files.save("create", "streamed", Content(chunks, len(data), "x/y", {}))
+            files.save("create", "streamed", FileContent(chunks, len(data), "x/y", {}))
             files.save("create", "whole", content(data))
             assert server.files["streamed"].content == server.files["whole"].content == data
 
@@ -114,25 +114,25 @@ class TestFiles:
             files.rename("d/a", "d/c")
         assert code_of(error) == "NOT_FOUND"
 
-    def test_what_is_not_there(self, server: FileManagerServer) -> None:
+    def test_missing_files(self, server: FileManagerServer) -> None:
         files = client(server)
         assert files.get("a") is None
         assert files.permissions("a") is None
         files.delete("a")
         with pytest.raises(SynclineError) as error:
-            files.set_permissions("a", Permissions("rw-r--r--"))
+            files.set_permissions("a", FilePermissions("rw-r--r--"))
         assert code_of(error) == "NOT_FOUND"
 
-    def test_a_source_that_gives_less_or_more_than_it_said(self, server: FileManagerServer) -> None:
+    def test_a_source_with_another_size_than_announced(self, server: FileManagerServer) -> None:
         for size in (2, 4):
             with pytest.raises(SynclineError) as error:
-                client(server).save("create", "a", Content(iter([b"abc"]), size, "x/y", {}))
+                client(server).save("create", "a", FileContent(iter([b"abc"]), size, "x/y", {}))
             assert code_of(error) == "SOURCE_CHANGED"
         assert server.files == {}
 
     def test_large_content_is_streamed(self, server: FileManagerServer) -> None:
         data = random.Random(1).randbytes(1 << 20)
-        client(server).save("create", "large", Content((data for _ in range(40)), 40 << 20, "x/y", {}))
+        client(server).save("create", "large", FileContent((data for _ in range(40)), 40 << 20, "x/y", {}))
         stored = server.files["large"]
         assert (stored.size, stored.content) == (40 << 20, None)
 
@@ -147,12 +147,12 @@ class TestPermissions:
     def test_read_and_write(self, server: FileManagerServer) -> None:
         server.put("a", b"", permissions="rw-------")
         files = client(server)
-        assert files.permissions("a") == Permissions("rw-------", "root", "root")
-        assert files.set_permissions("a", Permissions("rwxr-x---", "ann", None)) == Permissions(
+        assert files.permissions("a") == FilePermissions("rw-------", "root", "root")
+        assert files.set_permissions("a", FilePermissions("rwxr-x---", "ann", None)) == FilePermissions(
             "rwxr-x---", "ann", "root"
         )
         with pytest.raises(SynclineError) as error:
-            files.set_permissions("a", Permissions("everything"))
+            files.set_permissions("a", FilePermissions("everything"))
         assert code_of(error) == "REFUSED"
 
 
@@ -168,8 +168,8 @@ class TestEvents:
         ]
         files = client(server)
         for _ in range(2):
-            odd: list[Odd] = []
-            assert files.events(odd=odd.append) == [
+            odd: list[InvalidEntry] = []
+            assert files.events(on_invalid=odd.append) == [
                 FileEvent("create", "a", None, None, "t"),
                 FileEvent("move", "a", "b/a", None, ""),
                 FileEvent("change_permission", "a", None, "rw-r--r--", ""),
@@ -190,7 +190,7 @@ class TestEvents:
     )
     def test_whatever_comes_is_read_or_refused(self, value: Any) -> None:
         try:
-            event_of(value)
+            parse_event(value)
         except SynclineError as error:
             assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - either is right
 
@@ -254,7 +254,7 @@ class TestMisbehaviour:
         with ScriptedServer() as hanging:
             hanging.on("GET", "/", Reply(200, b"{}", delay=1.0))
             files = FileManager(
-                hanging.url, lambda: None, Http(Policy(attempts=1, deadline=0.2, clock=lambda: 0.0)), nullcontext()
+                hanging.url, lambda: None, Http(RetryPolicy(attempts=1, deadline=0.2, clock=lambda: 0.0)), nullcontext()
             )
             with pytest.raises(SynclineError, match=r"the function.s time was over") as error:
                 files.check()

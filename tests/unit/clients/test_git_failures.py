@@ -1,4 +1,4 @@
-"""What git, curl, ssh and the hosts say, and the code each of it has."""
+"""Messages of git, curl, ssh and the hosts, and their error codes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
-from syncline.clients.git.access import Remote
-from syncline.clients.git.failures import disk_full, failure_of
+from syncline.clients.git.access import GitRemote
+from syncline.clients.git.failures import disk_full_as_error, error_of_git
 from syncline.errors import SynclineError
 
 SAID = [
@@ -62,13 +62,13 @@ SAID = [
 
 @pytest.mark.parametrize(("said", "code"), SAID)
 def test_words_have_a_code(said: str, code: str) -> None:
-    error = failure_of("push", 1, said)
+    error = error_of_git("push", 1, said)
     assert error.code.name == code
     assert "\n" not in error.what
 
 
 def test_the_end_by_a_signal_and_long_words() -> None:
-    error = failure_of("fetch", -9, "https://user:password@host/x said " + "w" * 1000)
+    error = error_of_git("fetch", -9, "https://user:password@host/x said " + "w" * 1000)
     assert "signal 9" in error.what
     assert "password" not in error.what
     assert len(error.what) < 400
@@ -76,10 +76,10 @@ def test_the_end_by_a_signal_and_long_words() -> None:
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_has_a_code(number: int) -> None:
-    with pytest.raises(SynclineError) as caught, disk_full():
+    with pytest.raises(SynclineError) as caught, disk_full_as_error():
         raise OSError(number, "no room")
     assert caught.value.code.name == "DISK_FULL"
-    with pytest.raises(PermissionError), disk_full():
+    with pytest.raises(PermissionError), disk_full_as_error():
         raise PermissionError
 
 
@@ -94,7 +94,7 @@ def test_a_full_disk_has_a_code(number: int) -> None:
     ],
 )
 def test_an_address(text: str, url: str, protocol: str) -> None:
-    remote = Remote.parse(text)
+    remote = GitRemote.parse(text)
     assert (remote.url, remote.protocol) == (url, protocol)
 
 
@@ -118,8 +118,8 @@ def test_an_address(text: str, url: str, protocol: str) -> None:
         "ssh://a b@host/x",
     ],
 )
-def test_what_is_no_address(text: str) -> None:
+def test_invalid_addresses(text: str) -> None:
     with pytest.raises(SynclineError) as caught:
-        Remote.parse(text)
+        GitRemote.parse(text)
     assert caught.value.code.name in ("CONFIG_INVALID", "ADDRESS_REFUSED")
     assert "hunter2" not in str(caught.value)

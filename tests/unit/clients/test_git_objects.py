@@ -1,4 +1,4 @@
-"""Ids of git's objects, computed without git, are those that git computes; names of branches are those it takes."""
+"""Object IDs and branch names, compared with those of git."""
 
 from __future__ import annotations
 

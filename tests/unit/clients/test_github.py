@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.github.auth import App, AppTokens, GivenToken, signed
+from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken, app_jwt
 from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
@@ -34,7 +34,7 @@ def server(app: AppKey) -> Iterator[GitHubServer]:
 
 def client(server: GitHubServer, token: str | None = TOKEN, naps: Naps | None = None) -> GitHub:
     http = Http((naps or Naps()).policy(attempts=2))
-    return GitHub(Endpoint.parse(server.url), GivenToken(lambda: token), http)
+    return GitHub(Endpoint.parse(server.url), SecretToken(lambda: token), http)
 
 
 def runs(github: GitHub, workflow: str = "build.yml", **filters: str | None) -> list[WorkflowRun]:
@@ -181,7 +181,7 @@ class TestDownloads:
 
     def test_a_store_that_rejects_every_address(self, server: GitHubServer) -> None:
         server.rejects = 100
-        with pytest.raises(SynclineError, match=r"rejects each address that GitHub gives for artifact images") as error:
+        with pytest.raises(SynclineError, match=r"rejects each download URL for artifact images") as error:
             self.read(client(server))
         assert code_of(error) == "SERVER_ERROR"
         assert server.rejects == 97
@@ -274,14 +274,14 @@ class TestWhoWeAre:
 
     def test_a_token_that_was_renewed_meanwhile(self, server: GitHubServer) -> None:
         server.runs = [Run(1, {})]
-        tokens = GivenToken(lambda: "old", lambda: TOKEN)
+        tokens = SecretToken(lambda: "old", lambda: TOKEN)
         assert len(runs(GitHub(Endpoint.parse(server.url), tokens, Http()))) == 1
 
     @pytest.mark.parametrize("installation", [None, 42])
     def test_an_app(self, server: GitHubServer, app: AppKey, installation: int | None) -> None:
         server.runs = [Run(1, {})]
         endpoint, http = Endpoint.parse(server.url), Http()
-        tokens = AppTokens(endpoint, App(app.id, lambda: app.pem, REPOSITORY, installation), http)
+        tokens = AppTokenSource(endpoint, AppInstallation(app.id, lambda: app.pem, REPOSITORY, installation), http)
         github = GitHub(endpoint, tokens, http)
         assert len(runs(github)) == len(runs(github)) == 1
         asked = [target for method, target in server.requests if method == "POST"]
@@ -291,7 +291,9 @@ class TestWhoWeAre:
         server.runs = [Run(1, {})]
         naps = Naps(now=time.time())
         endpoint, http = Endpoint.parse(server.url), Http()
-        tokens = AppTokens(endpoint, App(app.id, lambda: app.pem, REPOSITORY, 42), http, clock=naps.clock)
+        tokens = AppTokenSource(
+            endpoint, AppInstallation(app.id, lambda: app.pem, REPOSITORY, 42), http, clock=naps.clock
+        )
         github = GitHub(endpoint, tokens, http)
         runs(github)
         naps.now += 3500
@@ -303,22 +305,24 @@ class TestWhoWeAre:
 
     def test_another_apps_key(self, server: GitHubServer) -> None:
         other = AppKey.make()
-        tokens = AppTokens(Endpoint.parse(server.url), App("1234", lambda: other.pem, REPOSITORY, 42), Http())
+        tokens = AppTokenSource(
+            Endpoint.parse(server.url), AppInstallation("1234", lambda: other.pem, REPOSITORY, 42), Http()
+        )
         with pytest.raises(SynclineError) as error:
             tokens.token()
         assert code_of(error) == "UNAUTHORIZED"
 
     @pytest.mark.parametrize("key", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"])
-    def test_what_is_no_key(self, key: str) -> None:
+    def test_invalid_keys(self, key: str) -> None:
         with pytest.raises(SynclineError) as error:
-            signed("1", key, 0)
+            app_jwt("1", key, 0)
         assert code_of(error) == "SECRET_MISSING"
 
 
 def test_enterprise_has_its_api_below_a_path() -> None:
     with GitHubServer(REPOSITORY, prefix="/api/v3") as server:
         server.runs = [Run(1, {}, [Stored(number, f"images-{number}", CONTENT) for number in range(101)])]
-        github = GitHub(Endpoint.parse(server.url), GivenToken(lambda: TOKEN), Http(), "/api/v3")
+        github = GitHub(Endpoint.parse(server.url), SecretToken(lambda: TOKEN), Http(), "/api/v3")
         artifacts = github.artifacts(REPOSITORY, 1)
         assert len(artifacts) == 101
         with github.content(REPOSITORY, artifacts[100]).open(0, 5) as chunks:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from syncline.clients.gitlab.client import GitLab, RegistryRepository, TagDetails, TokenKind
+from syncline.clients.gitlab.client import GitLab, GitLabRepository, GitLabTag, TokenKind
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
 from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
 from tests.standins.serving import Answer, json_answer
@@ -28,14 +28,14 @@ def server() -> Iterator[GitLabServer]:
 
 def client(server: GitLabServer, token: str | None = TOKEN, project: str = PROJECT) -> GitLab:
     kind: TokenKind = "job" if token == JOB_TOKEN else "personal"
-    return GitLab(Endpoint.parse(server.url), project, lambda: token, Http(Policy(attempts=1)), kind)
+    return GitLab(Endpoint.parse(server.url), project, lambda: token, Http(RetryPolicy(attempts=1)), kind)
 
 
 def test_270_repositories_come_in_three_requests(server: GitLabServer) -> None:
     TAGS.update({f"{PROJECT}/x86/app-{number:03}": {} for number in range(270)})
     found = list(client(server).repositories())
     assert [r.path for r in found] == sorted(TAGS)
-    assert found[0] == RegistryRepository(found[0].id, "x86/app-000", f"{PROJECT}/x86/app-000")
+    assert found[0] == GitLabRepository(found[0].id, "x86/app-000", f"{PROJECT}/x86/app-000")
     assert len(server.requests) == 3
 
 
@@ -52,7 +52,7 @@ def test_one_tag(server: GitLabServer) -> None:
     gitlab = client(server)
     (repository,) = gitlab.repositories()
     details = gitlab.tag(repository.id, "v1")
-    assert details == TagDetails(DIGEST, 350224384, "2026-01-06T16:49:51.272+00:00")
+    assert details == GitLabTag(DIGEST, 350224384, "2026-01-06T16:49:51.272+00:00")
 
 
 def test_a_project_by_its_number_and_a_jobs_token(server: GitLabServer) -> None:
@@ -63,7 +63,7 @@ def test_a_project_by_its_number_and_a_jobs_token(server: GitLabServer) -> None:
 @pytest.mark.parametrize(("token", "kind"), [(TOKEN, "personal"), (TOKEN, "oauth"), (JOB_TOKEN, "job")])
 def test_each_kind_of_token_has_its_own_header(server: GitLabServer, token: str, kind: TokenKind) -> None:
     TAGS[PROJECT] = {}
-    gitlab = GitLab(Endpoint.parse(server.url), PROJECT, lambda: token, Http(Policy(attempts=1)), kind)
+    gitlab = GitLab(Endpoint.parse(server.url), PROJECT, lambda: token, Http(RetryPolicy(attempts=1)), kind)
     assert [r.path for r in gitlab.repositories()] == [PROJECT]
 
 

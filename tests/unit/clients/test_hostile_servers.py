@@ -1,4 +1,4 @@
-"""Servers that mean harm, and every client that may meet them: a code, little memory, and no request to somewhere else."""
+"""Hostile servers against every client: an error code, little memory, and no request to another host."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ import pytest
 import urllib3
 
 from syncline.clients.file_manager.client import FileManager
-from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import Artifact, GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.kubernetes import client as cluster
 from syncline.clients.kubernetes.client import Cluster, ServiceSource
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
@@ -39,17 +39,17 @@ LAUGHS: Final = (
     + b"".join(b"<!ENTITY a%d '%b'>" % (n, b"&a%d;" % (n - 1) * 10) for n in range(1, 12))
     + b"]><ListBucketResult>&a11;</ListBucketResult>"
 )
-"""An XML document of a kilobyte whose text has a terabyte."""
+"""An XML document of 1 KB that expands to 1 TB."""
 
 Call = Callable[[ScriptedServer, Http], object]
 
 
 def github_of(server: ScriptedServer, http: Http) -> GitHub:
-    return GitHub(Endpoint.parse(server.url), GivenToken(lambda: "t0ken"), http)
+    return GitHub(Endpoint.parse(server.url), SecretToken(lambda: "t0ken"), http)
 
 
 def registry_of(server: ScriptedServer, http: Http) -> Registry:
-    return Registry(Endpoint.parse(server.url), lambda: Credentials("robot", "s3cret"), http)
+    return Registry(Endpoint.parse(server.url), lambda: RegistryCredentials("robot", "s3cret"), http)
 
 
 def bucket_of(server: ScriptedServer, http: Http) -> Bucket:
@@ -171,7 +171,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, dict[str, str
 
 @pytest.mark.parametrize(
     ("body", "headers"),
-    [(DEEP, {}), (b" " * (cluster.LARGEST_PAGE + 1), {}), (bomb(100), {"content-encoding": "gzip"})],
+    [(DEEP, {}), (b" " * (cluster.MAX_PAGE + 1), {}), (bomb(100), {"content-encoding": "gzip"})],
     ids=["deep", "large", "bomb"],
 )
 def test_a_cluster_whose_answer_is_no_list(

@@ -1,4 +1,4 @@
-"""What breaks the rules of HTTP is refused with its reason, in both directions."""
+"""Violations of HTTP in requests and responses are refused with the reason."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, ScriptedServer
-from tests.unit.clients.test_transfer import BODY, raw
+from tests.unit.clients.test_http_transfer import BODY, raw
 
 OK = Reply(200, b"fine")
 START = b"HTTP/1.1 200 OK\r\n"
@@ -30,11 +30,11 @@ def failed(http: Http, url: str, method: str = "GET", **options: object) -> Sync
     [
         (b"SSH-2.0-OpenSSH_9 cut\r\n\r\n", "not valid HTTP (Received HTTP/0.9"),
         (START + b"no field cut\r\n\r\n", "Header without colon"),
-        (START + b"X y: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X y'"),
+        (START + b"X y: 1\r\nContent-Length: 4\r\n\r\nfine cut", "invalid header name: 'X y'"),
         (START + b"X\r: 1\r\nContent-Length: 4\r\n\r\nfine cut", "Carriage return found in header"),
-        (START + b": 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named ''"),
-        (START + b"X-\xe9: 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X-\\xe9'"),
-        (START + b"X : 1\r\nContent-Length: 4\r\n\r\nfine cut", "a header field is named 'X '"),
+        (START + b": 1\r\nContent-Length: 4\r\n\r\nfine cut", "invalid header name: ''"),
+        (START + b"X-\xe9: 1\r\nContent-Length: 4\r\n\r\nfine cut", "invalid header name: 'X-\\xe9'"),
+        (START + b"X : 1\r\nContent-Length: 4\r\n\r\nfine cut", "invalid header name: 'X '"),
         (START + b"X: a\0b\r\nContent-Length: 4\r\n\r\nfine cut", "NUL byte in header"),
         (START + b"X: a\x08b\r\nContent-Length: 4\r\n\r\nfine cut", "the header field x has a control character"),
         (START + b"Content-Length: four\r\n\r\ncut", "Invalid Content-Length"),
@@ -88,8 +88,8 @@ def test_a_header_name_that_is_no_token_is_not_sent(server: ScriptedServer, http
 
 def test_metadata_of_an_object_makes_no_further_header(server: ScriptedServer, http: Http) -> None:
     bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: None, http)
-    like = Head("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
-    with pytest.raises(SynclineError, match="REFUSED: the header name 'x-amz-meta-a"):
+    like = ObjectHead("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
+    with pytest.raises(SynclineError, match=r"REFUSED: invalid header name for .*'x-amz-meta-a"):
         bucket.put("key", b"fine", like)
     assert server.requests == []
 
@@ -100,7 +100,7 @@ def test_a_stream_longer_than_announced(server: ScriptedServer, http: Http, chun
     server.on("GET", "/a", OK)
     error = failed(http, f"{server.url}/a", "PUT", headers={"Content-Length": "3"}, body=iter(chunks))
     assert error.code.name == "SOURCE_CHANGED"
-    assert "more than the 3 bytes" in error.what
+    assert "more than the announced 3 bytes" in error.what
     assert http.request("GET", f"{server.url}/a").body == b"fine"
     assert server.connections == 2
     assert all(len(request.body) <= 3 for request in server.requests)
@@ -115,6 +115,6 @@ def test_a_stream_shorter_than_announced(server: ScriptedServer, http: Http) -> 
 
     error = failed(http, f"{server.url}/a", "PUT", headers={"Content-Length": "3"}, body=chunks())
     assert error.code.name == "SOURCE_CHANGED"
-    assert "2 of the 3 bytes" in error.what
+    assert "2 of the announced 3 bytes" in error.what
     assert http.request("GET", f"{server.url}/a").body == b"fine"
     assert server.connections == 2

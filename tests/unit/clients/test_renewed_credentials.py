@@ -1,4 +1,4 @@
-"""What was changed after it was fetched: refused credentials are fetched anew, and work without a restart."""
+"""Credentials that changed: refused ones are fetched again, without a restart."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.secrets import redact
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 
 DIGEST = "sha256:" + "a" * 64
 FOUND = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-OLD = Credentials("ann", "the old password")
-NEW = Credentials("ann", "the new password")
+OLD = RegistryCredentials("ann", "the old password")
+NEW = RegistryCredentials("ann", "the new password")
 
 
-def basic(credentials: Credentials) -> str:
+def basic(credentials: RegistryCredentials) -> str:
     return "Basic " + base64.b64encode(f"{credentials.username}:{credentials.password}".encode()).decode()
 
 
 @pytest.fixture
-def registry_with(server: ScriptedServer, http: Http) -> Callable[[Credentials, Credentials], Registry]:
-    def make(first: Credentials, second: Credentials) -> Registry:
+def registry_with(server: ScriptedServer, http: Http) -> Callable[[RegistryCredentials, RegistryCredentials], Registry]:
+    def make(first: RegistryCredentials, second: RegistryCredentials) -> Registry:
         return Registry(Endpoint.parse(server.url), lambda: first, http, renewed=lambda: second)
 
     return make
@@ -43,7 +43,7 @@ def guard(server: ScriptedServer, good: str, challenge: str) -> None:
 
 
 def test_a_password_for_the_registry(
-    server: ScriptedServer, registry_with: Callable[[Credentials, Credentials], Registry]
+    server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     guard(server, basic(NEW), 'Basic realm="here"')
     assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
@@ -51,7 +51,7 @@ def test_a_password_for_the_registry(
 
 
 def test_a_password_for_the_token_server(
-    server: ScriptedServer, registry_with: Callable[[Credentials, Credentials], Registry]
+    server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     def give(request: Request) -> Reply:
         return json_reply({"token": "good-token"}) if request.headers.get("authorization") == basic(NEW) else Reply(401)
@@ -63,8 +63,10 @@ def test_a_password_for_the_token_server(
 
 
 def test_a_token_used_as_it_is(
-    server: ScriptedServer, registry_with: Callable[[Credentials, Credentials], Registry]
+    server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     guard(server, "Bearer new-token", f'Bearer realm="{server.url}/token",service="s"')
-    registry = registry_with(Credentials(registry_token="old-token"), Credentials(registry_token="new-token"))
+    registry = registry_with(
+        RegistryCredentials(registry_token="old-token"), RegistryCredentials(registry_token="new-token")
+    )
     assert registry.manifest_digest("org/app", "v1") == DIGEST

@@ -1,4 +1,4 @@
-"""Requests to replicas over kept connections, and answers right, wrong, cut and late."""
+"""Requests to replicas over kept connections: valid, invalid, truncated and late responses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import pytest
 from syncline.clients.http import authorities
 from syncline.clients.replicas import client as module
 from syncline.clients.replicas.client import (
-    LARGEST_BODY,
-    LARGEST_HEAD,
-    LARGEST_POOL,
-    Answer,
-    Exchange,
-    Replicas,
-    Trouble,
+    MAX_BODY,
+    MAX_CONNECTIONS,
+    MAX_HEAD,
+    FailureReason,
+    ReplicaClient,
+    ReplicaRequest,
+    ReplicaResponse,
 )
 from tests.standins.certificates import Authority
 
@@ -85,8 +85,8 @@ async def serving(serve: Serve, tls: ssl.SSLContext | None = None, host: str = "
 
 
 @contextlib.contextmanager
-def asking(authorities: str | None = None, timeout: float = 20.0) -> Iterator[Replicas]:
-    replicas = Replicas(asyncio.get_running_loop(), authorities, NAME, timeout)
+def asking(authorities: str | None = None, timeout: float = 20.0) -> Iterator[ReplicaClient]:
+    replicas = ReplicaClient(asyncio.get_running_loop(), authorities, NAME, timeout)
     try:
         yield replicas
     finally:
@@ -117,18 +117,18 @@ def saying(*pieces: bytes, close: bool = False) -> Serve:
 
 
 def begin(
-    replicas: Replicas, address: tuple[str, int], request: bytes = GET
-) -> tuple[Exchange, asyncio.Future[Answer]]:
-    answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-    return replicas.ask(address, request, answer.set_result), answer
+    replicas: ReplicaClient, address: tuple[str, int], request: bytes = GET
+) -> tuple[ReplicaRequest, asyncio.Future[ReplicaResponse]]:
+    answer: asyncio.Future[ReplicaResponse] = asyncio.get_running_loop().create_future()
+    return replicas.send(address, request, answer.set_result), answer
 
 
-async def ask(replicas: Replicas, address: tuple[str, int], request: bytes = GET) -> Answer:
+async def ask(replicas: ReplicaClient, address: tuple[str, int], request: bytes = GET) -> ReplicaResponse:
     async with asyncio.timeout(20):
         return await begin(replicas, address, request)[1]
 
 
-async def end(replicas: Replicas) -> None:
+async def end(replicas: ReplicaClient) -> None:
     """Wait until the rest of every answer has come, of which nobody is told."""
     async with asyncio.timeout(20):
         while replicas._running:  # noqa: ASYNC110
@@ -151,7 +151,7 @@ def test_a_request_goes_out_as_it_is() -> None:
         async with serving(saying(NOT_YET)) as server:
             with asking() as replicas:
                 for request in requests:
-                    assert await ask(replicas, server.address, request) == Answer(401)
+                    assert await ask(replicas, server.address, request) == ReplicaResponse(401)
             assert [_lines(each) for each in server.requests] == [_lines(each) for each in requests]
             assert server.connections == 1
 
@@ -184,9 +184,9 @@ def _lines(request: bytes) -> tuple[bytes, set[bytes], bytes]:
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 2\r\n\r\nok", 200, True),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nVary: Content-Length:\r\n\r\n0\r\n\r\n", 200, True),
         (OK + b"more", 200, False),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (LARGEST_BODY + 1), 200, False),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (MAX_BODY + 1), 200, False),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n", 200, False),
-        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (LARGEST_BODY + 1), 200, False),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * (MAX_BODY + 1), 200, False),
     ],
 )
 def test_an_answer_is_its_status_and_its_connection_is_used_again_if_it_can_be(
@@ -200,9 +200,9 @@ def test_an_answer_is_its_status_and_its_connection_is_used_again_if_it_can_be(
     async def run() -> None:
         async with serving(saying(*pieces)) as server:
             with asking() as replicas:
-                assert await ask(replicas, server.address) == Answer(status)
+                assert await ask(replicas, server.address) == ReplicaResponse(status)
                 await end(replicas)
-                assert await ask(replicas, server.address) == Answer(status)
+                assert await ask(replicas, server.address) == ReplicaResponse(status)
                 assert server.connections == (1 if reusable else 2)
 
     asyncio.run(run())
@@ -227,17 +227,17 @@ def test_an_answer_is_its_status_and_its_connection_is_used_again_if_it_can_be(
         b"HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: a\rb\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nX: a\x01b\r\n\r\n",
-        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * LARGEST_HEAD,
-        b"HTTP/1.1 200 OK\r\nX: " + b"y" * LARGEST_HEAD + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * MAX_HEAD,
+        b"HTTP/1.1 200 OK\r\nX: " + b"y" * MAX_HEAD + b"\r\n\r\n",
     ],
 )
-def test_what_is_no_answer_is_garbage_and_its_connection_is_closed(data: bytes) -> None:
+def test_an_invalid_response_is_garbage_and_its_connection_is_closed(data: bytes) -> None:
     async def run() -> None:
         async with serving(saying(data)) as server:
             with asking() as replicas:
                 answer = await ask(replicas, server.address)
-                assert (answer.status, answer.trouble) == (None, Trouble.GARBAGE)
-                assert answer.words
+                assert (answer.status, answer.reason) == (None, FailureReason.GARBAGE)
+                assert answer.detail
                 await server.until(lambda: server.open == 0)
                 assert server.connections == 1
 
@@ -255,10 +255,10 @@ def test_an_answer_is_known_with_its_head_and_the_rest_is_read_later() -> None:
 
         async with serving(serve) as server:
             with asking() as replicas:
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 known.set()
                 await end(replicas)
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 assert server.connections == 1
 
     asyncio.run(run())
@@ -298,7 +298,7 @@ def test_a_cancelled_request_is_not_answered_and_its_connection_is_kept() -> Non
                 go_on.set()
                 await end(replicas)
                 assert not answer.done()
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 assert server.connections == 1
 
     asyncio.run(run())
@@ -317,8 +317,8 @@ def test_a_request_is_sent_again_where_a_kept_connection_was_closed(request_: by
 
         async with serving(serve) as server:
             with asking() as replicas:
-                assert await ask(replicas, server.address, request_) == Answer(200)
-                assert await ask(replicas, server.address, request_) == Answer(200)
+                assert await ask(replicas, server.address, request_) == ReplicaResponse(200)
+                assert await ask(replicas, server.address, request_) == ReplicaResponse(200)
                 assert (server.connections, len(server.requests)) == (2, 3)
 
     asyncio.run(run())
@@ -335,10 +335,10 @@ def test_a_kept_connection_that_was_closed_is_watched_no_more_and_not_used_again
 
             server.serve = serve
             with asking() as replicas:
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 writers[0].close()
                 await server.until(lambda: server.open == 0)
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 assert (server.connections, len(server.requests)) == (2, 2)
                 writers[1].close()
                 await server.until(lambda: server.open == 0)
@@ -351,7 +351,7 @@ def test_a_kept_connection_that_was_closed_is_watched_no_more_and_not_used_again
 def test_a_handle_that_serves_the_next_request_is_not_taken_back_with_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Requests that wait begin in the turn in which others end."""
     monkeypatch.setattr(module, "_LINGER", 0.05)
-    monkeypatch.setattr(module, "LARGEST_POOL", 1)
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
 
     async def run() -> None:
         later = asyncio.Event()
@@ -366,21 +366,21 @@ def test_a_handle_that_serves_the_next_request_is_not_taken_back_with_the_last(m
             with asking() as replicas:
                 answers = [begin(replicas, server.address)[1] for _ in range(3)]
                 async with asyncio.timeout(20):
-                    assert await asyncio.gather(*answers) == [Answer(200)] * 3
+                    assert await asyncio.gather(*answers) == [ReplicaResponse(200)] * 3
                 assert server.connections == 1
 
     asyncio.run(run())
 
 
 def test_a_cancelled_request_that_waits_is_never_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LARGEST_POOL", 1)
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
 
     async def run() -> None:
         async with serving(saying(OK)) as server:
             with asking() as replicas:
                 first, second, third = (begin(replicas, server.address) for _ in range(3))
                 second[0].cancel()
-                assert set(await asyncio.wait_for(asyncio.gather(first[1], third[1]), 20)) == {Answer(200)}
+                assert set(await asyncio.wait_for(asyncio.gather(first[1], third[1]), 20)) == {ReplicaResponse(200)}
                 assert (len(server.requests), second[1].done()) == (2, False)
 
     asyncio.run(run())
@@ -392,12 +392,12 @@ def test_further_requests_wait_for_one_of_the_connections_however_long() -> None
 
         async with serving(saying_after(go_on, OK)) as server:
             with asking(timeout=0.5) as replicas:
-                answers = [begin(replicas, server.address)[1] for _ in range(LARGEST_POOL + 8)]
-                await server.until(lambda: len(server.requests) == LARGEST_POOL)
+                answers = [begin(replicas, server.address)[1] for _ in range(MAX_CONNECTIONS + 8)]
+                await server.until(lambda: len(server.requests) == MAX_CONNECTIONS)
                 asyncio.get_running_loop().call_later(1.0, go_on.set)  # longer than a connection may take
                 async with asyncio.timeout(20):
-                    assert set(await asyncio.gather(*answers)) == {Answer(200)}
-                assert server.connections == LARGEST_POOL
+                    assert set(await asyncio.gather(*answers)) == {ReplicaResponse(200)}
+                assert server.connections == MAX_CONNECTIONS
 
     asyncio.run(run())
 
@@ -405,14 +405,14 @@ def test_further_requests_wait_for_one_of_the_connections_however_long() -> None
 @pytest.mark.parametrize(
     ("data", "answer"),
     [
-        (b"", Answer(None, Trouble.CLOSED_UNUSED, "closed without an answer")),
-        (b"HTTP/1.1 20", Answer(None, Trouble.CLOSED_UNUSED, "closed without an answer")),
-        (OK[:30], Answer(None, Trouble.CUT_SHORT, "closed within the answer")),
-        (OK[:-1], Answer(200)),
-        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", Answer(200)),
+        (b"", ReplicaResponse(None, FailureReason.CLOSED_UNUSED, "closed without a response")),
+        (b"HTTP/1.1 20", ReplicaResponse(None, FailureReason.CLOSED_UNUSED, "closed without a response")),
+        (OK[:30], ReplicaResponse(None, FailureReason.CUT_SHORT, "closed within the response")),
+        (OK[:-1], ReplicaResponse(200)),
+        (b"HTTP/1.1 200 OK\r\n\r\nuntil the end", ReplicaResponse(200)),
     ],
 )
-def test_an_answer_may_be_cut_short(data: bytes, answer: Answer) -> None:
+def test_an_answer_may_be_cut_short(data: bytes, answer: ReplicaResponse) -> None:
     async def run() -> None:
         async with serving(saying(data, close=True)) as server:
             with asking() as replicas:
@@ -427,7 +427,7 @@ def test_who_cannot_be_reached_is_unreachable() -> None:
             taken.bind(("127.0.0.1", 0))
             with asking() as replicas:
                 answer = await ask(replicas, taken.getsockname())
-        assert answer == Answer(None, Trouble.UNREACHABLE, "Connection refused")
+        assert answer == ReplicaResponse(None, FailureReason.UNREACHABLE, "Connection refused")
 
     asyncio.run(run())
 
@@ -436,18 +436,18 @@ def test_a_connection_has_to_be_there_in_time_tls_included() -> None:
     async def run() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent, asking("", 0.1) as replicas:
             answer = await ask(replicas, silent.getsockname())
-        assert answer == Answer(None, Trouble.UNREACHABLE, "no connection in time")
+        assert answer == ReplicaResponse(None, FailureReason.UNREACHABLE, "no connection within the time limit")
 
     asyncio.run(run())
 
 
 @pytest.mark.parametrize("host", ["named.example", "localhost", "169.254.169.254", "224.0.0.1", "0.0.0.0"])
-def test_nothing_is_sent_to_what_is_no_address_of_an_instance(host: str) -> None:
+def test_nothing_is_sent_to_an_address_of_no_instance(host: str) -> None:
     loop = asyncio.new_event_loop()
-    replicas = Replicas(loop, None, NAME)
-    answers: list[Answer] = []
-    replicas.ask((host, 1), GET, answers.append)
-    assert answers == [Answer(None, Trouble.REFUSED_ADDRESS, "not the address of an instance")]
+    replicas = ReplicaClient(loop, None, NAME)
+    answers: list[ReplicaResponse] = []
+    replicas.send((host, 1), GET, answers.append)
+    assert answers == [ReplicaResponse(None, FailureReason.REFUSED_ADDRESS, "not the address of an instance")]
     assert replicas._multi is None
     loop.close()
 
@@ -459,7 +459,7 @@ def test_no_proxy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         async with serving(saying(OK)) as server:
             with asking() as replicas:
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
 
     asyncio.run(run())
 
@@ -470,7 +470,7 @@ def test_an_ipv6_address_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         async with serving(saying(OK), host="::1") as server:
             with asking() as replicas:
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
 
     try:
         socket.create_server(("::1", 0), family=socket.AF_INET6).close()
@@ -485,9 +485,9 @@ def test_connections_nobody_needs_are_closed(monkeypatch: pytest.MonkeyPatch) ->
     async def run() -> None:
         async with serving(saying(OK)) as server:
             with asking() as replicas:
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 await server.until(lambda: server.open == 0)
-                assert await ask(replicas, server.address) == Answer(200)
+                assert await ask(replicas, server.address) == ReplicaResponse(200)
                 assert server.connections == 2
 
     asyncio.run(run())
@@ -531,10 +531,10 @@ def test_certificates_are_checked_with_the_given_authorities_alone(
                 with asking(authorities) as replicas:
                     answer = await ask(replicas, server.address)
                     if trusted:
-                        assert answer == Answer(200)
+                        assert answer == ReplicaResponse(200)
                     else:
-                        assert (answer.status, answer.trouble) == (None, Trouble.TLS_FAILED)
-                        assert answer.words.startswith("the certificate could not be verified")
+                        assert (answer.status, answer.reason) == (None, FailureReason.TLS_FAILED)
+                        assert answer.detail.startswith("the certificate could not be verified")
             assert len(server.requests) == 1
 
     asyncio.run(run())
@@ -548,23 +548,23 @@ def test_a_certificate_must_be_for_the_name(tmp_path: Path, name: str | None) ->
 
     async def run() -> None:
         async with serving(saying(OK), tls) as server:
-            replicas = Replicas(asyncio.get_running_loop(), authority.pem, name, 20)
+            replicas = ReplicaClient(asyncio.get_running_loop(), authority.pem, name, 20)
             answer = await ask(replicas, server.address)
             replicas.close()
-            assert answer.trouble is Trouble.TLS_FAILED
+            assert answer.reason is FailureReason.TLS_FAILED
             assert server.requests == []
 
     asyncio.run(run())
 
 
-def test_a_server_without_tls_is_told() -> None:
+def test_a_server_without_tls_is_reported() -> None:
     async def run() -> None:
         listening = await asyncio.start_server(saying(OK), "127.0.0.1", 0)
         with asking("") as replicas:
             answer = await ask(replicas, listening.sockets[0].getsockname())
         listening.close()
-        assert answer.trouble is Trouble.TLS_FAILED
-        assert "plain_http" in answer.words
+        assert answer.reason is FailureReason.TLS_FAILED
+        assert "plain_http" in answer.detail
 
     asyncio.run(run())
 
@@ -577,7 +577,7 @@ def test_authorities_that_are_no_certificates_fail_each_request(tmp_path: Path) 
         async with serving(saying(OK), tls) as server:
             with asking("no certificate") as replicas:
                 answer = await ask(replicas, server.address)
-            assert answer.trouble is Trouble.TLS_FAILED
-            assert "PEM" in answer.words
+            assert answer.reason is FailureReason.TLS_FAILED
+            assert "PEM" in answer.detail
 
     asyncio.run(run())

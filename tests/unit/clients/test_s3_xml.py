@@ -1,4 +1,4 @@
-"""The XML of S3: what is read, and what is refused."""
+"""The XML of S3: valid and invalid documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.s3 import xml as s3_xml
-from syncline.clients.s3.xml import Grants, Listed, ListPage, NotXmlError
+from syncline.clients.s3.xml import AccessGrants, ListedObject, ListPage, NotXmlError
 from syncline.errors import SynclineError
 
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
@@ -26,14 +26,14 @@ def test_a_page() -> None:
             "<CommonPrefixes><Prefix>x%2F</Prefix></CommonPrefixes>"
         )
     )
-    assert page == ListPage((Listed("a b+c/ü", "e", 7, 100.5),), ("x/",), "t")
+    assert page == ListPage((ListedObject("a b+c/ü", "e", 7, 100.5),), ("x/",), "t")
 
 
 def test_a_page_that_is_not_url_encoded() -> None:
     page = s3_xml.list_page(
         listing("<IsTruncated>false</IsTruncated><Contents><Key>a+b%20</Key><Size>0</Size></Contents>")
     )
-    assert page.objects == (Listed("a+b%20", "", 0, 0.0),)
+    assert page.objects == (ListedObject("a+b%20", "", 0, 0.0),)
 
 
 def test_a_page_that_breaks_off_is_no_end() -> None:
@@ -48,10 +48,10 @@ def test_a_page_that_breaks_off_is_no_end() -> None:
         (b"<html>", "not XML"),
         (b"<html></html>", "'html'"),
         (listing("")[:-5], "not XML"),
-        (listing(""), "complete"),
+        (listing(""), "IsTruncated"),
     ],
 )
-def test_what_is_no_page(body: bytes, words: str) -> None:
+def test_invalid_pages(body: bytes, words: str) -> None:
     with pytest.raises(NotXmlError, match=words):
         s3_xml.list_page(body)
 
@@ -66,11 +66,11 @@ def test_what_is_no_page(body: bytes, words: str) -> None:
             "<Contents><Key>a</Key><Size>1</Size><LastModified>never</LastModified></Contents>",
             "its time is 'never', not a time",
         ),
-        ("<CommonPrefixes/>", "it has no name"),
+        ("<CommonPrefixes/>", "it has no UTF-8 name"),
         ("<CommonPrefixes><Prefix>%FF/</Prefix></CommonPrefixes>", "UTF-8"),
     ],
 )
-def test_an_odd_entry_is_refused_by_default(entry: str, words: str) -> None:
+def test_an_invalid_entry_is_refused_by_default(entry: str, words: str) -> None:
     body = listing(f"<EncodingType>url</EncodingType><IsTruncated>false</IsTruncated>{entry}")
     with pytest.raises(SynclineError) as error:
         s3_xml.list_page(body)
@@ -78,8 +78,8 @@ def test_an_odd_entry_is_refused_by_default(entry: str, words: str) -> None:
     assert words in error.value.what
 
 
-def test_a_page_of_odd_entries_is_no_page() -> None:
-    with pytest.raises(NotXmlError, match="over 300 entries"):
+def test_a_page_of_invalid_entries_is_refused() -> None:
+    with pytest.raises(NotXmlError, match="more than 300 entries"):
         s3_xml.list_page(listing("<IsTruncated>false</IsTruncated>" + "<Contents/>" * 301), lambda _: None)
 
 
@@ -106,7 +106,7 @@ def test_the_usual_page_is_read_without_a_tree_of_its_objects() -> None:
     plain = s3_xml._plain_page(PAGE)
     assert plain is not None
     assert plain[1] == s3_xml._page(PAGE)[1]
-    assert plain[1][0] == Listed("a b+c/ü", "0123-4", 7, 1714557600.0)
+    assert plain[1][0] == ListedObject("a b+c/ü", "0123-4", 7, 1714557600.0)
     assert [each.size for each in plain[1]] == [7, 0, 12345678901]
     assert s3_xml.list_page(PAGE).prefixes == ("x/",)
 
@@ -192,7 +192,7 @@ def test_grants() -> None:
         + "</AccessControlList></AccessControlPolicy>"
     )
     found = s3_xml.grants(body.encode())
-    assert found == Grants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ"}), frozenset({"READ"}))
+    assert found == AccessGrants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ"}), frozenset({"READ"}))
     with pytest.raises(NotXmlError, match="without"):
         s3_xml.grants(body.replace("<ID>you</ID>", "").encode())
 

@@ -1,4 +1,4 @@
-"""Servers that send or take a byte at a time: each request has an end, and each body a lowest rate."""
+"""Slow servers, in both directions: each request ends, and each body has a minimum rate."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 from syncline.clients.http import transfer
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http, Response
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 
@@ -115,7 +115,7 @@ class SlowChannel(transfer.Channel):
     def wait(self, seconds: float) -> float:
         if self.multi.timeout() == 0:
             return 0.0
-        return self._slow.wait(min(seconds, transfer.GLANCE))
+        return self._slow.wait(min(seconds, transfer.POLL_INTERVAL))
 
 
 Connect = Callable[[SlowServer], str]
@@ -138,7 +138,7 @@ def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
 
 @pytest.fixture
 def http(naps: Naps) -> Http:
-    return Http(Policy(attempts=3, chance=lambda: 1.0, sleep=naps.sleep, clock=naps.clock))
+    return Http(RetryPolicy(attempts=3, chance=lambda: 1.0, sleep=naps.sleep, clock=naps.clock))
 
 
 def failed(http: Http, url: str, method: str = "GET", **options: object) -> SynclineError:
@@ -186,20 +186,20 @@ def test_a_stream_that_drips_gives_what_it_has_and_is_too_slow_then(http: Http, 
     assert " 1 bytes a second" in error.what
 
 
-def test_a_body_that_is_slow_and_goes_on_is_told_of(http: Http, naps: Naps, connect: Connect) -> None:
+def test_a_slow_body_is_reported(http: Http, naps: Naps, connect: Connect) -> None:
     told: list[tuple[float, str]] = []
     url, began = connect(SlowServer(naps, endless(HEAD, b"x"), fast=len(HEAD), pause=0.0625)), naps.now
-    http.end_within(70.0, slowest=10, slow=lambda what: told.append((naps.now - began, what)))
+    http.set_deadline(70.0, min_rate=10, on_slow=lambda what: told.append((naps.now - began, what)))
     assert failed(http, url).code.name == "TIME_SHORT"
     assert [round(at) for at, _ in told] == [30, 60]
     assert told[1][1] == f"{url.split('/')[2]} is slow: 0.0156 KiB/s in the last 30 s of waiting"
 
 
-def test_a_body_that_is_not_slow_is_not_told_of(http: Http, naps: Naps, connect: Connect) -> None:
+def test_a_fast_body_is_not_reported(http: Http, naps: Naps, connect: Connect) -> None:
     told: list[str] = []
     head, size = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n", 6_000_000
     url = connect(SlowServer(naps, endless(head, b"x"), fast=len(head) + size, pause=25.0))
-    http.end_within(70.0, slow=told.append)
+    http.set_deadline(70.0, on_slow=told.append)
     with http.request("GET", url, stream=True) as answer:
         assert size < drained(answer)[0]
     assert told == []
@@ -209,13 +209,13 @@ def test_a_head_that_drips_has_one_time_in_all(http: Http, naps: Naps, connect: 
     url, began = connect(SlowServer(naps, endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"))), naps.now
     error = failed(http, url, retry=naps.policy(attempts=1))
     assert (error.code.name, naps.now - began) == ("UNREACHABLE", 30)
-    assert "no answer in time" in error.what
+    assert "no response within" in error.what
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n", HEAD], ids=["head", "body"])
 def test_what_drips_ends_at_the_deadline(http: Http, naps: Naps, connect: Connect, start: bytes) -> None:
     url, began = connect(SlowServer(naps, endless(start, b"X: y\r\n"), fast=len(start))), naps.now
-    http.end_within(10.0)
+    http.set_deadline(10.0)
     error = failed(http, url)
     assert (error.code.name, naps.now - began) == ("TIME_SHORT", 10)
 
@@ -244,7 +244,7 @@ def test_a_service_that_joins_parts_may_take_its_time(http: Http, naps: Naps, co
     body = CHUNKED + b"1\r\n \r\n" * 20 + b"%x\r\n%b\r\n0\r\n\r\n" % (len(result), result)
     socket = SlowServer(naps, iter(body), fast=len(CHUNKED))
     endpoint = Endpoint.parse(connect(socket).removesuffix("/a"))
-    upload = Bucket(endpoint, "bucket", lambda: Keys("id", "secret"), http).resume_upload("key", "1")
+    upload = Bucket(endpoint, "bucket", lambda: AccessKeys("id", "secret"), http).resume_upload("key", "1")
     assert upload.complete({1: "a", 2: "b"}) == "abc-2"
     assert naps.now - 1000 > 60
     socket.close()
@@ -253,7 +253,7 @@ def test_a_service_that_joins_parts_may_take_its_time(http: Http, naps: Naps, co
 def test_the_lowest_rate_can_be_set(http: Http, naps: Naps, connect: Connect) -> None:
     head = HEAD.replace(b"1000000", b"100")
     socket = SlowServer(naps, endless(head, b"x"), fast=len(head), pause=0.5)
-    http.end_within(1000.0, slowest=1)
+    http.set_deadline(1000.0, min_rate=1)
     try:
         assert http.request("GET", connect(socket)).body == b"x" * 100
     finally:
@@ -283,7 +283,7 @@ def test_a_request_ends_when_its_run_is_cancelled(
     http: Http, naps: Naps, connect: Connect, socket: Callable[[Naps], SlowServer]
 ) -> None:
     url, began, asked = connect(socket(naps)), naps.now, itertools.count()
-    http.end_within(300.0, lambda: naps.now >= began + 3 or next(asked) > 1000, slowest=0)
+    http.set_deadline(300.0, lambda: naps.now >= began + 3 or next(asked) > 1000, min_rate=0)
     error = failed(http, url, "PUT", body=bytes(100_000))
     assert error.code.name == "RUN_CANCELLED"
     assert naps.now - began <= 4
@@ -297,7 +297,7 @@ def test_a_fast_stream_ends_when_the_run_is_cancelled(http: Http, naps: Naps, co
     with http.request("GET", url, stream=True) as answer:
         assert answer.read(1 << 20)
     url = connect(SlowServer(naps, endless(head, b"x"), fast=1 << 50))
-    http.end_within(300.0, lambda: next(chunks) > 6)
+    http.set_deadline(300.0, lambda: next(chunks) > 6)
     with http.request("GET", url, stream=True) as answer:
         assert drained(answer)[1].code.name == "RUN_CANCELLED"
 
@@ -306,7 +306,7 @@ def test_a_pause_ends_when_the_run_is_cancelled(http: Http, naps: Naps, connect:
     answer = b"HTTP/1.1 503 Busy\r\nRetry-After: 9\r\nContent-Length: 0\r\n\r\n"
     socket = SlowServer(naps, iter(answer), fast=len(answer))
     url, began = connect(socket), naps.now
-    http.end_within(300.0, lambda: naps.now >= began + 1)
+    http.set_deadline(300.0, lambda: naps.now >= began + 1)
     assert failed(http, url).code.name == "RUN_CANCELLED"
     assert naps.now - began <= 3
     socket.close()

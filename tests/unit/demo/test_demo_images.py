@@ -9,7 +9,7 @@ import pytest
 
 from demo.catalog import ORGANIZATIONS, REPOSITORIES, SIGNED, Repository
 from demo.images import DOCKER, OCI, Image
-from syncline.clients.registry.manifest import OCI_INDEX, media_type_of
+from syncline.clients.registry.manifest import OCI_INDEX, detect_media_type
 from syncline.clients.registry.reference import digest_of, parse_repository, parse_tag
 
 pytestmark = pytest.mark.usefixtures("small_layers")
@@ -42,7 +42,7 @@ def test_images_are_whole_and_their_parts_are_what_they_are_called(repository: R
     parse_repository(repository.name)
     assert all(map(parse_tag, repository.tags))
     for image in images(repository):
-        assert media_type_of(image.manifest.media_type, image.manifest.body, "") == image.manifest.media_type
+        assert detect_media_type(image.manifest.media_type, image.manifest.body, "") == image.manifest.media_type
         assert {blob.digest: blob.size for blob in image.manifest.blobs()} == {
             digest_of(data): len(data) for data in image.blobs.values()
         }

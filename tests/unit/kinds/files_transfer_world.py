@@ -15,8 +15,8 @@ from typing import Any, Final, Self
 
 import pytest
 
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.xml import Grants, Listed
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.xml import AccessGrants, ListedObject
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
@@ -31,7 +31,7 @@ RUN: Final = "run-2"
 
 
 class _Stream:
-    def __init__(self, head: Head, content: bytes, on_read: Callable[[], None]) -> None:
+    def __init__(self, head: ObjectHead, content: bytes, on_read: Callable[[], None]) -> None:
         self.head = head
         self._content = content
         self._on_read = on_read
@@ -53,16 +53,16 @@ class _Stream:
 class _Source:
     """A bucket. ``opened`` lists the offset of each read; ``on_read`` is called before each piece."""
 
-    objects: dict[str, tuple[Head, bytes]] = field(default_factory=dict)
+    objects: dict[str, tuple[ObjectHead, bytes]] = field(default_factory=dict)
     opened: list[int] = field(default_factory=list)
     on_read: Callable[[], None] = lambda: None
 
-    def put(self, key: str, content: bytes, etag: str, **about: Any) -> Head:
-        head = Head(etag, len(content), **about)
+    def put(self, key: str, content: bytes, etag: str, **about: Any) -> ObjectHead:
+        head = ObjectHead(etag, len(content), **about)
         self.objects[key] = (head, content)
         return head
 
-    def head(self, key: str) -> Head | None:
+    def head(self, key: str) -> ObjectHead | None:
         return self.objects[key][0] if key in self.objects else None
 
     def open(self, key: str, *, etag: str | None = None, start: int = 0) -> _Stream:
@@ -71,7 +71,7 @@ class _Source:
         self.opened.append(start)
         return _Stream(head, content[start:], self.on_read)
 
-    def grants(self, key: str) -> Grants:
+    def grants(self, key: str) -> AccessGrants:
         raise AssertionError(f"nobody asked for the access list of {key}")
 
 
@@ -131,12 +131,12 @@ class _Target:
     def stat(self, path: str) -> TargetFile | None:
         return self.files.get(self._named(path))
 
-    def listing(self, prefix: str, after: str) -> Iterator[Listed]:
+    def listing(self, prefix: str, after: str) -> Iterator[ListedObject]:
         assert self.is_listed
         assert not after
         for path, existing in sorted(self.files.items()):
             if path.startswith(prefix):
-                yield Listed(path, existing.version, existing.size or 0, 0.0)
+                yield ListedObject(path, existing.version, existing.size or 0, 0.0)
 
     def put(self, put: PutRequest) -> PutResult | UnfinishedPut:
         self.puts.append(put)
@@ -180,7 +180,7 @@ class _Target:
         if not self.gives_bytes:
             return None
         self.opened.append(start)
-        return _Stream(Head(existing.version, existing.size or 0), self.contents[path][start:], lambda: None)
+        return _Stream(ObjectHead(existing.version, existing.size or 0), self.contents[path][start:], lambda: None)
 
     def mode(self, path: str) -> str | None:
         return None if self.modes is None else self.modes[path]

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncline.clients.http.listings import Odd, OnOdd
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.xml import Listed, ListPage
+from syncline.clients.http.listings import InvalidEntry, OnInvalid
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.xml import ListedObject, ListPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
@@ -48,7 +48,7 @@ class World:
     often they were compacted, ``listings`` how often the source was listed.
     """
 
-    objects: dict[str, Head] = field(default_factory=dict)
+    objects: dict[str, ObjectHead] = field(default_factory=dict)
     existing: dict[str, TargetFile] = field(default_factory=dict)
     files: dict[str, Row] = field(default_factory=dict)
     gone: dict[str, Row] = field(default_factory=dict)
@@ -79,20 +79,20 @@ class World:
         if removes:
             self.objects.pop(key, None)
         else:
-            self.objects[key] = Head(f"etag {self.number}", self.number, modified=float(self.number))
+            self.objects[key] = ObjectHead(f"etag {self.number}", self.number, modified=float(self.number))
         sequencer = f"{0x55AED6DCD90281E500 + self.number * 16:020X}"
         self.notifications.append(
             event(key, "ObjectRemoved:Delete" if removes else "ObjectCreated:Put", written(sequencer, form))
         )
 
-    def head(self, key: str) -> Head | None:
+    def head(self, key: str) -> ObjectHead | None:
         self.heads.append(key)
         return self.objects.get(key)
 
-    def page(self, prefix: str = "", *, odd: OnOdd, after: str = "", limit: int = 1000, **_: Any) -> ListPage:
+    def page(self, prefix: str = "", *, odd: OnInvalid, after: str = "", limit: int = 1000, **_: Any) -> ListPage:
         self.listings += 1
         _report_invalid(self.invalid, prefix, after, odd)
-        listed = [Listed(key, head.etag, head.size, head.modified) for key, head in sorted(self.objects.items())]
+        listed = [ListedObject(key, head.etag, head.size, head.modified) for key, head in sorted(self.objects.items())]
         shown = [each for each in listed if each.key > after and each.key.startswith(prefix)]
         return ListPage(tuple(shown[:limit]), (), None)
 
@@ -107,11 +107,11 @@ class World:
     def leaves_out(self, path: str, size: int | None) -> bool:  # noqa: ARG002 - as the real one
         return path in self.folders
 
-    def listing(self, prefix: str, after: str, invalid: OnOdd) -> Iterator[Listed]:
+    def listing(self, prefix: str, after: str, invalid: OnInvalid) -> Iterator[ListedObject]:
         _report_invalid(self.invalid_at_target, prefix, after, invalid)
         for path, existing in sorted(self.existing.items()):
             if path > after and path.startswith(prefix):
-                yield Listed(path, existing.version, existing.size or 0, 0.0)
+                yield ListedObject(path, existing.version, existing.size or 0, 0.0)
 
     def stat(self, path: str) -> TargetFile | None:
         if path in self.unreadable:
@@ -225,7 +225,7 @@ def written(sequencer: str, form: int) -> str:
     return (sequencer, sequencer.lower(), sequencer.lstrip("0").lower(), sequencer.rstrip("0"))[form]
 
 
-def _report_invalid(entries: list[str], prefix: str, after: str, invalid: OnOdd) -> None:
+def _report_invalid(entries: list[str], prefix: str, after: str, invalid: OnInvalid) -> None:
     for name in entries:
         if name > after and name.startswith(prefix):
-            invalid(Odd("an entry", name, SynclineError("MESSAGE_INVALID", "no size"), name))
+            invalid(InvalidEntry("an entry", name, SynclineError("MESSAGE_INVALID", "no size"), name))

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
+from syncline.clients.http.listings import LISTING_START, InvalidEntry, ListingPosition, OnInvalid
 from syncline.clients.registry.client import NamesPage, Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifest
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
@@ -24,13 +24,13 @@ LIST_PAGE = 100
 Content = Mapping[str, Mapping[str, str]]  # repository → tag → digest
 
 
-def parts_of(names: Sequence[str], start: Position, path: str = "/") -> Iterator[NamesPage]:
+def parts_of(names: Sequence[str], start: ListingPosition, path: str = "/") -> Iterator[NamesPage]:
     """Yield the names in pages, at least one; tokens are paths at a registry, and numbers at an API."""
     at = int(start.token.removeprefix("/") or 0)
     for number in range(at, max(len(names), 1), LIST_PAGE):
         part = list(names[number : number + LIST_PAGE])
         end = number + LIST_PAGE
-        more = Position(f"{path}{end}", start.entries + end - at, start.pages + end // LIST_PAGE)
+        more = ListingPosition(f"{path}{end}", start.entries + end - at, start.pages + end // LIST_PAGE)
         yield NamesPage(part, more if end < len(names) else None)
 
 
@@ -58,16 +58,16 @@ class MemoryRegistry:
         self.asked: list[str] = []
         self.broken: dict[str, SynclineError] = {}
         self.invalid: dict[str, SynclineError] = {}
-        self.invalid_tags: dict[str, list[Odd]] = {}
+        self.invalid_tags: dict[str, list[InvalidEntry]] = {}
         self.cut: set[str] = set()
         self.signed: dict[str, tuple[Descriptor, ...]] = {}
         self.unordered: Callable[[list[str]], list[str]] = lambda names: names
 
-    def catalog_pages(self, _invalid: OnOdd, start: Position) -> Iterator[NamesPage]:
+    def catalog_pages(self, _invalid: OnInvalid, start: ListingPosition) -> Iterator[NamesPage]:
         yield from parts_of(list(self.content), start)
 
-    def tag_pages(self, repository: str, invalid: OnOdd, start: Position) -> Iterator[NamesPage]:
-        for each in self.invalid_tags.get(repository, ()) if start == BEGINNING else ():
+    def tag_pages(self, repository: str, invalid: OnInvalid, start: ListingPosition) -> Iterator[NamesPage]:
+        for each in self.invalid_tags.get(repository, ()) if start == LISTING_START else ():
             invalid(each)
         for page in parts_of(self.unordered(sorted(self.content.get(repository, {}))), start):
             self.asked.append(f"tags {repository}")
@@ -75,10 +75,10 @@ class MemoryRegistry:
                 raise self.broken[repository]
             yield page
 
-    def tags(self, repository: str, _invalid: OnOdd) -> Iterator[str]:
+    def tags(self, repository: str, _invalid: OnInvalid) -> Iterator[str]:
         return iter(sorted(self.content.get(repository, {})))
 
-    def knows(self, repository: str) -> bool:
+    def has_repository(self, repository: str) -> bool:
         return repository in self.content
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
@@ -99,7 +99,7 @@ class MemoryRegistry:
     def blob_size(self, repository: str, _blob: Descriptor) -> int | None:
         return None if repository in self.cut else 2
 
-    def referrers(self, repository: str, digest: str, _invalid: OnOdd) -> tuple[Descriptor, ...]:
+    def referrers(self, repository: str, digest: str, _invalid: OnInvalid) -> tuple[Descriptor, ...]:
         self.asked.append(f"referrers {repository}@{digest}")
         return self.signed.get(digest, ())
 
@@ -117,11 +117,11 @@ class MemoryApi:
         self.listed: list[str] = []
         self.asked: list[str] = []
         self.pages = 0
-        self.invalid: list[Odd] = []
+        self.invalid: list[InvalidEntry] = []
         self.broken: dict[str, SynclineError] = {}
 
     def repository_pages(
-        self, namespace: str, invalid: OnOdd, start: Position | None = None
+        self, namespace: str, invalid: OnInvalid, start: ListingPosition | None = None
     ) -> Iterator[RepositoriesPage]:
         self.listed.append(namespace)
         if namespace in self.broken:
@@ -129,17 +129,17 @@ class MemoryApi:
         for each in self.invalid:
             invalid(each)
         names = [name for name in self.content if name.partition("/")[0] == namespace]
-        for page in parts_of(names, start or BEGINNING):
+        for page in parts_of(names, start or LISTING_START):
             self.pages += 1
             listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.names]
             yield RepositoriesPage(listed, page.following)
 
-    def tag_pages(self, repository: str, _invalid: OnOdd, start: Position | None) -> Iterator[TagsPage]:
+    def tag_pages(self, repository: str, _invalid: OnInvalid, start: ListingPosition | None) -> Iterator[TagsPage]:
         self.asked.append(repository)
         if repository not in self.content:
             raise SynclineError("NOT_FOUND", "no such repository")
         tags = self.content[repository]
-        for page in parts_of(list(tags), start or BEGINNING, ""):
+        for page in parts_of(list(tags), start or LISTING_START, ""):
             yield TagsPage({tag: QuayTag(tags[tag], 10, False) for tag in page.names}, page.following)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.clients.http.client import Http
 from syncline.clients.s3 import upload as bucket_upload
-from syncline.clients.s3.head import ABSENT, Head
+from syncline.clients.s3.head import IF_ABSENT, ObjectHead
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
@@ -99,10 +99,10 @@ def buckets() -> Iterator[Buckets]:
 @pytest.fixture
 def small_parts(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make objects of more than 2 KiB large ones, and their parts 1 KiB; one copy takes at most 2 KiB."""
-    monkeypatch.setattr(bucket_upload, "PART", SMALL)
+    monkeypatch.setattr(bucket_upload, "PART_SIZE", SMALL)
     monkeypatch.setattr(bucket_upload, "_COPY_PART", SMALL)
-    monkeypatch.setattr(bucket_target, "PART", SMALL)
-    monkeypatch.setattr(bucket_target, "LARGEST_COPY", 2 * SMALL)
+    monkeypatch.setattr(bucket_target, "PART_SIZE", SMALL)
+    monkeypatch.setattr(bucket_target, "MAX_COPY", 2 * SMALL)
     buckets.server.smallest_part = 1
 
 
@@ -234,7 +234,7 @@ class TestUploads:
     @SORTS
     def test_an_object_that_became_large_since_the_scan_is_sent_in_parts(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
-        seen = Head(md5(b"small"), 5)
+        seen = ObjectHead(md5(b"small"), 5)
         put = replace(buckets.put("a", left=self.for_parts(2)), seen=seen)
         assert buckets.target(near=near).put(put) == UnfinishedPut(2)
         assert isinstance(buckets.target(near=near).put(replace(buckets.put("a"), seen=seen)), PutResult)
@@ -272,7 +272,7 @@ class TestUploads:
 
         def left() -> float:
             if len(self.parts(buckets)) == 2:
-                http.end_within(0.0)
+                http.set_deadline(0.0)
             return 60.0
 
         assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == UnfinishedPut(2)
@@ -364,7 +364,7 @@ class TestReplaced:
         self, buckets: Buckets, *, near: bool
     ) -> None:
         buckets.server.put("source", "a", b"now")
-        done = buckets.target(near=near).put(replace(buckets.put("a"), seen=Head(md5(b"then"), 4)))
+        done = buckets.target(near=near).put(replace(buckets.put("a"), seen=ObjectHead(md5(b"then"), 4)))
         assert isinstance(done, PutResult)
         assert (done.head.etag, done.head.size) == (md5(b"now"), 3)
         assert buckets.objects == {"a": b"now"}
@@ -467,4 +467,4 @@ class TestRenameAndRemove:
 
 def test_a_service_that_states_no_etag_has_a_version_nevertheless() -> None:
     assert file_of("", 4) == TargetFile(UNSTATED, None, 4)
-    assert PutRequest("a", None, "a", None, None, True, lambda: 1.0).condition == ABSENT  # type: ignore[arg-type]
+    assert PutRequest("a", None, "a", None, None, True, lambda: 1.0).condition == IF_ABSENT  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import (
     FileChange,
@@ -47,10 +47,10 @@ Objects = dict[str, tuple[str, int]]
 Recorded = dict[str, tuple[tuple[str, int], str, bool]]
 
 
-def listing(files: list[Listed], start: str = "") -> TargetListing:
+def listing(files: list[ListedObject], start: str = "") -> TargetListing:
     """Return a target's listing, which can be opened again behind a name."""
 
-    def opened(after: str) -> Generator[Listed]:
+    def opened(after: str) -> Generator[ListedObject]:
         yield from (each for each in files if not after or each.key > start + after)
 
     return TargetListing(opened, start, "")
@@ -64,8 +64,10 @@ def run(
         for name in sorted(records)
     )
     comparison = ListingComparison(
-        (Listed(f"s/{name}", *source[name], 7.5) for name in sorted(source)),
-        None if target is None else listing([Listed(f"t/{name}", *target[name], 1.0) for name in sorted(target)], "t/"),
+        (ListedObject(f"s/{name}", *source[name], 7.5) for name in sorted(source)),
+        None
+        if target is None
+        else listing([ListedObject(f"t/{name}", *target[name], 1.0) for name in sorted(target)], "t/"),
         known,
         ("s/", "t/"),
         more.get("takes"),
@@ -152,7 +154,7 @@ def test_a_second_pass_over_equal_sides_has_nothing_to_do(source: Objects, targe
 
 def test_another_time_is_checked_and_is_no_difference() -> None:
     record = ("a", Record("e", 1, 6, "e").to_row())
-    source, target = [Listed("a", "e", 1, 7.0)], [Listed("a", "e", 1, 0.0)]
+    source, target = [ListedObject("a", "e", 1, 7.0)], [ListedObject("a", "e", 1, 0.0)]
     comparison = ListingComparison(
         iter(source), listing(target), iter([record]), ("", ""), None, lambda *_: False, None, frozenset(), False
     )
@@ -181,8 +183,8 @@ def test_a_file_that_was_created_again_is_another_removal() -> None:
 @pytest.mark.parametrize("side", ["source", "target"])
 @pytest.mark.parametrize("keys", ["bac", "aab"])
 def test_an_unsorted_listing_is_an_error(side: str, keys: str) -> None:
-    wrong = [Listed(key, "e", 1, 0) for key in keys]
-    right = [Listed(key, "e", 1, 0) for key in sorted(set(keys))]
+    wrong = [ListedObject(key, "e", 1, 0) for key in keys]
+    right = [ListedObject(key, "e", 1, 0) for key in sorted(set(keys))]
     source, target = (wrong, right) if side == "source" else (right, wrong)
     comparison = ListingComparison(
         iter(source), listing(target), iter([]), ("", ""), None, lambda *_: False, None, frozenset(), False
@@ -218,7 +220,7 @@ def test_renames_are_the_pairs_that_are_not_ambiguous(
 def test_nothing_is_known_of_files_without_etags(etag: str) -> None:
     """Some services list none: files of equal size are no renames then."""
     gone = FileChange("s/old", "old", Action.REMOVE, None, Record(etag, 3, 7, "v"))
-    new = FileChange("s/new", "new", Action.CREATE, Listed("s/new", etag, 3, 7.0), None)
+    new = FileChange("s/new", "new", Action.CREATE, ListedObject("s/new", etag, 3, 7.0), None)
     assert renames_among([gone, new]) == ({"s/new": "s/old"} if etag else {})
 
 
@@ -311,13 +313,13 @@ class TestFilesOfOthers:
         """Find names; return those found, the names behind which the listing was opened, and the number of files read."""
         read, opened = 0, list[str]()
 
-        def open_behind(after: str) -> Generator[Listed]:
+        def open_behind(after: str) -> Generator[ListedObject]:
             nonlocal read
             opened.append(after.encode().decode())  # as a request would carry it
             for name in names:
                 if name > after:
                     read += 1
-                    yield Listed(name, "e", 1, 0.0)
+                    yield ListedObject(name, "e", 1, 0.0)
 
         existing = TargetListing(open_behind, "", "")
         found = [existing.find(name) for name in asked]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.s3.head import Head, fingerprint
+from syncline.clients.s3.head import ObjectHead, fingerprint
 from syncline.kinds.files.events import EventScope
 from syncline.kinds.files.records import Record, Task
 from syncline.kinds.files.targets import TargetFile, file_of
@@ -29,7 +29,7 @@ FILES = st.dictionaries(NAMES, st.sampled_from(KINDS), min_size=1, max_size=9)
 
 def add(world: World, key: str, kind: str = "equal", **about: Any) -> None:
     """Add a file to a world; no two have the same ETag, so none is a rename of another."""
-    head = Head(f"etag of {key}", 3, modified=7.0)
+    head = ObjectHead(f"etag of {key}", 3, modified=7.0)
     existing = file_of(head.etag, head.size)
     record = Record(head.etag, head.size, 7, existing.version, **about)
     if kind != "gone":
@@ -140,7 +140,7 @@ class TestRenames:
     def world() -> World:
         """A file that has another key now."""
         world = world_of({"a": "equal", "old": "gone"})
-        world.objects["new"] = Head("etag of old", 3, modified=7.0)
+        world.objects["new"] = ObjectHead("etag of old", 3, modified=7.0)
         return world
 
     def test_a_rename_is_one_item_and_no_removal(self) -> None:
@@ -275,7 +275,7 @@ class TestRemovals:
     ) -> None:
         monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", window)
         world = world_of({"a": "gone", "c": "gone", "m": "new", "p": "new"})
-        world.objects["z"] = Head("etag of c", 3, modified=7.0)
+        world.objects["z"] = ObjectHead("etag of c", 3, modified=7.0)
         setattr(world, side, [invalid])
         pages = world.scan_pages(sync_of(), EVERYTHING, context=PACE)
         assert {item.name: Task.of(item).operation for item in items_of(pages)} == dict.fromkeys("mpz", "put")
@@ -367,7 +367,7 @@ class TestRechecks:
 
     def test_the_time_of_an_object_is_recorded_when_it_was_read(self) -> None:
         world = World()
-        add(world, "a", headers=fingerprint(Head("etag of a", 3)))
+        add(world, "a", headers=fingerprint(ObjectHead("etag of a", 3)))
         world.objects["a"] = replace(world.objects["a"], modified=9.0)
         world.scan_pages(sync_of({"recheck": "3650d"}), EVERYTHING, context=PACE)
         assert Record.of_row(world.files["a"]).modified == 9
@@ -463,7 +463,7 @@ class TestNamedKeys:
 def test_the_object_whose_key_is_the_prefix_itself_has_a_record() -> None:
     sync = sync_of({"target": {"bucket": "copies", "prefix": "out/"}}, prefix="in/")
     world = World()
-    head = Head("e", 3, modified=7.0)
+    head = ObjectHead("e", 3, modified=7.0)
     for name in ("", "a"):
         world.objects[f"in/{name}"] = head
         world.existing[f"out/{name}"] = file_of("e", 3)

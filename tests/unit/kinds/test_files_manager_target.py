@@ -11,9 +11,9 @@ from typing import Any, Final, Self
 
 import pytest
 
-from syncline.clients.file_manager.client import Content, FileManager, Saved
+from syncline.clients.file_manager.client import FileContent, FileManager, SavedFile
 from syncline.clients.http.client import Http
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.files.manager_target import BUFFERED, FileManagerTarget
 from syncline.kinds.files.targets import CHUNK, PutRequest, PutResult, TargetFile, UnfinishedPut
@@ -169,7 +169,7 @@ class TestMark:
 class _Stream:
     """An object that comes a chunk at a time; ``tick`` is called before each."""
 
-    def __init__(self, head: Head, tick: Callable[[], None]) -> None:
+    def __init__(self, head: ObjectHead, tick: Callable[[], None]) -> None:
         self.head = head
         self._tick = tick
 
@@ -191,7 +191,7 @@ class _Source:
     def __init__(self, size: int, seconds: float, *, first: float | None = None) -> None:
         self.now = 1000.0
         self.opened = 0
-        self._object = Head("etag", size)
+        self._object = ObjectHead("etag", size)
         self._seconds = seconds
         self._next = seconds if first is None else first
 
@@ -203,7 +203,7 @@ class _Source:
         self.opened += 1
         return _Stream(self._object, self._tick)
 
-    def head(self, key: str) -> Head:  # noqa: ARG002 - it has one object
+    def head(self, key: str) -> ObjectHead:  # noqa: ARG002 - it has one object
         return self._object
 
 
@@ -215,20 +215,22 @@ class _Client:
     ends: SynclineError | None = None
     after: int = 0
 
-    def save(self, operation: str, path: str, content: Content) -> Saved:
+    def save(self, operation: str, path: str, content: FileContent) -> SavedFile:
         assert operation == "create"
         chunks: Iterable[bytes] = [content.chunks] if isinstance(content.chunks, bytes) else content.chunks
         for number, chunk in enumerate(chunks, 1):
             self.taken += len(chunk)
             if self.ends is not None and number == self.after:
                 raise self.ends
-        return Saved("id-1", path, content.size)
+        return SavedFile("id-1", path, content.size)
 
 
 class TestTooSlow:
     """A file that one function cannot send is given up as soon as that is certain."""
 
-    def put(self, source: _Source, client: Any, ends: float, seen: Head | None = None) -> PutResult | UnfinishedPut:
+    def put(
+        self, source: _Source, client: Any, ends: float, seen: ObjectHead | None = None
+    ) -> PutResult | UnfinishedPut:
         """Put the source's object by a function that ends at the time ``ends``."""
         bucket: Any = source
         target = FileManagerTarget(client, NAME, None, None, lambda: source.now)
@@ -237,7 +239,7 @@ class TestTooSlow:
     def test_an_absurd_size_at_once(self) -> None:
         source, client = _Source(8 * CHUNK, 0.0), _Client()
         with pytest.raises(SynclineError) as caught:
-            self.put(source, client, 1900.0, Head("etag", 2**50))
+            self.put(source, client, 1900.0, ObjectHead("etag", 2**50))
         assert caught.value.code.name == "FILE_TOO_SLOW"
         assert "over the 900 of a Lambda function" in caught.value.what
         assert (source.opened, client.taken) == (0, 0)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.s3.xml import Grants, Listed
+from syncline.clients.s3.xml import AccessGrants, ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files import state_csv
 from syncline.kinds.files.records import Record, mode_of_grants, mode_of_metadata, path_problem
@@ -107,13 +107,16 @@ def test_a_row_counts_only_if_source_and_target_confirm_it() -> None:
     row = CsvRow("/a", "rw-r--r--", "5", "text/plain", "1970-01-01T00:01:40Z", "id-7")
     existing = TargetFile("id-7|5||", None, 5, "id-7")
     record = Record("e", 5, 100, "id-7|5||", file_type="text/plain", mode="rw-r--r--", internal_id="id-7")
-    assert state_csv.record_of(row, Listed("a", "e", 5, 100.5), existing) == record
+    assert state_csv.record_of(row, ListedObject("a", "e", 5, 100.5), existing) == record
     assert state_csv.row_of("/a", record) == row
-    assert state_csv.record_of(row, Listed("a", "e", 6, 100.0), existing) is None
-    assert state_csv.record_of(row, Listed("a", "e", 5, 200.0), existing) is None
-    assert state_csv.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-7|6||", None, 6, "id-7")) is None
-    assert state_csv.record_of(row, Listed("a", "e", 5, 100.0), TargetFile("id-8|5||", None, 5, "id-8")) is None
-    assert state_csv.record_of(CsvRow("/a", "", "5", "", "never", "id-7"), Listed("a", "e", 5, 1.0), existing) is None
+    assert state_csv.record_of(row, ListedObject("a", "e", 6, 100.0), existing) is None
+    assert state_csv.record_of(row, ListedObject("a", "e", 5, 200.0), existing) is None
+    assert state_csv.record_of(row, ListedObject("a", "e", 5, 100.0), TargetFile("id-7|6||", None, 6, "id-7")) is None
+    assert state_csv.record_of(row, ListedObject("a", "e", 5, 100.0), TargetFile("id-8|5||", None, 5, "id-8")) is None
+    assert (
+        state_csv.record_of(CsvRow("/a", "", "5", "", "never", "id-7"), ListedObject("a", "e", 5, 1.0), existing)
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,10 +141,12 @@ def test_permissions_by_metadata(metadata: dict[str, str], mode: str | None) -> 
 
 
 def test_permissions_by_an_access_list() -> None:
-    grants = Grants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ", "WRITE"}), frozenset({"READ"}))
+    grants = AccessGrants("me", frozenset({"FULL_CONTROL"}), frozenset({"READ", "WRITE"}), frozenset({"READ"}))
     assert mode_of_grants(grants) == "rw-rw-r--"
-    assert mode_of_grants(Grants("me", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"}))) == "rw-r--r--"
-    assert mode_of_grants(Grants("me", frozenset(), frozenset(), frozenset({"READ_ACP"}))) == "---------"
+    assert (
+        mode_of_grants(AccessGrants("me", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"}))) == "rw-r--r--"
+    )
+    assert mode_of_grants(AccessGrants("me", frozenset(), frozenset(), frozenset({"READ_ACP"}))) == "---------"
 
 
 @pytest.mark.parametrize("path", ["../up", "a/../b", "a/./b", "a//b", "a\tb", "a\nb", "a\x7fb", "."])

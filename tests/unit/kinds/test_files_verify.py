@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.xml import Listed, ListPage
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.xml import ListedObject, ListPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files.bucket_target import BucketTarget
@@ -26,7 +26,7 @@ PAGE = 100
 class _Bucket:
     """A bucket that lists in pages of 100 and counts requests. ``unlisted`` are keys that its listing leaves out."""
 
-    def __init__(self, objects: Mapping[str, Head], unlisted: Sequence[str] = ()) -> None:
+    def __init__(self, objects: Mapping[str, ObjectHead], unlisted: Sequence[str] = ()) -> None:
         self.objects = dict(objects)
         self.unlisted = unlisted
         self.pages = 0
@@ -42,11 +42,11 @@ class _Bucket:
             raise SynclineError("FORBIDDEN", "no listing for you")
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key not in self.unlisted)
         shown = keys[bisect_right(keys, after) :]
-        objects = [Listed(key, self.objects[key].etag, self.objects[key].size, 0.0) for key in shown[:PAGE]]
+        objects = [ListedObject(key, self.objects[key].etag, self.objects[key].size, 0.0) for key in shown[:PAGE]]
         return ListPage(tuple(objects), (), "more" if len(shown) > PAGE else None)
 
-    def head(self, key: str, *, surely: bool = True) -> Head | None:
-        assert not surely
+    def head(self, key: str, *, confirm: bool = True) -> ObjectHead | None:
+        assert not confirm
         self.heads.append(key)
         return self.objects.get(key)
 
@@ -96,7 +96,7 @@ def _verified(
 
 def test_a_page_verifies_adjacent_files() -> None:
     keys = [f"d{number % 2}/f{number:04}" for number in range(500)]
-    bucket = _Bucket({key: Head("e", 4) for key in keys})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key) for key in keys])
     assert all(isinstance(answer, Completed) for answer in answers.values())
     assert records.values.keys() == set(keys)
@@ -104,7 +104,7 @@ def test_a_page_verifies_adjacent_files() -> None:
 
 
 def test_a_verification_is_recorded_after_the_transfer() -> None:
-    bucket = _Bucket({key: Head("e", 4) for key in "abc"})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in "abc"})
     times = dict(zip("abc", (1_790_000_000_000_000, 1_790_000_000_000_002, 1_790_000_000_000_001), strict=True))
     _, records = _verified(bucket, [_made(key, written=at) for key, at in times.items()])
     assert records.after == max(times.values())
@@ -113,9 +113,9 @@ def test_a_verification_is_recorded_after_the_transfer() -> None:
 def test_the_rest_is_read_one_by_one() -> None:
     """Another ETag, another size, metadata that claims an ETag, a listing that lags, and a file that is not there."""
     keys = [f"f{number:02}" for number in range(40)]
-    objects = {key: Head("e", 4) for key in keys}
-    objects |= {"f01": Head("other", 4), "f02": Head("e", 5)}
-    objects["f03"] = Head("parts-2", 4, metadata={"syncline-etag": "e"})
+    objects = {key: ObjectHead("e", 4) for key in keys}
+    objects |= {"f01": ObjectHead("other", 4), "f02": ObjectHead("e", 5)}
+    objects["f03"] = ObjectHead("parts-2", 4, metadata={"syncline-etag": "e"})
     del objects["f04"]
     bucket = _Bucket(objects, unlisted=["f05"])
     answers, records = _verified(bucket, [_made(key) for key in keys])
@@ -127,7 +127,7 @@ def test_the_rest_is_read_one_by_one() -> None:
 
 def test_removals_and_permissions_are_read_one_by_one() -> None:
     keys = [f"f{number:02}" for number in range(40)]
-    bucket = _Bucket({key: Head("e", 4) for key in keys[20:]})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in keys[20:]})
     removed = [Item("00", key, None, "e", 4, {"do": "remove"}) for key in keys[:20]]
     permitted = [_made(key, operation="permit", mode="rw-r--r--") for key in keys[20:]]
     answers, records = _verified(bucket, [*removed, *permitted])
@@ -138,7 +138,7 @@ def test_removals_and_permissions_are_read_one_by_one() -> None:
 
 def test_a_renamed_file_replaces_its_old_record() -> None:
     keys = [f"f{number:02}" for number in range(20)]
-    bucket = _Bucket({key: Head("e", 4) for key in keys})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key, origin=f"old-{key}") for key in keys])
     assert all(isinstance(answer, Completed) for answer in answers.values())
     assert records.values["old-f00"] is None
@@ -149,7 +149,7 @@ def test_a_renamed_file_replaces_its_old_record() -> None:
 @pytest.mark.parametrize("few", [1, 15])
 def test_few_in_a_folder_are_not_listed(few: int) -> None:
     keys = [f"d/f{number:02}" for number in range(few)]
-    bucket = _Bucket({key: Head("e", 4) for key in keys})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     _verified(bucket, [_made(key) for key in keys])
     assert (bucket.pages, len(bucket.heads)) == (0, few)
 
@@ -157,7 +157,7 @@ def test_few_in_a_folder_are_not_listed(few: int) -> None:
 def test_keys_far_apart_are_not_listed_after_one_page() -> None:
     everything = [f"f{number:05}" for number in range(4000)]
     keys = everything[::100]
-    bucket = _Bucket({key: Head("e", 4) for key in everything})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in everything})
     answers, _ = _verified(bucket, [_made(key) for key in keys])
     assert all(isinstance(answer, Completed) for answer in answers.values())
     assert (bucket.pages, len(bucket.heads)) == (1, 39)
@@ -165,7 +165,7 @@ def test_keys_far_apart_are_not_listed_after_one_page() -> None:
 
 def test_a_refused_listing_costs_no_verification() -> None:
     keys = [f"f{number:02}" for number in range(20)]
-    bucket = _Bucket({key: Head("e", 4) for key in keys})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     bucket.listing_fails = True
     answers, _ = _verified(bucket, [_made(key) for key in keys])
     assert all(isinstance(answer, Completed) for answer in answers.values())
@@ -174,7 +174,7 @@ def test_a_refused_listing_costs_no_verification() -> None:
 
 def test_nothing_is_read_when_time_is_over() -> None:
     keys = [f"f{number:02}" for number in range(20)]
-    bucket = _Bucket({key: Head("e", 4) for key in keys})
+    bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     answers, records = _verified(bucket, [_made(key) for key in keys], StepContext(lambda: 0.0))
     assert all(isinstance(answer, Unfinished) for answer in answers.values())
     assert (bucket.pages, bucket.heads, records.values) == (0, [], {})
@@ -186,7 +186,7 @@ def test_files_of_one_folder_are_of_one_group() -> None:
 
 
 def test_two_keys_that_the_target_makes_one_are_named() -> None:
-    bucket = _Bucket({"photos/A.jpg": Head("second", 4)})
+    bucket = _Bucket({"photos/A.jpg": ObjectHead("second", 4)})
     answers, records = _verified(bucket, [_made("photos/A.jpg", "second"), _made("photos/a.jpg", "first")])
     assert isinstance(answers["photos/A.jpg"], Completed)
     failure = answers["photos/a.jpg"]

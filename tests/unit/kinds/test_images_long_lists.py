@@ -14,7 +14,7 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Limits, Odd, Position
+from syncline.clients.http.listings import InvalidEntry, ListingLimits, ListingPosition
 from syncline.clients.registry import client as oci
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import TagsPage
@@ -114,7 +114,7 @@ def test_a_long_repository_goes_on_in_the_next_function(pages_each: int) -> None
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_an_invalid_tag_of_a_long_repository_is_a_failure_once(pages_each: int, side: str) -> None:
     pair = long_tags()
-    invalid = Odd("entry 3", "t 3", SynclineError("REFERENCE_INVALID", "no tag"))
+    invalid = InvalidEntry("entry 3", "t 3", SynclineError("REFERENCE_INVALID", "no tag"))
     getattr(pair, side).invalid_tags = {"team/b": [invalid]}
     pages = [page for each in functions(pair, pages_each) for page in each]
     assert [each.item for page in pages for each in page.failures] == [Item("team/b", "t 3")]
@@ -221,7 +221,7 @@ def test_an_api_that_refuses_in_the_middle_of_a_list_is_a_failure(
 
     pair = long_tags(api=True)
     monkeypatch.setattr(pair.source_api, "tag_pages", tag_pages)
-    position = ScanPosition(Position("300", 300, 3), counted)
+    position = ScanPosition(ListingPosition("300", 300, 3), counted)
     pages = pair.scan(cursor=f"team/b?{position}")
     (failure,) = (each for page in pages for each in page.failures)
     assert (str(failure.item), failure.error.code.name) == ("team/b:*", "FORBIDDEN")
@@ -273,7 +273,7 @@ def side(server: ScriptedServer) -> RegistryClients:
 
 
 def test_tags_without_an_end_cost_their_repository_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oci, "TAGS", Limits(entries=5_000))
+    monkeypatch.setattr(oci, "TAG_LIMITS", ListingLimits(entries=5_000))
     with ExitStack() as stack:
         world = EndlessRegistries(stack, "/v2/team/a/tags/list", "tags")
         world.source.on("GET", "/v2/team/b/tags/list", json_reply({"tags": ["v1"]}))
@@ -292,10 +292,10 @@ def test_tags_without_an_end_cost_their_repository_alone(monkeypatch: pytest.Mon
 
 
 def test_a_catalog_without_an_end_ends_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oci, "REPOSITORIES", Limits(entries=5_000))
+    monkeypatch.setattr(oci, "REPOSITORY_LIMITS", ListingLimits(entries=5_000))
     with ExitStack() as stack:
         world = EndlessRegistries(stack, "/v2/_catalog", "repositories")
-        with pytest.raises(Exception, match="over 5,000 entries, and no end") as caught:
+        with pytest.raises(Exception, match="more than 5,000 entries") as caught:
             for _ in world.functions(10, {"catalog": True}):
                 pass
     assert "LISTING_TOO_LONG" in str(caught.value)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.http.listings import Odd
+from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images import discover
@@ -261,7 +261,7 @@ def test_a_repository_that_the_target_does_not_list_is_not_asked_for() -> None:
     assert pair.target_api is not None
     assert found(pair.scan()) == [("team/a", "1"), ("team/b/c", "1")]
     assert pair.target_api.asked == ["team/b"]
-    pair.target_api.invalid = [Odd("entry 2", "team/x", SynclineError("REFERENCE_INVALID", "no name"))]
+    pair.target_api.invalid = [InvalidEntry("entry 2", "team/x", SynclineError("REFERENCE_INVALID", "no name"))]
     pair.scan()
     assert "team/a" in pair.target_api.asked, "after an invalid entry the listing is not all there is"
 
@@ -273,7 +273,7 @@ def test_an_invalid_repository_of_the_target_is_a_failure_if_it_may_be_one_of_th
     content = {"team/a": {"1": "d1"}}
     pair = RegistryPair(content, content, api=True, select={"repositories": {"include": ["team/*"]}})
     assert pair.target_api is not None
-    pair.target_api.invalid = [Odd("entry 2", name, SynclineError("REFERENCE_INVALID", "no name"))]
+    pair.target_api.invalid = [InvalidEntry("entry 2", name, SynclineError("REFERENCE_INVALID", "no name"))]
     pages = pair.scan()
     assert [each.item for page in pages for each in page.failures] == ([] if label is None else [Item("*", label)])
     assert not [each for page in pair.scan(Scope.of(["team/a"])) for each in page.failures]
@@ -284,7 +284,7 @@ def test_a_scan_resumes_behind_the_failures_of_invalid_repositories() -> None:
     pair = RegistryPair({f"team/{letter}": {"1": "d1"} for letter in "abc"}, {}, api=True)
     for number, api in enumerate((pair.source_api, pair.target_api)):
         assert api is not None
-        api.invalid = [Odd(f"entry {number}", None, SynclineError("REFERENCE_INVALID", "no name"))]
+        api.invalid = [InvalidEntry(f"entry {number}", None, SynclineError("REFERENCE_INVALID", "no name"))]
     pages = pair.scan()
     assert [each.item.name for page in pages for each in page.failures] == ["entry 1", "entry 0"]
     for at, page in enumerate(pages):

@@ -8,7 +8,7 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.layers import OwnMemory
@@ -37,7 +37,7 @@ def registry(_registry: OciRegistry) -> OciRegistry:
 
 @pytest.fixture
 def verification(registry: OciRegistry) -> ImageVerification:
-    http = Http(Policy(sleep=lambda _: None))
+    http = Http(RetryPolicy(sleep=lambda _: None))
     return ImageVerification(Registry(Endpoint("http", registry.host), lambda: None, http))
 
 
@@ -139,7 +139,7 @@ def test_an_item_is_unfinished_when_time_is_over(registry: OciRegistry, verifica
 @pytest.mark.parametrize("lost", ["listing", "layer", "nothing"])
 def test_what_refers_to_an_image_is_verified_with_it(registry: OciRegistry, lost: str) -> None:
     """The source has a signature; the target is asked whether it lists it, and for its parts."""
-    client = Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
+    client = Registry(Endpoint("http", registry.host), lambda: None, Http(RetryPolicy(sleep=lambda _: None)))
     verification = ImageVerification(client, Origin(client, lambda _: "source/app"))
     for name in ("source/app", GROUP):
         digest = registry.store.add_image(name, "1", b"one")
@@ -163,7 +163,7 @@ class TestNotes:
 
     @pytest.fixture
     def client(self, registry: OciRegistry) -> Registry:
-        return Registry(Endpoint("http", registry.host), lambda: None, Http(Policy(sleep=lambda _: None)))
+        return Registry(Endpoint("http", registry.host), lambda: None, Http(RetryPolicy(sleep=lambda _: None)))
 
     @staticmethod
     def noted(client: Registry, item: Item, notes: TargetNotes | None) -> str:

@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from syncline.clients.replicas.client import Answer, Replicas, Trouble
+from syncline.clients.replicas.client import FailureReason, ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryMemory, CanaryRules, Check, Outcome, Sighting
@@ -23,26 +23,26 @@ RULES: Final = CanaryRules(
     Call("GET", "/check", headers={"Cookie": "auth_token={key}"}),
 )
 PATIENCE: Final = Patience(0.05, 30, 0.001, 0.005)
-REFUSED: Final = Answer(None, Trouble.UNREACHABLE, "Connection refused")
+REFUSED: Final = ReplicaResponse(None, FailureReason.UNREACHABLE, "Connection refused")
 FIRST: Final = CanaryMemory("")
 Asked = list[tuple[str, str, str]]
 
 
 class Scripted:
-    """Stands where :class:`Replicas` does. ``answers`` gives a status or an answer for a method at an address.
+    """Stands where :class:`ReplicaClient` does. ``answers`` gives a status or an answer for a method at an address.
 
     Keys that nobody wrote are nowhere, and the writer has what was written.
     """
 
-    def __init__(self, answers: Callable[[str, str, int], int | Answer | None]) -> None:
+    def __init__(self, answers: Callable[[str, str, int], int | ReplicaResponse | None]) -> None:
         self.asked: Asked = []
         self._answers = answers
         self._written: set[str] = set()
 
-    def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+    def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
         method, path, _ = request.decode().split("\r\n")[0].split(" ")
         if method == "GET" and (path not in self._written or address[0] == WRITER):
-            done(Answer(200 if path in self._written else 401 if path == "/check" else 404))
+            done(ReplicaResponse(200 if path in self._written else 401 if path == "/check" else 404))
             return self
         if method == "PUT":
             self._written.add(path)
@@ -50,7 +50,7 @@ class Scripted:
         self.asked.append((address[0], method, path))
         said = self._answers(address[0], method, before)
         if said is not None:
-            done(said if isinstance(said, Answer) else Answer(said))
+            done(said if isinstance(said, ReplicaResponse) else ReplicaResponse(said))
         return self
 
     def cancel(self) -> None:
@@ -60,13 +60,13 @@ class Scripted:
 def _flown(
     scripted: Any, rules: CanaryRules = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
 ) -> tuple[list[Sighting], CanaryMemory]:
-    canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("Replicas", scripted))
+    canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("ReplicaClient", scripted))
     found, writer = asyncio.run(canary.round(instances, FIRST, longest))
     return found, FIRST.after(found, writer, instances)
 
 
 def _round(
-    answers: Callable[[str, str, int], int | Answer], rules: CanaryRules = RULES
+    answers: Callable[[str, str, int], int | ReplicaResponse], rules: CanaryRules = RULES
 ) -> tuple[list[tuple[Check, str, Outcome, bool]], Asked]:
     scripted = Scripted(answers)
     found = [one for one in _flown(scripted, rules)[0] if one.check is not Check.ABSENT]
@@ -74,7 +74,7 @@ def _round(
     return [(one.check, one.instance, one.outcome, one.bad) for one in found], scripted.asked
 
 
-def _usual(reads: dict[int, int | Answer]) -> Callable[[str, str, int], int | Answer]:
+def _usual(reads: dict[int, int | ReplicaResponse]) -> Callable[[str, str, int], int | ReplicaResponse]:
     """Writes and deletions succeed; reads answer by how many there were before, the last one for ever."""
     return lambda _, method, before: (
         {"PUT": 201, "DELETE": 204}.get(method) or reads[max(number for number in reads if number <= before)]
@@ -99,7 +99,7 @@ SENT: Final = (Check.WRITE, "gateway-0", Outcome.SENT, False)
     ],
 )
 def test_a_write_arrives_or_is_lost_or_never_comes_or_cannot_be_seen(
-    reads: dict[int, int | Answer], expected: list[tuple[Check, str, Outcome, bool]]
+    reads: dict[int, int | ReplicaResponse], expected: list[tuple[Check, str, Outcome, bool]]
 ) -> None:
     found, asked = _round(_usual(reads), replace(RULES, watch_deletes=False))
     assert found == expected
@@ -110,7 +110,7 @@ def test_a_write_arrives_or_is_lost_or_never_comes_or_cannot_be_seen(
     ("reads", "outcome"),
     [({0: 200, 3: 404}, Outcome.GONE), ({0: 200}, Outcome.KEPT), ({0: 200, 2: 500}, Outcome.KEPT)],
 )
-def test_a_deletion_is_watched_too_and_alarms_nobody(reads: dict[int, int | Answer], outcome: Outcome) -> None:
+def test_a_deletion_is_watched_too_and_alarms_nobody(reads: dict[int, int | ReplicaResponse], outcome: Outcome) -> None:
     found, _ = _round(_usual(reads))
     assert found == [
         SENT,
@@ -134,7 +134,7 @@ def test_a_change_is_made_where_the_answer_says_so(call: str, status: int, *, is
 
 
 def test_a_report_says_why_a_write_failed() -> None:
-    for answer, reason in ((Answer(None, None, "cut off"), "cut off"), (403, "answered 403")):
+    for answer, reason in ((ReplicaResponse(None, None, "cut off"), "cut off"), (403, "answered 403")):
         found, _ = _flown(Scripted(lambda _, method, __, answer=answer: answer if method == "PUT" else 204))  # type: ignore[misc]
         assert [one.reason for one in found if one.bad] == [f"the write failed: {reason}"]
 
@@ -152,7 +152,7 @@ def test_a_writer_that_nobody_hears_is_named_with_the_reason() -> None:
     [(201, Outcome.ARRIVED, False), (413, Outcome.NEVER, False), (REFUSED, Outcome.FAILED, True)],
 )
 def test_a_long_value_travels_or_is_refused_or_cannot_be_written(
-    long: int | Answer, outcome: Outcome, bad: bool
+    long: int | ReplicaResponse, outcome: Outcome, bad: bool
 ) -> None:
     rules = replace(RULES, long_value=6000, watch_deletes=False)
     answers = _usual({0: 200})
@@ -194,20 +194,20 @@ def test_a_round_without_end_is_given_up_and_the_writer_has_had_its_turn() -> No
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (Answer(500), "asked about a token, it answered 500"),
-        (Answer(302), "asked about a token, it answered 302"),
+        (ReplicaResponse(500), "asked about a token, it answered 500"),
+        (ReplicaResponse(302), "asked about a token, it answered 302"),
         (REFUSED, "about a token: unreachable: Connection refused"),
     ],
 )
-def test_an_instance_that_does_not_answer_about_tokens_is_at_fault(answer: Answer, reason: str) -> None:
+def test_an_instance_that_does_not_answer_about_tokens_is_at_fault(answer: ReplicaResponse, reason: str) -> None:
     """It may know its keys, and no verdict can rest on it."""
 
     class Unasked(Scripted):
-        def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+        def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
             if request.startswith(b"GET /check HTTP/1.1\r\n") and address[0] != WRITER:
                 done(answer)
                 return self
-            return super().ask(address, request, done)
+            return super().send(address, request, done)
 
     found, memory = _flown(Unasked(_usual({0: 200})))
     assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
@@ -220,12 +220,12 @@ def test_the_token_that_nobody_wrote_is_asked_about_as_a_probe_does() -> None:
     """An instance may know its keys and still let everybody in."""
 
     class LetsIn(Scripted):
-        def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+        def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
             if request.startswith(b"GET /check HTTP/1.1\r\n") and address[0] != WRITER:
                 assert f"\r\nCookie: auth_token={KEY_PREFIX}".encode() in request
-                done(Answer(200))
+                done(ReplicaResponse(200))
                 return self
-            return super().ask(address, request, done)
+            return super().send(address, request, done)
 
     found, memory = _flown(LetsIn(_usual({0: 200})))
     (bad,) = (one for one in found if one.bad)

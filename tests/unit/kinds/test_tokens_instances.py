@@ -10,7 +10,7 @@ from typing import Any, Final, cast
 
 import pytest
 
-from syncline.clients.replicas.client import Answer, Replicas, Trouble
+from syncline.clients.replicas.client import FailureReason, ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.kinds.tokens.ask import Patience
 from syncline.kinds.tokens.listing import Listing
@@ -25,19 +25,19 @@ NAMED: Final = Instance("named", "named.example", 8443)
 
 
 class Scripted:
-    """Stands where :class:`Replicas` does; ``answers`` gives a status by address and number of earlier requests."""
+    """Stands where :class:`ReplicaClient` does; ``answers`` gives a status by address and number of earlier requests."""
 
     def __init__(self, answers: Callable[[str, int], int]) -> None:
         self.asked: dict[str, int] = {}
         self._answers = answers
 
-    def ask(self, address: tuple[str, int], _: bytes, done: Callable[[Answer], None]) -> Any:
+    def send(self, address: tuple[str, int], _: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
         before = self.asked.get(address[0], 0)
         self.asked[address[0]] = before + 1
         if is_probed(address[0]):
-            done(Answer(self._answers(address[0], before)))
+            done(ReplicaResponse(self._answers(address[0], before)))
         else:
-            done(Answer(None, Trouble.REFUSED_ADDRESS, "not the address of an instance"))
+            done(ReplicaResponse(None, FailureReason.REFUSED_ADDRESS, "not the address of an instance"))
         return self
 
     def cancel(self) -> None:
@@ -56,7 +56,7 @@ def _finding(
         rules = Rules("/check", "gateway.example", "auth_token", quorum, patience, 60, plain_http=True)
         prober = Prober(rules, asyncio.get_running_loop(), chance=random.Random(25))
         scripted = Scripted(answers)
-        prober.replicas = cast("Replicas", scripted)
+        prober.replicas = cast("ReplicaClient", scripted)
         return await prober.finding("t", origin, Listing(tuple(instances), time.time())), scripted.asked
 
     return asyncio.run(ask())

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import pytest
 
 from syncline import __version__
-from syncline.clients.replicas.client import Answer, Replicas
+from syncline.clients.replicas.client import ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens import probe as probing
 from syncline.kinds.tokens.ask import Patience
@@ -25,15 +25,15 @@ OTHER: Final = Instance("other", "10.0.0.2", 8443)
 
 
 class Noting:
-    """Stands where :class:`Replicas` does: every instance has the token, the last one from its third answer on."""
+    """Stands where :class:`ReplicaClient` does: every instance has the token, the last one from its third answer on."""
 
     def __init__(self) -> None:
         self.requests: dict[str, list[bytes]] = {}
 
-    def ask(self, address: tuple[str, int], request: bytes, done: Callable[[Answer], None]) -> Any:
+    def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
         asked = self.requests.setdefault(address[0], [])
         asked.append(request)
-        done(Answer(401 if address[0] == OTHER.address and len(asked) < 3 else 200))
+        done(ReplicaResponse(401 if address[0] == OTHER.address and len(asked) < 3 else 200))
         return self
 
     def cancel(self) -> None:
@@ -55,7 +55,7 @@ def finding(token: str, listing: Listing, origin: str = "origin") -> tuple[Findi
     async def ask() -> tuple[Finding, dict[str, list[bytes]]]:
         prober = Prober(rules(), asyncio.get_running_loop(), lambda: NOW)
         noting = Noting()
-        prober.replicas = cast("Replicas", noting)
+        prober.replicas = cast("ReplicaClient", noting)
         return await prober.finding(token, origin, listing), noting.requests
 
     return asyncio.run(ask())
@@ -106,7 +106,7 @@ def test_connections_are_made_to_the_name_in_time(
 ) -> None:
     """The certificate is checked against the name, and half the time of a probe may go into a connection."""
     made: list[tuple[object, ...]] = []
-    monkeypatch.setattr(probing, "Replicas", lambda *about: made.append(about))
+    monkeypatch.setattr(probing, "ReplicaClient", lambda *about: made.append(about))
     loop = asyncio.new_event_loop()
     Prober(rules(**more), loop)
     loop.close()

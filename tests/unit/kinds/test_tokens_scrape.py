@@ -10,8 +10,8 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.http.listings import OnOdd
-from syncline.clients.kubernetes.client import ServiceSource, Source
+from syncline.clients.http.listings import OnInvalid
+from syncline.clients.kubernetes.client import InstanceSource, ServiceSource
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.listing import MemoryListings
@@ -33,7 +33,7 @@ class Lists:
         self._gate = gate
         self._error = error
 
-    def instances(self, _: Source, _odd: OnOdd) -> tuple[Instance, ...]:
+    def instances(self, _: InstanceSource, _odd: OnInvalid) -> tuple[Instance, ...]:
         self.calls += 1
         if self._gate is not None:
             assert self._gate.wait(60)

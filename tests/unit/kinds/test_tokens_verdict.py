@@ -199,6 +199,6 @@ def test_a_probe_goes_to_addresses_of_pods_alone(address: str, probed: bool) -> 
 
 
 def test_an_instance_survives_being_stored() -> None:
-    one = Instance("one", "fd00::1", 8443, ready=False, terminating=True, place="gateway/nginx")
+    one = Instance("one", "fd00::1", 8443, ready=False, terminating=True, source="gateway/nginx")
     assert Instance.from_json(json.loads(json.dumps(one.as_json()))) == one
     assert time.time() > 0

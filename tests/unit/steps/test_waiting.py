@@ -107,7 +107,7 @@ def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.Monkey
     engine = wiring.worker.__wrapped__(Step.TRANSFER).engine
     run, _ = steps.begin()
     engine.bind(run, 100.0, lambda: False)
-    http.policy.slow("registry.example is slow: 3 KiB/s")
+    http.policy.on_slow("registry.example is slow: 3 KiB/s")
     noted = steps.latest()
     said = state_words(noted, Progress(Counts(), False, 0.0), max(noted.started, time.time()) + 61)
     assert [words.partition(": ")[2] for words in said] == ["TOO_SLOW: registry.example is slow: 3 KiB/s"]

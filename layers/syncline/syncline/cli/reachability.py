@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.config.sync import ServerAddress, Sync
 from syncline.errors import CodeName, SynclineError
 from syncline.secrets import Secrets
@@ -36,7 +36,7 @@ def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN)
     found: dict[ServerAddress, str] = {}
     answered: set[ServerAddress] = set()
     deadline = time.monotonic() + within
-    http, turns = Http(Policy(attempts=1, deadline=deadline)), threading.Semaphore(_AT_ONCE)
+    http, turns = Http(RetryPolicy(attempts=1, deadline=deadline)), threading.Semaphore(_AT_ONCE)
 
     def ask(address: ServerAddress) -> None:
         with turns:

@@ -1,1 +1,1 @@
-"""One room for each outside system, and HTTP under them. A client knows nothing of syncs, queues or tables."""
+"""Clients for outside systems, one package each, on top of `http`. A client knows nothing of syncs, queues or tables."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.config.buckets import AccessKey, BucketEndpoint
 from syncline.wiring.dependencies import Dependencies
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 def bucket_at(endpoint: BucketEndpoint, dependencies: Dependencies) -> Bucket:
     """Return the client of a bucket. It resolves the keys on first use, and again after a refusal."""
 
-    def keys(*, again: bool = False) -> Keys | None:
+    def keys(*, again: bool = False) -> AccessKeys | None:
         match endpoint.auth:
             case "anonymous":
                 return None
             case AccessKey(access_key=access, secret_key=secret):
                 value_of = dependencies.secrets.refresh if again else dependencies.secrets.resolve
-                return Keys(access if isinstance(access, str) else value_of(access), value_of(secret))
+                return AccessKeys(access if isinstance(access, str) else value_of(access), value_of(secret))
             case _:
                 return _function_keys()
 
@@ -48,9 +48,9 @@ def _function_credentials() -> Credentials | None:
     return found
 
 
-def _function_keys() -> Keys | None:
+def _function_keys() -> AccessKeys | None:
     credentials = _function_credentials()
     if credentials is None:
         return None
     frozen = credentials.get_frozen_credentials()
-    return Keys(str(frozen.access_key), str(frozen.secret_key), frozen.token)
+    return AccessKeys(str(frozen.access_key), str(frozen.secret_key), frozen.token)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
 from syncline.secrets import Reference, Secrets
@@ -24,7 +24,7 @@ def registry_at(endpoint: RegistryEndpoint, secrets: Secrets, http: Http) -> Reg
     )
 
 
-def _credentials(endpoint: RegistryEndpoint, value_of: Callable[[Reference], str]) -> Credentials | None:
+def _credentials(endpoint: RegistryEndpoint, value_of: Callable[[Reference], str]) -> RegistryCredentials | None:
     """Return the credentials for a registry; ``value_of`` returns the value of a reference."""
     match endpoint.auth:
         case "anonymous":
@@ -34,6 +34,8 @@ def _credentials(endpoint: RegistryEndpoint, value_of: Callable[[Reference], str
 
             return credentials_for(endpoint.registry)
         case BasicAuth(username=username, password=password):
-            return Credentials(username if isinstance(username, str) else value_of(username), value_of(password))
+            return RegistryCredentials(
+                username if isinstance(username, str) else value_of(username), value_of(password)
+            )
         case TokenAuth(token=token):
-            return Credentials(registry_token=value_of(token))
+            return RegistryCredentials(registry_token=value_of(token))

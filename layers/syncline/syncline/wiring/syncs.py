@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import SLOWEST
+from syncline.clients.http.retry import MIN_RATE
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
@@ -70,7 +70,7 @@ class Syncs:
         """
 
         def end(run: Run, seconds: float, halted: Callable[[], bool]) -> None:
-            http.end_within(seconds, halted, self._slowest(run), lambda what: slow(run, what))
+            http.set_deadline(seconds, halted, self._slowest(run), lambda what: slow(run, what))
 
         return end
 
@@ -78,7 +78,7 @@ class Syncs:
         """Return the lowest rate that the sync of a run accepts. Its kind has been built."""
         kinds = self._kinds.get(run.sync, {})
         built = kinds.get(run.config or next(reversed(kinds), ""))
-        return SLOWEST if built is None else built.slowest
+        return MIN_RATE if built is None else built.slowest
 
     def _built(self, name: str, digest: str, text: str) -> Kind:
         kinds = self._kinds.setdefault(name, {})

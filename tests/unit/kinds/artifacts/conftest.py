@@ -10,7 +10,7 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
 from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
@@ -52,7 +52,7 @@ class Pushing:
 
     @property
     def registry(self) -> Registry:
-        return Registry(Endpoint.parse(self.server.url), lambda: None, Http(Policy(attempts=1)))
+        return Registry(Endpoint.parse(self.server.url), lambda: None, Http(RetryPolicy(attempts=1)))
 
     def attempt(
         self,

@@ -25,11 +25,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from syncline.clients.github import client as github
-from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub, RemoteFile
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts import checkpoints, layers, sending
@@ -83,11 +83,11 @@ class Functions:
 
     def transfer(self, item: Item, share: float) -> Completed | Unfinished | Failure:
         """Return the answer of a function that has the time to read `share` bytes of the artifact."""
-        http = Http(Policy(attempts=1))
+        http = Http(RetryPolicy(attempts=1))
         values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
         values["source"]["repository"] = self.github.repository
         sync = ArtifactsSync.model_validate({"name": "s", **values, "aliases": []})
-        client = GitHub(Endpoint.parse(self.github.url), GivenToken(lambda: TOKEN), http)
+        client = GitHub(Endpoint.parse(self.github.url), SecretToken(lambda: TOKEN), http)
         target = Target(Registry(Endpoint.parse(self.registry.url), lambda: None, http), None)
         kind = Artifacts(sync, client, target, http, memory=self.memory, now=lambda: 1_700_000_000.0)
         self.begun, self.share = self.read, share

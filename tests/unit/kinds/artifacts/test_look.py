@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import pytest
 
 from syncline.clients.github.client import WorkflowRun
-from syncline.clients.http.listings import Odd, OnOdd
+from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.errors import CodeName, SynclineError
@@ -57,8 +57,8 @@ class World:
     builds: list[Build | Flawed] = field(default_factory=list)
     older: list[Build] = field(default_factory=list)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
-    odd: list[Odd] = field(default_factory=list)
-    odd_tags: list[Odd] = field(default_factory=list)
+    odd: list[InvalidEntry] = field(default_factory=list)
+    odd_tags: list[InvalidEntry] = field(default_factory=list)
     errors: dict[int, SynclineError] = field(default_factory=dict)
     memory: _Memory = field(default_factory=_Memory)
     sync: Any = SYNC
@@ -69,7 +69,7 @@ class World:
 
     # -- GitHub
 
-    def runs(self, now: float, odd: OnOdd) -> list[WorkflowRun]:
+    def runs(self, now: float, odd: OnInvalid) -> list[WorkflowRun]:
         assert now == 7.0
         for each in self.odd:
             odd(each)
@@ -97,7 +97,7 @@ class World:
 
     # -- the registry
 
-    def tag_list(self, repository: str, odd: OnOdd) -> Iterator[str]:
+    def tag_list(self, repository: str, odd: OnInvalid) -> Iterator[str]:
         for each in self.odd_tags:
             odd(each)
         return iter(self.tags.get(repository, {}))
@@ -203,7 +203,9 @@ class TestOlderRuns:
 
 def test_a_tag_with_an_odd_entry_is_a_failure_and_not_sent() -> None:
     world = World([build_of(3), build_of(2), build_of(1)])
-    world.odd_tags = [Odd("entry 1", name, SynclineError("ENTRY_INVALID", "no size")) for name in ("v3", "v2", "x")]
+    world.odd_tags = [
+        InvalidEntry("entry 1", name, SynclineError("ENTRY_INVALID", "no size")) for name in ("v3", "v2", "x")
+    ]
     odd = [(f"{APP}:{name}", "ENTRY_INVALID") for name in ("v3", "v2", "x")]
     pages = world.look()
     assert (sent(pages), failures_of(pages)) == ([f"{APP}:v1"], odd)
@@ -331,7 +333,7 @@ class TestAliases:
 
     def test_where_a_run_cannot_be_read_none_moves(self) -> None:
         world = World([build_of(3)], tags={APP: {"v3": "d3"}})
-        world.odd = [Odd("entry 2", "9", SynclineError("ENTRY_INVALID", "no time"))]
+        world.odd = [InvalidEntry("entry 2", "9", SynclineError("ENTRY_INVALID", "no time"))]
         pages = world.look()
         assert (sent(pages), failures_of(pages)) == ([], [("run:9:*", "ENTRY_INVALID")])
         assert [page.cursor for page in pages] == ["", "", APP]

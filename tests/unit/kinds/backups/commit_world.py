@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
-from syncline.clients.git.objects import FILE, FOLDER, Commit, Entry, blob_id
-from syncline.clients.git.repository import Branch, NewCommit, Person
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.xml import Listed, ListPage
+from syncline.clients.git.objects import FILE, FOLDER, Commit, TreeEntry, blob_id
+from syncline.clients.git.repository import NewCommit, Person, RemoteBranch
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.xml import ListedObject, ListPage
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import Committer, Signature, SyncSettings, TransferResult
 from syncline.kinds.backups.ownership import OwnedFile
@@ -73,17 +73,17 @@ class _Branch:
             oid, new = self.remote.commits[-1]
             self.tip = Commit(oid, "tree", "" if new is None else new.message)
 
-    def folders(self, wanted: Iterable[bytes]) -> dict[bytes, dict[bytes, Entry]]:
+    def folders(self, wanted: Iterable[bytes]) -> dict[bytes, dict[bytes, TreeEntry]]:
         return {folder: dict(self._entries(folder.decode())) for folder in wanted}
 
-    def _entries(self, folder: str) -> Iterator[tuple[bytes, Entry]]:
+    def _entries(self, folder: str) -> Iterator[tuple[bytes, TreeEntry]]:
         start = f"{folder}/" if folder else ""
         for path, blob in self._files.items():
             if path.startswith(start):
                 name, slash, _ = path[len(start) :].partition("/")
                 below = sorted(each for each in self._files.items() if each[0].startswith(f"{start}{name}/"))
                 tree = f"{start}{name} {hashlib.sha256(repr(below).encode()).hexdigest()}"
-                yield name.encode(), Entry(FOLDER, tree) if slash else Entry(FILE, blob)
+                yield name.encode(), TreeEntry(FOLDER, tree) if slash else TreeEntry(FILE, blob)
 
     def store(self, blobs: Iterable[bytes]) -> None:
         for each in blobs:
@@ -106,7 +106,7 @@ class _Branch:
         assert all(blob is None or blob in self.blobs or blob in self._files.values() for blob in changes.values())
         self.remote.change(changes, new)
 
-    def landed(self, _commit: str) -> None:
+    def set_tip(self, _commit: str) -> None:
         self.fetch()
 
     def fetch_below(self, trees: Sequence[str]) -> None:
@@ -116,7 +116,7 @@ class _Branch:
         assert tree in self.counted
         return (path for path in self._files if path.startswith(f"{tree.split(' ', maxsplit=1)[0]}/"))
 
-    def blobs_put(self, _since: object, trailer: str, _folder: bytes, **_: object) -> dict[bytes, str | None]:
+    def blobs_with_trailer(self, _since: object, trailer: str, _folder: bytes, **_: object) -> dict[bytes, str | None]:
         put = self.remote.changed if trailer.startswith(BATCH) else self.remote.put
         return {path.encode(): blob for path, blob in put.items()}
 
@@ -143,15 +143,15 @@ class World:
     def bucket(self) -> World:
         return self
 
-    def head(self, key: str) -> Head | None:
-        return Head("etag", 1) if key in self.objects else None
+    def head(self, key: str) -> ObjectHead | None:
+        return ObjectHead("etag", 1) if key in self.objects else None
 
     def page(self, prefix: str, *, limit: int) -> ListPage:
-        listed = [Listed(key, "etag", 1, 0.0) for key in sorted(self.objects) if key.startswith(prefix)]
+        listed = [ListedObject(key, "etag", 1, 0.0) for key in sorted(self.objects) if key.startswith(prefix)]
         return ListPage(tuple(listed[:limit]), (), None)
 
-    def pages(self, prefix: str, *, delimiter: str, odd: object) -> Iterator[ListPage]:
-        del odd
+    def pages(self, prefix: str, *, delimiter: str, on_invalid: object) -> Iterator[ListPage]:
+        del on_invalid
         names = {key[len(prefix) :].partition(delimiter)[0] for key in self.objects if key.startswith(prefix)}
         yield ListPage((), tuple(f"{prefix}{name}/" for name in sorted(names)), None)
 
@@ -188,10 +188,10 @@ class World:
         )
 
         @contextmanager
-        def opened(name: str, _context: StepContext) -> Iterator[Branch]:
+        def opened(name: str, _context: StepContext) -> Iterator[RemoteBranch]:
             assert name == "main"
             self.branches.append(_Branch(self.remote, self.meanwhile))
-            yield cast("Branch", self.branches[-1])
+            yield cast("RemoteBranch", self.branches[-1])
 
         committer = Committer(settings, cast("Reader", self), self.index, owned, opened, lambda: SECONDS)
         detail: dict[str, Any] = {"remove": True} if removed else {}

@@ -9,7 +9,7 @@ from typing import Self, cast
 import pytest
 
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from syncline.kinds.backups import secrets_detection
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.source import ObjectContent, Reader
@@ -21,7 +21,7 @@ SLOW = b"Secret data: [" + b"[a,]," * 20_000
 class _Stream:
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self.head = Head("etag", len(data))
+        self.head = ObjectHead("etag", len(data))
 
     def chunks(self, size: int) -> Iterator[bytes]:
         return (self._data[at : at + size] for at in range(0, len(self._data), size))

@@ -1,13 +1,15 @@
-"""The file manager's HTTP API, as the service that Syncline replaces speaks it.
+"""A client for the HTTP API of the file manager.
 
-``POST /saveToDisk`` does all that is done to a file, by its ``operation``: ``create`` and ``update`` take the bytes in
-a multipart form, ``rename`` and ``move`` a ``new_path``, ``delete`` and ``get`` the path alone. ``POST
-/updatePermissions`` writes permissions, and with a path alone reads them. ``GET /pubSubFullList`` tells what happened
-lately: it has no cursor, so the same events come again and again. ``POST /reportResults`` takes a run's results, and
-``GET /`` says that the service lives. Forms go in, JSON comes back.
+Requests are forms, responses are JSON:
 
-Bytes pass through: of a file nothing is held but the chunk in hand. Never are more requests under way than the gate
-allows.
+- ``POST /saveToDisk`` changes a file by its ``operation``: ``create`` and ``update`` take the content in a multipart
+  form, ``rename`` and ``move`` a ``new_path``, ``delete`` and ``get`` only the path.
+- ``POST /updatePermissions`` writes permissions, or reads them if only a path is given.
+- ``GET /pubSubFullList`` returns recent events. It has no cursor, so events are repeated.
+- ``POST /reportResults`` takes the results of a run.
+- ``GET /`` is the health check.
+
+Content is streamed chunk by chunk. The gate limits concurrent requests.
 """
 
 from __future__ import annotations
@@ -24,24 +26,24 @@ from urllib.parse import quote, urlencode
 from syncline.clients.http.addresses import Address, redacted
 from syncline.clients.http.client import READ_TIMEOUT, Http, Response
 from syncline.clients.http.limits import Body
-from syncline.clients.http.listings import FEW, Entries, OnOdd, described, refuse
+from syncline.clients.http.listings import IN_MEMORY_LIMITS, EntryReader, OnInvalid, describe, field_of, refuse
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.errors import SynclineError
 
 _MODE: Final = re.compile(r"[r-][w-][xsS-][r-][w-][xsS-][r-][w-][xtT-]")
 _PLAIN: Final = str.maketrans("sStT", "x-x-")
 EVENT_TYPES: Final = frozenset({"create", "delete", "rename", "move", "change_permission"})
-MOST_EVENTS: Final = 100
-"""Events that one listing gives at most."""
+MAX_EVENTS: Final = 100
+"""Maximum number of events in one listing."""
 _FAILED: Final = frozenset({"error", "failed", "failure", "rejected"})
-_SLOWEST: Final = 20 * 1024 * 1024
-"""Bytes a second at which a file manager may write what it was given, before we take it for dead."""
+_MIN_WRITE_RATE: Final = 20 * 1024 * 1024
+"""Bytes a second that a file manager writes at least; the timeout of a response is calculated with it."""
 _FORM: Final = "application/x-www-form-urlencoded"
 
 
 @dataclass(frozen=True, slots=True)
-class Saved:
-    """What the file manager says of a file. ``size`` is in bytes, None if it is not said."""
+class SavedFile:
+    """A file as the file manager reports it. ``size`` is in bytes, None if not reported."""
 
     internal_id: str
     path: str
@@ -50,8 +52,8 @@ class Saved:
 
 
 @dataclass(frozen=True, slots=True)
-class Permissions:
-    """Who may do what with a file; ``mode`` like ``rw-r--r--``."""
+class FilePermissions:
+    """The permissions of a file; ``mode`` is of the form ``rw-r--r--``."""
 
     mode: str | None
     owner: str | None = None
@@ -60,7 +62,7 @@ class Permissions:
 
 @dataclass(frozen=True, slots=True)
 class FileEvent:
-    """Something happened to a file, the service says. ``permissions`` comes with ``change_permission``."""
+    """A reported change of a file. ``permissions`` is set for ``change_permission``, ``new_path`` for a rename or move."""
 
     kind: str
     path: str
@@ -70,8 +72,8 @@ class FileEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """What is sent: ``chunks`` of ``size`` bytes together. Bytes in one piece can be sent again after a failure."""
+class FileContent:
+    """The content of a file: ``chunks`` with ``size`` bytes in total. Content given as bytes can be sent again."""
 
     chunks: bytes | Iterable[bytes]
     size: int
@@ -80,13 +82,13 @@ class Content:
 
 
 class FileManager:
-    """One file manager. Safe to use from any number of threads.
+    """One file manager. Safe for concurrent use by threads.
 
-    ``token`` gives the bearer token, None for none; ``renewed`` fetches it anew after a 401. ``gate`` is held during
-    each request, so it bounds how many are under way.
+    ``token`` returns the bearer token, None for none; ``renewed`` is called for it after a 401. ``gate`` is held during
+    each request, which limits their number.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a fact of the place
+    def __init__(  # noqa: PLR0913 - the properties of a server
         self,
         url: str,
         token: Callable[[], str | None],
@@ -98,7 +100,7 @@ class FileManager:
     ) -> None:
         address = Address.parse(url)
         if address is None:
-            raise SynclineError("CONFIG_INVALID", f"{redacted(url)!r} is not an address")
+            raise SynclineError("CONFIG_INVALID", f"{redacted(url)!r} is not an http(s) URL")
         self.url = url.rstrip("/")
         self.host = address.host
         self._token = token
@@ -109,20 +111,20 @@ class FileManager:
 
     # -- files ---------------------------------------------------------------------------------------------------
 
-    def get(self, path: str) -> Saved | None:
-        """What the file manager has under a path, None if nothing.
+    def get(self, path: str) -> SavedFile | None:
+        """Return the file at a path, None if there is none.
 
-        Raises, as every method here, UNAUTHORIZED, FORBIDDEN, THROTTLED, REFUSED, BAD_ANSWER (what came is not what
-        the contract promises), and what :meth:`Http.request` raises.
+        Raises, like every method, UNAUTHORIZED, FORBIDDEN, THROTTLED, REFUSED, BAD_ANSWER for a response that violates
+        the contract, and the errors of :meth:`Http.request`.
         """
         response = self._form("/saveToDisk", {"operation": "get", "file_path": path}, absent=True)
         return None if response is None else _saved(response, "get", path)
 
-    def save(self, operation: str, path: str, content: Content) -> Saved:
-        """Send a file's bytes; ``operation`` is ``create`` or ``update``.
+    def save(self, operation: str, path: str, content: FileContent) -> SavedFile:
+        """Send the content of a file; ``operation`` is ``create`` or ``update``.
 
-        The size in the answer is that of the bytes that were kept, which may be fewer. Raises TOO_LARGE, or FILE_DIFFERS
-        where there is a file.
+        The returned size is that of the stored bytes, which may be fewer. Raises TOO_LARGE, and FILE_DIFFERS if the file
+        exists.
         """
         fields = {
             "operation": operation,
@@ -139,21 +141,21 @@ class FileManager:
         else:
             headers["Content-Length"] = str(len(head) + content.size + len(tail))
             body = _framed(head, content.chunks, content.size, tail)
-        patience = READ_TIMEOUT + content.size / _SLOWEST
-        again = isinstance(content.chunks, bytes)  # the same bytes under the same path: once or twice is the same
-        response = self._send("POST", "/saveToDisk", headers, body, repeatable=again, timeout=patience)
+        timeout = READ_TIMEOUT + content.size / _MIN_WRITE_RATE
+        repeatable = isinstance(content.chunks, bytes)  # writing the same bytes to the same path twice does no harm
+        response = self._send("POST", "/saveToDisk", headers, body, repeatable=repeatable, timeout=timeout)
         if response.status == 409:
             raise SynclineError("FILE_DIFFERS", response.error().what)
-        return _saved(_good(response), operation, path)
+        return _saved(_checked(response), operation, path)
 
-    def rename(self, path: str, new_path: str) -> Saved:
-        """Give a file another name, or another folder.
+    def rename(self, path: str, new_path: str) -> SavedFile:
+        """Rename or move a file.
 
-        NOT_FOUND if there is none under ``path``, FILE_DIFFERS if there is one under ``new_path``.
+        Raises NOT_FOUND if ``path`` does not exist, FILE_DIFFERS if ``new_path`` exists.
         """
         operation = "rename" if path.rpartition("/")[0] == new_path.rpartition("/")[0] else "move"
         fields = {"operation": operation, "file_path": path, "new_path": new_path}
-        # Done twice it would find nothing to rename, so a lost answer is for the caller, who looks.
+        # A repeated rename would fail with NOT_FOUND, so the caller checks the result after a lost response.
         response = self._send(
             "POST",
             "/saveToDisk",
@@ -163,23 +165,23 @@ class FileManager:
         )
         if response.status == 409:
             raise SynclineError("FILE_DIFFERS", response.error().what)
-        return _saved(_good(response), operation, path)
+        return _saved(_checked(response), operation, path)
 
     def delete(self, path: str) -> None:
-        """Delete a file; one that is not there is no failure."""
+        """Delete a file. Do nothing if it does not exist."""
         response = self._form("/saveToDisk", {"operation": "delete", "file_path": path}, absent=True)
         if response is not None:
             _saved(response, "delete", path)
 
     # -- permissions ---------------------------------------------------------------------------------------------
 
-    def permissions(self, path: str) -> Permissions | None:
-        """A file's permissions, None if there is no such file."""
+    def permissions(self, path: str) -> FilePermissions | None:
+        """Return the permissions of a file, None if it does not exist."""
         response = self._form("/updatePermissions", {"file_path": path}, absent=True)
         return None if response is None else _permissions(response, path)
 
-    def set_permissions(self, path: str, wanted: Permissions) -> Permissions:
-        """Write a file's permissions, those that are given; what the file manager says they are now."""
+    def set_permissions(self, path: str, wanted: FilePermissions) -> FilePermissions:
+        """Write the given permissions of a file and return the resulting ones."""
         fields = {"file_path": path, "permissions": wanted.mode, "owner": wanted.owner, "group": wanted.group}
         response = self._form("/updatePermissions", {name: value for name, value in fields.items() if value})
         assert response is not None
@@ -187,39 +189,44 @@ class FileManager:
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
-    def events(self, count: int = MOST_EVENTS, odd: OnOdd = refuse) -> list[FileEvent]:
-        """What happened lately."""
-        response = _good(self._send("GET", f"/pubSubFullList?count={max(1, min(count, MOST_EVENTS))}"))
-        listed = _object(response).get("events")
+    def events(self, count: int = MAX_EVENTS, on_invalid: OnInvalid = refuse) -> list[FileEvent]:
+        """Return the recent events, at most ``count``."""
+        response = _checked(self._send("GET", f"/pubSubFullList?count={max(1, min(count, MAX_EVENTS))}"))
+        listed = response.json_object().get("events")
         if not isinstance(listed, list):
-            raise response.bad("`events` is not a list")
-        entries = Entries(f"the events of {self.host}", odd, _path_of, limits=FEW)
-        return list(entries.read(listed, event_of))
+            raise response.protocol_error("`events` is not a list")
+        entries = EntryReader(
+            f"the events of {self.host}",
+            on_invalid,
+            lambda entry: field_of(entry, "file_path"),
+            limits=IN_MEMORY_LIMITS,
+        )
+        return list(entries.read(listed, parse_event))
 
     def report(self, results: Mapping[str, Any]) -> None:
-        """Tell the results of a run."""
+        """Report the results of a run."""
         body = json.dumps(results, separators=(",", ":")).encode()
         headers = {"Content-Type": "application/json"}
-        response = _good(self._send("POST", "/reportResults", headers, body, repeatable=True))
-        if _object(response).get("status") != "received":
-            raise response.bad("the report was not received")
+        response = _checked(self._send("POST", "/reportResults", headers, body, repeatable=True))
+        if response.json_object().get("status") != "received":
+            raise response.protocol_error("the `status` of the response is not 'received'")
 
     def check(self) -> None:
-        """Raises where the service does not live."""
-        _good(self._send("GET", "/"))
+        """Raise an error if the service is not healthy."""
+        _checked(self._send("GET", "/"))
 
     # -- requests ------------------------------------------------------------------------------------------------
 
     def _form(self, path: str, fields: Mapping[str, str], *, absent: bool = False) -> Response | None:
-        """The good answer to a form; None for a 404 where ``absent`` says that this is one, too."""
+        """Send a form and return the response; None for a 404 if ``absent`` allows it."""
         body = urlencode(fields, quote_via=quote).encode()
         response = self._send("POST", path, {"Content-Type": _FORM}, body, repeatable=True)
-        # A 404 in HTML is a proxy's, or a wrong address, and says nothing of the file.
+        # A 404 in HTML comes from a proxy or a wrong URL, and does not concern the file.
         if absent and response.status == 404 and isinstance(_json(response), dict):
             return None
-        return _good(response)
+        return _checked(response)
 
-    def _send(  # noqa: PLR0913 - as the request has it
+    def _send(  # noqa: PLR0913 - the parts of a request
         self,
         method: str,
         path: str,
@@ -240,18 +247,18 @@ class FileManager:
 
         # A stream cannot be sent twice.
         renewed = self._renewed if body is None or isinstance(body, bytes) else self._token
-        return REJECTIONS.ask(self.host, self._token(), renewed, send)
+        return REJECTIONS.send(self.host, self._token(), renewed, send)
 
 
-def checked_mode(text: str) -> str | None:
+def parse_mode(text: str) -> str | None:
     """Return permissions of the form ``rw-r--r--`` without special bits (setuid and the like), or None if invalid."""
     return text.translate(_PLAIN) if _MODE.fullmatch(text) else None
 
 
-def event_of(value: Any) -> FileEvent:
-    """An event from its decoded JSON; raises MESSAGE_INVALID, naming what is wrong."""
+def parse_event(value: Any) -> FileEvent:
+    """Return an event from its decoded JSON. Raises MESSAGE_INVALID with the reason."""
     if not isinstance(value, dict):
-        raise SynclineError("MESSAGE_INVALID", "an event of the file manager is no object")
+        raise SynclineError("MESSAGE_INVALID", f"an event of the file manager is {describe(value)}, not an object")
     kind, path, new_path = value.get("event_type"), value.get("file_path"), value.get("new_path")
     metadata = value.get("metadata")
     permissions = metadata.get("new_permissions") if isinstance(metadata, dict) else None
@@ -261,7 +268,7 @@ def event_of(value: Any) -> FileEvent:
         (kind in ("rename", "move") and (not isinstance(new_path, str) or not new_path), "without a new path"),
         (kind == "change_permission" and not isinstance(permissions, str), "without new permissions"),
         (
-            kind == "change_permission" and checked_mode(str(permissions)) is None,
+            kind == "change_permission" and parse_mode(str(permissions)) is None,
             f"with permissions {str(permissions)[:40]!r}, which are not of the form rw-r--r--",
         ),
     )
@@ -273,17 +280,13 @@ def event_of(value: Any) -> FileEvent:
         str(kind),
         str(path),
         str(new_path) if moves else None,
-        checked_mode(str(permissions)) if kind == "change_permission" else None,
+        parse_mode(str(permissions)) if kind == "change_permission" else None,
         str(value.get("timestamp") or ""),
     )
 
 
-def _path_of(entry: Any) -> Any:
-    return entry.get("file_path") if isinstance(entry, dict) else None
-
-
 def _around(boundary: str, fields: Mapping[str, str], file_type: str) -> tuple[bytes, bytes]:
-    """What stands before and after a file's bytes in a multipart form."""
+    """Return the parts of a multipart form before and after the content of the file."""
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
         for name, value in fields.items()
@@ -296,7 +299,7 @@ def _around(boundary: str, fields: Mapping[str, str], file_type: str) -> tuple[b
 
 
 def _framed(head: bytes, chunks: Iterable[bytes], size: int, tail: bytes) -> Iterator[bytes]:
-    """The form as it goes out; SOURCE_CHANGED where the chunks are not ``size`` bytes, before too many are sent."""
+    """Yield a multipart form. Raises SOURCE_CHANGED if the chunks do not have ``size`` bytes, before sending too many."""
     yield head
     passed = 0
     for chunk in chunks:
@@ -305,11 +308,11 @@ def _framed(head: bytes, chunks: Iterable[bytes], size: int, tail: bytes) -> Ite
             break
         yield chunk
     if passed != size:
-        raise SynclineError("SOURCE_CHANGED", f"the source gave other than the {size} bytes it had promised")
+        raise SynclineError("SOURCE_CHANGED", f"the source did not return the announced {size} bytes")
     yield tail
 
 
-def _good(response: Response) -> Response:
+def _checked(response: Response) -> Response:
     if response.status not in (200, 201):
         raise response.error()
     return response
@@ -322,37 +325,30 @@ def _json(response: Response) -> Any:
         return None
 
 
-def _object(response: Response) -> dict[str, Any]:
-    value = response.json()
-    if not isinstance(value, dict):
-        raise response.bad("the answer should be an object")
-    return value
-
-
-def _saved(response: Response, operation: str, path: str) -> Saved:
-    value = _object(response)
+def _saved(response: Response, operation: str, path: str) -> SavedFile:
+    value = response.json_object()
     if value.get("operation") != operation or value.get("file_path") != path:
-        raise response.bad("the answer is to another operation or path")
+        raise response.protocol_error("the response is for another operation or path")
     if value.get("status") in _FAILED:
-        raise SynclineError("REFUSED", f"the file manager says {value['status']!r} to {operation} {path!r}")
+        raise SynclineError("REFUSED", f"the file manager answered {value['status']!r} to {operation} {path!r}")
     number, size, metadata = value.get("internal_id"), value.get("size"), value.get("metadata")
     if isinstance(number, bool) or not isinstance(number, str | int) or number == "":
-        raise response.bad("the answer has no `internal_id`")
+        raise response.protocol_error("the response has no valid `internal_id`")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise response.bad(f"`size` is {described(size)}, not a number of bytes")
-    if isinstance(metadata, str):  # as it was sent
+        raise response.protocol_error(f"`size` is {describe(size)}, not a number of bytes")
+    if isinstance(metadata, str):  # some servers return it as it was sent
         try:
             metadata = json.loads(metadata)
         except (ValueError, RecursionError):
             metadata = None
-    return Saved(str(number), path, size, metadata if isinstance(metadata, dict) else {})
+    return SavedFile(str(number), path, size, metadata if isinstance(metadata, dict) else {})
 
 
-def _permissions(response: Response, path: str) -> Permissions:
-    value = _object(response)
+def _permissions(response: Response, path: str) -> FilePermissions:
+    value = response.json_object()
     if value.get("file_path") != path:
-        raise response.bad("the answer is about another path")
+        raise response.protocol_error("the response is for another path")
     texts = [value.get(name) for name in ("permissions", "owner", "group")]
     if any(text is not None and not isinstance(text, str) for text in texts):
-        raise response.bad("permissions, owner or group is no text")
-    return Permissions(*texts)
+        raise response.protocol_error("`permissions`, `owner` or `group` is not text")
+    return FilePermissions(*texts)

@@ -1,8 +1,8 @@
-"""A directory of this machine whose symbolic links are never followed.
+"""A local directory whose symbolic links are never followed.
 
-Every path is opened one component at a time, each relative to the descriptor of its parent and with ``O_NOFOLLOW``. A
-folder that somebody replaces by a link between two calls is therefore refused, not entered. Only the root itself may
-be a link: the operator named it. Files are written to a new file in the same folder and renamed into place.
+Every path is opened one component at a time, relative to the descriptor of its parent and with ``O_NOFOLLOW``. So a
+folder that is replaced by a link between two calls is refused. Only the root, which the operator named, may be a link.
+Files are written to a temporary file in the same folder and renamed.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from syncline.errors import SynclineError
 
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _TEMPORARY: Final = re.compile(r"\.syncline-[0-9a-f]{16}")
-_MODE: Final = 0o666  # without the bits of the process's umask, as for any program
+_MODE: Final = 0o666  # reduced by the process's umask
 
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """Files below `root`, by paths relative to it that have `/` between their names.
+    """Files below `root`, by relative paths separated by `/`.
 
-    Every method raises PATH_REFUSED for a path that has an empty name, `.` or `..` in it, LINK_REFUSED if a link stands
-    where a folder or the file is expected, PATH_COLLIDES if a file stands where a folder is expected or the reverse,
-    TARGET_FULL, and FILE_REFUSED with the system's reason for everything else but a file that does not exist.
+    Every method raises PATH_REFUSED for a path with an empty name, `.` or `..`, LINK_REFUSED for a link instead of a
+    folder or file, PATH_COLLIDES for a file instead of a folder or the reverse, TARGET_FULL, and FILE_REFUSED with the
+    system's reason for any other failure except a missing file.
     """
 
     root: Path
 
     def stat(self, path: str) -> os.stat_result | None:
-        """Return the status of what stands at `path`, a link itself included, or None if nothing does."""
+        """Return the status of the entry at `path` without following a link, None if there is none."""
         with contextlib.suppress(FileNotFoundError), self._coded(path), self._parent(path) as (parent, name):
             return os.stat(name, dir_fd=parent, follow_symlinks=False)
         return None
@@ -46,20 +46,20 @@ class Directory:
     def open(self, path: str) -> BinaryIO:
         """Open a regular file for reading. Raises FileNotFoundError."""
         with self._coded(path), self._parent(path) as (parent, name):
-            # Without O_NONBLOCK a pipe would wait for somebody who writes to it.
+            # Without O_NONBLOCK, opening a pipe would wait for a writer.
             return self._file(parent, name, os.O_RDONLY | os.O_NONBLOCK, "rb", path)
 
     def append(self, path: str) -> BinaryIO:
-        """Open a regular file for reading and for writing at its end. It is made if it does not exist."""
+        """Open a regular file for reading and appending. A missing file is created."""
         with self._coded(path), self._parent(path, make=True) as (parent, name):
             return self._file(parent, name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, "a+b", path)
 
     @contextlib.contextmanager
     def replace(self, path: str) -> Iterator[BinaryIO]:
-        """Give a new file to write to, and put it in the place of the file or link at `path` when the block ends.
+        """Yield a temporary file for writing, and replace the file or link at `path` with it when the block ends.
 
-        Missing folders are made. The file has the permissions of the regular file that it replaces. If the block
-        raises, what stood at `path` stays.
+        Missing folders are created. The file gets the permissions of the regular file that it replaces. If the block
+        raises, `path` is unchanged.
         """
         with self._coded(path), self._parent(path, make=True) as (parent, name):
             temporary = f".syncline-{secrets.token_hex(8)}"
@@ -78,7 +78,7 @@ class Directory:
                 raise
 
     def rename(self, old: str, new: str) -> None:
-        """Put the file `old` in the place of the file or link `new`. Missing folders are made."""
+        """Rename the file `old`, replacing the file or link `new`. Missing folders are created."""
         with (
             self._coded(new),
             self._parent(old) as (parent, name),
@@ -87,7 +87,7 @@ class Directory:
             self._rename(parent, name, other, new_name, new)
 
     def remove(self, path: str) -> bool:
-        """Remove a file or link, and every folder above it that is empty then. Return False if there is none."""
+        """Remove a file or link, and the folders above it that become empty. Return False if it does not exist."""
         names = _names(path)
         try:
             with self._coded(path), self._parent(path) as (parent, name):
@@ -104,11 +104,11 @@ class Directory:
                 with self._parent("/".join(names[:count])) as (parent, name):
                     os.rmdir(name, dir_fd=parent)
             except (OSError, SynclineError):
-                break  # it is not empty, or somebody else was here
+                break  # it is not empty, or was changed by others
         return True
 
     def remove_tree(self, path: str) -> bool:
-        """Remove a folder with all that is below it; links in it are removed, not followed. Return False if there is none."""
+        """Remove a folder recursively without following links. Return False if it does not exist."""
         try:
             with self._coded(path), self._parent(path) as (parent, name):
                 os.close(self._folder(parent, name, path))
@@ -118,41 +118,41 @@ class Directory:
         return True
 
     def walk(self, path: str = "") -> Iterator[tuple[str, os.stat_result]]:
-        """Yield the path and status of all below the folder `path` that is not a folder, links themselves included.
+        """Yield path and status of everything below the folder `path` except folders, without following links.
 
-        Nothing is yielded if there is no such folder. Unfinished files of :meth:`replace` are left out.
+        Yields nothing if the folder does not exist. Temporary files of :meth:`replace` are left out.
         """
-        waiting = [path]
-        while waiting:
-            here = waiting.pop()
+        pending = [path]
+        while pending:
+            folder = pending.pop()
             below: list[str] = []
-            for name, status in self._entries(here):
-                inner = f"{here}/{name}" if here else name
+            for name, status in self._entries(folder):
+                inner = f"{folder}/{name}" if folder else name
                 if stat.S_ISDIR(status.st_mode):
                     below.append(inner)
                 elif not _TEMPORARY.fullmatch(name):
                     yield inner, status
-            waiting += reversed(below)
+            pending += reversed(below)
 
     def folders(self) -> list[str]:
-        """Return the names of the folders that lie directly in the root."""
+        """Return the names of the folders directly below the root."""
         return [name for name, status in self._entries("") if stat.S_ISDIR(status.st_mode)]
 
     # -- descriptors ---------------------------------------------------------------------------------------------
 
     def _entries(self, path: str) -> list[tuple[str, os.stat_result]]:
-        """Return names and statuses of a folder in order; nothing if there is none."""
+        """Return the sorted names of a folder with their statuses; nothing if it does not exist."""
         found: list[tuple[str, os.stat_result]] = []
         names = _names(path) if path else []
         with contextlib.suppress(FileNotFoundError), self._coded(path), self._opened(names, path) as folder:
-            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - a path has no descriptor
-                with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+            for name in sorted(os.listdir(folder)):  # noqa: PTH208 - pathlib takes no descriptor
+                with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                     found.append((name, os.stat(name, dir_fd=folder, follow_symlinks=False)))
         return found
 
     @contextlib.contextmanager
     def _coded(self, path: str) -> Iterator[None]:
-        """Give the system's failures within the block a code, but for a file that does not exist."""
+        """Convert an OSError of the block to a SynclineError, except FileNotFoundError."""
         try:
             yield
         except FileNotFoundError:
@@ -164,7 +164,7 @@ class Directory:
 
     @contextlib.contextmanager
     def _parent(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-        """Open the folder that `path` lies in; its descriptor and the last name of the path."""
+        """Open the folder of `path`; yield its descriptor and the last name of the path."""
         *names, last = _names(path)
         with self._opened(names, path, make=make) as folder:
             yield folder, last
@@ -188,8 +188,8 @@ class Directory:
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             return os.open(self.root, _FOLDER)
-        except FileNotFoundError as error:  # some file systems take no folders
-            raise SynclineError("FILE_REFUSED", f"{self.root} cannot be made: {error.strerror}") from None
+        except FileNotFoundError as error:  # from file systems without mkdir, such as /proc
+            raise SynclineError("FILE_REFUSED", f"{self.root} cannot be created: {error.strerror}") from None
 
     def _folder(self, parent: int, name: str, path: str) -> int:
         try:
@@ -231,7 +231,7 @@ class Directory:
 def _names(path: str) -> list[str]:
     names = path.split("/")
     if any(name in ("", ".", "..") or "\0" in name for name in names):
-        raise SynclineError("PATH_REFUSED", f"{path!a} is not a path below a folder")
+        raise SynclineError("PATH_REFUSED", f"{path!a} has an empty name, '.' or '..'")
     return names
 
 

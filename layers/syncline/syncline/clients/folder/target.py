@@ -1,4 +1,4 @@
-"""A folder of this machine as a target for files, with the IDs that git gives their content as fingerprints."""
+"""A local folder as a target for files, with git blob IDs as fingerprints."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import BinaryIO, Final
 
 from syncline.clients.folder.directory import Directory
 from syncline.clients.git.objects import blob_hash
-from syncline.clients.http.listings import Odd, OnOdd, refuse
+from syncline.clients.http.listings import InvalidEntry, OnInvalid, refuse
 from syncline.errors import CodeName, SynclineError
 
 _CHUNK: Final = 1 << 20
 
 
-class Folder:
-    """Files below `root`. No link below it is followed: see :class:`syncline.clients.folder.directory.Directory`.
+class FolderTarget:
+    """Files below `root`, without following links (:class:`syncline.clients.folder.directory.Directory`).
 
-    Only regular files count as files. What stands in the place of one (a link, a pipe) is left as it is, unless
-    `replaces` is set: then it is replaced itself.
+    Only regular files count. Any other entry at a path (a link, a pipe) is replaced if `replaces`, and otherwise kept.
     """
 
     def __init__(self, root: Path, *, replaces: bool = False) -> None:
@@ -30,7 +29,7 @@ class Folder:
         return str(self._directory.root)
 
     def write(self, path: str, chunks: Iterable[bytes]) -> str:
-        """Write a file, whole or not at all, and return its fingerprint. Raises what the directory and the chunks raise."""
+        """Write a file atomically and return its fingerprint. Raises the errors of the directory and of the chunks."""
         self._check(path)
         with self._directory.replace(path) as file:
             for chunk in chunks:
@@ -39,10 +38,7 @@ class Folder:
             return _hash(written)
 
     def mode(self, path: str) -> int | None:
-        """Return the kind and mode (`st_mode`) of what is at `path`, or None if nothing is.
-
-        Nothing is at a path that has a link or a file in the place of a folder.
-        """
+        """Return the `st_mode` of the entry at `path`, None if there is none, or a link or file instead of a folder."""
         try:
             status = self._directory.stat(path)
         except SynclineError as error:
@@ -52,7 +48,7 @@ class Folder:
         return None if status is None else status.st_mode
 
     def fingerprint(self, path: str) -> str | None:
-        """Return the fingerprint of the file at `path`, read once more, or None if no regular file is there."""
+        """Read the file at `path` and return its fingerprint, None if it is no regular file."""
         mode = self.mode(path)
         if mode is None or not stat.S_ISREG(mode):
             return None
@@ -63,9 +59,9 @@ class Folder:
             return None
 
     def before(self, path: str) -> str | None:
-        """Return the content ID of what a write to `path` would replace: None for nothing, "" for what is not a file.
+        """Return the content ID of the file that a write to `path` replaces: None for no file, "" for no regular file.
 
-        Raises why nothing can be written there.
+        Raises the error that prevents a write.
         """
         status = self._directory.stat(path)
         if status is None:
@@ -75,13 +71,13 @@ class Folder:
         return self.content_id(path)
 
     def content_id(self, path: str) -> str:
-        """Return the ID that git gives what a file holds, or "" if no regular file is there."""
+        """Return the git blob ID of a file, "" if it is no regular file."""
         return self.fingerprint(path) or ""
 
-    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
-        """Yield every file below a folder with its fingerprint. Names that are not UTF-8 are left out: none is ours.
+    def listing(self, prefix: str, on_invalid: OnInvalid = refuse) -> Iterator[tuple[str, str]]:
+        """Yield every file below a folder with its fingerprint.
 
-        A file that the system does not let us read is an odd entry.
+        Names that are not UTF-8 are left out, since Syncline writes none. An unreadable file is an invalid entry.
         """
         for path, status in self._directory.walk(prefix):
             if not (stat.S_ISREG(status.st_mode) and _is_text(path)):
@@ -91,22 +87,22 @@ class Folder:
             except SynclineError as error:
                 if error.code.name != "FILE_REFUSED":
                     raise
-                odd(Odd(str(self), path, error))
+                on_invalid(InvalidEntry(str(self), path, error))
                 continue
             if found is not None:
                 yield path, found
 
-    def tops(self) -> list[str]:
-        """Return the names of the folders that lie directly in it."""
+    def top_folders(self) -> list[str]:
+        """Return the names of the folders directly below the root."""
         return [name for name in self._directory.folders() if _is_text(name)]
 
     def remove(self, path: str) -> None:
-        """Remove a file, and the folders that are empty then."""
+        """Remove a file and the folders that become empty."""
         self._check(path)
         self._directory.remove(path)
 
     def _check(self, path: str) -> None:
-        """Raise LINK_REFUSED or PATH_COLLIDES if something at `path` is to stay that is no regular file."""
+        """Raise LINK_REFUSED or PATH_COLLIDES if `path` has an entry to keep that is no regular file."""
         mode = None if self._replaces else self.mode(path)
         if mode is not None and not stat.S_ISREG(mode):
             code: CodeName = "LINK_REFUSED" if stat.S_ISLNK(mode) else "PATH_COLLIDES"
@@ -122,7 +118,7 @@ def _hash(file: BinaryIO) -> str:
 
 
 def _is_text(name: str) -> bool:
-    """Return True if a name of this machine is UTF-8."""
+    """Return True if a file name is UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError:

@@ -1,7 +1,7 @@
-"""Who we are at a git server: a token for HTTPS, a key for SSH, and what proves that the server is the right one.
+"""Addresses of git repositories and the credentials for them: tokens for HTTPS, keys and known hosts for SSH.
 
-A token travels in a variable of git's environment, never in an address or an argument; a key lies in a private folder
-for as long as it is used. Other hosts than the configured one are never told either.
+A token is passed in git's environment, never in a URL or an argument. A key is stored in a private folder while it is
+used. Neither is sent to any other host than the configured one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from syncline.clients.git.failures import disk_full
+from syncline.clients.git.failures import disk_full_as_error
 from syncline.clients.git.program import program
 from syncline.clients.http.addresses import is_refused
 from syncline.errors import SynclineError
@@ -32,22 +32,23 @@ _ROOTS: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bu
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
-    """Where a repository is: its address as git takes it, and how it is spoken to (``https``, ``http``, ``ssh``, ``file``)."""
+class GitRemote:
+    """The URL of a repository, its protocol (``https``, ``http``, ``ssh``, ``file``) and host."""
 
     url: str
     protocol: str
     host: str
 
     @classmethod
-    def parse(cls, text: str) -> Remote:
-        """``https://host/path``, ``ssh://user@host/path``, ``user@host:path`` or ``file:///path``; else CONFIG_INVALID.
+    def parse(cls, text: str) -> GitRemote:
+        """Parse ``https://host/path``, ``ssh://user@host/path``, ``user@host:path`` or ``file:///path``.
 
-        ``http://`` is taken too; that it is only used where that was asked for is for the configuration to see to.
+        ``http://`` is accepted too; the configuration decides whether it may be used. Raises CONFIG_INVALID, and
+        ADDRESS_REFUSED for a link-local or metadata address.
         """
         if any(c.isspace() or not c.isprintable() for c in text) or text.startswith("-"):
             raise SynclineError(
-                "CONFIG_INVALID", "the address of a repository has no spaces and begins with its scheme"
+                "CONFIG_INVALID", "the URL of a repository must have no spaces and begin with its scheme"
             )
         scp = _SCP.fullmatch(text) if "://" not in text else None
         if scp is not None:
@@ -58,49 +59,47 @@ class Remote:
             host = parts.hostname or ""
             _ = parts.port
         except ValueError:
-            raise SynclineError("CONFIG_INVALID", "the address of a repository is not one") from None
+            raise SynclineError("CONFIG_INVALID", "the URL of a repository has an invalid host or port") from None
         known = parts.scheme in ("https", "http", "ssh", "file") and len(parts.path) > 1
         if not known or parts.query or parts.fragment or bool(host) is (parts.scheme == "file"):
-            what = "is not https://host/path, ssh://user@host/path, user@host:path or file:///path"
-            raise SynclineError("CONFIG_INVALID", f"the address of a repository {what}")
+            forms = "https://host/path, ssh://user@host/path, user@host:path or file:///path"
+            raise SynclineError("CONFIG_INVALID", f"the URL of a repository must be of the form {forms}")
         if parts.password or (parts.username and parts.scheme != "ssh") or host.startswith("-"):
-            raise SynclineError(
-                "CONFIG_INVALID", "the address of a repository has no user or password; `auth` has them"
-            )
+            raise SynclineError("CONFIG_INVALID", "move user and password from the URL of a repository to `auth`")
         if parts.username and not _SSH_USER.fullmatch(parts.username):
-            raise SynclineError("CONFIG_INVALID", "the user in the address of a repository is not one")
+            raise SynclineError("CONFIG_INVALID", "the user in the URL of a repository has an invalid character")
         if host and is_refused(host):
-            raise SynclineError("ADDRESS_REFUSED", f"{host} is no place for a git repository")
+            raise SynclineError("ADDRESS_REFUSED", f"{host} is a link-local or metadata address")
         return cls(text, parts.scheme, parts.netloc)
 
     @property
     def origin(self) -> str:
-        """Scheme and host: for what the token is."""
+        """Scheme and host, for which a token is valid."""
         return f"{self.protocol}://{self.host}/"
 
 
 @dataclass(frozen=True, slots=True)
-class TokenAccess:
-    """A user's token (or password), sent as Basic credentials. The user name matters at few hosts."""
+class TokenCredentials:
+    """A token or password, sent as Basic credentials. Most hosts ignore the user name of a token."""
 
     token: str
     username: str = "x-access-token"
 
 
 @dataclass(frozen=True, slots=True)
-class KeyAccess:
-    """An SSH private key, and the lines of ``known_hosts`` that say which host keys are right."""
+class SshCredentials:
+    """An SSH private key, and the ``known_hosts`` lines with the valid host keys."""
 
     key: str
     known_hosts: str
 
 
-Access = TokenAccess | KeyAccess | None
+GitCredentials = TokenCredentials | SshCredentials | None
 
 
 @dataclass(frozen=True, slots=True)
-class Means:
-    """What git commands need to speak to a remote; valid while the block of :func:`means` lasts."""
+class ConnectionOptions:
+    """Git settings and environment for a remote, valid as long as the private folder exists."""
 
     settings: tuple[str, ...] = ()
     variables: dict[str, str] = field(default_factory=dict)
@@ -109,8 +108,8 @@ class Means:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder that only we can read, removed with all in it at the end."""
-    with disk_full():
+    """Create a temporary folder that only this user can read, and remove it at the end of the block."""
+    with disk_full_as_error():
         folder = Path(tempfile.mkdtemp(prefix="syncline-"))
     try:
         yield folder
@@ -118,28 +117,28 @@ def private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def means(remote: Remote, access: Access, ca: str | None, folder: Path) -> Means:
-    """Prepare a private ``folder`` for speaking to ``remote``; ``ca`` is PEM text trusted beside the system's roots.
+def connection_options(remote: GitRemote, access: GitCredentials, ca: str | None, folder: Path) -> ConnectionOptions:
+    """Write keys and certificates for ``remote`` to a private ``folder`` and return the options that use them.
 
-    Raises CONFIG_INVALID where the access does not fit the address.
+    ``ca`` is PEM text trusted beside the system's roots. Raises CONFIG_INVALID if the credentials do not fit the URL.
     """
     match access, remote.protocol:
-        case TokenAccess(), "https" | "http":
+        case TokenCredentials(), "https" | "http":
             return _http(remote, access, ca, folder)
         case None, "https" | "http":
             return _http(remote, None, ca, folder)
-        case KeyAccess(), "ssh":
+        case SshCredentials(), "ssh":
             return _ssh(access, folder)
         case None, "file":
-            return Means()
+            return ConnectionOptions()
         case _:
-            what = {"ssh": "needs a key and known_hosts", "file": "takes no credentials"}.get(
-                remote.protocol, "takes a token"
+            needs = {"ssh": "needs a key and known_hosts", "file": "takes no credentials"}.get(
+                remote.protocol, "needs a token"
             )
-            raise SynclineError("CONFIG_INVALID", f"a repository by {remote.protocol} {what}")
+            raise SynclineError("CONFIG_INVALID", f"a repository with the protocol {remote.protocol} {needs}")
 
 
-def _http(remote: Remote, access: TokenAccess | None, ca: str | None, folder: Path) -> Means:
+def _http(remote: GitRemote, access: TokenCredentials | None, ca: str | None, folder: Path) -> ConnectionOptions:
     settings = []
     if ca is not None:
         bundle = _write(folder / "ca.pem", _system_roots() + ca)
@@ -148,15 +147,15 @@ def _http(remote: Remote, access: TokenAccess | None, ca: str | None, folder: Pa
         roots = _system_roots()
         settings += [f"http.sslCAInfo={_write(folder / 'ca.pem', roots)}"] if roots else []
     if access is None:
-        return Means(tuple(settings))
+        return ConnectionOptions(tuple(settings))
     code = base64.b64encode(f"{access.username}:{access.token}".encode()).decode()
     for secret in (access.token, code):
         register(secret)
     variables = {f"http.{remote.origin}.extraHeader": _HEADER}
-    return Means(tuple(settings), variables, {_HEADER: f"Authorization: Basic {code}"})
+    return ConnectionOptions(tuple(settings), variables, {_HEADER: f"Authorization: Basic {code}"})
 
 
-def _ssh(access: KeyAccess, folder: Path) -> Means:
+def _ssh(access: SshCredentials, folder: Path) -> ConnectionOptions:
     register(access.key)
     key = _write(folder / "key", access.key.rstrip("\n") + "\n")
     known = _write(folder / "known_hosts", access.known_hosts.rstrip("\n") + "\n")
@@ -180,11 +179,11 @@ def _ssh(access: KeyAccess, folder: Path) -> Means:
     words = [str(beside) if beside.exists() else "ssh", "-F", "/dev/null", "-T"]
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]
-    return Means(environment={"GIT_SSH_COMMAND": shlex.join(words), "GIT_SSH_VARIANT": "ssh"})
+    return ConnectionOptions(environment={"GIT_SSH_COMMAND": shlex.join(words), "GIT_SSH_VARIANT": "ssh"})
 
 
 def _system_roots() -> str:
-    """The authorities that the system knows, as PEM text; none where they cannot be found."""
+    """Return the system's trusted authorities as PEM text, empty if there are none."""
     for path in (ssl.get_default_verify_paths().cafile, *_ROOTS):
         if path is not None and Path(path).exists():
             return Path(path).read_text(encoding="utf-8", errors="replace").rstrip() + "\n"
@@ -192,7 +191,7 @@ def _system_roots() -> str:
 
 
 def _write(path: Path, text: str) -> Path:
-    with disk_full():
+    with disk_full_as_error():
         path.touch(mode=0o600)
         path.write_text(text, encoding="utf-8")
     return path

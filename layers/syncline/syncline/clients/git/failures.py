@@ -1,7 +1,7 @@
-"""What the git program's words mean: the one place where they are read, since git tells its failures in words only.
+"""Error codes for the messages of the git program, which reports failures by text only. No other module parses them.
 
-The words are git's own in the language C, those of curl and ssh under it, and those that the well-known hosts send
-through it. What is not known here is GIT_FAILED with the words themselves.
+The messages are those of git in the C locale, of curl and ssh below it, and of the well-known hosts. Any other message
+becomes GIT_FAILED.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from syncline.clients.http.addresses import redacted
 from syncline.errors import CodeName, SynclineError
 from syncline.secrets import redact
 
-_EXCERPT: Final = 300  # characters of git's words
+_EXCERPT: Final = 300  # characters of a message
 _NOISE: Final = re.compile(r"(?m)^(hint: .*|warning: .*|remote:\s*|\*+|@+|To .*|Everything up-to-date)$")
 
 _PROMPT: Final = re.compile(r"could not read (?:username|password) for '([^']*)'", re.IGNORECASE)
 
-# The first that fits counts.
+# The first match counts.
 _PATTERNS: Final[tuple[tuple[str, CodeName], ...]] = (
     (r"remote: .{0,80}no space left on device|unpack failed: .{0,200}no space left on device", "TARGET_FULL"),
     (r"exceeded its size limit|remote: .{0,80}disk quota exceeded", "TARGET_FULL"),
@@ -55,45 +55,43 @@ _PATTERNS: Final[tuple[tuple[str, CodeName], ...]] = (
 _WORDS: Final = tuple((re.compile(pattern, re.IGNORECASE), code) for pattern, code in _PATTERNS)
 
 
-def failure_of(command: str, status: int, err: str, *, anonymous: bool = False) -> SynclineError:
-    """Return the error for a command that failed. ``status`` is negative where a signal ended it.
-
-    ``anonymous`` says that the command had no credentials.
-    """
-    words = words_of(err)
+def error_of_git(command: str, status: int, err: str, *, anonymous: bool = False) -> SynclineError:
+    """Return the error for a failed command. ``status`` is negative for a signal; ``anonymous``: no credentials."""
+    words = stderr_excerpt(err)
     for pattern, code in _WORDS:
         if pattern.search(err):
-            return SynclineError(code, f"git {command}: {_said(code, words, anonymous=anonymous)}")
-    how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
+            return SynclineError(code, f"git {command}: {_explained(code, words, anonymous=anonymous)}")
+    how = f"was killed by signal {-status}" if status < 0 else f"exited with status {status}"
     return SynclineError("GIT_FAILED", f"git {command} {how}" + (f": {words}" if words else ""))
 
 
-def _said(code: CodeName, words: str, *, anonymous: bool) -> str:
+def _explained(code: CodeName, words: str, *, anonymous: bool) -> str:
     """Return the words, with a plain sentence instead of those that git has for rejected credentials.
 
-    git asks for a user name when a server answers 401, and then complains that it cannot.
+    git prompts for a user name when a server answers 401, and reports that it cannot.
     """
     if code != "UNAUTHORIZED":
         return words
-    said = (
-        "the server asks for credentials and the sync has none" if anonymous else "the server rejected the credentials"
+    reason = (
+        "the server requires credentials and the sync has no `auth`"
+        if anonymous
+        else "the server rejected the credentials"
     )
     prompt = _PROMPT.search(words)
-    return f"{said}, at {prompt[1]}" if prompt else f"{said} ({words})"
+    return f"{reason}, at {prompt[1]}" if prompt else f"{reason} ({words})"
 
 
-def words_of(err: str) -> str:
-    """Return what git said, in one short line without secrets."""
-    said = _NOISE.sub("", err.replace("\r", "\n"))
-    lines = [line.strip() for line in said.splitlines()]
+def stderr_excerpt(err: str) -> str:
+    """Return git's message in one short line without secrets."""
+    lines = [line.strip() for line in _NOISE.sub("", err.replace("\r", "\n")).splitlines()]
     line = "; ".join(dict.fromkeys("".join(c for c in line if c.isprintable()) for line in lines if line))
-    line = redact(redacted(line))  # before it is cut: a part of a secret is not known
+    line = redact(redacted(line))  # before cutting: part of a secret would not be recognised
     return line if len(line) <= _EXCERPT else line[:_EXCERPT] + "…"
 
 
 @contextlib.contextmanager
-def disk_full() -> Iterator[None]:
-    """Around work on local files: a full disk as DISK_FULL."""
+def disk_full_as_error() -> Iterator[None]:
+    """Raise DISK_FULL for a full disk within the block."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
-"""The history of a branch, read without its files: which blobs the commits with a certain trailer put.
+"""The history of a branch without its files: the blobs that commits with a given trailer put.
 
-First only commits travel; trees follow where one of the commits has the trailer. A few commits are asked for before all
-are: who asks often asks only about what is new.
+First only commits are fetched, then trees if a commit has the trailer. A few commits are fetched before the complete
+history, since a frequent caller only needs the latest ones.
 """
 
 from __future__ import annotations
@@ -9,28 +9,34 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from syncline.clients.git.program import Git
+from syncline.clients.git.program import GitRunner
 
 _PAST: Final = "refs/syncline/past"
-WHOLE_HISTORY: Final = 2_147_483_647  # as git spells an infinite depth
-_DEPTHS: Final = (100, WHOLE_HISTORY)
+FULL_DEPTH: Final = 2_147_483_647  # infinite for git
+_DEPTHS: Final = (100, FULL_DEPTH)
 
 
-def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
-    git: Git, local: Git, tip: str, since: str | None, trailer: str, folder: bytes, having: Sequence[str] = ()
+def blobs_with_trailer(  # noqa: PLR0913, PLR0917 - the parts of one query
+    git: GitRunner,
+    local: GitRunner,
+    tip: str,
+    since: str | None,
+    trailer: str,
+    folder: bytes,
+    having: Sequence[str] = (),
 ) -> dict[bytes, str | None]:
-    """Return the blob that the latest commit with a trailer line put at each path below ``folder``; None: removed it.
+    """Return, by path below ``folder``, the blob that the latest commit with a trailer line put, None for a removal.
 
-    Left out are the commit ``since`` and those before it, unless one of the commits ``having`` is missing behind it. A
-    commit whose parents the server does not have says nothing: compared with nothing, it would seem to have put all
-    files. ``local`` is ``git`` that never fetches by itself.
+    The commit ``since`` and its ancestors are left out, unless one of the commits ``having`` is missing in the history
+    after it. Commits whose parents the server does not have are skipped: without a parent, they would seem to have put
+    all files. ``local`` is the same repository as ``git``, without automatic fetching.
     """
     for depth in _DEPTHS:
         _fetch(git, tip, depth, "tree:0")
-        complete = depth == WHOLE_HISTORY or _is_complete(local, tip, since)
+        complete = depth == FULL_DEPTH or _is_complete(local, tip, since)
         if complete and not all(_leads_to(local, oid, tip) for oid in having):
             since, having = None, ()
-            complete = depth == WHOLE_HISTORY or _is_complete(local, tip, since)
+            complete = depth == FULL_DEPTH or _is_complete(local, tip, since)
         if complete:
             break
     unlike = ["--not", since] if since is not None and _has(local, since) else []
@@ -39,7 +45,7 @@ def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
     if not ours:
         return {}
     _fetch(git, tip, depth, "blob:none")
-    # In the order given, the latest first.
+    # In the given order, latest first.
     done = local.run(
         *("log", "--no-walk=unsorted", "--stdin", "--raw", "-z", "--no-abbrev", "--no-renames", "--root", "--format="),
         *(["--", f":(literal){folder.decode()}"] if folder else []),
@@ -51,22 +57,13 @@ def blobs_put(  # noqa: PLR0913, PLR0917 - what is asked of one history
     return found
 
 
-def _fetch(git: Git, tip: str, depth: int, what: str) -> None:
-    git.ask(
-        "fetch",
-        "--quiet",
-        f"--depth={depth}",
-        f"--filter={what}",
-        "--no-tags",
-        "--no-write-fetch-head",
-        "origin",
-        f"+{tip}:{_PAST}",
-    )
+def _fetch(git: GitRunner, tip: str, depth: int, what: str) -> None:
+    git.fetch(f"--depth={depth}", f"--filter={what}", "origin", f"+{tip}:{_PAST}")
 
 
-def _with_line(git: Git, line: str, *commits: str) -> Iterator[str]:
-    """Yield the commits whose message has this very line, the latest first."""
-    fixed = ("--fixed-strings", f"--grep={line}")  # its own expressions are not those of Python, nor anchored so
+def _with_line(git: GitRunner, line: str, *commits: str) -> Iterator[str]:
+    """Yield the commits whose message has exactly this line, latest first."""
+    fixed = ("--fixed-strings", f"--grep={line}")  # a prefilter, which also matches parts of lines
     out = git.run("log", "--topo-order", "-z", "--format=%H%n%B", *fixed, *commits).out
     for each in out.split(b"\0"):
         oid, *message = each.split(b"\n")
@@ -74,25 +71,25 @@ def _with_line(git: Git, line: str, *commits: str) -> Iterator[str]:
             yield oid.decode()
 
 
-def _has(git: Git, oid: str) -> bool:
+def _has(git: GitRunner, oid: str) -> bool:
     return git.run("cat-file", "-e", oid, accept=(0, 1, 128)).status == 0
 
 
-def _leads_to(git: Git, oid: str, tip: str) -> bool:
-    """Return True if a commit is the tip or one before it, as far as commits are here."""
+def _leads_to(git: GitRunner, oid: str, tip: str) -> bool:
+    """Return True if a commit is the tip or a known ancestor of it."""
     return _has(git, oid) and git.run("merge-base", "--is-ancestor", oid, tip, accept=(0, 1)).status == 0
 
 
-def _is_complete(git: Git, tip: str, since: str | None) -> bool:
-    """Return True if every commit behind ``since`` is here with its parents."""
+def _is_complete(git: GitRunner, tip: str, since: str | None) -> bool:
+    """Return True if every commit after ``since`` was fetched with its parents."""
     if since is None or not _has(git, since):
         return not _shallow(git)
     behind = git.run("rev-list", tip, "--not", since).out.decode().split()
     return not _shallow(git).intersection(behind)
 
 
-def _shallow(git: Git) -> set[str]:
-    """Return the commits whose parents are not here."""
+def _shallow(git: GitRunner) -> set[str]:
+    """Return the commits whose parents were not fetched."""
     try:
         return set((git.folder / "shallow").read_text(encoding="ascii").split())
     except FileNotFoundError:
@@ -100,7 +97,7 @@ def _shallow(git: Git) -> set[str]:
 
 
 def _changes(out: bytes) -> Iterator[tuple[bytes, str | None]]:
-    """Yield paths with the blob that a commit put there, from git's raw output."""
+    """Yield the paths and blobs of git's raw output, None for a removal."""
     fields = iter(out.split(b"\0"))
     for each in fields:
         about = each.strip(b"\n")

@@ -1,8 +1,7 @@
-"""The git program, driven by GitPython: where it is, what it runs with, and its failures as codes.
+"""The git program, run through GitPython: its path, settings, environment, time limits and failures.
 
-Every command line is a fixed list of this package's own; of a user's words only the repository's address and full ref
-names get into one, each behind an option that takes it or in a place where git reads no option. Nothing of the
-machine's or a person's configuration counts, no hook runs, nothing is ever checked out.
+Every command line is fixed, except for full ref names and the repository's URL, which are in positions where git reads
+no options. The configuration of the machine and the user is ignored, no hook runs, and nothing is checked out.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, cast
 
-from syncline.clients.git.failures import disk_full, failure_of
-from syncline.clients.http.pacing import never, rest
+from syncline.clients.git.failures import disk_full_as_error, error_of_git
 from syncline.clients.http.rejections import REJECTIONS
+from syncline.clients.http.retry import never_halted, sleep_unless_halted
 from syncline.errors import CodeName, SynclineError
 
 if TYPE_CHECKING:
@@ -31,26 +30,26 @@ if TYPE_CHECKING:
 
 PROGRAM_VARIABLE: Final = "GIT_PYTHON_GIT_EXECUTABLE"
 LAYER: Final = "/opt/git/bin/git"
-_PASSING: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
-_LONGEST: Final = 600.0  # seconds for one command, where no deadline is nearer
-_GLANCE: Final = 1.0  # seconds after which it is checked whether a command is still wanted
-_WORDS: Final = 16_384  # bytes kept of what a command says on its standard error
+_TEMPORARY: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "SERVER_ERROR", "THROTTLED")
+_MAX_SECONDS: Final = 600.0  # for one command without an earlier deadline
+_POLL_INTERVAL: Final = 1.0  # seconds between checks for a halt
+_MAX_STDERR: Final = 16_384  # bytes kept of a command's standard error
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "core.askPass=",
-    "core.bigFileThreshold=4m",  # larger blobs are streamed, and never compared with others
+    "core.bigFileThreshold=4m",  # larger blobs are streamed, without delta compression
     "credential.helper=",
-    "fetch.negotiationAlgorithm=noop",  # what is asked for is asked for by name
+    "fetch.negotiationAlgorithm=noop",  # all objects are requested by ID
     "fetch.recurseSubmodules=false",
     "gc.auto=0",
     "maintenance.auto=false",
-    "http.followRedirects=false",  # the token is for the configured address
+    "http.followRedirects=false",  # the token is for the configured URL
     "http.lowSpeedLimit=100",
     "http.lowSpeedTime=60",
     "http.proxy=",
     "pack.threads=1",
-    "pack.window=1",  # a folder is sent as what changed in it; files next to one another are of one name, at best
+    "pack.window=1",  # enough for deltas between versions of a tree; a larger window costs time and finds little
     "protocol.version=2",
     "protocol.allow=never",
     "submodule.recurse=false",
@@ -80,7 +79,10 @@ _ENVIRONMENT: Final = {
 
 @cache
 def program() -> str:
-    """The path of the git program: the variable ``GIT_PYTHON_GIT_EXECUTABLE``, the layer's, or the machine's; else GIT_ABSENT."""
+    """Return the path of the git program: from ``GIT_PYTHON_GIT_EXECUTABLE``, of the layer, or of the machine.
+
+    Raises GIT_ABSENT if there is none.
+    """
     named = os.environ.get(PROGRAM_VARIABLE) or (LAYER if Path(LAYER).exists() else shutil.which("git"))
     if named is None or not Path(named).exists():
         raise SynclineError("GIT_ABSENT", f"no git program at {named or LAYER}")
@@ -89,7 +91,7 @@ def program() -> str:
 
 @cache
 def _gitpython() -> type[GitPython]:
-    """GitPython, which looks for the program when it is imported."""
+    """Return GitPython's class, which searches for the program when it is imported."""
     os.environ["GIT_PYTHON_GIT_EXECUTABLE"] = program()
     from git.cmd import Git as GitPython  # noqa: PLC0415 - cannot be imported before the program is known
 
@@ -97,8 +99,8 @@ def _gitpython() -> type[GitPython]:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """What a command said."""
+class CommandResult:
+    """The exit status and output of a command."""
 
     status: int
     out: bytes
@@ -106,35 +108,34 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How often in all something is tried, with ``delay`` seconds before the second time and then twice as long."""
+class GitRetryPolicy:
+    """Retry policy: ``attempts`` in total, waiting ``delay`` seconds before the second, doubling after that."""
 
     attempts: int = 1
     delay: float = 5.0
     sleep: Callable[[float], None] = time.sleep
 
-    def bears(
-        self, error: SynclineError, attempt: int, left: Callable[[], float], halted: Callable[[], bool] = never
+    def wait(
+        self, error: SynclineError, attempt: int, left: Callable[[], float], halted: Callable[[], bool] = never_halted
     ) -> bool:
-        """Return True, after a pause, if to try again after failure number ``attempt``, with seconds ``left``.
+        """Wait before a retry after failure ``attempt`` and return True; return False if there is no retry.
 
-        The pause ends once ``halted`` returns True.
+        ``left`` returns the remaining seconds. The wait ends once ``halted`` returns True.
         """
         pause = self.delay * 2 ** (attempt - 1)
-        if error.code.name not in _PASSING or attempt >= self.attempts or pause >= left():
+        if error.code.name not in _TEMPORARY or attempt >= self.attempts or pause >= left():
             return False
-        rest(pause, self.sleep, halted)
+        sleep_unless_halted(pause, self.sleep, halted)
         return True
 
 
 @dataclass(frozen=True, slots=True)
-class Git:
+class GitRunner:
     """Runs git in the bare repository ``folder``.
 
-    ``settings`` and ``environment`` are added to those that always hold; ``variables`` maps settings to variables of
-    the environment that have their values, which so never stand in a list of processes. ``left`` gives the seconds
-    that commands may still take; they end once ``halted`` returns True. ``account`` is the server's host with the
-    credentials that are sent to it.
+    ``settings`` and ``environment`` are added to the fixed ones. ``variables`` maps settings to the environment
+    variables with their values, which keeps these out of process lists. ``left`` returns the seconds that commands may
+    still take; they end once ``halted`` returns True. ``account`` is the server's host with the credentials for it.
     """
 
     folder: Path
@@ -142,33 +143,38 @@ class Git:
     settings: tuple[str, ...] = ()
     variables: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
-    left: Callable[[], float] = lambda: _LONGEST
-    patience: Patience = field(default_factory=Patience)
-    halted: Callable[[], bool] = never
+    left: Callable[[], float] = lambda: _MAX_SECONDS
+    retry: GitRetryPolicy = field(default_factory=GitRetryPolicy)
+    halted: Callable[[], bool] = never_halted
     account: tuple[str, object] = ("", None)
 
-    def ask(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> Done:
-        """Run a command that only asks the server, again where its failure may pass, be its status in ``accept`` or not."""
+    def query(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> CommandResult:
+        """Run a command that only reads from the server. Retry temporary failures, also those with a status in ``accept``."""
         with REJECTIONS.trial(*self.account):
             for attempt in itertools.count(1):
                 try:
                     done = self.run(*arguments, feed=feed, accept=accept)
                     error = self.failure(arguments[0], done) if done.status else None
                     self._note(error)
-                    if error is None or not self.bears(error, attempt):
+                    if error is None or not self.wait(error, attempt):
                         return done
                 except SynclineError as error:
                     self._note(error)
-                    if not self.bears(error, attempt):
+                    if not self.wait(error, attempt):
                         raise
         raise AssertionError  # the loop has no other end
 
-    def bears(self, error: SynclineError, attempt: int) -> bool:
-        """Return True, after a pause, if to try again; see :meth:`Patience.bears`."""
-        return self.patience.bears(error, attempt, self.left, self.halted)
+    def fetch(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> CommandResult:
+        """Run ``git fetch`` without tags; ``arguments`` are further options, the remote and refs."""
+        options = ("--quiet", "--no-tags", "--no-write-fetch-head")
+        return self.query("fetch", *options, *arguments, feed=feed, accept=accept)
+
+    def wait(self, error: SynclineError, attempt: int) -> bool:
+        """Wait before a retry; return False if there is none; see :meth:`GitRetryPolicy.wait`."""
+        return self.retry.wait(error, attempt, self.left, self.halted)
 
     def _note(self, error: SynclineError | None) -> None:
-        """Note whether the server took the credentials, as far as an answer of it tells."""
+        """Record if the server accepted or refused the credentials."""
         if error is None:
             REJECTIONS.accepted(*self.account)
         elif error.code.name == "UNAUTHORIZED":
@@ -180,8 +186,8 @@ class Git:
         feed: bytes | None = None,
         extra: Mapping[str, str] | None = None,
         accept: tuple[int, ...] = (0,),
-    ) -> Done:
-        """A command's output; ``feed`` goes to its standard input. A status not in ``accept`` is raised as a code."""
+    ) -> CommandResult:
+        """Run a command with ``feed`` as its standard input. Raises an error for a status not in ``accept``."""
         with self.start(*arguments, extra=extra) as running:
             if feed is not None:
                 running.write(feed)
@@ -192,17 +198,17 @@ class Git:
         return done
 
     @contextlib.contextmanager
-    def start(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Iterator[Running]:
-        """A command under way; it is killed, with all it started, if the block is left by an exception."""
+    def start(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Iterator[RunningCommand]:
+        """Start a command. If the block raises, the command and its child processes are killed."""
         command = [program(), f"--git-dir={self.folder}", *self._options(), *arguments]
         hidden = {name: "" for name in os.environ if name.startswith("AWS_")}
         environment = {**hidden, **_ENVIRONMENT, "HOME": str(self.folder), **self.environment, **(extra or {})}
-        seconds = min(self.left(), _LONGEST)
+        seconds = min(self.left(), _MAX_SECONDS)
         if seconds <= 0:
             raise SynclineError("TIME_SHORT", f"no time is left for git {arguments[0]}")
         if self.halted():
-            raise SynclineError("RUN_CANCELLED", f"git {arguments[0]} was not begun: its run was cancelled")
-        with disk_full():
+            raise SynclineError("RUN_CANCELLED", f"git {arguments[0]} was not started: the run was cancelled")
+        with disk_full_as_error():
             process = _gitpython()(str(self.folder)).execute(
                 command,
                 istream=subprocess.PIPE,
@@ -210,7 +216,7 @@ class Git:
                 env=environment,
                 start_new_session=True,
             )
-        running = Running(arguments[0], process, seconds, self)
+        running = RunningCommand(arguments[0], process, seconds, self)
         try:
             yield running
         except BaseException:
@@ -219,10 +225,10 @@ class Git:
         finally:
             running.close()
 
-    def failure(self, command: str, done: Done) -> SynclineError:
-        """Return the error for a command that failed."""
+    def failure(self, command: str, done: CommandResult) -> SynclineError:
+        """Return the error for a failed command."""
         anonymous = not self.variables and "GIT_SSH_COMMAND" not in self.environment
-        return failure_of(command, done.status, done.err, anonymous=anonymous)
+        return error_of_git(command, done.status, done.err, anonymous=anonymous)
 
     def _options(self) -> Iterator[str]:
         for setting in (*_SETTINGS, *(f"protocol.{name}.allow=always" for name in self.protocols), *self.settings):
@@ -232,10 +238,10 @@ class Git:
             yield f"--config-env={name}={variable}"
 
 
-class Running:
-    """A git command under way, with its pipes."""
+class RunningCommand:
+    """A running git command with its pipes."""
 
-    def __init__(self, name: str, process: Any, seconds: float, git: Git) -> None:
+    def __init__(self, name: str, process: Any, seconds: float, git: GitRunner) -> None:
         self.name = name
         self._failure = git.failure
         self._process = cast("subprocess.Popen[bytes]", process.proc)
@@ -254,12 +260,12 @@ class Running:
         return self._process.stdin
 
     def write(self, data: bytes) -> None:
-        """Feed the command; that it has ended already shows in :meth:`ended`, not here."""
+        """Write to the command's input. A command that has already ended is reported by :meth:`ended` only."""
         with contextlib.suppress(BrokenPipeError):
             self._in.write(data)
 
     def write_all(self, chunks: Iterable[bytes]) -> None:
-        """Feed the command, and raise GIT_FAILED (or what it said) at once if it has ended."""
+        """Write to the command's input. Raises its error, or GIT_FAILED, if it has already ended."""
         try:
             for chunk in chunks:
                 self._in.write(chunk)
@@ -268,13 +274,13 @@ class Running:
             raise self.error(self.ended(b"")) from None
 
     def read(self) -> bytes:
-        """All that the command says until its end; its input is closed first."""
+        """Close the command's input and return all of its output."""
         self._close_input()
         assert self._process.stdout is not None
         return self._process.stdout.read()
 
     def read_exactly(self, size: int) -> bytes:
-        """``size`` bytes of the command's output; GIT_FAILED if it ends before."""
+        """Return ``size`` bytes of the command's output. Raises GIT_FAILED if it ends before."""
         assert self._process.stdout is not None
         data = self._process.stdout.read(size)
         if len(data) != size:
@@ -282,24 +288,24 @@ class Running:
         return data
 
     def line(self) -> bytes:
-        """The next line of the command's output, without its end."""
+        """Return the next line of the command's output, without the line break."""
         self._in.flush()
         assert self._process.stdout is not None
         return self._process.stdout.readline().rstrip(b"\n")
 
-    def ended(self, out: bytes = b"") -> Done:
-        """Wait for the command's end."""
+    def ended(self, out: bytes = b"") -> CommandResult:
+        """Wait for the command's end and return its result."""
         self._close_input()
         status = self._process.wait()
         self._drain.join()
-        return Done(status, out, bytes(self._err).decode("utf-8", "replace"))
+        return CommandResult(status, out, bytes(self._err).decode("utf-8", "replace"))
 
-    def error(self, done: Done) -> SynclineError:
-        """The code that an end with a failure has."""
+    def error(self, done: CommandResult) -> SynclineError:
+        """Return the error for the command's end."""
         return self.stopped or self._failure(self.name, done)
 
     def kill(self) -> None:
-        """End the command and what it started, at once."""
+        """Kill the command and its child processes."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
@@ -321,16 +327,16 @@ class Running:
         assert self._process.stderr is not None
         while block := self._process.stderr.read1(4096):  # type: ignore[attr-defined]
             self._err += block
-            del self._err[:-_WORDS]
+            del self._err[:-_MAX_STDERR]
 
     def _stop_in_time(self, seconds: float, halted: Callable[[], bool]) -> None:
-        """End the command when its time is over, or when it is halted, which is looked at every second."""
+        """Kill the command when its time is over or it is halted, which is checked every second."""
         end = time.monotonic() + seconds
-        while not self._over.wait(max(0.0, min(_GLANCE, end - time.monotonic()))):
+        while not self._over.wait(max(0.0, min(_POLL_INTERVAL, end - time.monotonic()))):
             if halted():
-                self.stopped = SynclineError("RUN_CANCELLED", f"git {self.name} was ended: its run was cancelled")
+                self.stopped = SynclineError("RUN_CANCELLED", f"git {self.name} was stopped: the run was cancelled")
             elif time.monotonic() >= end:
-                self.stopped = SynclineError("TIME_SHORT", f"git {self.name} was not done in time and was ended")
+                self.stopped = SynclineError("TIME_SHORT", f"git {self.name} was stopped after {seconds:.0f} s")
             if self.stopped:
                 self.kill()
                 return

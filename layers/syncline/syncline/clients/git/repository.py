@@ -1,9 +1,11 @@
-"""A branch of a remote repository, worked on without its content: no clone, no checkout, no index.
+"""A client for one branch of a remote git repository, without clone, checkout or index.
 
-A bare, shallow, filtered fetch brings the branch's last commit and the top of its tree; of what lies below only those
-folders follow that are asked for, all of a level in one request. New blobs and the commit are made with
-``fast-import`` and pushed under a lease on what the branch was: the update of the ref at the server is the only thing
-that counts. Whatever a push answers, or does not, the server is asked what the branch is now.
+1. A bare, shallow, filtered fetch gets the last commit of the branch and the upper levels of its tree.
+2. Deeper folders are fetched when they are needed, all of one level in one request. Blobs are fetched by ID.
+3. New blobs and the commit are created with ``fast-import`` in a temporary repository. ``commit-tree`` signs a commit.
+4. The commit is pushed with a lease on the fetched tip (``--force-with-lease``), so another commit is never lost. Only
+   the update of the ref at the server counts.
+5. After a failed push, or one without a result, the server is asked for the tip: the push may have succeeded.
 """
 
 from __future__ import annotations
@@ -17,31 +19,31 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from syncline.clients.git.access import Access, Means, Remote, means, private_folder
-from syncline.clients.git.failures import disk_full
-from syncline.clients.git.history import WHOLE_HISTORY, blobs_put
+from syncline.clients.git.access import GitCredentials, GitRemote, connection_options, private_folder
+from syncline.clients.git.failures import disk_full_as_error
+from syncline.clients.git.history import FULL_DEPTH, blobs_with_trailer
 from syncline.clients.git.objects import (
     EMPTY_TREE,
     FILE,
     FOLDER,
     Commit,
-    Entry,
+    TreeEntry,
     blob_hash,
+    branch_name_error,
     branch_ref,
+    decode_name,
     quoted,
     read_commit,
-    text_of,
     tree_entries,
-    unfit_branch,
 )
-from syncline.clients.git.program import Done, Git, Patience, Running, program
-from syncline.clients.http.pacing import never
+from syncline.clients.git.program import CommandResult, GitRetryPolicy, GitRunner, RunningCommand, program
+from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
 
 _TIP: Final = "refs/syncline/tip"
 _NEW: Final = "refs/syncline/new"
 _HISTORY: Final = "refs/syncline/history"
-_FULL: Final = 40  # digits of an ID
+_FULL: Final = 40  # digits of a complete ID
 _ABSENT: Final = "couldn't find remote ref"
 _OBJECT: Final = re.compile(rb"([0-9a-f]{40}) ([a-z]{1,10}) ([0-9]{1,18})")
 _PARTIAL: Final = ("remote.origin.promisor=true", "remote.origin.partialclonefilter=blob:none")
@@ -60,7 +62,7 @@ class Person:
 
 @dataclass(frozen=True, slots=True)
 class NewCommit:
-    """A commit to make: ``time`` in Unix seconds; ``signing_key`` is an SSH private key."""
+    """A commit to create: ``time`` in Unix seconds; ``signing_key`` is an SSH private key."""
 
     message: str
     author: Person
@@ -70,34 +72,34 @@ class NewCommit:
 
 
 @dataclass(frozen=True, slots=True)
-class Blob:
-    """Content for a blob: its ``size`` in bytes and its chunks, which have exactly that many."""
+class BlobContent:
+    """The content of a blob: chunks of exactly ``size`` bytes in total."""
 
     size: int
     chunks: Iterable[bytes]
 
 
-class Branch:
-    """One branch at one remote; made by :func:`open_branch`. Not for several threads at once."""
+class RemoteBranch:
+    """One branch of one remote, created by :func:`open_branch`. Not safe for concurrent use."""
 
-    def __init__(self, git: Git, branch: str, depth: int) -> None:
+    def __init__(self, git: GitRunner, branch: str, depth: int) -> None:
         self._git = replace(git, settings=(*git.settings, *_PARTIAL))
-        # What is not here it then does without, instead of fetching old blobs to compare new ones with.
-        self._pushing = git
+        # Without the partial clone settings, git fetches no old blobs to compute deltas against.
+        self._local = git
         self._ref = branch_ref(branch)
         self._depth = depth
-        self._whole: set[str] = set()  # trees that are here with all below them
-        self._trees: dict[str, dict[bytes, Entry]] = {}
-        self._blobs: set[str] = set()  # blobs that were fetched
+        self._complete: set[str] = set()  # trees that were fetched with all trees below them
+        self._trees: dict[str, dict[bytes, TreeEntry]] = {}
+        self._blobs: set[str] = set()  # fetched blobs
         self.name = branch
         self.tip: Commit | None = None
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def fetch(self) -> Commit | None:
-        """The branch's last commit as it is now, with the trees of the upper ``depth`` levels; None if there is none.
+        """Fetch the branch's last commit with the trees of the upper ``depth`` levels; None if the branch is absent.
 
-        Raises REPOSITORY_ABSENT, UNAUTHORIZED, FORBIDDEN, HOST_KEY_REFUSED, TLS_FAILED, UNREACHABLE and their like.
+        Raises REPOSITORY_ABSENT, UNAUTHORIZED, FORBIDDEN, HOST_KEY_REFUSED, TLS_FAILED, UNREACHABLE and similar errors.
         """
         done = self._fetch_tip(self._ref, accept=(0, 128))
         if done.status and _ABSENT not in done.err:
@@ -105,22 +107,12 @@ class Branch:
         self.tip = None if done.status else self._commit(_TIP)
         return self.tip
 
-    def _fetch_tip(self, what: str, accept: tuple[int, ...]) -> Done:
-        """Fetch one commit and the trees of its upper levels, and note it as the tip."""
-        return self._git.ask(
-            "fetch",
-            "--quiet",
-            "--depth=1",
-            f"--filter=tree:{self._depth}",
-            "--no-tags",
-            "--no-write-fetch-head",
-            "origin",
-            f"+{what}:{_TIP}",
-            accept=accept,
-        )
+    def _fetch_tip(self, what: str, accept: tuple[int, ...]) -> CommandResult:
+        """Fetch one commit with the trees of its upper levels to the ref of the tip."""
+        return self._git.fetch("--depth=1", f"--filter=tree:{self._depth}", "origin", f"+{what}:{_TIP}", accept=accept)
 
     def fetch_commit(self, digits: str) -> Commit:
-        """Fetch a commit instead of the branch's last: any one by its full ID, one of the branch by its first digits.
+        """Fetch a commit instead of the branch's last: any by its full ID, one of the branch by the first digits.
 
         Raises NOT_FOUND if there is none, and USAGE if several begin with these digits.
         """
@@ -137,11 +129,11 @@ class Branch:
     def _full(self, digits: str) -> str:
         """Return the full ID of the branch's commit that begins with these digits.
 
-        A server takes full IDs only, so all commits of the branch are fetched, without their trees.
+        Servers accept full IDs only, so all commits of the branch are fetched, without trees.
         """
-        # Without the depth git goes no further back than an earlier fetch of one commit did.
-        history = (f"--depth={WHOLE_HISTORY}", "--filter=tree:0", "--no-tags", "--no-write-fetch-head")
-        done = self._git.ask("fetch", "--quiet", *history, "origin", f"+{self._ref}:{_HISTORY}", accept=(0, 128))
+        # Without an explicit depth, git keeps the depth of an earlier shallow fetch.
+        options = (f"--depth={FULL_DEPTH}", "--filter=tree:0")
+        done = self._git.fetch(*options, "origin", f"+{self._ref}:{_HISTORY}", accept=(0, 128))
         if done.status and _ABSENT not in done.err:
             raise self._git.failure("fetch", done)
         listed = b"" if done.status else self._git.run("rev-list", _HISTORY).out
@@ -150,46 +142,47 @@ class Branch:
             raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
         if len(found) > 1:
             raise SynclineError(
-                "USAGE", f"{digits} fits several commits of {self.name}: {', '.join(found)}; write more digits"
+                "USAGE", f"{digits} matches several commits of {self.name}: {', '.join(found)}; give more digits"
             )
         return found[0]
 
-    def ask(self) -> str | None:
-        """What the branch is at the server now: the id of its last commit."""
-        out = self._git.ask("ls-remote", "--quiet", "--refs", "origin", self._ref).out
+    def remote_tip(self) -> str | None:
+        """Return the ID of the branch's last commit at the server, None if the branch is absent."""
+        out = self._git.query("ls-remote", "--quiet", "--refs", "origin", self._ref).out
         return out.split(b"\t")[0].decode() if out else None
 
     def heads(self, pattern: str) -> list[str]:
-        """Return the names of all branches at the server that a pattern with ``*`` in it fits and that could be ours."""
-        return [name for name in self._heads(pattern) if unfit_branch(name) is None]
+        """Return the valid names of the server's branches that match a pattern with ``*``."""
+        return [name for name in self._heads(pattern) if branch_name_error(name) is None]
 
     def _check_free(self) -> None:
-        """Raise BRANCH_BLOCKED if this branch cannot be made because of another's name."""
+        """Raise BRANCH_BLOCKED if the name of another branch prevents the creation of this one."""
         parts = self.name.split("/")
         above = ["/".join(parts[:count]) for count in range(1, len(parts))]
-        # A pattern also fits the ends of longer names.
+        # A pattern also matches the ends of longer names.
         found = [
             name for name in self._heads(*above, f"{self.name}/*") if name in above or name.startswith(f"{self.name}/")
         ]
         if found:
-            raise SynclineError("BRANCH_BLOCKED", f"{self.name!r} cannot be made while there is a branch {found[0]!r}")
+            what = f"{self.name!r} cannot be created while the branch {found[0]!r} exists"
+            raise SynclineError("BRANCH_BLOCKED", what)
 
     def _heads(self, *patterns: str) -> list[str]:
-        """Return the names of the branches that a pattern fits. Names that are not UTF-8 are left out: none is ours."""
+        """Return the names of the branches that match a pattern, except names that are not UTF-8."""
         refs = (f"refs/heads/{pattern}" for pattern in patterns)
-        out = self._git.ask("ls-remote", "--quiet", "--heads", "origin", *refs).out
+        out = self._git.query("ls-remote", "--quiet", "--heads", "origin", *refs).out
         names = (line.partition(b"\trefs/heads/")[2] for line in out.splitlines())
-        return [text for name in names if (text := text_of(name)) is not None]
+        return [text for name in names if (text := decode_name(name)) is not None]
 
     def _commit(self, name: str) -> Commit:
         with self._git.start("cat-file", "--batch") as running:
             oid, size = _object(running, name, b"commit")
             return read_commit(oid, running.read_exactly(size))
 
-    def folders(self, paths: Iterable[bytes]) -> dict[bytes, dict[bytes, Entry]]:
-        """The entries of folders of the branch's tree, by their paths; the root is ``b""``. What is no folder is empty.
+    def folders(self, paths: Iterable[bytes]) -> dict[bytes, dict[bytes, TreeEntry]]:
+        """Return the entries of folders by path; the root is ``b""``. A path that is no folder has no entries.
 
-        Missing trees are fetched, one request for each level.
+        Missing trees are fetched, with one request per level.
         """
         wanted = {tuple(path.split(b"/")) if path else () for path in paths}
         oids: dict[tuple[bytes, ...], str | None] = {(): self.tip.tree if self.tip else None}
@@ -205,18 +198,18 @@ class Branch:
                 oids[path] = entry.oid if entry is not None and entry.is_folder else None
         return {b"/".join(path): self._entries(oids.get(path)) for path in wanted}
 
-    def _entries(self, oid: str | None) -> dict[bytes, Entry]:
+    def _entries(self, oid: str | None) -> dict[bytes, TreeEntry]:
         return {} if oid is None else self._trees[oid]
 
-    def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, Entry]]:
-        """Every file below the folder ``path`` by its full path; in the order of bytes.
+    def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, TreeEntry]]:
+        """Yield every file below the folder ``path`` with its full path, in the order of bytes.
 
-        ``oid`` is its tree.
+        ``oid`` is the folder's tree.
         """
         self.fetch_below([oid])
-        # Read once and maybe very many: not to be kept.
+        # These trees are read once and may be many, so they are not cached.
         with self._git.start("cat-file", "--batch") as running:
-            stack: list[tuple[bytes, Entry]] = [(path, Entry(FOLDER, oid))]
+            stack: list[tuple[bytes, TreeEntry]] = [(path, TreeEntry(FOLDER, oid))]
             while stack:
                 path, entry = stack.pop()
                 if not entry.is_folder:
@@ -226,130 +219,122 @@ class Branch:
                 stack += [(path + b"/" + name if path else name, each) for name, each in reversed(inner)]
 
     def fetch_below(self, oids: Sequence[str]) -> None:
-        """Have these trees here with all that is below them; one request for what is not.
+        """Fetch these trees with all trees below them, the missing ones in one request.
 
-        Git takes a tree that is here for whole, and would then fetch each below it by itself.
+        Git considers a present tree complete, and would later fetch each tree below it separately.
         """
         absent = [each for oid in dict.fromkeys(oids) for each in self._absent(oid)]
         self._fetch_objects(absent, "blob:none")
-        self._whole.update((*oids, *absent))
+        self._complete.update((*oids, *absent))
 
     def _absent(self, oid: str) -> Iterator[str]:
-        """The trees at or below this one that are not here yet, the uppermost of them."""
+        """Yield the topmost missing trees at or below this one."""
         if oid not in self._trees:
-            yield from () if oid in self._whole else (oid,)
+            yield from () if oid in self._complete else (oid,)
             return
         for entry in self._trees[oid].values():
             if entry.is_folder:
                 yield from self._absent(entry.oid)
 
     def _fetch_objects(self, oids: Iterable[str], filter_: str) -> None:
-        """Fetch objects by their ids, in one request."""
+        """Fetch objects by ID, in one request."""
         wanted = [oid for oid in dict.fromkeys(oids) if oid != EMPTY_TREE]
         if wanted:
-            self._git.ask(
-                "fetch",
-                "--quiet",
-                f"--filter={filter_}",
-                "--no-tags",
-                "--no-write-fetch-head",
-                "--stdin",
-                "origin",
-                feed="".join(f"{oid}\n" for oid in wanted).encode(),
-            )
+            feed = "".join(f"{oid}\n" for oid in wanted).encode()
+            self._git.fetch(f"--filter={filter_}", "--stdin", "origin", feed=feed)
 
     def _load(self, oids: Iterable[str], level: int) -> None:
-        """Have these trees, of this level below the root, read."""
+        """Read trees of a level below the root, fetching missing ones."""
         new = [oid for oid in dict.fromkeys(oids) if oid not in self._trees]
         if level >= self._depth:
-            self._fetch_objects((oid for oid in new if oid not in self._whole), "tree:0")
+            self._fetch_objects((oid for oid in new if oid not in self._complete), "tree:0")
         if not new:
             return
         with self._git.start("cat-file", "--batch") as running:
             for oid in new:
                 self._trees[oid] = entries = dict(_read_tree(running, oid))
-                if oid in self._whole:
-                    self._whole.update(e.oid for e in entries.values() if e.is_folder)
+                if oid in self._complete:
+                    self._complete.update(e.oid for e in entries.values() if e.is_folder)
 
     @contextlib.contextmanager
-    def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[Blob]]:
-        """The content of blobs, in this order; each is to be read before the next.
+    def blobs(self, oids: Sequence[str]) -> Iterator[Iterator[BlobContent]]:
+        """Open blobs and yield their contents in this order. Each must be read completely before the next.
 
-        Those that were not fetched yet are fetched in one request.
+        Blobs that were not fetched before are fetched in one request.
         """
         self._fetch_objects((oid for oid in oids if oid not in self._blobs), "blob:none")
         self._blobs.update(oids)
         with self._git.start("cat-file", "--batch") as running:
 
-            def each() -> Iterator[Blob]:
+            def each() -> Iterator[BlobContent]:
                 for oid in oids:
                     _, size = _object(running, oid, b"blob")
-                    yield Blob(size, _pieces(running.read_exactly, size))
+                    yield BlobContent(size, _pieces(running.read_exactly, size))
                     running.read_exactly(1)
 
             yield each()
 
-    def blobs_put(
+    def blobs_with_trailer(
         self, since: str | None, trailer: str, folder: bytes, *, having: Sequence[str] = ()
     ) -> dict[bytes, str | None]:
-        """Return what the commits with a trailer put since another commit: see :func:`.history.blobs_put`."""
+        """Return the blobs that commits with a trailer put since a commit; see :func:`.history.blobs_with_trailer`."""
         if self.tip is None:
             return {}
-        return blobs_put(self._git, self._pushing, self.tip.oid, since, trailer, folder, having)
+        return blobs_with_trailer(self._git, self._local, self.tip.oid, since, trailer, folder, having)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
     def store(self, blobs: Iterable[bytes]) -> None:
-        """Keep these blobs in one pack here, for the commit that names them."""
-        with self._git.start("fast-import", "--quiet", "--done") as running:
+        """Store blobs locally in one pack, for a later commit."""
+        with self._fast_import() as running:
             for data in blobs:
                 running.write_all((b"blob\ndata %d\n" % len(data), data, b"\n"))
-            running.write_all((b"done\n",))
-            done = running.ended()
-            if done.status:
-                raise running.error(done)
 
-    def store_stream(self, blob: Blob) -> str:
-        """Keep one large blob here, in a pack of its own and without holding it in memory; its id.
+    def store_stream(self, blob: BlobContent) -> str:
+        """Store one large blob locally, in a separate pack and without holding it in memory; return its ID.
 
-        Raises what the chunks raise, and SOURCE_CHANGED where they are more or fewer than the size; then nothing of
-        it is kept.
+        Raises the exceptions of the chunks, and SOURCE_CHANGED if they do not have the announced size. Then nothing is
+        stored.
         """
         digest = blob_hash(blob.size)
-        with self._git.start("fast-import", "--quiet", "--done") as running:
+        with self._fast_import() as running:
             running.write_all((b"blob\ndata %d\n" % blob.size,))
             running.write_all(_counted(blob, digest))
-            running.write_all((b"\ndone\n",))
-            done = running.ended()
-            if done.status:
-                raise running.error(done)
+            running.write_all((b"\n",))
         return digest.hexdigest()
 
+    @contextlib.contextmanager
+    def _fast_import(self, *options: str) -> Iterator[RunningCommand]:
+        """Run ``git fast-import`` for the commands that the block writes. Raises its error."""
+        with self._git.start("fast-import", "--quiet", "--done", *options) as running:
+            yield running
+            running.write_all((b"done\n",))
+            result = running.ended()
+            if result.status:
+                raise running.error(result)
+
     def commit(self, new: NewCommit, changes: Mapping[bytes, str | None]) -> str:
-        """Make a commit on the tip; the id of it. ``changes`` maps paths to ids of blobs, or None to remove them."""
+        """Create a commit on the tip and return its ID. ``changes`` maps paths to blob IDs, None for a removal."""
         message = new.message.encode()
-        with self._git.start("fast-import", "--quiet", "--done", "--force") as running:
+        with self._fast_import("--force") as running:
             head = [b"reset " + _NEW.encode(), b"", b"commit " + _NEW.encode()]
             head += [b"author " + new.author.at(new.time), b"committer " + new.committer.at(new.time)]
             head += [b"data %d" % len(message), message]
             head += [b"from " + self.tip.oid.encode()] if self.tip else []
             running.write_all((b"\n".join(head) + b"\n",))
-            # Removals first: a folder may take the place of a file.
+            # Removals first, since a folder may replace a file.
             running.write_all(b"D " + quoted(path) + b"\n" for path, oid in changes.items() if oid is None)
             running.write_all(
                 b"M " + FILE + b" " + oid.encode() + b" " + quoted(path) + b"\n"
                 for path, oid in changes.items()
                 if oid is not None
             )
-            running.write_all((b"\ndone\n",))
-            done = running.ended()
-            if done.status:
-                raise running.error(done)
-        made = self._commit(_NEW)
-        return made.oid if new.signing_key is None else self._signed(made.tree, new)
+            running.write_all((b"\n",))
+        created = self._commit(_NEW)
+        return created.oid if new.signing_key is None else self._signed(created.tree, new)
 
     def _signed(self, tree: str, new: NewCommit) -> str:
-        """The same commit with a signature, which fast-import cannot make."""
+        """Create the same commit with a signature, which fast-import cannot do; return its ID."""
         people = {
             f"GIT_{role}_{part}": value
             for role, person in (("AUTHOR", new.author), ("COMMITTER", new.committer))
@@ -357,7 +342,7 @@ class Branch:
         }
         with private_folder() as folder:
             key = folder / "signing"
-            with disk_full():
+            with disk_full_as_error():
                 key.touch(mode=0o600)
                 key.write_text(f"{str(new.signing_key).rstrip()}\n", encoding="utf-8")
             beside = Path(program()).parent / "ssh-keygen"
@@ -369,76 +354,81 @@ class Branch:
             )
         return done.out.decode().strip()
 
-    def landed(self, commit: str) -> None:
-        """A commit that was pushed is the tip from now on."""
+    def set_tip(self, commit: str) -> None:
+        """Set the tip to a commit that was pushed."""
         self.tip = self._commit(commit)
 
     def push(self, commit: str) -> None:
-        """Make ``commit`` the branch's last, if the branch still is what was fetched.
+        """Push ``commit`` to the branch if its tip is still the fetched one.
 
-        Raises BRANCH_MOVED if it is not, BRANCH_BLOCKED, BRANCH_PROTECTED, OVER_LIMIT, FORBIDDEN and their like where the server
-        refuses. An answer that was lost is no failure: the branch itself is looked at.
+        Raises BRANCH_MOVED if it is not, and BRANCH_BLOCKED, BRANCH_PROTECTED, OVER_LIMIT, FORBIDDEN or similar errors if
+        the server refuses. If the result is lost, the server is asked for the tip.
         """
         for attempt in itertools.count(1):
             error = self._push(commit)
-            if error is None or (now := self.ask()) == commit:
+            if error is None or (now := self.remote_tip()) == commit:
                 return
             if now is None and self.tip is None:
-                self._check_free()  # not every server says so, and some say that the branch has moved
+                self._check_free()  # some servers report another reason
             if now != (self.tip.oid if self.tip else None):
-                raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was looked at")
-            if not self._git.bears(error, attempt):
+                raise SynclineError("BRANCH_MOVED", f"{self.name} is {now or 'gone'} since it was fetched")
+            if not self._git.wait(error, attempt):
                 raise error
 
     def _push(self, commit: str) -> SynclineError | None:
         lease = f"--force-with-lease={self._ref}:{self.tip.oid if self.tip else ''}"
-        done = self._pushing.run(
+        done = self._local.run(
             "push", "--porcelain", "--quiet", lease, "origin", f"{commit}:{self._ref}", accept=tuple(range(-64, 256))
         )
         if done.status == 0:
             return None
-        said = f"{done.err}\n{done.out.decode('utf-8', 'replace')}"
-        return self._pushing.failure("push", Done(done.status, b"", said))
+        message = f"{done.err}\n{done.out.decode('utf-8', 'replace')}"
+        return self._local.failure("push", CommandResult(done.status, b"", message))
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A repository and how to get at it; ``ca`` is PEM text trusted beside the system's roots."""
+class RepositoryLocation:
+    """A remote repository with credentials and retry policy; ``ca`` is PEM text trusted beside the system's roots."""
 
-    remote: Remote
-    access: Access = None
+    remote: GitRemote
+    access: GitCredentials = None
     ca: str | None = None
-    patience: Patience = field(default_factory=Patience)
+    retry: GitRetryPolicy = field(default_factory=GitRetryPolicy)
 
 
 @contextlib.contextmanager
 def open_branch(
-    place: Place, branch: str, *, depth: int, left: Callable[[], float], halted: Callable[[], bool] = never
-) -> Iterator[Branch]:
-    """Open a branch to work on, in a private folder that is removed at the end.
+    location: RepositoryLocation,
+    branch: str,
+    *,
+    depth: int,
+    left: Callable[[], float],
+    halted: Callable[[], bool] = never_halted,
+) -> Iterator[RemoteBranch]:
+    """Open a branch in a private folder that is removed at the end of the block.
 
-    ``depth`` is the number of levels of the tree that come with the first fetch. ``left`` gives the seconds that are
-    left; git's commands end once ``halted`` returns True.
+    ``depth`` is the number of tree levels that the first fetch gets. ``left`` returns the remaining seconds. Commands
+    end once ``halted`` returns True.
     """
     with private_folder() as folder:
-        by: Means = means(place.remote, place.access, place.ca, folder)
+        options = connection_options(location.remote, location.access, location.ca, folder)
         bare = folder / "bare"
-        with disk_full():
-            # Written, not run: `git init` and two times `git config` would take longer than the fetch.
-            _initialise(bare, place.remote.url)
-        protocols = (place.remote.protocol,)
-        git = Git(
+        with disk_full_as_error():
+            # Written directly: `git init` and two `git config` would take longer than the fetch.
+            _initialise(bare, location.remote.url)
+        protocols = (location.remote.protocol,)
+        git = GitRunner(
             bare,
             protocols,
-            by.settings,
-            by.variables,
-            by.environment,
+            options.settings,
+            options.variables,
+            options.environment,
             left,
-            place.patience,
+            location.retry,
             halted,
-            (place.remote.host, place.access),
+            (location.remote.host, location.access),
         )
-        yield Branch(git, branch, depth)
+        yield RemoteBranch(git, branch, depth)
 
 
 def _initialise(bare: Path, url: str) -> None:
@@ -452,11 +442,11 @@ def _initialise(bare: Path, url: str) -> None:
     )
 
 
-def _object(running: Running, name: str, kind: bytes) -> tuple[str, int]:
-    """Ask `git cat-file --batch` for an object; return its ID and its size.
+def _object(running: RunningCommand, name: str, kind: bytes) -> tuple[str, int]:
+    """Ask `git cat-file --batch` for an object; return its ID and size.
 
-    Raises what kept git from fetching an object that is not here; BAD_ANSWER if the object is missing all the same or
-    of another kind, which only the server can have caused.
+    Raises the error that prevented git from fetching a missing object, and BAD_ANSWER if the object is missing without
+    an error or of another kind, which only the server can cause.
     """
     running.write(f"{name}\n".encode())
     line = running.line()
@@ -467,12 +457,12 @@ def _object(running: Running, name: str, kind: bytes) -> tuple[str, int]:
         error = running.error(running.ended())
         if found is None and error.code.name != "GIT_FAILED":
             raise error
-        said = line[-60:].decode("utf-8", "replace")
-        raise SynclineError("BAD_ANSWER", f"the git server gave no {kind.decode()} {name}: {said!r}")
+        answer = line[-60:].decode("utf-8", "replace")
+        raise SynclineError("BAD_ANSWER", f"the git server sent no {kind.decode()} {name}: {answer!r}")
     return found[1].decode(), int(found[3])
 
 
-def _read_tree(running: Running, oid: str) -> Iterator[tuple[bytes, Entry]]:
+def _read_tree(running: RunningCommand, oid: str) -> Iterator[tuple[bytes, TreeEntry]]:
     _, size = _object(running, oid, b"tree")
     return tree_entries(running.read_exactly(size + 1)[:-1])
 
@@ -484,7 +474,7 @@ def _pieces(read: Callable[[int], bytes], size: int) -> Iterator[bytes]:
         yield piece
 
 
-def _counted(blob: Blob, digest: hashlib._Hash) -> Iterator[bytes]:
+def _counted(blob: BlobContent, digest: hashlib._Hash) -> Iterator[bytes]:
     passed = 0
     for chunk in blob.chunks:
         passed += len(chunk)
@@ -493,4 +483,4 @@ def _counted(blob: Blob, digest: hashlib._Hash) -> Iterator[bytes]:
         digest.update(chunk)
         yield chunk
     if passed != blob.size:
-        raise SynclineError("SOURCE_CHANGED", "the object's bytes are not as many as were announced")
+        raise SynclineError("SOURCE_CHANGED", f"the object does not have the announced {blob.size} bytes")

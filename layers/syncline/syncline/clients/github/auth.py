@@ -1,7 +1,8 @@
-"""Who we are at GitHub: a token, or an App that gets tokens of one hour for its installation.
+"""Tokens for GitHub: a given token, or tokens of an App's installation, which are valid for one hour.
 
-The App's private key signs a JWT that says who it is for a few minutes; GitHub gives a token for it that may do what
-the installation was granted. https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app
+The App's private key signs a JWT that identifies the App for a few minutes. GitHub exchanges it for a token with the
+permissions of the installation.
+https://docs.github.com/en/apps/creating-github-apps/authenticating-with-a-github-app
 """
 
 from __future__ import annotations
@@ -23,13 +24,13 @@ from syncline.clients.http.rejections import REJECTIONS
 from syncline.errors import SynclineError
 from syncline.secrets import register
 
-_EARLY: Final = 120.0  # seconds before a token's end from which on another one is asked for
-_JWT_LIFE: Final = 540  # seconds; GitHub takes 600, and clocks differ
-_JWT_SKEW: Final = 60
+_EARLY: Final = 120.0  # seconds before a token's end at which it is renewed
+_JWT_LIFE: Final = 540  # seconds; GitHub's limit is 600, and clocks differ
+_JWT_SKEW: Final = 60  # seconds
 
 
-class GivenToken:
-    """A token out of a secret; ``again`` reads it anew where GitHub refuses it."""
+class SecretToken:
+    """A token from a secret. ``again`` reads the secret anew after a refusal."""
 
     def __init__(self, value: Callable[[], str | None], again: Callable[[], str | None] | None = None) -> None:
         self._value = value
@@ -46,8 +47,11 @@ class GivenToken:
 
 
 @dataclass(frozen=True, slots=True)
-class App:
-    """An App: ``key`` gives its private key in PEM form, ``renewed`` after a refusal. Without ``installation``, the one on ``repository`` counts."""
+class AppInstallation:
+    """An App: ``key`` returns its private key in PEM form, and ``renewed`` does after a refusal.
+
+    Without ``installation``, the ID of the installation on ``repository`` is used.
+    """
 
     id: str
     key: Callable[[], str]
@@ -56,15 +60,20 @@ class App:
     renewed: Callable[[], str] | None = None
 
 
-class AppTokens:
-    """Tokens of an App's installation, each for as long as it is good; safe to use from any number of threads.
+class AppTokenSource:
+    """Tokens of an App's installation, kept until shortly before they expire. Safe for concurrent use by threads.
 
-    Beside what :class:`Http` raises: UNAUTHORIZED where GitHub does not know the App or its key, SECRET_MISSING for a
-    key that is none.
+    Raises the errors of :class:`Http`, UNAUTHORIZED if GitHub rejects the App or its key, and SECRET_MISSING for an
+    invalid key.
     """
 
     def __init__(
-        self, endpoint: Endpoint, app: App, http: Http, prefix: str = "", clock: Callable[[], float] = time.time
+        self,
+        endpoint: Endpoint,
+        app: AppInstallation,
+        http: Http,
+        prefix: str = "",
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._endpoint = endpoint
         self._app = app
@@ -89,18 +98,22 @@ class AppTokens:
     def _ask(self) -> tuple[str, float]:
         installation = self._app.installation or self._installation()
         response = self._send("POST", f"/app/installations/{installation}/access_tokens")
-        value = _answer(response, 201)
+        if response.status != 201:
+            raise response.error()
+        value = response.json_object()
         token, until = value.get("token"), value.get("expires_at")
         if not isinstance(token, str) or not isinstance(until, str):
-            raise response.bad("it has no token")
+            raise response.protocol_error("the response has no token")
         register(token)
         return token, datetime.fromisoformat(until).timestamp() - _EARLY
 
     def _installation(self) -> int:
         response = self._send("GET", f"/repos/{quote(self._app.repository)}/installation")
-        number = _answer(response, 200).get("id")
+        if response.status != 200:
+            raise response.error()
+        number = response.json_object().get("id")
         if not isinstance(number, int):
-            raise response.bad("it has no installation")
+            raise response.protocol_error("the response has no installation ID")
         return number
 
     def _send(self, method: str, path: str) -> Response:
@@ -111,16 +124,16 @@ class AppTokens:
             headers = {
                 "Accept": "application/vnd.github+json",
                 "X-GitHub-Api-Version": VERSION,
-                "Authorization": f"Bearer {signed(self._app.id, key, self._clock())}",
+                "Authorization": f"Bearer {app_jwt(self._app.id, key, self._clock())}",
             }
             return self._http.request(method, url, headers, ca=self._endpoint.ca, repeatable=True)
 
-        return REJECTIONS.ask(self._endpoint.host, self._app.key(), self._app.renewed or self._app.key, send)
+        return REJECTIONS.send(self._endpoint.host, self._app.key(), self._app.renewed or self._app.key, send)
 
 
-def signed(app: str, key: str, now: float) -> str:
-    """The JWT by which an App says who it is (RFC 7519, RS256). Raises SECRET_MISSING for a key that is none."""
-    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - slow to import, and for Apps alone
+def app_jwt(app: str, key: str, now: float) -> str:
+    """Return the JWT that identifies an App (RFC 7519, RS256). Raises SECRET_MISSING for an invalid key."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - slow to import, and used for Apps only
     from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric import padding, rsa  # noqa: PLC0415
 
@@ -141,12 +154,3 @@ def _part(value: Mapping[str, Any]) -> str:
 
 def _base64(data: bytes) -> str:
     return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
-
-
-def _answer(response: Response, status: int) -> dict[str, Any]:
-    if response.status != status:
-        raise response.error()
-    value = response.json()
-    if not isinstance(value, dict):
-        raise response.bad("something that should be an object is not")
-    return value

@@ -1,10 +1,10 @@
-"""GitLab's API for its container registry: the repositories of a project, and their tags.
+"""A client for GitLab's container registry API: the repositories of a project, and their tags.
 
-- ``GET /projects/:id/registry/repositories`` and ``.../repositories/:id/tags`` come 100 a page; ``Link: rel="next"``
-  leads on, and counts (``X-Total``) are left out of long lists. Tags are listed without digests.
-- ``GET .../tags/:name`` has digest, size and age of one tag.
-- Personal, project and group tokens come in ``PRIVATE-TOKEN``, a job's in ``JOB-TOKEN``. Deploy tokens are good for the
-  registry itself only: with them, tags are asked of the registry.
+- ``GET /projects/:id/registry/repositories`` and ``.../repositories/:id/tags`` list 100 entries per page, with
+  ``Link: rel="next"``. Long lists have no counts (``X-Total``). Tags are listed without digests.
+- ``GET .../tags/:name`` returns digest, size and creation time of one tag.
+- Personal, project and group tokens are sent in ``PRIVATE-TOKEN``, job tokens in ``JOB-TOKEN``. Deploy tokens work for
+  the registry only: with them, the registry lists the tags.
 
 https://docs.gitlab.com/api/container_registry/ and its OpenAPI description in the project's source (doc/api/openapi)
 """
@@ -19,21 +19,32 @@ from urllib.parse import quote
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.failures import retry_after
-from syncline.clients.http.listings import FEW, TAGS, Entries, OnOdd, described, mapping, refuse, text, whole
+from syncline.clients.http.listings import (
+    IN_MEMORY_LIMITS,
+    TAG_LIMITS,
+    EntryReader,
+    OnInvalid,
+    describe,
+    field_of,
+    mapping,
+    non_negative,
+    refuse,
+    text,
+)
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.registry.reference import parse_repository, parse_tag
-from syncline.clients.registry.transport import next_link, own_target
+from syncline.clients.registry.transport import next_link, same_host_target
 from syncline.errors import SynclineError
 
-PAGE: Final = 100  # the most that GitLab gives at once
+PAGE: Final = 100  # GitLab's maximum
 T = TypeVar("T")
 TokenKind = Literal["personal", "job", "oauth"]
 _HEADERS: Final[dict[str, str]] = {"personal": "PRIVATE-TOKEN", "job": "JOB-TOKEN"}
 
 
 @dataclass(frozen=True, slots=True)
-class RegistryRepository:
-    """``path`` is the repository's whole name at the registry; ``name`` what follows the project's own path."""
+class GitLabRepository:
+    """A repository. ``path`` is its full name at the registry, ``name`` the part after the project's path."""
 
     id: int
     name: str
@@ -41,8 +52,8 @@ class RegistryRepository:
 
 
 @dataclass(frozen=True, slots=True)
-class TagDetails:
-    """``size`` is that of the layers in bytes; None, as the others, where GitLab does not say."""
+class GitLabTag:
+    """Details of a tag, None if unknown. ``size`` is that of the layers in bytes."""
 
     digest: str | None
     size: int | None
@@ -50,13 +61,13 @@ class TagDetails:
 
 
 class GitLab:
-    """The API of one GitLab, for one project (its path or number); safe to use from any number of threads.
+    """The API of one GitLab, for one project (path or number). Safe for concurrent use by threads.
 
-    ``token`` is called for each request, ``renewed`` after a refusal. All methods raise what :class:`Http` raises,
-    THROTTLED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by the answer's status, and BAD_ANSWER.
+    ``token`` is called for each request, ``renewed`` after a refusal. All methods raise the errors of :class:`Http`,
+    THROTTLED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by status, and BAD_ANSWER.
     """
 
-    def __init__(  # noqa: PLR0913 - each is a fact of the place
+    def __init__(  # noqa: PLR0913 - the properties of a project
         self,
         endpoint: Endpoint,
         project: str,
@@ -78,51 +89,51 @@ class GitLab:
     def host(self) -> str:
         return self._endpoint.host
 
-    def repositories(self, odd: OnOdd = refuse) -> Iterator[RegistryRepository]:
-        """Yield every repository of the project; one request for 100.
+    def repositories(self, on_invalid: OnInvalid = refuse) -> Iterator[GitLabRepository]:
+        """Yield every repository of the project, with one request per 100.
 
         Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
         """
         listing = f"the repositories of {self._project} at {self.host}"
-        entries = Entries(listing, odd, lambda entry: _of(entry, "path"), limits=FEW)
+        entries = EntryReader(listing, on_invalid, lambda entry: field_of(entry, "path"), limits=IN_MEMORY_LIMITS)
         return self._listed(entries, self._base, _repository)
 
-    def tags(self, repository: int, odd: OnOdd = refuse) -> Iterator[str]:
-        """Yield the names of all tags of a repository, by its number; one request for 100.
+    def tags(self, repository: int, on_invalid: OnInvalid = refuse) -> Iterator[str]:
+        """Yield the tags of a repository, given by its ID, with one request per 100.
 
         Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
         """
-        entries = Entries(
-            f"the tags of repository {repository} at {self.host}", odd, lambda entry: _of(entry, "name"), limits=TAGS
+        entries = EntryReader(
+            f"the tags of repository {repository} at {self.host}",
+            on_invalid,
+            lambda entry: field_of(entry, "name"),
+            limits=TAG_LIMITS,
         )
         return self._listed(entries, f"{self._base}/{repository}/tags", _tag_name)
 
-    def tag(self, repository: int, name: str) -> TagDetails:
-        """What GitLab knows of one tag."""
-        response = self._get(f"{self._base}/{repository}/tags/{quote(name, safe='')}")
-        value = response.json()
-        if not isinstance(value, dict):
-            raise response.bad("a tag is no object")
+    def tag(self, repository: int, name: str) -> GitLabTag:
+        """Return the details of one tag."""
+        value = self._get(f"{self._base}/{repository}/tags/{quote(name, safe='')}").json_object()
         digest, size, created = value.get("digest"), value.get("total_size"), value.get("created_at")
-        return TagDetails(
+        return GitLabTag(
             digest if isinstance(digest, str) else None,
             size if isinstance(size, int) else None,
             created if isinstance(created, str) else None,
         )
 
-    def _listed(self, entries: Entries, path: str, parse: Callable[[Any], T]) -> Iterator[T]:
+    def _listed(self, entries: EntryReader, path: str, parse: Callable[[Any], T]) -> Iterator[T]:
         """Yield the entries of all pages."""
         target = f"{path}?per_page={PAGE}"
         while True:
             response = self._get(target)
             page = response.json()
             if not isinstance(page, list):
-                raise response.bad("it is no list")
+                raise response.protocol_error("the response is not a list")
             yield from entries.read(page, parse, len(response.body))
             link = next_link(response.all_headers("Link"))
             if link is None:
                 return
-            target = entries.at(own_target(self._endpoint, target, link)).token
+            target = entries.at(same_host_target(self._endpoint, target, link)).token
 
     def _get(self, target: str) -> Response:
         def send(token: str | None) -> Response:
@@ -133,7 +144,7 @@ class GitLab:
                 headers[_HEADERS[self._kind]] = token
             return self._http.request("GET", f"{self._endpoint.url}{target}", headers, ca=self._endpoint.ca)
 
-        response = REJECTIONS.ask(self._endpoint.host, self._token(), self._renewed, send)
+        response = REJECTIONS.send(self._endpoint.host, self._token(), self._renewed, send)
         if response.status == 403 and (pause := retry_after(response.headers)) is not None:
             raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
         if response.status != 200:
@@ -145,14 +156,10 @@ def _tag_name(entry: Any) -> str:
     return parse_tag(text(mapping(entry).get("name"), "`name`"))
 
 
-def _of(entry: Any, field: str) -> Any:
-    return entry.get(field) if isinstance(entry, dict) else None
-
-
-def _repository(entry: Any) -> RegistryRepository:
+def _repository(entry: Any) -> GitLabRepository:
     value = mapping(entry)
-    name = value.get("name")  # empty for the repository that is named like the project
+    name = value.get("name")  # empty for the repository with the project's own path
     if not isinstance(name, str):
-        raise ValueError(f"its `name` is {described(name)}, not text")  # noqa: TRY004 - as every odd entry
+        raise ValueError(f"its `name` is {describe(name)}, not text")  # noqa: TRY004 - invalid values are ValueErrors
     path = parse_repository(text(value.get("path"), "`path`"))
-    return RegistryRepository(whole(value.get("id"), "`id`"), name, path)
+    return GitLabRepository(non_negative(value.get("id"), "`id`"), name, path)

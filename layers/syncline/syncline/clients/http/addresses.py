@@ -1,4 +1,4 @@
-"""Addresses: taking URLs apart, writing them without secrets, and refusing the places where no copy has business."""
+"""URLs: parse them, print them without secrets, and refuse link-local and metadata addresses."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _USERINFO: Final = re.compile(r"(://)[^/@\s]*@")
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is. ``host`` is ``name`` or ``name:port``; ``ca`` is PEM text trusted beside the system's roots.
+    """Scheme and host of a server. ``host`` is ``name`` or ``name:port``; ``ca`` is PEM text trusted beside the system's roots.
 
     ``auth_realms`` lists further hosts (without port) that may see this endpoint's credentials as token servers.
     """
@@ -46,10 +46,10 @@ class Endpoint:
 
     @classmethod
     def parse(cls, url: str, *, ca: str | None = None, auth_realms: tuple[str, ...] = ()) -> Endpoint:
-        """``https://host[:port]`` as an endpoint; CONFIG_INVALID for anything more, less or else."""
+        """Parse ``https://host[:port]``. Raises CONFIG_INVALID for anything else."""
         address = Address.parse(url)
         if address is None or address.target not in ("", "/") or "@" in url:
-            raise SynclineError("CONFIG_INVALID", f"{redacted(url)!r} is not http(s)://host or http(s)://host:port")
+            raise SynclineError("CONFIG_INVALID", f"{redacted(url)!r} is not of the form http(s)://host[:port]")
         return cls(address.scheme, address.host, ca, auth_realms)
 
     @property
@@ -59,16 +59,16 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """An absolute http(s) URL in parts: ``host`` is lower case and without the scheme's own port or any userinfo."""
+    """The parts of an absolute http(s) URL. ``host`` is lower case, without the scheme's default port and userinfo."""
 
     scheme: str
     host: str
-    target: str  # path and query as they were written
+    target: str  # path and query, unchanged
 
     @classmethod
     def parse(cls, url: str) -> Address | None:
-        """The parts, or None if ``url`` is not an absolute http(s) URL."""
-        # Thousands of requests go to a few hosts: what comes before the path is taken apart once.
+        """Return the parts of ``url``, None if it is not an absolute http(s) URL."""
+        # Thousands of requests go to a few hosts, so the part before the path is parsed once and cached.
         path = url.find("/", 8)
         if path > 0 and url.isascii() and url.isprintable() and "#" not in url and " " not in url:
             origin = _origin(url[:path])
@@ -94,7 +94,7 @@ class Address:
 
     @classmethod
     def parse_at(cls, base: str, url: str) -> Address | None:
-        """The parts of ``url``, absolute or relative to the URL ``base``, or None if it leads nowhere."""
+        """Return the parts of ``url``, absolute or relative to the URL ``base``; None if the result is not http(s)."""
         try:
             return cls.parse(urljoin(base, url))
         except ValueError:
@@ -116,18 +116,18 @@ class Address:
 
 @lru_cache(maxsize=256)
 def _origin(url: str) -> Address | None:
-    return Address._parse(url)  # noqa: SLF001 - a part of it, remembered
+    return Address._parse(url)  # noqa: SLF001 - the cached half of Address.parse
 
 
 def host_name(host: str) -> str:
-    """``host`` without its port and without the brackets of an IPv6 address."""
+    """Return ``host`` without its port and without the brackets of an IPv6 address."""
     if host.startswith("["):
         return host[1 : host.index("]")]
     return host.partition(":")[0]
 
 
 def is_refused(name: str) -> bool:
-    """Return True if a host name or address is link-local, a cloud's metadata service, or, on AWS, loopback."""
+    """Return True for a host name or address that is link-local, a metadata service of a cloud, or loopback on Lambda."""
     bare = name.rstrip(".").lower().partition("%")[0]
     try:
         address = ipaddress.ip_address(bare)
@@ -141,13 +141,13 @@ def is_refused(name: str) -> bool:
 
 
 def _on_lambda() -> bool:
-    """Return True in a function on AWS, where Lambda's Runtime API listens on loopback, and nothing of a sync does.
+    """Return True in a function on AWS, where Lambda's Runtime API listens on loopback.
 
-    The engine on one machine runs functions too, beside servers on loopback: there AWS has an endpoint of its own.
+    The local engine also runs functions, beside servers on loopback. It sets ``AWS_ENDPOINT_URL``.
     """
     return bool(os.environ.get("AWS_LAMBDA_RUNTIME_API")) and not os.environ.get("AWS_ENDPOINT_URL")
 
 
 def redacted(url: str) -> str:
-    """``url`` (or a text with URLs in it) without userinfo and without the values of its query."""
+    """Return ``url`` (or a text that contains URLs) without userinfo and without query values."""
     return _SECRET_QUERY.sub(r"\1…", _USERINFO.sub(r"\1…@", url))

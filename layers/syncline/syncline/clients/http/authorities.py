@@ -13,11 +13,11 @@ import pycurl
 _HASHED: Final = ("/etc/pki/ca-trust/extracted/pem/directory-hash",)
 
 
-def trust(easy: Any, own: str | None, *, system: bool) -> None:
-    """Have a handle of libcurl trust the authorities in ``own`` (PEM text), and the system's if ``system``."""
+def set_authorities(easy: Any, own: str | None, *, system: bool) -> None:
+    """Make a libcurl handle trust the authorities in ``own`` (PEM text), and the system's if ``system``."""
     file, folder = system_authorities() if system else (None, None)
     if folder is not None:
-        # libcurl reads a file of authorities for each connection, which takes 5 ms; of a folder it reads one of them.
+        # libcurl reads a bundle file for each connection, which takes 5 ms. From a folder it reads one certificate.
         easy.setopt(pycurl.CAPATH, folder)
         if own is None:
             easy.unsetopt(pycurl.CAINFO)
@@ -34,7 +34,7 @@ def trust(easy: Any, own: str | None, *, system: bool) -> None:
 
 @lru_cache(maxsize=1)
 def system_authorities() -> tuple[str | None, str | None]:
-    """Return the system's authorities: their file, and the folder where they lie by the hash of their names."""
+    """Return the system's authorities: the bundle file, and the folder of certificates named by subject hash."""
     paths = ssl.get_default_verify_paths()
     if paths.openssl_cafile_env not in os.environ:
         for folder in map(Path, filter(None, (paths.capath, *_HASHED))):

@@ -1,7 +1,7 @@
-"""HTTP for every client: connections kept and shared, limits, patience, and failures as codes.
+"""HTTP for all clients: shared keep-alive connections, limits, retries, and failures as codes.
 
-Redirects are never followed here: a client follows them hop by hop, because it knows which of its headers may go
-where. Proxies and passwords from the environment (``HTTP_PROXY``, ``.netrc``) are not looked at.
+Redirects are not followed here. A client follows them hop by hop, because it knows which of its headers may go to
+which host. Proxies and passwords from the environment (``HTTP_PROXY``, ``.netrc``) are ignored.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Any, Final, Self
 from syncline import __version__
 from syncline.clients.http import failures
 from syncline.clients.http.addresses import Address, redacted
-from syncline.clients.http.limits import Body, Limits, Request
-from syncline.clients.http.pacing import PACE, SLOWEST, Policy, never, unheard
+from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
+from syncline.clients.http.retry import HOST_THROTTLE, MIN_RATE, RetryPolicy, ignore_slow, never_halted
 from syncline.clients.http.transfer import Headers, Transfer, is_token
 from syncline.errors import SynclineError
 
@@ -30,7 +30,7 @@ _ALWAYS: Final = {"Accept-Encoding": "identity", "User-Agent": f"syncline/{__ver
 
 
 class OversizeError(SynclineError):
-    """BAD_ANSWER: the answer is larger than :data:`BODY_LIMIT`, and would be so again."""
+    """BAD_ANSWER for a response larger than :data:`BODY_LIMIT`. It is not retried: the next one would be as large."""
 
     @property
     def retried_here(self) -> bool:
@@ -39,9 +39,9 @@ class OversizeError(SynclineError):
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """An answer. ``body`` is whole, unless the request asked for a stream: then :meth:`read` gives the bytes.
+    """A response. ``body`` is complete, unless the request asked for a stream: then :meth:`read` returns the bytes.
 
-    A stream belongs in a ``with`` block: leaving it gives the connection back, or closes it if bytes are left.
+    Use a stream in a ``with`` block, which releases the connection, or closes it if bytes are left.
     """
 
     method: str
@@ -52,37 +52,44 @@ class Response:
     raw: Transfer
 
     def header(self, name: str) -> str:
-        """A header's value, or the empty string."""
-        return self.headers.said(name)
+        """Return a header's value, or the empty string."""
+        return self.headers.value(name)
 
     def all_headers(self, name: str) -> list[str]:
-        """Every value of a header that may come more than once."""
+        """Return every value of a header that may be repeated."""
         return self.headers.all(name)
 
     def error(self) -> SynclineError:
-        """What this answer means as a failure."""
-        return failures.of_status(self.method, self.url, self.status, self.headers, self.body)
+        """Return the error for the response's status."""
+        return failures.error_of_status(self.method, self.url, self.status, self.headers, self.body)
 
-    def bad(self, what: str) -> SynclineError:
-        """BAD_ANSWER: the answer breaks the protocol in the way ``what`` says."""
+    def protocol_error(self, what: str) -> SynclineError:
+        """Return BAD_ANSWER for a response that breaks the protocol; ``what`` says how."""
         return SynclineError("BAD_ANSWER", f"{self.method} {redacted(self.url)}: {what}")
 
     def json(self) -> Any:
-        """The body as JSON, or BAD_ANSWER."""
+        """Return the body parsed as JSON. Raises BAD_ANSWER."""
         try:
             return json.loads(self.body)
         except (ValueError, RecursionError):
-            raise self.bad("the answer is not JSON") from None
+            raise self.protocol_error("the response is not JSON") from None
+
+    def json_object(self) -> dict[str, Any]:
+        """Return the body parsed as a JSON object. Raises BAD_ANSWER."""
+        value = self.json()
+        if not isinstance(value, dict):
+            raise self.protocol_error("the response is not an object")
+        return value
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes of a stream as they come over the wire, none at its end; UNREACHABLE if cut short.
+        """Return up to ``size`` bytes of a stream, without decoding; none at its end, but possibly fewer at any time.
 
-        They may be fewer anywhere in the stream. Raises TOO_SLOW, TIME_SHORT and RUN_CANCELLED too.
+        Raises UNREACHABLE if the stream is cut short, TOO_SLOW, TIME_SHORT and RUN_CANCELLED.
         """
         return self.raw.read(size)
 
     def close(self) -> None:
-        """Close the connection, unless the stream was read to its end: then it was given back."""
+        """Close the connection, unless the stream was read to its end, which has released it."""
         self.raw.close()
 
     def __enter__(self) -> Self:
@@ -95,37 +102,37 @@ class Response:
 
 
 class Http:
-    """Sends requests; safe to use from any number of threads.
+    """Sends requests. Safe for concurrent use by threads.
 
-    ``policy`` is the patience of requests that do not bring their own; it may be replaced at any time.
+    ``policy`` applies to requests without a ``retry`` policy. It may be replaced at any time.
     """
 
-    def __init__(self, policy: Policy | None = None) -> None:
-        self.policy = policy or Policy()
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
+        self.policy = policy or RetryPolicy()
         self._made = 0
         self._made_lock = threading.Lock()
 
     @property
     def requests_made(self) -> int:
-        """Requests sent so far, each try counted."""
+        """Number of requests sent so far, including retries."""
         return self._made
 
-    def end_within(
+    def set_deadline(
         self,
         seconds: float,
-        halted: Callable[[], bool] = never,
-        slowest: int = SLOWEST,
-        slow: Callable[[str], None] = unheard,
+        halted: Callable[[], bool] = never_halted,
+        min_rate: int = MIN_RATE,
+        on_slow: Callable[[str], None] = ignore_slow,
     ) -> None:
-        """End every request within ``seconds`` from now with TIME_SHORT, or with RUN_CANCELLED once it is ``halted``.
+        """End every request with TIME_SHORT after ``seconds`` from now, or with RUN_CANCELLED once ``halted`` returns True.
 
-        A body at less than ``slowest`` bytes a second ends with TOO_SLOW; ``slow`` is told of one that is slow and goes
-        on. All this holds until the next call.
+        A body slower than ``min_rate`` bytes a second fails with TOO_SLOW. ``on_slow`` gets a message about one that is
+        slow but continues. The settings hold until the next call.
         """
         deadline = self.policy.clock() + seconds
-        self.policy = replace(self.policy, deadline=deadline, halted=halted, slowest=slowest, slow=slow)
+        self.policy = replace(self.policy, deadline=deadline, halted=halted, min_rate=min_rate, on_slow=on_slow)
 
-    def request(  # noqa: PLR0913 - each is a fact of the request, and all but two have defaults
+    def request(  # noqa: PLR0913 - the parts of a request; all but two have defaults
         self,
         method: str,
         url: str,
@@ -134,63 +141,63 @@ class Http:
         *,
         ca: str | None = None,
         stream: bool = False,
-        retry: Policy | None = None,
+        retry: RetryPolicy | None = None,
         timeout: float = READ_TIMEOUT,
         repeatable: bool | None = None,
     ) -> Response:
-        """Return the answer to a request, whatever its status, but for failures that may pass.
+        """Send a request and return the response, whatever its status, except for temporary failures.
 
-        Those (408, 5xx but 501, and what asks to slow down: 429, GitHub's 403) are tried again, then raised.
+        Temporary failures (408, 5xx except 501, 429, GitHub's 403 with a time to wait) are retried, then raised.
 
-        ``body`` may be bytes, or an iterable of chunks, sent as it yields: with the ``Content-Length`` of ``headers``
-        if there is one, else in chunked encoding. Such a request is sent once. ``repeatable`` says that doing it twice
-        does no harm; by default so for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED, THROTTLED,
-        SERVER_ERROR, ADDRESS_REFUSED, REFUSED for a header that cannot be sent, BAD_ANSWER (over 8 MiB where no stream
-        was asked for), TIME_SHORT where the policy's deadline is past, RUN_CANCELLED where it is halted, TOO_SLOW.
+        ``body`` may be bytes or an iterable of chunks. Chunks are streamed, with the ``Content-Length`` of ``headers``
+        if present, otherwise in chunked encoding; such a request is sent once. ``repeatable`` says that sending the
+        request twice does no harm; it defaults to True for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED,
+        THROTTLED, SERVER_ERROR, ADDRESS_REFUSED, REFUSED for an invalid header or address, BAD_ANSWER (also for more
+        than 8 MiB without ``stream``), TIME_SHORT after the policy's deadline, RUN_CANCELLED if it is halted, TOO_SLOW.
         """
         address = Address.parse(url)
         if address is None:
-            raise SynclineError("REFUSED", f"{redacted(url)!r} is not an address to send a request to")
+            raise SynclineError("REFUSED", f"{redacted(url)!r} is not an absolute http(s) URL")
         policy = retry or self.policy
         streamed = body is not None and not isinstance(body, bytes)
         repeatable = not streamed and (method in _REPEATABLE if repeatable is None else repeatable)
         sent = {**_ALWAYS, **(headers or {})}
-        _check(sent, address)
-        sending = Request(method, address, sent, body, ca, repeatable)
+        _check_headers(sent, address)
+        sending = HttpRequest(method, address, sent, body, ca, repeatable)
         for attempt in itertools.count(1):
             self._wait(address, policy)
             try:
-                response = self._send(sending, Limits(timeout, policy, sending), stream=stream)
-                if not failures.passes(response.status, response.headers):
-                    PACE.ease(address.host)
+                response = self._send(sending, TransferLimits(timeout, policy, sending), stream=stream)
+                if not failures.is_temporary(response.status, response.headers):
+                    HOST_THROTTLE.ease(address.host)
                     return response
                 error = response.error()
             except SynclineError as failure:
-                error = _late(failure, policy)
+                error = _as_time_short(failure, policy)
                 if streamed:
-                    raise error from None  # it may be the stream's own
+                    raise error from None  # the stream itself may have raised it
             throttled = error.code.name == "THROTTLED"
             pause = policy.pause(attempt, error.retry_after)
             if throttled:
-                PACE.slow_down(address.host, pause, policy)
-            # What was throttled was not carried out, so it may be sent again whatever it was.
+                HOST_THROTTLE.slow_down(address.host, pause, policy)
+            # A throttled request was not carried out, so any method may be repeated.
             may_repeat = not streamed if throttled else repeatable and error.retried_here
-            if not may_repeat or attempt >= policy.attempts or not policy.bears(pause):
+            if not may_repeat or attempt >= policy.attempts or not policy.allows(pause):
                 raise error
-            if not throttled:  # else PACE waits
-                policy.rest(pause)
+            if not throttled:  # otherwise HOST_THROTTLE waits
+                policy.wait(pause)
         raise AssertionError  # the loop has no other end
 
-    def _wait(self, address: Address, policy: Policy) -> None:
-        """Wait for the host's turn; THROTTLED or TIME_SHORT where that is not to be waited for."""
-        PACE.wait(address.host, policy)
+    def _wait(self, address: Address, policy: RetryPolicy) -> None:
+        """Wait until the host may get the next request. Raises THROTTLED, RUN_CANCELLED or TIME_SHORT."""
+        HOST_THROTTLE.wait(address.host, policy)
         if policy.halted():
-            raise SynclineError("RUN_CANCELLED", f"nothing more was asked of {address.host}: the run was cancelled")
-        if policy.over:
-            raise SynclineError("TIME_SHORT", f"nothing more was asked of {address.host}: the function's time is over")
+            raise SynclineError("RUN_CANCELLED", f"no request was sent to {address.host}: the run was cancelled")
+        if policy.expired:
+            raise SynclineError("TIME_SHORT", f"no request was sent to {address.host}: the function's time is over")
 
-    def _send(self, request: Request, limits: Limits, *, stream: bool) -> Response:
-        """Send a request once; return its answer, with its body unless that is wanted as a stream."""
+    def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
+        """Send a request once and return the response, with its body unless ``stream``."""
         with self._made_lock:
             self._made += 1
         answer = Transfer(request, limits)
@@ -198,34 +205,33 @@ class Http:
         if stream and answer.status < 300:
             return Response(method, url, answer.status, answer.headers, b"", answer)
         try:
-            content = answer.whole(BODY_LIMIT)
+            content = answer.read_all(BODY_LIMIT)
         except SynclineError:
             if answer.status < 400:
                 raise
-            content = b""  # a refusal is one without its words, too: docker-registry cuts those of a 416 short
+            content = b""  # the status suffices: docker-registry truncates the body of a 416
         finally:
             answer.close()
         if len(content) > BODY_LIMIT:
-            what = f"{method} {redacted(url)}: the answer is larger than {BODY_LIMIT} bytes"
+            what = f"{method} {redacted(url)}: the response is larger than {BODY_LIMIT} bytes"
             raise OversizeError("BAD_ANSWER", what)
         if not answer.ended and answer.status < 400:
-            raise SynclineError("BAD_ANSWER", f"{method} {redacted(url)} was answered before all was sent")
+            raise SynclineError("BAD_ANSWER", f"{method} {redacted(url)}: the response came before the body was sent")
         return Response(method, url, answer.status, answer.headers, content, answer)
 
 
-def _late(failure: SynclineError, policy: Policy) -> SynclineError:
-    """The failure, or that the time was over, where that is why a server was not waited for any longer."""
-    if policy.over and failure.code.name == "UNREACHABLE":
+def _as_time_short(failure: SynclineError, policy: RetryPolicy) -> SynclineError:
+    """Return TIME_SHORT if the deadline is why a request ended as UNREACHABLE, otherwise ``failure``."""
+    if policy.expired and failure.code.name == "UNREACHABLE":
         return SynclineError("TIME_SHORT", f"{failure.what} (the function's time was over)")
     return failure
 
 
-def _check(headers: Mapping[str, str], address: Address) -> None:
-    """Raise REFUSED for what no header can carry; a value, which may be a password, is not shown."""
+def _check_headers(headers: Mapping[str, str], address: Address) -> None:
+    """Raise REFUSED for an invalid header. The message omits the value, which may be a password."""
     for name, value in headers.items():
         if not is_token(name):
-            what = f"the header name {name!r} for {address.host} has a character that none can have, or no character"
-            raise SynclineError("REFUSED", what)
+            raise SynclineError("REFUSED", f"invalid header name for {address.host}: {name!r}")
         if not (value.isascii() and value.isprintable()):
-            what = f"the header {name} for {address.host} has a character that none can carry, such as a line break"
+            what = f"the value of the header {name} for {address.host} has a control or non-ASCII character"
             raise SynclineError("REFUSED", what)

@@ -1,4 +1,4 @@
-"""A request, and the time limits of its waits."""
+"""A request and its time limits."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.http.addresses import Address, redacted
-from syncline.clients.http.pacing import SLOW, Policy
+from syncline.clients.http.retry import SLOW_RATE, RetryPolicy
 from syncline.errors import CodeName, SynclineError
 
-SHORTEST_WAIT: Final = 0.1  # seconds that a server is given however little time is left
+MIN_WAIT: Final = 0.1  # seconds that a server gets even if less time is left
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _ROUNDING: Final = 0.001
 
@@ -18,8 +18,8 @@ Body = bytes | Iterable[bytes] | None
 
 
 @dataclass(slots=True)
-class Request:
-    """A request. A body that is not in memory is sent as it yields, with the ``Content-Length`` of ``headers`` or in chunks.
+class HttpRequest:
+    """A request. A body that is not bytes is streamed, with the ``Content-Length`` of ``headers`` or in chunked encoding.
 
     ``ca`` is PEM text of authorities trusted beside the system's. ``repeatable`` says that sending the request twice
     does no harm.
@@ -33,71 +33,68 @@ class Request:
     repeatable: bool
 
 
-class Limits:
+class TransferLimits:
     """Time limits of one request.
 
-    A wait for bytes of a body takes ``most`` seconds at most, as do all waits for a head together. None goes past the
-    policy's deadline, or on when the policy is halted. A body has to come, or to be taken, at the policy's rate: bytes
-    are counted by the seconds spent waiting for the server, so a slow reader of ours makes no server slow.
+    Each wait for bytes of a body takes at most ``timeout`` seconds, and so do all waits for a head together. A wait
+    ends at the policy's deadline, and once the policy is halted. A body must be sent or received at the policy's
+    minimum rate, which only counts seconds spent waiting for the server: a slow reader here does not make it slow.
     """
 
-    __slots__ = ("_body", "_bytes", "_idle", "_limit", "_most", "_policy", "_request", "_window")
+    __slots__ = ("_body", "_bytes", "_idle", "_limit", "_policy", "_request", "_timeout", "_window")
 
-    def __init__(self, most: float, policy: Policy, request: Request) -> None:
-        self._most = most
+    def __init__(self, timeout: float, policy: RetryPolicy, request: HttpRequest) -> None:
+        self._timeout = timeout
         self._policy = policy
         self._request = request
         self.begin(body=False)
 
     def begin(self, *, body: bool) -> None:
-        """Begin with the waits for a head, or with those for a body."""
+        """Start waiting for a head, or for a body."""
         self._body = body
-        self._idle = 0.0  # seconds of the present wait
+        self._idle = 0.0  # seconds of the current wait
         self._limit = 0.0  # seconds that it may take
-        self._window = 0.0  # seconds waited in the present window
-        self._bytes = 0  # of the body, in the present window
+        self._window = 0.0  # seconds waited in the current window
+        self._bytes = 0  # of the body, in the current window
 
     def count(self, size: int) -> None:
-        """Count bytes of the body that came or were taken, which ends the present wait."""
+        """Count bytes of the body that were received or sent, which ends the current wait."""
         self._idle = 0.0
         self._bytes += size
 
     def left(self) -> float:
-        """Return the seconds that the present wait may still take; raise UNREACHABLE, TIME_SHORT or RUN_CANCELLED."""
+        """Return the seconds that the current wait may still take. Raises UNREACHABLE, TIME_SHORT or RUN_CANCELLED."""
         policy = self._policy
         if policy.halted():
-            raise self.failed("RUN_CANCELLED", "the run was cancelled, or may not write any more")
+            raise self.failed("RUN_CANCELLED", "the run was cancelled or lost its lease")
         if not self._idle:
-            self._limit = self._most
+            self._limit = self._timeout
             if policy.deadline is not None:
                 time = policy.deadline - policy.clock()
-                self._limit = min(self._most, max(time, SHORTEST_WAIT)) if time > 0 else 0.0
+                self._limit = min(self._timeout, max(time, MIN_WAIT)) if time > 0 else 0.0
         left = self._limit - self._idle
         if left > _ROUNDING:
             return left
-        if self._limit < self._most:
+        if self._limit < self._timeout:
             raise self.failed("TIME_SHORT", "the function's time was over")
-        raise self.failed("UNREACHABLE", "no answer in time")
+        raise self.failed("UNREACHABLE", f"no response within {self._timeout:g} s")
 
     def spend(self, seconds: float) -> None:
-        """Count seconds of waiting; raise TOO_SLOW if the body is too slow."""
+        """Count seconds of waiting. Raises TOO_SLOW if the body is too slow."""
         self._idle += seconds
         self._window += seconds
         if not self._body or self._window < RATE_WINDOW:
             return
-        rate, slowest = self._bytes / self._window, self._policy.slowest
-        if rate < slowest:
-            why = f"{rate:.0f} bytes a second in {self._window:.0f} s, below the limit of {slowest}"
+        rate, min_rate = self._bytes / self._window, self._policy.min_rate
+        if rate < min_rate:
+            why = f"{rate:.0f} bytes a second in {self._window:.0f} s, below the limit of {min_rate}"
             raise self.failed("TOO_SLOW", why)
-        if rate < SLOW:
-            seconds = self._window
-            what = (
-                f"{self._request.address.host} is slow: {rate / 1024:.3g} KiB/s in the last {seconds:.0f} s of waiting"
-            )
-            self._policy.slow(what)
+        if rate < SLOW_RATE:
+            window = f"the last {self._window:.0f} s of waiting"
+            self._policy.on_slow(f"{self._request.address.host} is slow: {rate / 1024:.3g} KiB/s in {window}")
         self._window, self._bytes = 0.0, 0
 
     def failed(self, code: CodeName, why: str) -> SynclineError:
-        """Return a failure that names the request."""
+        """Return an error that names the request."""
         request = self._request
         return SynclineError(code, f"{request.method} {redacted(request.address.url)}: {why}")

@@ -1,10 +1,10 @@
-"""Credentials that servers refuse: each is tried once, and not again for a minute, so that no account is locked.
+"""Memory of refused credentials: each is tried once and then not for a minute, so that no account gets locked.
 
-A refusal is kept by host and identity, which is a keyed hash of the credentials: the secret itself is not kept. All who
-ask meanwhile get the failure of that one request. A renewed secret is another identity, and so is tried at once. As
-long as a host has not accepted an identity, one request at a time tries it. Of an identity that was accepted, a refusal
-may concern one repository or object only. So it takes two in a row, and where the protocol has a request that is about
-the credentials alone, that is sent before the second one is kept.
+A refusal is kept by host and identity, a keyed hash of the credentials; the secret itself is not kept. Further requests
+with the same credentials fail with the kept error. A renewed secret is another identity and is tried at once. Until a
+host has accepted an identity, one request at a time tries it. If an identity was accepted before, a refusal may concern
+one repository or object only. It is then kept after two in a row, and if the protocol has a request that checks the
+credentials alone, that one is sent before the second refusal is kept.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from syncline.errors import SynclineError
 
 LIFE: Final = 60.0
 """Seconds for which a refusal is kept."""
-_MOST: Final = 1000  # identities
-_LONGEST_TRIAL: Final = 30.0  # seconds for which others wait for a request that tries an identity
+_MAX_IDENTITIES: Final = 1000  # identities
+_MAX_TRIAL: Final = 30.0  # seconds to wait for another request that tries the same identity
 _KEY: Final = os.urandom(16)
-_Who = TypeVar("_Who")
+_Credentials = TypeVar("_Credentials")
 
 
 def unauthorized(answer: Response) -> SynclineError | None:
-    """Return the failure of an answer with the status 401."""
+    """Return the error of a response with status 401, None for any other."""
     return answer.error() if answer.status == 401 else None
 
 
 class KeptRefusalError(SynclineError):
-    """The failure of an earlier request with the same credentials; nothing was sent."""
+    """The error of an earlier request with the same credentials. No request was sent."""
 
 
 @dataclass(slots=True)
@@ -49,9 +49,9 @@ class _Identity:
 
 
 class Rejections:
-    """The identities of a process by host; safe for concurrent use by threads.
+    """The identities of a process by host. Safe for concurrent use by threads.
 
-    Credentials are given as ``who``: a text, a tuple or a dataclass, None for none. Those are never refused here.
+    ``who`` are the credentials: a string, tuple or dataclass. None means anonymous, which is never refused here.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -76,7 +76,7 @@ class Rejections:
         return identity.refusal if self._clock() < identity.until else None
 
     def accepted(self, host: str, who: object) -> None:
-        """Note that the host accepts the credentials."""
+        """Record that the host accepts the credentials."""
         if who is not None:
             identity = self._identity(host, who)
             identity.accepted, identity.was_accepted, identity.refusal = True, True, None
@@ -84,9 +84,9 @@ class Rejections:
     def refused(
         self, host: str, who: object, failure: SynclineError, is_accepted: Callable[[], bool] | None = None
     ) -> None:
-        """Note that the host refuses the credentials.
+        """Record that the host refuses the credentials.
 
-        ``is_accepted`` asks the host about the credentials alone, whatever the request was that it refused.
+        ``is_accepted`` checks the credentials at the host, independent of the refused request.
         """
         if who is None or self.is_kept(host, who):
             return
@@ -101,9 +101,9 @@ class Rejections:
 
     @contextmanager
     def trial(self, host: str, who: object) -> Iterator[None]:
-        """Wait for a request that tries the same credentials, if there is one; raise KeptRefusalError as :meth:`check`."""
+        """Wait for a request that is trying the same credentials, then do :meth:`check`."""
         identity = None if who is None else self._identity(host, who)
-        held = identity is not None and not identity.accepted and identity.trial.acquire(timeout=_LONGEST_TRIAL)
+        held = identity is not None and not identity.accepted and identity.trial.acquire(timeout=_MAX_TRIAL)
         try:
             self.check(host, who)
             yield
@@ -111,19 +111,19 @@ class Rejections:
             if held and identity is not None:
                 identity.trial.release()
 
-    def ask(  # noqa: PLR0913, PLR0917 - whom to ask, as whom, and what a refusal is
+    def send(  # noqa: PLR0913, PLR0917 - one argument for each part of the exchange
         self,
         host: str,
-        who: _Who | None,
-        renewed: Callable[[], _Who | None],
-        send: Callable[[_Who | None], Response],
+        who: _Credentials | None,
+        renewed: Callable[[], _Credentials | None],
+        send: Callable[[_Credentials | None], Response],
         refusal: Callable[[Response], SynclineError | None] = unauthorized,
-        is_accepted: Callable[[_Who | None], bool] | None = None,
+        is_accepted: Callable[[_Credentials | None], bool] | None = None,
     ) -> Response:
-        """Send a request with credentials, and with ``renewed()`` ones if those are refused; raise the last refusal.
+        """Send a request with credentials, and once more with ``renewed()`` ones if those are refused.
 
-        ``refusal`` returns the failure that an answer stands for if it refuses the credentials; ``is_accepted`` is as in
-        :meth:`refused`.
+        Raises the last refusal. ``refusal`` returns the error of a response that refuses the credentials, None for any
+        other; ``is_accepted`` is as in :meth:`refused`.
         """
         first = self._once(host, who, send, refusal, is_accepted)
         if not isinstance(first, SynclineError):
@@ -137,12 +137,12 @@ class Rejections:
     def _once(
         self,
         host: str,
-        who: _Who | None,
-        send: Callable[[_Who | None], Response],
+        who: _Credentials | None,
+        send: Callable[[_Credentials | None], Response],
         refusal: Callable[[Response], SynclineError | None],
-        is_accepted: Callable[[_Who | None], bool] | None,
+        is_accepted: Callable[[_Credentials | None], bool] | None,
     ) -> Response | SynclineError:
-        """Return the answer to a request, or the failure if the credentials are refused."""
+        """Return the response to a request, or the error if the credentials are refused."""
         try:
             with self.trial(host, who):
                 answer = send(who)
@@ -160,8 +160,8 @@ class Rejections:
         key = host, hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), key=_KEY).digest()
         with self._lock:
             found = self._identities.pop(key, None) or _Identity()
-            self._identities[key] = found  # the one used last is at the end
-            if len(self._identities) > _MOST:
+            self._identities[key] = found  # ordered by last use
+            if len(self._identities) > _MAX_IDENTITIES:
                 del self._identities[next(iter(self._identities))]
             return found
 

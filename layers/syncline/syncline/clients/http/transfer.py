@@ -1,11 +1,11 @@
-"""HTTP/1.1 transfers through libcurl: one request and its answer, whole or as a stream.
+"""HTTP/1.1 transfers through libcurl: one request and its response, complete or as a stream.
 
-A :class:`Channel` is a handle of libcurl and the multi handle that drives it. It keeps a connection to one server and
-serves one thread at a time. libcurl sends and receives only while :meth:`Transfer._advance` runs, so a stream that
-nobody reads holds at most what one turn brings. A connection is used again only after an answer that came to its end.
+A :class:`Channel` is a libcurl handle and the multi handle that drives it. It keeps a connection to one server and
+serves one thread at a time. libcurl sends and receives only while :meth:`Transfer._advance` runs, so a stream that is
+not read holds at most the bytes of one call. A connection is reused only after a complete response.
 
-libcurl connects, speaks TLS, and takes answers apart (RFC 9112) within its own limits for heads. This module adds others:
-addresses that no connection may go to, names and values of header fields, and the length announced for a streamed body.
+libcurl connects, speaks TLS and parses responses (RFC 9112), with its own limits for heads. This module adds checks of
+addresses before connecting, of header names and values, and of the announced length of a streamed body.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ import pycurl
 
 from syncline.clients.http import failures
 from syncline.clients.http.addresses import Address, is_refused
-from syncline.clients.http.authorities import trust
-from syncline.clients.http.limits import Limits, Request
+from syncline.clients.http.authorities import set_authorities
+from syncline.clients.http.limits import HttpRequest, TransferLimits
 from syncline.errors import SynclineError
 
 CONNECT_TIMEOUT: Final = 5.0
-POOL_SIZE: Final = 32  # channels kept per server; more may be open at once, the surplus is closed after use
-MOST_POOLS: Final = 64  # servers; of more, those first spoken to lose their resting connections
-LONGEST_LIFE: Final = 300  # seconds after which a connection gets no further request: addresses of names change
-GLANCE: Final = 1.0  # seconds after which a wait checks that it is still wanted
-_RECEIVED: Final = 64 * 1024  # bytes that libcurl reads at once; one turn reads up to ten times as much
-_SENT: Final = 256 * 1024  # bytes that libcurl asks a streamed body for at once
-_IN_MEMORY: Final = 64 * 1024  # bytes of a body up to which it is sent together with its head
-_NO_SOCKET: Final = 0.002  # seconds; libcurl has nothing to wait for while it resolves a name without a socket
+POOL_SIZE: Final = 32  # idle channels kept per server; more may be in use, the surplus is closed afterwards
+MAX_POOLS: Final = 64  # servers; the oldest pool is dropped
+MAX_CONNECTION_AGE: Final = 300  # seconds; a new connection resolves the name again
+POLL_INTERVAL: Final = 1.0  # seconds after which a wait checks for a halt
+_RECEIVE_BUFFER: Final = 64 * 1024  # bytes that libcurl reads at once; one call reads up to ten times as much
+_SEND_BUFFER: Final = 256 * 1024  # bytes that libcurl requests from a streamed body at once
+_IN_MEMORY: Final = 64 * 1024  # bytes; a body up to this size is sent together with the head
+_NO_SOCKET: Final = 0.002  # seconds; libcurl has no socket to wait for while it resolves a name
 _TARGET: Final = re.compile(r"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(rf"(?m)^({_TOKEN.pattern}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
@@ -50,7 +50,7 @@ Lines = list[bytes]
 
 
 class Headers(Mapping[str, str]):
-    """Header fields by name, in any case; the values of one that comes more than once are joined by commas."""
+    """Header fields by name, case-insensitive. The values of a repeated field are joined by commas."""
 
     __slots__ = ("_fields", "_values")
 
@@ -65,7 +65,7 @@ class Headers(Mapping[str, str]):
     def __getitem__(self, name: str) -> str:
         return self._values[name.lower()]
 
-    def said(self, name: str) -> str:
+    def value(self, name: str) -> str:
         """Return a field's value, or the empty string."""
         return self._values.get(name.lower(), "")
 
@@ -80,18 +80,18 @@ class Headers(Mapping[str, str]):
         return len(self._values)
 
     def all(self, name: str) -> list[str]:
-        """Return every value of a field that may come more than once."""
+        """Return every value of a field that may be repeated."""
         lower = name.lower()
         return [value for field, value in self._fields if field == lower]
 
 
 class Channel:
-    """A handle of libcurl that keeps a connection to one server. One thread uses it at a time."""
+    """A libcurl handle that keeps a connection to one server. Used by one thread at a time."""
 
     __slots__ = ("_plain", "easy", "multi", "refused")
 
     def __init__(self, scheme: str, ca: str | None) -> None:
-        self.refused = ""  # the address that a connection was refused to
+        self.refused = ""  # the resolved address that is_refused() rejected
         self._plain = True
         self.multi = pycurl.CurlMulti()
         self.easy = easy = pycurl.Curl()
@@ -100,16 +100,16 @@ class Channel:
         easy.setopt(pycurl.PROXY, "")
         easy.setopt(pycurl.PATH_AS_IS, 1)
         easy.setopt(pycurl.HTTP_CONTENT_DECODING, 0)
-        easy.setopt(pycurl.BUFFERSIZE, _RECEIVED)
-        easy.setopt(pycurl.UPLOAD_BUFFERSIZE, _SENT)
+        easy.setopt(pycurl.BUFFERSIZE, _RECEIVE_BUFFER)
+        easy.setopt(pycurl.UPLOAD_BUFFERSIZE, _SEND_BUFFER)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, round(CONNECT_TIMEOUT * 1000))
-        easy.setopt(pycurl.MAXLIFETIME_CONN, LONGEST_LIFE)
+        easy.setopt(pycurl.MAXLIFETIME_CONN, MAX_CONNECTION_AGE)
         easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
         if scheme == "https":
-            trust(easy, ca, system=True)
+            set_authorities(easy, ca, system=True)
 
-    def start(self, method: str, url: str, fields: list[str], body: bytes | Reader | None) -> tuple[Lines, Lines]:
-        """Begin a request; return the lists that take the answer's header lines and the pieces of its body."""
+    def start(self, method: str, url: str, fields: list[str], body: bytes | BodyReader | None) -> tuple[Lines, Lines]:
+        """Begin a request; return the lists to which libcurl appends the response's header lines and body chunks."""
         easy = self.easy
         lines: Lines = []
         chunks: Lines = []
@@ -137,24 +137,24 @@ class Channel:
         return lines, chunks
 
     def stop(self) -> None:
-        """End the request. Its connection is closed unless the answer came to its end."""
+        """End the request. The connection is closed unless the response is complete."""
         self.multi.remove_handle(self.easy)
         if not self._plain:
-            self.easy.unsetopt(pycurl.READFUNCTION)  # it holds the body
+            self.easy.unsetopt(pycurl.READFUNCTION)  # it references the body
 
     def wait(self, seconds: float) -> float:
-        """Wait up to ``seconds`` until libcurl can go on; return the seconds waited."""
+        """Wait up to ``seconds`` until libcurl can continue; return the seconds waited."""
         timer = self.multi.timeout()  # in milliseconds; -1 for none
         if timer == 0:
             return 0.0
         began = monotonic()
-        seconds = min(seconds, GLANCE, timer / 1000 if timer > 0 else GLANCE)
+        seconds = min(seconds, POLL_INTERVAL, timer / 1000 if timer > 0 else POLL_INTERVAL)
         if self.multi.select(seconds) < 0:
             sleep(min(seconds, _NO_SOCKET))
         return monotonic() - began
 
     def _open_socket(self, _purpose: int, address: Any) -> Any:
-        """Open a socket for a resolved address, unless no connection may go there."""
+        """Open a socket for a resolved address, unless the address is refused."""
         family, kind, protocol, peer = address
         if is_refused(peer[0]):
             self.refused = peer[0]
@@ -163,7 +163,7 @@ class Channel:
 
 
 class _Socket(socket.socket):
-    """A socket that libcurl duplicates."""
+    """A socket that is closed when collected; libcurl uses a duplicate."""
 
     def __del__(self) -> None:
         self.close()
@@ -175,25 +175,25 @@ def open_socket(family: int, kind: int, protocol: int, peer: str) -> socket.sock
     return _Socket(family, kind, protocol)
 
 
-class Reader:
-    """Gives libcurl a streamed body of ``size`` bytes, or of any size for -1. ``given`` counts the bytes."""
+class BodyReader:
+    """Gives libcurl a streamed body of ``size`` bytes, -1 for any size. ``given`` counts the bytes handed over."""
 
     __slots__ = ("_chunks", "_last", "_piece", "ended", "error", "given", "size")
 
     def __init__(self, chunks: Iterable[bytes], size: int) -> None:
         self._chunks = iter(chunks)
         self._piece: bytes | memoryview = b""
-        self._last = False  # no chunk follows
+        self._last = False  # no further chunk
         self.size = size
         self.given = 0
         self.ended = False
         self.error: BaseException | None = None
 
     def give(self, most: int) -> bytes | int:
-        """Return up to ``most`` bytes, none at the end; an exception of the stream ends the request."""
+        """Return up to ``most`` bytes, none at the end. An exception of the stream ends the request."""
         try:
             piece = self._piece or self._chunk()
-        except BaseException as error:  # noqa: BLE001 - raised again where the request was made
+        except BaseException as error:  # noqa: BLE001 - raised again in Transfer._advance
             self.error = error
             return READ_ABORT
         self._piece = b""
@@ -207,56 +207,56 @@ class Reader:
     def _chunk(self) -> bytes:
         """Return the next chunk, empty at the end.
 
-        The last chunk of an announced length is given when the stream has ended: so a server never has the whole body
-        of a stream that goes on or fails.
+        The last chunk of an announced length is returned only after the stream has ended, so that a server never gets
+        the complete body of a stream that is too long or fails.
         """
         chunk = next(filter(None, self._chunks), b"")
         left = self.size - self.given - len(chunk)
         if self.size < 0:
             self._last = not chunk
         elif left < 0 or (left == 0 and chunk and next(filter(None, self._chunks), b"")):
-            what = f"the content to send has more than the {self.size} bytes announced"
+            what = f"the content to send has more than the announced {self.size} bytes"
             raise SynclineError("SOURCE_CHANGED", what)
         elif left == 0:
             self._last = True
         elif not chunk:
-            what = f"the content to send has only {self.given} of the {self.size} bytes announced"
+            what = f"the content to send has only {self.given} of the announced {self.size} bytes"
             raise SynclineError("SOURCE_CHANGED", what)
         return chunk
 
 
-class Pool:
-    """The channels to one server. The one that rested last is taken first."""
+class ChannelPool:
+    """The idle channels to one server. The most recently used one is taken first."""
 
     def __init__(self, scheme: str, ca: str | None) -> None:
         if ca is not None:
             try:
                 ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ca)
             except (ssl.SSLError, ValueError) as error:
-                raise SynclineError("CONFIG_INVALID", "`ca` is not a certificate in PEM form") from error
+                raise SynclineError("CONFIG_INVALID", "`ca` is not a PEM certificate") from error
         self._scheme = scheme
         self._ca = ca
-        self._resting: deque[Channel] = deque()
+        self._idle: deque[Channel] = deque()
 
     def take(self) -> Channel:
-        """Return a channel that nobody else uses."""
+        """Return an idle channel, or a new one."""
         try:
-            return self._resting.pop()
+            return self._idle.pop()
         except IndexError:
             return Channel(self._scheme, self._ca)
 
     def give_back(self, channel: Channel) -> None:
-        """Let others use the channel."""
-        if len(self._resting) < POOL_SIZE:
-            self._resting.append(channel)
+        """Make the channel available to others."""
+        if len(self._idle) < POOL_SIZE:
+            self._idle.append(channel)
 
 
-_pools: Final[dict[tuple[str, str, str | None], Pool]] = {}
+_pools: Final[dict[tuple[str, str, str | None], ChannelPool]] = {}
 _pools_lock: Final = threading.Lock()
 
 
-def pool_for(address: Address, ca: str | None) -> Pool:
-    """Return the process's channels to a server; raises ADDRESS_REFUSED for a metadata service by name or address."""
+def pool_for(address: Address, ca: str | None) -> ChannelPool:
+    """Return the process's pool for a server. Raises ADDRESS_REFUSED for a host that :func:`is_refused` rejects."""
     key = (address.scheme, address.host, ca)
     pool = _pools.get(key)
     if pool is None:
@@ -265,18 +265,18 @@ def pool_for(address: Address, ca: str | None) -> Pool:
         with _pools_lock:
             pool = _pools.get(key)
             if pool is None:
-                pool = Pool(address.scheme, ca)
-                if len(_pools) >= MOST_POOLS:
+                pool = ChannelPool(address.scheme, ca)
+                if len(_pools) >= MAX_POOLS:
                     del _pools[next(iter(_pools))]
                 _pools[key] = pool
     return pool
 
 
 class Transfer:
-    """A request that was sent, and its answer, whose head has come. Read to its end, it frees its channel.
+    """A request in progress whose response head has been received. Reading to the end releases its channel.
 
     Raises UNREACHABLE, TLS_FAILED, ADDRESS_REFUSED, BAD_ANSWER, SOURCE_CHANGED, TOO_SLOW, TIME_SHORT, RUN_CANCELLED,
-    and what the body's stream raises.
+    and the exceptions of a streamed body.
     """
 
     __slots__ = (
@@ -292,11 +292,11 @@ class Transfer:
         "status",
     )
 
-    def __init__(self, request: Request, limits: Limits) -> None:
+    def __init__(self, request: HttpRequest, limits: TransferLimits) -> None:
         self._limits = limits
         self._error: SynclineError | None = None
-        self._body: Reader | None = None
-        self._taken = 0  # bytes of the body that the server has taken
+        self._body: BodyReader | None = None
+        self._taken = 0  # bytes of the body that were sent
         self._pool = pool_for(request.address, request.ca)
         self._channel: Channel | None = self._pool.take()
         try:
@@ -308,11 +308,11 @@ class Transfer:
 
     @property
     def ended(self) -> bool:
-        """Return True if the server has got the whole body of the request."""
+        """Return True if the complete body of the request was sent."""
         return self._body is None or self._body.ended
 
     def read(self, size: int) -> bytes:
-        """Return up to ``size`` bytes of the body, none at its end. They may be fewer anywhere in the body."""
+        """Return up to ``size`` bytes of the body, none at its end, but possibly fewer at any time."""
         chunks = self._chunks
         while not chunks:
             if self._channel is None:
@@ -333,41 +333,41 @@ class Transfer:
         del chunks[:count]
         return given
 
-    def whole(self, limit: int) -> bytes:
-        """Return the body as its ``Content-Encoding`` tells, or more than ``limit`` bytes of it."""
+    def read_all(self, limit: int) -> bytes:
+        """Return the body, decoded by its ``Content-Encoding``, or more than ``limit`` bytes if it is longer."""
         while self._channel is not None and sum(map(len, self._chunks)) <= limit:
             self._advance(self._channel)
         content = b"".join(self._chunks)
         self._chunks.clear()
         if self._error is not None:
             raise self._error
-        coding = self.headers.said("content-encoding").strip().lower()
+        coding = self.headers.value("content-encoding").strip().lower()
         if not content or coding not in ("gzip", "x-gzip", "deflate"):
             return content
         try:
             unpacking = zlib.decompressobj(zlib.MAX_WBITS | (16 if "gzip" in coding else 0))
             unpacked = unpacking.decompress(content, limit + 1)
         except zlib.error:
-            what = "the body is not what its Content-Encoding says"
+            what = f"the body is not valid {coding}, its Content-Encoding"
             raise self._limits.failed("BAD_ANSWER", what) from None
         if not unpacking.eof and len(unpacked) <= limit:
-            raise self._limits.failed("BAD_ANSWER", "the body ends before its Content-Encoding does")
+            raise self._limits.failed("BAD_ANSWER", f"the body is truncated {coding}, its Content-Encoding")
         return unpacked
 
     def close(self) -> None:
-        """Close the connection, unless the answer came to its end."""
+        """Close the connection, unless the response is complete."""
         channel, self._channel = self._channel, None
         if channel is not None:
             channel.stop()
             self._chunks = []
             self._pool.give_back(channel)
 
-    def _start(self, channel: Channel, request: Request) -> tuple[Lines, Lines]:
+    def _start(self, channel: Channel, request: HttpRequest) -> tuple[Lines, Lines]:
         headers, body = request.headers, self._given(request)
         fields = [
             f"{name}: {value}" if value else f"{name};" for name, value in headers.items() if name != "Content-Length"
         ]
-        # Without a value: libcurl would add a header field of its own.
+        # A name without a value keeps libcurl from adding the field itself.
         if "Accept" not in headers:
             fields.append("Accept:")
         if body is not None:
@@ -380,16 +380,16 @@ class Transfer:
             target = _sendable(target)
         return channel.start(request.method, f"{request.address.origin}{target}", fields, body)
 
-    def _given(self, request: Request) -> bytes | Reader | None:
-        """Return the body in the form that libcurl takes it."""
+    def _given(self, request: HttpRequest) -> bytes | BodyReader | None:
+        """Return the body in a form for libcurl."""
         body = request.body
         if body is None:
             return b"" if request.method in _WITH_BODY else None
         if not isinstance(body, bytes):
-            self._body = Reader(body, int(request.headers.get("Content-Length", -1)))
+            self._body = BodyReader(body, int(request.headers.get("Content-Length", -1)))
         elif body and (len(body) > _IN_MEMORY or not request.repeatable):
-            # libcurl repeats a request if a kept connection breaks before the answer, unless a reader has its body.
-            self._body = Reader((body,), len(body))
+            # libcurl repeats a request if a kept connection breaks before the response, unless a reader has the body.
+            self._body = BodyReader((body,), len(body))
         else:
             return body
         return self._body
@@ -398,7 +398,7 @@ class Transfer:
         head: Lines = []
         while not head:
             if self._channel is None:
-                raise self._error or self._limits.failed("UNREACHABLE", "the connection broke within the answer's head")
+                raise self._error or self._limits.failed("UNREACHABLE", "the connection broke within the response head")
             self._advance(self._channel)
             head = self._final_head()
         headers = Headers(self._fields(head[1:]))
@@ -406,14 +406,14 @@ class Transfer:
         return int(head[0][9:12]), headers
 
     def _final_head(self) -> Lines:
-        """Return the lines of the final answer's head, none while it is not whole; raise BAD_ANSWER for another protocol."""
+        """Return the lines of the final response head, none until it is complete. Raises BAD_ANSWER for a status 101."""
         lines = self._lines
         begin = 0
         for number, line in enumerate(lines):
             if line in _LINE_ENDS:
                 status = lines[begin][9:12]
                 if status == b"101":
-                    raise self._limits.failed("BAD_ANSWER", "no final answer follows an answer 101")
+                    raise self._limits.failed("BAD_ANSWER", "the server switched protocols (101)")
                 if status >= b"200":
                     return lines[begin:number]
                 begin = number + 1
@@ -422,15 +422,15 @@ class Transfer:
     def _fields(self, lines: Lines) -> list[tuple[str, str]]:
         found = _FIELD.findall(b"".join(lines).decode("latin-1"))
         if len(found) != len(lines):
-            odd = next(line for line in lines if not _FIELD.match(line.decode("latin-1")))
-            name = odd.partition(b":")[0].decode("latin-1")
+            invalid = next(line for line in lines if not _FIELD.match(line.decode("latin-1")))
+            name = invalid.partition(b":")[0].decode("latin-1")
             if is_token(name):
                 raise self._limits.failed("BAD_ANSWER", f"the header field {name.lower()} has a control character")
-            raise self._limits.failed("BAD_ANSWER", f"a header field is named {name[:40]!a}, which no field can be")
+            raise self._limits.failed("BAD_ANSWER", f"invalid header name: {name[:40]!a}")
         return [(name.lower(), value.rstrip(" \t")) for name, value in found]
 
     def _advance(self, channel: Channel) -> None:
-        """Send and receive what can be at once, or wait until something can. Free the channel at the answer's end."""
+        """Send and receive what is ready, or wait until something is. Release the channel at the response's end."""
         limits, body = self._limits, self._body
         seconds = limits.left()
         lines, chunks = len(self._lines), len(self._chunks)
@@ -447,8 +447,8 @@ class Transfer:
         if not running:
             self._finish(channel)
 
-    def _count_sent(self, channel: Channel, body: Reader) -> bool:
-        """Count what the server has taken of a streamed body; return True if it has taken some more."""
+    def _count_sent(self, channel: Channel, body: BodyReader) -> bool:
+        """Count the sent bytes of a streamed body; return True if there are new ones."""
         taken = int(channel.easy.getinfo(pycurl.SIZE_UPLOAD_T))
         if taken == self._taken:
             return False
@@ -463,10 +463,10 @@ class Transfer:
         if failed:
             _, number, words = failed[0]
             if channel.refused:
-                what = f"the name resolves to {channel.refused}, where no copy has business"
+                what = f"the name resolves to {channel.refused}, a link-local or metadata address"
                 self._error = self._limits.failed("ADDRESS_REFUSED", what)
             else:
-                code, why = failures.of_libcurl(number, words, channel.easy.getinfo(pycurl.OS_ERRNO))
+                code, why = failures.code_of_libcurl(number, words, channel.easy.getinfo(pycurl.OS_ERRNO))
                 self._error = self._limits.failed(code, why)
         channel.stop()
         self._channel = None
@@ -474,11 +474,11 @@ class Transfer:
 
 
 def _sendable(target: str) -> str:
-    """Return a path and query without what no request line can carry."""
+    """Return a path and query with invalid characters percent-encoded."""
     return quote(target if target.startswith("/") else f"/{target}", safe="-._~:/?[]@!$&'()*+,;=%")
 
 
 @lru_cache(maxsize=1024)  # a few names make up most fields
 def is_token(name: str) -> bool:
-    """Return True if a header field can have this name (RFC 9110, section 5.6.2)."""
+    """Return True for a valid header name (RFC 9110, section 5.6.2)."""
     return _TOKEN.fullmatch(name) is not None

@@ -1,12 +1,13 @@
-"""The instances of a service in a Kubernetes cluster, by its EndpointSlices or by the labels of its pods.
+"""A client for the Kubernetes API: the instances of a service, from its EndpointSlices or from pods by labels.
 
-A listing comes in pages: each but the last has ``metadata.continue``, which the next request brings back with the
-same selector and limit. A page asked for too late is answered 410; then the whole list is read again. Of an EndpointSlice's endpoint, ``ready`` absent means ready and ``terminating``
-absent means not (Kubernetes API, discovery.k8s.io/v1). One endpoint may be in two slices for a moment. Endpoints of
-every address type are listed: one that cannot be asked, such as a host name (FQDN), counts as unknown.
+Each page of a listing but the last has ``metadata.continue``, a token for the next request with the same selector and
+limit. An expired token is answered 410; then the list is read again from the start. For an endpoint of an
+EndpointSlice, a missing ``ready`` means ready and a missing ``terminating`` means not terminating
+(discovery.k8s.io/v1). An endpoint may be in two slices for a moment. Endpoints of every address type are listed; one
+that cannot be probed, such as a host name (FQDN), counts as unknown.
 
-Requests go through the package's `ApiClient` and answers are read as plain JSON. The package's classes for API groups
-and objects are not imported: they take 0.6 s to import, ten times as long to read, and are not in the layer
+Requests are sent by the package's `ApiClient` and responses are read as plain JSON. The package's classes for API
+groups and objects are not used: they take 0.6 s to import, are ten times slower to read, and are not in the layer
 (`layers/kubernetes/prune`).
 """
 
@@ -22,10 +23,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
 import urllib3
 
 from syncline.clients.http import failures
-from syncline.clients.http.listings import Entries, Limits, Odd, OnOdd, described, ignore, mapping, optional, text
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.listings import (
+    EntryReader,
+    InvalidEntry,
+    ListingLimits,
+    OnInvalid,
+    describe,
+    field_of,
+    ignore,
+    mapping,
+    optional,
+    text,
+)
 from syncline.clients.http.rejections import REJECTIONS
-from syncline.clients.kubernetes.login import Login, client_package
+from syncline.clients.http.retry import RetryPolicy
+from syncline.clients.kubernetes.login import ClusterLogin, client_package
 from syncline.clients.replicas.instances import Instance, distinct
 from syncline.errors import SynclineError
 
@@ -33,17 +45,17 @@ if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
 PAGE: Final = 500
-LARGEST_PAGE: Final = 32 * 1024 * 1024  # bytes
-_MOST_PAGES: Final = 100
-WHOLE: Final = Limits(entries=PAGE * _MOST_PAGES)
-_MOST_BEGINNINGS: Final = 3  # times a list is read from its start
+MAX_PAGE: Final = 32 * 1024 * 1024  # bytes
+_MAX_PAGES: Final = 100
+LIST_LIMITS: Final = ListingLimits(entries=PAGE * _MAX_PAGES)
+_MAX_ATTEMPTS: Final = 3  # reads of a list from the start
 _TIMEOUTS: Final = (5.0, 20.0)  # seconds to connect, and to wait for bytes
-_PIECE: Final = 64 * 1024  # bytes
+_CHUNK: Final = 64 * 1024  # bytes
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceSource:
-    """The EndpointSlices of a service. ``port`` is a number, one of their names, or None where they have just one."""
+    """The EndpointSlices of a service. ``port`` is a number, the name of a port, or None for the only one."""
 
     namespace: str
     service: str
@@ -56,7 +68,7 @@ class ServiceSource:
         return f"kubernetes.io/service-name={self.service}"
 
     @property
-    def place(self) -> str:
+    def name(self) -> str:
         return f"{self.namespace}/{self.service}"
 
 
@@ -75,47 +87,47 @@ class PodsSource:
         return self.labels
 
     @property
-    def place(self) -> str:
+    def name(self) -> str:
         return f"{self.namespace}/{self.labels}"
 
 
-Source: TypeAlias = ServiceSource | PodsSource
+InstanceSource: TypeAlias = ServiceSource | PodsSource
 
 
 class _ExpiredError(Exception):
-    """410: the continuation is too old."""
+    """410: the continuation token has expired."""
 
 
 class Cluster:
-    """One cluster's API. ``policy`` is for answers of 429 and 5xx; its deadline bounds the whole list."""
+    """The API of one cluster. ``policy`` applies to 429 and 5xx; its deadline limits the complete listing."""
 
-    def __init__(self, login: Login, policy: Policy | None = None) -> None:
+    def __init__(self, login: ClusterLogin, policy: RetryPolicy | None = None) -> None:
         self._login = login
-        self._policy = policy or Policy()
+        self._policy = policy or RetryPolicy()
         self._api: ApiClient | None = None
 
-    def instances(self, source: Source, odd: OnOdd = ignore) -> tuple[Instance, ...]:
-        """Return every instance of a source, sorted by name, whether it serves or not: the whole list or an error.
+    def instances(self, source: InstanceSource, on_invalid: OnInvalid = ignore) -> tuple[Instance, ...]:
+        """Return all instances of a source, serving or not, sorted by name.
 
-        An odd entry stands for an instance that serves and cannot be asked; its label is its name and address. So a
-        missing instance never counts as one that agreed.
+        An invalid entry is returned as a serving instance with its label as name and address. It cannot be probed, so
+        it never counts as an instance that agrees.
 
         Raises UNAUTHORIZED, FORBIDDEN, THROTTLED, SERVER_ERROR, UNREACHABLE, TLS_FAILED, BAD_ANSWER,
         LISTING_INCOMPLETE, LISTING_TOO_LONG, CONFIG_INVALID, and SOURCE_ABSENT for a service without an EndpointSlice.
         """
-        for _ in range(_MOST_BEGINNINGS):
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 items = list(self._items(source))
             except _ExpiredError:
                 continue
             if isinstance(source, ServiceSource) and not items:
-                # The cluster makes a slice for each service, an empty one if no pod matches.
-                what = f"there is no EndpointSlice of the service {source.place}: no such service or namespace"
+                # The cluster creates a slice for each service, an empty one if no pod matches.
+                what = f"the service {source.name} has no EndpointSlice: check its name and namespace"
                 raise SynclineError("SOURCE_ABSENT", what)
-            return _instances(source, items, odd)
-        raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} expired while it was read")
+            return _instances(source, items, on_invalid)
+        raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.name} expired while it was read")
 
-    def _items(self, source: Source) -> Iterator[Any]:
+    def _items(self, source: InstanceSource) -> Iterator[Any]:
         seen: set[str] = set()
         token = ""
         while True:
@@ -125,13 +137,13 @@ class Cluster:
             if not token:
                 return
             if token in seen:
-                raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.place} repeats itself")
-            if len(seen) >= _MOST_PAGES:
-                what = f"the list of {source.place}: over {_MOST_PAGES} pages of {PAGE}, and no end"
+                raise SynclineError("LISTING_INCOMPLETE", f"the list of {source.name} repeats itself")
+            if len(seen) >= _MAX_PAGES:
+                what = f"the list of {source.name} has more than {_MAX_PAGES} pages of {PAGE}"
                 raise SynclineError("LISTING_TOO_LONG", what)
             seen.add(token)
 
-    def _page(self, source: Source, token: str) -> dict[str, Any]:
+    def _page(self, source: InstanceSource, token: str) -> dict[str, Any]:
         """Return one page, retrying as the policy allows."""
         attempt, renew, renewed = 1, False, False
         while True:
@@ -140,19 +152,19 @@ class Cluster:
             except SynclineError as error:
                 renew = error.code.name == "UNAUTHORIZED" and not renewed
                 if renew:
-                    renewed = True  # once: the token may have run out meanwhile
+                    renewed = True  # once: the token may have expired
                     continue
                 pause = self._policy.pause(attempt, error.retry_after)
-                if not error.retried or attempt >= self._policy.attempts or not self._policy.bears(pause):
+                if not error.retried or attempt >= self._policy.attempts or not self._policy.allows(pause):
                     raise
             self._policy.sleep(pause)
             attempt += 1
 
-    def _ask(self, source: Source, token: str, *, renewed: bool) -> dict[str, Any]:
+    def _ask(self, source: InstanceSource, token: str, *, renewed: bool) -> dict[str, Any]:
         if self._api is None or renewed:
             self._api = client_package().ApiClient(self._login.configuration(renewed=renewed))
         configuration = self._api.configuration
-        where = f"{configuration.host} ({source.place})"
+        where = f"{configuration.host} ({source.name})"
         account = configuration.host, tuple(sorted(configuration.api_key.items())) or None
         REJECTIONS.check(*account)
         try:
@@ -163,15 +175,15 @@ class Cluster:
         if answer.status == 410:
             raise _ExpiredError
         if answer.status != 200:
-            failure = failures.of_status("GET", where, answer.status, answer.headers, body)
+            failure = failures.error_of_status("GET", where, answer.status, answer.headers, body)
             if answer.status == 401:
                 REJECTIONS.refused(*account, failure)
             raise failure
         REJECTIONS.accepted(*account)
         return _checked_page(where, body)
 
-    def _request(self, api: ApiClient, source: Source, token: str) -> urllib3.BaseHTTPResponse:
-        """Ask for a page; the answer's body is not read yet."""
+    def _request(self, api: ApiClient, source: InstanceSource, token: str) -> urllib3.BaseHTTPResponse:
+        """Request a page; the body of the response is not read yet."""
         query = [("labelSelector", source.selector), ("limit", str(PAGE))]
         if token:
             query.append(("continue", token))
@@ -186,67 +198,69 @@ class Cluster:
         answer: urllib3.BaseHTTPResponse = api.call_api(*request, _request_timeout=self._timeouts(source)).response
         return answer
 
-    def _timeouts(self, source: Source) -> tuple[float, float]:
-        """Return the seconds to connect and to wait for bytes, none of them beyond the deadline."""
+    def _timeouts(self, source: InstanceSource) -> tuple[float, float]:
+        """Return the seconds to connect and to wait for bytes, limited by the deadline."""
         if self._policy.deadline is None:
             return _TIMEOUTS
         left = self._policy.deadline - self._policy.clock()
         if left <= 0:
-            raise SynclineError("UNREACHABLE", f"the list of {source.place} was not complete at its deadline")
+            raise SynclineError("UNREACHABLE", f"the list of {source.name} was not complete at its deadline")
         return min(_TIMEOUTS[0], left), min(_TIMEOUTS[1], left)
 
     def _body(self, where: str, answer: urllib3.BaseHTTPResponse) -> bytes:
-        """Read an answer in pieces, so that one that trickles in ends at the deadline."""
+        """Read a response in chunks, so that a slow one ends at the deadline."""
         body = bytearray()
-        while len(body) <= LARGEST_PAGE and (piece := answer.read1(_PIECE, decode_content=True)):
-            body += piece
-            if self._policy.over:
-                raise SynclineError("UNREACHABLE", f"GET {where}: the answer was not complete at the deadline")
+        while len(body) <= MAX_PAGE and (chunk := answer.read1(_CHUNK, decode_content=True)):
+            body += chunk
+            if self._policy.expired:
+                raise SynclineError("UNREACHABLE", f"GET {where}: the response was not complete at the deadline")
         return bytes(body)
 
 
 def _broken(where: str, error: urllib3.exceptions.HTTPError) -> SynclineError:
-    """Return the failure of a request that has no answer."""
+    """Return the error for a request without a response."""
     cause = error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) and error.reason else error
     if isinstance(cause, urllib3.exceptions.SSLError):
         return SynclineError("TLS_FAILED", f"GET {where}: {cause}")
     if isinstance(cause, urllib3.exceptions.DecodeError):
-        return SynclineError("BAD_ANSWER", f"GET {where}: the body is not what its Content-Encoding says")
+        return SynclineError("BAD_ANSWER", f"GET {where}: the body does not match its Content-Encoding")
     return SynclineError("UNREACHABLE", f"GET {where}: the connection broke ({type(cause).__name__})")
 
 
 def _checked_page(where: str, body: bytes) -> dict[str, Any]:
-    if len(body) > LARGEST_PAGE:
-        raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is larger than {LARGEST_PAGE} bytes")
+    if len(body) > MAX_PAGE:
+        raise SynclineError("BAD_ANSWER", f"GET {where}: the response is larger than {MAX_PAGE} bytes")
     try:
         page = json.loads(body)
     except (ValueError, RecursionError):
         page = None
     if not isinstance(page, dict) or not isinstance(page.get("metadata"), dict) or "items" not in page:
-        raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is no list")
+        raise SynclineError("BAD_ANSWER", f"GET {where}: the response is not a list")
     token = page["metadata"].get("continue")
     if not isinstance(page["items"], list | None) or not isinstance(token, str | None):
-        raise SynclineError("BAD_ANSWER", f"GET {where}: the answer is no list")
+        raise SynclineError("BAD_ANSWER", f"GET {where}: the response is not a list")
     page["items"] = page["items"] or []  # Go writes an empty list as null, too
     return page
 
 
-def _instances(source: Source, items: Sequence[Any], odd: OnOdd) -> tuple[Instance, ...]:
-    unusable: list[Odd] = []
+def _instances(source: InstanceSource, items: Sequence[Any], on_invalid: OnInvalid) -> tuple[Instance, ...]:
+    unusable: list[InvalidEntry] = []
 
-    def note(each: Odd) -> None:
+    def note(each: InvalidEntry) -> None:
         unusable.append(each)
-        odd(each)
+        on_invalid(each)
 
     listed = _endpoints(source, items, note) if isinstance(source, ServiceSource) else _pods(source, items, note)
     found = list(listed)
-    return distinct((*found, *(Instance(each.label, each.label, 0, place=source.place) for each in unusable)))
+    return distinct((*found, *(Instance(each.label, each.label, 0, source=source.name) for each in unusable)))
 
 
-def _endpoints(source: ServiceSource, items: Sequence[Any], odd: OnOdd) -> Iterator[Instance]:
-    slices = Entries(f"the EndpointSlices of {source.place}", odd, _name_of, limits=WHOLE)
+def _endpoints(source: ServiceSource, items: Sequence[Any], on_invalid: OnInvalid) -> Iterator[Instance]:
+    slices = EntryReader(f"the EndpointSlices of {source.name}", on_invalid, _name_of, limits=LIST_LIMITS)
     for name, port, endpoints in slices.read(items, partial(_slice, source)):
-        entries = Entries(f"the endpoints of {name} of {source.place}", odd, _name_of_endpoint, limits=WHOLE)
+        entries = EntryReader(
+            f"the endpoints of {name} of {source.name}", on_invalid, _name_of_endpoint, limits=LIST_LIMITS
+        )
         yield from entries.read(endpoints, partial(_endpoint, source, port))
 
 
@@ -266,7 +280,7 @@ def _endpoint(source: ServiceSource, port: int, value: Any) -> Instance:
     addresses = _list(endpoint, "addresses")
     if not addresses:
         raise ValueError("it has no addresses")
-    # The others have no defined meaning, and the cluster sends no requests to them (discovery.k8s.io/v1).
+    # Further addresses have no defined meaning, and the cluster does not use them (discovery.k8s.io/v1).
     address = _canonical(text(addresses[0], "address"))
     target, conditions = _mapping(endpoint, "targetRef"), _mapping(endpoint, "conditions")
     name = target.get("name") if target.get("kind") == "Pod" else endpoint.get("hostname")
@@ -276,36 +290,34 @@ def _endpoint(source: ServiceSource, port: int, value: Any) -> Instance:
         port,
         ready=optional(conditions.get("ready"), bool, "`ready`") is not False,
         terminating=optional(conditions.get("terminating"), bool, "`terminating`") is True,
-        place=source.place,
+        source=source.name,
     )
 
 
 def _list(value: Mapping[str, Any], field: str) -> list[Any]:
     found = value.get(field)
     if found is not None and not isinstance(found, list):
-        raise ValueError(f"its {field} are {described(found)}, not a list")
+        raise ValueError(f"its {field} are {describe(found)}, not a list")
     return found or []
 
 
 def _mapping(value: Mapping[str, Any], field: str) -> dict[str, Any]:
     found = value.get(field)
     if found is not None and not isinstance(found, dict):
-        raise ValueError(f"its {field} is {described(found)}, not an object")
+        raise ValueError(f"its {field} is {describe(found)}, not an object")
     return found or {}
 
 
 def _name_of(entry: Any) -> Any:
-    metadata = entry.get("metadata") if isinstance(entry, dict) else None
-    return metadata.get("name") if isinstance(metadata, dict) else None
+    return field_of(field_of(entry, "metadata"), "name")
 
 
 def _name_of_endpoint(entry: Any) -> Any:
-    target = entry.get("targetRef") if isinstance(entry, dict) else None
-    return target.get("name") if isinstance(target, dict) else None
+    return field_of(field_of(entry, "targetRef"), "name")
 
 
 def _canonical(address: str) -> str:
-    """Return an IP address in the one spelling that addresses are compared in; anything else as it is."""
+    """Return an IP address in its canonical form, anything else unchanged."""
     try:
         return str(ipaddress.ip_address(address))
     except ValueError:
@@ -317,13 +329,13 @@ def _port(source: ServiceSource, ports: list[Mapping[str, Any]]) -> int:
         return source.port
     matching = [each.get("port") for each in ports if source.port is None or each.get("name") == source.port]
     if len(matching) != 1 or not isinstance(matching[0], int):
-        wanted = "just one port" if source.port is None else f"a port named {source.port}"
-        raise SynclineError("CONFIG_INVALID", f"the service {source.place} does not have {wanted}; name one in `port`")
+        wanted = "exactly one port" if source.port is None else f"a port named {source.port}"
+        raise SynclineError("CONFIG_INVALID", f"the service {source.name} does not have {wanted}; set `port`")
     return matching[0]
 
 
-def _pods(source: PodsSource, items: Sequence[Any], odd: OnOdd) -> Iterator[Instance]:
-    entries = Entries(f"the pods of {source.place}", odd, _name_of, limits=WHOLE)
+def _pods(source: PodsSource, items: Sequence[Any], on_invalid: OnInvalid) -> Iterator[Instance]:
+    entries = EntryReader(f"the pods of {source.name}", on_invalid, _name_of, limits=LIST_LIMITS)
     return filter(None, entries.read(items, partial(_pod, source)))
 
 
@@ -332,7 +344,7 @@ def _pod(source: PodsSource, value: Any) -> Instance | None:
     metadata, status = _mapping(pod, "metadata"), _mapping(pod, "status")
     name, address = text(metadata.get("name"), "name"), optional(status.get("podIP"), str, "`podIP`")
     if not address or status.get("phase") in ("Succeeded", "Failed"):
-        return None  # not started yet, or over: no longer an instance of anything
+        return None  # not started yet, or finished
     conditions = [mapping(each) for each in _list(status, "conditions")]
     ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in conditions)
     return Instance(
@@ -341,5 +353,5 @@ def _pod(source: PodsSource, value: Any) -> Instance | None:
         source.port,
         ready=ready,
         terminating=metadata.get("deletionTimestamp") is not None,
-        place=source.place,
+        source=source.name,
     )

@@ -1,7 +1,7 @@
-"""The token with which an AWS identity logs in to an EKS cluster: a presigned call of STS that the cluster carries out.
+"""Tokens for EKS clusters: a presigned STS request that the cluster sends to identify the caller.
 
-``k8s-aws-v1.`` and, in base64url without padding, the URL of a signed ``GetCallerIdentity`` that lasts a minute. The
-cluster's name is a signed header, so that a token for one cluster is worth nothing at another.
+A token is ``k8s-aws-v1.`` followed by the URL of a signed ``GetCallerIdentity``, valid for a minute, in base64url
+without padding. The cluster's name is a signed header, so a token is invalid at any other cluster.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "k8s-aws-v1."
 CLUSTER_HEADER: Final = "x-k8s-aws-id"
-LIFETIME: Final = 60  # seconds; the cluster accepts it for 15 minutes at most, whatever stands here
+LIFETIME: Final = 60  # seconds; clusters accept a token for at most 15 minutes
 
 
 def eks_token(cluster: str, region: str, credentials: Credentials | None) -> str:
-    """A token for ``cluster``; AWS_DENIED where there are no credentials to sign it with."""
+    """Return a token for ``cluster``. Raises AWS_DENIED without credentials."""
     if credentials is None:
-        raise SynclineError("AWS_DENIED", f"there are no AWS credentials to log in to the EKS cluster {cluster} with")
-    events = HierarchicalEmitter()  # the signer keeps no hold of it
+        raise SynclineError("AWS_DENIED", f"no AWS credentials to log in to the EKS cluster {cluster}")
+    events = HierarchicalEmitter()  # the signer only keeps a weak reference
     signer = RequestSigner(ServiceId("STS"), region, "sts", "v4", credentials, events)
     domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
     request = {

@@ -1,7 +1,7 @@
-"""Ways to log in to a Kubernetes API: from inside the cluster, by kubeconfig, by token (OpenShift), by AWS (EKS).
+"""Logins to a Kubernetes API: in-cluster service account, kubeconfig, and bearer token (OpenShift, EKS).
 
-The kubernetes package is imported on first use, here and in :mod:`syncline.clients.kubernetes.client` only: it is slow to import,
-and on Lambda in a layer of the function ``scrape`` alone. The layer has no classes for API groups and objects.
+The kubernetes package is imported on first use, here and in :mod:`syncline.clients.kubernetes.client` only. It is slow
+to import, and on Lambda only the layer of the function ``scrape`` has it, without classes for API groups and objects.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _importing: Final = threading.Lock()
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
-class Login(Protocol):
-    """The address of a cluster's API and the credentials for it."""
+class ClusterLogin(Protocol):
+    """The URL of a cluster's API and the credentials for it."""
 
     def configuration(self, *, renewed: bool) -> Configuration:
-        """Return the configuration of the kubernetes package, with fresh credentials if ``renewed``: the last got 401.
+        """Return a configuration for the kubernetes package, with fresh credentials if ``renewed`` (after a 401).
 
         Raises CONFIG_INVALID for an unusable login, and the error of a secret that cannot be read.
         """
@@ -36,7 +36,7 @@ class Login(Protocol):
 
 
 def client_package() -> ModuleType:
-    """Import the package's client, in one thread at a time: its modules import one another in rings."""
+    """Import the package's client, in one thread at a time, since its modules import each other in cycles."""
     with _importing:
         import kubernetes.client  # noqa: PLC0415 - slow to import
         import kubernetes.config  # noqa: PLC0415
@@ -46,7 +46,7 @@ def client_package() -> ModuleType:
 
 def _plain() -> Configuration:
     configuration: Configuration = client_package().Configuration()
-    # The caller retries, and a proxy of the environment is not for a cluster's API.
+    # The caller retries, and a proxy from the environment must not be used for a cluster's API.
     configuration.retries = 0
     configuration.proxy = None
     configuration.no_proxy = "*"
@@ -55,12 +55,12 @@ def _plain() -> Configuration:
 
 @dataclass(frozen=True, slots=True)
 class InCluster:
-    """The service account of the pod this runs in; Kubernetes renews its token's file, so that is read each time."""
+    """The service account of the pod. Kubernetes renews the token file, so it is read each time."""
 
     folder: Path = SERVICE_ACCOUNT
     environ: Mapping[str, str] = field(default_factory=lambda: os.environ)
 
-    def configuration(self, *, renewed: bool) -> Configuration:  # noqa: ARG002 - always as fresh as the file
+    def configuration(self, *, renewed: bool) -> Configuration:  # noqa: ARG002 - the file is always current
         configuration = _plain()
         from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
         from kubernetes.config.incluster_config import InClusterConfigLoader  # noqa: PLC0415
@@ -74,22 +74,22 @@ class InCluster:
         try:
             loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
-            what = f"there is no service account to log in to the cluster with ({error})"
+            what = f"no service account to log in to the cluster ({error})"
             raise SynclineError("CONFIG_INVALID", what) from None
         return configuration
 
 
 @dataclass(frozen=True, slots=True)
 class Kubeconfig:
-    """A kubeconfig as text, and one of its contexts (the current one when None).
+    """A kubeconfig as text, and one of its contexts, None for the current one.
 
-    One that names programs to run (``exec``, ``auth-provider``) is refused: the text comes from outside.
+    A kubeconfig that names programs to run (``exec``, ``auth-provider``) is refused, since it is untrusted input.
     """
 
     text: Callable[[], str]
     context: str | None = None
 
-    def configuration(self, *, renewed: bool) -> Configuration:  # noqa: ARG002 - the text's owner renews it
+    def configuration(self, *, renewed: bool) -> Configuration:  # noqa: ARG002 - the text is read each time
         configuration = _plain()
         import yaml  # noqa: PLC0415 - comes with the kubernetes package
         from kubernetes.config.config_exception import ConfigException  # noqa: PLC0415
@@ -100,23 +100,23 @@ class Kubeconfig:
         except (yaml.YAMLError, RecursionError):
             content = None
         if not isinstance(content, dict):
-            raise SynclineError("CONFIG_INVALID", "the kubeconfig is not YAML with keys")
+            raise SynclineError("CONFIG_INVALID", "the kubeconfig is not a YAML mapping")
         _refuse_programs(content)
         try:
             load_kube_config_from_dict(  # type: ignore[no-untyped-call]
                 content, context=self.context, client_configuration=configuration
             )
         except (ConfigException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            # Its words may quote the file, and that holds keys.
+            # The message may quote the file, which contains keys.
             raise SynclineError("CONFIG_INVALID", f"the kubeconfig cannot be used ({type(error).__name__})") from None
         return configuration
 
 
 @dataclass(frozen=True, slots=True)
 class BearerToken:
-    """A token at an address: a service account's, or what ``oc whoami --show-token`` says on OpenShift.
+    """A bearer token: a service account's, or the output of ``oc whoami --show-token`` on OpenShift.
 
-    ``token`` gives it, freshly fetched when called with True. ``ca`` is PEM text; the system's roots when None.
+    ``token`` returns it, fetched anew when called with True. ``ca`` is PEM text, None for the system's roots.
     """
 
     server: str
@@ -125,7 +125,7 @@ class BearerToken:
 
     def configuration(self, *, renewed: bool) -> Configuration:
         if not self.server.startswith("https://"):
-            raise SynclineError("CONFIG_INVALID", f"{redacted(self.server)!r} is no https address of a cluster's API")
+            raise SynclineError("CONFIG_INVALID", f"{redacted(self.server)!r} is not an https URL of a cluster's API")
         configuration = _plain()
         configuration.host = self.server
         configuration.ca_cert_data = self.ca
@@ -139,5 +139,5 @@ def _refuse_programs(content: Mapping[str, Any]) -> None:
         user = entry.get("user") if isinstance(entry, dict) else None
         programs = {"exec", "auth-provider"} & set(user if isinstance(user, dict) else ())
         if programs:
-            what = f"the kubeconfig has a user with {programs.pop()}, which would run a program; use a token or a key"
+            what = f"the kubeconfig has a user with {programs.pop()!r}, which runs a program; use a token or a key"
             raise SynclineError("CONFIG_INVALID", what)

@@ -1,6 +1,6 @@
-"""Credentials that a person already gave to Docker: ``~/.docker/config.json`` (or in ``DOCKER_CONFIG``) and its helpers.
+"""Credentials from Docker: ``~/.docker/config.json``, or the one in ``DOCKER_CONFIG``, and credential helpers.
 
-The ``docker`` SDK reads the file and runs the credential helpers. It takes 0.1 s to import, so that happens on use.
+The ``docker`` SDK reads the file and runs the credential helpers. It takes 0.1 s to import, so it is imported on use.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.errors import SynclineError
 
 if TYPE_CHECKING:
     from docker.auth import AuthConfig
 
 
-def credentials_for(host: str) -> Credentials | None:
-    """What Docker would send to the registry ``host``; None if it has been told nothing about it.
+def credentials_for(host: str) -> RegistryCredentials | None:
+    """Return the credentials that Docker has for the registry ``host``, None if it has none.
 
     Raises CONFIG_INVALID if the file cannot be read, SECRET_MISSING if a credential helper fails.
     """
-    # The public registry is known to Docker by another name than the host that serves it.
+    # Docker stores the public registry under another name than its host.
     from docker.auth import INDEX_NAME  # noqa: PLC0415 - slow, see above
     from docker.errors import DockerException  # noqa: PLC0415
 
@@ -33,12 +33,13 @@ def credentials_for(host: str) -> Credentials | None:
     name = INDEX_NAME if host == INDEX_NAME or host.endswith(f".{INDEX_NAME}") else host
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a helper that is not installed is an error below, once
+            warnings.simplefilter("ignore")  # a missing helper is an error below
             found = config.resolve_authconfig(name)
     except (DockerException, ValueError, KeyError) as error:
         helper = config.get_credential_store(name)
         raise SynclineError(
-            "SECRET_MISSING", f"Docker's credential helper docker-credential-{helper} has nothing for {host}"
+            "SECRET_MISSING",
+            f"docker-credential-{helper} returned no credentials for {host}; run `docker login {host}`",
         ) from error
     return _credentials(found or {})
 
@@ -52,21 +53,21 @@ def _config() -> AuthConfig | None:
     try:
         value = json.loads(path.read_text())
         if not isinstance(value, dict):
-            raise ValueError  # noqa: TRY301, TRY004 - told below as what it is
-        # Without a section on authentication, the SDK would take other settings for credentials.
+            raise ValueError  # noqa: TRY301, TRY004 - reported below
+        # Without these keys, the SDK would read other settings as credentials.
         known = {key: value[key] for key in ("auths", "credsStore", "credHelpers") if value.get(key)}
         return load_config(config_dict=known) if known else None
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, AttributeError, InvalidConfigFile) as error:
-        raise SynclineError("CONFIG_INVALID", f"{path} is not a Docker configuration") from error
+        raise SynclineError("CONFIG_INVALID", f"{path} is not a valid Docker configuration") from error
 
 
-def _credentials(found: dict[str, Any]) -> Credentials | None:
-    # The SDK writes the keys in lower case where they come from the file, capitalized where from a helper.
+def _credentials(found: dict[str, Any]) -> RegistryCredentials | None:
+    # The SDK returns lower case keys from the file, capitalized ones from a helper.
     value = {key.lower(): text for key, text in found.items()}
     if value.get("identitytoken"):
-        return Credentials(identity_token=value["identitytoken"])
+        return RegistryCredentials(identity_token=value["identitytoken"])
     if value.get("username"):
-        return Credentials(value["username"], value.get("password") or "")
+        return RegistryCredentials(value["username"], value.get("password") or "")
     return None

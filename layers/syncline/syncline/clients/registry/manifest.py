@@ -1,15 +1,26 @@
-"""Manifests: their media types and what they point to. The bytes are kept as they came and never written anew."""
+"""Manifests and referrers of the OCI image specification. The bytes of a manifest are kept unchanged.
+
+A referrer is a signature, attestation or SBOM that names a manifest as its ``subject`` and has no tag of its own:
+
+1. ``GET /v2/<repository>/referrers/<digest>`` answers an index of them, paged by ``Link``.
+2. A registry without that API answers 404 (some 400 or 405). Then clients maintain the index under the tag that
+   :func:`referrers_tag` returns: whoever pushes a manifest with a subject adds it there, if the registry's response to
+   the push has no ``OCI-Subject``.
+3. A manifest may be pushed before its subject.
+
+https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md#listing-referrers
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.http.listings import Entries, described
-from syncline.clients.registry.reference import is_digest, matches, parse_digest
+from syncline.clients.http.listings import EntryReader, describe
+from syncline.clients.registry.reference import digest_matches, digest_of, is_digest, parse_digest
 from syncline.errors import SynclineError
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"
@@ -21,12 +32,15 @@ ARTIFACT_TYPES: Final = (
     "application/vnd.oci.artifact.manifest.v1+json",
     "application/vnd.cncf.oras.artifact.manifest.v1+json",
 )
-"""Types of manifests that registries hold beside images; others have to be named to be asked for."""
+"""Types of manifests beside images that are accepted in every request."""
+NO_REFERRERS_API: Final = frozenset({400, 404, 405})
+"""Statuses of registries without the referrers API."""
+_EMPTY_INDEX: Final[dict[str, Any]] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
 
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 _TYPE: Final = re.compile(r"application/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
-_UNTOLD: Final = frozenset({"application/json", "application/octet-stream"})
-"""Content types that do not tell the type of a manifest."""
+_GENERIC_TYPES: Final = frozenset({"application/json", "application/octet-stream"})
+"""Content types that do not identify the type of a manifest."""
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
 _FOREIGN: Final = (
     "application/vnd.docker.image.rootfs.foreign.",
@@ -36,10 +50,10 @@ _FOREIGN: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Descriptor:
-    """What a manifest says about something it points to; ``size`` in bytes.
+    """A reference from a manifest to other content; ``size`` in bytes.
 
-    ``foreign`` marks a layer that registries need not have (it is fetched from elsewhere): its absence is no failure.
-    ``platform`` is that of a child of an index, such as ``linux/arm/v7``; empty if the index names none.
+    ``foreign`` marks a layer that is fetched from another server, so a registry may lack it. ``platform`` is that of a
+    child of an index, such as ``linux/arm/v7``, empty if the index states none.
     """
 
     digest: str
@@ -50,13 +64,13 @@ class Descriptor:
 
     @property
     def names_manifest(self) -> bool:
-        """Return True if the media type is one of manifests, as far as its name tells; an index may leave it out."""
+        """Return True if the media type is that of a manifest, by its name, or missing, which an index may have."""
         return not self.media_type or any(word in self.media_type for word in ("manifest", "index"))
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest as its registry sent it: ``digest`` is that of ``body``."""
+    """A manifest with the exact bytes from its registry; ``digest`` is that of ``body``."""
 
     digest: str
     media_type: str
@@ -67,16 +81,16 @@ class Manifest:
         return self.media_type in INDEX_TYPES
 
     def has_digest(self, digest: str) -> bool:
-        """Return True if the bytes have the digest, whatever its algorithm."""
-        return digest == self.digest or (is_digest(digest) and matches(digest, self.body))
+        """Return True if the bytes have the digest, of any algorithm."""
+        return digest == self.digest or (is_digest(digest) and digest_matches(digest, self.body))
 
     @property
     def is_known(self) -> bool:
-        """Return True if the manifest is an image or an index; others come along as they are."""
+        """Return True for an image or an index. Other manifests are copied without interpretation."""
         return self.media_type in MANIFEST_TYPES
 
     def children(self) -> tuple[Descriptor, ...]:
-        """Return the entries of an index. Most are manifests, but an index of BuildKit's cache lists blobs.
+        """Return the entries of an index. Most are manifests, but a BuildKit cache index lists blobs.
 
         Raises MANIFEST_INVALID if malformed.
         """
@@ -85,23 +99,23 @@ class Manifest:
         return tuple(self._descriptor(entry) for entry in self._list("manifests"))
 
     def needed(self) -> tuple[Descriptor, ...]:
-        """Return the children, and of a manifest of unknown type its subject too. Raises MANIFEST_INVALID if malformed.
+        """Return the children, and for a manifest of unknown type also its subject. Raises MANIFEST_INVALID if malformed.
 
-        A signature may come before its image, but nobody knows what a manifest of unknown type means by its subject.
+        A signature may be pushed before its image, but the subject of an unknown type may be required.
         """
         subject = None if self.is_known else self.subject
         return self.children() if subject is None else (*self.children(), subject)
 
-    def listed(self, entries: Entries) -> tuple[Descriptor, ...]:
-        """Return what an index lists, with its odd entries told. Raises MANIFEST_INVALID if it has no list."""
+    def listed(self, entries: EntryReader) -> tuple[Descriptor, ...]:
+        """Return the entries of an index, read by ``entries``. Raises MANIFEST_INVALID if it has no list."""
         return tuple(entries.read(self._list("manifests"), self._descriptor))
 
     def layers(self) -> tuple[Descriptor, ...]:
-        """Return the layers, in order; none of an index. Raises MANIFEST_INVALID if malformed."""
+        """Return the layers in order, none for an index. Raises MANIFEST_INVALID if malformed."""
         return () if self.is_index else tuple(self._descriptor(entry) for entry in self._list("layers"))
 
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Return config, layers and other blobs, each digest once, in order; none of an index.
+        """Return config, layers and other blobs in order, each digest once; none for an index.
 
         Raises MANIFEST_INVALID if malformed.
         """
@@ -116,23 +130,23 @@ class Manifest:
 
     @property
     def subject(self) -> Descriptor | None:
-        """The manifest this one says something about (a signature's image), if any."""
+        """The manifest that this one refers to (the image of a signature), if any."""
         value = self._parsed().get("subject")
         return None if value is None else self._descriptor(value)
 
     def entries(self) -> list[dict[str, Any]]:
-        """What an index says of each manifest it points to, as it is written there. MANIFEST_INVALID if malformed."""
+        """Return the raw entries of an index. Raises MANIFEST_INVALID if malformed."""
         self.children()
         return list(self._list("manifests"))
 
     def as_entry(self) -> dict[str, Any]:
-        """What an index of referrers says of this manifest."""
+        """Return this manifest's entry for an index of referrers."""
         value = self._parsed()
         config = value.get("config")
         kind = value.get("artifactType") or (config.get("mediaType") if isinstance(config, dict) else None)
         more = {"artifactType": kind, "annotations": value.get("annotations")}
         entry = {"mediaType": self.media_type, "digest": self.digest, "size": len(self.body)}
-        return {**entry, **{name: said for name, said in more.items() if said}}
+        return {**entry, **{name: value for name, value in more.items() if value}}
 
     def _parsed(self) -> dict[str, Any]:
         try:
@@ -156,13 +170,13 @@ class Manifest:
             raise self._invalid("a descriptor is missing")
         digest, size, media_type = value.get("digest"), value.get("size"), value.get("mediaType")
         if not isinstance(digest, str):
-            raise self._invalid(f"a descriptor has the digest {described(digest)}")
+            raise self._invalid(f"a descriptor has the digest {describe(digest)}")
         try:
             parse_digest(digest)
         except SynclineError as error:
             raise self._invalid(error.what) from None
         if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-            raise self._invalid(f"{digest} has the size {described(size)}, which is no number of bytes")
+            raise self._invalid(f"{digest} has an invalid size: {describe(size)}")
         media_type = media_type if isinstance(media_type, str) else ""
         foreign = bool(value.get("urls")) or media_type.startswith(_FOREIGN)
         return Descriptor(digest, size, media_type, foreign, _platform(value.get("platform")))
@@ -171,17 +185,17 @@ class Manifest:
         return SynclineError("MANIFEST_INVALID", f"manifest {self.digest}: {why}")
 
 
-def is_same(one: str, other: str, manifest: Callable[[], Manifest]) -> bool:
-    """Return True if two digests are of the same bytes; ``manifest`` gets those of one where the algorithms differ."""
+def is_same_manifest(one: str, other: str, manifest: Callable[[], Manifest]) -> bool:
+    """Return True if two digests are of the same bytes. ``manifest`` fetches these if the algorithms differ."""
     if one == other or one.partition(":")[0] == other.partition(":")[0]:
         return one == other
     bytes_of_one = manifest()
     return bytes_of_one.has_digest(one) and bytes_of_one.has_digest(other)
 
 
-def is_type(text: str) -> bool:
-    """Return True if a text is a media type that a manifest may have, fit for a header."""
-    return _TYPE.fullmatch(text) is not None and text not in _UNTOLD
+def is_manifest_type(text: str) -> bool:
+    """Return True if a text is a valid media type that identifies a manifest."""
+    return _TYPE.fullmatch(text) is not None and text not in _GENERIC_TYPES
 
 
 def _platform(value: Any) -> str:
@@ -191,14 +205,14 @@ def _platform(value: Any) -> str:
     return "/".join(part for part in parts if isinstance(part, str) and part)
 
 
-def media_type_of(content_type: str, body: bytes, where: str) -> str:
-    """Return the media type of a manifest by its header and its own words, which must not contradict each other.
+def detect_media_type(content_type: str, body: bytes, where: str) -> str:
+    """Return the media type of a manifest from its header and body, which must not contradict each other.
 
-    Raises MANIFEST_UNSUPPORTED for schema 1 and where neither tells a type, MANIFEST_INVALID for a body of two kinds at
-    once (the confusion of CVE-2021-41190) or of another kind than the header says.
+    ``where`` names the manifest in messages. Raises MANIFEST_UNSUPPORTED for schema 1 and without any type,
+    MANIFEST_INVALID for a body of two types at once (CVE-2021-41190) or of another type than the header.
     """
-    said = content_type.partition(";")[0].strip().lower()
-    if said.startswith(_SCHEMA_1):
+    header = content_type.partition(";")[0].strip().lower()
+    if header.startswith(_SCHEMA_1):
         raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is a manifest of schema 1")
     try:
         value = json.loads(body)
@@ -209,18 +223,36 @@ def media_type_of(content_type: str, body: bytes, where: str) -> str:
     if value.get("schemaVersion") == 1:
         raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is a manifest of schema 1")
     own = value.get("mediaType")
-    if said in MANIFEST_TYPES and own in MANIFEST_TYPES and said != own:
-        raise SynclineError("MANIFEST_INVALID", f"{where} came as {said} but calls itself {own}")
-    if said not in MANIFEST_TYPES and own not in MANIFEST_TYPES:
-        return _unknown_type(said, own, where)
-    media_type = said if said in MANIFEST_TYPES else str(own)
+    if header in MANIFEST_TYPES and own in MANIFEST_TYPES and header != own:
+        raise SynclineError("MANIFEST_INVALID", f"{where} has the Content-Type {header} but the mediaType {own}")
+    if header not in MANIFEST_TYPES and own not in MANIFEST_TYPES:
+        for candidate in (header, own):
+            if isinstance(candidate, str) and is_manifest_type(candidate):
+                return candidate
+        raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is of type {str(own or header)[:100]!r}")
+    media_type = header if header in MANIFEST_TYPES else str(own)
     if ("manifests" in value) != (media_type in INDEX_TYPES) or ("layers" in value) == ("manifests" in value):
         raise SynclineError("MANIFEST_INVALID", f"{where} does not have the fields of {media_type}")
     return media_type
 
 
-def _unknown_type(said: str, own: object, where: str) -> str:
-    for told in (said, own):
-        if isinstance(told, str) and is_type(told):
-            return told
-    raise SynclineError("MANIFEST_UNSUPPORTED", f"{where} is of type {str(own or said)[:100]!r}")
+def referrers_tag(digest: str) -> str:
+    """Return the tag of the index of a manifest's referrers, for registries without the API. Raises REFERENCE_INVALID."""
+    algorithm, _, encoded = parse_digest(digest).partition(":")
+    return f"{algorithm[:32]}-{encoded[:64]}"
+
+
+def parse_referrers(body: bytes, entries: EntryReader) -> tuple[Descriptor, ...]:
+    """Return the entries of a page of the referrers API. Raises MANIFEST_INVALID if it is no index."""
+    return Manifest(digest_of(body), OCI_INDEX, body).listed(entries)
+
+
+def add_referrers(index: Manifest | None, entries: Iterable[dict[str, Any]]) -> Manifest:
+    """Return the index with the missing ones of ``entries`` added, otherwise unchanged; a new index for None."""
+    value: dict[str, Any] = _EMPTY_INDEX if index is None else json.loads(index.body)
+    listed = {entry["digest"] for entry in value["manifests"]}
+    added = [entry for entry in entries if entry["digest"] not in listed]
+    if index is not None and not added:
+        return index
+    body = json.dumps({**value, "manifests": [*value["manifests"], *added]}, separators=(",", ":")).encode()
+    return Manifest(digest_of(body), OCI_INDEX if index is None else index.media_type, body)

@@ -1,15 +1,15 @@
-"""Quay's API: the repositories of a namespace, and the tags of a repository with their digests.
+"""A client for Quay's API: the repositories of a namespace, and the tags of a repository with their digests.
 
-A listing is used instead of asking the registry because 100 tags come with their digests in one answer. The API
-wants an OAuth token; robots and passwords are for the registry alone.
+The API returns 100 tags with their digests in one response, which the registry protocol cannot. It requires an OAuth
+token; robot accounts and passwords work for the registry only.
 
-- Repositories come 100 at a time, by age. ``next_page`` is opaque, never the same twice and absent at the end.
-- Quay takes a token it does not know for no token, where anonymous access is on: the list is then empty, with 200.
-  It takes a ``next_page`` it cannot read (it lives two days) for none: page one comes again.
-- Tags come by page number, youngest first. A push or a deletion between two pages shifts the rest.
+- Repositories are listed 100 per page, by age. ``next_page`` is opaque, never repeated, and absent at the end.
+- With anonymous access enabled, Quay treats an unknown token as no token and answers 200 with an empty list.
+  It treats an unreadable ``next_page`` (they expire after two days) as absent and returns page one again.
+- Tags are listed by page number, newest first. A push or deletion between two pages shifts the rest.
 
-So a listing is believed only if each page brings something new, and an empty one only if Quay knows the token.
-An entry that cannot be used is handed to ``odd`` (:mod:`syncline.clients.http.listings`).
+So each page must have new entries, and an empty listing counts only if Quay accepts the token.
+Invalid entries are passed to ``on_invalid`` (:mod:`syncline.clients.http.listings`).
 https://docs.quay.io/api/ and https://github.com/quay/quay/tree/master/endpoints/api (repository.py, tag.py)
 """
 
@@ -23,28 +23,29 @@ from urllib.parse import quote, urlencode
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.listings import (
-    BEGINNING,
-    REPOSITORIES,
-    TAGS,
-    Entries,
-    OnOdd,
-    Position,
+    LISTING_START,
+    REPOSITORY_LIMITS,
+    TAG_LIMITS,
+    EntryReader,
+    ListingPosition,
+    OnInvalid,
+    field_of,
     mapping,
+    non_negative,
     optional,
     refuse,
     text,
-    whole,
 )
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.registry.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import SynclineError
 
-PAGE: Final = 100  # the most that Quay gives at once
+PAGE: Final = 100  # Quay's maximum
 
 
 @dataclass(frozen=True, slots=True)
 class QuayRepository:
-    """A repository by its whole name, ``namespace/name``.
+    """A repository by its full name, ``namespace/name``.
 
     ``state`` is ``NORMAL``, ``READ_ONLY``, ``MIRROR`` or ``ORG_MIRROR``.
     """
@@ -52,15 +53,10 @@ class QuayRepository:
     name: str
     state: str
 
-    @property
-    def takes_pushes(self) -> bool:
-        """Whether clients may push to it."""
-        return self.state == "NORMAL"
-
 
 @dataclass(frozen=True, slots=True)
 class QuayTag:
-    """What a tag points at. ``size`` is that of the layers in bytes, None where Quay keeps none (as for an index)."""
+    """The manifest that a tag points to. ``size`` is that of the layers in bytes, None if unknown, as for an index."""
 
     digest: str
     size: int | None
@@ -72,7 +68,7 @@ class RepositoriesPage:
     """A page of a namespace's repositories, and the position of the next page, None at the end."""
 
     repositories: list[QuayRepository]
-    following: Position | None
+    following: ListingPosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +76,14 @@ class TagsPage:
     """A page of a repository's tags by name, and the position of the next page, None at the end."""
 
     tags: dict[str, QuayTag]
-    following: Position | None
+    following: ListingPosition | None
 
 
 class Quay:
-    """The API of one Quay. ``token`` is called for each request; None is anonymous. ``renewed`` is called after a refusal.
+    """The API of one Quay. ``token`` is called for each request (None is anonymous), ``renewed`` after a refusal.
 
-    Beside what is said below, all methods raise what :class:`Http` raises, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and
-    REFUSED by the answer's status, and BAD_ANSWER for an answer that is not of the API's form.
+    All methods also raise the errors of :class:`Http`, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by status, and
+    BAD_ANSWER for a response that does not have the API's form.
     """
 
     def __init__(
@@ -102,38 +98,38 @@ class Quay:
         self._renewed = renewed or token
         self._http = http
 
-    def repositories(self, namespace: str, odd: OnOdd = refuse) -> Iterator[QuayRepository]:
-        """Yield all repositories of a namespace that the token may see; see :meth:`repository_pages`."""
-        return (each for page in self.repository_pages(namespace, odd) for each in page.repositories)
+    def repositories(self, namespace: str, on_invalid: OnInvalid = refuse) -> Iterator[QuayRepository]:
+        """Yield all repositories of a namespace visible to the token; see :meth:`repository_pages`."""
+        return (each for page in self.repository_pages(namespace, on_invalid) for each in page.repositories)
 
     def repository_pages(
-        self, namespace: str, odd: OnOdd = refuse, start: Position | None = None
+        self, namespace: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
     ) -> Iterator[RepositoriesPage]:
         """Yield the pages of a namespace's repositories, from ``start`` on; without a token, of the public ones.
 
-        One request for 100. Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself or an announced page
-        is empty, and UNAUTHORIZED if Quay does not know the token. Without ``start``, LISTING_INCOMPLETE is raised also if
-        the list changes between two pages. No repository at all can mean that the namespace is
-        empty, is misspelt, or that the token's owner is no member of it: the caller has to know which of them can be.
+        Sends one request per 100 repositories. Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself,
+        an announced page is empty or, without ``start``, the list changes between two pages, and UNAUTHORIZED if Quay
+        rejects the token. An empty list can also mean that the namespace is misspelt, or that the token's owner is no
+        member of it: Quay does not distinguish these.
         """
         query = {"namespace": namespace}
         if self._token() is None:
-            query["public"] = "true"  # never with a token: if that is a bad one, a part would look like the whole
+            query["public"] = "true"  # not with a token: with an invalid one, the public part would seem complete
         listing = f"the repositories of {namespace!r} at {self._endpoint.host}"
-        start, strict = start or BEGINNING, start is None
+        start, strict = start or LISTING_START, start is None
 
         def name_of(entry: Any) -> str | None:
-            return _whole_name(entry, namespace)
+            return _full_name(entry, namespace)
 
-        entries = Entries(listing, odd, name_of, limits=REPOSITORIES, start=start, strict=strict)
+        entries = EntryReader(listing, on_invalid, name_of, limits=REPOSITORY_LIMITS, start=start, strict=strict)
         page, empty = start.token or None, not start.entries
         while True:
             response = self._page(query if page is None else {**query, "next_page": page})
-            answer = _dict(response, response.json())
+            answer = response.json_object()
             values = _list(response, answer, "repositories")
             following = answer.get("next_page")
             if not isinstance(following, str | None):
-                raise response.bad("`next_page` is not text")
+                raise response.protocol_error("`next_page` is not text")
             _check_page(listing, values, may_be_empty=page is None and following is None)
             listed = list(entries.read(values, lambda value: _repository(value, namespace), len(response.body)))
             empty = empty and not values
@@ -145,27 +141,32 @@ class Quay:
         if empty:
             self._check_token(namespace)
 
-    def tags(self, repository: str, odd: OnOdd = refuse) -> dict[str, QuayTag]:
-        """Return the tags of ``namespace/name`` that are alive; see :meth:`tag_pages`."""
-        return {name: tag for page in self.tag_pages(repository, odd) for name, tag in page.tags.items()}
+    def tags(self, repository: str, on_invalid: OnInvalid = refuse) -> dict[str, QuayTag]:
+        """Return the active tags of ``namespace/name``; see :meth:`tag_pages`."""
+        return {name: tag for page in self.tag_pages(repository, on_invalid) for name, tag in page.tags.items()}
 
-    def tag_pages(self, repository: str, odd: OnOdd = refuse, start: Position | None = None) -> Iterator[TagsPage]:
-        """Yield the pages of the tags of ``namespace/name`` that are alive, from ``start`` on. One request for 100.
+    def tag_pages(
+        self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
+    ) -> Iterator[TagsPage]:
+        """Yield the pages of the active tags of ``namespace/name``, from ``start`` on, with one request per 100 tags.
 
-        Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself or an announced page is empty or, without
-        ``start``, the list changes between two pages, and NOT_FOUND if there is no such repository, which Quay says only to members of the namespace (others: FORBIDDEN).
+        Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself, an announced page is empty or, without
+        ``start``, the list changes between two pages, and NOT_FOUND if the repository does not exist (FORBIDDEN if the
+        token's owner is no member of the namespace).
         """
         listing = f"the tags of {repository!r} at {self._endpoint.host}"
-        start, strict = start or BEGINNING, start is None
-        entries = Entries(listing, odd, _own_name, limits=TAGS, start=start, strict=strict)
+        start, strict = start or LISTING_START, start is None
+        entries = EntryReader(
+            listing, on_invalid, lambda entry: field_of(entry, "name"), limits=TAG_LIMITS, start=start, strict=strict
+        )
         page = int(start.token or 1)
         while True:
             response = self._get(f"repository/{quote(repository)}/tag/?limit={PAGE}&page={page}&onlyActiveTags=true")
-            answer = _dict(response, response.json())
+            answer = response.json_object()
             values = _list(response, answer, "tags")
             more = answer.get("has_additional")
             if not isinstance(more, bool):
-                raise response.bad("`has_additional` is not true or false")
+                raise response.protocol_error("`has_additional` is not true or false")
             _check_page(listing, values, may_be_empty=page == 1 and not more)
             tags = dict(entries.read(values, _tag, len(response.body)))
             page += 1
@@ -174,13 +175,13 @@ class Quay:
                 return
 
     def _page(self, query: dict[str, str]) -> Response:
-        """A page of a namespace's repositories. A namespace that is not there is listed empty, so 404 means no API."""
+        """Return a page of a namespace's repositories. An unknown namespace is listed empty, so 404 means no API."""
         try:
             return self._get(f"repository?{urlencode(query)}")
         except SynclineError as error:
             if error.code.name != "NOT_FOUND":
                 raise
-            what = f"{error.what}; Quay's API is not at {self._endpoint.url}: correct `api.url` or `registry`"
+            what = f"{error.what}; there is no Quay API at {self._endpoint.url}: correct `api.url` or `registry`"
             raise SynclineError("NOT_FOUND", what) from None
 
     def _get(self, target: str) -> Response:
@@ -190,15 +191,15 @@ class Quay:
                 headers["Authorization"] = f"Bearer {token}"
             return self._http.request("GET", f"{self._endpoint.url}/api/v1/{target}", headers, ca=self._endpoint.ca)
 
-        response = REJECTIONS.ask(self._endpoint.host, self._token(), self._renewed, send)
+        response = REJECTIONS.send(self._endpoint.host, self._token(), self._renewed, send)
         if response.status != 200:
             raise response.error()
         return response
 
     def _check_token(self, namespace: str) -> None:
-        """UNAUTHORIZED if Quay does not know the token; asked only about an empty listing.
+        """Raise UNAUTHORIZED if Quay rejects the token. Called after an empty listing.
 
-        The listing of the caller's stars is answered 400 where there is no caller, and needs no right otherwise.
+        The list of starred repositories needs no permission and is answered 400 without a user.
         """
         if self._token() is None:
             return
@@ -207,23 +208,19 @@ class Quay:
         except SynclineError as error:
             if not error.is_any("REFUSED", "UNAUTHORIZED", "FORBIDDEN"):
                 raise
-            what = f"{self._endpoint.host} does not know the API token, and so lists nothing of {namespace!r}"
+            what = f"{self._endpoint.host} rejects the API token, so it lists nothing of {namespace!r}"
             raise SynclineError("UNAUTHORIZED", what) from None
 
 
 def _check_page(listing: str, values: list[Any], *, may_be_empty: bool) -> None:
-    """Raise LISTING_INCOMPLETE if a page brings nothing although it was announced."""
+    """Raise LISTING_INCOMPLETE for an announced page without entries."""
     if not values and not may_be_empty:
         raise SynclineError("LISTING_INCOMPLETE", f"{listing}: an announced page was empty")
 
 
-def _own_name(entry: Any) -> Any:
-    return entry.get("name") if isinstance(entry, dict) else None
-
-
-def _whole_name(entry: Any, namespace: str) -> str | None:
-    """Return the name of an entry that is a repository of the namespace, as far as it says so."""
-    name = _own_name(entry)
+def _full_name(entry: Any, namespace: str) -> str | None:
+    """Return the full name of a repository of the namespace, None for any other entry."""
+    name = field_of(entry, "name")
     ours = isinstance(name, str) and bool(name) and entry.get("namespace") == namespace
     return f"{namespace}/{name}" if ours else None
 
@@ -239,19 +236,13 @@ def _repository(entry: Any, namespace: str) -> QuayRepository:
 def _tag(entry: Any) -> tuple[str, QuayTag]:
     value = mapping(entry)
     name, digest = text(value.get("name"), "`name`"), text(value.get("manifest_digest"), "`manifest_digest`")
-    size = None if value.get("size") is None else whole(value["size"], "`size`")
+    size = None if value.get("size") is None else non_negative(value["size"], "`size`")
     is_list = optional(value.get("is_manifest_list"), bool, "`is_manifest_list`")
     return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list))
-
-
-def _dict(response: Response, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise response.bad("something that should be an object is not")
-    return value
 
 
 def _list(response: Response, answer: dict[str, Any], name: str) -> list[Any]:
     value = answer.get(name)
     if not isinstance(value, list):
-        raise response.bad(f"`{name}` is not a list")
+        raise response.protocol_error(f"`{name}` is not a list")
     return value

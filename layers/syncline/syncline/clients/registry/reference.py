@@ -1,4 +1,4 @@
-"""Names of images: repositories, tags and digests by the distribution specification, with the reason when one is wrong.
+"""Parsers for repositories, tags and digests of the distribution specification, with the reason if one is invalid.
 
 https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests and
 https://github.com/opencontainers/image-spec/blob/main/descriptor.md#digests
@@ -15,8 +15,8 @@ from syncline.errors import SynclineError
 if TYPE_CHECKING:
     from hashlib import _Hash
 
-LONGEST_REPOSITORY: Final = 255
-LONGEST_TAG: Final = 128
+MAX_REPOSITORY: Final = 255
+MAX_TAG: Final = 128
 
 _COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
@@ -25,11 +25,11 @@ _HEX_LENGTHS: Final = {"sha256": 64, "sha512": 128}
 
 
 def parse_repository(text: str) -> str:
-    """``text`` if it is a repository's name, such as ``org/app``; else REFERENCE_INVALID saying why."""
+    """Return ``text`` if it is the name of a repository, such as ``org/app``. Raises REFERENCE_INVALID with the reason."""
     if not text:
         raise _invalid("repository", text, "it is empty")
-    if len(text) > LONGEST_REPOSITORY:
-        raise _invalid("repository", text[:40] + "…", f"it is longer than {LONGEST_REPOSITORY} characters")
+    if len(text) > MAX_REPOSITORY:
+        raise _invalid("repository", text[:40] + "…", f"it is longer than {MAX_REPOSITORY} characters")
     for component in text.split("/"):
         if not component:
             raise _invalid("repository", text, "a part between slashes is empty")
@@ -39,17 +39,17 @@ def parse_repository(text: str) -> str:
             raise _invalid(
                 "repository",
                 text,
-                f"{component!r} is not of lower case letters and digits with single '.', '_', '__' or dashes between",
+                f"{component!r} must be lower case letters and digits, separated by single '.', '_', '__' or dashes",
             )
     return text
 
 
 def parse_tag(text: str) -> str:
-    """``text`` if it is a tag; else REFERENCE_INVALID saying why."""
+    """Return ``text`` if it is a tag. Raises REFERENCE_INVALID with the reason."""
     if not text:
         raise _invalid("tag", text, "it is empty")
-    if len(text) > LONGEST_TAG:
-        raise _invalid("tag", text[:40] + "…", f"it is longer than {LONGEST_TAG} characters")
+    if len(text) > MAX_TAG:
+        raise _invalid("tag", text[:40] + "…", f"it is longer than {MAX_TAG} characters")
     if text[0] in ".-":
         raise _invalid("tag", text, f"it begins with {text[0]!r}")
     if _TAG.fullmatch(text) is None:
@@ -58,7 +58,7 @@ def parse_tag(text: str) -> str:
 
 
 def parse_digest(text: str) -> str:
-    """``text`` if it is a sha256 or sha512 digest; else REFERENCE_INVALID saying why."""
+    """Return ``text`` if it is a sha256 or sha512 digest. Raises REFERENCE_INVALID with the reason."""
     if _DIGEST.fullmatch(text) is not None:
         return text
     algorithm, colon, digits = text.partition(":")
@@ -73,34 +73,34 @@ def parse_digest(text: str) -> str:
 
 
 def is_digest(text: str) -> bool:
-    """Whether ``text`` is a digest as :func:`parse_digest` wants it."""
+    """Return True if :func:`parse_digest` accepts ``text``."""
     return _DIGEST.fullmatch(text) is not None
 
 
 def parse_reference(text: str) -> str:
-    """``text`` if it is a tag or a digest; else REFERENCE_INVALID saying why."""
+    """Return ``text`` if it is a tag or a digest. Raises REFERENCE_INVALID with the reason."""
     return parse_digest(text) if ":" in text else parse_tag(text)
 
 
 def digest_of(data: bytes) -> str:
-    """The sha256 digest of ``data``, as ``sha256:<hex>``."""
+    """Return the sha256 digest of ``data``, as ``sha256:<hex>``."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def hasher(digest: str) -> _Hash:
-    """A fresh hash object for the algorithm of ``digest``: ``digest == finished(h, ...)`` compares."""
+    """Return a new hash object for the algorithm of ``digest``; compare it with :func:`hash_matches`."""
     return hashlib.new(parse_digest(digest).partition(":")[0])
 
 
-def matches(digest: str, data: bytes) -> bool:
-    """Whether ``data`` has the digest."""
+def digest_matches(digest: str, data: bytes) -> bool:
+    """Return True if ``data`` has the digest."""
     hash_ = hasher(digest)
     hash_.update(data)
-    return same(digest, hash_)
+    return hash_matches(digest, hash_)
 
 
-def same(digest: str, hash_: _Hash) -> bool:
-    """Whether a hash object that was fed all bytes came to ``digest``."""
+def hash_matches(digest: str, hash_: _Hash) -> bool:
+    """Return True if a hash object that was fed all bytes has ``digest``."""
     return digest == f"{hash_.name}:{hash_.hexdigest()}"
 
 

@@ -1,4 +1,4 @@
-"""One registry's requests: authorized, and renewed once when a token is not accepted any more."""
+"""Requests to one registry: authorization, redirects, and the ``Location`` and ``Link`` headers of its responses."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from syncline.clients.http.client import READ_TIMEOUT, Http, Response
 from syncline.clients.http.failures import REDIRECTS
 from syncline.clients.http.limits import Body
 from syncline.clients.http.rejections import REJECTIONS, KeptRefusalError
-from syncline.clients.registry.auth import Auth, Credentials, Scopes
+from syncline.clients.registry.auth import RegistryAuth, RegistryCredentials, Scopes
 from syncline.clients.registry.reference import parse_repository
 from syncline.errors import SynclineError
 
-# ``Location`` and ``Link``: where a registry says to go on, kept to the registry itself.
+MAX_REDIRECTS: Final = 5
 
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w!#$&+.^`|~*-]+(?:\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]+))?)*)")
 _RELATION: Final = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]+))", re.IGNORECASE)
 
 
 def next_link(values: Iterable[str]) -> str | None:
-    """The target of the ``rel="next"`` link among ``Link`` headers (RFC 8288), as it is written there."""
+    """Return the target of the ``rel="next"`` link in ``Link`` headers (RFC 8288), None if there is none."""
     for value in values:
         for target, parameters in _LINK.findall(value):
             relation = _RELATION.search(parameters)
@@ -32,52 +32,61 @@ def next_link(values: Iterable[str]) -> str | None:
     return None
 
 
-def own_target(endpoint: Endpoint, base: str, location: str) -> str:
-    """Path and query of a ``Location`` or ``Link`` of the registry's, relative or absolute, the query kept.
+def same_host_target(endpoint: Endpoint, base: str, location: str) -> str:
+    """Return path and query of a registry's ``Location`` or ``Link``, which is relative or absolute.
 
-    A registry behind a proxy often knows neither its public scheme nor its port: the configured ones count. REDIRECTED if
-    it names another host: a token, or the bytes of an image, would go to somebody the configuration does not know.
+    A registry behind a proxy often knows neither its public scheme nor its port, so the configured ones are used.
+    Raises REDIRECTED for another host: tokens and content must not go to a host that is not configured.
     """
     address = Address.parse_at(f"{endpoint.url}{base}", location)
     if address is None:
-        raise SynclineError("BAD_ANSWER", f"{endpoint.host} says to go on at {location[:80]!r}, which is no address")
+        raise SynclineError(
+            "BAD_ANSWER", f"{endpoint.host} sent a Location or Link to an invalid URL: {location[:80]!r}"
+        )
     if address.name != host_name(endpoint.host).lower():
         raise SynclineError(
             "REDIRECTED",
-            f"{endpoint.host} says to go on at {address.host}; set its public address in its own configuration, "
-            f"or use {address.host} in syncs.yaml",
+            f"{endpoint.host} sent a Location or Link to {address.host}; set the public URL in the configuration of the "
+            f"registry, or use {address.host} in syncs.yaml",
         )
     return address.target or "/"
 
 
-LONGEST_REDIRECTION: Final = 5
+def redirect_target(answer: Response, host: str) -> Address:
+    """Return the URL that a redirect of ``host`` leads to. Raises REDIRECTED if it drops TLS, BAD_ANSWER if invalid."""
+    target = Address.parse_at(answer.url, answer.header("Location"))
+    if target is None:
+        raise answer.protocol_error("it redirects to an invalid URL")
+    if answer.url.startswith("https:") and target.scheme != "https":
+        raise SynclineError("REDIRECTED", f"{host} redirects to {target.host} without TLS")
+    return target
 
 
-def pull(repository: str) -> Scopes:
-    """What reading needs. Raises REFERENCE_INVALID: no request is made for what is not a repository's name."""
+def pull_scopes(repository: str) -> Scopes:
+    """Return the scopes for reading a repository. Raises REFERENCE_INVALID for an invalid name."""
     return (f"repository:{parse_repository(repository)}:pull",)
 
 
-def push(repository: str) -> Scopes:
-    """What writing needs. Raises REFERENCE_INVALID."""
+def push_scopes(repository: str) -> Scopes:
+    """Return the scopes for writing to a repository. Raises REFERENCE_INVALID."""
     return (f"repository:{parse_repository(repository)}:pull,push",)
 
 
-class Transport:
-    """Sends a registry's requests; safe to use from any number of threads."""
+class RegistryTransport:
+    """Sends authorized requests to one registry. Safe for concurrent use by threads."""
 
     def __init__(
         self,
         endpoint: Endpoint,
-        credentials: Callable[[], Credentials | None],
+        credentials: Callable[[], RegistryCredentials | None],
         http: Http,
-        renewed: Callable[[], Credentials | None] | None = None,
+        renewed: Callable[[], RegistryCredentials | None] | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.http = http
-        self._auth = Auth(endpoint, credentials, http, renewed=renewed)
+        self._auth = RegistryAuth(endpoint, credentials, http, renewed=renewed)
 
-    def send(  # noqa: PLR0913 - each is a fact of the request
+    def send(  # noqa: PLR0913 - the parts of a request
         self,
         method: str,
         target: str,
@@ -89,18 +98,18 @@ class Transport:
         timeout: float = READ_TIMEOUT,
         repeatable: bool | None = None,
     ) -> Response:
-        """The answer to a request for ``target`` (path and query), with 401 raised as UNAUTHORIZED or FORBIDDEN.
+        """Send a request for ``target`` (path and query). Raises UNAUTHORIZED or FORBIDDEN for a final 401.
 
-        A streamed body cannot be sent again, so a 401 to one renews the token and is returned.
+        A streamed body cannot be sent again: then a 401 renews the token and is returned.
         """
         url = f"{self.endpoint.url}{target}"
         replayable = body is None or isinstance(body, bytes)
-        for tries_left in (2, 1, 0):  # to learn what is wanted, and to renew what was refused
+        for tries_left in (2, 1, 0):  # one to get the challenge, one to renew a refused token
             authorization = self._auth.header(scopes)
             sent = dict(headers or ())
             if authorization is not None:
                 sent["Authorization"] = authorization
-            own, host = self._auth.own(authorization), self.endpoint.host
+            host, own = self.endpoint.host, authorization if self._auth.is_credentials(authorization) else None
             try:
                 with REJECTIONS.trial(host, own):
                     answer = self.http.request(
@@ -122,7 +131,7 @@ class Transport:
                     if not tries_left or not self._auth.renew(answer, authorization, scopes):
                         raise refusal or self._auth.refusal(answer, scopes)
             except KeptRefusalError:
-                if not tries_left or not self._auth.other_than(authorization):
+                if not tries_left or not self._auth.renew_credentials(authorization):
                     raise
                 continue
             if not replayable:
@@ -130,7 +139,7 @@ class Transport:
         raise AssertionError  # the loop has no other end
 
     def _accepts(self, authorization: str) -> bool:
-        """Return True if the registry accepts an ``Authorization`` header, whatever it says of one repository."""
+        """Return True if the registry accepts an ``Authorization`` header, independent of any repository."""
         headers = {"Authorization": authorization}
         return self.http.request("GET", f"{self.endpoint.url}/v2/", headers, ca=self.endpoint.ca).status != 401
 
@@ -143,29 +152,21 @@ class Transport:
         *,
         stream: bool = False,
     ) -> Response:
-        """A GET or HEAD that follows redirects, without ``Authorization`` as soon as they leave the registry."""
+        """Send a GET or HEAD and follow redirects, without ``Authorization`` to other hosts."""
         answer = self.send(method, target, scopes, headers, stream=stream)
         host = self.endpoint.host
-        for _ in range(LONGEST_REDIRECTION):
-            if answer.status == 401:  # the registry's own never gets here
-                what = f"{self.endpoint.host} redirects to {host}, which asks for credentials of its own"
+        for _ in range(MAX_REDIRECTS):
+            if answer.status == 401:  # of another host; send() handles those of the registry
+                what = f"{self.endpoint.host} redirects to {host}, which requires credentials of its own"
                 raise SynclineError("REDIRECTED", what)
             if answer.status not in REDIRECTS:
                 return answer
-            there = self._redirection(answer)
-            host = there.host
-            if there.scheme == self.endpoint.scheme and host.lower() == self.endpoint.host.lower():
-                answer = self.send(method, there.target or "/", scopes, headers, stream=stream)
+            location = redirect_target(answer, self.endpoint.host)
+            host = location.host
+            if location.scheme == self.endpoint.scheme and host.lower() == self.endpoint.host.lower():
+                answer = self.send(method, location.target or "/", scopes, headers, stream=stream)
             else:
-                answer = self.http.request(method, there.url, headers, ca=self.endpoint.ca, stream=stream)
+                answer = self.http.request(method, location.url, headers, ca=self.endpoint.ca, stream=stream)
         if answer.status not in REDIRECTS:
             return answer
-        raise answer.bad(f"more than {LONGEST_REDIRECTION} redirects")
-
-    def _redirection(self, answer: Response) -> Address:
-        there = Address.parse_at(answer.url, answer.header("Location"))
-        if there is None:
-            raise answer.bad("it redirects to no address")
-        if answer.url.startswith("https:") and there.scheme != "https":
-            raise SynclineError("REDIRECTED", f"{self.endpoint.host} redirects to {there.host} without TLS")
-        return there
+        raise answer.protocol_error(f"more than {MAX_REDIRECTS} redirects")

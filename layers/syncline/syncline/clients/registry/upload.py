@@ -1,4 +1,4 @@
-"""One blob on its way into a registry; the protocol is told in :mod:`syncline.clients.registry.client`."""
+"""Upload of one blob. :mod:`syncline.clients.registry.client` describes the protocol."""
 
 from __future__ import annotations
 
@@ -11,97 +11,98 @@ from syncline.clients.http.client import READ_TIMEOUT, Response
 from syncline.clients.http.failures import error_codes
 from syncline.clients.http.limits import Body
 from syncline.clients.registry.reference import parse_digest
-from syncline.clients.registry.transport import Transport, own_target, push
+from syncline.clients.registry.transport import RegistryTransport, push_scopes, same_host_target
 from syncline.errors import SynclineError
 
 OCTETS: Final = {"Content-Type": "application/octet-stream"}
-REPLAYED: Final = 4 * 1024 * 1024  # bytes of a stream kept until the registry is known to take it
+MAX_REPLAY: Final = 4 * 1024 * 1024  # bytes of a stream kept for a second attempt with another token
 FINISH_TIMEOUT: Final = 300.0  # seconds: a registry may read or copy the whole blob before it answers
 PUT_ATTEMPTS: Final = 3
 
 _RANGE: Final = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 
-class Upload:
-    """An upload session. ``offset`` counts the bytes the registry has confirmed; one thread at a time.
+class BlobUpload:
+    """An upload session, for one thread at a time. ``offset`` is the number of bytes confirmed by the registry.
 
-    After a failed :meth:`write` only :meth:`status` knows how far it got, and some registries (docker-registry 2.8)
-    drop a session that broke off: then it says UPLOAD_LOST, and the blob starts again.
+    After a failed :meth:`write`, call :meth:`status` for the offset. Some registries (docker-registry 2.8) drop a
+    session whose connection broke: it raises UPLOAD_LOST, and the blob starts over.
     """
 
-    def __init__(self, transport: Transport, repository: str, target: str, offset: int = 0, chunk_min: int = 0) -> None:
+    def __init__(
+        self, transport: RegistryTransport, repository: str, target: str, offset: int = 0, chunk_min: int = 0
+    ) -> None:
         self._transport = transport
         self._repository = repository
-        self._scopes = push(repository)
+        self._scopes = push_scopes(repository)
         self._target = target
         self.offset = offset
-        self.chunk_min = chunk_min  # bytes that each write but the last must have (OCI-Chunk-Min-Length)
+        self.chunk_min = chunk_min  # minimum bytes of each write but the last (OCI-Chunk-Min-Length)
 
     def write(self, chunks: Iterable[bytes], total: int | None = None, size: int | None = None) -> int:
-        """Send what ``chunks`` yields in one PATCH; the new offset. It is streamed where ``size`` is not told.
+        """Send ``chunks`` in one PATCH and return the new offset. Without ``size``, chunked encoding is used.
 
-        ``total`` is the size of the whole blob, where known: with it or with ``size``, a write that goes on at an offset
-        says so (``Content-Range``), which Quay needs. Without ``size`` the range ends where the blob does, which is the
-        most that may come; with it the range is exactly what comes, as registries compare both. Raises UPLOAD_LOST, and
-        whatever ``chunks`` raises.
+        ``size`` is the number of bytes in ``chunks``, ``total`` that of the complete blob. With either of them, a write
+        at an offset has a ``Content-Range``, which Quay requires. It covers exactly ``size`` bytes, since registries
+        compare both, and without ``size`` everything up to the end of the blob. Raises UPLOAD_LOST, and the exceptions
+        of ``chunks``.
         """
         headers = OCTETS if size is None else {**OCTETS, "Content-Length": str(size)}
         end = total if size is None else self.offset + size
         if self.offset and end is not None and end > self.offset:
             headers = {**headers, "Content-Range": f"{self.offset}-{end - 1}"}
-        stream = _Replay(chunks)
+        stream = _ReplayableChunks(chunks)
         answer = self._stream("PATCH", self._target, headers, stream)
         if answer.status not in (202, 204, 201):
             raise self._failure(answer)
         self._follow(answer)
         sent = self.offset + stream.sent
         confirmed = _confirmed(answer, inclusive=True)
-        if confirmed is not None and confirmed < sent and sent > 1:  # some count one too far, and 0-0 may be one byte
-            raise answer.bad(f"{sent} bytes were sent, but the registry has {confirmed}")
+        if confirmed is not None and confirmed < sent and sent > 1:  # some count one too many, and 0-0 may be one byte
+            raise answer.protocol_error(f"{sent} bytes were sent, but the registry has {confirmed}")
         self.offset = sent
         return sent
 
     def status(self) -> int:
-        """Ask the registry how far it got, and go on from there; the offset. Raises UPLOAD_LOST."""
+        """Ask the registry for the offset, continue there, and return it. Raises UPLOAD_LOST."""
         answer = self._send("GET", self._target)
         if answer.status not in (204, 200):
             raise self._failure(answer)
-        # Quay's answer has no Location and counts one further than the specification says.
+        # Quay's response has no Location and counts one more than the specification.
         inclusive = bool(answer.header("Location"))
         self._follow(answer)
         confirmed = _confirmed(answer, inclusive=inclusive)
         if confirmed is None:
-            raise SynclineError("UPLOAD_LOST", f"{self._where} does not say how far an upload got")
+            raise SynclineError("UPLOAD_LOST", f"{self._name} does not report the offset of an upload")
         self.offset = confirmed
         return confirmed
 
     def finish(self, digest: str) -> None:
-        """Close the session: the registry checks that its bytes have ``digest``. Raises DIGEST_MISMATCH, UPLOAD_LOST."""
+        """Complete the upload: the registry verifies ``digest``. Raises DIGEST_MISMATCH, UPLOAD_LOST."""
         answer = self._send("PUT", self._with_digest(digest), OCTETS, timeout=FINISH_TIMEOUT)
         if answer.status == 404 and self._has(digest):
-            return  # an earlier try had arrived, only its answer had not
+            return  # an earlier attempt succeeded, but its response was lost
         self._finished(answer, digest)
 
     def put(self, digest: str, content: bytes | Iterable[bytes], size: int) -> None:
-        """The whole blob in one PUT with ``Content-Length``; bytes are sent again, in a new session, if that fails.
+        """Send the complete blob in one PUT with ``Content-Length``. Bytes are retried in a new session.
 
-        Raises DIGEST_MISMATCH, UPLOAD_LOST, BAD_ANSWER if ``content`` does not yield ``size`` bytes, and whatever it
-        raises.
+        Raises DIGEST_MISMATCH, UPLOAD_LOST, BAD_ANSWER if ``content`` does not yield ``size`` bytes, and its exceptions.
         """
         if isinstance(content, bytes):
             self._put_bytes(digest, b"".join(_exactly([content], size)))
             return
         headers = {**OCTETS, "Content-Length": str(size)}
-        answer = self._stream("PUT", self._with_digest(digest), headers, _Replay(_exactly(content, size)))
+        answer = self._stream("PUT", self._with_digest(digest), headers, _ReplayableChunks(_exactly(content, size)))
         self._finished(answer, digest)
 
     def cancel(self) -> None:
-        """Tell the registry to forget the session. Its refusal is no failure: sessions end by themselves in time."""
+        """Delete the session. A refusal is ignored, since sessions expire."""
         with contextlib.suppress(SynclineError):
             self._send("DELETE", self._target)
 
     def state(self) -> dict[str, Any]:
-        """Where the upload stands, of JSON values, for :meth:`syncline.clients.registry.client.Registry.resume_upload`."""
+        """Return the upload's state as JSON values, for :meth:`syncline.clients.registry.client.Registry.resume_upload`."""
         return {"target": self._target, "offset": self.offset, "chunk_min": self.chunk_min}
 
     def _put_bytes(self, digest: str, content: bytes) -> None:
@@ -118,23 +119,23 @@ class Upload:
                 )
                 self._finished(answer, digest)
             except SynclineError as error:
-                # A second PUT into the same session could be appended to what came of the first.
+                # A second PUT into the same session could be appended to a part of the first.
                 if not tries_left or not error.retried_here or error.code.name == "DIGEST_MISMATCH":
                     raise
                 if self._has(digest):
                     return
                 again = _begun(self._transport, self._repository)
-                self._target = session_of(self._transport, self._repository, again)
+                self._target = session_target(self._transport, self._repository, again)
             else:
                 return
 
-    def _stream(self, method: str, target: str, headers: Mapping[str, str], stream: _Replay) -> Response:
-        """Send a stream, a second time if the registry wants another token and not much of it has been taken."""
+    def _stream(self, method: str, target: str, headers: Mapping[str, str], stream: _ReplayableChunks) -> Response:
+        """Send a stream, and once more if the registry requires another token and the stream can be repeated."""
         answer = self._send(method, target, headers, iter(stream), timeout=FINISH_TIMEOUT)
         if answer.status != 401:
             return answer
         if not stream.can_rewind:
-            raise SynclineError("UPLOAD_LOST", f"{self._where} stopped accepting the token in the middle of an upload")
+            raise SynclineError("UPLOAD_LOST", f"{self._name} stopped accepting the token during an upload")
         return self._send(method, target, headers, iter(stream), timeout=FINISH_TIMEOUT)
 
     def _send(
@@ -157,14 +158,14 @@ class Upload:
     def _follow(self, answer: Response) -> None:
         location = answer.header("Location")
         if location:
-            self._target = own_target(self._transport.endpoint, self._target, location)
+            self._target = same_host_target(self._transport.endpoint, self._target, location)
 
     def _finished(self, answer: Response, digest: str) -> None:
         if answer.status not in (201, 204, 200):
             raise self._failure(answer)
         stored = answer.header("Docker-Content-Digest")
         if stored and stored != digest:
-            raise SynclineError("DIGEST_MISMATCH", f"{self._where} stored {stored[:80]!r} where {digest} was sent")
+            raise SynclineError("DIGEST_MISMATCH", f"{self._name} stored {stored[:80]!r} instead of {digest}")
 
     def _failure(self, answer: Response) -> SynclineError:
         error = answer.error()
@@ -176,34 +177,34 @@ class Upload:
         return error
 
     @property
-    def _where(self) -> str:
+    def _name(self) -> str:
         return f"{self._transport.endpoint.host}/{self._repository}"
 
 
-def begin(transport: Transport, repository: str) -> Upload:
-    """A new upload session. Raises READ_ONLY."""
+def begin_upload(transport: RegistryTransport, repository: str) -> BlobUpload:
+    """Begin an upload session. Raises READ_ONLY."""
     answer = _begun(transport, repository)
     chunk_min = answer.header("OCI-Chunk-Min-Length").strip()
-    return Upload(
+    return BlobUpload(
         transport,
         repository,
-        session_of(transport, repository, answer),
+        session_target(transport, repository, answer),
         chunk_min=int(chunk_min) if chunk_min.isascii() and chunk_min.isdigit() else 0,
     )
 
 
-def session_of(transport: Transport, repository: str, answer: Response) -> str:
-    """The target of the upload session that a 202 announces."""
+def session_target(transport: RegistryTransport, repository: str, answer: Response) -> str:
+    """Return the target of the upload session in a 202 response."""
     location = answer.header("Location")
     if not location:
-        raise answer.bad("an upload was begun without saying where (no Location)")
-    return own_target(transport.endpoint, f"/v2/{repository}/blobs/uploads/", location)
+        raise answer.protocol_error("the response to a new upload has no Location")
+    return same_host_target(transport.endpoint, f"/v2/{repository}/blobs/uploads/", location)
 
 
-def _begun(transport: Transport, repository: str) -> Response:
-    # A session begun twice, its first answer lost, does no harm: registries forget sessions that nothing comes to.
+def _begun(transport: RegistryTransport, repository: str) -> Response:
+    # Repeatable: a session whose response was lost expires.
     target = f"/v2/{repository}/blobs/uploads/"
-    answer = transport.send("POST", target, push(repository), repeatable=True)
+    answer = transport.send("POST", target, push_scopes(repository), repeatable=True)
     if answer.status == 405:
         raise SynclineError("READ_ONLY", answer.error().what)
     if answer.status != 202:
@@ -212,7 +213,7 @@ def _begun(transport: Transport, repository: str) -> Response:
 
 
 def _confirmed(answer: Response, *, inclusive: bool) -> int | None:
-    """How many bytes a ``Range`` header says the registry has; ``0-0`` is none, as docker-registry writes it."""
+    """Return the number of bytes in a ``Range`` header. ``0-0`` is none, as docker-registry writes it."""
     match = _RANGE.fullmatch(answer.header("Range").strip())
     if match is None:
         return None
@@ -228,12 +229,12 @@ def _exactly(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
             break
         yield chunk
     if left:
-        # Raised inside the request, so the connection is closed and the registry sees no whole blob.
-        raise SynclineError("BAD_ANSWER", f"the blob does not have the {size} bytes its descriptor says")
+        # Raised inside the request, so the connection is closed and the registry gets no complete blob.
+        raise SynclineError("BAD_ANSWER", f"the blob does not have the {size} bytes of its descriptor")
 
 
-class _Replay:
-    """Chunks that can be sent once more as long as only a few have been taken."""
+class _ReplayableChunks:
+    """Chunks that can be iterated again while at most :data:`MAX_REPLAY` bytes were taken."""
 
     def __init__(self, chunks: Iterable[bytes]) -> None:
         self._rest = iter(chunks)
@@ -248,10 +249,10 @@ class _Replay:
         for chunk in self._rest:
             self.sent += len(chunk)
             if self._kept is not None:
-                self._kept = [*self._kept, chunk] if self.sent <= REPLAYED else None
+                self._kept = [*self._kept, chunk] if self.sent <= MAX_REPLAY else None
             yield chunk
 
     @property
     def can_rewind(self) -> bool:
-        """Whether iterating again will begin at the first chunk."""
+        """Return True if the next iteration begins at the first chunk."""
         return self._kept is not None

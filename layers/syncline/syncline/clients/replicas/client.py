@@ -1,11 +1,12 @@
-"""Requests to many replicas of one service at once, over connections that libcurl keeps.
+"""A client that sends one HTTP/1.1 request to many replicas of a service at once, over kept connections.
 
-An event loop drives one multi handle of libcurl. The sockets are in an epoll of their own, which the loop watches: one
-turn of the loop takes all answers that have come, and kept connections stay in the epoll between requests. Everything
-happens in the loop's thread; nothing here may be called from another.
+An asyncio event loop drives one libcurl multi handle. The sockets are in a separate epoll that the loop watches, so one
+call processes all responses received so far, and kept connections stay in the epoll between requests. All functions
+must be called in the loop's thread.
 
-An answer is known once its head is whole. libcurl then reads the rest, within limits, so that the connection can be
-used again. libcurl repeats a request if a kept connection was closed before a byte of the answer came.
+A request is answered by the status once the response head is complete. libcurl then reads the body, within limits, so
+that the connection can be reused. libcurl repeats a request if a kept connection was closed before the first byte of
+the response.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ from typing import Any, Final, NamedTuple
 import pycurl
 
 from syncline.clients.http import failures
-from syncline.clients.http.authorities import trust
+from syncline.clients.http.authorities import set_authorities
 from syncline.clients.replicas.instances import is_probed
 
-LARGEST_POOL: Final = 32
-"""Connections to one replica at a time; further requests wait for one of them."""
-LONGEST_IDLE: Final = 30
-"""Seconds after which a kept connection is not trusted any more: a network between may have forgotten it."""
-LARGEST_HEAD: Final = 16 * 1024  # bytes of all status lines and header fields together
-LARGEST_BODY: Final = 64 * 1024  # bytes; a connection with more to come is closed instead of read
-_LINGER: Final = 2.0  # seconds that the rest of an answer nobody waits for may take
-_SWEEP: Final = 30.0  # seconds after which all connections are closed if nothing was asked
+MAX_CONNECTIONS: Final = 32
+"""Maximum concurrent connections to one replica; further requests wait."""
+MAX_IDLE: Final = 30
+"""Seconds after which an idle connection is not reused: the network may have dropped it."""
+MAX_HEAD: Final = 16 * 1024  # bytes of all status lines and header fields together
+MAX_BODY: Final = 64 * 1024  # bytes; a connection with a longer body is closed
+_LINGER: Final = 2.0  # seconds that the rest of a response may take
+_SWEEP: Final = 30.0  # seconds without a request after which all connections are closed
 _TICK: Final = 1e-6  # seconds that the loop may wake early
-_MOST_KEPT: Final = 1 << 16  # connections in all; libcurl's own limit depends on how many requests are under way
-_MOST_HANDLES: Final = 1024  # kept for further requests
-_MOST_INTERIM: Final = 8  # interim answers before the final one
+_MAX_KEPT: Final = 1 << 16  # connections in total; libcurl's default depends on the number of running requests
+_MAX_HANDLES: Final = 1024  # kept for further requests
+_MAX_INTERIM: Final = 8  # interim answers before the final one
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r?\n")
 _FIELDS: Final = re.compile(rb"(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\x00-\x08\x0a-\x1f\x7f]*\r?\n)*\r?\n")
 _LENGTHS: Final = re.compile(rb"(?m)^(content-length|transfer-encoding):")
 _LINE_ENDS: Final = (b"\r\n", b"\n")
-_REFUSED: Final = 0  # bytes taken by a callback of libcurl, which ends the transfer
+_ABORT: Final = 0  # bytes taken, returned by a libcurl callback to end the transfer
 
 Address = tuple[str, int]
 
 
-class Trouble(enum.Enum):
-    """Why there is no status. The values are what people read."""
+class FailureReason(enum.Enum):
+    """Reasons for a missing status. The values are shown to users."""
 
     UNREACHABLE = "unreachable"
     TLS_FAILED = "tls_failed"
@@ -58,33 +59,33 @@ class Trouble(enum.Enum):
     GARBAGE = "garbage"
     REFUSED_ADDRESS = "refused_address"
     CLOSED_UNUSED = "closed"
-    """The connection was closed before a line of the answer came."""
+    """The connection was closed before the first line of the response."""
 
 
-_TROUBLES: Final = {
-    "TLS_FAILED": Trouble.TLS_FAILED,
-    "BAD_ANSWER": Trouble.GARBAGE,
-    "UNREACHABLE": Trouble.UNREACHABLE,
+_REASONS: Final = {
+    "TLS_FAILED": FailureReason.TLS_FAILED,
+    "BAD_ANSWER": FailureReason.GARBAGE,
+    "UNREACHABLE": FailureReason.UNREACHABLE,
 }
 _BROKEN: Final = frozenset(
     {pycurl.E_OK, pycurl.E_GOT_NOTHING, pycurl.E_SEND_ERROR, pycurl.E_RECV_ERROR, pycurl.E_PARTIAL_FILE}
 )
 
 
-class Answer(NamedTuple):
-    """The result of one request: a status, or the trouble and a few words on it."""
+class ReplicaResponse(NamedTuple):
+    """The result of one request: a status, or the reason for its absence with details."""
 
     status: int | None
-    trouble: Trouble | None = None
-    words: str = ""
+    reason: FailureReason | None = None
+    detail: str = ""
 
 
-class Exchange:
-    """One request under way; :attr:`done` is called with its answer, once, unless :meth:`cancel` comes first."""
+class ReplicaRequest:
+    """A running request. :attr:`done` is called once with the response, unless :meth:`cancel` is called first."""
 
     __slots__ = ("address", "cancelled", "done", "linger", "request")
 
-    def __init__(self, address: Address, request: bytes, done: Callable[[Answer], None]) -> None:
+    def __init__(self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None]) -> None:
         self.address = address
         self.request = request
         self.done = done
@@ -92,23 +93,23 @@ class Exchange:
         self.linger: Callable[[], None] | None = None
 
     def cancel(self) -> None:
-        """Wait no more; a connection that is about to give the answer may still be kept."""
+        """Cancel the request. Its connection is kept if the response is complete soon."""
         self.cancelled = True
         if self.linger is not None:
             self.linger()
 
 
 class _Head:
-    """The head of an answer, line by line. It adds itself to ``known`` when it is whole."""
+    """The head of a response, line by line. Appends itself to ``known`` when it is complete."""
 
     __slots__ = ("_interim", "_known", "_lines", "easy", "exchange", "garbage", "plain", "size", "status", "timer")
 
-    def __init__(self, easy: Any, exchange: Exchange, known: list[_Head], *, plain: bool) -> None:
+    def __init__(self, easy: Any, exchange: ReplicaRequest, known: list[_Head], *, plain: bool) -> None:
         self.easy = easy
         self.exchange = exchange
         self.status: int | None = None
-        self.garbage = ""  # the reason why this is no answer
-        self.plain = plain  # the handle can be used again
+        self.garbage = ""  # the reason why the response is invalid
+        self.plain = plain  # the handle can be reused
         self.size = 0
         self.timer: asyncio.TimerHandle | None = None
         self._interim = 0
@@ -116,14 +117,14 @@ class _Head:
         self._lines: list[bytes] = []
 
     def take(self, line: bytes) -> int | None:
-        """Take a line of a head or a trailer field; libcurl's callback."""
+        """Process a line of a head, or a trailer field; libcurl's callback."""
         self.size += len(line)
         self._lines.append(line)
-        if self.size > LARGEST_HEAD:
+        if self.size > MAX_HEAD:
             self.garbage = "the head is too long"
         elif line in _LINE_ENDS and self.status is None:
             self._end()
-        return _REFUSED if self.garbage else None
+        return _ABORT if self.garbage else None
 
     def _end(self) -> None:
         match = _STATUS.fullmatch(self._lines[0])
@@ -134,22 +135,22 @@ class _Head:
         elif not _FIELDS.fullmatch(fields):
             self.garbage = "invalid header field"
         elif _has_two_lengths(fields.lower()):
-            self.garbage = "two lengths"  # RFC 9112, section 6.3: a sign of request smuggling
+            self.garbage = "two lengths"  # RFC 9112, section 6.3: may be request smuggling
         elif match[1] >= b"200":
             self.status = int(match[1])
             self._known.append(self)
         else:
             self._interim += 1
-            if self._interim > _MOST_INTERIM or match[1] == b"101":
+            if self._interim > _MAX_INTERIM or match[1] == b"101":
                 self.garbage = "no final answer"
 
 
-class Replicas:
+class ReplicaClient:
     """Connections to the replicas of one service.
 
-    ``authorities`` are the certificates to trust in PEM form, empty for the system's, None for plain HTTP.
-    ``server_name`` is the name that certificates must be for, since replicas are reached by address; without one it is
-    the address itself. ``connect_timeout`` is in seconds and covers TLS.
+    ``authorities`` are the trusted certificates in PEM form, empty for the system's, None for plain HTTP. Replicas are
+    reached by address, so ``server_name`` is the name in their certificates; without one, certificates must be for the
+    address. ``connect_timeout`` is in seconds and includes TLS.
     """
 
     def __init__(
@@ -163,35 +164,35 @@ class Replicas:
         self._authorities = authorities
         self._server_name = server_name
         self._connect_timeout = connect_timeout
-        self._place = lru_cache(maxsize=4096)(self._placed)
+        self._url_of = lru_cache(maxsize=4096)(self._url)
         self._multi: Any = None
         self._epoll: Any = None
-        self._watched: set[int] = set()  # the sockets of requests under way
-        self._armed: dict[int, int] = {}  # what the epoll waits for, by socket
+        self._watched: set[int] = set()  # sockets of running requests
+        self._armed: dict[int, int] = {}  # events that the epoll waits for, by socket
         self._running: dict[Any, _Head] = {}  # by handle
-        self._busy: dict[Address, int] = {}  # requests under way
-        self._waiting: dict[Address, deque[Exchange]] = {}
-        self._resting: deque[Any] = deque(maxlen=_MOST_HANDLES)
-        self._known: list[_Head] = []  # those that became whole in this turn
-        self._due = math.inf  # the time at which libcurl asked to be woken
+        self._busy: dict[Address, int] = {}  # number of running requests
+        self._waiting: dict[Address, deque[ReplicaRequest]] = {}
+        self._idle: deque[Any] = deque(maxlen=_MAX_HANDLES)
+        self._known: list[_Head] = []  # completed in this call
+        self._due = math.inf  # the time at which libcurl wants to be called
         self._timer: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._asked = False  # since the last sweep
+        self._used = False  # since the last sweep
 
-    def ask(self, address: Address, request: bytes, done: Callable[[Answer], None]) -> Exchange:
+    def send(self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None]) -> ReplicaRequest:
         """Send ``request`` to a replica. ``done`` may be called before this returns."""
-        exchange = Exchange(address, request, done)
-        if self._place(address) is None:
-            done(Answer(None, Trouble.REFUSED_ADDRESS, "not the address of an instance"))
+        exchange = ReplicaRequest(address, request, done)
+        if self._url_of(address) is None:
+            done(ReplicaResponse(None, FailureReason.REFUSED_ADDRESS, "not the address of an instance"))
             return exchange
-        if self._busy.get(address, 0) < LARGEST_POOL:
+        if self._busy.get(address, 0) < MAX_CONNECTIONS:
             self._start(exchange)
         else:
             self._waiting.setdefault(address, deque()).append(exchange)
         return exchange
 
     def close(self) -> None:
-        """Close every connection. Requests under way get no answer."""
+        """Close every connection. Running requests get no response."""
         if self._multi is None:
             return
         self._waiting.clear()
@@ -204,15 +205,15 @@ class Replicas:
         for timer in filter(None, (self._timer, self._sweeper)):
             timer.cancel()
         self._timer, self._due = None, math.inf
-        self._resting.clear()
+        self._idle.clear()
         self._watched.clear()
         self._armed.clear()
 
-    def _start(self, exchange: Exchange) -> None:
+    def _start(self, exchange: ReplicaRequest) -> None:
         if self._multi is None:
             self._open()
-        self._asked = True
-        easy = self._resting.pop() if self._resting else self._handle()
+        self._used = True
+        easy = self._idle.pop() if self._idle else self._handle()
         plain = self._prepare(easy, exchange.address, exchange.request)
         head = self._running[easy] = _Head(easy, exchange, self._known, plain=plain)
         easy.setopt(pycurl.HEADERFUNCTION, head.take)
@@ -222,15 +223,15 @@ class Replicas:
 
     def _open(self) -> None:
         self._epoll = select.epoll()
-        self._loop.add_reader(self._epoll.fileno(), self._turn)
+        self._loop.add_reader(self._epoll.fileno(), self._transfer)
         self._multi = multi = pycurl.CurlMulti()
         multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         multi.setopt(pycurl.M_TIMERFUNCTION, self._wake)
-        multi.setopt(pycurl.M_MAXCONNECTS, _MOST_KEPT)
+        multi.setopt(pycurl.M_MAXCONNECTS, _MAX_KEPT)
         self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
 
     def _handle(self) -> Any:
-        """Return a new handle of libcurl."""
+        """Return a new libcurl handle."""
         easy = pycurl.Curl()
         easy.setopt(pycurl.NOSIGNAL, 1)
         easy.setopt(pycurl.SOCKOPTFUNCTION, self._forget)
@@ -238,16 +239,16 @@ class Replicas:
         easy.setopt(pycurl.PROXY, "")
         easy.setopt(pycurl.HTTP_CONTENT_DECODING, 0)
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, round(self._connect_timeout * 1000))
-        easy.setopt(pycurl.MAXAGE_CONN, LONGEST_IDLE)
-        easy.setopt(pycurl.MAXFILESIZE, LARGEST_BODY)
-        easy.setopt(pycurl.WRITEFUNCTION, len)  # a body's bytes are counted and dropped
+        easy.setopt(pycurl.MAXAGE_CONN, MAX_IDLE)
+        easy.setopt(pycurl.MAXFILESIZE, MAX_BODY)
+        easy.setopt(pycurl.WRITEFUNCTION, len)  # drop the body
         if self._authorities is not None:
-            easy.setopt(pycurl.SSL_SESSIONID_CACHE, 0)  # all replicas have one name, and no session of each other's
-            trust(easy, self._authorities or None, system=not self._authorities)
+            easy.setopt(pycurl.SSL_SESSIONID_CACHE, 0)  # replicas share a name, but not their sessions
+            set_authorities(easy, self._authorities or None, system=not self._authorities)
         return easy
 
-    def _placed(self, address: Address) -> tuple[str, list[str]] | None:
-        """Return URL and true address of a replica as libcurl takes them, None for what is no replica's address."""
+    def _url(self, address: Address) -> tuple[str, list[str]] | None:
+        """Return the URL of a replica and its address for CONNECT_TO, None for an address that must not be probed."""
         host, port = address
         if not is_probed(host):
             return None
@@ -255,12 +256,12 @@ class Replicas:
         return f"{scheme}://{_in_url(self._server_name or host)}:{port}/", [f"::{_in_url(host)}:{port}"]
 
     def _prepare(self, easy: Any, address: Address, request: bytes) -> bool:
-        """Set what a request is; return True if the next one may replace all of it."""
-        place = self._place(address)
-        assert place is not None
+        """Set the options of a request; return True if the next request overwrites all of them."""
+        url = self._url_of(address)
+        assert url is not None
         method, target, fields, body = _parts(request)
-        easy.setopt(pycurl.URL, place[0])
-        easy.setopt(pycurl.CONNECT_TO, place[1])
+        easy.setopt(pycurl.URL, url[0])
+        easy.setopt(pycurl.CONNECT_TO, url[1])
         easy.setopt(pycurl.REQUEST_TARGET, target)
         easy.setopt(pycurl.HTTPHEADER, fields)
         if method == "GET" and body is None:
@@ -273,16 +274,16 @@ class Replicas:
             easy.setopt(pycurl.POSTFIELDS, body)
         return False
 
-    # -- the loop
+    # -- libcurl's callbacks and the event loop
 
     def _watch(self, what: int, fd: int, _multi: Any, _data: Any) -> None:
-        """Watch a socket for libcurl, or no more."""
+        """Start or stop to watch a socket for libcurl."""
         if what == pycurl.POLL_REMOVE:
             self._watched.discard(fd)
             return
         self._watched.add(fd)
         if self._armed.get(fd) == what:
-            return  # a connection that was kept stays in the epoll, which saves two system calls
+            return  # a kept connection stays in the epoll, which saves two system calls
         self._armed[fd] = what
         events = (select.EPOLLIN if what & pycurl.POLL_IN else 0) | (select.EPOLLOUT if what & pycurl.POLL_OUT else 0)
         try:
@@ -291,17 +292,17 @@ class Replicas:
             self._epoll.register(fd, events)
 
     def _forget(self, fd: int, _purpose: int) -> int:
-        """Forget a socket of the same number that was closed; libcurl's callback for a new one."""
+        """Forget the closed socket that had the same number; libcurl's callback for a new socket."""
         self._armed.pop(fd, None)
         return int(pycurl.SOCKOPT_OK)
 
     def _wake(self, milliseconds: int) -> None:
-        """Wake libcurl after a time; -1 for never."""
+        """Call libcurl after a time, -1 for never."""
         self._due = math.inf if milliseconds < 0 else self._loop.time() + milliseconds / 1000
         self._set_timer()
 
     def _set_timer(self) -> None:
-        """Set the timer, unless there is one that is due earlier: to wake in vain costs less than a timer."""
+        """Set the timer, unless the current one is due earlier: an early call costs less than a new timer."""
         if self._due == math.inf or (self._timer is not None and self._timer.when() <= self._due):
             return
         if self._timer is not None:
@@ -317,21 +318,21 @@ class Replicas:
         self._multi.socket_action(pycurl.SOCKET_TIMEOUT, 0)
         self._settle()
 
-    def _turn(self) -> None:
-        """Send and receive whatever can be at once."""
+    def _transfer(self) -> None:
+        """Send and receive on all sockets that are ready."""
         for fd, events in self._epoll.poll(0):
             if fd in self._watched:
                 out = pycurl.CSELECT_OUT if events & select.EPOLLOUT else 0
                 self._multi.socket_action(fd, out | (pycurl.CSELECT_IN if events & ~select.EPOLLOUT else 0))
-            else:  # a kept connection was closed; libcurl finds out when it would use it
+            else:  # a kept connection was closed; libcurl notices before it reuses it
                 self._armed.pop(fd, None)
                 with suppress(OSError):
                     self._epoll.unregister(fd)
         self._settle()
 
     def _settle(self) -> None:
-        """Tell what came in this turn, and take handles back whose transfers are over."""
-        answers: list[tuple[_Head, Answer]] = []
+        """Report the responses of this call, and release the handles of finished transfers."""
+        answers: list[tuple[_Head, ReplicaResponse]] = []
         queued = 1
         while queued:
             queued, good, bad = self._multi.info_read()
@@ -341,7 +342,7 @@ class Replicas:
                     answers.append((head, _failure(head, number, words)))
                 self._release(head)
         for head in self._known:
-            answers.append((head, Answer(head.status)))
+            answers.append((head, ReplicaResponse(head.status)))
             self._linger(head)
         self._known.clear()
         for head, answer in answers:
@@ -349,33 +350,33 @@ class Replicas:
                 head.exchange.done(answer)
 
     def _linger(self, head: _Head) -> None:
-        """Give a transfer that nobody waits for a little time, if it is still under way."""
+        """Limit the remaining time of a transfer whose status is known or not needed."""
         if self._running.get(head.easy) is head and head.timer is None:
             head.timer = self._loop.call_later(_LINGER, self._release, head)
 
     def _release(self, head: _Head) -> None:
-        """Take a handle back. Its connection is closed unless the answer came to its end."""
+        """Release a handle. Its connection is closed unless the response is complete."""
         del self._running[head.easy]
         head.exchange.linger = None
         if head.timer is not None:
             head.timer.cancel()
         self._multi.remove_handle(head.easy)
         if head.plain:
-            self._resting.append(head.easy)
+            self._idle.append(head.easy)
         address = head.exchange.address
         self._busy[address] -= 1
         waiting = self._waiting.get(address)
-        while waiting and self._busy[address] < LARGEST_POOL:
+        while waiting and self._busy[address] < MAX_CONNECTIONS:
             exchange = waiting.popleft()
             if not exchange.cancelled:
                 self._start(exchange)
 
     def _sweep(self) -> None:
-        """Close all connections if nothing was asked since the last time."""
+        """Close all connections if no request was sent since the last sweep."""
         self._busy = {address: count for address, count in self._busy.items() if count}
         self._waiting = {address: waiting for address, waiting in self._waiting.items() if waiting}
-        if self._asked or self._running:
-            self._asked = False
+        if self._used or self._running:
+            self._used = False
             self._sweeper = self._loop.call_later(_SWEEP, self._sweep)
         else:
             self.close()
@@ -383,15 +384,15 @@ class Replicas:
 
 @lru_cache(maxsize=64)  # all replicas get the same request
 def _parts(request: bytes) -> tuple[str, str, list[bytes], bytes | None]:
-    """Return method, target, header fields and body of a request, as libcurl takes them."""
+    """Return method, target, header fields and body of a request in the form of libcurl's options."""
     head, _, body = request.partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     method, target, _ = first.decode().split(" ")
     names = [line.partition(b":")[0].lower() for line in lines]
-    # A field without a value ends in a semicolon for libcurl.
+    # libcurl wants a field without a value to end in a semicolon.
     fields = [line if line.partition(b":")[2].strip() else line.rstrip(b": \t") + b";" for line in lines]
     has_body = b"content-length" in names
-    # With a colon alone, libcurl does not add a field of its own.
+    # A name and a colon keep libcurl from adding the field itself.
     own = (b"Accept", b"User-Agent", *((b"Content-Type", b"Expect") if has_body else ()))
     given = [field for name, field in zip(names, fields, strict=True) if name != b"content-length"]
     given += [name + b":" for name in own if name.lower() not in names]
@@ -399,7 +400,7 @@ def _parts(request: bytes) -> tuple[str, str, list[bytes], bytes | None]:
 
 
 def _has_two_lengths(fields: bytes) -> bool:
-    """Return True if header fields in lower case have both ways to say a length."""
+    """Return True if header fields, in lower case, have both Content-Length and Transfer-Encoding."""
     both = b"transfer-encoding:" in fields and b"content-length:" in fields
     return both and len(set(_LENGTHS.findall(fields))) > 1
 
@@ -408,18 +409,18 @@ def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _failure(head: _Head, number: int, words: str) -> Answer:
-    """Return why there is no status."""
+def _failure(head: _Head, number: int, words: str) -> ReplicaResponse:
+    """Return the response for a transfer without a status."""
     if head.garbage:
-        return Answer(None, Trouble.GARBAGE, head.garbage)
-    if number in _BROKEN:  # pycurl.E_OK: libcurl takes the end of a connection for the end of a head
+        return ReplicaResponse(None, FailureReason.GARBAGE, head.garbage)
+    if number in _BROKEN:  # E_OK: libcurl treats the end of a connection as the end of a head
         if head.size:
-            return Answer(None, Trouble.CUT_SHORT, "closed within the answer")
-        return Answer(None, Trouble.CLOSED_UNUSED, "closed without an answer")
+            return ReplicaResponse(None, FailureReason.CUT_SHORT, "closed within the response")
+        return ReplicaResponse(None, FailureReason.CLOSED_UNUSED, "closed without a response")
     system_error = head.easy.getinfo(pycurl.OS_ERRNO)
     if number == pycurl.E_COULDNT_CONNECT and system_error:
-        return Answer(None, Trouble.UNREACHABLE, os.strerror(system_error))
+        return ReplicaResponse(None, FailureReason.UNREACHABLE, os.strerror(system_error))
     if number == pycurl.E_SSL_CACERT_BADFILE:
-        return Answer(None, Trouble.TLS_FAILED, "the authorities to trust are not certificates in PEM form")
-    code, why = failures.of_libcurl(number, words, system_error)
-    return Answer(None, _TROUBLES[code], why)
+        return ReplicaResponse(None, FailureReason.TLS_FAILED, "the trusted authorities are not PEM certificates")
+    code, why = failures.code_of_libcurl(number, words, system_error)
+    return ReplicaResponse(None, _REASONS[code], why)

@@ -1,7 +1,7 @@
-"""Instances of a replicated service, as a cluster lists them and a probe asks them.
+"""Instances of a replicated service, listed by a cluster and asked by a probe.
 
-An address and a port identify an instance. Names do not: hand-written endpoints may share a host name, and one pod may
-have several addresses.
+Address and port identify an instance. Names do not: hand-written endpoints may share a host name, and a pod may have
+several addresses.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from syncline.clients.http.addresses import is_refused
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """One replica. ``name`` is that of its pod or host and may be shared; ``place`` is the source that listed it.
+    """One replica. ``name`` is that of its pod or host and may be shared; ``source`` names the source that listed it.
 
-    ``address`` is an IP address, or a host name, which is never asked. ``ready`` says that it gets requests now. One
-    that is ``terminating`` gets no new ones.
+    ``address`` is an IP address, or a host name, which is never probed. A ``ready`` instance gets requests, a
+    ``terminating`` one gets no new ones.
     """
 
     name: str
@@ -27,16 +27,16 @@ class Instance:
     port: int
     ready: bool = True
     terminating: bool = False
-    place: str = ""
+    source: str = ""
 
     @property
     def serves(self) -> bool:
-        """Return True if the next request of a client may reach it."""
+        """Return True if clients' requests may reach it."""
         return self.ready and not self.terminating
 
     @property
     def where(self) -> str:
-        """Address and port as in a URL; the identity of the instance."""
+        """Address and port in the form of a URL; the identity of the instance."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
     def is_called(self, origin: str) -> bool:
@@ -44,11 +44,13 @@ class Instance:
         return origin in (self.name, self.address, self.where)
 
     def as_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the stored form, in which ``source`` has its former name ``place``."""
+        fields = asdict(self)
+        return {**fields, "place": fields.pop("source")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Instance:
-        """Raises KeyError, TypeError or ValueError for what :meth:`as_json` never gave."""
+        """Return the instance of :meth:`as_json`. Raises KeyError, TypeError or ValueError for an invalid value."""
         return cls(
             str(value["name"]),
             str(value["address"]),
@@ -60,7 +62,7 @@ class Instance:
 
 
 def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
-    """Return one instance for each address and port, by name. If it is listed twice, one that serves is preferred."""
+    """Return one instance for each address and port, sorted by name. Of duplicates, one that serves is preferred."""
     found: dict[str, Instance] = {}
     for instance in instances:
         known = found.get(instance.where)
@@ -70,10 +72,9 @@ def distinct(instances: Iterable[Instance]) -> tuple[Instance, ...]:
 
 
 def is_probed(address: str) -> bool:
-    """Return True if a probe may connect to `address`: an IP address of a pod, never a name.
+    """Return True if a probe may connect to `address`: the IP address of a pod, private ones included, never a name.
 
-    The rule of copies is the other way round: they go to public names. Neither goes to a link-local address or a
-    cloud's metadata service, and here nothing goes to an address that many machines share.
+    Link-local and metadata addresses are refused as for all clients, and also multicast and reserved ones.
     """
     try:
         parsed = ipaddress.ip_address(address)

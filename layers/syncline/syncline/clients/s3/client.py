@@ -5,7 +5,7 @@ ListObjectsV2, page by page. Reads are streams. They can require that the object
 stream that ends early is an error. A small object is written by one request, whose signature covers the SHA-256 of the
 body, so the service refuses damaged bytes. A large object is written in parts. Any process that knows the upload's ID
 can send or repeat a part, and the object exists once the upload is completed. A copy within one service moves no bytes
-through the client. Writes can be conditional (:class:`Condition`). CopyObject and CompleteMultipartUpload can answer
+through the client. Writes can be conditional (:class:`WriteCondition`). CopyObject and CompleteMultipartUpload can answer
 200 and still fail, so their bodies are read.
 
 A read of 4 KiB takes 0.38 ms of processor time, and 1.13 ms with boto3. 16 threads read 1,700 objects a second, and 720
@@ -16,29 +16,38 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from types import TracebackType
 from typing import Final, Self
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http, Response
-from syncline.clients.http.listings import KEYS, Extent, Limits, OnOdd, ignore, refuse
+from syncline.clients.http.listings import KEY_LIMITS, ListingGuard, ListingLimits, OnInvalid, ignore, refuse
 from syncline.clients.s3 import xml
-from syncline.clients.s3.head import ABSENT, REDIRECT, Condition, Head, attributes_of, etag_of, head_of
-from syncline.clients.s3.requests import BucketRequests, quoted, quoted_key
-from syncline.clients.s3.sigv4 import Keys, Signer
-from syncline.clients.s3.upload import PART, Upload, part_size
-from syncline.clients.s3.xml import Grants, ListPage, NotXmlError
+from syncline.clients.s3.head import (
+    IF_ABSENT,
+    REDIRECT_HEADER,
+    ObjectHead,
+    WriteCondition,
+    attributes_of,
+    etag_of,
+    head_of,
+)
+from syncline.clients.s3.requests import BucketRequests, quote_all, quote_key
+from syncline.clients.s3.sigv4 import AccessKeys, Signer
+from syncline.clients.s3.upload import PART_SIZE, MultipartUpload, part_size
+from syncline.clients.s3.xml import AccessGrants, ListPage, NotXmlError
 from syncline.errors import SynclineError
 
-LARGEST_COPY: Final = 5 * 1024**3
+MAX_COPY: Final = 5 * 1024**3
 """Bytes of the largest object that one request copies; a larger one is copied in parts."""
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectStream:
-    """The content of an object as a stream, a context manager. ``head.size`` is the size of the requested range."""
+    """The content of an object as a stream, for use in a ``with`` block. ``head.size`` is that of the requested range."""
 
-    head: Head
+    head: ObjectHead
     _response: Response
 
     def read(self, size: int) -> bytes:
@@ -71,12 +80,12 @@ class Bucket:
         self,
         endpoint: Endpoint,
         name: str,
-        keys: Callable[[], Keys | None],
+        keys: Callable[[], AccessKeys | None],
         http: Http,
         *,
         region: str = "us-east-1",
         path_style: bool = True,
-        renewed: Callable[[], Keys | None] | None = None,
+        renewed: Callable[[], AccessKeys | None] | None = None,
         signer: Signer | None = None,
     ) -> None:
         self.name = name
@@ -96,7 +105,7 @@ class Bucket:
 
     # -- reading -------------------------------------------------------------------------------------------------
 
-    def page(  # noqa: PLR0913 - as the request has it
+    def page(  # noqa: PLR0913 - the parameters of ListObjectsV2
         self,
         prefix: str = "",
         *,
@@ -104,7 +113,7 @@ class Bucket:
         after: str = "",
         token: str | None = None,
         limit: int = 1000,
-        odd: OnOdd = refuse,
+        on_invalid: OnInvalid = refuse,
     ) -> ListPage:
         """Return a page of the listing: keys that start with ``prefix`` and follow ``after``, or the page of ``token``.
 
@@ -113,13 +122,13 @@ class Bucket:
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(limit), "prefix": prefix}
         query |= {"delimiter": delimiter} if delimiter else {}
         query |= {"continuation-token": token} if token is not None else {"start-after": after} if after else {}
-        response = self._requests.ask("GET", "", query)
+        response = self._requests.request("GET", "", query)
         try:
-            page = xml.list_page(response.body, odd, f"the listing of {self}")
+            page = xml.list_page(response.body, on_invalid, f"the listing of {self}")
         except NotXmlError as error:
-            raise response.bad(str(error)) from None
+            raise response.protocol_error(str(error)) from None
         if page.token is not None and page.token == token:
-            raise SynclineError("LISTING_INCOMPLETE", f"the listing of {self} goes round in a circle")
+            raise SynclineError("LISTING_INCOMPLETE", f"the listing of {self} repeats itself")
         return page
 
     def pages(
@@ -128,17 +137,17 @@ class Bucket:
         *,
         delimiter: str = "",
         after: str = "",
-        odd: OnOdd = refuse,
-        limits: Limits = KEYS,
+        on_invalid: OnInvalid = refuse,
+        limits: ListingLimits = KEY_LIMITS,
     ) -> Iterator[ListPage]:
         """Yield the pages of a listing until its end.
 
         Raises LISTING_TOO_LONG, and LISTING_INCOMPLETE if the listing repeats itself.
         """
-        extent = Extent(f"the listing of {self}", limits)
+        extent = ListingGuard(f"the listing of {self}", limits)
         token: str | None = None
         while True:
-            page = self.page(prefix, delimiter=delimiter, after=after, token=token, odd=odd)
+            page = self.page(prefix, delimiter=delimiter, after=after, token=token, on_invalid=on_invalid)
             names = [*(each.key for each in page.objects), *page.prefixes]
             extent.count(names, len(names))
             yield page
@@ -146,16 +155,16 @@ class Bucket:
                 return
             token = page.token
 
-    def head(self, key: str, *, version: str | None = None, surely: bool = True) -> Head | None:
+    def head(self, key: str, *, version: str | None = None, confirm: bool = True) -> ObjectHead | None:
         """Return the head of an object, None if it does not exist.
 
-        A missing bucket gives the same bare 404 as a missing object. With ``surely``, a listing tells them apart: it
-        raises BUCKET_ABSENT if the bucket is missing, and BAD_ANSWER is raised if the object is listed but not found.
+        A missing bucket gives the same 404 as a missing object. ``confirm`` adds a listing, which raises BUCKET_ABSENT
+        if the bucket is missing, and BAD_ANSWER is raised if the object is listed but not found.
         """
         response = self._requests.send("HEAD", key, _version(version))
-        if response.status == 404 and version is None and surely:
-            if any(each.key == key for each in self.page(key, limit=1, odd=ignore).objects):
-                raise response.bad("the object is listed, but not found")
+        if response.status == 404 and version is None and confirm:
+            if any(each.key == key for each in self.page(key, limit=1, on_invalid=ignore).objects):
+                raise response.protocol_error("the object is listed, but not found")
             return None
         if response.status == 404:
             return None
@@ -188,13 +197,13 @@ class Bucket:
         # rclone answers a range with 200, too. Only Content-Range states which bytes follow.
         if ranged and not response.header("Content-Range").startswith(f"bytes {start}-"):
             response.close()
-            raise response.bad("the service does not give the range asked for")
+            raise response.protocol_error("the response has another range than requested")
         if etag is not None and head.etag != etag:  # some services ignore If-Match
             response.close()
             raise _replaced(self, key)
         return ObjectStream(head, response)
 
-    def read(self, key: str, limit: int, *, etag: str | None = None) -> tuple[Head, bytes]:
+    def read(self, key: str, limit: int, *, etag: str | None = None) -> tuple[ObjectHead, bytes]:
         """Return the head and content of an object. Raises TOO_LARGE if it has more than ``limit`` bytes."""
         with self.open(key, etag=etag) as stream:
             if stream.head.size > limit:
@@ -202,107 +211,116 @@ class Bucket:
             content = b"".join(stream.chunks(limit + 1))
         return stream.head, content
 
-    def grants(self, key: str) -> Grants:
+    def grants(self, key: str) -> AccessGrants:
         """Return the access list of an object. Raises FORBIDDEN, NOT_FOUND, or REFUSED if the service has none."""
-        response = self._requests.ask("GET", key, {"acl": ""})
+        response = self._requests.request("GET", key, {"acl": ""})
         try:
             return xml.grants(response.body)
         except NotXmlError as error:
-            raise response.bad(str(error)) from None
+            raise response.protocol_error(str(error)) from None
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def put(self, key: str, content: bytes, like: Head | None = None, *, condition: Condition | None = None) -> str:
+    def put(
+        self, key: str, content: bytes, like: ObjectHead | None = None, *, condition: WriteCondition | None = None
+    ) -> str:
         """Put an object in one request, with the type, headers and metadata of ``like``; return its ETag.
 
         Raises TARGET_CHANGED if ``condition`` does not hold.
         """
-        response = self._requests.ask("PUT", key, {}, attributes_of(like), content, condition=condition)
+        response = self._requests.request("PUT", key, {}, attributes_of(like), content, condition=condition)
         return etag_of(response)
 
     def put_stream(
-        self, key: str, chunks: Iterable[bytes], like: Head | None = None, *, condition: Condition | None = None
+        self,
+        key: str,
+        chunks: Iterable[bytes],
+        like: ObjectHead | None = None,
+        *,
+        condition: WriteCondition | None = None,
     ) -> str:
         """Put an object of any size from chunks of any size, in parts if needed; return its ETag.
 
         Only a few parts are in memory at a time. A failure leaves neither the object nor parts of it. Raises
         TARGET_CHANGED if ``condition`` does not hold; an upload in parts finds out after the last one.
         """
-        parts = _parts(chunks, PART if like is None else part_size(like.size))
+        parts = _parts(chunks, PART_SIZE if like is None else part_size(like.size))
         first = next(parts, b"")
         second = next(parts, None)
         if second is None:
             return self.put(key, first, like, condition=condition)
         upload = self.begin_upload(key, like)
         try:
-            etags = {number: upload.put(number, part) for number, part in enumerate(_again(first, second, parts), 1)}
+            etags = {number: upload.put(number, part) for number, part in enumerate(chain((first, second), parts), 1)}
             return upload.complete(etags, condition=condition)
         except BaseException:
             upload.abort()
             raise
 
-    def begin_upload(self, key: str, like: Head | None = None) -> Upload:
+    def begin_upload(self, key: str, like: ObjectHead | None = None) -> MultipartUpload:
         """Begin a multipart upload, with the type, headers and metadata of ``like``."""
-        response = self._requests.ask("POST", key, {"uploads": ""}, attributes_of(like))
+        response = self._requests.request("POST", key, {"uploads": ""}, attributes_of(like))
         try:
-            number = xml.parse(response.body).findtext("UploadId")
+            upload_id = xml.parse(response.body).findtext("UploadId")
         except NotXmlError as error:
-            raise response.bad(str(error)) from None
-        if not number:
-            raise response.bad("an upload without an id")
-        return Upload(self._requests, key, number)
+            raise response.protocol_error(str(error)) from None
+        if not upload_id:
+            raise response.protocol_error("the response to a new upload has no UploadId")
+        return MultipartUpload(self._requests, key, upload_id)
 
-    def resume_upload(self, key: str, number: str) -> Upload:
-        """Return the upload with the ID ``number``, which :meth:`begin_upload` began; sends no request."""
-        return Upload(self._requests, key, number)
+    def resume_upload(self, key: str, upload_id: str) -> MultipartUpload:
+        """Return an upload that :meth:`begin_upload` began, without a request."""
+        return MultipartUpload(self._requests, key, upload_id)
 
-    def copy(self, source: Bucket, source_key: str, key: str, head: Head, *, condition: Condition | None = None) -> str:
+    def copy(
+        self, source: Bucket, source_key: str, key: str, head: ObjectHead, *, condition: WriteCondition | None = None
+    ) -> str:
         """Copy an object within the service if it is still the one of ``head``; return the copy's ETag.
 
-        Type, headers and metadata are copied. An object of more than :data:`LARGEST_COPY` bytes is refused: it takes
-        :meth:`begin_upload` and :meth:`Upload.copy`. Raises SOURCE_CHANGED, NOT_FOUND, FORBIDDEN, REFUSED, and
+        Type, headers and metadata are copied. An object of more than :data:`MAX_COPY` bytes is refused: it takes
+        :meth:`begin_upload` and :meth:`MultipartUpload.copy`. Raises SOURCE_CHANGED, NOT_FOUND, FORBIDDEN, REFUSED, and
         TARGET_CHANGED if ``condition`` does not hold.
         """
         headers = source.copy_source(source_key, head)
-        if REDIRECT in head.headers:
-            headers[REDIRECT] = attributes_of(head)[REDIRECT]
+        if REDIRECT_HEADER in head.headers:
+            headers[REDIRECT_HEADER] = attributes_of(head)[REDIRECT_HEADER]
         try:
-            response = self._requests.ask("PUT", key, {}, headers, condition=condition, is_long=True)
+            response = self._requests.request("PUT", key, {}, headers, condition=condition, is_long=True)
             return self._requests.etag_within(response, "CopyObjectResult", condition)
         except SynclineError as error:
             if error.code.name != "TARGET_CHANGED":
                 raise
             # The service answers the same whether the source or the target changed. Read the source to find out.
-            there = source.head(source_key, version=head.version)
-            if there is None:
+            current = source.head(source_key, version=head.version)
+            if current is None:
                 raise SynclineError(
                     "NOT_FOUND", f"{source_key!r} in {source} was removed before it was copied"
                 ) from None
-            if there.etag != head.etag:
+            if current.etag != head.etag:
                 raise _replaced(source, source_key) from None
             raise
 
-    def copy_source(self, key: str, head: Head) -> dict[str, str]:
+    def copy_source(self, key: str, head: ObjectHead) -> dict[str, str]:
         """Return the headers of a copy of an object of this bucket, if its ETag is still that of ``head``."""
-        version = f"?versionId={quoted(head.version)}" if head.version else ""
+        version = f"?versionId={quote_all(head.version)}" if head.version else ""
         return {
-            "x-amz-copy-source": f"/{quoted(self.name)}/{quoted_key(key)}{version}",
+            "x-amz-copy-source": f"/{quote_all(self.name)}/{quote_key(key)}{version}",
             "x-amz-copy-source-if-match": f'"{head.etag}"',
         }
 
-    def put_again_is_refused(self, key: str, content: bytes, like: Head | None) -> bool:
+    def honours_put_conditions(self, key: str, content: bytes, like: ObjectHead | None) -> bool:
         """Return True if the service honours conditions of puts.
 
         Repeats a :meth:`put` that has just succeeded, on condition that the object is absent. A service that ignores
         the condition writes the same object again.
         """
-        return _is_refused(lambda: self.put(key, content, like, condition=ABSENT))
+        return _is_refused(lambda: self.put(key, content, like, condition=IF_ABSENT))
 
-    def copy_again_is_refused(self, source: Bucket, source_key: str, key: str, head: Head) -> bool:
-        """Return True if the service honours conditions of a copy: the same as :meth:`put_again_is_refused`."""
-        return _is_refused(lambda: self.copy(source, source_key, key, head, condition=ABSENT))
+    def honours_copy_conditions(self, source: Bucket, source_key: str, key: str, head: ObjectHead) -> bool:
+        """Return True if the service honours conditions of copies, like :meth:`honours_put_conditions`."""
+        return _is_refused(lambda: self.copy(source, source_key, key, head, condition=IF_ABSENT))
 
-    def delete(self, key: str, *, condition: Condition | None = None) -> None:
+    def delete(self, key: str, *, condition: WriteCondition | None = None) -> None:
         """Delete an object. Do nothing if it does not exist.
 
         Raises TARGET_CHANGED if ``condition`` does not hold for an object that exists.
@@ -326,7 +344,7 @@ def _is_refused(write: Callable[[], object]) -> bool:
 
 
 def _replaced(bucket: Bucket, key: str) -> SynclineError:
-    return SynclineError("SOURCE_CHANGED", f"{key!r} in {bucket} was replaced since it was looked at")
+    return SynclineError("SOURCE_CHANGED", f"{key!r} in {bucket} was replaced since it was scanned")
 
 
 def _version(version: str | None) -> dict[str, str]:
@@ -342,9 +360,3 @@ def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
             del held[:size]
     if held:
         yield bytes(held)
-
-
-def _again(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
-    yield from rest

@@ -1,11 +1,11 @@
-"""Notifications of buckets, in every form they come in, as :class:`ObjectEvent`.
+"""Parser for bucket notifications of S3, EventBridge, MinIO and SNS.
 
-S3 sends ``{"Records": [...]}`` to a queue or a function, with keys encoded as in a form (``+`` is a space), and one
-``s3:TestEvent`` when notifications are switched on. EventBridge wraps one event in ``detail``, its key as it is. MinIO
-sends the form of S3, with ``s3:`` before the event's name, to a webhook. SNS puts any of these into a text.
+S3 sends ``{"Records": [...]}`` to a queue or function, with form-encoded keys (``+`` is a space), and one
+``s3:TestEvent`` when notifications are enabled. EventBridge wraps one event in ``detail``, with the key unencoded.
+MinIO sends the form of S3, with ``s3:`` before the event's name, to a webhook. SNS wraps any of these in a string.
 
-Each may come twice, late, in any order, or from somebody else: an event is a hint to look at the key, and nothing it
-says is taken for true, but for its order where the service is known to tell that.
+An event may be duplicated, late, out of order or forged. It is only a hint to scan the key: no content is trusted,
+except for the order of events at services known to provide it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
-from syncline.clients.http.listings import described
+from syncline.clients.http.listings import describe
 from syncline.errors import SynclineError
 
 _LONGEST_KEY: Final = 1024  # bytes
@@ -42,10 +42,10 @@ _REASONS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class ObjectEvent:
-    """Something happened to an object, it is said.
+    """A reported change of an object.
 
-    ``name`` is as S3 has it, without ``s3:`` (``ObjectCreated:Copy``); it may be one that nobody has heard of.
-    ``sequencer`` orders events of one key (:func:`surely_older`). ``size`` is in bytes.
+    ``name`` is the name of S3 without ``s3:`` (``ObjectCreated:Copy``); it may be unknown. ``sequencer`` orders the
+    events of one key (:func:`is_no_newer`). ``size`` is in bytes.
     """
 
     bucket: str
@@ -58,21 +58,13 @@ class ObjectEvent:
 
     @property
     def order(self) -> str | None:
-        """The sequencer, where it tells the order for certain: of what was made or removed, and in the form of S3."""
+        """The sequencer if it orders the event reliably: of a creation or removal, in the form of S3; else None."""
         ordered = self.name.startswith(("ObjectCreated:", "ObjectRemoved:"))
         return self.sequencer if ordered and _is_number(self.sequencer) else None
 
-    @property
-    def is_removal(self) -> bool:
-        return self.name.startswith(("ObjectRemoved:", "LifecycleExpiration:"))
-
-    @property
-    def is_copy(self) -> bool:
-        return self.name == "ObjectCreated:Copy"
-
 
 def is_notification(body: Any) -> bool:
-    """Whether decoded JSON claims to be a notification of a bucket; :func:`events_in` tells whether it is one."""
+    """Return True if decoded JSON has the outer form of a bucket notification; :func:`events_in` validates it."""
     return isinstance(body, dict) and (
         "Records" in body
         or body.get("Event") == "s3:TestEvent"
@@ -84,26 +76,26 @@ def is_notification(body: Any) -> bool:
 def events_in(body: Any) -> tuple[ObjectEvent, ...]:
     """Return the events of a notification's decoded JSON, none for a test event.
 
-    A key with a part `.` or `..` is left out: services refuse or resolve it, so it is most likely forged. A full scan
-    finds an object that has such a key all the same. Raises MESSAGE_INVALID, naming what is wrong, if any part of it is not what the form promises.
+    A key with a segment `.` or `..` is left out: services refuse or resolve it, so it is most likely forged. A full
+    scan finds an object with such a key. Raises MESSAGE_INVALID with the reason for an invalid notification.
     """
     try:
-        return tuple(event for event in _events(body, wrapped=False) if not climbs(event.key))
+        return tuple(event for event in _events(body, wrapped=False) if not has_dot_segment(event.key))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         what = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise SynclineError("MESSAGE_INVALID", f"not a notification of a bucket: {what[:200]}") from None
+        raise SynclineError("MESSAGE_INVALID", f"invalid bucket notification: {what[:200]}") from None
 
 
-def climbs(key: str) -> bool:
-    """Return True if a key has a part `.` or `..`."""
+def has_dot_segment(key: str) -> bool:
+    """Return True if a key has a segment `.` or `..`."""
     return not {".", ".."}.isdisjoint(key.split("/"))
 
 
-def surely_older(one: str | None, other: str | None) -> bool:
-    """Whether the event with sequencer ``one`` is no newer than that with ``other``, and there is no doubt.
+def is_no_newer(one: str | None, other: str | None) -> bool:
+    """Return True if the event with sequencer ``one`` is certainly no newer than that with ``other``.
 
-    AWS has said that the shorter is to be padded on the right, and also on the left; EventBridge drops leading zeros
-    and writes small letters. It is certain only if all of these readings agree.
+    The AWS documentation pads the shorter sequencer on the right in one place, on the left in another. EventBridge
+    drops leading zeros and writes lower case. The result is True only if all of these interpretations agree.
     """
     if one is None or other is None or not (_is_number(one) and _is_number(other)):
         return False
@@ -129,14 +121,14 @@ def _events(body: Any, *, wrapped: bool) -> Iterator[ObjectEvent]:
     elif body.get("Type") == "Notification" and not wrapped:
         yield from _events(json.loads(body["Message"]), wrapped=True)
     else:
-        raise ValueError("of none of the known forms")
+        raise ValueError("unknown form")
 
 
 def _of_record(record: Any) -> ObjectEvent:
     if not str(record["eventSource"]).endswith(":s3"):
-        raise ValueError("a record that is not of S3")
+        raise ValueError(f"the record's `eventSource` is {str(record['eventSource'])[:40]!r}, not S3")
     if not str(record["eventVersion"]).startswith("2."):
-        raise ValueError(f"version {record['eventVersion']!r}, this Syncline reads 2.x")
+        raise ValueError(f"version {record['eventVersion']!r} is not supported, only 2.x")
     about = record["s3"]["object"]
     key = unquote_plus(_text(about["key"], "key"), errors="strict")
     name = _text(record["eventName"], "event name").removeprefix("s3:")
@@ -154,7 +146,7 @@ def _of_bus(body: Any) -> ObjectEvent:
 def _event(bucket: Any, key: Any, name: str, about: Any) -> ObjectEvent:
     size = about.get("size")
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise ValueError(f"its `size` is {described(size)}, not a number of bytes")
+        raise ValueError(f"its `size` is {describe(size)}, not a number of bytes")
     if len(_text(key, "key").encode()) > _LONGEST_KEY:
         raise ValueError(f"a key of more than {_LONGEST_KEY} bytes")
     return ObjectEvent(

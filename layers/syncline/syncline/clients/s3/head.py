@@ -1,4 +1,4 @@
-"""An object's ETag, size, own headers and metadata, read from the headers of an answer and written to a request."""
+"""The ETag, size, standard headers and metadata of an object, as HTTP headers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Final
 
 from syncline.clients.http.client import Response
 
-REDIRECT: Final = "x-amz-website-redirect-location"
-"""The one header of an object that CopyObject does not copy by itself."""
+REDIRECT_HEADER: Final = "x-amz-website-redirect-location"
+"""The only header of an object that CopyObject does not copy."""
 
 _META: Final = "x-amz-meta-"
 _OWN_HEADERS: Final = (
@@ -25,7 +25,7 @@ _OWN_HEADERS: Final = (
     "content-encoding",
     "content-language",
     "expires",
-    REDIRECT,
+    REDIRECT_HEADER,
 )
 _NO_TYPE: Final = "application/octet-stream"
 _DEFAULT_TYPES: Final = frozenset({"", _NO_TYPE, "binary/octet-stream"})
@@ -33,7 +33,7 @@ _ENCODED_WORD: Final = re.compile(r"=\?[^?\s]+\?[bBqQ]\?[^?\s]*\?=")
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ObjectHead:
     """An object without its content.
 
     ``etag`` is without quotes, ``size`` in bytes, ``modified`` in Unix seconds (0 if not stated). ``headers`` are the
@@ -51,13 +51,13 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class WriteCondition:
     """The state that a write requires of its target: the object with ``etag`` (without quotes), or no object if None.
 
-    A service that honours conditions refuses the write otherwise, with TARGET_CHANGED here. One that does not honour
-    them writes: see :meth:`Bucket.put_again_is_refused`. The HTTP room repeats a conditional write whose answer was
-    lost, as it repeats any write, and the repeated one may meet the object that the lost one wrote: TARGET_CHANGED
-    again. So a caller that gets it reads the target, before it reports a conflict, and recognises its own object.
+    A service that honours conditions refuses the write otherwise, raised as TARGET_CHANGED. One that ignores them
+    writes: see :meth:`Bucket.honours_put_conditions`. :class:`Http` repeats a conditional write whose response was
+    lost, and the second one may find the object that the first one wrote: TARGET_CHANGED again. So the caller reads the
+    target and checks for its own object before it reports a conflict.
     """
 
     etag: str | None = None
@@ -68,8 +68,8 @@ class Condition:
         return {"If-None-Match": "*"} if self.etag is None else {"If-Match": f'"{self.etag}"'}
 
 
-ABSENT: Final = Condition()
-"""There is no object under the key."""
+IF_ABSENT: Final = WriteCondition()
+"""No object has the key."""
 
 
 def etag_of(response: Response) -> str:
@@ -77,17 +77,17 @@ def etag_of(response: Response) -> str:
     return response.header("ETag").strip('"')
 
 
-def head_of(response: Response) -> Head:
+def head_of(response: Response) -> ObjectHead:
     """Return the head of the object in an answer to HEAD or GET; BAD_ANSWER if the answer does not state its length."""
     length = response.header("Content-Length")
     if not (length.isascii() and length.isdigit()):
         response.close()
-        raise response.bad("an object without a length")
+        raise response.protocol_error("the response has no valid Content-Length")
     version = response.header("x-amz-version-id")
     headers = {name: value for name in _OWN_HEADERS if (value := response.header(name))}
     if "content-encoding" in headers:
         headers |= _content_encoding(headers.pop("content-encoding"))
-    return Head(
+    return ObjectHead(
         etag_of(response),
         int(length),
         response.header("Content-Type") or _NO_TYPE,
@@ -99,21 +99,21 @@ def head_of(response: Response) -> Head:
 
 
 def _content_encoding(value: str) -> dict[str, str]:
-    """Return the Content-Encoding without ``aws-chunked``, which is how an upload was sent and not part of the object."""
+    """Return the Content-Encoding without ``aws-chunked``, which describes the upload, not the object."""
     kept = [coding for each in value.split(",") if (coding := each.strip()) and coding.lower() != "aws-chunked"]
     return {"content-encoding": ", ".join(kept)} if kept else {}
 
 
-@lru_cache(maxsize=1024)  # many objects are of the same second
+@lru_cache(maxsize=1024)  # many objects are written within the same second
 def _unix_time(text: str) -> float:
-    """Return the Unix seconds of an HTTP date, 0 if it is none."""
+    """Return the Unix seconds of an HTTP date, 0 if it is invalid."""
     try:
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError):
         return 0.0
 
 
-def attributes_of(like: Head | None) -> dict[str, str]:
+def attributes_of(like: ObjectHead | None) -> dict[str, str]:
     """Return the headers that give a new object the type, own headers and metadata of ``like``."""
     if like is None:
         return {}
@@ -122,11 +122,11 @@ def attributes_of(like: Head | None) -> dict[str, str]:
     return {"Content-Type": _sendable(like.content_type), **own, **metadata}
 
 
-def fingerprint(head: Head) -> str:
+def fingerprint(head: ObjectHead) -> str:
     """Return 12 hex characters that are equal for objects with the same type, own headers and metadata.
 
-    A value counts as the text that it stands for: the same in RFC 2047 and in raw UTF-8. The content types that
-    servers give to an object without one are all the same.
+    Values are compared decoded, so RFC 2047 and raw UTF-8 are equal. The content types that servers give to an object
+    without one are all equal.
     """
     content_type = "" if head.content_type in _DEFAULT_TYPES else head.content_type
     named = {"content-type": content_type, **head.headers}
@@ -143,7 +143,7 @@ def _sendable(value: str) -> str:
 
 
 def _raw_text(value: str) -> str:
-    """Return the text of a value that was decoded from the wire as Latin-1; servers send UTF-8 or really Latin-1."""
+    """Return the text of a value that was decoded as Latin-1; servers send UTF-8 or Latin-1."""
     try:
         return value.encode("latin-1").decode()
     except UnicodeError:
@@ -151,7 +151,7 @@ def _raw_text(value: str) -> str:
 
 
 def _text(value: str) -> str:
-    """Return the text that a header value stands for."""
+    """Return the decoded text of a header value."""
     if not value.isascii():
         return _raw_text(value)
     if "=?" not in value or _ENCODED_WORD.search(value) is None:

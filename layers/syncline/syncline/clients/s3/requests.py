@@ -13,8 +13,8 @@ from syncline.clients.http.client import Http, Response
 from syncline.clients.http.limits import Body
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.s3 import xml
-from syncline.clients.s3.head import Condition
-from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
+from syncline.clients.s3.head import WriteCondition
+from syncline.clients.s3.sigv4 import EMPTY_SHA256, AccessKeys, Signer, SigningRequest
 from syncline.clients.s3.xml import NotXmlError
 from syncline.errors import CodeName, SynclineError
 
@@ -59,17 +59,17 @@ class BucketRequests:
         self,
         endpoint: Endpoint,
         bucket: str,
-        keys: Callable[[], Keys | None],
+        keys: Callable[[], AccessKeys | None],
         http: Http,
         *,
         path_style: bool,
-        renewed: Callable[[], Keys | None],
+        renewed: Callable[[], AccessKeys | None],
         signer: Signer,
     ) -> None:
         self._endpoint = endpoint
         self._bucket = bucket
         self._host = endpoint.host if path_style else f"{bucket}.{endpoint.host}"
-        self._root = f"/{quoted(bucket)}" if path_style else ""
+        self._root = f"/{quote_all(bucket)}" if path_style else ""
         self._keys = keys
         self._renewed = renewed
         self._http = http
@@ -78,7 +78,7 @@ class BucketRequests:
     def __str__(self) -> str:
         return f"{self._endpoint.host}/{self._bucket}"
 
-    def ask(  # noqa: PLR0913 - the parts of a request
+    def request(  # noqa: PLR0913 - the parts of a request
         self,
         method: str,
         key: str,
@@ -86,13 +86,13 @@ class BucketRequests:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         *,
-        condition: Condition | None = None,
+        condition: WriteCondition | None = None,
         is_long: bool = False,
     ) -> Response:
         """Send a request and return its answer of 200; raise the :meth:`error` of any other answer.
 
         An empty ``key`` addresses the bucket itself. ``is_long`` is for work that takes the service minutes: it sends a
-        space now and then until the work is done, so its answer has no lowest rate.
+        space now and then until the work is done, so the response has no minimum rate.
         """
         if condition is not None:
             headers = {**(headers or {}), **condition.headers}
@@ -116,26 +116,26 @@ class BucketRequests:
 
         If the service refuses the keys and there are new ones, the request is sent once more, signed with those.
         """
-        path = f"{self._root}/{quoted_key(key)}"
-        text = "&".join(f"{quoted(name)}={quoted(value)}" for name, value in sorted((query or {}).items()))
+        path = f"{self._root}/{quote_key(key)}"
+        text = "&".join(f"{quote_all(name)}={quote_all(value)}" for name, value in sorted((query or {}).items()))
         url = f"{self._endpoint.scheme}://{self._host}{_sent(path)}{'?' if text else ''}{text}"
-        payload = EMPTY if body is None else hashlib.sha256(body).hexdigest()
-        asked = Request(method, self._host, path, text)
+        payload = EMPTY_SHA256 if body is None else hashlib.sha256(body).hexdigest()
+        asked = SigningRequest(method, self._host, path, text)
         sent: Body = body if body is not None or method not in ("PUT", "POST") else b""
 
-        def signed_by(who: Keys | None) -> Response:
+        def signed_by(who: AccessKeys | None) -> Response:
             signed = dict(headers or {})
             if who is not None:
                 signed = self._signer.headers(who, asked, signed, payload)
-            policy = replace(self._http.policy, slowest=0) if is_long else None
+            policy = replace(self._http.policy, min_rate=0) if is_long else None
             return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream, retry=policy)
 
-        return REJECTIONS.ask(self._host, self._keys(), self._renewed, signed_by, self._refusal, self._accepts)
+        return REJECTIONS.send(self._host, self._keys(), self._renewed, signed_by, self._refusal, self._accepts)
 
-    def _accepts(self, keys: Keys | None) -> bool:
-        """Return True if the service accepts the keys, whatever it says of one object."""
-        asked = Request("GET", self._host, f"{self._root}/", "list-type=2&max-keys=0")
-        headers = {} if keys is None else self._signer.headers(keys, asked, {}, EMPTY)
+    def _accepts(self, keys: AccessKeys | None) -> bool:
+        """Return True if the service accepts the keys, independent of any object."""
+        asked = SigningRequest("GET", self._host, f"{self._root}/", "list-type=2&max-keys=0")
+        headers = {} if keys is None else self._signer.headers(keys, asked, {}, EMPTY_SHA256)
         url = f"{self._endpoint.scheme}://{self._host}{asked.path}?{asked.query}"
         return self._refusal(self._http.request("GET", url, headers, ca=self._endpoint.ca)) is None
 
@@ -146,7 +146,7 @@ class BucketRequests:
         error = self.error(response)
         return error if error.code.name == "UNAUTHORIZED" else None
 
-    def error(self, response: Response, condition: Condition | None = None) -> SynclineError:
+    def error(self, response: Response, condition: WriteCondition | None = None) -> SynclineError:
         """Return the error for an answer that refuses a request with ``condition``.
 
         An error code in the body that is more specific than the status takes precedence.
@@ -155,15 +155,15 @@ class BucketRequests:
         code = xml.error_code(response.body)
         name = _CODES.get(code)
         if response.status == 412:
-            name = _name_of("PreconditionFailed", condition)
+            name = _code_for("PreconditionFailed", condition)
         elif response.status == 404 and code in ("", "NoSuchKey"):
-            name = _name_of("NoSuchKey", condition)
+            name = _code_for("NoSuchKey", condition)
         elif name is None and response.status in (301, 307, 400) and response.header("x-amz-bucket-region"):
             what = f"the bucket {self} is in the region {response.header('x-amz-bucket-region')}"
             return SynclineError("REDIRECTED", what)
         return error if name is None else SynclineError(name, error.what, retry_after=error.retry_after)
 
-    def etag_within(self, response: Response, root: str, condition: Condition | None = None) -> str:
+    def etag_within(self, response: Response, root: str, condition: WriteCondition | None = None) -> str:
         """Return the ETag in the body of an answer of 200, an XML document named ``root``.
 
         CopyObject, UploadPartCopy and CompleteMultipartUpload can fail after the status was sent. The body is an error
@@ -174,19 +174,19 @@ class BucketRequests:
         except NotXmlError as error:
             code = xml.error_code(response.body)
             if code:
-                what = f"{response.method} of {self} failed after it had begun: {code}"
-                raise SynclineError(_name_of(code, condition) or "SERVER_ERROR", what) from None
-            raise response.bad(str(error)) from None
+                what = f"{response.method} of {self} failed after the status 200: {code}"
+                raise SynclineError(_code_for(code, condition) or "SERVER_ERROR", what) from None
+            raise response.protocol_error(str(error)) from None
         return (etag or "").strip('"')
 
 
-def quoted(text: str) -> str:
+def quote_all(text: str) -> str:
     """Return ``text`` percent-encoded as signatures require it: all but letters, digits and ``-._~``."""
     return quote(text, safe=_SAFE)
 
 
-def quoted_key(key: str) -> str:
-    """Return ``key`` percent-encoded for a path: like :func:`quoted`, with its slashes unchanged."""
+def quote_key(key: str) -> str:
+    """Return ``key`` percent-encoded for a path: like :func:`quote_all`, with its slashes unchanged."""
     return quote(key, safe=f"/{_SAFE}")
 
 
@@ -198,7 +198,7 @@ def _sent(path: str) -> str:
     return "/".join(part.replace(".", "%2E") if part in _DOTS else part for part in path.split("/"))
 
 
-def _name_of(code: str, condition: Condition | None) -> CodeName | None:
+def _code_for(code: str, condition: WriteCondition | None) -> CodeName | None:
     """Return our code for the service's in an answer to a request with ``condition``, None if there is no such code."""
     refused = code == "PreconditionFailed" and condition is not None
     gone = code == "NoSuchKey" and condition is not None and condition.etag is not None

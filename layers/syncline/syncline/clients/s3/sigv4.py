@@ -1,7 +1,7 @@
-"""AWS Signature Version 4 for S3, over requests that the one HTTP room sends.
+"""AWS Signature Version 4 for S3, for requests sent by :class:`syncline.clients.http.client.Http`.
 
-Our own, since clients do without the AWS SDK (its import alone takes 128 ms), and since it takes 7 µs for a request: the
-key of the day is kept. A test holds it to botocore's signatures.
+The AWS SDK is not used: its import takes 128 ms, and signing here takes 7 µs per request, since the key of the day is
+cached. A test compares the signatures with botocore's.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 
-EMPTY: Final = hashlib.sha256(b"").hexdigest()
+EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
-class Keys:
-    """Who we are to an S3 service. ``token`` comes with keys that are good for a time only."""
+class AccessKeys:
+    """Credentials for an S3 service. ``token`` is the session token of temporary keys."""
 
     access: str
     secret: str = field(repr=False)
@@ -27,8 +27,8 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of whom: ``path`` percent-encoded once, as it is sent, ``query`` encoded and sorted."""
+class SigningRequest:
+    """The signed parts of a request: ``path`` percent-encoded once, ``query`` encoded and sorted."""
 
     method: str
     host: str
@@ -38,20 +38,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Signer:
-    """Signs requests to one service in one region. ``clock`` gives Unix seconds."""
+    """Signs requests to one service in one region. ``clock`` returns Unix seconds."""
 
     region: str
     service: str = "s3"
     clock: Callable[[], float] = time.time
 
-    def headers(self, keys: Keys, asked: Request, headers: Mapping[str, str], payload: str) -> dict[str, str]:
-        """``headers`` with those that sign the request; ``payload`` is the sha256 of the body in hex."""
+    def headers(
+        self, keys: AccessKeys, asked: SigningRequest, headers: Mapping[str, str], payload: str
+    ) -> dict[str, str]:
+        """Return ``headers`` with those that sign the request added; ``payload`` is the SHA-256 of the body in hex."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.clock()))
         signed = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
         signed |= {"host": asked.host, "x-amz-content-sha256": payload, "x-amz-date": stamp}
         if keys.token is not None:
             signed["x-amz-security-token"] = keys.token
-        # What stands between may change these, or they are set below us.
+        # libcurl or a proxy may set or change these.
         names = sorted(name for name in signed if name not in ("content-length", "user-agent", "connection"))
         lines = "".join(f"{name}:{signed[name]}\n" for name in names)
         listed = ";".join(names)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.s3 import xml
-from syncline.clients.s3.head import Condition, etag_of
+from syncline.clients.s3.head import WriteCondition, etag_of
 from syncline.clients.s3.requests import BucketRequests
 from syncline.clients.s3.xml import NotXmlError
 from syncline.errors import SynclineError
 
-PART: Final = 8 * 1024 * 1024
+PART_SIZE: Final = 8 * 1024 * 1024
 """Bytes in a part of a large object. Parts are larger only if 10,000 of this size cannot hold the object."""
 
 _MOST_PARTS: Final = 10_000
@@ -20,20 +20,20 @@ _COPY_PART: Final = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Upload:
+class MultipartUpload:
     """A multipart upload in progress.
 
-    Another process can continue it: it calls :meth:`Bucket.resume_upload` with the key and ``number``, lists the stored
+    Another process can continue it: it calls :meth:`Bucket.resume_upload` with the key and ``upload_id``, lists the stored
     parts with :meth:`parts`, sends the missing ones with :meth:`put` or :meth:`copy`, and calls :meth:`complete`.
     """
 
     _requests: BucketRequests
     key: str
-    number: str
+    upload_id: str
 
     def put(self, part: int, content: bytes) -> str:
         """Put part number ``part``, counted from 1, and return its ETag. A part put before is replaced."""
-        return etag_of(self._requests.ask("PUT", self.key, self._query(part), None, content))
+        return etag_of(self._requests.request("PUT", self.key, self._query(part), None, content))
 
     def copy(self, part: int, source: Mapping[str, str], start: int, end: int) -> str:
         """Copy the bytes of ``source`` from ``start`` to before ``end`` as a part, and return the part's ETag.
@@ -41,7 +41,7 @@ class Upload:
         ``source`` is as :meth:`Bucket.copy_source` returns it.
         """
         headers = {**source, "x-amz-copy-source-range": f"bytes={start}-{end - 1}"}
-        response = self._requests.ask("PUT", self.key, self._query(part), headers, is_long=True)
+        response = self._requests.request("PUT", self.key, self._query(part), headers, is_long=True)
         return self._requests.etag_within(response, "CopyPartResult")
 
     def parts(self) -> dict[int, tuple[str, int]]:
@@ -53,25 +53,25 @@ class Upload:
         found: dict[int, tuple[str, int]] = {}
         marker = "0"
         while True:
-            query = {"uploadId": self.number, "part-number-marker": marker}
-            response = self._requests.ask("GET", self.key, query)
+            query = {"uploadId": self.upload_id, "part-number-marker": marker}
+            response = self._requests.request("GET", self.key, query)
             try:
                 top = xml.parse(response.body, "ListPartsResult")
                 for each in top.iterfind("Part"):
                     etag = (each.findtext("ETag") or "").strip('"')
                     found[int(each.findtext("PartNumber") or "")] = (etag, int(each.findtext("Size") or ""))
             except (NotXmlError, ValueError) as error:
-                raise response.bad(f"not a list of parts: {error}") from None
+                raise response.protocol_error(f"invalid list of parts: {error}") from None
             following = top.findtext("NextPartNumberMarker") or ""
             if top.findtext("IsTruncated") != "true":
                 return found
             # Part numbers end at 10,000, so a list whose markers go forward has an end.
             if not following.isdecimal() or not int(marker) < int(following) <= _MOST_PARTS:
-                what = f"the list of the parts of {self.key!r} in {self._requests} goes on behind part {following!r}"
+                what = f"the list of the parts of {self.key!r} in {self._requests} continues at {following!r}"
                 raise SynclineError("LISTING_INCOMPLETE", f"{what} after part {marker}")
             marker = following
 
-    def complete(self, etags: Mapping[int, str] | None = None, *, condition: Condition | None = None) -> str:
+    def complete(self, etags: Mapping[int, str] | None = None, *, condition: WriteCondition | None = None) -> str:
         """Make the object of the parts in ``etags`` and return its ETag; list the stored parts if ``etags`` is None.
 
         Raises TARGET_CHANGED if ``condition`` does not hold; the upload still exists then. UPLOAD_LOST can also mean
@@ -80,19 +80,19 @@ class Upload:
         if etags is None:
             etags = {number: etag for number, (etag, _) in self.parts().items()}
         body = xml.completion((number, f'"{etags[number]}"') for number in sorted(etags))
-        query = {"uploadId": self.number}
-        response = self._requests.ask("POST", self.key, query, None, body, condition=condition, is_long=True)
+        query = {"uploadId": self.upload_id}
+        response = self._requests.request("POST", self.key, query, None, body, condition=condition, is_long=True)
         return self._requests.etag_within(response, "CompleteMultipartUploadResult", condition)
 
     def abort(self) -> None:
         """Delete the upload and its parts. Ignore failures: lifecycle rules of the bucket delete what is left."""
         try:
-            self._requests.send("DELETE", self.key, {"uploadId": self.number})
+            self._requests.send("DELETE", self.key, {"uploadId": self.upload_id})
         except SynclineError:
             return
 
     def _query(self, part: int) -> dict[str, str]:
-        return {"partNumber": str(part), "uploadId": self.number}
+        return {"partNumber": str(part), "uploadId": self.upload_id}
 
 
 def part_size(size: int) -> int:
@@ -100,7 +100,7 @@ def part_size(size: int) -> int:
 
     It depends on ``size`` alone, so another process continues an upload at the same offsets.
     """
-    return max(PART, -(-size // _MOST_PARTS))
+    return max(PART_SIZE, -(-size // _MOST_PARTS))
 
 
 def copy_part_size(size: int) -> int:

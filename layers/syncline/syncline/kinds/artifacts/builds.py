@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Final
 
 from syncline.clients.github.client import GitHub, WorkflowRun
-from syncline.clients.http.listings import Odd, OnOdd, ignore, refuse
+from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore, refuse
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.archive.feed import Limits, Windowed
@@ -226,7 +226,7 @@ class Builds:
         self._known: dict[str, Build | Flawed] = {}
         self._rules = hashlib.blake2b(rules.encode(), digest_size=6).hexdigest()
 
-    def runs(self, now: float, odd: OnOdd = refuse) -> list[WorkflowRun]:
+    def runs(self, now: float, odd: OnInvalid = refuse) -> list[WorkflowRun]:
         """Return the successful runs that the sync covers, the youngest first; ``now`` is in Unix seconds.
 
         Raises SOURCE_ABSENT if the repository, the workflow, or any run of it on the branch and by the event that
@@ -234,7 +234,7 @@ class Builds:
         """
         source = self._sync.source
         since = None if source.max_age_days is None else _since(now - source.max_age_days * _DAY)
-        odd_runs: list[Odd] = []
+        odd_runs: list[InvalidEntry] = []
         runs = list(islice(self._listed(odd_runs.append, status="success", created=since), source.limit))
         for each in odd_runs:
             odd(each)
@@ -255,7 +255,7 @@ class Builds:
         )
         return SynclineError("LISTING_INCOMPLETE", what)
 
-    def _listed(self, odd: OnOdd, **filters: str | None) -> Iterator[WorkflowRun]:
+    def _listed(self, odd: OnInvalid, **filters: str | None) -> Iterator[WorkflowRun]:
         source = self._sync.source
         filters |= {"branch": source.branch, "event": source.event}
         try:
@@ -273,7 +273,7 @@ class Builds:
         source = self._sync.source
         named = [f"on branch {source.branch}"] if source.branch else []
         named += [f"by event {source.event}"] if source.event else []
-        odd: list[Odd] = []
+        odd: list[InvalidEntry] = []
         if named and next(self._listed(odd.append), None) is None and not odd:
             what = f"{source.workflow} in {source.repository} has never run {' and '.join(named)}"
             raise SynclineError("SOURCE_ABSENT", what)

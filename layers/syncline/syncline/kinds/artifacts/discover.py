@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from syncline.clients.github.client import WorkflowRun
 from syncline.clients.gitlab.client import GitLab
-from syncline.clients.http.listings import Odd, OnOdd, ignore
+from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
@@ -40,13 +40,13 @@ class TagLists:
     odd entry of any list.
     """
 
-    def __init__(self, target: Target, tell: OnOdd = ignore) -> None:
+    def __init__(self, target: Target, tell: OnInvalid = ignore) -> None:
         self._target = target
         self._tell = tell
         self._lists: dict[str, frozenset[str]] = {}
-        self._odd: dict[str, list[Odd]] = {}
+        self._odd: dict[str, list[InvalidEntry]] = {}
         self._numbers: dict[str, int] | None = None
-        self.odd: list[Odd] = []
+        self.odd: list[InvalidEntry] = []
 
     def of(self, repository: str) -> frozenset[str]:
         found = self._lists.get(repository)
@@ -55,7 +55,7 @@ class TagLists:
             found = self._lists[repository] = frozenset(self._ask(repository, self._noting(odd)))
         return found
 
-    def odd_of(self, repository: str) -> list[Odd]:
+    def odd_of(self, repository: str) -> list[InvalidEntry]:
         """Return the odd entries in the list of a repository's tags."""
         self.of(repository)
         return self._odd[repository]
@@ -69,14 +69,14 @@ class TagLists:
             self._numbers = {found.path: found.id for found in listed}
         return self._numbers
 
-    def _noting(self, found: list[Odd]) -> OnOdd:
-        def note(odd: Odd) -> None:
+    def _noting(self, found: list[InvalidEntry]) -> OnInvalid:
+        def note(odd: InvalidEntry) -> None:
             found.append(odd)
             self._tell(odd)
 
         return note
 
-    def _ask(self, repository: str, odd: OnOdd) -> Iterator[str]:
+    def _ask(self, repository: str, odd: OnInvalid) -> Iterator[str]:
         if self._target.api is not None:
             number = self.repositories().get(repository)
             if number is not None:
@@ -117,7 +117,7 @@ class Look:
         wanted: dict[str, list[tuple[Build, Place]]] = {}
         flawed: list[Page] = []
         found: set[str] = set()
-        odd: list[Odd] = []
+        odd: list[InvalidEntry] = []
         runs = self._builds.runs(self._now(), odd.append)
         self._is_whole = not odd
         named = self._named(runs, scope, flawed)
@@ -336,7 +336,7 @@ def _failed_page(run: int, error: SynclineError) -> Page:
     return Page("", failures=(Failure(Item(f"{RUN}{run}", "*"), error),))
 
 
-def _failure_of_run(odd: Odd) -> Failure:
+def _failure_of_run(odd: InvalidEntry) -> Failure:
     return Failure(Item("*", odd.label) if odd.name is None else Item(f"{RUN}{odd.name}", "*"), odd.error)
 
 

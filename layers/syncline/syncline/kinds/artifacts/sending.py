@@ -21,7 +21,7 @@ from typing import Any, Final, Self
 
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
-from syncline.clients.registry.upload import Upload
+from syncline.clients.registry.upload import BlobUpload
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.feed import CHUNK, Feed, Mark, Stream
 from syncline.kinds.artifacts.archive.unpacking import unpacked
@@ -188,7 +188,7 @@ class _Transfer(ABC):
         self.sender = sender
         self._queue: queue.SimpleQueue[_Segment | bool] = queue.SimpleQueue()
         self._ended: bool | None = None
-        self._upload: Upload | None = None
+        self._upload: BlobUpload | None = None
         self._pieces: list[bytes] = []
         self._held = 0
         self.size = 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from syncline.clients.github.client import GitHub
-from syncline.clients.http.listings import Odd
+from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.registry.client import Registry, TagTakenError
 from syncline.errors import CodeName, SynclineError
@@ -273,7 +273,7 @@ class Moving:
     def _find(self, run: str, image: str, tag: str) -> tuple[Found, str]:
         """Return the archive of an image, and what tells it from any other."""
         number = int(run.partition(".")[0])
-        odd: list[Odd] = []
+        odd: list[InvalidEntry] = []
         artifacts = self.github.artifacts(self.sync.source.repository, number, odd.append)
         try:
             fitting = candidates(artifacts, self.sync.build, f"run {number}")
@@ -331,7 +331,7 @@ class Moving:
 
         None where an odd entry may stand for a younger one.
         """
-        odd: list[Odd] = []
+        odd: list[InvalidEntry] = []
         there = set(self.registry.tags(repository, odd.append))
         runs = self.builds.runs(self.now(), odd.append)
         if odd:

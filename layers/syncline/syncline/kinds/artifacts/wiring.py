@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from syncline.clients.github.auth import App, AppTokens, GivenToken
-from syncline.clients.github.client import GitHub, Tokens
+from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken
+from syncline.clients.github.client import GitHub, TokenSource
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Address, Endpoint
 from syncline.clients.http.client import Http
@@ -62,16 +62,16 @@ def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
     return GitHub(endpoint, _tokens(source, endpoint, secrets, http, prefix), http, prefix)
 
 
-def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str) -> Tokens:
+def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str) -> TokenSource:
     match source.auth:
         case GitHubToken(token=token):
-            return GivenToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
+            return SecretToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
         case GitHubApp(app=name, key=key, installation=installation):
             renewed = lambda: secrets.refresh(key)  # noqa: E731 - as the other
-            app = App(name, lambda: secrets.resolve(key), source.repository, installation, renewed)
-            return AppTokens(endpoint, app, http, prefix)
+            app = AppInstallation(name, lambda: secrets.resolve(key), source.repository, installation, renewed)
+            return AppTokenSource(endpoint, app, http, prefix)
         case _:
-            return GivenToken(lambda: None)
+            return SecretToken(lambda: None)
 
 
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from syncline.clients.git.objects import Entry, text_of
-from syncline.clients.git.repository import Branch, NewCommit, Person
+from syncline.clients.git.objects import TreeEntry, decode_name
+from syncline.clients.git.repository import NewCommit, Person, RemoteBranch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import BranchEvidence, OwnedFile, OwnedFiles, content_marks, foreign
@@ -37,9 +37,9 @@ PUSH_SECONDS: Final = 20.0
 """Seconds that are kept for the commit and the push, or a third of the time left if that is less."""
 
 TransferResult = Completed | Unfinished | Result | Failure
-OpenBranch = Callable[[str, StepContext], AbstractContextManager[Branch]]
+OpenBranch = Callable[[str, StepContext], AbstractContextManager[RemoteBranch]]
 """Opens a branch by its name."""
-Folders = Mapping[bytes, Mapping[bytes, Entry]]
+Folders = Mapping[bytes, Mapping[bytes, TreeEntry]]
 """Entries of a tree's folders by name, by the path of the folder."""
 
 
@@ -97,7 +97,7 @@ class _Batch:
     def __init__(
         self,
         committer: Committer,
-        branch: Branch,
+        branch: RemoteBranch,
         evidence: BranchEvidence,
         items: Sequence[Item],
         context: StepContext,
@@ -137,7 +137,7 @@ class _Batch:
         tip = self._branch.tip
         if tip is None or tip.trailer(BATCH) != self._name:
             return set()
-        put = self._branch.blobs_put(tip.parent, f"{BATCH}: {self._name}", self._layout.folder.encode())
+        put = self._branch.blobs_with_trailer(tip.parent, f"{BATCH}: {self._name}", self._layout.folder.encode())
         return {path.decode("utf-8", "surrogateescape") for path in put}
 
     # -- reading -------------------------------------------------------------------------------------------------
@@ -193,12 +193,12 @@ class _Batch:
         taken = TakenPaths()
         for folder, entries in tree.items():
             for name, entry in entries.items():
-                path = text_of(folder + b"/" + name if folder else name)
+                path = decode_name(folder + b"/" + name if folder else name)
                 if path is not None and not self._is_foreign_cluster(path, entry):
                     taken.add_entry(path, is_folder=entry.is_folder)
         return taken
 
-    def _is_foreign_cluster(self, path: str, entry: Entry) -> bool:
+    def _is_foreign_cluster(self, path: str, entry: TreeEntry) -> bool:
         """Return True for a foreign folder beside the clusters that would block a cluster of a similar name."""
         cluster = self._cluster(f"{path}/x") if entry.is_folder else ""
         if path != self._layout.cluster_path(cluster):
@@ -316,7 +316,7 @@ class _Batch:
                 changes = self._changes(self._entries(self._contents))
             else:
                 before = self._branch.tip.oid if self._branch.tip else None
-                self._branch.landed(commit)
+                self._branch.set_tip(commit)
                 self._evidence.note(before)
                 self._record()
                 self._evidence.settle(before)
@@ -428,10 +428,10 @@ class _Batch:
         return Completed(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
 
 
-def cluster_trees(branch: Branch, layout: Layout) -> dict[str, Entry]:
+def cluster_trees(branch: RemoteBranch, layout: Layout) -> dict[str, TreeEntry]:
     """Return the trees of the clusters at a branch's tip by name, without names that are not UTF-8."""
     root = layout.folder.encode()
-    named = ((text_of(name), entry) for name, entry in branch.folders([root])[root].items() if entry.is_folder)
+    named = ((decode_name(name), entry) for name, entry in branch.folders([root])[root].items() if entry.is_folder)
     return {name: entry for name, entry in named if name is not None}
 
 

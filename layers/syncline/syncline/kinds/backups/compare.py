@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
-from syncline.clients.http.listings import Odd
+from syncline.clients.http.listings import InvalidEntry
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, foreign
 from syncline.kinds.backups.paths import Layout, TakenPaths, path_error
 from syncline.kinds.backups.secrets_filter import left_out
@@ -149,7 +149,9 @@ def unchanged_page(group: str, entries: Mapping[str, IndexEntry], asked: frozens
     return Page("", equal=skipped, results=(*named, *equal), left_out=len(excluded) - len(named))
 
 
-def invalid_entry_results(invalid: Iterable[Odd], group: str, takes: Callable[[str], bool]) -> dict[str, Result]:
+def invalid_entry_results(
+    invalid: Iterable[InvalidEntry], group: str, takes: Callable[[str], bool]
+) -> dict[str, Result]:
     """Return a failed result for each invalid entry of a listing, by key or by label if it has no key.
 
     Entries whose key `takes` rejects are left out.

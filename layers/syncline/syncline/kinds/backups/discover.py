@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from syncline.clients.git.objects import Entry, text_of, tree_id, unfit_branch
-from syncline.clients.git.repository import Branch
+from syncline.clients.git.objects import TreeEntry, branch_name_error, decode_name, tree_id
+from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, SyncSettings, cluster_trees
@@ -77,7 +77,7 @@ class BackupScan:
             if self.layout.takes(key) and (cluster := self.layout.cluster_of(key)) is not None
         ]
         items.sort(key=lambda item: (item.group, item.name))
-        errors = {item.group: error for item in items if (error := unfit_branch(item.group)) is not None}
+        errors = {item.group: error for item in items if (error := branch_name_error(item.group)) is not None}
         valid = [item for item in items if item.group not in errors]
         failed = [failed_result(item, errors[item.group]) for item in items if item.group in errors]
         sent, pages = at.hinted, _PageBuilder()
@@ -98,7 +98,7 @@ class BackupScan:
             branches = {
                 self.layout.branch_of(name): [name] for name in sorted(every if only is None else every & {*only})
             }
-            errors = {name: error for name in branches if (error := unfit_branch(name)) is not None}
+            errors = {name: error for name in branches if (error := branch_name_error(name)) is not None}
             failed = tuple(
                 failed_result(Item(name, f"{branches.pop(name)[0]}/"), error) for name, error in errors.items()
             )
@@ -185,7 +185,7 @@ class _ClusterState:
 class _BranchScan:
     """Fetches one branch and compares its clusters with their listings."""
 
-    def __init__(self, scan: BackupScan, branch: Branch, source: ClusterListing, context: StepContext) -> None:
+    def __init__(self, scan: BackupScan, branch: RemoteBranch, source: ClusterListing, context: StepContext) -> None:
         settings = scan.settings
         self._scan = scan
         self._layout = settings.layout
@@ -272,12 +272,12 @@ class _BranchScan:
         skip = len(self._layout.prefix) + len(cluster) + 1
         return tree_id((key[skip:].encode(), entry.blob) for key, entry in entries.items() if entry.blob)
 
-    def _files(self, cluster: str, tree: Entry | None) -> dict[str, str]:
+    def _files(self, cluster: str, tree: TreeEntry | None) -> dict[str, str]:
         """Return the fingerprints of a cluster's files on the branch by key, without names that are not UTF-8."""
         if tree is None:
             return {}
         path = self._layout.cluster_path(cluster).encode()
-        named = ((text_of(path), entry.fingerprint) for path, entry in self._branch.files(path, tree.oid))
+        named = ((decode_name(path), entry.fingerprint) for path, entry in self._branch.files(path, tree.oid))
         return {self._layout.key_of(path): mark for path, mark in named if path is not None and mark is not None}
 
 

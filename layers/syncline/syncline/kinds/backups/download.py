@@ -12,9 +12,9 @@ from typing import Final
 
 from syncline.clients.git.objects import blob_hash, blob_id
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Odd
+from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.client import ObjectStream
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import SyncSettings, TransferResult
 from syncline.kinds.backups.compare import Comparison, invalid_entry_results
@@ -111,7 +111,7 @@ class Downloads:
 
     def _clusters(self, source: ClusterListing, context: StepContext) -> list[str]:
         """Return the clusters of source and target."""
-        at_target = [cluster for cluster in self._store.tops() if self._layout.takes_cluster(cluster)]
+        at_target = [cluster for cluster in self._store.top_folders() if self._layout.takes_cluster(cluster)]
         check_listing(self._bucket, self._layout, source, at_target, self._owned)
         if not context.plan:
             # For the metrics, which need only the number of clusters.
@@ -127,7 +127,7 @@ class Downloads:
         objects = listing.objects
         entries, rows = self._index.entries(self._settings.source_id, cluster), self._owned.of(cluster)
         current = {key: each for key, each in entries.items() if key in objects and each.etag == objects[key][0]}
-        unread: list[Odd] = []
+        unread: list[InvalidEntry] = []
         try:
             at_target = {layout.key_of(path): mark for path, mark in self._store.listing(cluster, unread.append)}
         except SynclineError as error:
@@ -354,7 +354,7 @@ class _ItemCopy:
             return self._put(head, head.size, again.chunks(_CHUNK))
 
     def _put(
-        self, head: Head, size: int, chunks: Iterator[bytes], data: bytes | None = None
+        self, head: ObjectHead, size: int, chunks: Iterator[bytes], data: bytes | None = None
     ) -> tuple[TransferResult, IndexEntry | None]:
         """Write these bytes, adopt the target's file if it has them, or leave a foreign one unchanged.
 
@@ -379,12 +379,12 @@ class _ItemCopy:
         written = Item(item.group, item.name, after, before, head.size, detail)
         return Completed(written, head.size), IndexEntry(head.etag, after)
 
-    def _may_be_current(self, head: Head) -> bool:
+    def _may_be_current(self, head: ObjectHead) -> bool:
         """Return False if the record says that our file was made from another version of the object."""
         row = self._rows.get(self._item.name)
         return row is None or row.etag in ("", head.etag)
 
-    def _adopted(self, head: Head, fingerprint: str, content: str) -> tuple[TransferResult, IndexEntry | None]:
+    def _adopted(self, head: ObjectHead, fingerprint: str, content: str) -> tuple[TransferResult, IndexEntry | None]:
         item = self._item
         file = OwnedFile(fingerprint, head.etag, head.size, self._created(fingerprint))
         self._copying.owned.write({item.name: file})
@@ -399,7 +399,7 @@ class _ItemCopy:
     def _is_ours(self, fingerprint: str) -> bool:
         return _is_ours(self._item.name, fingerprint, self._rows, self._written)
 
-    def _left_out(self, head: Head, code: LeftOutCode) -> tuple[TransferResult, IndexEntry | None]:
+    def _left_out(self, head: ObjectHead, code: LeftOutCode) -> tuple[TransferResult, IndexEntry | None]:
         """Leave an object out. Its file is removed if it is ours and the limits allow it."""
         fingerprint, item = self._store.fingerprint(self._path), self._item
         entry = IndexEntry(head.etag, "", code)
@@ -436,7 +436,7 @@ def _record(item: Item) -> OwnedFile | None:
     return OwnedFile(item.source, str(item.detail.get("etag", "")), size, int(item.detail.get("created", 0)))
 
 
-def _with_unread(page: Page, cluster: str, extras: Sequence[Odd]) -> Page:
+def _with_unread(page: Page, cluster: str, extras: Sequence[InvalidEntry]) -> Page:
     """Return a page with the foreign files added that cannot be read."""
     listed = (Result(cluster, each.label, Outcome.EXTRA, reason=each.error.what) for each in extras[:EXTRAS])
     return replace(page, results=(*page.results, *listed), extra=page.extra + max(0, len(extras) - EXTRAS))

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
-from syncline.clients.git.repository import Branch, Place, open_branch
+from syncline.clients.git.repository import RemoteBranch, RepositoryLocation, open_branch
 from syncline.clients.http.client import Http
 from syncline.kinds.backups.commit import Committer, SyncSettings, TransferResult
 from syncline.kinds.backups.discover import SHARE, BackupScan
@@ -35,7 +35,7 @@ class Backups:
         reader: Reader,
         index: Index,
         owned: OwnedFiles,
-        repository: Callable[[], Place],
+        repository: Callable[[], RepositoryLocation],
         http: Http,
     ) -> None:
         self._settings = settings
@@ -76,7 +76,7 @@ class Backups:
         """Return the number of requests to the bucket, plus one for each time the repository was opened."""
         return self._http.requests_made + self._opened
 
-    def _open(self, name: str, context: StepContext) -> AbstractContextManager[Branch]:
+    def _open(self, name: str, context: StepContext) -> AbstractContextManager[RemoteBranch]:
         with self._lock:
             self._opened += 1
         return open_branch(self._repository(), name, depth=self._layout.depth, left=context.left, halted=context.halted)

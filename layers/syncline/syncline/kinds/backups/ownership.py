@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from syncline.clients.git.repository import Branch
+from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout, shown
@@ -183,7 +183,7 @@ class BranchEvidence:
     """Ownership by the history of one branch. Create it before the branch is fetched: the stored position is older."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of one scan of a branch
-        self, sync: str, reference: str, layout: Layout, owned: OwnedFiles, branch: Branch, context: StepContext
+        self, sync: str, reference: str, layout: Layout, owned: OwnedFiles, branch: RemoteBranch, context: StepContext
     ) -> None:
         self._sync = sync
         self._layout = layout
@@ -230,7 +230,7 @@ class BranchEvidence:
     def _read(self) -> None:
         layout = self._layout
         trailer, folder = f"{SYNC}: {self._sync}", layout.folder.encode()
-        put = self._branch.blobs_put(self._since, trailer, folder, having=self._pushed)
+        put = self._branch.blobs_with_trailer(self._since, trailer, folder, having=self._pushed)
         # Earlier results are kept: this read may cover newer commits only.
         self._put |= {layout.key_of(path.decode("utf-8", "surrogateescape")): blob for path, blob in put.items()}
         if self._context.plan or self._branch.tip is None:

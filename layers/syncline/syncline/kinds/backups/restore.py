@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Final
 
-from syncline.clients.git.objects import Entry, blob_hash, blob_id, text_of
-from syncline.clients.git.repository import Blob, Branch
+from syncline.clients.git.objects import TreeEntry, blob_hash, blob_id, decode_name
+from syncline.clients.git.repository import BlobContent, RemoteBranch
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import Layout, path_problem, shown
 from syncline.kinds.backups.secrets_detection import LARGEST
@@ -98,7 +98,7 @@ class RestoreResult:
 class Restorer:
     """Restores files from one branch to one target. `key` decrypts encrypted files."""
 
-    def __init__(self, branch: Branch, layout: Layout, target: FileStore, key: str | None = None) -> None:
+    def __init__(self, branch: RemoteBranch, layout: Layout, target: FileStore, key: str | None = None) -> None:
         self._branch = branch
         self._layout = layout
         self._target = target
@@ -129,7 +129,7 @@ class Restorer:
             tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused, key=lambda each: each.path))
         )
 
-    def _entries(self, part: str) -> Iterator[tuple[bytes, Entry]]:
+    def _entries(self, part: str) -> Iterator[tuple[bytes, TreeEntry]]:
         cluster = part.partition("/")[0]
         root = self._layout.folder.encode()
         entry = self._branch.folders([root])[root].get(cluster.encode())
@@ -140,11 +140,13 @@ class Restorer:
             if path.startswith(above):
                 yield path, each
 
-    def _restorable(self, entries: Iterable[tuple[bytes, Entry]], refused: list[NotRestored]) -> Iterator[RestoreFile]:
+    def _restorable(
+        self, entries: Iterable[tuple[bytes, TreeEntry]], refused: list[NotRestored]
+    ) -> Iterator[RestoreFile]:
         """Yield the entries that can be files. Others may have committed what this sync would not."""
         skip = len(self._layout.folder.encode()) + 1 if self._layout.folder else 0
         for raw, entry in entries:
-            path, target_path = text_of(raw), raw[skip:].decode("utf-8", "backslashreplace")
+            path, target_path = decode_name(raw), raw[skip:].decode("utf-8", "backslashreplace")
             if path is None:
                 refused.append(NotRestored(target_path, "PATH_REFUSED", f"{shown(target_path)} is not UTF-8"))
             elif (problem := path_problem(target_path)) is not None:
@@ -165,7 +167,7 @@ class Restorer:
                     raise
                 refused.append(NotRestored.by(file.target_path, error))
 
-    def _with_content(self, file: RestoreFile, blob: Blob) -> RestoreFile:
+    def _with_content(self, file: RestoreFile, blob: BlobContent) -> RestoreFile:
         chunks = _checked(blob, file)
         first = next(chunks, b"")
         if not first.startswith(MAGIC):
@@ -214,7 +216,7 @@ class Restorer:
             tuple(sorted(refused, key=lambda each: each.path)),
         )
 
-    def _write(self, file: RestoreFile, blob: Blob) -> None:
+    def _write(self, file: RestoreFile, blob: BlobContent) -> None:
         where = f"{shown(file.target_path)} at {self._target}"
         if self._target.before(file.target_path) != file.before:
             raise SynclineError("TARGET_CHANGED", f"{where} was changed meanwhile and is not overwritten")
@@ -226,7 +228,7 @@ class Restorer:
         if self._target.content_id(file.target_path) != file.content:
             raise SynclineError("DIGEST_MISMATCH", f"{where} differs from {file.oid}")
 
-    def _blobs(self, files: Sequence[RestoreFile]) -> Iterator[tuple[RestoreFile, Blob]]:
+    def _blobs(self, files: Sequence[RestoreFile]) -> Iterator[tuple[RestoreFile, BlobContent]]:
         for at in range(0, len(files), _PORTION):
             portion = files[at : at + _PORTION]
             with self._branch.blobs([file.oid for file in portion]) as blobs:
@@ -236,7 +238,7 @@ class Restorer:
                         pass
 
 
-def _checked(blob: Blob, file: RestoreFile) -> Iterator[bytes]:
+def _checked(blob: BlobContent, file: RestoreFile) -> Iterator[bytes]:
     """Yield the chunks, hashed as they pass. Raises DIGEST_MISMATCH at the end."""
     digest = blob_hash(blob.size)
     for chunk in blob.chunks:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from syncline.clients.git.objects import blob_hash, blob_id
-from syncline.clients.git.repository import Blob
-from syncline.clients.http.listings import Odd
+from syncline.clients.git.repository import BlobContent
+from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.client import Bucket, ObjectStream
-from syncline.clients.s3.head import Head
+from syncline.clients.s3.head import ObjectHead
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.secrets_detection import LARGEST, OutOfTime
@@ -40,15 +40,15 @@ class ClusterListing:
 
     names: list[str]
     stray: list[str]
-    invalid: list[Odd]
+    invalid: list[InvalidEntry]
     is_empty: bool
 
 
 def list_clusters(bucket: Bucket, layout: Layout) -> ClusterListing:
     names: list[str] = []
     stray: list[str] = []
-    invalid: list[Odd] = []
-    for page in bucket.pages(layout.prefix, delimiter="/", odd=invalid.append):
+    invalid: list[InvalidEntry] = []
+    for page in bucket.pages(layout.prefix, delimiter="/", on_invalid=invalid.append):
         names += [each[len(layout.prefix) : -1] for each in page.prefixes]
         stray += [each.key for each in page.objects]
     selected = sorted(name for name in names if name and layout.takes_cluster(name))
@@ -65,7 +65,7 @@ class ObjectListing:
 
     cluster: str
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)
-    invalid: list[Odd] = field(default_factory=list)
+    invalid: list[InvalidEntry] = field(default_factory=list)
     error: SynclineError | None = None
 
 
@@ -74,7 +74,7 @@ def list_objects(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) 
     found = ObjectListing(cluster)
     empty = True
     try:
-        for page in bucket.pages(f"{layout.prefix}{cluster}/", odd=found.invalid.append):
+        for page in bucket.pages(f"{layout.prefix}{cluster}/", on_invalid=found.invalid.append):
             for each in page.objects:
                 empty = False
                 if layout.takes(each.key):
@@ -88,9 +88,9 @@ def list_objects(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) 
 
 
 class LargeStore(Protocol):
-    """Stores a large blob as a stream: :meth:`syncline.clients.git.repository.Branch.store_stream`."""
+    """Stores a large blob as a stream: :meth:`syncline.clients.git.repository.RemoteBranch.store_stream`."""
 
-    def __call__(self, blob: Blob) -> str: ...
+    def __call__(self, blob: BlobContent) -> str: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +234,7 @@ class Reader:
                 etag = stream.head.etag
         with self.bucket.open(item.name, etag=etag) as stream:
             head = stream.head
-            blob = store(Blob(head.size, stream.chunks(_CHUNK)))
+            blob = store(BlobContent(head.size, stream.chunks(_CHUNK)))
             return ObjectContent(item, blob, None, IndexEntry(head.etag, blob), head.size)
 
 
@@ -243,7 +243,7 @@ def failed_result(item: Item, error: SynclineError) -> Result:
     return Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, error.what)
 
 
-def _left_out(item: Item, head: Head, code: LeftOutCode | None) -> ObjectContent:
+def _left_out(item: Item, head: ObjectHead, code: LeftOutCode | None) -> ObjectContent:
     return ObjectContent(item, None, None, IndexEntry(head.etag, "", code or CERTAIN), head.size, code or CERTAIN)
 
 
@@ -260,7 +260,7 @@ def _planned_result(content: ObjectContent) -> Result:
     return would_move(item)
 
 
-def _hash_stream(blob: Blob) -> str:
+def _hash_stream(blob: BlobContent) -> str:
     """Return the ID of a large blob without storing it."""
     digest = blob_hash(blob.size)
     for chunk in blob.chunks:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from syncline.clients.git.objects import blob_hash
-from syncline.clients.http.listings import Odd, OnOdd, ignore, refuse
+from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore, refuse
 from syncline.clients.s3.client import Bucket
 
 
@@ -22,11 +22,11 @@ class FileStore(Protocol):
         """Return the current fingerprint of a file, or None if it does not exist."""
         ...
 
-    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
+    def listing(self, prefix: str, odd: OnInvalid = refuse) -> Iterator[tuple[str, str]]:
         """Yield every file below a folder with its fingerprint. `odd` gets invalid entries, with paths as names."""
         ...
 
-    def tops(self) -> list[str]:
+    def top_folders(self) -> list[str]:
         """Return the top-level folders."""
         ...
 
@@ -61,16 +61,16 @@ class BucketStore:
         head = self._bucket.head(self._prefix + path)
         return None if head is None else head.etag
 
-    def listing(self, prefix: str, odd: OnOdd = refuse) -> Iterator[tuple[str, str]]:
-        def by_path(each: Odd) -> None:
+    def listing(self, prefix: str, odd: OnInvalid = refuse) -> Iterator[tuple[str, str]]:
+        def by_path(each: InvalidEntry) -> None:
             odd(each if each.name is None else replace(each, name=each.name[len(self._prefix) :]))
 
-        for page in self._bucket.pages(f"{self._prefix}{prefix}/", odd=by_path):
+        for page in self._bucket.pages(f"{self._prefix}{prefix}/", on_invalid=by_path):
             for each in page.objects:
                 yield each.key[len(self._prefix) :], each.etag
 
-    def tops(self) -> list[str]:
-        pages = self._bucket.pages(self._prefix, delimiter="/", odd=ignore)
+    def top_folders(self) -> list[str]:
+        pages = self._bucket.pages(self._prefix, delimiter="/", on_invalid=ignore)
         return sorted(prefix[len(self._prefix) : -1] for page in pages for prefix in page.prefixes)
 
     def remove(self, path: str) -> None:

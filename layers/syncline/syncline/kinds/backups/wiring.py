@@ -9,10 +9,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from syncline.clients.folder.target import Folder
-from syncline.clients.git.access import Access, KeyAccess, Remote, TokenAccess
-from syncline.clients.git.program import Patience
-from syncline.clients.git.repository import Person, Place
+from syncline.clients.folder.target import FolderTarget
+from syncline.clients.git.access import GitCredentials, GitRemote, SshCredentials, TokenCredentials
+from syncline.clients.git.program import GitRetryPolicy
+from syncline.clients.git.repository import Person, RepositoryLocation
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.config.sync import Sync
 from syncline.kinds.backups.commit import Signature, SyncSettings
@@ -97,7 +97,7 @@ class Builder:
 def store_of(target: DirectoryTarget | BucketTarget, parts: Dependencies) -> FileStore:
     """Return the store for downloads."""
     if isinstance(target, DirectoryTarget):
-        return Folder(Path(target.directory))
+        return FolderTarget(Path(target.directory))
     return BucketStore(bucket_at(target, parts), target.prefix)
 
 
@@ -122,24 +122,24 @@ def secrets_filter_of(sync: BackupsSync, parts: Dependencies) -> SecretsFilter:
             return SecretsFilter(SecretsPolicy(word))
 
 
-def repository_of(sync: BackupsSync, parts: Dependencies) -> Place:
+def repository_of(sync: BackupsSync, parts: Dependencies) -> RepositoryLocation:
     """Return the repository with its current credentials. Raises SynclineError if they are unavailable."""
     target = sync.target
     assert isinstance(target, GitTarget)
-    remote, access = Remote.parse(target.repository), _access(target, parts.secrets, parts.secrets.resolve)
+    remote, access = GitRemote.parse(target.repository), _access(target, parts.secrets, parts.secrets.resolve)
     if REJECTIONS.is_kept(remote.host, access):
         access = _access(target, parts.secrets, parts.secrets.refresh)
-    patience = Patience(sync.retry.attempts, sync.retry.delay)
-    return Place(remote, access, parts.authority(target.ca), patience)
+    patience = GitRetryPolicy(sync.retry.attempts, sync.retry.delay)
+    return RepositoryLocation(remote, access, parts.authority(target.ca), patience)
 
 
-def _access(target: GitTarget, secrets: Secrets, value_of: Callable[[Reference], str]) -> Access:
+def _access(target: GitTarget, secrets: Secrets, value_of: Callable[[Reference], str]) -> GitCredentials:
     """Return the credentials of a repository; `value_of` returns the value of a reference."""
     match target.auth:
         case GitToken(token=token, username=username):
-            return TokenAccess(value_of(token), secrets.text(username))
+            return TokenCredentials(value_of(token), secrets.text(username))
         case GitKey(ssh_key=key, known_hosts=known):
-            return KeyAccess(value_of(key), secrets.text(known))
+            return SshCredentials(value_of(key), secrets.text(known))
         case None:
             return None
 

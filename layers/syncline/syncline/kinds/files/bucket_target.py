@@ -7,11 +7,11 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import groupby, takewhile
 from typing import Final, TypeVar
 
-from syncline.clients.http.listings import OnOdd, ignore, refuse
-from syncline.clients.s3.client import LARGEST_COPY, Bucket, ObjectStream
-from syncline.clients.s3.head import ABSENT, Condition, Head, fingerprint
-from syncline.clients.s3.upload import PART, Upload, copy_part_size, part_size
-from syncline.clients.s3.xml import Listed
+from syncline.clients.http.listings import OnInvalid, ignore, refuse
+from syncline.clients.s3.client import MAX_COPY, Bucket, ObjectStream
+from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, fingerprint
+from syncline.clients.s3.upload import PART_SIZE, MultipartUpload, copy_part_size, part_size
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (
@@ -51,7 +51,7 @@ class BucketTarget:
         self.name = f"s3://{bucket}"
 
     def creates_safely(self, size: int | None) -> bool:
-        largest = LARGEST_COPY if self._near else PART  # of one request
+        largest = MAX_COPY if self._near else PART_SIZE  # of one request
         return self._honours_conditions() is True and size is not None and size <= largest
 
     def _honours_conditions(self) -> bool | None:
@@ -71,7 +71,9 @@ class BucketTarget:
             self._conditional = honours()
             self._facts.remember(self._fact, "yes" if self._conditional else "no")
 
-    def _on(self, condition: Condition | None, write: Callable[[Condition | None], T], *, checked: bool = False) -> T:
+    def _on(
+        self, condition: WriteCondition | None, write: Callable[[WriteCondition | None], T], *, checked: bool = False
+    ) -> T:
         """Write on a condition, or without one if the service does not support conditions.
 
         ``checked`` says that the caller has just checked the condition. A refusal then says nothing about other
@@ -97,11 +99,11 @@ class BucketTarget:
     def leaves_out(self, path: str, size: int | None) -> bool:
         return not path and not size  # a bucket holds any other key
 
-    def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
+    def listing(self, prefix: str, after: str, odd: OnInvalid = refuse) -> Generator[ListedObject]:
         return listed_ahead(self._bucket, prefix, after, odd)
 
     def stat(self, path: str) -> TargetFile | None:
-        head = self._bucket.head(path, surely=False)
+        head = self._bucket.head(path, confirm=False)
         return None if head is None else file_of(head.etag, head.size, fingerprint(head))
 
     def listed(self, paths: Sequence[str]) -> Mapping[str, TargetFile]:
@@ -117,7 +119,7 @@ class BucketTarget:
         prefix, after, found = _common(paths[0], paths[-1]), paths[0][:-1], dict[str, TargetFile]()
         wanted, at = set(paths), 0
         while at < len(paths):
-            page = self._bucket.page(prefix, after=after, odd=ignore)
+            page = self._bucket.page(prefix, after=after, on_invalid=ignore)
             shown = {each.key: file_of(each.etag, each.size) for each in page.objects if each.key in wanted}
             found |= shown
             if page.token is None or len(shown) * _SPARSE <= len(page.objects):
@@ -131,20 +133,20 @@ class BucketTarget:
             return self._copied(put)
         with open_current(put.source, put.key, put.seen) as stream:
             head = stream.head
-            if head.size <= PART:
+            if head.size <= PART_SIZE:
                 content = b"".join(stream.chunks(CHUNK))
                 # Before the write: a file that is written and not recorded is foreign once its object is deleted.
                 check_unchanged(put.source, put.key, head)
                 etag = self._on(put.condition, lambda at: self._bucket.put(put.path, content, head, condition=at))
                 if put.guarded:
-                    self._learn(lambda: self._bucket.put_again_is_refused(put.path, content, head))
+                    self._learn(lambda: self._bucket.honours_put_conditions(put.path, content, head))
             else:
                 etag = None  # sent in parts, of which only the last request is repeated without its condition
         if etag is None:
             return self._in_parts(put, head)
         return PutResult(head, file_of(etag, head.size), head.size, fingerprint(head))
 
-    def _in_parts(self, put: PutRequest, head: Head) -> PutResult | UnfinishedPut:
+    def _in_parts(self, put: PutRequest, head: ObjectHead) -> PutResult | UnfinishedPut:
         """Send or copy an object part by part, as long as there is time; completed parts are not sent again."""
         size = copy_part_size(head.size) if self._near else part_size(head.size)
         upload, done = self._upload(put, head, size)
@@ -171,7 +173,7 @@ class BucketTarget:
         self._facts.forget(self._upload_fact(put.path))
         return PutResult(head, file_of(etag, head.size), sent, fingerprint(head))
 
-    def _upload(self, put: PutRequest, head: Head, size: int) -> tuple[Upload, dict[int, str]]:
+    def _upload(self, put: PutRequest, head: ObjectHead, size: int) -> tuple[MultipartUpload, dict[int, str]]:
         """Return the unfinished upload with the ETags of its parts of ``size`` bytes, or a new one.
 
         Its number is a fact, so that it is resumed even if the function that began it was killed. Parts of another
@@ -193,13 +195,15 @@ class BucketTarget:
                 if error.code.name != "UPLOAD_LOST":
                     raise
         upload = self._bucket.begin_upload(put.path, head)
-        self._facts.remember(fact, f"{upload.number} {head.etag}")
+        self._facts.remember(fact, f"{upload.upload_id} {head.etag}")
         return upload, {}
 
     def _upload_fact(self, path: str) -> str:
         return f"upload:{self.name}/{path}"
 
-    def _part(self, put: PutRequest, head: Head, upload: Upload, number: int, start: int, end: int) -> str:  # noqa: PLR0913, PLR0917 - a part
+    def _part(  # noqa: PLR0913, PLR0917 - the parts of one request
+        self, put: PutRequest, head: ObjectHead, upload: MultipartUpload, number: int, start: int, end: int
+    ) -> str:
         if self._near:
             return upload.copy(number, put.source.copy_source(put.key, head), start, end)
         with put.source.open(put.key, etag=head.etag, start=start, end=end) as stream:
@@ -207,7 +211,7 @@ class BucketTarget:
 
     def _copied(self, put: PutRequest) -> PutResult | UnfinishedPut:
         """Let the service copy the object as it was seen, or its present version."""
-        if put.seen is not None and put.seen.size <= LARGEST_COPY:
+        if put.seen is not None and put.seen.size <= MAX_COPY:
             try:
                 return self._copied_as(put, put.seen)
             except SynclineError as error:
@@ -216,34 +220,34 @@ class BucketTarget:
         head = put.source.head(put.key)
         if head is None:
             raise SynclineError("NOT_FOUND", f"{put.key!r} is not in {put.source}")
-        return self._in_parts(put, head) if head.size > LARGEST_COPY else self._copied_as(put, head)
+        return self._in_parts(put, head) if head.size > MAX_COPY else self._copied_as(put, head)
 
-    def _copied_as(self, put: PutRequest, head: Head) -> PutResult:
+    def _copied_as(self, put: PutRequest, head: ObjectHead) -> PutResult:
         """Let the service copy the object in one request, if it still has the ETag of ``head``."""
         etag = self._on(put.condition, lambda at: self._bucket.copy(put.source, put.key, put.path, head, condition=at))
         if put.guarded:
-            self._learn(lambda: self._bucket.copy_again_is_refused(put.source, put.key, put.path, head))
+            self._learn(lambda: self._bucket.honours_copy_conditions(put.source, put.key, put.path, head))
         return PutResult(head, file_of(etag, head.size))
 
     def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
         head = self._bucket.head(path)
         if head is None:
             raise SynclineError("NOT_FOUND", f"{path!r} is not in {self._bucket}")
-        if file_of(head.etag, head.size).version != existing.version or head.size > LARGEST_COPY:
-            what = "was replaced" if head.size <= LARGEST_COPY else "is too large to be copied in one request"
+        if file_of(head.etag, head.size).version != existing.version or head.size > MAX_COPY:
+            what = "was replaced" if head.size <= MAX_COPY else "is too large to be copied in one request"
             raise SynclineError("TARGET_CHANGED", f"{path!r} in {self._bucket} {what}, so it is not renamed")
         found = head
 
-        def copy(condition: Condition | None) -> str:
+        def copy(condition: WriteCondition | None) -> str:
             return self._bucket.copy(self._bucket, path, new_path, found, condition=condition)
 
-        etag = self._on(ABSENT, copy, checked=True)
+        etag = self._on(IF_ABSENT, copy, checked=True)
         check_written(self, new_path, file_of(etag, head.size))
         self.remove(path, existing)
         return etag
 
     def remove(self, path: str, existing: TargetFile) -> None:
-        self._on(Condition(existing.version), lambda at: self._bucket.delete(path, condition=at), checked=True)
+        self._on(WriteCondition(existing.version), lambda at: self._bucket.delete(path, condition=at), checked=True)
 
     def open(self, path: str, existing: TargetFile, start: int) -> ObjectStream | None:
         return self._bucket.open(path, etag=existing.version, start=start)

@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from syncline.clients.http.listings import Odd
-from syncline.clients.s3.xml import Listed
+from syncline.clients.http.listings import InvalidEntry
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, PreviousRecord, Record, Row
 from syncline.ownership import Action, decide, digest_of
@@ -58,9 +58,9 @@ class FileChange:
     key: str
     name: str
     action: Action
-    listed: Listed | None
+    listed: ListedObject | None
     record: Record | None
-    existing: Listed | None = None
+    existing: ListedObject | None = None
     seq: str = ""
 
     @property
@@ -81,9 +81,9 @@ class FileCheck:
 
     key: str
     name: str
-    listed: Listed
+    listed: ListedObject
     record: Record
-    existing: Listed | None
+    existing: ListedObject | None
 
 
 @dataclass(slots=True)
@@ -109,17 +109,21 @@ class TargetListing:
     """
 
     def __init__(
-        self, opened: Callable[[str], Iterator[Listed]], prefix: str, after: str, invalid: Sequence[Odd] = ()
+        self,
+        opened: Callable[[str], Iterator[ListedObject]],
+        prefix: str,
+        after: str,
+        invalid: Sequence[InvalidEntry] = (),
     ) -> None:
         self.invalid = invalid
         self._opened = opened
         self._cut = len(prefix)
         self._listing = opened(after)
-        self._there: Listed | None = None
+        self._there: ListedObject | None = None
         self._path = ""
         self._begun = False
 
-    def find(self, name: str) -> Listed | None:
+    def find(self, name: str) -> ListedObject | None:
         """Return the file of a name; the caller asks for names in their order.
 
         Raises LISTING_INCOMPLETE if the listing is not sorted.
@@ -153,7 +157,7 @@ class ListingComparison:
     ``upto``. ``adopted`` has records to write, None for those to delete.
     """
 
-    source: Iterator[Listed]
+    source: Iterator[ListedObject]
     target: TargetListing | None
     records: Iterator[tuple[str, Row]]
     prefixes: tuple[str, str]
@@ -226,7 +230,9 @@ class ListingComparison:
             elif steps % _EVERY == 0:
                 yield None
 
-    def _differing(self, name: str, listed: Listed, row: Row | None, existing: Listed | None) -> FileChange | None:
+    def _differing(
+        self, name: str, listed: ListedObject, row: Row | None, existing: ListedObject | None
+    ) -> FileChange | None:
         """Compare an object of the source that differs from the record or the target in some way."""
         if (self.takes is not None and not self.takes(listed.key)) or self.leaves_out(name, listed.size):
             self.left_out += 1
@@ -270,7 +276,7 @@ class ListingComparison:
             return None
         return FileChange(listed.key, name, action, listed, record, existing)
 
-    def _note_equal(self, name: str, listed: Listed, record: Record, existing: Listed | None) -> None:
+    def _note_equal(self, name: str, listed: ListedObject, record: Record, existing: ListedObject | None) -> None:
         due = name in self.reread or (self.recheck is not None and self.recheck.includes(name))
         if due or record.modified != int(listed.modified):
             self.checks.append(FileCheck(listed.key, name, listed, record, existing))
@@ -278,7 +284,7 @@ class ListingComparison:
         if not record.verified:
             self.adopted[name] = replace(record, verified=True).to_row()
 
-    def _missing(self, name: str, row: Row, existing: Listed | None) -> FileChange | None:
+    def _missing(self, name: str, row: Row, existing: ListedObject | None) -> FileChange | None:
         """Decide about a record whose object is gone from the source."""
         key = self.prefixes[0] + name
         if self.takes is not None and not self.takes(key):

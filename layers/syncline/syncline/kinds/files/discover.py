@@ -20,7 +20,7 @@ from typing import Final, TypeVar
 from syncline.clients.http.listings import ignore
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import (
     FileChange,
@@ -223,7 +223,7 @@ class FileScan:
             def ahead(items: Iterator[T]) -> Iterator[T]:
                 return chain.from_iterable(stack.enter_context(read_ahead(chunks(items))))
 
-            def opened(after: str) -> Iterator[Listed]:
+            def opened(after: str) -> Iterator[ListedObject]:
                 start = start_after(prefixes[1], after)
                 return ahead(self._target.listing(prefixes[1] + prefix, start, invalid.at_target.append))
 
@@ -310,7 +310,7 @@ class FileScan:
         """Return the removals that may be sent on at the end of the listing, and a failure if the limits forbid them."""
         if tally.odd:
             return 0, None
-        empty = not tally.listed and (whole or not self._source.page(limit=1, odd=ignore).objects)
+        empty = not tally.listed and (whole or not self._source.page(limit=1, on_invalid=ignore).objects)
         if cursor.removing or cursor.whole:  # they were granted before
             return (0 if empty else cursor.granted), None
         if self._sync.removals is None or not tally.gone:

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.clients.file_manager.client import FileEvent, event_of
-from syncline.clients.s3.events import ObjectEvent, climbs, events_in, is_notification, surely_older
+from syncline.clients.file_manager.client import FileEvent, parse_event
+from syncline.clients.s3.events import ObjectEvent, events_in, has_dot_segment, is_no_newer, is_notification
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import KEY, PREFIX, FilesSync
 from syncline.model import compact_json
@@ -71,13 +71,13 @@ class EventScope:
 
     def is_known(self, key: str, seq: str) -> bool:
         """Return True if all events of a key are certainly not newer than the one with the sequencer ``seq``."""
-        return key not in self.keys and all(surely_older(each, seq) for each in self.events[key])
+        return key not in self.keys and all(is_no_newer(each, seq) for each in self.events[key])
 
     def newest_sequencer(self, key: str) -> str:
         """Return the newest sequencer of a key's events, "" if there is none."""
         newest = ""
         for each in self.events.get(key, ()):
-            if not newest or surely_older(newest, each):
+            if not newest or is_no_newer(newest, each):
                 newest = each
         return newest
 
@@ -122,12 +122,12 @@ def manager_events_in(body: Any) -> list[FileEvent]:
     An unreadable event among others is skipped: the next full scan finds its change.
     """
     if not (isinstance(body, dict) and isinstance(body.get("events"), list)):
-        return [event_of(body)]
+        return [parse_event(body)]
     events: list[FileEvent] = []
     wrong: SynclineError | None = None
     for each in body["events"]:
         try:
-            events.append(event_of(each))
+            events.append(parse_event(each))
         except SynclineError as error:
             wrong = wrong or error
     if wrong is not None and not events:
@@ -144,7 +144,7 @@ def _groups(sync: FilesSync, events: Iterable[FileEvent], now: float) -> Iterato
     for number, event in enumerate(events):
         for path in (event.path, event.new_path):
             key = None if path is None else sync.key_of(path)
-            if key is None or climbs(key):
+            if key is None or has_dot_segment(key):
                 continue
             yield f"{KEY}{key}"
             if event.permissions is not None:

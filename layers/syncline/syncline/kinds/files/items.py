@@ -9,7 +9,7 @@ from typing import Final
 
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import fingerprint
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import FileChange, FileCheck
 from syncline.kinds.files.config import KEY, FilesSync
@@ -237,7 +237,7 @@ class FileReader:
                 raise collides(self._target, path, other)
             if action is Action.ADOPT and not self._target.is_listed:
                 action = Action.CREATE  # a file manager's file gets its permissions as well, by a transfer
-            listed = Listed(key, head.etag, head.size, head.modified)
+            listed = ListedObject(key, head.etag, head.size, head.modified)
             return FileChange(key, name, action, listed, record, _as_listed(key, existing), seq)
         except SynclineError as error:
             return self._items.failed(key, error)
@@ -264,9 +264,9 @@ def _headers_changed(record: Record, headers: str, existing: TargetFile, modifie
     return existing.headers is None and record.modified != int(modified)
 
 
-def _as_listed(key: str, existing: TargetFile | None) -> Listed | None:
+def _as_listed(key: str, existing: TargetFile | None) -> ListedObject | None:
     """Return the target's file in the form of a listing."""
-    return None if existing is None else Listed(key, existing.etag or existing.version, existing.size or 0, 0.0)
+    return None if existing is None else ListedObject(key, existing.etag or existing.version, existing.size or 0, 0.0)
 
 
 def adopted_by(change: FileChange) -> Record | None:

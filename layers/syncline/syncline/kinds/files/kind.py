@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from syncline.clients.file_manager.client import FileManager
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Odd
+from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.files import state_csv
@@ -218,9 +218,9 @@ class Files:
         """Return the scope of the file manager's own events, if they are read, and failures for malformed ones."""
         if self._deps.manager is None:
             return EventScope(), ()
-        invalid: list[Odd] = []
+        invalid: list[InvalidEntry] = []
         try:
-            events = self._deps.manager.events(odd=invalid.append)
+            events = self._deps.manager.events(on_invalid=invalid.append)
         except SynclineError as error:
             # The scan finds most of their changes without them, so it is not repeated for this error.
             final = SynclineError("BAD_ANSWER", error.what) if error.retried else error

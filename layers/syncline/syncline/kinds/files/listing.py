@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, TypeVar
 
-from syncline.clients.http.listings import OBJECTS, Extent, Odd, OnOdd, refuse
+from syncline.clients.http.listings import PAGED_LIMITS, InvalidEntry, ListingGuard, OnInvalid, refuse
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.xml import Listed, ListPage
+from syncline.clients.s3.xml import ListedObject, ListPage
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.kind import Failure
@@ -35,7 +35,7 @@ def chunks(items: Iterator[T]) -> Iterator[list[T]]:
         yield chunk
 
 
-def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
+def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnInvalid = refuse) -> Generator[ListedObject]:
     """Yield all objects below ``prefix`` and behind ``after``, in order.
 
     ``odd`` is called by the threads that fetch pages, with the invalid entries of all pages that are fetched.
@@ -43,16 +43,16 @@ def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -
     A bucket that fits into one page costs one request. A larger one is split by its folders, of which several are
     listed at a time; if it has none, or too many, its pages are listed one after another, one ahead.
     """
-    held: list[Odd] = []
-    first = bucket.page(prefix, after=after, odd=held.append)
+    held: list[InvalidEntry] = []
+    first = bucket.page(prefix, after=after, on_invalid=held.append)
     if first.token is None:
         for each in held:
             odd(each)
         yield from first.objects
         return
     # Listed from the start: services differ in which folders come behind a key within one of them.
-    hidden: list[Odd] = []
-    tops = bucket.page(prefix, delimiter="/", odd=hidden.append)
+    hidden: list[InvalidEntry] = []
+    tops = bucket.page(prefix, delimiter="/", on_invalid=hidden.append)
     with ThreadPoolExecutor(SHARDS, thread_name_prefix="list") as pool:
         if tops.token is not None or len(tops.prefixes) < _FEWEST_FOLDERS or hidden:
             for each in held:
@@ -63,21 +63,23 @@ def listed_ahead(bucket: Bucket, prefix: str, after: str, odd: OnOdd = refuse) -
 
 
 def _in_sequence(
-    bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor, odd: OnOdd
-) -> Generator[Listed]:
-    page, extent = first, Extent(f"the listing of {bucket}", OBJECTS)
+    bucket: Bucket, prefix: str, first: ListPage, pool: ThreadPoolExecutor, odd: OnInvalid
+) -> Generator[ListedObject]:
+    page, extent = first, ListingGuard(f"the listing of {bucket}", PAGED_LIMITS)
     while page.token is not None:
         extent.count((), len(page.objects))
         extent.at(page.token)
-        following = pool.submit(bucket.page, prefix, token=page.token, odd=odd)
+        following = pool.submit(bucket.page, prefix, token=page.token, on_invalid=odd)
         yield from page.objects
         page = following.result()
     yield from page.objects
 
 
-def _in_parallel(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor, odd: OnOdd) -> Generator[Listed]:
+def _in_parallel(
+    bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExecutor, odd: OnInvalid
+) -> Generator[ListedObject]:
     """Yield the objects at the top and the contents of the folders, in order."""
-    parts: list[tuple[str, Listed | None]] = [(each.key, each) for each in tops.objects if each.key > after]
+    parts: list[tuple[str, ListedObject | None]] = [(each.key, each) for each in tops.objects if each.key > after]
     parts += [(each, None) for each in tops.prefixes if each > after or after.startswith(each)]
     parts.sort(key=lambda part: part[0].encode())
     ahead: deque[tuple[str, Future[list[ListPage]]]] = deque()
@@ -95,7 +97,7 @@ def _in_parallel(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExe
                 continue
             fill()
             name, future = ahead.popleft()
-            pages, extent = future.result(), Extent(f"the listing of {bucket}", OBJECTS)
+            pages, extent = future.result(), ListingGuard(f"the listing of {bucket}", PAGED_LIMITS)
             while pages:
                 token = pages[-1].token
                 extent.count((), sum(len(page.objects) for page in pages))
@@ -111,11 +113,11 @@ def _in_parallel(bucket: Bucket, tops: ListPage, after: str, pool: ThreadPoolExe
             future.cancel()
 
 
-def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None, odd: OnOdd) -> list[ListPage]:
+def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None, odd: OnInvalid) -> list[ListPage]:
     """Return a few pages of a folder's listing."""
-    pages = [bucket.page(prefix, after=after, token=token, odd=odd)]
+    pages = [bucket.page(prefix, after=after, token=token, on_invalid=odd)]
     while pages[-1].token is not None and len(pages) < _PAGES:
-        pages.append(bucket.page(prefix, token=pages[-1].token, odd=odd))
+        pages.append(bucket.page(prefix, token=pages[-1].token, on_invalid=odd))
     return pages
 
 
@@ -133,8 +135,8 @@ class InvalidEntries:
 
     sync: FilesSync
     failed: Callable[[str, SynclineError], Failure]
-    at_source: list[Odd] = field(default_factory=list)
-    at_target: list[Odd] = field(default_factory=list)
+    at_source: list[InvalidEntry] = field(default_factory=list)
+    at_target: list[InvalidEntry] = field(default_factory=list)
 
     def failures(self, after: str, upto: str | None) -> dict[str, Failure]:
         """Return the failures of the entries behind the name ``after`` and up to ``upto`` (None: to the end).
@@ -151,13 +153,17 @@ class InvalidEntries:
                 found[key] = self.failed(key, entry.error)
         return found
 
-    def _keys(self) -> Iterator[tuple[str, Odd, str | None]]:
+    def _keys(self) -> Iterator[tuple[str, InvalidEntry, str | None]]:
         """Yield each entry with the name by which it is sorted, and its key if the sync takes it."""
         for entry in self.at_source:
-            yield self.sync.name_of(entry.at), entry, entry.name if entry.name and self.sync.takes(entry.name) else None
+            yield (
+                self.sync.name_of(entry.near),
+                entry,
+                entry.name if entry.name and self.sync.takes(entry.name) else None,
+            )
         for entry in self.at_target:
             yield (
-                entry.at.removeprefix(self.sync.target.prefix),
+                entry.near.removeprefix(self.sync.target.prefix),
                 entry,
                 self.sync.key_of(entry.name) if entry.name else None,
             )

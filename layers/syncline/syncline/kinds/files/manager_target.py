@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Final
 
-from syncline.clients.file_manager.client import Content, FileManager, Permissions, Saved
-from syncline.clients.http.listings import OnOdd, refuse
+from syncline.clients.file_manager.client import FileContent, FileManager, FilePermissions, SavedFile
+from syncline.clients.http.listings import OnInvalid, refuse
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.s3.client import ObjectStream
 from syncline.clients.s3.head import fingerprint
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import path_problem
 from syncline.kinds.files.targets import (
@@ -65,14 +65,14 @@ class FileManagerTarget:
     def creates_safely(self, size: int | None) -> bool:  # noqa: ARG002 - the API has no conditions
         return False
 
-    def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:  # noqa: ARG002 - as declared
+    def listing(self, prefix: str, after: str, odd: OnInvalid = refuse) -> Generator[ListedObject]:  # noqa: ARG002 - as declared
         raise SynclineError("REFUSED", f"{self.name} cannot be listed below {prefix!r} behind {after!r}")
 
     def stat(self, path: str) -> TargetFile | None:
         saved = self._client.get(path)
         return None if saved is None else self._file(path, saved, saved.metadata)
 
-    def _file(self, path: str, saved: Saved, metadata: Mapping[str, object]) -> TargetFile:
+    def _file(self, path: str, saved: SavedFile, metadata: Mapping[str, object]) -> TargetFile:
         etag, mark, marked_path = (metadata.get(each) for each in ("etag", "mark", "path"))
         size = saved.size if saved.size is not None else metadata.get("size")
         size = size if isinstance(size, int) else None
@@ -111,12 +111,14 @@ class FileManagerTarget:
             if head.size <= BUFFERED:
                 content = b"".join(stream.chunks(BUFFERED + 1))
                 about["sha256"] = hashlib.sha256(content).hexdigest()
-                saved = self._client.save(operation, put.path, Content(content, head.size, head.content_type, about))
+                saved = self._client.save(
+                    operation, put.path, FileContent(content, head.size, head.content_type, about)
+                )
             else:
                 sending = _Sending(put, head.size, self._clock)
                 try:
                     with read_ahead(sending.chunks(stream)) as chunks:
-                        content_of = Content(chunks, head.size, head.content_type, about)
+                        content_of = FileContent(chunks, head.size, head.content_type, about)
                         saved = self._client.save(operation, put.path, content_of)
                 except SynclineError as error:
                     if error.code.name != "TIME_SHORT":
@@ -126,7 +128,7 @@ class FileManagerTarget:
             check_unchanged(put.source, put.key, head)
         # A file that was stored incompletely has the version of its actual size: it is ours, and verify refuses it.
         kept = head.size if saved.size is None else saved.size
-        existing = self._file(put.path, Saved(saved.internal_id, put.path, kept), about)
+        existing = self._file(put.path, SavedFile(saved.internal_id, put.path, kept), about)
         return PutResult(head, existing, head.size, fingerprint(head))
 
     def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
@@ -146,7 +148,7 @@ class FileManagerTarget:
         return found.mode or ""
 
     def permit(self, path: str, mode: str) -> str | None:
-        return self._client.set_permissions(path, Permissions(mode, self._owner, self._group)).mode
+        return self._client.set_permissions(path, FilePermissions(mode, self._owner, self._group)).mode
 
 
 class _Sending:

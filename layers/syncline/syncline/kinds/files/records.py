@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
-from syncline.clients.file_manager.client import checked_mode
-from syncline.clients.s3.xml import Grants
+from syncline.clients.file_manager.client import parse_mode
+from syncline.clients.s3.xml import AccessGrants
 from syncline.model import Item
 
 Row = list[Any]
@@ -232,7 +232,7 @@ class Task:
         return replace(item, detail=detail)
 
 
-def mode_of_grants(grants: Grants) -> str:
+def mode_of_grants(grants: AccessGrants) -> str:
     """Return an access list as a file's permissions: for the owner, everybody with an account, and everybody.
 
     Permissions for everybody are added to the other two, since a system applies only the first of the three that fits.
@@ -252,7 +252,7 @@ def mode_of_metadata(metadata: Mapping[str, str]) -> str | None:
 
     ``permissions`` has nine characters; ``mode`` is a number, octal as rclone writes it or decimal as s3fs does.
     """
-    mode = checked_mode(metadata.get("permissions", ""))
+    mode = parse_mode(metadata.get("permissions", ""))
     if mode is not None:
         return mode
     text = metadata.get("mode", "")

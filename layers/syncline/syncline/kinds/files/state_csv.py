@@ -10,16 +10,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from typing import Final
 
-from syncline.clients.file_manager.client import checked_mode
-from syncline.clients.s3.head import Head
-from syncline.clients.s3.xml import Listed
+from syncline.clients.file_manager.client import parse_mode
+from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile
 
 COLUMNS: Final = ("file_path", "permissions", "size", "file_type", "last_modified", "internal_id")
 DIFFERENCES: Final = ("operation", *COLUMNS)
-HEAD: Final = Head("", 0, "text/csv; charset=utf-8")
+HEAD: Final = ObjectHead("", 0, "text/csv; charset=utf-8")
 """The content type of a CSV file in a bucket."""
 _FORMULA: Final = re.compile(r"'*[=+@\t\r-]")
 """The beginning of a cell that a spreadsheet treats as a formula, and of one that was protected from that.
@@ -140,7 +140,7 @@ def differences_written(found: Iterable[tuple[str, CsvRow]]) -> Iterator[str]:
         yield _line((operation, *row.cells()))
 
 
-def record_of(row: CsvRow, listed: Listed, existing: TargetFile) -> Record | None:
+def record_of(row: CsvRow, listed: ListedObject, existing: TargetFile) -> Record | None:
     """Return the record for a row of the replaced service's state, None if source or target has another file now.
 
     That service did not record ETags: an object of the same size that has not changed since is the one that it sent, and
@@ -166,7 +166,7 @@ def record_of(row: CsvRow, listed: Listed, existing: TargetFile) -> Record | Non
         int(listed.modified),
         existing.version,
         file_type=row.file_type,
-        mode=checked_mode(row.permissions),
+        mode=parse_mode(row.permissions),
         internal_id=existing.internal_id,
     )
 

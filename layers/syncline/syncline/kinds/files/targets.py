@@ -12,10 +12,10 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from syncline.clients.http.listings import OnOdd, refuse
+from syncline.clients.http.listings import OnInvalid, refuse
 from syncline.clients.s3.client import Bucket, ObjectStream
-from syncline.clients.s3.head import ABSENT, Condition, Head
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import UNSTATED
 
@@ -59,17 +59,17 @@ class PutRequest:
     path: str
     source: Bucket
     key: str
-    seen: Head | None
+    seen: ObjectHead | None
     existing: TargetFile | None
     guarded: bool
     left: Callable[[], float]
     run: str = ""
 
     @property
-    def condition(self) -> Condition | None:
+    def condition(self) -> WriteCondition | None:
         if not self.guarded:
             return None
-        return ABSENT if self.existing is None else Condition(self.existing.version)
+        return IF_ABSENT if self.existing is None else WriteCondition(self.existing.version)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ class PutResult:
     the target kept, if they differ.
     """
 
-    head: Head
+    head: ObjectHead
     file: TargetFile
     sent: int = 0
     headers: str = ""
@@ -123,7 +123,7 @@ class Target(Protocol):
         """Return True if the object only stands for a folder and the target needs no file for it."""
         ...
 
-    def listing(self, prefix: str, after: str, odd: OnOdd = refuse) -> Generator[Listed]:
+    def listing(self, prefix: str, after: str, odd: OnInvalid = refuse) -> Generator[ListedObject]:
         """Yield all files below ``prefix`` whose paths are greater than ``after``, in the order of their paths."""
         ...
 
@@ -232,7 +232,7 @@ def folder_of(path: str) -> str:
     return path[: path.rfind("/") + 1]
 
 
-def open_current(source: Bucket, key: str, seen: Head | None) -> ObjectStream:
+def open_current(source: Bucket, key: str, seen: ObjectHead | None) -> ObjectStream:
     """Open the present version of an object. The one that was seen is requested first, as it is probably the same."""
     try:
         return source.open(key, etag=None if seen is None else seen.etag)
@@ -242,7 +242,7 @@ def open_current(source: Bucket, key: str, seen: Head | None) -> ObjectStream:
     return source.open(key)
 
 
-def check_unchanged(source: Bucket, key: str, head: Head) -> None:
+def check_unchanged(source: Bucket, key: str, head: ObjectHead) -> None:
     """Raise SOURCE_CHANGED if an object was replaced while it was read: some services then return bytes of both."""
     now = source.head(key)
     if now is None or now.etag != head.etag:

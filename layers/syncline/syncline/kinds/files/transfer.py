@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final
 
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.head import Head, fingerprint
+from syncline.clients.s3.head import ObjectHead, fingerprint
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
@@ -192,7 +192,7 @@ class FileTransfer:
             raise collides(self._target, path, other)
         return self._compared(item, task, head, existing)
 
-    def _adopt(self, item: Item, task: Task, head: Head, existing: TargetFile) -> TransferResult:
+    def _adopt(self, item: Item, task: Task, head: ObjectHead, existing: TargetFile) -> TransferResult:
         """Record a file that was found equal, and set its permissions if they differ."""
         mode = self._target.mode(self._sync.path_of(item.name))
         if mode is not None:
@@ -221,7 +221,7 @@ class FileTransfer:
         row = self._records.known([name])[0].get(name)
         return row is not None and Record.of_row(row).target == existing.version
 
-    def _compared(self, item: Item, task: Task, head: Head | None, existing: TargetFile) -> TransferResult:
+    def _compared(self, item: Item, task: Task, head: ObjectHead | None, existing: TargetFile) -> TransferResult:
         """Compare the bytes of a file that may be equal although its ETag differs, as after a multipart upload."""
         if head is None or existing.size != head.size:
             return conflict(item, existing)
@@ -239,7 +239,7 @@ class FileTransfer:
             return conflict(item, existing)
         return self._adopt(item, task, head, existing)
 
-    def _equal(self, key: str, head: Head, existing: TargetFile, at: int) -> Iterator[int]:
+    def _equal(self, key: str, head: ObjectHead, existing: TargetFile, at: int) -> Iterator[int]:
         """Yield the number of equal bytes after each chunk behind ``at``; end if bytes differ or cannot be read."""
         with self._source.open(key, etag=head.etag, start=at) as ours:
             other = self._target.open(self._sync.path_of(key), existing, at)
@@ -411,7 +411,7 @@ class FileTransfer:
         return Completed(after.on(replace(item, source=head.etag, size=head.size)), done.sent)
 
 
-def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: Head) -> str:
+def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: ObjectHead) -> str:
     """Return the permissions that the source states for a file. Raises errors of reading the access list."""
     rule = sync.permissions
     match rule.source:
@@ -434,14 +434,14 @@ def conflict(item: Item, existing: TargetFile | None) -> Result:
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, version, code="FILE_DIFFERS", reason=_FOREIGN)
 
 
-def _seen(item: Item, task: Task) -> Head | None:
+def _seen(item: Item, task: Task) -> ObjectHead | None:
     """Return the object as the scan saw it, None if that is not known."""
     if not item.source or item.size is None or task.modified is None:
         return None
-    return Head(item.source, item.size, modified=float(task.modified))
+    return ObjectHead(item.source, item.size, modified=float(task.modified))
 
 
-def _headers_differ(head: Head, existing: TargetFile) -> bool:
+def _headers_differ(head: ObjectHead, existing: TargetFile) -> bool:
     """Return True if the file's headers are known to differ from those of the object."""
     return existing.headers is not None and existing.headers != fingerprint(head)
 

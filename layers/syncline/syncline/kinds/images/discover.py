@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from syncline.clients.http.listings import Odd, OnOdd, ignore
+from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
 from syncline.clients.registry.client import Registry
-from syncline.clients.registry.manifest import is_same
+from syncline.clients.registry.manifest import is_same_manifest
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import TargetNotes
@@ -92,8 +92,8 @@ class ImageScan:
         :class:`ScanPosition` in a long listing of repositories.
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
-        invalid: list[Odd] = []
-        invalid_at_target: list[Odd] = []
+        invalid: list[InvalidEntry] = []
+        invalid_at_target: list[InvalidEntry] = []
         self._named, self._asked = context.named, context.asked
         if context.named and cursor is None:
             yield Page("", failures=tuple(self._not_taken(scope)))
@@ -125,7 +125,7 @@ class ImageScan:
                 yield Page(str(position))
         if context.over or not position.counted:
             return
-        invalid: list[Odd] = []
+        invalid: list[InvalidEntry] = []
         for listed in repository_pages(self._source, organizations, invalid.append, position):
             if listed.following is None and not (position.position.entries or listed.names or invalid):
                 raise nothing_listed(self._source.registry, "the catalog")
@@ -161,7 +161,7 @@ class ImageScan:
             for future in ahead:
                 future.cancel()
 
-    def _repositories(self, scope: Scope, invalid: OnOdd, context: StepContext) -> list[str] | ScanPosition:
+    def _repositories(self, scope: Scope, invalid: OnInvalid, context: StepContext) -> list[str] | ScanPosition:
         """Return the source's repositories that belong to the sync and the scope, sorted.
 
         If there are too many to hold, or the time was over before all were listed, return the position reached.
@@ -197,7 +197,7 @@ class ImageScan:
             groups = tuple(self._sync.target_repository(f"{name}/any") for name in organizations)
         return {group.partition("/")[0] for group in groups}
 
-    def _invalid_repositories(self, invalid: Iterable[Odd]) -> Iterator[Failure]:
+    def _invalid_repositories(self, invalid: Iterable[InvalidEntry]) -> Iterator[Failure]:
         """Yield the failures of invalid repositories of the source that the sync may take."""
         for each in invalid:
             if each.name is None:
@@ -205,7 +205,7 @@ class ImageScan:
             elif self._sync.takes_repository(each.name):
                 yield Failure(Item(self._sync.target_repository(each.label), "*"), each.error)
 
-    def _invalid_at_target(self, invalid: Iterable[Odd]) -> Iterator[Failure]:
+    def _invalid_at_target(self, invalid: Iterable[InvalidEntry]) -> Iterator[Failure]:
         """Yield the failures of invalid repositories of the target that may belong to the sync."""
         for each in invalid:
             source = None if each.name is None else self._sync.source_repository(each.name)
@@ -274,7 +274,7 @@ class ImageScan:
                 return False
         return complete
 
-    def _invalid_tags(self, group: str, invalid: Iterable[Odd]) -> Iterable[Failure]:
+    def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
         """Return the failures of invalid entries that the sync may take."""
         taken = (each for each in invalid if each.name is None or self._sync.takes_tag(each.name))
         return {each.label: Failure(Item(group, each.label), each.error) for each in taken}.values()
@@ -307,7 +307,7 @@ class ImageScan:
         if position == ScanPosition(counted=True):
             yield from failure_pages(cursor(position), self._invalid_tags(group, target.invalid))
         suspect = not target.is_empty and self._notes.has_unverified(group)
-        invalid: list[Odd] = []
+        invalid: list[InvalidEntry] = []
         for listed in self._tag_pages(name, invalid, position):
             if not position.behind:
                 yield from failure_pages(cursor(position), self._invalid_tags(group, invalid))
@@ -320,7 +320,7 @@ class ImageScan:
                 return
             position = following
 
-    def _tag_pages(self, name: str, invalid: list[Odd], position: ScanPosition) -> Iterator[ListedTags]:
+    def _tag_pages(self, name: str, invalid: list[InvalidEntry], position: ScanPosition) -> Iterator[ListedTags]:
         """Yield the pages of a repository's tags, at least one. Raises what :meth:`_check_listed` raises."""
         pages = tag_pages(self._source, name, invalid, position.position)
         first = next(pages, ListedTags({}, invalid))
@@ -341,7 +341,7 @@ class ImageScan:
         if self._source.api is not None and any(True for _ in registry.tags(name, ignore)):
             what = f"the API of {registry.host} lists no tags of {name}, but its registry does"
             raise SynclineError("LISTING_INCOMPLETE", what)
-        if (self._named or self._sync.source.repositories is not None) and not registry.knows(name):
+        if (self._named or self._sync.source.repositories is not None) and not registry.has_repository(name):
             raise SynclineError("SOURCE_ABSENT", f"{registry.host} has no repository {name}")
 
     def _target_tags(self, group: str, context: StepContext) -> ListedTags:
@@ -388,8 +388,8 @@ class ImageScan:
             return set(), ()
         source = self._source.registry
 
-        def lacks(digest: str) -> tuple[bool, list[Odd]]:
-            invalid: list[Odd] = []
+        def lacks(digest: str) -> tuple[bool, list[InvalidEntry]]:
+            invalid: list[InvalidEntry] = []
             both = Referrers(source, name, invalid.append), Referrers(self._target.registry, group, invalid.append)
             try:
                 compared = compare_referrers(*both, source.manifest(name, digest))
@@ -419,7 +419,7 @@ class ImageScan:
         def may_replace(item: Item) -> bool:
             present = partial(self._target.registry.manifest, group, item.name)
             noted = self._notes.outdated(group, item.name)
-            if noted and is_same(noted, str(item.target), present):
+            if noted and is_same_manifest(noted, str(item.target), present):
                 return True
             if not is_signature_tag(item.name):
                 return False
@@ -448,7 +448,7 @@ class ImageScan:
             source, target = item.source, item.target
             if source is None or target is None or source == target:
                 return False
-            return is_same(source, target, lambda: self._source.registry.manifest(name, item.name))
+            return is_same_manifest(source, target, lambda: self._source.registry.manifest(name, item.name))
 
         # If the manifest cannot be read, the transfer reports why.
         equal = zip(items, self._requests.map(_false_if_refused(same_bytes), items), strict=True)

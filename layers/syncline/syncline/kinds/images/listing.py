@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from syncline.clients.http.listings import BEGINNING, Odd, OnOdd, Position
+from syncline.clients.http.listings import LISTING_START, InvalidEntry, ListingPosition, OnInvalid
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.errors import CodeName, SynclineError
@@ -51,8 +51,8 @@ class ListedTags:
     """
 
     tags: Mapping[str, Tag]
-    invalid: list[Odd]
-    following: Position | None = None
+    invalid: list[InvalidEntry]
+    following: ListingPosition | None = None
 
     def get(self, tag: str) -> Tag | None:
         """Return the known facts about a tag, None if it does not exist.
@@ -85,7 +85,7 @@ class ScanPosition:
     were scanned while the listing was still held.
     """
 
-    position: Position = BEGINNING
+    position: ListingPosition = LISTING_START
     counted: bool = False
     part: int = 0
     behind: str = ""
@@ -96,7 +96,7 @@ class ScanPosition:
         """The last name of the page, in sorted order, that was scanned."""
         return self.behind or self.after
 
-    def page(self, position: Position, part: int = 0) -> ScanPosition:
+    def page(self, position: ListingPosition, part: int = 0) -> ScanPosition:
         """Return the position of another page."""
         return replace(self, position=position, part=part, behind="")
 
@@ -106,18 +106,18 @@ class ScanPosition:
     @classmethod
     def parse(cls, text: str) -> ScanPosition:
         position, counted, part, behind, *after = json.loads(text)
-        return cls(Position.of_json(position), bool(counted), int(part), str(behind), "".join(after))
+        return cls(ListingPosition.of_json(position), bool(counted), int(part), str(behind), "".join(after))
 
 
 def tag_pages(
-    clients: RegistryClients, repository: str, invalid: list[Odd], start: Position | None = None
+    clients: RegistryClients, repository: str, invalid: list[InvalidEntry], start: ListingPosition | None = None
 ) -> Iterator[ListedTags]:
     """Yield the tags of a repository page by page, from the API where it has them; invalid entries go to ``invalid``.
 
     With ``start``, tags that others push meanwhile are no error; see :meth:`Quay.tag_pages`.
     """
     # A page of the registry is named by its path, one of the API by its number.
-    token = (start or BEGINNING).token
+    token = (start or LISTING_START).token
     if clients.api is not None and not token.startswith("/"):
         try:
             for page in clients.api.tag_pages(repository, invalid.append, start):
@@ -130,16 +130,16 @@ def tag_pages(
             invalid.clear()
         else:
             return
-    for names in clients.registry.tag_pages(repository, invalid.append, start or BEGINNING):
+    for names in clients.registry.tag_pages(repository, invalid.append, start or LISTING_START):
         yield ListedTags(dict.fromkeys(names.names, Tag()), invalid, names.following)
 
 
 def held_tags(clients: RegistryClients, repository: str, context: StepContext) -> ListedTags:
     """Return the tags of a repository, or the first of them if there are too many or the time is over."""
     held: dict[str, Tag] = {}
-    invalid: list[Odd] = []
+    invalid: list[InvalidEntry] = []
     pages = tag_pages(clients, repository, invalid)
-    following: Position | None = BEGINNING
+    following: ListingPosition | None = LISTING_START
     while following is not None and len(held) <= HELD_TAGS and not context.over:
         page = next(pages, None)
         if page is None:
@@ -151,7 +151,7 @@ def held_tags(clients: RegistryClients, repository: str, context: StepContext) -
 
 
 def repository_pages(
-    clients: RegistryClients, organizations: tuple[str, ...] | None, invalid: OnOdd, start: ScanPosition
+    clients: RegistryClients, organizations: tuple[str, ...] | None, invalid: OnInvalid, start: ScanPosition
 ) -> Iterator[ListedRepositories]:
     """Yield the repositories of organizations, or of the whole catalog, page by page from ``start`` on.
 
@@ -164,8 +164,8 @@ def repository_pages(
         return
     assert clients.api is not None, "the configuration requires an API for organizations"
     for number in range(start.part, len(organizations)):
-        name, found = organizations[number], list[Odd]()
-        position = start.position if number == start.part else BEGINNING
+        name, found = organizations[number], list[InvalidEntry]()
+        position = start.position if number == start.part else LISTING_START
         # Without a position the client treats a change between two pages as an error, which held listings rely on.
         begun = position if start.counted or position.entries else None
         empty = not position.entries
@@ -178,23 +178,23 @@ def repository_pages(
             if empty and listed.following is None:
                 host = clients.registry.host
                 what = f"{host} lists no repository of {name}: no such organization, or its repositories are hidden"
-                invalid(Odd(name, None, SynclineError("SOURCE_ABSENT", what)))
+                invalid(InvalidEntry(name, None, SynclineError("SOURCE_ABSENT", what)))
             if listed.following is not None:
                 yield ListedRepositories(names, start.page(listed.following, number))
             elif number + 1 < len(organizations):
-                yield ListedRepositories(names, start.page(BEGINNING, number + 1))
+                yield ListedRepositories(names, start.page(LISTING_START, number + 1))
             else:
                 yield ListedRepositories(names, None)
 
 
 def held_repositories(
-    clients: RegistryClients, organizations: tuple[str, ...] | None, invalid: OnOdd, context: StepContext
+    clients: RegistryClients, organizations: tuple[str, ...] | None, invalid: OnInvalid, context: StepContext
 ) -> list[str] | ScanPosition:
     """Return all repositories, or the position reached if there are too many to hold or the time is over.
 
     Raises LISTING_INCOMPLETE if the listing is empty.
     """
-    names, found = list[str](), list[Odd]()
+    names, found = list[str](), list[InvalidEntry]()
     pages = repository_pages(clients, organizations, found.append, ScanPosition())
     following: ScanPosition | None = ScanPosition()
     while following is not None:
@@ -229,7 +229,7 @@ class TargetRepositories:
 
 
 def target_repositories(
-    clients: RegistryClients, namespaces: Iterable[str], invalid: OnOdd, context: StepContext
+    clients: RegistryClients, namespaces: Iterable[str], invalid: OnInvalid, context: StepContext
 ) -> TargetRepositories:
     """Return the repositories of namespaces, as far as the registry's API lists them.
 
@@ -239,7 +239,7 @@ def target_repositories(
     if clients.api is None:
         return found
     for namespace in namespaces:
-        met: list[Odd] = []
+        met: list[InvalidEntry] = []
         try:
             held = found.states[namespace] = {}
             complete = True
@@ -276,6 +276,6 @@ def count_listing(
     while not context.over:
         page = next(pages, None)
         if page is None or page.following is None:
-            yield replace(start.page(BEGINNING), counted=True)
+            yield replace(start.page(LISTING_START), counted=True)
             return
         yield page.following if isinstance(page.following, ScanPosition) else start.page(page.following)

@@ -14,8 +14,8 @@ from typing import Any, Final
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.registry.client import BlobStream, Registry
 from syncline.clients.registry.manifest import Descriptor
-from syncline.clients.registry.reference import hasher, same
-from syncline.clients.registry.upload import Upload
+from syncline.clients.registry.reference import hash_matches, hasher
+from syncline.clients.registry.upload import BlobUpload
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
@@ -79,7 +79,7 @@ def send_in_pieces(route: CopyRoute, blob: Descriptor, stored: dict[str, Any] | 
     return reached - begun
 
 
-def _opened(route: CopyRoute, stored: dict[str, Any] | None) -> tuple[Upload, int, list[Any]]:
+def _opened(route: CopyRoute, stored: dict[str, Any] | None) -> tuple[BlobUpload, int, list[Any]]:
     """Return the ``stored`` upload, or a new one, with its offset and its marks."""
     if stored is not None:
         upload = route.target.resume_upload(route.target_repository, stored["upload"])
@@ -99,7 +99,7 @@ class _Sending:
     """
 
     def __init__(
-        self, route: CopyRoute, blob: Descriptor, upload: Upload, context: StepContext, marks: list[Any]
+        self, route: CopyRoute, blob: Descriptor, upload: BlobUpload, context: StepContext, marks: list[Any]
     ) -> None:
         self._route = route
         self._blob = blob
@@ -204,6 +204,6 @@ def verified_chunks(chunks: Iterator[bytes], route: CopyRoute, blob: Descriptor)
         held = chunk
     if passed != blob.size:
         raise other_size(route, blob, passed)
-    if not same(blob.digest, hash_):
+    if not hash_matches(blob.digest, hash_):
         raise other_digest(route, blob)
     yield held

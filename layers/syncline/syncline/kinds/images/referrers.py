@@ -15,11 +15,17 @@ import threading
 from collections.abc import Iterator
 from typing import Final
 
-from syncline.clients.http.listings import OnOdd
+from syncline.clients.http.listings import OnInvalid
 from syncline.clients.registry.client import Registry, TagTakenError
-from syncline.clients.registry.manifest import INDEX_TYPES, OCI_INDEX, Descriptor, Manifest
+from syncline.clients.registry.manifest import (
+    INDEX_TYPES,
+    OCI_INDEX,
+    Descriptor,
+    Manifest,
+    add_referrers,
+    referrers_tag,
+)
 from syncline.clients.registry.reference import is_digest
-from syncline.clients.registry.referrers import list_tag, with_entries
 from syncline.errors import SynclineError
 from syncline.patterns import is_signature_tag, signature_subject
 
@@ -43,7 +49,7 @@ def manifest_or_none(registry: Registry, repository: str, reference: str, media_
 class Referrers:
     """The referrers of the manifests of one repository. ``odd`` is called with unreadable entries of their lists."""
 
-    def __init__(self, registry: Registry, repository: str, odd: OnOdd) -> None:
+    def __init__(self, registry: Registry, repository: str, odd: OnInvalid) -> None:
         self._registry = registry
         self._repository = repository
         self._odd = odd
@@ -104,7 +110,7 @@ def is_list(tag: str) -> bool:
 def attached_tags_of(manifest: Manifest) -> list[str]:
     """Return the names of all tags that may be attached to an image and to the children of an index."""
     digests = [manifest.digest, *(child.digest for child in manifest.children())]
-    return [f"{list_tag(digest)}{ending}" for digest in digests for ending in ENDINGS]
+    return [f"{referrers_tag(digest)}{ending}" for digest in digests for ending in ENDINGS]
 
 
 class AttachedTags:
@@ -152,7 +158,7 @@ class AttachedTags:
                 raise
             # Lists keep entries of deleted referrers; then the form of the entry decides.
             return error.code.name == "NOT_FOUND" and typed and not entry.platform
-        refers = subject is not None and list_tag(subject.digest) == tag
+        refers = subject is not None and referrers_tag(subject.digest) == tag
         if refers:
             self._referrers.add((tag, entry.digest))
         return refers
@@ -169,7 +175,7 @@ class ReferrerLists:
 
     def add(self, subject: str, referrer: Manifest) -> None:
         """Add a manifest to the list of those that refer to ``subject``. Raises TAG_DIFFERS if the tag is no list."""
-        tag = list_tag(subject)
+        tag = referrers_tag(subject)
         with self._lock:
             ours = manifest_or_none(self._registry, self._repository, tag)
             if ours is not None and not self._attached.is_referrer_list(tag, ours):
@@ -178,7 +184,7 @@ class ReferrerLists:
                     f"{where} is {ours.digest}, which lists no referrers, so {referrer.digest} cannot be listed there"
                 )
                 raise SynclineError("TAG_DIFFERS", what)
-            grown = with_entries(ours, [referrer.as_entry()])
+            grown = add_referrers(ours, [referrer.as_entry()])
             if grown is not ours:
                 self._registry.put_tag(self._repository, tag, grown, ours)
 

@@ -15,10 +15,9 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from typing import Any, Final
 
-from syncline.clients.http.listings import Odd, ignore
+from syncline.clients.http.listings import InvalidEntry, ignore
 from syncline.clients.registry.client import Registry, TagTakenError
-from syncline.clients.registry.manifest import Descriptor, Manifest, is_same
-from syncline.clients.registry.referrers import list_tag
+from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest, referrers_tag
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
@@ -75,7 +74,7 @@ class RepositoryCopy:
         self._lists = ReferrerLists(self._target, self._to)
         self._attached = AttachedTags(self._source, self._from)
         self._with_referrers = sync.referrers != "none"
-        self._invalid: dict[str, Odd] = {}
+        self._invalid: dict[str, InvalidEntry] = {}
         self._attached_names: frozenset[str] | None = None
         self._copied_tags: set[str] = set()
         self._lock = threading.Lock()
@@ -149,7 +148,7 @@ class RepositoryCopy:
         if self._overwrite:
             return True
         noted = self._notes.outdated(item.group, item.name)
-        if noted and is_same(noted, present, lambda: self._target.manifest(self._to, item.name)):
+        if noted and is_same_manifest(noted, present, lambda: self._target.manifest(self._to, item.name)):
             return True
         return is_signature_tag(item.name) and self._attached.grew(
             item.name, manifest, self._target.manifest(self._to, item.name)
@@ -189,7 +188,7 @@ class RepositoryCopy:
         """Copy the referrers of an image that the target does not list, and return False if time was short."""
         if not self._with_referrers:
             return True
-        invalid: list[Odd] = []
+        invalid: list[InvalidEntry] = []
         source = Referrers(self._source, self._from, invalid.append)
         target = Referrers(self._target, self._to, invalid.append)
         for _, referrer, listed in compare_referrers(source, target, manifest):
@@ -289,7 +288,7 @@ class PartsCopy:
         except SynclineError as error:
             raise self.explained(manifest, error) from error
         subject = manifest.subject
-        if subject is not None and not lists and list_tag(subject.digest) != listed_by:
+        if subject is not None and not lists and referrers_tag(subject.digest) != listed_by:
             self._lists.add(subject.digest, manifest)
 
     def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:

@@ -10,7 +10,7 @@ from typing import Final
 
 from syncline.clients.http.listings import ignore
 from syncline.clients.registry.client import Registry
-from syncline.clients.registry.manifest import Descriptor, Manifest, is_same
+from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest
 from syncline.errors import SynclineError
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
@@ -142,7 +142,7 @@ class ImageVerification:
             return []
         registry, name = self._origin.registry, self._origin.repository(item.group)
         copied, now = str(item.source), registry.manifest_digest(name, item.name)
-        if now is None or is_same(copied, now, lambda: registry.manifest(name, item.name)):
+        if now is None or is_same_manifest(copied, now, lambda: registry.manifest(name, item.name)):
             return []
         self._origin.notes.note_outdated(item.group, item.name, copied)
         return [f"{copied} was copied, and the source has {now} by now; the next run copies that"]

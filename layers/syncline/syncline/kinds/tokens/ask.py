@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.clients.replicas.client import Answer, Exchange, Replicas
+from syncline.clients.replicas.client import ReplicaClient, ReplicaRequest, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
 
@@ -111,7 +111,7 @@ class Asking:
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
-        replicas: Replicas,
+        replicas: ReplicaClient,
         question: Question,
         chance: random.Random,
         crowd: Crowd,
@@ -166,9 +166,9 @@ class Asking:
     def delay(self, attempt: int) -> float | None:
         return self.patience.delay(attempt, self.elapsed, self._chance.random(), self._crowd.asked)
 
-    def send(self, one: _Asked) -> Exchange:
+    def send(self, one: _Asked) -> ReplicaRequest:
         address = (one.instance.address, one.instance.port)
-        return self._replicas.ask(address, self._question.request, one.answered)
+        return self._replicas.send(address, self._question.request, one.answered)
 
     def later(self, seconds: float, one: _Asked) -> asyncio.TimerHandle:
         return self._loop.call_later(seconds, one.ask)
@@ -230,7 +230,7 @@ class _Asked:
         self.seen = Seen(instance.name, instance.where)
         self._asking = asking
         self._refusals = refusals
-        self._exchange: Exchange | None = None
+        self._exchange: ReplicaRequest | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._troubles = 0
         self._stopped = False
@@ -243,7 +243,7 @@ class _Asked:
         if self.seen.state is State.PENDING and self._timer is None and not self._stopped:
             self._exchange = exchange
 
-    def answered(self, answer: Answer) -> None:
+    def answered(self, answer: ReplicaResponse) -> None:
         self._exchange = None
         seen = self.seen
         seen.last_status = answer.status if answer.status is not None else seen.last_status
@@ -284,7 +284,7 @@ class _Asked:
         self._asking.settled(self)
 
 
-def _trouble(answer: Answer) -> str:
-    if answer.trouble is None:
+def _trouble(answer: ReplicaResponse) -> str:
+    if answer.reason is None:
         return f"answered {answer.status}"
-    return f"{answer.trouble.value}: {answer.words}" if answer.words else answer.trouble.value
+    return f"{answer.reason.value}: {answer.detail}" if answer.detail else answer.reason.value

@@ -20,7 +20,7 @@ from typing import Final, Protocol
 from urllib.parse import quote
 
 from syncline import __version__
-from syncline.clients.replicas.client import Answer, Replicas
+from syncline.clients.replicas.client import ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import Patience
 
@@ -222,7 +222,9 @@ class CanaryRules:
 class Canary:
     """Flies rounds for one sync, on the loop that ``replicas`` lives on."""
 
-    def __init__(self, rules: CanaryRules, host: str, interval: float, patience: Patience, replicas: Replicas) -> None:
+    def __init__(
+        self, rules: CanaryRules, host: str, interval: float, patience: Patience, replicas: ReplicaClient
+    ) -> None:
         self._rules = rules
         self._host = host
         self._interval = interval
@@ -354,20 +356,20 @@ class Canary:
         """Delete the key everywhere, since a deletion may not travel."""
         await asyncio.gather(*(self._ask(one, self._rules.delete, key) for one in serving))
 
-    async def _ask(self, instance: Instance, call: Call, key: _Key) -> Answer:
-        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    async def _ask(self, instance: Instance, call: Call, key: _Key) -> ReplicaResponse:
+        answered: asyncio.Future[ReplicaResponse] = asyncio.get_running_loop().create_future()
 
-        def done(answer: Answer) -> None:
+        def done(answer: ReplicaResponse) -> None:
             if not answered.done():
                 answered.set_result(answer)
 
         request = call.bytes(self._host, key.name, key.value)
-        exchange = self._replicas.ask((instance.address, instance.port), request, done)
+        exchange = self._replicas.send((instance.address, instance.port), request, done)
         try:
             async with asyncio.timeout(min(self._patience.deadline, _LONGEST_ANSWER)):
                 return await answered
         except TimeoutError:
-            return Answer(None, None, "no answer in time")
+            return ReplicaResponse(None, None, "no answer in time")
         finally:
             exchange.cancel()
 
@@ -443,8 +445,8 @@ class _Flight:
         return others
 
 
-def _words(answer: Answer) -> str:
+def _words(answer: ReplicaResponse) -> str:
     if answer.status is not None:
         return f"answered {answer.status}"
-    trouble = "" if answer.trouble is None else f"{answer.trouble.value}: "
-    return f"{trouble}{answer.words}"
+    trouble = "" if answer.reason is None else f"{answer.reason.value}: "
+    return f"{trouble}{answer.detail}"

@@ -16,7 +16,7 @@ from typing import Final
 
 from syncline import __version__
 from syncline.clients.http.addresses import host_name
-from syncline.clients.replicas.client import Replicas
+from syncline.clients.replicas.client import ReplicaClient
 from syncline.kinds.tokens.ask import Asking, Crowd, Patience, Question
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason
@@ -104,7 +104,7 @@ class Prober:
         self._chance = chance or random.Random()  # noqa: S311 - for jitter
         authorities = None if rules.plain_http else rules.ca or ""
         connecting = max(_CONNECTING, rules.patience.deadline / 2)
-        self.replicas = Replicas(loop, authorities, rules.server_name or host_name(rules.host), connecting)
+        self.replicas = ReplicaClient(loop, authorities, rules.server_name or host_name(rules.host), connecting)
         head = f"Host: {rules.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {rules.cookie}="
         self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
 

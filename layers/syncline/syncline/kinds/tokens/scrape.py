@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, Protocol
 
-from syncline.clients.http.listings import Odd, OnOdd
-from syncline.clients.kubernetes.client import Source
+from syncline.clients.http.listings import InvalidEntry, OnInvalid
+from syncline.clients.kubernetes.client import InstanceSource
 from syncline.clients.replicas.instances import Instance, distinct
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.isolation import Isolated
@@ -25,7 +25,7 @@ DEADLINE: Final = 30.0
 class Lister(Protocol):
     """A cluster, as far as a scrape needs it."""
 
-    def instances(self, source: Source, odd: OnOdd) -> tuple[Instance, ...]: ...
+    def instances(self, source: InstanceSource, odd: OnInvalid) -> tuple[Instance, ...]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class Place:
     """One source of a sync, and the cluster it is in."""
 
     cluster: Lister
-    source: Source
+    source: InstanceSource
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Scraper:
         return Scraped(sync, len(found), serving)
 
 
-def _tell(sync: str, odd: Odd) -> None:
+def _tell(sync: str, odd: InvalidEntry) -> None:
     """Log an entry of a list that stands for an instance which nobody can ask."""
     extra = {"sync": sync, "code": odd.error.code.name, "why": odd.error.what}
     logger.error("an instance cannot be asked: its entry in the list is invalid", extra=extra)

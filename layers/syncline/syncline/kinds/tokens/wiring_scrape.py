@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
-from syncline.clients.http.pacing import Policy
-from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource, Source
-from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig, Login
+from syncline.clients.http.retry import RetryPolicy
+from syncline.clients.kubernetes.client import Cluster, InstanceSource, PodsSource, ServiceSource
+from syncline.clients.kubernetes.login import BearerToken, ClusterLogin, InCluster, Kubeconfig
 from syncline.kinds.tokens.config import EksLogin, InstancesSource, KubeconfigLogin, TokenLogin, TokensSync
 from syncline.kinds.tokens.scrape import DEADLINE, Place, Scraped, Scraper
 from syncline.secrets import Reference, Secrets, register
@@ -46,10 +46,10 @@ class Scraping:
         return results
 
     def _places(self, sync: TokensSync) -> Iterable[Place]:
-        policy = Policy(deadline=time.monotonic() + DEADLINE)
+        policy = RetryPolicy(deadline=time.monotonic() + DEADLINE)
         return [Place(Cluster(self._login(source), policy), _source(source)) for source in sync.sources.values()]
 
-    def _login(self, source: InstancesSource) -> Login:
+    def _login(self, source: InstancesSource) -> ClusterLogin:
         ca = None if source.ca is None else self._secrets.text(source.ca)
         match source.auth:
             case KubeconfigLogin(kubeconfig=reference, context=context):
@@ -77,7 +77,7 @@ def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa
     return token
 
 
-def _source(source: InstancesSource) -> Source:
+def _source(source: InstancesSource) -> InstanceSource:
     if source.service is not None:
         return ServiceSource(source.namespace, source.service, source.port)
     assert isinstance(source.port, int)

@@ -20,9 +20,9 @@ from pydantic import ValidationError
 from syncline.cli.context import Context
 from syncline.cli.show import Out, write
 from syncline.clients.http.client import Http
-from syncline.clients.http.failures import LONGEST_RETRY_AFTER
-from syncline.clients.http.listings import Odd
-from syncline.clients.http.pacing import Policy, clock_in
+from syncline.clients.http.failures import MAX_RETRY_AFTER
+from syncline.clients.http.listings import InvalidEntry
+from syncline.clients.http.retry import RetryPolicy, utc_time_in
 from syncline.config.file import read_syncs
 from syncline.config.values import STORED
 from syncline.errors import SynclineError
@@ -44,7 +44,7 @@ _USER: Final = "SYNCLINE_GIVEN_REGISTRY_USERNAME"
 _PASSWORD: Final = "SYNCLINE_GIVEN_REGISTRY_PASSWORD"  # noqa: S105 - the name of a variable
 _DEFAULT: Final = "syncs.yaml"
 _SHIPPED: Final = "examples/artifacts-presto.yaml"
-_LONGEST_PAUSE: Final = LONGEST_RETRY_AFTER + 60
+_LONGEST_PAUSE: Final = MAX_RETRY_AFTER + 60
 _USUAL_USER: Final = "gitlab-ci-token"
 """GitLab takes any name beside a token that says who it is; a job's needs this one."""
 
@@ -82,12 +82,12 @@ class Setup:
     options: Options
     http: Http = field(init=False)
     memory: OwnMemory = field(default_factory=OwnMemory)
-    odd: list[Odd] = field(default_factory=list)
+    odd: list[InvalidEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._halted = threading.Event()
         self._told: dict[str, float] = {}
-        policy = Policy(cap=_LONGEST_PAUSE, halted=self._halted.is_set, told=self._tell_of_pause)
+        policy = RetryPolicy(cap=_LONGEST_PAUSE, halted=self._halted.is_set, on_pause=self._tell_of_pause)
         self.http = Http(policy)
 
     @contextmanager
@@ -112,7 +112,7 @@ class Setup:
         now = time.time()
         if now >= self._told.get(host, 0.0):
             self._told[host] = now + seconds
-            write(f"{visible(host)} asked to slow down; waiting until {clock_in(seconds)}", sys.stderr)
+            write(f"{visible(host)} asked to slow down; waiting until {utc_time_in(seconds)}", sys.stderr)
 
     @cached_property
     def has_file(self) -> bool:

@@ -130,13 +130,13 @@ def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
 
 def _store(sync: BackupsSync, to: str, parts: Dependencies) -> FileStore:
     """Return the folder or bucket to restore to. A bucket is at the service of the source."""
-    from syncline.clients.folder.target import Folder  # noqa: PLC0415
+    from syncline.clients.folder.target import FolderTarget  # noqa: PLC0415
     from syncline.config.buckets import is_bucket  # noqa: PLC0415
     from syncline.kinds.backups.stores import BucketStore  # noqa: PLC0415
     from syncline.wiring.buckets import bucket_at  # noqa: PLC0415
 
     if not to.startswith(_S3):
-        return Folder(Path(to).expanduser().absolute(), replaces=True)
+        return FolderTarget(Path(to).expanduser().absolute(), replaces=True)
     bucket, _, prefix = to.removeprefix(_S3).partition("/")
     if not is_bucket(bucket):
         raise SynclineError("USAGE", f"--to {to!r} is not a bucket; write s3://BUCKET or s3://BUCKET/PREFIX")

@@ -31,15 +31,15 @@ def check(context: Context, name: str) -> Answer:
     secrets = Secrets(*clients, stack.environ or {}, local=stack.local)
     parts, target = Dependencies(secrets, Http(), stack.state, Database(stack.table)), sync.target
     requests: dict[str, Callable[[], object]] = {
-        "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1, odd=ignore),
+        "source": lambda: bucket_at(sync.source, parts).page(sync.source.prefix, limit=1, on_invalid=ignore),
         "target": lambda: (
             manager_at(target, parts).check()
             if isinstance(target, FileManagerTarget)
-            else bucket_at(target, parts).page(target.prefix, limit=1, odd=ignore)
+            else bucket_at(target, parts).page(target.prefix, limit=1, on_invalid=ignore)
         ),
     }
     if (reports := sync.reports) is not None:
-        requests["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1, odd=ignore)
+        requests["reports"] = lambda: bucket_at(reports, parts).page(reports.prefix, limit=1, on_invalid=ignore)
     checked: dict[str, str] = {}
     for what, ask in requests.items():
         try:

@@ -13,9 +13,9 @@ from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, Answer, Context
 from syncline.cli.show import many
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import Odd, OnOdd
+from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.xml import Listed
+from syncline.clients.s3.xml import ListedObject
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.files import state_csv
@@ -120,7 +120,7 @@ class _State:
         bucket = bucket_at(self._sync.source, self._parts)
         read = _Target(self._sync, target_at(self._sync, self._parts))
         taken = changed = absent = 0
-        invalid: list[Odd] = []
+        invalid: list[InvalidEntry] = []
         for portion in self._portions(rows, bucket, invalid.append):
             found: dict[str, list[Any] | None] = {}
             for row, listed, existing in read.files(portion):
@@ -150,11 +150,13 @@ class _State:
         return Answer({**value, "invalid": [each.error.what for each in invalid]}, SOME_FAILED if invalid else 0)
 
     def _portions(
-        self, rows: dict[str, state_csv.CsvRow], bucket: Bucket, odd: OnOdd
-    ) -> Iterator[list[tuple[state_csv.CsvRow, Listed]]]:
+        self, rows: dict[str, state_csv.CsvRow], bucket: Bucket, odd: OnInvalid
+    ) -> Iterator[list[tuple[state_csv.CsvRow, ListedObject]]]:
         """Yield rows with their objects, and remove them from ``rows``."""
-        portion: list[tuple[state_csv.CsvRow, Listed]] = []
-        for listed in chain.from_iterable(page.objects for page in bucket.pages(self._sync.source.prefix, odd=odd)):
+        portion: list[tuple[state_csv.CsvRow, ListedObject]] = []
+        for listed in chain.from_iterable(
+            page.objects for page in bucket.pages(self._sync.source.prefix, on_invalid=odd)
+        ):
             row = rows.pop(listed.key, None)
             if row is not None:
                 portion.append((row, listed))
@@ -194,13 +196,15 @@ class _Target:
     target: Target
 
     def files(
-        self, portion: Sequence[tuple[state_csv.CsvRow, Listed]]
-    ) -> list[tuple[state_csv.CsvRow, Listed, TargetFile | None]]:
+        self, portion: Sequence[tuple[state_csv.CsvRow, ListedObject]]
+    ) -> list[tuple[state_csv.CsvRow, ListedObject, TargetFile | None]]:
         """Return rows and objects with the target's files, read in bulk if the target can be listed."""
         paths = {listed.key: self.sync.path_of(listed.key) for _, listed in portion}
         shown = self.target.listed(sorted(paths.values()))
 
-        def read(each: tuple[state_csv.CsvRow, Listed]) -> tuple[state_csv.CsvRow, Listed, TargetFile | None]:
+        def read(
+            each: tuple[state_csv.CsvRow, ListedObject],
+        ) -> tuple[state_csv.CsvRow, ListedObject, TargetFile | None]:
             path = paths[each[1].key]
             return (*each, shown.get(path) or self.target.stat(path))
 

@@ -1,4 +1,4 @@
-"""Authorities of a sync's own are trusted beside the system's."""
+"""Authorities of a sync are trusted in addition to the system's."""
 
 from __future__ import annotations
 

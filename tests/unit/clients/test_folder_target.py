@@ -1,4 +1,4 @@
-"""A folder as a target: nothing below it leads out of it, whatever somebody puts there, and whenever."""
+"""A folder as a target: no link below it leads outside, even if created concurrently."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.clients.folder.target import Folder
+from syncline.clients.folder.target import FolderTarget
 from syncline.clients.git.objects import blob_id
 from syncline.errors import SynclineError
 
@@ -38,7 +38,7 @@ def code_of(act: Callable[[], object]) -> str:
 
 
 def test_no_call_follows_a_link_to_a_folder(root: Path, outside: Path) -> None:
-    folder = Folder(root)
+    folder = FolderTarget(root)
     assert code_of(lambda: folder.write("c0/ln/precious.txt", [b"x"])) == "LINK_REFUSED"
     assert code_of(lambda: folder.write("c0/ln/new/file.txt", [b"x"])) == "LINK_REFUSED"
     assert code_of(lambda: folder.remove("c0/ln/precious.txt")) == "LINK_REFUSED"
@@ -52,13 +52,13 @@ def test_no_call_follows_a_link_to_a_folder(root: Path, outside: Path) -> None:
 
 def test_a_link_to_a_folder_at_the_top_is_no_cluster(root: Path, outside: Path) -> None:
     (root / "c1").symlink_to(outside)
-    assert Folder(root).tops() == ["c0"]
-    assert code_of(lambda: list(Folder(root).listing("c1"))) == "LINK_REFUSED"
+    assert FolderTarget(root).top_folders() == ["c0"]
+    assert code_of(lambda: list(FolderTarget(root).listing("c1"))) == "LINK_REFUSED"
 
 
 def test_a_link_in_the_place_of_a_file_stays(root: Path, outside: Path) -> None:
     (root / "c0" / "f").symlink_to(outside / "precious.txt")
-    folder = Folder(root)
+    folder = FolderTarget(root)
     assert folder.fingerprint("c0/f") is None
     assert folder.content_id("c0/f") == ""
     assert code_of(lambda: folder.write("c0/f", [b"ours"])) == "LINK_REFUSED"
@@ -69,7 +69,7 @@ def test_a_link_in_the_place_of_a_file_stays(root: Path, outside: Path) -> None:
 
 def test_a_link_may_be_replaced_and_what_it_leads_to_stays(root: Path, outside: Path) -> None:
     (root / "c0" / "f").symlink_to(outside / "precious.txt")
-    assert Folder(root, replaces=True).write("c0/f", [b"ours"]) == blob_id(b"ours")
+    assert FolderTarget(root, replaces=True).write("c0/f", [b"ours"]) == blob_id(b"ours")
     assert not (root / "c0" / "f").is_symlink()
     assert (outside / "precious.txt").read_bytes() == b"precious"
 
@@ -83,20 +83,20 @@ def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(root: Path, outsid
         (root / "c0" / "ns").symlink_to(outside)
         yield b" too"
 
-    folder = Folder(root)
+    folder = FolderTarget(root)
     assert code_of(lambda: folder.write("c0/ns/precious.txt", chunks())) == "LINK_REFUSED"
     assert [each.name for each in outside.iterdir()] == ["precious.txt"]
     assert (outside / "precious.txt").read_bytes() == b"precious"
 
 
 def test_a_path_that_is_none_is_refused(root: Path) -> None:
-    folder = Folder(root)
+    folder = FolderTarget(root)
     for path in ("../outside/precious.txt", "/etc/passwd", "c0//f", "c0/./f", "c0/../f", ""):
         assert code_of(lambda path=path: folder.write(path, [b"x"])) == "PATH_REFUSED"  # type: ignore[misc]
 
 
 def test_a_folder_in_the_place_of_a_file_and_the_reverse_have_a_code(root: Path) -> None:
-    folder = Folder(root)
+    folder = FolderTarget(root)
     (root / "c0" / "d" / "e").mkdir(parents=True)
     (root / "c0" / "f").write_bytes(b"f")
     assert code_of(lambda: folder.write("c0/d", [b"x"])) == "PATH_COLLIDES"
@@ -108,16 +108,16 @@ def test_a_folder_in_the_place_of_a_file_and_the_reverse_have_a_code(root: Path)
 
 def test_a_pipe_is_not_waited_for(root: Path) -> None:
     os.mkfifo(root / "c0" / "pipe")
-    folder = Folder(root)
+    folder = FolderTarget(root)
     assert folder.fingerprint("c0/pipe") is None
     assert code_of(lambda: folder.write("c0/pipe", [b"ours"])) == "PATH_COLLIDES"
-    assert Folder(root, replaces=True).write("c0/pipe", [b"ours"]) == blob_id(b"ours")
+    assert FolderTarget(root, replaces=True).write("c0/pipe", [b"ours"]) == blob_id(b"ours")
 
 
 def test_a_name_that_is_not_utf_8_hides_nothing_else(root: Path) -> None:
     with open(os.fsencode(root) + b"/c0/\xff", "wb") as file:  # noqa: PTH123 - bytes, not text
         file.write(b"x")
-    folder = Folder(root)
+    folder = FolderTarget(root)
     folder.write("c0/f", [b"ours"])
     assert [path for path, _ in folder.listing("c0")] == ["c0/f"]
 
@@ -127,7 +127,7 @@ def test_what_is_written_is_whole_or_not_at_all(root: Path) -> None:
         yield b"half"
         raise SynclineError("UNREACHABLE", "the source is gone")
 
-    folder = Folder(root)
+    folder = FolderTarget(root)
     folder.write("c0/f", [b"before"])
     assert code_of(lambda: folder.write("c0/f", chunks())) == "UNREACHABLE"
     assert (root / "c0" / "f").read_bytes() == b"before"
@@ -136,24 +136,24 @@ def test_what_is_written_is_whole_or_not_at_all(root: Path) -> None:
 
 def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     (tmp_path / "named").symlink_to(root)
-    folder = Folder(tmp_path / "named")
+    folder = FolderTarget(tmp_path / "named")
     assert folder.write("c0/f", [b"ours"]) == blob_id(b"ours")
     assert (root / "c0" / "f").read_bytes() == b"ours"
 
 
 def test_empty_folders_go_with_the_last_file(root: Path) -> None:
-    folder = Folder(root)
+    folder = FolderTarget(root)
     folder.write("c1/ns/f", [b"x"])
     folder.remove("c1/ns/f")
     folder.remove("c1/ns/f")
-    assert folder.tops() == ["c0"]
+    assert folder.top_folders() == ["c0"]
     assert root.is_dir()
 
 
 def test_a_written_file_can_be_read_by_others(root: Path) -> None:
     umask = os.umask(0o022)
     try:
-        Folder(root).write("c0/new", [b"x"])
+        FolderTarget(root).write("c0/new", [b"x"])
     finally:
         os.umask(umask)
     assert (root / "c0" / "new").stat().st_mode & 0o777 == 0o644

@@ -1,4 +1,4 @@
-"""Refused credentials are sent once, whatever asks for how many items: more would lock the account."""
+"""Refused credentials are sent once, for any number of items: more would lock the account."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from syncline.clients.file_manager.client import FileManager
-from syncline.clients.github.auth import App, AppTokens, GivenToken
+from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import ignore
 from syncline.clients.http.rejections import LIFE, REJECTIONS, Rejections
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
-from syncline.clients.s3.sigv4 import Keys
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
@@ -81,8 +81,8 @@ def guard(good: str, found: Reply, refused: Reply) -> Callable[[Request], Reply]
 
 
 def basic_registry(server: ScriptedServer, http: Http, secret: Secret) -> System:
-    def who(word: str) -> Credentials:
-        return Credentials("ann", word)
+    def who(word: str) -> RegistryCredentials:
+        return RegistryCredentials("ann", word)
 
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
     wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
@@ -94,8 +94,8 @@ def basic_registry(server: ScriptedServer, http: Http, secret: Secret) -> System
 
 
 def token_server(server: ScriptedServer, http: Http, secret: Secret) -> System:
-    def who(word: str) -> Credentials:
-        return Credentials("ann", word)
+    def who(word: str) -> RegistryCredentials:
+        return RegistryCredentials("ann", word)
 
     def answer(request: Request) -> Reply:
         if request.path == "/token":
@@ -117,8 +117,8 @@ def token_server(server: ScriptedServer, http: Http, secret: Secret) -> System:
 
 
 def given_token(server: ScriptedServer, http: Http, secret: Secret) -> System:
-    def who(word: str) -> Credentials:
-        return Credentials(registry_token=word)
+    def who(word: str) -> RegistryCredentials:
+        return RegistryCredentials(registry_token=word)
 
     wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="s"')
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
@@ -147,7 +147,7 @@ def gitlab(server: ScriptedServer, http: Http, secret: Secret) -> System:
 def github(server: ScriptedServer, http: Http, secret: Secret) -> System:
     found = json_reply({"artifacts": []})
     server.reply_to = guard(GOOD, found, json_reply({"message": "Bad credentials"}, 401))  # type: ignore[method-assign, assignment]
-    client = GitHub(Endpoint.parse(server.url), GivenToken(lambda: secret.known, secret.renewed), http)
+    client = GitHub(Endpoint.parse(server.url), SecretToken(lambda: secret.known, secret.renewed), http)
     return System(server, secret, lambda n: client.artifacts("o/r", n), authorized)
 
 
@@ -170,8 +170,8 @@ def github_app(server: ScriptedServer, http: Http, secret: Secret) -> System:
 
     server.reply_to = answer  # type: ignore[method-assign]
     endpoint = Endpoint.parse(server.url)
-    app = App("app", lambda: keys[secret.known], "o/r", 7, lambda: keys[secret.renewed()])
-    client = GitHub(endpoint, AppTokens(endpoint, app, http), http)
+    app = AppInstallation("app", lambda: keys[secret.known], "o/r", 7, lambda: keys[secret.renewed()])
+    client = GitHub(endpoint, AppTokenSource(endpoint, app, http), http)
     return System(server, secret, lambda n: client.artifacts("o/r", n), lambda request: request.method == "POST")
 
 
@@ -185,11 +185,11 @@ def s3(server: ScriptedServer, http: Http, secret: Secret) -> System:
     bucket = Bucket(
         Endpoint.parse(server.url),
         "bucket",
-        lambda: Keys(secret.known, "x"),
+        lambda: AccessKeys(secret.known, "x"),
         http,
-        renewed=lambda: Keys(secret.renewed(), "x"),
+        renewed=lambda: AccessKeys(secret.renewed(), "x"),
     )
-    return System(server, secret, lambda n: bucket.page(f"{n}/", odd=ignore), authorized)
+    return System(server, secret, lambda n: bucket.page(f"{n}/", on_invalid=ignore), authorized)
 
 
 def file_manager(server: ScriptedServer, http: Http, secret: Secret) -> System:
@@ -240,7 +240,7 @@ def one_refused_registry(server: ScriptedServer, http: Http) -> Callable[[str], 
     wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
     server.reply_to = lambda request: wants if "odd" in request.path or not authorized(request) else found  # type: ignore[method-assign]
-    registry = Registry(Endpoint.parse(server.url), lambda: Credentials("ann", GOOD), http)
+    registry = Registry(Endpoint.parse(server.url), lambda: RegistryCredentials("ann", GOOD), http)
     return lambda name: registry.manifest_digest(name, "v1")
 
 
@@ -249,7 +249,7 @@ def one_refused_object(server: ScriptedServer, http: Http) -> Callable[[str], ob
     odd = Reply(403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>")
     good = Reply(200, b"x", {"ETag": '"a"', "Last-Modified": "Sun, 29 Nov 2026 10:00:00 GMT"})
     server.reply_to = lambda request: odd if "odd" in request.path else good  # type: ignore[method-assign]
-    bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: Keys(GOOD, "x"), http)
+    bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: AccessKeys(GOOD, "x"), http)
 
     def ask(name: str) -> object:
         with bucket.open(name) as stream:
@@ -274,7 +274,7 @@ def test_what_is_refused_alone_costs_nothing_else(
 
 class TestRejections:
     def test_accepted_credentials_are_asked_about_before_a_refusal_is_kept(self, naps: Naps) -> None:
-        kept, who, asked = Rejections(naps.clock), Keys("access", "secret"), [False, True, True]
+        kept, who, asked = Rejections(naps.clock), AccessKeys("access", "secret"), [False, True, True]
         failure = SynclineError("UNAUTHORIZED", "GET answered 401")
         kept.accepted("host", who)
         for _ in range(4):
@@ -284,11 +284,11 @@ class TestRejections:
             kept.refused("host", who, failure, asked.pop)
         assert asked == []
         assert kept.is_kept("host", who)
-        kept.refused("host", Keys("access", "new"), failure, asked.pop)
-        assert kept.is_kept("host", Keys("access", "new")), "it was never accepted"
+        kept.refused("host", AccessKeys("access", "new"), failure, asked.pop)
+        assert kept.is_kept("host", AccessKeys("access", "new")), "it was never accepted"
 
     def test_of_accepted_credentials_two_refusals_in_a_row_are_kept(self, naps: Naps) -> None:
-        kept, who = Rejections(naps.clock), Keys("access", "secret")
+        kept, who = Rejections(naps.clock), AccessKeys("access", "secret")
         failure = SynclineError("UNAUTHORIZED", "GET answered 401")
         kept.accepted("host", who)
         kept.refused("host", who, failure)
@@ -297,10 +297,14 @@ class TestRejections:
         with pytest.raises(SynclineError, match="GET answered 401"):
             kept.check("host", who)
 
-    def test_identities_are_told_apart_by_host_and_by_every_part(self, naps: Naps) -> None:
+    def test_identities_differ_by_host_and_by_every_field(self, naps: Naps) -> None:
         kept = Rejections(naps.clock)
-        kept.refused("host", Keys("access", "secret"), SynclineError("UNAUTHORIZED", "no"))
-        for host, who in (("other", Keys("access", "secret")), ("host", Keys("access", "new")), ("host", None)):
+        kept.refused("host", AccessKeys("access", "secret"), SynclineError("UNAUTHORIZED", "no"))
+        for host, who in (
+            ("other", AccessKeys("access", "secret")),
+            ("host", AccessKeys("access", "new")),
+            ("host", None),
+        ):
             assert not kept.is_kept(host, who)
-        assert kept.is_kept("host", Keys("access", "secret"))
+        assert kept.is_kept("host", AccessKeys("access", "secret"))
         assert "secret" not in repr(vars(kept))

@@ -1,4 +1,4 @@
-"""Blobs read from a registry that is scripted."""
+"""Reading blobs from a scripted registry."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import BlobStream, Registry
 from syncline.clients.registry.manifest import Descriptor
-from syncline.clients.registry.reference import digest_of, matches
+from syncline.clients.registry.reference import digest_matches, digest_of
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Person
@@ -25,7 +25,7 @@ TO_PUSH = "/v2/org/app/blobs/uploads/"
 
 
 def ranged(request: Request) -> Reply:
-    """What a server that knows ranges answers."""
+    """Responses of a server with range support."""
     start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
     if start == 0:
         return Reply(200, CONTENT)
@@ -117,7 +117,7 @@ def test_a_range_cut_short_though_it_looks_whole(server: ScriptedServer, registr
 
 def test_a_blob_of_other_bytes_is_for_the_reader_to_find(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, Reply(200, b"something else"))
-    assert not matches(DIGEST, read(registry.open_blob("org/app", DIGEST)))
+    assert not digest_matches(DIGEST, read(registry.open_blob("org/app", DIGEST)))
 
 
 def test_a_blob_in_gzip_is_not_unpacked(server: ScriptedServer, registry: Registry) -> None:
@@ -138,7 +138,7 @@ def test_a_503_before_the_blob_is_tried_again(server: ScriptedServer, registry: 
 def test_a_redirect_to_a_store_takes_no_credentials_along(
     server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
 ) -> None:
-    person.credentials = Credentials("ann", "s3cret")
+    person.credentials = RegistryCredentials("ann", "s3cret")
     wants = Reply(401, headers={"WWW-Authenticate": "Basic"})
     away = Reply(307, headers={"Location": f"{elsewhere.url}/store/1?sig=a%2Fb"})
     server.on("GET", BLOB, lambda r: away if "authorization" in r.headers else wants)
@@ -152,7 +152,7 @@ def test_a_redirect_to_a_store_takes_no_credentials_along(
 def test_a_redirect_within_the_registry_keeps_credentials(
     server: ScriptedServer, registry: Registry, person: Person
 ) -> None:
-    person.credentials = Credentials("ann", "s3cret")
+    person.credentials = RegistryCredentials("ann", "s3cret")
     server.on(
         "GET", BLOB, Reply(401, headers={"WWW-Authenticate": "Basic"}), Reply(302, headers={"Location": "/other"})
     )
@@ -162,7 +162,7 @@ def test_a_redirect_within_the_registry_keeps_credentials(
     assert "authorization" in server.requests[-1].headers
 
 
-def test_a_store_that_fails_is_told_without_its_signature(
+def test_the_error_of_a_store_has_no_signature(
     server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry
 ) -> None:
     server.on("GET", BLOB, Reply(302, headers={"Location": f"{elsewhere.url}/store?X-Amz-Signature=s3cret"}))
@@ -178,7 +178,7 @@ def test_a_redirect_to_a_registry_that_wants_credentials_of_its_own(
     server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
 ) -> None:
     """The credentials of the sync are right, so nobody is sent to renew them."""
-    person.credentials = Credentials("ann", "s3cret")
+    person.credentials = RegistryCredentials("ann", "s3cret")
     server.on("GET", "/v2/org/app/manifests/1.0", Reply(301, headers={"Location": f"{elsewhere.url}/v2/new/m/1.0"}))
     elsewhere.on("GET", "/v2/new/m/1.0", Reply(401, headers={"WWW-Authenticate": "Basic"}))
     error = refusal(registry.manifest, "org/app", "1.0")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.http.addresses import Endpoint
-from syncline.clients.registry.transport import next_link, own_target
+from syncline.clients.registry.transport import next_link, same_host_target
 from syncline.errors import SynclineError
 
 BASE = "/v2/org/app/blobs/uploads/"
@@ -57,7 +57,7 @@ def test_a_hostile_header_takes_no_time() -> None:
     ],
 )
 def test_a_location_of_the_registrys_own(location: str, target: str) -> None:
-    assert own_target(Endpoint.parse("https://registry.example.com"), BASE, location) == target
+    assert same_host_target(Endpoint.parse("https://registry.example.com"), BASE, location) == target
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_location_of_the_registrys_own(location: str, target: str) -> None:
 )
 def test_a_location_that_leads_away(location: str, code: str) -> None:
     with pytest.raises(SynclineError) as caught:
-        own_target(Endpoint.parse("https://registry.example.com"), BASE, location)
+        same_host_target(Endpoint.parse("https://registry.example.com"), BASE, location)
     assert caught.value.code.name == code
 
 
@@ -81,7 +81,7 @@ def test_a_location_that_leads_away(location: str, code: str) -> None:
 def test_any_location_stays_at_the_registry_or_is_refused(location: str) -> None:
     endpoint = Endpoint.parse("https://registry.example.com")
     try:
-        target = own_target(endpoint, BASE, location)
+        target = same_host_target(endpoint, BASE, location)
     except SynclineError:
         return
     assert target.startswith("/")

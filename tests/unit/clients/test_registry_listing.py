@@ -1,4 +1,4 @@
-"""Catalog, tags and manifests of a registry that is scripted."""
+"""Catalog, tags and manifests of a scripted registry."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_digest_by_get_where_head_does_not_tell(server: ScriptedServer, regist
     assert registry.manifest_digest("org/app", "v1") is None
 
 
-def test_no_digest_of_what_is_not_there(server: ScriptedServer, registry: Registry) -> None:
+def test_no_digest_of_a_missing_tag(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", Reply(404), Reply(403))
     assert registry.manifest_digest("org/app", "v1") is None
     assert refusal(registry.manifest_digest, "org/app", "v1").code.name == "FORBIDDEN"

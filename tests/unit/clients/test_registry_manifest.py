@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.registry import manifest as kinds
-from syncline.clients.registry.manifest import Manifest, media_type_of
+from syncline.clients.registry.manifest import Manifest, detect_media_type
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
 
@@ -88,7 +88,7 @@ def test_malformed_manifests(value: Any) -> None:
 def test_a_size_that_is_none_is_quoted(size: Any) -> None:
     with pytest.raises(SynclineError) as caught:
         manifest({"config": {**CONFIG, "size": size}, "layers": []}).blobs()
-    assert f"{CONFIG['digest']} has the size {json.dumps(size)}, which is no number of bytes" in caught.value.what
+    assert f"{CONFIG['digest']} has an invalid size: {json.dumps(size)}" in caught.value.what
 
 
 @pytest.mark.parametrize("media_type", kinds.MANIFEST_TYPES)
@@ -96,8 +96,8 @@ def test_the_four_types(media_type: str) -> None:
     value = INDEX if "index" in media_type or "list" in media_type else IMAGE
     body = json.dumps({**value, "mediaType": media_type}).encode()
     for said in (media_type, f"{media_type.upper()}; charset=utf-8", "application/json", ""):
-        assert media_type_of(said, body, "here") == media_type
-    assert media_type_of(media_type, json.dumps(value).encode(), "here") == media_type
+        assert detect_media_type(said, body, "here") == media_type
+    assert detect_media_type(media_type, json.dumps(value).encode(), "here") == media_type
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_the_four_types(media_type: str) -> None:
 )
 def test_what_nobody_can_copy_unchanged(said: str, value: Any, code: str) -> None:
     with pytest.raises(SynclineError) as caught:
-        media_type_of(said, json.dumps(value).encode(), "here")
+        detect_media_type(said, json.dumps(value).encode(), "here")
     assert caught.value.code.name == code
 
 
@@ -130,13 +130,13 @@ ARTIFACT = "application/vnd.example.artifact+json"
     [(ARTIFACT, None), (f"{ARTIFACT}; charset=utf-8", ARTIFACT), ("application/json", ARTIFACT), ("", ARTIFACT)],
 )
 def test_an_unknown_type_is_kept(said: str, own: str | None) -> None:
-    assert media_type_of(said, json.dumps({"mediaType": own}).encode(), "here") == ARTIFACT
+    assert detect_media_type(said, json.dumps({"mediaType": own}).encode(), "here") == ARTIFACT
 
 
 @pytest.mark.parametrize("own", ["text/html", "application/x\r\nX-Evil: 1", "application/" + "x" * 200, 7, ""])
-def test_what_is_no_type_is_not_sent(own: Any) -> None:
+def test_an_invalid_type_is_not_sent(own: Any) -> None:
     with pytest.raises(SynclineError, match="MANIFEST_UNSUPPORTED"):
-        media_type_of("text/plain", json.dumps({"mediaType": own}).encode(), "here")
+        detect_media_type("text/plain", json.dumps({"mediaType": own}).encode(), "here")
 
 
 def test_a_manifest_of_unknown_type_needs_all_that_it_references() -> None:

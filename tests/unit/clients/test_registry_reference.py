@@ -26,8 +26,8 @@ def test_every_tag_of_the_specification_is_one(tag: str) -> None:
 def test_the_digest_of_bytes_is_one(data: bytes) -> None:
     digest = reference.digest_of(data)
     assert reference.parse_digest(digest) == reference.parse_reference(digest) == digest
-    assert reference.matches(digest, data)
-    assert not reference.matches(digest, data + b"x")
+    assert reference.digest_matches(digest, data)
+    assert not reference.digest_matches(digest, data + b"x")
 
 
 @given(st.text())
@@ -59,7 +59,7 @@ def test_any_text_is_a_name_or_refused_with_a_reason(text: str) -> None:
         ("o" * 256, "longer than 255"),
     ],
 )
-def test_a_wrong_repository_is_told_why(name: str, why: str) -> None:
+def test_the_reason_for_an_invalid_repository(name: str, why: str) -> None:
     with pytest.raises(SynclineError, match=why):
         reference.parse_repository(name)
 
@@ -76,7 +76,7 @@ def test_a_wrong_repository_is_told_why(name: str, why: str) -> None:
         ("t" * 129, "longer than 128"),
     ],
 )
-def test_a_wrong_tag_is_told_why(tag: str, why: str) -> None:
+def test_the_reason_for_an_invalid_tag(tag: str, why: str) -> None:
     with pytest.raises(SynclineError, match=why):
         reference.parse_tag(tag)
 
@@ -94,7 +94,7 @@ def test_a_wrong_tag_is_told_why(tag: str, why: str) -> None:
         ("sha256:" + "0" * 64 + "\n", "64 digits, not 65"),
     ],
 )
-def test_a_wrong_digest_is_told_why(digest: str, why: str) -> None:
+def test_the_reason_for_an_invalid_digest(digest: str, why: str) -> None:
     with pytest.raises(SynclineError, match=why):
         reference.parse_digest(digest)
 
@@ -102,5 +102,5 @@ def test_a_wrong_digest_is_told_why(digest: str, why: str) -> None:
 def test_sha512_is_hashed_as_such() -> None:
     digest = f"sha512:{hashlib.sha512(b'x').hexdigest()}"
     assert reference.parse_digest(digest) == digest
-    assert reference.matches(digest, b"x")
+    assert reference.digest_matches(digest, b"x")
     assert reference.hasher(digest).name == "sha512"

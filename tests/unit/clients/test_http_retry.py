@@ -2,14 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.clients.http.pacing import FIRST_GAP, LARGEST_GAP, Pace
+from syncline.clients.http.retry import FIRST_INTERVAL, MAX_INTERVAL, HostThrottle
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps
 
 HOST = "registry.example.com"
 
 
-def gap(pace: Pace, naps: Naps) -> float:
+def gap(pace: HostThrottle, naps: Naps) -> float:
     """The time between two requests that want to go at once."""
     pace.wait(HOST, naps.policy(cap=100))
     start = naps.now
@@ -18,7 +18,7 @@ def gap(pace: Pace, naps: Naps) -> float:
 
 
 def test_a_host_that_does_not_throttle_is_never_waited_for(naps: Naps) -> None:
-    pace = Pace()
+    pace = HostThrottle()
     pace.slow_down("other.example.com", 5, naps.policy())
     pace.ease(HOST)
     pace.wait(HOST, naps.policy())
@@ -26,26 +26,26 @@ def test_a_host_that_does_not_throttle_is_never_waited_for(naps: Naps) -> None:
 
 
 def test_one_burst_of_429_slows_down_once(naps: Naps) -> None:
-    pace = Pace()
+    pace = HostThrottle()
     for _ in range(16):
         pace.slow_down(HOST, 1.0, naps.policy())
-    assert gap(pace, naps) == FIRST_GAP
+    assert gap(pace, naps) == FIRST_INTERVAL
     assert naps.slept[0] == 1.0
 
 
 def test_429_after_429_slows_down_further_to_a_limit(naps: Naps) -> None:
-    pace = Pace()
+    pace = HostThrottle()
     gaps = []
     for _ in range(8):
         pace.slow_down(HOST, 1.0, naps.policy())
         gaps.append(gap(pace, naps))
         naps.now += 10
-    assert gaps[:3] == [FIRST_GAP, FIRST_GAP * 2, FIRST_GAP * 4]
-    assert gaps[-1] == LARGEST_GAP
+    assert gaps[:3] == [FIRST_INTERVAL, FIRST_INTERVAL * 2, FIRST_INTERVAL * 4]
+    assert gaps[-1] == MAX_INTERVAL
 
 
 def test_a_turn_too_far_away_is_not_waited_for(naps: Naps) -> None:
-    pace = Pace()
+    pace = HostThrottle()
     pace.slow_down(HOST, 5.0, naps.policy())
     for policy in (naps.policy(cap=4.0), naps.policy(within=4.0)):
         with pytest.raises(SynclineError) as caught:

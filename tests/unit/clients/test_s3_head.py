@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from syncline.clients.http.client import Response
 from syncline.clients.http.transfer import Headers, Transfer
-from syncline.clients.s3.head import ABSENT, Condition, Head, attributes_of, fingerprint, head_of
+from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, attributes_of, fingerprint, head_of
 from syncline.errors import SynclineError
 
 OWN = {
@@ -35,7 +35,7 @@ def answer(fields: dict[str, str], length: str = "7") -> Response:
     return Response("HEAD", "http://h/b/k", 200, headers, b"", cast("Transfer", _Raw()))
 
 
-def sent(head: Head) -> Head:
+def sent(head: ObjectHead) -> ObjectHead:
     """Return the head of an object that was written with the attributes of ``head``, on a server that keeps bytes."""
     return head_of(answer({name.lower(): value for name, value in attributes_of(head).items()}))
 
@@ -84,7 +84,7 @@ def test_an_object_without_a_length(length: str) -> None:
         ("=?not a word?=", "=?not a word?="),
     ],
 )
-def test_metadata_arrives_unchanged(said: str, sends: str) -> None:
+def test_metadata_is_unchanged(said: str, sends: str) -> None:
     head = head_of(answer({"x-amz-meta-note": said}))
     assert attributes_of(head)["x-amz-meta-note"] == sends
     copy = sent(head)
@@ -93,7 +93,7 @@ def test_metadata_arrives_unchanged(said: str, sends: str) -> None:
 
 
 def test_metadata_in_latin_1() -> None:
-    head = Head("e", 7, metadata={"note": b"f\xfcr".decode("latin-1")})
+    head = ObjectHead("e", 7, metadata={"note": b"f\xfcr".decode("latin-1")})
     assert attributes_of(head)["x-amz-meta-note"] == "=?UTF-8?B?ZsO8cg==?="
     assert fingerprint(sent(head)) == fingerprint(head)
 
@@ -110,17 +110,17 @@ def test_a_text_has_one_fingerprint_in_each_form() -> None:
 
 
 def test_a_fingerprint_is_of_what_is_the_objects_own() -> None:
-    head = Head("e", 7, "text/plain", 5.0, None, {"a": "1", "b": "2"}, OWN)
-    same = Head("other", 9, "text/plain", 6.0, "v", {"B": "2", "A": "1"}, dict(reversed(OWN.items())))
+    head = ObjectHead("e", 7, "text/plain", 5.0, None, {"a": "1", "b": "2"}, OWN)
+    same = ObjectHead("other", 9, "text/plain", 6.0, "v", {"B": "2", "A": "1"}, dict(reversed(OWN.items())))
     assert fingerprint(head) == fingerprint(same)
     assert len(fingerprint(head)) == 12
     others = [
-        Head("e", 7, "text/html", 5.0, None, head.metadata, OWN),
-        Head("e", 7, "text/plain", 5.0, None, {"a": "12", "b": ""}, OWN),
-        Head("e", 7, "text/plain", 5.0, None, {"a": "1"}, OWN),
-        Head("e", 7, "text/plain", 5.0, None, {**head.metadata, "cache-control": "no-store"}, OWN),
+        ObjectHead("e", 7, "text/html", 5.0, None, head.metadata, OWN),
+        ObjectHead("e", 7, "text/plain", 5.0, None, {"a": "12", "b": ""}, OWN),
+        ObjectHead("e", 7, "text/plain", 5.0, None, {"a": "1"}, OWN),
+        ObjectHead("e", 7, "text/plain", 5.0, None, {**head.metadata, "cache-control": "no-store"}, OWN),
         *(
-            Head("e", 7, "text/plain", 5.0, None, head.metadata, {n: v for n, v in OWN.items() if n != left_out})
+            ObjectHead("e", 7, "text/plain", 5.0, None, head.metadata, {n: v for n, v in OWN.items() if n != left_out})
             for left_out in OWN
         ),
     ]
@@ -129,7 +129,7 @@ def test_a_fingerprint_is_of_what_is_the_objects_own() -> None:
 
 def test_the_type_that_servers_give_by_default_is_none() -> None:
     types = ["application/octet-stream", "binary/octet-stream", ""]
-    assert len({fingerprint(Head("e", 7, each)) for each in types}) == 1
+    assert len({fingerprint(ObjectHead("e", 7, each)) for each in types}) == 1
 
 
 @given(
@@ -145,5 +145,5 @@ def test_a_copy_has_the_fingerprint_of_its_source(metadata: dict[str, str]) -> N
 
 
 def test_conditions() -> None:
-    assert ABSENT.headers == {"If-None-Match": "*"}
-    assert Condition("e").headers == {"If-Match": '"e"'}
+    assert IF_ABSENT.headers == {"If-None-Match": "*"}
+    assert WriteCondition("e").headers == {"If-Match": '"e"'}

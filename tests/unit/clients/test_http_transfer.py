@@ -1,4 +1,4 @@
-"""Answers as no well-behaved server gives them, byte by byte."""
+"""Unusual and invalid HTTP responses, byte by byte."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from syncline.clients.http.addresses import Address
 from syncline.clients.http.client import Http
-from syncline.clients.http.transfer import MOST_POOLS, Pool, pool_for
+from syncline.clients.http.transfer import MAX_POOLS, ChannelPool, pool_for
 from syncline.errors import SynclineError
 
 BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
@@ -73,7 +73,7 @@ def raw(*answers: bytes) -> Iterator[_Raw]:
         b"HTTP/1.1 200\r\nContent-Length: 4, 4\r\nX: a\r\n b\r\n\r\nfine",
     ],
 )
-def test_odd_but_right(http: Http, answer: bytes) -> None:
+def test_unusual_but_valid(http: Http, answer: bytes) -> None:
     with raw(answer, BODY) as server:
         assert http.request("GET", f"{server.url}/a").body == b"fine"
         assert http.request("GET", f"{server.url}/a").body == b"fine"
@@ -112,7 +112,7 @@ def test_a_connection_that_is_not_used_again(http: Http, answer: bytes) -> None:
         b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70_000 + b" cut",
     ],
 )
-def test_what_is_no_answer_is_asked_for_again(http: Http, answer: bytes) -> None:
+def test_invalid_responses_are_retried(http: Http, answer: bytes) -> None:
     with raw(answer, BODY) as server:
         assert http.request("GET", f"{server.url}/a").body == b"fine"
     assert server.connections == 2
@@ -148,14 +148,14 @@ def test_a_target_that_no_request_line_can_carry(http: Http) -> None:
 def test_many_hosts_take_little_memory() -> None:
     """A registry may send each download to another host."""
 
-    def pool(number: int) -> Pool:
+    def pool(number: int) -> ChannelPool:
         return pool_for(Address("https", f"number-{number}.example", "/"), None)
 
     first = [pool(number) for number in range(3)]
     known = weakref.ref(first.pop(0))
     assert pool(1) is first[0]
     first.clear()
-    for number in range(3, 3 + MOST_POOLS):
+    for number in range(3, 3 + MAX_POOLS):
         pool(number)
     gc.collect()
     assert known() is None, "the pool that was made first is gone"

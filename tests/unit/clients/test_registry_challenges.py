@@ -51,7 +51,7 @@ def parsed(*values: str) -> list[tuple[str, dict[str, str]]]:
         ("\x00\x01", []),
     ],
 )
-def test_odd_headers(header: str, expected: list[tuple[str, dict[str, str]]]) -> None:
+def test_unusual_headers(header: str, expected: list[tuple[str, dict[str, str]]]) -> None:
     assert parsed(header) == expected
 
 

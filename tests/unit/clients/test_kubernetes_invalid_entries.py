@@ -1,4 +1,4 @@
-"""Odd entries in a cluster's lists: each is an instance that cannot be asked, and all others are listed."""
+"""Invalid entries in a cluster's lists: each is an instance that cannot be probed, and all others are listed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.http.listings import Odd
+from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource
 from syncline.clients.kubernetes.login import BearerToken
 from syncline.clients.replicas.instances import Instance, is_probed
@@ -31,14 +31,16 @@ def api() -> Iterator[KubernetesApi]:
         yield running
 
 
-def listed(api: KubernetesApi, source: ServiceSource | PodsSource, items: Any) -> tuple[list[Instance], list[Odd]]:
+def listed(
+    api: KubernetesApi, source: ServiceSource | PodsSource, items: Any
+) -> tuple[list[Instance], list[InvalidEntry]]:
     api.answer_once(json.dumps({"metadata": {}, "items": items}).encode())
-    odd: list[Odd] = []
+    odd: list[InvalidEntry] = []
     cluster = Cluster(BearerToken(api.url, lambda _: "good", api.authority.pem), Naps().policy(attempts=1))
     return list(cluster.instances(source, odd.append)), odd
 
 
-def check(found: list[Instance], odd: list[Odd], names: list[str]) -> None:
+def check(found: list[Instance], odd: list[InvalidEntry], names: list[str]) -> None:
     """Check that just these can be asked, and that one more is there that cannot be, and serves for all we know."""
     asked = [each for each in found if is_probed(each.address)]
     (other,) = [each for each in found if each not in asked]

@@ -1,4 +1,4 @@
-"""A directory whose links are never followed: what the targets of backups do not use of it."""
+"""A directory whose links are never followed: functions that the targets of backups do not use."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ def test_a_metadata_address_gets_no_request(http: Http) -> None:
     assert not caught.value.retried
 
 
-def test_what_is_no_address_gets_no_request(http: Http) -> None:
+def test_invalid_addresses_get_no_request(http: Http) -> None:
     with pytest.raises(SynclineError) as caught:
         http.request("GET", "file:///etc/passwd")
     assert caught.value.code.name == "REFUSED"

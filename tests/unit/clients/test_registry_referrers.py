@@ -1,4 +1,4 @@
-"""Referrers of a registry that is scripted."""
+"""Referrers of a scripted registry."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import Any
 import pytest
 
 from syncline.clients.registry.client import Registry
-from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Manifest
+from syncline.clients.registry.manifest import (
+    DOCKER_MANIFEST,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Manifest,
+    add_referrers,
+    referrers_tag,
+)
 from syncline.clients.registry.reference import digest_of
-from syncline.clients.registry.referrers import list_tag, with_entries
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
 
 SUBJECT = digest_of(b"an image")
 API = f"/v2/org/app/referrers/{SUBJECT}"
-TAG = f"/v2/org/app/manifests/{list_tag(SUBJECT)}"
+TAG = f"/v2/org/app/manifests/{referrers_tag(SUBJECT)}"
 
 
 def entry(name: str) -> dict[str, Any]:
@@ -106,18 +112,18 @@ def test_whether_a_push_was_listed(server: ScriptedServer, registry: Registry, *
 
 
 def test_the_tag_of_a_list() -> None:
-    assert list_tag(f"sha256:{'a' * 64}") == f"sha256-{'a' * 64}"
-    assert list_tag(f"sha512:{'a' * 128}") == f"sha512-{'a' * 64}"
+    assert referrers_tag(f"sha256:{'a' * 64}") == f"sha256-{'a' * 64}"
+    assert referrers_tag(f"sha512:{'a' * 128}") == f"sha512-{'a' * 64}"
 
 
 def test_a_list_only_grows() -> None:
-    first = with_entries(None, [entry("a")])
+    first = add_referrers(None, [entry("a")])
     assert json.loads(first.body) == json.loads(index("a"))
     more = b'{"manifests": [], "schemaVersion": 2, "annotations": {"of": "somebody"}}'
-    grown = with_entries(Manifest(digest_of(more), OCI_INDEX, more), [entry("b")])
+    grown = add_referrers(Manifest(digest_of(more), OCI_INDEX, more), [entry("b")])
     assert json.loads(grown.body) == {**json.loads(more), "manifests": [entry("b")]}
-    assert with_entries(grown, [entry("b")]) is grown
-    assert [each.digest for each in with_entries(grown, [entry("b"), entry("c")]).children()] == digests("b", "c")
+    assert add_referrers(grown, [entry("b")]) is grown
+    assert [each.digest for each in add_referrers(grown, [entry("b"), entry("c")]).children()] == digests("b", "c")
 
 
 CONFIG = {"mediaType": "application/vnd.example.config"}

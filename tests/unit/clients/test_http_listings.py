@@ -1,4 +1,4 @@
-"""Listings without an end: each client ends them at its limits, with a code that is not retried."""
+"""Endless listings: each client ends them at its limits, with a code that is not retried."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ from syncline.clients.http import client as http_module
 from syncline.clients.http import listings as entries
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import BEGINNING, TAGS, Entries, Extent, Limits, Position, refuse
+from syncline.clients.http.listings import (
+    LISTING_START,
+    TAG_LIMITS,
+    EntryReader,
+    ListingGuard,
+    ListingLimits,
+    ListingPosition,
+    refuse,
+)
 from syncline.clients.registry import quay as quay_module
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST
@@ -84,7 +92,7 @@ def test_names_of_a_registry(
 ) -> None:
     endless = Endless(server, path, name.format, lambda names, _: {key: names})
     error = ends(lambda: registry.tags("org/app") if key == "tags" else registry.catalog())
-    check_too_long(error, f"over {limit} entries", registry.host)
+    check_too_long(error, f"more than {limit} entries", registry.host)
     assert endless.asked == int(limit.replace(",", "")) // PAGE + 1
 
 
@@ -94,12 +102,12 @@ def test_referrers(server: ScriptedServer, registry: Registry) -> None:
 
     path = f"/v2/org/app/referrers/{DIGEST}"
     Endless(server, path, descriptor, lambda listed, _: {"schemaVersion": 2, "manifests": listed}, page=1000)
-    check_too_long(ends(lambda: registry.referrers("org/app", DIGEST)), "over 20,000 entries", "the referrers")
+    check_too_long(ends(lambda: registry.referrers("org/app", DIGEST)), "more than 20,000 entries", "the referrers")
 
 
 def test_repositories_and_tags_of_quay(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quay_module, "TAGS", Limits(entries=45_000))
-    monkeypatch.setattr(quay_module, "REPOSITORIES", Limits(entries=30_000))
+    monkeypatch.setattr(quay_module, "TAG_LIMITS", ListingLimits(entries=45_000))
+    monkeypatch.setattr(quay_module, "REPOSITORY_LIMITS", ListingLimits(entries=30_000))
     quay = Quay(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
 
     def repositories(request: Request) -> Reply:
@@ -114,18 +122,18 @@ def test_repositories_and_tags_of_quay(server: ScriptedServer, monkeypatch: pyte
 
     server.on("GET", "/api/v1/repository", repositories)
     server.on("GET", "/api/v1/repository/org/app/tag/", tags)
-    check_too_long(ends(lambda: quay.repositories("org")), "over 30,000 entries", "'org'")
-    check_too_long(ends(lambda: quay.tag_pages("org/app")), "over 45,000 entries", "'org/app'")
+    check_too_long(ends(lambda: quay.repositories("org")), "more than 30,000 entries", "'org'")
+    check_too_long(ends(lambda: quay.tag_pages("org/app")), "more than 45,000 entries", "'org/app'")
 
 
 def test_repositories_and_tags_of_gitlab(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gitlab_module, "TAGS", Limits(entries=45_000))
+    monkeypatch.setattr(gitlab_module, "TAG_LIMITS", ListingLimits(entries=45_000))
     gitlab = GitLab(Endpoint.parse(server.url), "org/app", lambda: None, Http(Naps().policy()))
     base = "/api/v4/projects/org%2Fapp/registry/repositories"
     Endless(server, base, lambda n: {"id": n, "name": "", "path": f"org/app/{n}"}, lambda listed, _: listed)
     Endless(server, f"{base}/7/tags", lambda n: {"name": f"v{n}"}, lambda listed, _: listed)
-    check_too_long(ends(gitlab.repositories), "over 20,000 entries", "org/app")
-    check_too_long(ends(lambda: gitlab.tags(7)), "over 45,000 entries", "repository 7")
+    check_too_long(ends(gitlab.repositories), "more than 20,000 entries", "org/app")
+    check_too_long(ends(lambda: gitlab.tags(7)), "more than 45,000 entries", "repository 7")
 
 
 def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
@@ -141,8 +149,8 @@ def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
     base = "/repos/org/app/actions"
     Endless(server, f"{base}/workflows/build.yml/runs", run, lambda listed, _: {"workflow_runs": listed}, page=1000)
     Endless(server, f"{base}/runs/7/artifacts", artifact, lambda listed, _: {"artifacts": listed}, page=1000)
-    check_too_long(ends(lambda: github.runs("org/app", "build.yml")), "over 20,000 entries", "build.yml")
-    check_too_long(ends(lambda: github.artifacts("org/app", 7)), "over 20,000 entries", "run 7")
+    check_too_long(ends(lambda: github.runs("org/app", "build.yml")), "more than 20,000 entries", "build.yml")
+    check_too_long(ends(lambda: github.artifacts("org/app", 7)), "more than 20,000 entries", "run 7")
 
 
 class _Anonymous:
@@ -167,14 +175,14 @@ def test_keys_of_a_bucket(server: ScriptedServer) -> None:
         return Reply(200, f"<ListBucketResult>{listed}{more}</ListBucketResult>".encode())
 
     server.on("GET", "/backups/", keys)
-    check_too_long(ends(lambda: bucket.pages(limits=Limits(entries=500))), "over 500 entries", "backups")
+    check_too_long(ends(lambda: bucket.pages(limits=ListingLimits(entries=500))), "more than 500 entries", "backups")
     assert len(server.requests) == 51
 
 
 @pytest.mark.parametrize("folders", [0, 3])
 def test_pages_without_keys(server: ScriptedServer, folders: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A scan of files follows tokens without ever coming to a key."""
-    monkeypatch.setattr(entries, "_MOST_EMPTY", 20)
+    monkeypatch.setattr(entries, "_MAX_EMPTY_PAGES", 20)
     bucket = Bucket(Endpoint.parse(server.url), "files", lambda: None, Http(Naps().policy()))
 
     def keys(request: Request) -> Reply:
@@ -189,7 +197,7 @@ def test_pages_without_keys(server: ScriptedServer, folders: int, monkeypatch: p
         return Reply(200, f"<ListBucketResult>{more}</ListBucketResult>".encode())
 
     server.on("GET", "/files/", keys)
-    check_too_long(ends(lambda: listed_ahead(bucket, "", "")), "over 20 empty pages in a row")
+    check_too_long(ends(lambda: listed_ahead(bucket, "", "")), "more than 20 empty pages in a row")
 
 
 @pytest.mark.parametrize("markers", [("7", "3"), ("20000", "20001"), ("x", "y")])
@@ -202,12 +210,12 @@ def test_parts_of_an_upload(server: ScriptedServer, markers: tuple[str, str]) ->
         )
     ]
     server.on("GET", "/files/a", *pages, *pages, Reply(400, b""))
-    with pytest.raises(SynclineError, match="goes on behind part") as caught:
+    with pytest.raises(SynclineError, match="continues at") as caught:
         upload.parts()
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
-def count_all(pages: Iterable[Sequence[str]], extent: Extent, tokens: Callable[[int], str] = str) -> None:
+def count_all(pages: Iterable[Sequence[str]], extent: ListingGuard, tokens: Callable[[int], str] = str) -> None:
     for number, names in enumerate(pages):
         extent.count(names, len(names))
         extent.at(tokens(number))
@@ -217,29 +225,29 @@ def test_pages_without_entries(server: ScriptedServer, registry: Registry) -> No
     Endless(server, "/v2/org/app/tags/list", str, lambda _, at: {"tags": ["v1"] if at == 1 else []}, page=0)
     pages = registry.tag_pages("org/app")
     assert [next(pages).names for _ in range(STOP)] == [["v1"], *([[]] * (STOP - 1))]
-    with pytest.raises(SynclineError, match="over 1000 empty pages in a row") as caught:
-        count_all([[]] * 2000, Extent("the list", TAGS))
+    with pytest.raises(SynclineError, match="more than 1000 empty pages in a row") as caught:
+        count_all([[]] * 2000, ListingGuard("the list", TAG_LIMITS))
     check_too_long(caught.value)
 
 
 @pytest.mark.parametrize(
     ("limits", "what"),
     [
-        (Limits(entries=25), "25 entries"),
-        (Limits(entries=99, pages=2), "2 pages"),
-        (Limits(entries=99, size=250), "250 bytes"),
+        (ListingLimits(entries=25), "25 entries"),
+        (ListingLimits(entries=99, pages=2), "2 pages"),
+        (ListingLimits(entries=99, size=250), "250 bytes"),
     ],
 )
-def test_each_limit_counts_over_continuations(limits: Limits, what: str) -> None:
-    def read(page: int, start: Position) -> Position:
+def test_each_limit_counts_over_continuations(limits: ListingLimits, what: str) -> None:
+    def read(page: int, start: ListingPosition) -> ListingPosition:
         """Read a page as a function of its own does."""
-        reading = Entries("the list", refuse, limits=limits, start=start)
+        reading = EntryReader("the list", refuse, limits=limits, start=start)
         assert len(list(reading.read([f"{page}-{n}" for n in range(10)], str, 100))) == 10
-        return Position.of_json(json.loads(json.dumps(reading.at(str(page)).to_json())))
+        return ListingPosition.of_json(json.loads(json.dumps(reading.at(str(page)).to_json())))
 
-    position = read(2, read(1, BEGINNING))
+    position = read(2, read(1, LISTING_START))
     assert (position.entries, position.pages, position.size) == (20, 2, 200)
-    with pytest.raises(SynclineError, match=f"over {what}, and no end") as caught:
+    with pytest.raises(SynclineError, match=f"more than {what}") as caught:
         read(3, position)
     check_too_long(caught.value)
 
@@ -256,14 +264,14 @@ def test_a_cycle_of_any_length_is_found(lead: int, cycle: int) -> None:
             yield [f"{page}-{n}" for n in range(3)]
 
     with pytest.raises(SynclineError, match="came twice") as caught:
-        count_all(pages(), Extent("the list", TAGS))
+        count_all(pages(), ListingGuard("the list", TAG_LIMITS))
     assert caught.value.code.name == "LISTING_INCOMPLETE"
     assert len(read) <= 4 * (lead + cycle)
 
 
 def test_a_link_that_leads_back_is_found_without_names() -> None:
     with pytest.raises(SynclineError, match="leads back") as caught:
-        count_all([[]] * 100, Extent("the list", TAGS), lambda number: f"page {number % 6}")
+        count_all([[]] * 100, ListingGuard("the list", TAG_LIMITS), lambda number: f"page {number % 6}")
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
@@ -278,4 +286,4 @@ def test_a_list_of_tags_in_one_answer_that_is_too_large_is_not_asked_for_again(
         list(registry.tags("a/b"))
     assert (caught.value.code.name, len(server.requests)) == ("LISTING_TOO_LONG", 1)
     assert "the tags of 'a/b' at" in caught.value.what
-    assert "the answer is larger than 100000 bytes" in caught.value.what
+    assert "the response is larger than 100000 bytes" in caught.value.what

@@ -1,4 +1,4 @@
-"""What a cluster lists: an address and a port identify an instance, and a list is whole by its deadline or fails."""
+"""Instances in a cluster's lists: identified by address and port, and complete by the deadline."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.kubernetes.client import Cluster, ServiceSource
 from syncline.clients.kubernetes.login import BearerToken
 from syncline.errors import SynclineError
@@ -30,7 +30,7 @@ def _listed(api: KubernetesApi, naps: Naps, *slices: dict[str, Any]) -> list[tup
 
 
 def _named(hostname: str, address: str, **conditions: bool) -> dict[str, Any]:
-    """An endpoint without a pod, as one writes by hand."""
+    """An endpoint without a pod, written manually."""
     return {"addresses": [address], "hostname": hostname, "conditions": conditions}
 
 
@@ -88,7 +88,7 @@ def test_one_address_in_two_spellings_is_one_instance_that_serves_if_either_says
 def test_a_list_that_is_not_complete_at_its_deadline_is_no_list(api: KubernetesApi, times: tuple[float, ...]) -> None:
     api.put("endpointslices", "gateway", endpoint_slice("nginx-a", "nginx", [endpoint("one", "10.1.0.1")]))
     passing = iter(times)
-    policy = Policy(deadline=10.0, clock=lambda: next(passing, times[-1]))
+    policy = RetryPolicy(deadline=10.0, clock=lambda: next(passing, times[-1]))
     with pytest.raises(SynclineError, match="not complete") as caught:
         Cluster(BearerToken(api.url, lambda _: "good", api.authority.pem), policy).instances(SERVICE)
     assert caught.value.code.name == "UNREACHABLE"

@@ -13,7 +13,7 @@ import pytest
 
 from syncline.clients.http import transfer as connections
 from syncline.clients.http.client import BODY_LIMIT, Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Naps
@@ -100,7 +100,7 @@ def test_a_rate_limit_is_waited_for_as_a_429_is(
 
 
 @pytest.mark.parametrize("limit", LIMITS)
-def test_a_long_wait_is_told_with_its_end(server: ScriptedServer, http: Http, naps: Naps, limit: str) -> None:
+def test_a_long_wait_is_reported_with_its_end(server: ScriptedServer, http: Http, naps: Naps, limit: str) -> None:
     server.on("GET", "/a", limited(limit, 600))
     for path in ("/a", "/b"):
         before = time.time()
@@ -131,7 +131,7 @@ def test_after_a_429_requests_keep_a_gap_that_eases(server: ScriptedServer, http
     assert len(gaps) < 20, "the gap is forgotten in the end"
 
 
-def test_the_last_429_is_told(server: ScriptedServer, http: Http) -> None:
+def test_the_last_429_is_raised(server: ScriptedServer, http: Http) -> None:
     server.on("GET", "/a", errors_reply(429, "TOOMANYREQUESTS"))
     error = failed(http, "GET", f"{server.url}/a")
     assert error.code.name == "THROTTLED"
@@ -163,12 +163,12 @@ def test_501_is_a_refusal_and_is_not_repeated(server: ScriptedServer, http: Http
     assert answer.error().what == f"{method} {server.url}/a answered 501: NotImplemented: A header"
 
 
-def test_502_in_html_is_told_in_a_few_words(server: ScriptedServer, http: Http) -> None:
+def test_502_in_html_is_reported_by_its_title(server: ScriptedServer, http: Http) -> None:
     page = b"<html><head><title>502 Bad Gateway</title></head><body><script>x()</script></body></html>"
     server.on("GET", "/a", Reply(502, page, {"Content-Type": "text/html"}))
     error = failed(http, "GET", f"{server.url}/a?token=secret")
     assert error.code.name == "SERVER_ERROR"
-    assert error.what == f"GET {server.url}/a?token=… answered 502: 502 Bad Gateway (a page in HTML)"
+    assert error.what == f"GET {server.url}/a?token=… answered 502: 502 Bad Gateway (an HTML page)"
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ FULL = [
     (400, b"<Error><Code>XMinioAdminBucketQuotaExceeded</Code><Message>Bucket quota exceeded</Message></Error>"),
     (507, b"<Error><Code>XMinioStorageFull</Code></Error>"),
 ]
-"""What servers without room answer. The first two are docker-registry 2.8.2 on a full file system."""
+"""Responses of full servers. The first two are those of docker-registry 2.8.2 on a full file system."""
 
 
 @pytest.mark.parametrize(("status", "body"), FULL)
-def test_a_server_without_room_is_told_apart_from_one_that_fails(
+def test_a_full_server_has_a_separate_code(
     server: ScriptedServer, http: Http, naps: Naps, status: int, body: bytes
 ) -> None:
     server.on("PUT", "/a", Reply(status, body))
@@ -230,7 +230,7 @@ def test_a_server_without_room_is_told_apart_from_one_that_fails(
     assert (len(server.requests), naps.slept) == (1, [])
 
 
-def test_a_reader_is_not_told_of_room(server: ScriptedServer, http: Http) -> None:
+def test_reading_from_a_full_server_has_no_separate_code(server: ScriptedServer, http: Http) -> None:
     server.on("GET", "/a", Reply(403, b'{"message": "Quota exceeded for quota metric"}'))
     assert http.request("GET", f"{server.url}/a").error().code.name == "FORBIDDEN"
 
@@ -246,7 +246,7 @@ def test_a_reader_is_not_told_of_room(server: ScriptedServer, http: Http) -> Non
         (b'{"error": "invalid", "error_description": "it expired"}', "it expired"),
         (b"plain\r\n  text\x00", "plain text"),
         (b"see https://h/?sig=s3cret and Bearer s3cret0123456", "see https://h/?sig=… and Bearer …"),
-        (b"<p>", "a page in HTML"),
+        (b"<p>", "an HTML page"),
         (b"{" * 100_000, "{" * 200 + "…"),
         (b"[1]", ""),
         (b"", ""),
@@ -279,7 +279,7 @@ def test_a_silent_server_is_not_waited_for(server: ScriptedServer, http: Http, n
     server.on("GET", "/a", Reply(delay=1.0))
     error = failed(http, "GET", f"{server.url}/a", timeout=0.05, retry=naps.policy(attempts=1))
     assert error.code.name == "UNREACHABLE"
-    assert "no answer in time" in error.what
+    assert "no response within" in error.what
 
 
 def test_the_deadline_ends_patience(server: ScriptedServer, http: Http, naps: Naps) -> None:
@@ -294,12 +294,12 @@ def test_the_deadline_ends_patience(server: ScriptedServer, http: Http, naps: Na
 def test_after_the_deadline_nothing_is_sent(server: ScriptedServer, http: Http, naps: Naps) -> None:
     server.on("GET", "/a", OK)
     http.policy = naps.policy()
-    http.end_within(5.0)
+    http.set_deadline(5.0)
     assert http.request("GET", f"{server.url}/a").status == 200
     naps.now += 5.0
     assert failed(http, "GET", f"{server.url}/a").code.name == "TIME_SHORT"
     assert len(server.requests) == 1
-    http.end_within(5.0)
+    http.set_deadline(5.0)
     assert http.request("GET", f"{server.url}/a").status == 200
 
 
@@ -313,16 +313,16 @@ def test_no_server_is_waited_for_beyond_the_deadline(server: ScriptedServer, bod
             now[0] += 30.0
             yield bytes(chunk)
 
-    http = Http(Policy(clock=lambda: now[0]))
-    http.end_within(60.05 if isinstance(body, list) else 0.05)
+    http = Http(RetryPolicy(clock=lambda: now[0]))
+    http.set_deadline(60.05 if isinstance(body, list) else 0.05)
     server.on("PUT", "/a", Reply(201, delay=1.0))
     error = failed(http, "PUT", f"{server.url}/a", body=chunks() if isinstance(body, list) else body, timeout=60.0)
     assert error.code.name == "TIME_SHORT"
 
 
-def test_what_the_deadline_broke_off_is_said_so(server: ScriptedServer) -> None:
+def test_a_request_ended_by_the_deadline_is_time_short(server: ScriptedServer) -> None:
     http = Http()
-    http.end_within(0.05)
+    http.set_deadline(0.05)
     server.on("GET", "/a", Reply(200, delay=1.0))
     assert failed(http, "GET", f"{server.url}/a").code.name == "TIME_SHORT"
 
@@ -366,7 +366,7 @@ def test_what_a_stream_raises_breaks_the_request_off(server: ScriptedServer, htt
 
 
 @pytest.mark.parametrize("reply", [Reply(413, read=10), Reply(401, read=0)])
-def test_an_early_refusal_of_a_stream_is_heard(server: ScriptedServer, http: Http, reply: Reply) -> None:
+def test_an_early_refusal_of_a_stream_is_read(server: ScriptedServer, http: Http, reply: Reply) -> None:
     server.on("PUT", "/a", reply)
     taken = itertools.count()
     large = (bytes(1 << 20) for _ in range(1000) if next(taken) >= 0)

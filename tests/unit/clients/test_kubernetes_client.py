@@ -100,7 +100,7 @@ def test_an_endpoint_in_two_slices_is_one_instance_that_serves_if_either_says_so
         endpoint_slice("nginx-b", "nginx", [endpoint("moving", "10.1.0.1", ready=True)]),
     )
     assert _cluster(api, naps).instances(SERVICE) == (
-        Instance("moving", "10.1.0.1", 8443, ready=True, place="gateway/nginx"),
+        Instance("moving", "10.1.0.1", 8443, ready=True, source="gateway/nginx"),
     )
 
 
@@ -215,7 +215,7 @@ def test_a_failing_api_is_tried_again_and_then_a_failure(api: KubernetesApi, nap
         b'{"metadata": {}, "items": 7}',
     ],
 )
-def test_what_is_no_list_is_a_bad_answer(api: KubernetesApi, naps: Naps, body: bytes) -> None:
+def test_invalid_lists(api: KubernetesApi, naps: Naps, body: bytes) -> None:
     for _ in range(4):
         api.answer_once(body)
     assert _code(api, naps) == "BAD_ANSWER"
@@ -299,7 +299,7 @@ def test_a_kubeconfig_logs_in_by_the_context_that_is_named(api: KubernetesApi, n
 @pytest.mark.parametrize("program", ["exec", "auth-provider"])
 def test_a_kubeconfig_that_runs_programs_is_refused(api: KubernetesApi, naps: Naps, program: str) -> None:
     text = _kubeconfig(api, {program: {"command": "touch", "args": ["/tmp/ran"]}})
-    with pytest.raises(SynclineError, match="would run a program") as caught:
+    with pytest.raises(SynclineError, match="runs a program") as caught:
         Cluster(Kubeconfig(lambda: text, "good"), naps.policy()).instances(SERVICE)
     assert caught.value.code.name == "CONFIG_INVALID"
 
@@ -309,7 +309,7 @@ def test_a_kubeconfig_that_runs_programs_is_refused(api: KubernetesApi, naps: Na
     ["", "[]", "a: b: c", "[" * 5_000, "current-context: x", "clusters: 1\nusers: 2\ncontexts: 3"],
     ids=["empty", "list", "no YAML", "deep", "no users", "numbers"],
 )
-def test_what_is_no_kubeconfig_is_said_without_quoting_it(naps: Naps, text: str) -> None:
+def test_an_invalid_kubeconfig_is_not_quoted(naps: Naps, text: str) -> None:
     with pytest.raises(SynclineError) as caught:
         Cluster(Kubeconfig(lambda: text), naps.policy()).instances(SERVICE)
     assert caught.value.code.name == "CONFIG_INVALID"

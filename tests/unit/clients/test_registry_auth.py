@@ -11,7 +11,7 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.registry.auth import Auth, Credentials
+from syncline.clients.registry.auth import RegistryAuth, RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
 from tests.standins.made_up import Naps, Person
@@ -19,7 +19,7 @@ from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_
 
 DIGEST = "sha256:" + "a" * 64
 FOUND = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-ANN = Credentials("ann", "s3cret")
+ANN = RegistryCredentials("ann", "s3cret")
 BASIC = "Basic " + base64.b64encode(b"ann:s3cret").decode()
 
 
@@ -93,9 +93,9 @@ def test_basic_with_a_renewed_password(server: ScriptedServer, registry: Registr
     )
     person.credentials = ANN
     assert registry.manifest_digest("org/app", "v1") == DIGEST
-    good = person.credentials = Credentials("ann", "another s3cret")
+    good = person.credentials = RegistryCredentials("ann", "another s3cret")
     assert registry.manifest_digest("org/app", "v1") == DIGEST
-    good = Credentials("ann", "not ours")
+    good = RegistryCredentials("ann", "not ours")
     error = refused(registry)
     assert error.code.name == "UNAUTHORIZED"
     assert "as ann" in error.what
@@ -207,7 +207,7 @@ def test_a_token_is_renewed_shortly_before_its_end(
     server: ScriptedServer, http: Http, more: dict[str, Any], life: float
 ) -> None:
     naps = Naps()
-    auth = Auth(Endpoint.parse(server.url), lambda: None, http, clock=naps.clock)
+    auth = RegistryAuth(Endpoint.parse(server.url), lambda: None, http, clock=naps.clock)
     server.on("GET", "/token", json_reply({"token": "plain", **more}))
     server.on("GET", "/", bearer(f"{server.url}/token"))
     assert auth.header(("s",)) is None
@@ -281,7 +281,7 @@ def test_a_realm_on_another_host_gets_no_credentials(
     assert error.code.name == "UNAUTHORIZED"
     assert elsewhere.host in error.what
     assert "auth_realms" in error.what
-    person.credentials = Credentials(identity_token="s3cret")
+    person.credentials = RegistryCredentials(identity_token="s3cret")
     assert refused(registry).code.name == "UNAUTHORIZED"
     assert elsewhere.requests == []
 
@@ -323,7 +323,7 @@ def test_a_realm_that_is_no_place_for_a_token(
 
 
 def test_an_identity_token_is_exchanged(server: ScriptedServer, registry: Registry, person: Person) -> None:
-    person.credentials = Credentials(identity_token="s3cret refresh")
+    person.credentials = RegistryCredentials(identity_token="s3cret refresh")
     tokens = Tokens(server)
     server.on("POST", "/token", tokens.give)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
@@ -339,7 +339,7 @@ def test_an_identity_token_is_exchanged(server: ScriptedServer, registry: Regist
 
 
 def test_a_token_of_ones_own_goes_as_it_is(server: ScriptedServer, registry: Registry, person: Person) -> None:
-    person.credentials = Credentials(registry_token="mine")
+    person.credentials = RegistryCredentials(registry_token="mine")
     tokens = Tokens(server)
     tokens.good.add("Bearer mine")
     assert registry.manifest_digest("org/app", "v1") == DIGEST
@@ -357,5 +357,5 @@ def test_threads_share_one_flight(server: ScriptedServer, registry: Registry) ->
 
 
 def test_secrets_are_not_in_reprs() -> None:
-    credentials = Credentials("ann", "s3cret", "s3cret", "s3cret")
+    credentials = RegistryCredentials("ann", "s3cret", "s3cret", "s3cret")
     assert "s3cret" not in repr(credentials)

@@ -1,4 +1,4 @@
-"""Signatures, against botocore's."""
+"""Signatures, compared with botocore's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.s3.sigv4 import EMPTY, Keys, Request, Signer
+from syncline.clients.s3.sigv4 import EMPTY_SHA256, AccessKeys, Signer, SigningRequest
 
 NOW = 1_790_000_000
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=40)
@@ -30,8 +30,8 @@ def test_botocore_signs_the_same(key: str, query: dict[str, str], method: str, v
     text = "&".join(f"{quote(name, safe='-._~')}={quote(query[name], safe='-._~')}" for name in sorted(query))
     headers = {"If-Match": value, "x-amz-meta-a": "b"}
     signer = Signer("eu-central-1", clock=lambda: NOW)
-    asked = Request(method, "s3.example:9000", path, text)
-    ours = signer.headers(Keys("AKID", "secret", token), asked, headers, EMPTY)
+    asked = SigningRequest(method, "s3.example:9000", path, text)
+    ours = signer.headers(AccessKeys("AKID", "secret", token), asked, headers, EMPTY_SHA256)
 
     request = AWSRequest(method, f"http://s3.example:9000{path}{'?' if text else ''}{text}", headers)
     time = dt.datetime.fromtimestamp(NOW, dt.UTC)
@@ -39,9 +39,9 @@ def test_botocore_signs_the_same(key: str, query: dict[str, str], method: str, v
         auth = botocore.auth.S3SigV4Auth(Credentials("AKID", "secret", token), "s3", "eu-central-1")
         auth.add_auth(request)
     # It may leave the body unsigned where ours is signed, so the sum is compared, too.
-    assert request.headers["X-Amz-Content-SHA256"] == EMPTY
+    assert request.headers["X-Amz-Content-SHA256"] == EMPTY_SHA256
     assert ours["Authorization"] == request.headers["Authorization"]
 
 
 def test_secrets_do_not_show() -> None:
-    assert "top-secret" not in repr(Keys("AKID", "top-secret", "top-secret"))
+    assert "top-secret" not in repr(AccessKeys("AKID", "top-secret", "top-secret"))

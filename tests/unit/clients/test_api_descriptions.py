@@ -1,4 +1,4 @@
-"""What GitHub and GitLab promise in their descriptions is enough for the clients, and the stand-ins are held to it."""
+"""Clients and stand-ins against the OpenAPI descriptions of GitHub and GitLab."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.github.auth import App, AppTokens, GivenToken
+from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken
 from syncline.clients.github.client import GitHub
-from syncline.clients.gitlab.client import GitLab, TagDetails
+from syncline.clients.gitlab.client import GitLab, GitLabTag
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
@@ -36,7 +36,7 @@ class TestTheLeastThatIsPromised:
             yield server
 
     def client(self, server: GitHubServer) -> GitHub:
-        return GitHub(Endpoint.parse(server.url), GivenToken(lambda: None), Http())
+        return GitHub(Endpoint.parse(server.url), SecretToken(lambda: None), Http())
 
     def test_a_run(self, server: GitHubServer) -> None:
         server.before = lambda _method, _target: json_answer(200, LEAST)
@@ -53,7 +53,9 @@ class TestTheLeastThatIsPromised:
         value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
         server.before = lambda _method, _target: json_answer(201, value)
         app = AppKey.make()
-        tokens = AppTokens(Endpoint.parse(server.url), App(app.id, lambda: app.pem, REPOSITORY, 42), Http())
+        tokens = AppTokenSource(
+            Endpoint.parse(server.url), AppInstallation(app.id, lambda: app.pem, REPOSITORY, 42), Http()
+        )
         assert tokens.token() == value["token"]
 
     def test_a_tag(self) -> None:
@@ -61,7 +63,7 @@ class TestTheLeastThatIsPromised:
         with GitLabServer(dict) as server:
             client = GitLab(Endpoint.parse(server.url), "group/project", lambda: None, Http())
             server.before = lambda _method, _target: json_answer(200, {})
-            assert client.tag(3, "v1") == TagDetails(None, None, None)
+            assert client.tag(3, "v1") == GitLabTag(None, None, None)
             server.before = lambda _method, _target: json_answer(200, [{}])
             with pytest.raises(SynclineError) as error:
                 list(client.tags(3))

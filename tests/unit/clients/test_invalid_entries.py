@@ -1,4 +1,4 @@
-"""Listings of every client: of a valid page with one entry replaced by junk, all other entries come through."""
+"""Listings of every client: one invalid entry in a page does not affect the others."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.file_manager.client import FileManager
-from syncline.clients.github.auth import GivenToken
+from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import MOST_ODD, Odd, OnOdd
+from syncline.clients.http.listings import MAX_INVALID, InvalidEntry, OnInvalid
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
@@ -35,7 +35,7 @@ SHAPELESS: Final = st.one_of(
     st.lists(st.none(), max_size=2),
     st.dictionaries(st.text(max_size=4), st.none(), max_size=2),
 )
-"""JSON that is no entry of any listing: no name in the grammar of registries, and no object with the fields needed."""
+"""JSON that is a valid entry of no listing."""
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,13 @@ def server() -> Iterator[ScriptedServer]:
         yield running
 
 
-def read_one(listing: Callable[[OnOdd], Any]) -> tuple[list[Any], Odd]:
+def read_one(listing: Callable[[OnInvalid], Any]) -> tuple[list[Any], InvalidEntry]:
     """Return the entries that came through, and the one that did not."""
-    odd: list[Odd] = []
+    odd: list[InvalidEntry] = []
     found = list(listing(odd.append))
     (one,) = odd
     assert one.error.code.name == "ENTRY_INVALID"
-    assert one.place in one.error.what
+    assert one.location in one.error.what
     assert one.label.isprintable()
     json.dumps(one.label, ensure_ascii=False).encode()
     return found, one
@@ -141,7 +141,7 @@ ARTIFACT: Final = {"id": 5, "name": "images", "size_in_bytes": 1, "expired": Fal
 
 
 def github(server: ScriptedServer) -> GitHub:
-    return GitHub(Endpoint.parse(server.url), GivenToken(lambda: None), Http(Naps().policy()))
+    return GitHub(Endpoint.parse(server.url), SecretToken(lambda: None), Http(Naps().policy()))
 
 
 @given(at=st.integers(0, 3), junk=broken(RUN, ["id", "created_at", "updated_at"]))
@@ -154,10 +154,10 @@ def test_the_runs_of_github(server: ScriptedServer, at: int, junk: Any) -> None:
 
 
 @given(field=st.sampled_from(sorted(RUN)), value=st.sampled_from(["", "x", -1, [1], {"a": 1}, True, 1.5, "\ud800"]))
-def test_whatever_a_run_of_github_says_it_is_read_or_odd(server: ScriptedServer, field: str, value: Any) -> None:
+def test_a_run_of_github_is_read_or_invalid(server: ScriptedServer, field: str, value: Any) -> None:
     path = "/repos/o/r/actions/workflows/b.yml/runs"
     server.on("GET", path, json_reply({"workflow_runs": [{**RUN, field: value}]}))
-    odd: list[Odd] = []
+    odd: list[InvalidEntry] = []
     assert len(list(github(server).runs("o/r", "b.yml", odd.append))) + len(odd) == 1
 
 
@@ -197,7 +197,7 @@ def test_the_events_of_a_file_manager(server: ScriptedServer, at: int, junk: Any
     entries = put_at([{**EVENT, "file_path": name} for name in NAMES], at, junk)
     server.on("GET", "/pubSubFullList", json_reply({"events": entries, "total_count": 4}))
     manager = FileManager(server.url, lambda: None, Http(Naps().policy()), threading.Lock())
-    found, _ = read_one(lambda odd: manager.events(odd=odd))
+    found, _ = read_one(lambda odd: manager.events(on_invalid=odd))
     assert [each.path for each in found] == without(NAMES, at)
 
 
@@ -223,14 +223,14 @@ def test_the_listing_of_a_bucket(server: ScriptedServer, at: int, junk: str, ext
     )
     server.on("GET", "/shelf/", Reply(200, text.encode()))
     bucket = Bucket(Endpoint.parse(server.url), "shelf", lambda: None, Http(Naps().policy()))
-    found, odd = read_one(lambda odd: bucket.page(odd=odd).objects)
+    found, odd = read_one(lambda odd: bucket.page(on_invalid=odd).objects)
     assert [each.key for each in found] == without(NAMES, at)
     assert odd.name == ("b2" if "b2" in junk else None)
-    assert odd.at == (odd.name or without(NAMES, at)[min(at, 2)])
+    assert odd.near == (odd.name or without(NAMES, at)[min(at, 2)])
 
 
-def test_a_listing_of_odd_entries_without_end_is_one_error(server: ScriptedServer) -> None:
-    server.on("GET", "/v2/_catalog", json_reply({"repositories": [None] * (MOST_ODD + 1)}))
+def test_an_endless_listing_of_invalid_entries_is_one_error(server: ScriptedServer) -> None:
+    server.on("GET", "/v2/_catalog", json_reply({"repositories": [None] * (MAX_INVALID + 1)}))
     with pytest.raises(SynclineError) as caught:
         list(registry(server).catalog(lambda _: None))
     assert caught.value.code.name == "BAD_ANSWER"

@@ -1,4 +1,4 @@
-"""Blobs written to a registry that is scripted."""
+"""Writing blobs to a scripted registry."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
-from syncline.clients.registry.upload import REPLAYED, Upload
+from syncline.clients.registry.upload import MAX_REPLAY, BlobUpload
 from syncline.errors import SynclineError
 from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 
@@ -27,7 +27,7 @@ def at(place: str, end: int | None = None, status: int = 202) -> Reply:
     return Reply(status, headers={"Location": place, **({} if end is None else {"Range": f"0-{end}"})})
 
 
-def begun(server: ScriptedServer, registry: Registry, place: str = f"{BEGIN}1?_state=a%2Fb") -> Upload:
+def begun(server: ScriptedServer, registry: Registry, place: str = f"{BEGIN}1?_state=a%2Fb") -> BlobUpload:
     server.on("POST", BEGIN, at(place))
     return registry.begin_upload("org/app")
 
@@ -96,7 +96,7 @@ def test_a_put_of_a_stream(server: ScriptedServer, registry: Registry, status: i
 
 
 @pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1])
-def test_a_put_of_another_size_than_said(server: ScriptedServer, registry: Registry, size: int) -> None:
+def test_a_put_of_another_size_than_announced(server: ScriptedServer, registry: Registry, size: int) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", DONE)
     error = refusal(upload.put, DIGEST, iter([CONTENT[:300], CONTENT[300:]]), size)
@@ -115,7 +115,7 @@ def test_bytes_are_put_again_into_a_new_session(server: ScriptedServer, registry
     assert len(server.asked("POST", BEGIN)) == 3
 
 
-def test_bytes_that_arrived_though_the_answer_did_not(server: ScriptedServer, registry: Registry) -> None:
+def test_a_put_whose_response_was_lost(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", Reply(drop=True))
     server.on("HEAD", BLOB, Reply(200))
@@ -123,7 +123,7 @@ def test_bytes_that_arrived_though_the_answer_did_not(server: ScriptedServer, re
     assert len(server.asked("PUT", "/up")) == 1
 
 
-def test_bytes_that_never_arrive(server: ScriptedServer, registry: Registry) -> None:
+def test_a_put_that_always_fails(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", Reply(502, b"<html><title>Bad Gateway</title>"))
     server.on("HEAD", BLOB, Reply(404))
@@ -248,7 +248,7 @@ def test_an_upload_is_taken_up_by_another_process(server: ScriptedServer, regist
 @pytest.mark.parametrize(
     "state", [{}, {"target": 1, "offset": 0}, {"target": "https://evil.com", "offset": 0}, {"target": "/up"}]
 )
-def test_what_is_no_state(registry: Registry, state: dict[str, Any]) -> None:
+def test_invalid_states(registry: Registry, state: dict[str, Any]) -> None:
     assert refusal(registry.resume_upload, "org/app", state).code.name == "UPLOAD_LOST"
 
 
@@ -315,7 +315,7 @@ def test_a_token_that_ends_when_too_much_was_sent_to_send_it_again(server: Scrip
     guarded = Guarded(server)
     upload = registry.begin_upload("org/app")
     guarded.good = "ended"
-    chunk = bytes(REPLAYED // 2)
+    chunk = bytes(MAX_REPLAY // 2)
     assert refusal(upload.write, iter([chunk, chunk, b"x"])).code.name == "UPLOAD_LOST"
     # The next try has a new token and goes on from where the registry stands.
     assert upload.status() == 500

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.pacing import Policy
+from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.errors import SynclineError
 from tests.standins.quay import TOKEN, QuayServer
@@ -32,7 +32,9 @@ def client(server: QuayServer, *tokens: str | None) -> Quay:
     """A client with these tokens one request after another, the last one for ever; without any, the right one."""
     waiting = list(tokens or (TOKEN,))
     return Quay(
-        Endpoint.parse(server.url), lambda: waiting.pop(0) if len(waiting) > 1 else waiting[0], Http(Policy(attempts=1))
+        Endpoint.parse(server.url),
+        lambda: waiting.pop(0) if len(waiting) > 1 else waiting[0],
+        Http(RetryPolicy(attempts=1)),
     )
 
 
@@ -74,9 +76,8 @@ class TestRepositories:
             server.put(f"org/{state.lower()}", {}, state=state)
         listed = list(client(server).repositories("org"))
         assert [r.state for r in listed] == ["NORMAL", "READ_ONLY", "MIRROR", "ORG_MIRROR"]
-        assert [r.takes_pushes for r in listed] == [True, False, False, False]
 
-    def test_a_page_token_gone_stale_is_noticed(self, server: QuayServer) -> None:
+    def test_an_expired_page_token_is_detected(self, server: QuayServer) -> None:
         fill(server)
         listing = client(server).repositories("org")
         first = [next(listing).name for _ in range(100)]
@@ -111,7 +112,7 @@ class TestRepositories:
     def test_a_bad_token_is_not_an_empty_namespace(self, server: QuayServer) -> None:
         fill(server, 3)
         server.set("org/app-000", public=True)
-        with pytest.raises(SynclineError, match="does not know the API token") as error:
+        with pytest.raises(SynclineError, match="rejects the API token") as error:
             list(client(server, "bad").repositories("org"))
         assert code_of(error) == "UNAUTHORIZED"
         assert server.counts == {"repositories": 1, "starred": 1}
@@ -145,7 +146,7 @@ class TestRepositories:
         ("answer", "words"),
         [
             (b"<html>", "not JSON"),
-            (b"[]", "should be an object"),
+            (b"[]", "is not an object"),
             (b"{}", "`repositories` is not a list"),
             (b'{"repositories": {}}', "`repositories` is not a list"),
             (b'{"repositories": [], "next_page": 2}', "`next_page` is not text"),
@@ -168,7 +169,7 @@ class TestRepositories:
             ({"namespace": "org", "name": "app", "state": 1}, "its `state` is 1, not text"),
         ],
     )
-    def test_an_odd_entry_is_refused_by_default(self, server: QuayServer, entry: Any, words: str) -> None:
+    def test_an_invalid_entry_is_refused_by_default(self, server: QuayServer, entry: Any, words: str) -> None:
         server.say_next("repositories", 200, json.dumps({"repositories": [entry]}).encode())
         with pytest.raises(SynclineError, match=words) as error:
             list(client(server).repositories("org"))
@@ -211,7 +212,7 @@ class TestTags:
                 server.put("org/app", {"v99": digest(1000)})  # moves from the last page to the first
             return TOKEN
 
-        quay = Quay(Endpoint.parse(server.url), token, Http(Policy(attempts=1)))
+        quay = Quay(Endpoint.parse(server.url), token, Http(RetryPolicy(attempts=1)))
         with pytest.raises(SynclineError, match="came twice") as error:
             quay.tags("org/app")
         assert code_of(error) == "LISTING_INCOMPLETE"
@@ -232,7 +233,7 @@ class TestTags:
 
     def test_a_server_without_that_api_is_a_wrong_address(self, server: QuayServer) -> None:
         server.say_next("repositories", 404, b"404 page not found")
-        with pytest.raises(SynclineError, match=r"Quay's API is not at http://.*: correct `api.url`") as error:
+        with pytest.raises(SynclineError, match=r"there is no Quay API at http://.*: correct `api.url`") as error:
             list(client(server).repositories("org"))
         assert code_of(error) == "NOT_FOUND"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.registry.auth import Credentials
+from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.docker_credentials import credentials_for
 from syncline.errors import SynclineError
 
@@ -48,7 +48,7 @@ def entry(name: str, password: str) -> dict[str, str]:
 @pytest.mark.parametrize("key", [HOST, f"https://{HOST}", f"https://{HOST}/v2/"])
 def test_a_password_in_the_file(folder: Path, key: str) -> None:
     write(folder, {"auths": {"other.example.com": entry("bob", "x"), key: entry("ann", "a:b")}})
-    assert credentials_for(HOST) == Credentials("ann", "a:b")
+    assert credentials_for(HOST) == RegistryCredentials("ann", "a:b")
     assert credentials_for("unknown.example.com") is None
 
 
@@ -56,12 +56,12 @@ def test_the_file_in_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.delenv("DOCKER_CONFIG")
     (folder / ".docker").mkdir()
     write(folder / ".docker", {"auths": {HOST: entry("ann", "x")}})
-    assert credentials_for(HOST) == Credentials("ann", "x")
+    assert credentials_for(HOST) == RegistryCredentials("ann", "x")
 
 
 def test_an_identity_token_in_the_file(folder: Path) -> None:
     write(folder, {"auths": {HOST: {"identitytoken": "s3cret"}}})
-    assert credentials_for(HOST) == Credentials(identity_token="s3cret")
+    assert credentials_for(HOST) == RegistryCredentials(identity_token="s3cret")
 
 
 @pytest.mark.parametrize("value", [{}, {"auths": {}}, {"auths": {HOST: {}}}, {"HttpHeaders": {"x": "y"}}])
@@ -89,12 +89,12 @@ def test_a_file_that_is_none(folder: Path, value: Any) -> None:
 )
 def test_a_password_from_a_helper(folder: Path, setting: dict[str, Any]) -> None:
     write(folder, {**setting, "auths": {HOST: {}}})
-    assert credentials_for(HOST) == Credentials("helped", "s3cret")
+    assert credentials_for(HOST) == RegistryCredentials("helped", "s3cret")
 
 
 def test_an_identity_token_from_a_helper(folder: Path) -> None:
     write(folder, {"credsStore": "tests"})
-    assert credentials_for("token.example.com") == Credentials(identity_token="s3cret")
+    assert credentials_for("token.example.com") == RegistryCredentials(identity_token="s3cret")
     assert credentials_for("unknown.example.com") is None
 
 

@@ -1,4 +1,4 @@
-"""The words of servers and programs in error texts: those that repeat a secret are shown without it."""
+"""Messages of servers and programs in errors, without the secrets that they repeat."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import json
 import pytest
 
 from syncline import secrets
-from syncline.clients.git.failures import failure_of
-from syncline.clients.http.failures import of_status
+from syncline.clients.git.failures import error_of_git
+from syncline.clients.http.failures import error_of_status
 
 SECRET = "pass+word/of the robot"
 
@@ -32,7 +32,7 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["text", "json", "base64", "xml", "cut"],
 )
 def test_a_server_that_repeats_the_credentials_is_quoted_without_them(body: str) -> None:
-    what = of_status("GET", "https://quay.example/v2/", 403, {}, body.encode()).what
+    what = error_of_status("GET", "https://quay.example/v2/", 403, {}, body.encode()).what
     assert "***" in what
     assert SECRET[:6] not in what
     assert base64.b64encode(SECRET.encode()).decode()[4:12] not in what
@@ -40,6 +40,6 @@ def test_a_server_that_repeats_the_credentials_is_quoted_without_them(body: str)
 
 @pytest.mark.parametrize("before", ["", "x" * 280], ids=["whole", "cut"])
 def test_git_words_that_repeat_the_credentials_are_quoted_without_them(before: str) -> None:
-    what = failure_of("push", 128, f"remote: {before} token {SECRET} is unknown").what
+    what = error_of_git("push", 128, f"remote: {before} token {SECRET} is unknown").what
     assert "***" in what
     assert SECRET[:4] not in what
