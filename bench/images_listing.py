@@ -20,7 +20,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
@@ -68,7 +68,7 @@ def main(source: str, target: str) -> None:
     sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints}))
     assert isinstance(sync, ImagesSync)
     clients = [RegistryClients(Registry(Endpoint.parse(url), lambda: None, Http()), None) for url in (source, target)]
-    scan = ImageScan(sync, clients[0], clients[1], TargetNotes(OwnMemory(), "dr.example"))
+    scan = ImageScan(sync, clients[0], clients[1], TargetNotes(ProcessFacts(), "dr.example"))
     with peak(lambda: [os.getpid()]) as found:
         tags = sum(len(page.items) for page in scan.pages(EVERYTHING, None, StepContext(lambda: 60.0)))
     print(found.mebibytes, tags)

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Sequence
 from typing import Any, Self, TypeVar
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from tests.standins.nginx import HOST
 
 T = TypeVar("T")
@@ -19,10 +19,10 @@ T = TypeVar("T")
 class PlainClient:
     """Keeps one connection to each instance, asks all of them at once, and asks again whoever says 401."""
 
-    def __init__(self, instances: Sequence[Instance], tls: ssl.SSLContext, patience: Patience) -> None:
+    def __init__(self, instances: Sequence[Instance], tls: ssl.SSLContext, schedule: AskSchedule) -> None:
         self._instances = instances
         self._tls = tls
-        self._patience = patience
+        self._patience = schedule
         self._chance = random.Random(11)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)

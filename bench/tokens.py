@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from bench.measure import NotMadeError, Row
 from bench.place import QUAY_TOKEN, Place
 from bench.token_peers import PlainClient
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from tests.container import Container, cluster_of, sync_of
 from tests.standins.nginx import Gateway
 from tests.standins.programs import program
@@ -175,9 +175,9 @@ class _Took:
 def _latencies(replicas: int) -> list[Row]:
     program("nginx")
     with Gateway(replicas, interval=1) as gateway, _served(gateway) as container:
-        patience = Patience.of(gateway.interval)
+        schedule = AskSchedule.of(gateway.interval)
         asker = _Asker(container.port)
-        with PlainClient(gateway.listed[1:], gateway.client_context(), patience) as plain:
+        with PlainClient(gateway.listed[1:], gateway.client_context(), schedule) as plain:
 
             def ours(token: str) -> None:
                 said = asker(token)

@@ -14,32 +14,32 @@ from typing import Final, cast
 
 from syncline.clients.replicas.client import ReplicaClient
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.ask import Patience
-from syncline.kinds.tokens.canary import Call, Canary, CanaryMemory, CanaryRules, Sighting
+from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.canary import Canary, CanaryMemory, CanaryRequest, CanaryRules, CheckResult
 from tests.standins.scripted_gateway import Fault, ScriptedGateway
 
 DOCUMENT: Final = Path(__file__).parents[1] / "docs" / "reference" / "tokens.md"
 SIZES: Final = (2, 3, 5)
 RULES: Final = CanaryRules(
-    Call("PUT", "/keys/{key}", "{value}"),
-    Call("GET", "/keys/{key}"),
-    Call("DELETE", "/keys/{key}"),
-    Call("GET", "/check", headers={"Cookie": "auth_token={key}"}),
+    CanaryRequest("PUT", "/keys/{key}", "{value}"),
+    CanaryRequest("GET", "/keys/{key}"),
+    CanaryRequest("DELETE", "/keys/{key}"),
+    CanaryRequest("GET", "/check", headers={"Cookie": "auth_token={key}"}),
 )
-AT_ONCE: Final = Patience(0, 0.002, 0.001, 0.001)
+AT_ONCE: Final = AskSchedule(0, 0.002, 0.001, 0.001)
 _BEGIN: Final = "<!-- rounds: python -m tests.canary_rounds -->\n"
 _END: Final = "<!-- end of rounds -->\n"
 
 
-def fly(
+def run(
     gateway: ScriptedGateway, rounds: int, memory: CanaryMemory, instances: Sequence[Instance] | None = None
-) -> tuple[list[list[Sighting]], list[CanaryMemory]]:
+) -> tuple[list[list[CheckResult]], list[CanaryMemory]]:
     """Fly so many rounds; return what each saw and the memory after each.
 
     Each round is flown by a new canary, as after a cold start.
     """
 
-    async def flown() -> tuple[list[list[Sighting]], list[CanaryMemory]]:
+    async def done() -> tuple[list[list[CheckResult]], list[CanaryMemory]]:
         found, after = [], [memory]
         for _ in range(rounds):
             canary = Canary(RULES, "gateway.example", 0, AT_ONCE, cast("ReplicaClient", gateway))
@@ -49,7 +49,7 @@ def fly(
             after.append(after[-1].after(seen, writer, listed))
         return found, after[1:]
 
-    return asyncio.run(flown())
+    return asyncio.run(done())
 
 
 def cases(count: int) -> Iterator[tuple[ScriptedGateway, CanaryMemory]]:
@@ -58,7 +58,7 @@ def cases(count: int) -> Iterator[tuple[ScriptedGateway, CanaryMemory]]:
         gateway = ScriptedGateway(count)
         memory = CanaryMemory("")
         if before:
-            memory = fly(gateway, before, memory)[1][-1]
+            memory = run(gateway, before, memory)[1][-1]
         yield gateway, memory
 
 
@@ -67,7 +67,7 @@ def rounds_until_confirmed(fault: Fault, count: int) -> int:
     slowest = 0
     for gateway, memory in cases(count):
         gateway.faults = {0: fault}
-        after = fly(gateway, 2 * count + 1, memory)[1]
+        after = run(gateway, 2 * count + 1, memory)[1]
         address = gateway.instances[0].where
         named = [any(address in each for each in one.faults) for one in after]
         slowest = max(slowest, named.index(True) + 1 if True in named else len(named) + 1)
@@ -84,7 +84,7 @@ def table() -> str:
             for fault in Fault
         ),
     ]
-    empty = fly(ScriptedGateway(1), 2, CanaryMemory(), ())[1]
+    empty = run(ScriptedGateway(1), 2, CanaryMemory(), ())[1]
     rounds = next(number for number, one in enumerate(empty, 1) if one.faults)
     lines.append(
         "| (the list of instances is empty, stale or missing) | " + " | ".join([str(rounds)] * len(SIZES)) + " |"

@@ -45,7 +45,7 @@ _ENTRIES: Final[list[tuple[type, str, Callable[[Any], str]]]] = [
     (Console, "handle", lambda _: "Console"),
     (ProbeFunction, "handle", lambda _: "Probe"),
     (Scraping, "scrape", lambda _: "Scrape"),
-    (Canaries, "fly", lambda _: "Canary"),
+    (Canaries, "run", lambda _: "Canary"),
 ]
 """The method of each function's work, and the name of the function that calls it."""
 _NOT_CALLED: Final = {

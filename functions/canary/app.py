@@ -13,9 +13,9 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  #
     """Run a round of canaries; return the numbers of checks and failed checks, and the confirmed faults, by sync."""
     return {
         sync: {
-            "seen": len(round_.sightings),
-            "bad": sum(each.bad for each in round_.sightings),
+            "seen": len(round_.results),
+            "bad": sum(each.bad for each in round_.results),
             "faults": round_.faults,
         }
-        for sync, round_ in canaries().fly().items()
+        for sync, round_ in canaries().run().items()
     }

@@ -17,18 +17,18 @@ import zstandard
 
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import Limits, Mark, Stream, ranged
-from syncline.kinds.artifacts.archive.images import Contents, chosen, images_in
-from syncline.kinds.artifacts.archive.tars import BLOCK, Tar
-from syncline.kinds.artifacts.archive.unpacking import unpacked
-from syncline.kinds.artifacts.archive.zips import Zip
-from syncline.kinds.artifacts.examine import examined
-from syncline.kinds.artifacts.reading import Wanted
+from syncline.kinds.artifacts.archive.decompress import decompressed
+from syncline.kinds.artifacts.archive.images import ArchiveContents, choose_image, list_images
+from syncline.kinds.artifacts.archive.streams import ArchiveLimits, Mark, MarkedStream, ranged
+from syncline.kinds.artifacts.archive.tar import BLOCK, TarReader
+from syncline.kinds.artifacts.archive.zip import ZipArchive
+from syncline.kinds.artifacts.examine import examine
+from syncline.kinds.artifacts.read_archive import WantedImage
 from tests.fuzz.target import Target, must, refusals
 from tests.secret_ways import packed
 from tests.standins import saved
 
-_SMALL: Final = Limits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
+_SMALL: Final = ArchiveLimits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
 _MARKS: Final = 12
 """Marks of one stream that are tried."""
 _REFERENCE: Final = re.compile(rb"@([0-9])")
@@ -78,7 +78,7 @@ def _walked(data: bytes, mark: Mark | None) -> tuple[list[tuple[str, str, str, b
     marks: list[tuple[int, Mark]] = []
     source = ranged(_Bytes(data), 0, len(data), None if mark is None else mark["under"])
     try:
-        tar = Tar(source, "the input", _SMALL, mark)
+        tar = TarReader(source, "the input", _SMALL, mark)
         for member in tar:
             members.append((member.name, member.kind, member.link, b"".join(tar.content())))
             here = tar.mark()
@@ -110,7 +110,7 @@ def _unpacked(data: bytes, mark: Mark | None) -> tuple[bytes, list[tuple[int, Ma
     content, marks = bytearray(), list[tuple[int, Mark]]()
     source = ranged(_Bytes(data), 0, len(data), None if mark is None else mark["under"])
     try:
-        stream: Stream[bytes] = unpacked(source, "the input", _SMALL, mark)
+        stream: MarkedStream[bytes] = decompressed(source, "the input", _SMALL, mark)
         for chunk in stream:
             content += chunk
             if stream.mark is not None:
@@ -123,7 +123,7 @@ def _unpacked(data: bytes, mark: Mark | None) -> tuple[bytes, list[tuple[int, Ma
 def _zip(data: bytes) -> None:
     """Read a zip's members; what Python's reader finds under the same names has to be the same."""
     with refusals():
-        archive = Zip(_Bytes(data), _SMALL)
+        archive = ZipArchive(_Bytes(data), _SMALL)
         must(len(archive.entries) <= _SMALL.members, "a zip has more members than its limit")
         for entry in archive.entries:
             parts = entry.name.replace("\\", "/").split("/")
@@ -146,7 +146,7 @@ def _pythons(data: bytes, name: str) -> bytes | None:
 def _image(data: bytes) -> None:
     for start in (data, _repaired(data)):
         with refusals():
-            examined([start[at : at + 1000] for at in range(0, len(start), 1000)], "the input", Wanted("app", "v1"))
+            examine([start[at : at + 1000] for at in range(0, len(start), 1000)], "the input", WantedImage("app", "v1"))
 
 
 def _descriptions(data: bytes) -> None:
@@ -161,13 +161,13 @@ def _descriptions(data: bytes) -> None:
         called = f"blobs/{digests[number].replace(':', '/')}" if name == b"blob" else name.decode("utf-8", "replace")
         texts[called] = text
     links = {"latest/layer.tar": "1/layer.tar", "a": "b", "b": "a"}
-    contents = Contents("the input", texts, links, frozenset({*texts, "1/layer.tar", "2/layer.tar"}))
+    contents = ArchiveContents("the input", texts, links, frozenset({*texts, "1/layer.tar", "2/layer.tar"}))
     with refusals():
-        images = images_in(contents)
+        images = list_images(contents)
         for image in images:
             list(image.leaves())
         with refusals():
-            chosen(images, "app", "v1", "the input")
+            choose_image(images, "app", "v1", "the input")
 
 
 def _parts(*parts: tuple[str, object]) -> bytes:

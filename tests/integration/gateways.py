@@ -13,20 +13,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.probe import Prober, Rules
-from syncline.kinds.tokens.verdict import Finding, Quorum
+from syncline.kinds.tokens.probe import Prober, ProbeRules
+from syncline.kinds.tokens.verdict import ProbeResult, Quorum
 from tests.standins.nginx import HOST, Gateway
 
 ALL: Final = Quorum()
 
 
-def rules(gateway: Gateway, *, quorum: Quorum = ALL, patience: Patience | None = None, path: str = "/check") -> Rules:
+def rules(
+    gateway: Gateway, *, quorum: Quorum = ALL, schedule: AskSchedule | None = None, path: str = "/check"
+) -> ProbeRules:
     """How a gateway of the tests is asked."""
     # The machine may be busy with other things, so only tests of the deadline have a short one.
-    waits = patience or Patience.of(gateway.interval, deadline=30)
-    return Rules(path, HOST, "auth_token", quorum, waits, stale_after=60, ca=gateway.authority.pem)
+    waits = schedule or AskSchedule.of(gateway.interval, deadline=30)
+    return ProbeRules(path, HOST, "auth_token", quorum, waits, stale_after=60, ca=gateway.authority.pem)
 
 
 def listing(instances: Sequence[Instance], age: float = 0.0) -> Listing:
@@ -34,20 +36,20 @@ def listing(instances: Sequence[Instance], age: float = 0.0) -> Listing:
 
 
 def verdict(
-    how: Rules, instances: Sequence[Instance], token: str, origin: str | None = None, times: int = 1
-) -> Finding:
+    how: ProbeRules, instances: Sequence[Instance], token: str, origin: str | None = None, times: int = 1
+) -> ProbeResult:
     """The last of so many verdicts in a row, from the view of the first instance unless another is named."""
     return verdicts(how, instances, [token] * times, origin)[-1]
 
 
 def verdicts(
-    how: Rules, instances: Sequence[Instance], tokens: Sequence[str], origin: str | None = None
-) -> list[Finding]:
-    async def ask() -> list[Finding]:
-        prober = Prober(how, asyncio.get_running_loop(), chance=random.Random(7))
+    how: ProbeRules, instances: Sequence[Instance], tokens: Sequence[str], origin: str | None = None
+) -> list[ProbeResult]:
+    async def ask() -> list[ProbeResult]:
+        prober = Prober(how, asyncio.get_running_loop(), rng=random.Random(7))
         try:
             known = listing(instances)
-            return [await prober.finding(token, origin or instances[0].name, known) for token in tokens]
+            return [await prober.probe(token, origin or instances[0].name, known) for token in tokens]
         finally:
             prober.close()
 

@@ -16,7 +16,7 @@ from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import DOCKER_MANIFEST
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -68,7 +68,7 @@ class Sync:
         }
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **ends}))
         assert isinstance(sync, ImagesSync)
-        http, memory = Http(RetryPolicy(attempts=2, base=0.02)), OwnMemory()
+        http, memory = Http(RetryPolicy(attempts=2, base=0.02)), ProcessFacts()
         notes = TargetNotes(memory, target.host)
         there, here = side(source, http), side(target, http)
         self.kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)

@@ -13,7 +13,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -64,7 +64,7 @@ class World:
         }
         sync = load_sync(json.dumps({"name": "s", "kind": "images", "referrers": "always", **ends}))
         assert isinstance(sync, ImagesSync)
-        http, memory = Http(Naps().policy()), OwnMemory()
+        http, memory = Http(Naps().policy()), ProcessFacts()
         there, here = (
             RegistryClients(Registry(Endpoint("http", end.host), lambda: None, http), None) for end in self.ends
         )

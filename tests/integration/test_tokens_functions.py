@@ -16,12 +16,12 @@ import pytest
 from botocore.config import Config
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.canary import Check, Outcome, Sighting
+from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.directory import FRESH, USABLE, Directory
-from syncline.kinds.tokens.listing import MemoryListings
-from syncline.kinds.tokens.scrape import Scraped
-from syncline.kinds.tokens.verdict import Finding
+from syncline.kinds.tokens.listing import ProcessListings
+from syncline.kinds.tokens.scrape import ScrapeResult
+from syncline.kinds.tokens.verdict import ProbeResult
 from syncline.kinds.tokens.wiring import StoredListings, StoredMemories, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
@@ -51,20 +51,20 @@ class Counted:
 
     def __init__(self) -> None:
         self.verdicts: list[str] = []
-        self.scrapes: list[Scraped] = []
-        self.sightings: list[Sighting] = []
+        self.scrapes: list[ScrapeResult] = []
+        self.results: list[CheckResult] = []
         self.faults: int | None = 0  # that are expected
 
-    def verdict(self, sync: str, finding: Finding) -> None:
+    def verdict(self, sync: str, finding: ProbeResult) -> None:
         self.verdicts.append(f"{sync} {finding.verdict.value}")
 
     def scraped(self, results: Any) -> None:
         self.scrapes += results
 
-    def sighted(self, sync: str, sightings: Any, faults: int) -> None:
+    def canary_round(self, sync: str, results: Any, faults: int) -> None:
         assert sync == "gateway"
         assert self.faults in (None, faults)
-        self.sightings += sightings
+        self.results += results
 
 
 @dataclass
@@ -128,7 +128,7 @@ def _nobody() -> Any:
 
 
 def test_what_scrape_lists_probe_asks(stack: Stack) -> None:
-    assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
+    assert stack.scraping.scrape() == [ScrapeResult("gateway", 3, 3)]
     stack.gateway.put_everywhere("through-the-table")
     status, word, body = stack.ask("through-the-table")
     assert (status, word, body["asked"], body["list"]["serving"]) == (200, "Synced", 2, 3)
@@ -143,7 +143,7 @@ def test_before_the_first_scrape_nothing_is_known(stack: Stack) -> None:
 def test_a_failed_scrape_keeps_the_list_from_before_and_says_so(stack: Stack) -> None:
     stack.scraping.scrape()
     stack.api.grants = {}
-    assert stack.scraping.scrape() == [Scraped("gateway", failed="UNAUTHORIZED")]
+    assert stack.scraping.scrape() == [ScrapeResult("gateway", failed="UNAUTHORIZED")]
     stack.gateway.put_everywhere("failed-scrape")
     _, word, body = stack.ask("failed-scrape")
     assert (word, body["list"]["failed"]) == ("Synced", "UNAUTHORIZED")
@@ -156,7 +156,7 @@ def test_one_source_that_fails_fails_the_list(stack: Stack) -> None:
     sync = sync_of(stack.gateway, stack.api)
     sync["sources"]["more"] = {**sync["sources"]["prod"], "namespace": "elsewhere"}
     stack.apply(sources=sync["sources"])
-    assert stack.scraping.scrape() == [Scraped("gateway", failed="FORBIDDEN")]
+    assert stack.scraping.scrape() == [ScrapeResult("gateway", failed="FORBIDDEN")]
 
 
 def test_two_clusters_and_their_services_are_one_gateway(stack: Stack) -> None:
@@ -167,11 +167,11 @@ def test_two_clusters_and_their_services_are_one_gateway(stack: Stack) -> None:
         here = sync_of(stack.gateway, stack.api)["sources"]["prod"]
         there = {**here, "namespace": "edge", "service": "edge-nginx", "api": other.url, "ca": other.authority.pem}
         stack.apply(sources={"prod": here, "edge": {**there, "auth": {"token": "env:OTHER_TOKEN"}}})
-        assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
+        assert stack.scraping.scrape() == [ScrapeResult("gateway", 3, 3)]
         stack.gateway.put_everywhere("in-both", but={2})
         assert stack.ask("in-both")[2]["reason"] == "too_few"
         other.grants = {}  # without one of the two there is no list
-        assert stack.scraping.scrape() == [Scraped("gateway", failed="UNAUTHORIZED")]
+        assert stack.scraping.scrape() == [ScrapeResult("gateway", failed="UNAUTHORIZED")]
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_a_list_that_cannot_be_believed_is_an_unknown_and_never_synced(
 def test_what_two_sources_list_is_one_instance(stack: Stack) -> None:
     sync = sync_of(stack.gateway, stack.api)
     stack.apply(sources={**sync["sources"], "again": sync["sources"]["prod"]})
-    assert stack.scraping.scrape() == [Scraped("gateway", 3, 3)]
+    assert stack.scraping.scrape() == [ScrapeResult("gateway", 3, 3)]
 
 
 def test_a_secret_that_is_missing_fails_its_list_alone(stack: Stack) -> None:
@@ -225,21 +225,24 @@ def test_an_older_list_does_not_replace_a_newer_one(stack: Stack) -> None:
 
 
 def test_canaries_fly_over_the_stored_list_and_their_turn_survives_the_process(stack: Stack) -> None:
-    (sighting,) = stack.canaries.fly()["gateway"].sightings
-    assert (sighting.check, sighting.reason) == (Check.ROUND, "the list of instances cannot be used (list_missing)")
+    (sighting,) = stack.canaries.run()["gateway"].results
+    assert (sighting.check, sighting.reason) == (
+        CanaryCheck.ROUND,
+        "the list of instances cannot be used (list_missing)",
+    )
     stack.scraping.scrape()
-    stack.counted.sightings.clear()
+    stack.counted.results.clear()
     writers = []
     for _ in range(4):
-        flown = stack.canaries.fly()["gateway"]
-        assert {(each.check, each.outcome) for each in flown.sightings} == {
-            (Check.ABSENT, Outcome.ABSENT),
-            (Check.WRITE, Outcome.SENT),
-            (Check.WRITE, Outcome.ARRIVED),
-            (Check.DELETE, Outcome.KEPT),
+        flown = stack.canaries.run()["gateway"]
+        assert {(each.check, each.outcome) for each in flown.results} == {
+            (CanaryCheck.ABSENT, CheckOutcome.ABSENT),
+            (CanaryCheck.WRITE, CheckOutcome.SENT),
+            (CanaryCheck.WRITE, CheckOutcome.ARRIVED),
+            (CanaryCheck.DELETE, CheckOutcome.KEPT),
         }
-        assert all(each.seconds is not None for each in flown.sightings if each.outcome is Outcome.ARRIVED)
-        writers += [each.instance for each in flown.sightings if each.outcome is Outcome.SENT]
+        assert all(each.seconds is not None for each in flown.results if each.outcome is CheckOutcome.ARRIVED)
+        writers += [each.instance for each in flown.results if each.outcome is CheckOutcome.SENT]
         stack.canaries.close()
         stack.canaries = stack.new_canaries()
     assert len(set(writers[:3])) == 3
@@ -256,10 +259,10 @@ def test_an_instance_that_says_yes_to_everything_is_found_and_the_others_are_not
     stack.lists.put("gateway", listed, time.time())
     stack.counted.faults = None
     with misbehaving(yes.address, yes.port, context, _says_yes):
-        flown = [stack.canaries.fly()["gateway"] for _ in range(2)]
-    assert [[each.instance for each in one.sightings if each.bad] for one in flown] == [["yes"], ["yes"]]
+        flown = [stack.canaries.run()["gateway"] for _ in range(2)]
+    assert [[each.instance for each in one.results if each.bad] for one in flown] == [["yes"], ["yes"]]
     assert flown[1].faults == (f"answer {yes.where}",)
-    assert all(each.outcome is not Outcome.SENT for one in flown for each in one.sightings if each.instance == "yes")
+    assert all(each.outcome is not CheckOutcome.SENT for one in flown for each in one.results if each.instance == "yes")
 
 
 def _says_yes(tls: ssl.SSLSocket) -> None:
@@ -271,7 +274,7 @@ def _says_yes(tls: ssl.SSLSocket) -> None:
 
 def test_a_canary_leaves_nothing_behind(stack: Stack) -> None:
     stack.scraping.scrape()
-    stack.canaries.fly()
+    stack.canaries.run()
     for each in stack.gateway.instances:
         assert b"syncline-canary" not in stack.gateway.keys(each)
 
@@ -279,8 +282,8 @@ def test_a_canary_leaves_nothing_behind(stack: Stack) -> None:
 def test_a_write_that_is_refused_is_a_failure_and_no_loss(stack: Stack) -> None:
     stack.apply(canary={**CANARY, "write": {"method": "POST", "path": "/keys/{key}"}})
     stack.scraping.scrape()
-    sighting = stack.canaries.fly()["gateway"].sightings[-1]
-    assert (sighting.outcome, sighting.bad) == (Outcome.FAILED, True)
+    sighting = stack.canaries.run()["gateway"].results[-1]
+    assert (sighting.outcome, sighting.bad) == (CheckOutcome.FAILED, True)
     assert sighting.reason == "the write failed: answered 405"
 
 
@@ -334,7 +337,7 @@ def test_what_was_read_is_used_while_it_is_read_anew() -> None:
             raise OSError
         return {}
 
-    directory = Directory(syncs, MemoryListings(), lambda _: pytest.fail("none is made"), clock=lambda: now[0])
+    directory = Directory(syncs, ProcessListings(), lambda _: pytest.fail("none is made"), clock=lambda: now[0])
     directory.refresh()
     directory.refresh()
     assert read == [100.0]

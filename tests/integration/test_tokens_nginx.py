@@ -12,17 +12,17 @@ from typing import Final
 import pytest
 
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.probe import Prober
-from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, State
+from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, TokenState, Verdict
 from tests.integration.gateways import ALL, listing, misbehaving, rules, verdict, verdicts
 from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs
 
-SHORT: Final = Patience(retry_for=0.3, deadline=30, first_delay=0.01, longest_delay=0.05)
-LONG: Final = Patience(retry_for=30, deadline=60, first_delay=0.01, longest_delay=0.05)
-NOT_HTTP: Final = "garbage: the response is not valid HTTP (Received HTTP/0.9 when not allowed)"
-HARD: Final = Patience(retry_for=0.3, deadline=0.6, first_delay=0.01, longest_delay=0.05)
+SHORT: Final = AskSchedule(retry_for=0.3, deadline=30, first_delay=0.01, longest_delay=0.05)
+LONG: Final = AskSchedule(retry_for=30, deadline=60, first_delay=0.01, longest_delay=0.05)
+NOT_HTTP: Final = "garbage: the answer is not valid HTTP (Received HTTP/0.9 when not allowed)"
+HARD: Final = AskSchedule(retry_for=0.3, deadline=0.6, first_delay=0.01, longest_delay=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -54,51 +54,51 @@ def _good(gateway: Gateway) -> list[Instance]:
 
 def test_a_token_written_through_one_of_two_is_synced_once_it_has_travelled(pair: Gateway) -> None:
     pair.put(0, "travels")
-    found = verdict(rules(pair, patience=LONG), pair.listed, "travels")
-    assert (found.verdict, found.reason, found.yes, found.needed) == (Known.SYNCED, Reason.ALL_AGREE, 1, 1)
-    seen = found.seen[0]
-    assert (seen.name, seen.state, seen.last_status, seen.reason) == ("gateway-001", State.YES, 200, "")
+    found = verdict(rules(pair, schedule=LONG), pair.listed, "travels")
+    assert (found.verdict, found.reason, found.yes, found.needed) == (Verdict.SYNCED, Reason.ALL_AGREE, 1, 1)
+    seen = found.instances[0]
+    assert (seen.name, seen.state, seen.last_status, seen.reason) == ("gateway-001", TokenState.YES, 200, "")
     assert seen.first_yes is not None
     assert seen.first_yes <= found.milliseconds
 
 
 def test_a_token_nobody_has_is_refused_by_its_origin_and_that_is_said_at_once(pair: Gateway) -> None:
     began = time.monotonic()
-    found = verdict(rules(pair, patience=Patience(30, 40, 0.01, 0.05)), pair.listed, "unknown")
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    found = verdict(rules(pair, schedule=AskSchedule(30, 40, 0.01, 0.05)), pair.listed, "unknown")
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
     assert found.origin is not None
-    assert (found.origin.state, found.origin.last_status, found.origin.attempts) == (State.NO, 401, 2)
+    assert (found.origin.state, found.origin.last_status, found.origin.attempts) == (TokenState.NO, 401, 2)
     assert time.monotonic() - began < 20
 
 
 def test_the_verdict_waits_for_the_last_of_a_hundred(hundred: Gateway) -> None:
     hundred.put(3, "for-all")
-    found = verdict(rules(hundred, patience=LONG), hundred.listed, "for-all", "gateway-003")
-    assert (found.verdict, found.yes, len(found.seen)) == (Known.SYNCED, 99, 99)
+    found = verdict(rules(hundred, schedule=LONG), hundred.listed, "for-all", "gateway-003")
+    assert (found.verdict, found.yes, len(found.instances)) == (Verdict.SYNCED, 99, 99)
 
 
 def test_one_of_a_hundred_without_the_token_is_not_rounded_away(hundred: Gateway) -> None:
     hundred.put_everywhere("but-one", but={57})
-    found = verdict(rules(hundred, patience=SHORT), hundred.listed, "but-one")
-    assert (found.verdict, found.reason, found.yes) == (Known.PARTIALLY, Reason.SOME_DO_NOT, 98)
-    lacking = [seen for seen in found.seen if seen.state is not State.YES]
-    assert [(seen.name, seen.state, seen.last_status) for seen in lacking] == [("gateway-057", State.NO, 401)]
+    found = verdict(rules(hundred, schedule=SHORT), hundred.listed, "but-one")
+    assert (found.verdict, found.reason, found.yes) == (Verdict.PARTIALLY, Reason.SOME_DO_NOT, 98)
+    lacking = [seen for seen in found.instances if seen.state is not TokenState.YES]
+    assert [(seen.name, seen.state, seen.last_status) for seen in lacking] == [("gateway-057", TokenState.NO, 401)]
 
 
 def test_a_slow_instance_is_waited_for(ten: Gateway) -> None:
     ten.put_everywhere("slow")
     there = [*_good(ten), ten.listed[5]]
-    found = verdict(rules(ten, patience=LONG), there, "slow")
-    assert found.verdict is Known.SYNCED
+    found = verdict(rules(ten, schedule=LONG), there, "slow")
+    assert found.verdict is Verdict.SYNCED
     assert found.milliseconds >= 250
 
 
 def test_an_instance_that_is_slower_than_the_deadline_makes_it_a_timeout(ten: Gateway) -> None:
     ten.put_everywhere("too-slow")
     there = [*_good(ten), ten.listed[5]]
-    found = verdict(rules(ten, patience=Patience(0.05, 0.15, 0.01, 0.05)), there, "too-slow")
-    assert (found.verdict, found.reason) == (Known.TIMEOUT, Reason.NOT_IN_TIME)
-    assert "gateway-005" in [seen.name for seen in found.seen if seen.state is State.PENDING]
+    found = verdict(rules(ten, schedule=AskSchedule(0.05, 0.15, 0.01, 0.05)), there, "too-slow")
+    assert (found.verdict, found.reason) == (Verdict.TIMEOUT, Reason.NOT_IN_TIME)
+    assert "gateway-005" in [seen.name for seen in found.instances if seen.state is TokenState.PENDING]
 
 
 def test_an_origin_that_refuses_late_is_heard_although_all_others_agree(ten: Gateway) -> None:
@@ -106,13 +106,13 @@ def test_an_origin_that_refuses_late_is_heard_although_all_others_agree(ten: Gat
     slow = ten.listed[5]
     there = [*_good(ten), slow]
     ten.put_everywhere("taken-back", but={5})
-    found = verdict(rules(ten, patience=LONG), there, "taken-back", slow.name)
-    assert (found.verdict, found.reason, found.yes) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES, len(there) - 1)
+    found = verdict(rules(ten, schedule=LONG), there, "taken-back", slow.name)
+    assert (found.verdict, found.reason, found.yes) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES, len(there) - 1)
     ten.put_everywhere("not-taken-back")
-    found = verdict(rules(ten, patience=LONG), there, "not-taken-back", slow.name)
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    found = verdict(rules(ten, schedule=LONG), there, "not-taken-back", slow.name)
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
     assert found.origin is not None
-    assert (found.origin.state, found.origin.last_status) == (State.YES, 200)
+    assert (found.origin.state, found.origin.last_status) == (TokenState.YES, 200)
 
 
 def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: Gateway) -> None:
@@ -120,15 +120,12 @@ def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: G
     silent = ten.instances[9]
     silent.pause()
     try:
-        found = verdict(rules(ten, patience=Patience(0.3, 3, 0.01, 0.05)), _good(ten), "silent-origin", silent.name)
+        found = verdict(rules(ten, schedule=AskSchedule(0.3, 3, 0.01, 0.05)), _good(ten), "silent-origin", silent.name)
     finally:
         silent.resume()
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
     assert found.origin is not None
-    assert (found.origin.state, found.origin.reason) == (
-        State.FAILED,
-        "unreachable: no connection within the time limit",
-    )
+    assert (found.origin.state, found.origin.reason) == (TokenState.FAILED, "unreachable: no connection in time")
 
 
 def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
@@ -136,37 +133,37 @@ def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
     for number in (1, 2, 3, 4, 8, 9):
         while not ten.has(number, "not-heard"):
             time.sleep(0.01)
-    found = verdict(rules(ten, patience=SHORT), [*_good(ten), ten.listed[6]], "not-heard")
-    assert (found.verdict, found.yes, len(found.seen)) == (Known.PARTIALLY, 6, 7)
-    assert [seen.name for seen in found.seen if seen.state is State.NO] == ["gateway-006"]
+    found = verdict(rules(ten, schedule=SHORT), [*_good(ten), ten.listed[6]], "not-heard")
+    assert (found.verdict, found.yes, len(found.instances)) == (Verdict.PARTIALLY, 6, 7)
+    assert [seen.name for seen in found.instances if seen.state is TokenState.NO] == ["gateway-006"]
 
 
 def test_a_wrong_certificate_is_never_asked_for_the_token(ten: Gateway) -> None:
     ten.put_everywhere("stranger")
     found = verdict(rules(ten), [*_good(ten), ten.listed[7]], "stranger")
-    assert found.verdict is Known.PARTIALLY
-    (bad,) = (seen for seen in found.seen if seen.state is State.FAILED)
+    assert found.verdict is Verdict.PARTIALLY
+    (bad,) = (seen for seen in found.instances if seen.state is TokenState.FAILED)
     assert (bad.name, bad.last_status) == ("gateway-007", None)
     assert bad.reason.startswith("tls_failed: the certificate could not be verified")
     # The certificate of its own authority is for the gateway's name, and for no other.
     there = rules(ten)
     elsewhere = type(there)(there.path, "other.example", "auth_token", ALL, SHORT, stale_after=60, ca=ten.authority.pem)
-    assert verdict(elsewhere, _good(ten), "stranger").verdict is Known.NOT_SYNCED
+    assert verdict(elsewhere, _good(ten), "stranger").verdict is Verdict.NOT_SYNCED
 
 
 def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gateway) -> None:
     ten.put_everywhere("stopped")
     nobody = Instance("nobody", "127.1.1.1", ten.port)
     found = verdict(rules(ten), [*_good(ten), nobody], "stopped")
-    assert found.verdict is Known.PARTIALLY
-    (bad,) = (seen for seen in found.seen if seen.state is State.FAILED)
+    assert found.verdict is Verdict.PARTIALLY
+    (bad,) = (seen for seen in found.instances if seen.state is TokenState.FAILED)
     assert (bad.name, bad.attempts, bad.reason) == ("nobody", 2, "unreachable: Connection refused")
     stopped = ten.instances[9]
     stopped.pause()
     try:
         began = time.monotonic()
-        found = verdict(rules(ten, patience=HARD), _good(ten), "stopped")
-        assert (found.verdict, found.reason) == (Known.TIMEOUT, Reason.NOT_IN_TIME)
+        found = verdict(rules(ten, schedule=HARD), _good(ten), "stopped")
+        assert (found.verdict, found.reason) == (Verdict.TIMEOUT, Reason.NOT_IN_TIME)
         assert time.monotonic() - began < 20
     finally:
         stopped.resume()
@@ -175,26 +172,26 @@ def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gatewa
 @pytest.mark.parametrize(
     ("quorum", "expected", "reason"),
     [
-        (Quorum("all"), Known.PARTIALLY, Reason.SOME_DO_NOT),
-        (Quorum("majority"), Known.SYNCED, Reason.QUORUM_AGREES),
-        (Quorum("count", 5), Known.SYNCED, Reason.QUORUM_AGREES),
-        (Quorum("count", 6), Known.PARTIALLY, Reason.SOME_DO_NOT),
-        (Quorum("count", 70), Known.PARTIALLY, Reason.SOME_DO_NOT),
+        (Quorum("all"), Verdict.PARTIALLY, Reason.SOME_DO_NOT),
+        (Quorum("majority"), Verdict.SYNCED, Reason.QUORUM_AGREES),
+        (Quorum("count", 5), Verdict.SYNCED, Reason.QUORUM_AGREES),
+        (Quorum("count", 6), Verdict.PARTIALLY, Reason.SOME_DO_NOT),
+        (Quorum("count", 70), Verdict.PARTIALLY, Reason.SOME_DO_NOT),
     ],
 )
 def test_a_quorum_is_enough_where_it_is_asked_for(
-    ten: Gateway, quorum: Quorum, expected: Known, reason: Reason
+    ten: Gateway, quorum: Quorum, expected: Verdict, reason: Reason
 ) -> None:
     token = f"quorum-{quorum.rule}-{quorum.count}"
     ten.put_everywhere(token, but={9})  # so five of the six others have it
-    found = verdict(rules(ten, quorum=quorum, patience=SHORT), _good(ten), token)
-    assert (found.verdict, found.reason, len(found.seen)) == (expected, reason, 6)
+    found = verdict(rules(ten, quorum=quorum, schedule=SHORT), _good(ten), token)
+    assert (found.verdict, found.reason, len(found.instances)) == (expected, reason, 6)
 
 
 def test_an_origin_that_is_not_listed_caps_the_verdict(pair: Gateway) -> None:
     pair.put_everywhere("no-origin")
     found = verdict(rules(pair), pair.listed, "no-origin", "gateway-999")
-    assert (found.verdict, found.reason, found.yes) == (Known.PARTIALLY, Reason.ORIGIN_NOT_LISTED, 2)
+    assert (found.verdict, found.reason, found.yes) == (Verdict.PARTIALLY, Reason.ORIGIN_NOT_LISTED, 2)
     assert found.origin is None
 
 
@@ -203,33 +200,37 @@ def test_the_origin_may_be_called_by_its_address(pair: Gateway) -> None:
     one = pair.listed[1]
     for origin in (one.name, one.address, one.where):
         found = verdict(rules(pair), pair.listed, "by-address", origin)
-        assert (found.verdict, [seen.name for seen in found.seen]) == (Known.SYNCED, ["gateway-000"])
+        assert (found.verdict, [seen.name for seen in found.instances]) == (Verdict.SYNCED, ["gateway-000"])
 
 
 def test_an_only_instance_speaks_for_itself(pair: Gateway) -> None:
     pair.put(0, "alone")
     found = verdict(rules(pair), pair.listed[:1], "alone")
-    assert (found.verdict, found.reason, found.seen) == (Known.SYNCED, Reason.ONLY_INSTANCE, ())
+    assert (found.verdict, found.reason, found.instances) == (Verdict.SYNCED, Reason.ONLY_INSTANCE, ())
     refused = verdict(rules(pair), pair.listed[:1], "alone-unknown")
-    assert (refused.verdict, refused.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    assert (refused.verdict, refused.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
     absent = verdict(rules(pair), [Instance("nobody", "127.1.1.1", pair.port)], "alone")
-    assert (absent.verdict, absent.reason) == (Known.UNKNOWN, Reason.ORIGIN_SILENT)
+    assert (absent.verdict, absent.reason) == (Verdict.UNKNOWN, Reason.ORIGIN_SILENT)
     needed = verdict(rules(pair, quorum=Quorum("count", 1)), pair.listed[:1], "alone")
-    assert needed.verdict is Known.NOT_SYNCED
+    assert needed.verdict is Verdict.NOT_SYNCED
 
 
 @pytest.mark.parametrize("path", ["/moved", "/broken", "/nowhere"])
 def test_any_other_answer_is_no_agreement_and_no_redirect_is_followed(pair: Gateway, path: str) -> None:
     found = verdict(rules(pair, path=path), pair.listed, "anything")
-    assert (found.verdict, found.seen[0].state, found.seen[0].attempts) == (Known.NOT_SYNCED, State.FAILED, 2)
-    assert found.seen[0].reason == f"answered {found.seen[0].last_status}"
+    assert (found.verdict, found.instances[0].state, found.instances[0].attempts) == (
+        Verdict.NOT_SYNCED,
+        TokenState.FAILED,
+        2,
+    )
+    assert found.instances[0].reason == f"answered {found.instances[0].last_status}"
 
 
 def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
-    found = verdict(rules(pair, patience=SHORT), pair.listed, "t" * 16384)
-    assert found.verdict is Known.NOT_SYNCED
-    assert found.seen[0].state is State.FAILED
-    assert found.seen[0].reason in ("answered 400", "cut_short: closed within the response")
+    found = verdict(rules(pair, schedule=SHORT), pair.listed, "t" * 16384)
+    assert found.verdict is Verdict.NOT_SYNCED
+    assert found.instances[0].state is TokenState.FAILED
+    assert found.instances[0].reason in ("answered 400", "cut_short: closed within the answer")
     assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
 
 
@@ -239,7 +240,7 @@ def test_a_token_of_16_kib_is_synced_where_instances_take_one() -> None:
     with Gateway(2, settings={each: {"buffers": "4 32k"} for each in range(2)}) as gateway:
         gateway.put_everywhere(token)
         found = verdict(rules(gateway), gateway.listed, token)
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
 
 
 def _garbage(tls: ssl.SSLSocket) -> None:
@@ -277,18 +278,18 @@ def _endless_head(tls: ssl.SSLSocket) -> None:
 @pytest.mark.parametrize(
     ("behave", "state", "reason"),
     [
-        (_garbage, State.FAILED, NOT_HTTP),
-        (_flood, State.FAILED, NOT_HTTP),
-        (_endless_head, State.FAILED, "garbage: the head is too long"),
-        (_hang_up, State.FAILED, "closed: closed without a response"),
-        (_drip, State.PENDING, ""),
-        (_dripping_body, State.YES, ""),
+        (_garbage, TokenState.FAILED, NOT_HTTP),
+        (_flood, TokenState.FAILED, NOT_HTTP),
+        (_endless_head, TokenState.FAILED, "garbage: the head is too long"),
+        (_hang_up, TokenState.FAILED, "closed: closed without an answer"),
+        (_drip, TokenState.PENDING, ""),
+        (_dripping_body, TokenState.YES, ""),
     ],
 )
 def test_whatever_an_instance_sends_there_is_a_verdict_in_bounded_time(
     pair: Gateway,
     behave: Callable[[ssl.SSLSocket], None],
-    state: State,
+    state: TokenState,
     reason: str,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -298,12 +299,16 @@ def test_whatever_an_instance_sends_there_is_a_verdict_in_bounded_time(
     other = Instance("misbehaves", f"127.201.{random.SystemRandom().randrange(1, 250)}.1", pair.port)
     with misbehaving(other.address, other.port, context, behave):
         began = time.monotonic()
-        patience = HARD if state is State.PENDING else SHORT
-        found = verdict(rules(pair, patience=patience), [*pair.listed, other], "misbehaves")
+        schedule = HARD if state is TokenState.PENDING else SHORT
+        found = verdict(rules(pair, schedule=schedule), [*pair.listed, other], "misbehaves")
         assert time.monotonic() - began < 20
-    (seen,) = (seen for seen in found.seen if seen.name == "misbehaves")
+    (seen,) = (seen for seen in found.instances if seen.name == "misbehaves")
     assert (seen.state, seen.reason) == (state, reason)
-    expected = {State.FAILED: Known.NOT_SYNCED, State.PENDING: Known.TIMEOUT, State.YES: Known.SYNCED}
+    expected = {
+        TokenState.FAILED: Verdict.NOT_SYNCED,
+        TokenState.PENDING: Verdict.TIMEOUT,
+        TokenState.YES: Verdict.SYNCED,
+    }
     assert found.verdict is expected[state]
 
 
@@ -313,13 +318,13 @@ def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing(pair: Gateway
         prober = Prober(rules(pair), loop)
         known = listing(pair.listed)
         for _ in range(5):
-            assert (await prober.finding("kept", "gateway-000", known)).verdict is Known.SYNCED
+            assert (await prober.probe("kept", "gateway-000", known)).verdict is Verdict.SYNCED
         pair.instances[1].kill()
         pair.instances[1].start()
         await loop.run_in_executor(None, pair.instances[1].wait, pair.port)
         await loop.run_in_executor(None, pair.put, 1, "kept")
-        found = await prober.finding("kept", "gateway-000", known)
-        assert (found.verdict, found.seen[0].attempts) == (Known.SYNCED, 1)
+        found = await prober.probe("kept", "gateway-000", known)
+        assert (found.verdict, found.instances[0].attempts) == (Verdict.SYNCED, 1)
         prober.close()
 
     pair.put_everywhere("kept")
@@ -339,20 +344,20 @@ def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
         ten.put_everywhere(token, but={*lacking, 5, 6, 7, *((0,) if refused else ())})
         truth[token] = None if refused else len(numbers) - 1 - len(lacking)
     asked = [chance.choice(list(truth)) for _ in range(1500)]
-    wrong: list[tuple[str, Finding]] = []
+    wrong: list[tuple[str, ProbeResult]] = []
 
     async def ask() -> None:
-        prober = Prober(rules(ten, patience=Patience(0.05, 20, 0.02, 0.05)), asyncio.get_running_loop())
+        prober = Prober(rules(ten, schedule=AskSchedule(0.05, 20, 0.02, 0.05)), asyncio.get_running_loop())
         known, left = listing(there), iter(asked)
 
         async def one_of_fifty() -> None:
             for token in left:
-                found = await prober.finding(token, "gateway-000", known)
+                found = await prober.probe(token, "gateway-000", known)
                 yes = truth[token]
                 if yes is None:
-                    right = (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+                    right = (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
                 else:
-                    expected = Known.SYNCED if yes == 6 else Known.PARTIALLY if yes > 3 else Known.NOT_SYNCED
+                    expected = Verdict.SYNCED if yes == 6 else Verdict.PARTIALLY if yes > 3 else Verdict.NOT_SYNCED
                     right = (found.verdict, found.yes) == (expected, yes)
                 if not right:
                     wrong.append((token, found))

@@ -95,15 +95,16 @@ ROWS: Final = (
     Row(("kinds/backups/commit",), ("kinds/backups/test_commit.py",)),
     Row(("kinds/backups/compare",), ("kinds/backups/test_compare.py",)),
     Row(("kinds/backups/paths",), ("kinds/backups/test_paths.py",)),
-    Row(("kinds/artifacts/builds", "kinds/artifacts/events"), ("kinds/artifacts/test_rules.py",)),
+    Row(("kinds/artifacts/builds", "kinds/artifacts/events"), ("kinds/artifacts/test_builds.py",)),
     Row(
         ("kinds/artifacts/checkpoints",),
-        ("kinds/artifacts/test_checkpoint_memory.py", "kinds/artifacts/test_checkpoints.py"),
+        ("kinds/artifacts/test_checkpoints_stored.py", "kinds/artifacts/test_checkpoints.py"),
     ),
-    Row(("kinds/artifacts/layers",), ("kinds/artifacts/test_known_layers.py",)),
+    Row(("kinds/artifacts/layers",), ("kinds/artifacts/test_layers.py",)),
     Row(
-        ("kinds/artifacts/discover",), ("kinds/artifacts/test_look.py", "kinds/artifacts/test_artifacts_odd_entries.py")
+        ("kinds/artifacts/discover",),
+        ("kinds/artifacts/test_discover.py", "kinds/artifacts/test_discover_invalid_entries.py"),
     ),
-    Row(("kinds/artifacts/finding",), ("kinds/artifacts/test_finding.py",)),
-    Row(("kinds/artifacts/examine",), ("kinds/artifacts/test_archives.py", "kinds/artifacts/test_descriptions.py")),
+    Row(("kinds/artifacts/find_archive",), ("kinds/artifacts/test_find_archive.py",)),
+    Row(("kinds/artifacts/examine",), ("kinds/artifacts/test_invalid_archives.py", "kinds/artifacts/test_images.py")),
 )

@@ -162,10 +162,10 @@ class Simulation:
             self.violations.append(f"{world.name}: no report of a round")
             return
         one.reported = True
-        one.seen = [Seen(each.role.value, each.where, each.bad, each.good, str(each)) for each in flown.sightings]
+        one.seen = [Seen(each.role.value, each.where, each.bad, each.good, str(each)) for each in flown.results]
         one.faults = flown.faults
         self.totals["reported rounds"] += 1
-        for each in flown.sightings:
+        for each in flown.results:
             if each.bad:
                 self.machine.note(f"{world.name}: {each}")
         self.machine.note(f"{world.name}: faults {list(flown.faults)}")
@@ -334,7 +334,7 @@ class Simulation:
             if report is None:
                 continue
             # A round that could not be flown is no look at the instances.
-            completed += not any(each.role.value == "round" for each in report[world.name].sightings)
+            completed += not any(each.role.value == "round" for each in report[world.name].results)
             if any(where in each for each in report[world.name].faults):
                 self.totals["losses found"] += 1
                 self.totals[f"found after {completed} rounds"] += 1

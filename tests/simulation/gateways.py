@@ -24,8 +24,8 @@ from syncline.errors import SynclineError
 from syncline.kinds.tokens import loop
 from syncline.kinds.tokens import probe as probing
 from syncline.kinds.tokens.config import TokensSync
-from syncline.kinds.tokens.metrics import CloudWatchCounts
-from syncline.kinds.tokens.scrape import Place
+from syncline.kinds.tokens.metrics import CloudWatchMetrics
+from syncline.kinds.tokens.scrape import ScrapeSource
 from syncline.kinds.tokens.wiring import StoredListings, StoredMemories, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
@@ -139,11 +139,11 @@ class _Scraping(Scraping):
     system: System
     calls: Calls
 
-    def _places(self, sync: TokensSync) -> Iterable[Place]:
+    def _sources(self, sync: TokensSync) -> Iterable[ScrapeSource]:
         world = self.system.worlds[sync.name]
         task = current()
         assert task is not None
-        return [Place(_Cluster(self.system, world, self.calls, task.locals[0]["asked"]), cast("Any", None))]
+        return [ScrapeSource(_Cluster(self.system, world, self.calls, task.locals[0]["asked"]), cast("Any", None))]
 
 
 class _Listings(StoredListings):
@@ -277,12 +277,12 @@ class System:
     def _canary(self, process: Process) -> Callable[[object], Any]:
         syncs, lists, vault = self._common(process)
         memories = StoredMemories(CanaryRecords(Database(self._table(process)), self.machine.time))
-        canaries = Canaries(syncs, lists, memories, vault, CloudWatchCounts())
-        return lambda _event: canaries.fly()
+        canaries = Canaries(syncs, lists, memories, vault, CloudWatchMetrics())
+        return lambda _event: canaries.run()
 
     def _probe(self, process: Process) -> Callable[[dict[str, Any]], Any]:
         syncs, lists, vault = self._common(process)
-        return ProbeFunction(syncs, lists, vault, CloudWatchCounts()).handle
+        return ProbeFunction(syncs, lists, vault, CloudWatchMetrics()).handle
 
     def _scrape(self, process: Process) -> Callable[[object], Any]:
         syncs, lists, vault = self._common(process)
@@ -294,7 +294,7 @@ class System:
             task.locals[0] = {"asked": now}
             return now
 
-        scraping = _Scraping(syncs, lists, vault, clock, CloudWatchCounts())
+        scraping = _Scraping(syncs, lists, vault, clock, CloudWatchMetrics())
         scraping.system, scraping.calls = self, self._calls[process]
         return lambda _event: scraping.scrape()
 

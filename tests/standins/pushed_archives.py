@@ -6,10 +6,11 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry as Client
-from syncline.kinds.artifacts.examine import examined
-from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
-from syncline.kinds.artifacts.reading import Progress, Wanted
-from syncline.kinds.artifacts.transfer import Push
+from syncline.kinds.artifacts.examine import examine
+from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
+from syncline.kinds.artifacts.transfer import ImagePusher
 from syncline.kinds.kind import StepContext
 from tests.standins.pairs import USERS
 from tests.standins.registry import Registry
@@ -25,13 +26,13 @@ class Place:
         self.repository = repository
         endpoint = Endpoint.parse(registry.url)
         self.client = Client(endpoint, lambda: RegistryCredentials("ann", USERS["ann"]), Http())
-        self.memory = OwnMemory()
+        self.memory = ProcessFacts()
 
     def push(self, archive: bytes, image: str = "app") -> str:
         """Push and tag an image of an archive; its fingerprint, which examining the archive gives, too."""
-        push = Push(self.client, self.repository, KnownLayers(self.memory, self.client), PACE)
-        written = push.image(lambda _: [archive], "archive", Wanted(image, "v1"), Progress())
+        push = ImagePusher(self.client, self.repository, KnownLayers(self.memory, self.client), PACE)
+        written = push.push(lambda _: [archive], "archive", WantedImage(image, "v1"), ImageProgress())
         assert written is not None
         self.client.put_manifest(self.repository, "v1", written.manifest)
-        assert examined([archive], "archive", Wanted(image, "v1")).fingerprint == written.fingerprint
+        assert examine([archive], "archive", WantedImage(image, "v1")).fingerprint == written.fingerprint
         return written.fingerprint

@@ -17,10 +17,7 @@ UNREAD: Final = (
         f"layers/syncline/syncline/{each}"
         for each in (
             "cli/",
-            "kinds/artifacts/",
-            "kinds/tokens/",
             "kinds/__init__.py",
-            "web/",
         )
     ),
 )

@@ -19,12 +19,12 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.directory import Entry
+from syncline.kinds.tokens.directory import DirectoryEntry
 from syncline.kinds.tokens.probe import LONGEST_TOKEN
 from syncline.messages import Queues
 from syncline.secrets import Secrets
 from syncline.web.console import Console
-from syncline.web.function_url import Answer, Request, request_of, response_of
+from syncline.web.function_url import HttpRequest, HttpResponse, request_of, response_of
 from syncline.web.probe import ProbeApi
 from syncline.web.receive import LARGEST_BODY, Receiver
 from syncline.web.server import MOST_OPEN, Server
@@ -128,7 +128,7 @@ def test_console_reads_no_body_for_who_may() -> None:
 class Nobody:
     """A directory and an observer that fail the test if they are asked."""
 
-    def entries(self) -> Sequence[Entry]:
+    def entries(self) -> Sequence[DirectoryEntry]:
         pytest.fail("an instance would have been asked")
 
     def verdict(self, *_: object) -> None:
@@ -165,10 +165,10 @@ class Waiting:
     def __init__(self) -> None:
         self.let = asyncio.Event()
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: HttpRequest) -> HttpResponse:
         del request
         await self.let.wait()
-        return Answer(200, b"{}", {"content-type": "application/json"})
+        return HttpResponse(200, b"{}", {"content-type": "application/json"})
 
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -48,11 +48,11 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
         ({"sources": {"a": {**SOURCE, "labels": "app=nginx", "port": 1}}}, "exactly one of service and labels"),
         ({"sources": {"a": {"namespace": "gateway", "labels": "app=nginx"}}}, "write a number under port"),
         ({"sources": {"a": {"namespace": "gateway", "labels": "app", "port": 1}}}, "is not a label selector"),
-        ({"sources": {"a": {**SOURCE, "namespace": "Gateway"}}}, "is not a name of Kubernetes'"),
+        ({"sources": {"a": {**SOURCE, "namespace": "Gateway"}}}, "is not a Kubernetes name"),
         ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T"}}}}, "write https://host[:port] under api"),
         ({"sources": {"a": {**SOURCE, "api": "https://api.example"}}}, "leave them out"),
-        ({"sources": {"a": {**SOURCE, "auth": "kubeconfig"}}}, "is not a way to log in"),
-        ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T", "eks": "prod"}}}}, "two ways to log in"),
+        ({"sources": {"a": {**SOURCE, "auth": "kubeconfig"}}}, "is not a login method"),
+        ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T", "eks": "prod"}}}}, "more than one login method"),
         ({"sources": {"a": {**SOURCE, "auth": {"token": "eyJhbGciOi"}}}}, "is not a reference"),
         ({"check": {**CHECK, "path": "check"}}, "is not a path"),
         ({"check": {**CHECK, "path": "/a b"}}, "is not a path"),
@@ -72,7 +72,7 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
         ({"webhook": {"secret": "env:HOOK"}}, "has no use here"),
         (
             {"canary": {"write": CALL, "read": CALL, "delete": CALL, "headers": {"Host": "env:H"}}},
-            "has a name that is no header of its own",
+            "has an invalid or reserved header name",
         ),
     ],
 )
@@ -86,7 +86,7 @@ def test_invalid_syncs_have_messages(more: dict[str, Any], said: str) -> None:
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        ({"check": {**CHECK, "plain_http": True}}, "readable over the network"),
+        ({"check": {**CHECK, "plain_http": True}}, "without encryption"),
         ({"sync_interval": 10}, "lets a verdict take 25.5 seconds"),
         ({"deadline": 26}, "lets a verdict take 26 seconds"),
     ],

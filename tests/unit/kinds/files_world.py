@@ -89,9 +89,11 @@ class World:
         self.heads.append(key)
         return self.objects.get(key)
 
-    def page(self, prefix: str = "", *, odd: OnInvalid, after: str = "", limit: int = 1000, **_: Any) -> ListPage:
+    def page(
+        self, prefix: str = "", *, on_invalid: OnInvalid, after: str = "", limit: int = 1000, **_: Any
+    ) -> ListPage:
         self.listings += 1
-        _report_invalid(self.invalid, prefix, after, odd)
+        _report_invalid(self.invalid, prefix, after, on_invalid)
         listed = [ListedObject(key, head.etag, head.size, head.modified) for key, head in sorted(self.objects.items())]
         shown = [each for each in listed if each.key > after and each.key.startswith(prefix)]
         return ListPage(tuple(shown[:limit]), (), None)

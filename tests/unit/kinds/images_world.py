@@ -12,7 +12,7 @@ from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifes
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
@@ -158,7 +158,7 @@ class RegistryPair:
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **endpoints, **config}))
         assert isinstance(sync, ImagesSync)
         self.sync = sync
-        self.notes = TargetNotes(OwnMemory(), "dr.example")
+        self.notes = TargetNotes(ProcessFacts(), "dr.example")
 
     def scan(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
         return list(self.pages(scope, cursor, StepContext(lambda: 60.0)))

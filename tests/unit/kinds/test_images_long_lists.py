@@ -20,7 +20,7 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import TagsPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.images import discover, listing
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
@@ -264,7 +264,7 @@ class EndlessRegistries:
         }
         sync = load_sync(json.dumps({"name": "s", "kind": "images", **places}))
         assert isinstance(sync, ImagesSync)
-        scan = ImageScan(sync, side(self.source), side(self.target), TargetNotes(OwnMemory(), "dr.example"))
+        scan = ImageScan(sync, side(self.source), side(self.target), TargetNotes(ProcessFacts(), "dr.example"))
         yield from scan.pages(EVERYTHING, cursor, StepContext(left))
 
 

@@ -14,7 +14,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
@@ -44,7 +44,7 @@ class World:
         assert isinstance(sync, ImagesSync)
         sides = (self._side(self.at_source, api=api), self._side(self.at_target, api=api))
         return list(
-            ImageScan(sync, *sides, TargetNotes(OwnMemory(), "dr.example")).pages(
+            ImageScan(sync, *sides, TargetNotes(ProcessFacts(), "dr.example")).pages(
                 scope, None, StepContext(lambda: 60.0)
             )
         )

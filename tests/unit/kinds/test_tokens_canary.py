@@ -11,18 +11,27 @@ import pytest
 
 from syncline.clients.replicas.client import FailureReason, ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.ask import Patience
-from syncline.kinds.tokens.canary import KEY_PREFIX, Call, Canary, CanaryMemory, CanaryRules, Check, Outcome, Sighting
+from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.canary import (
+    KEY_PREFIX,
+    Canary,
+    CanaryCheck,
+    CanaryMemory,
+    CanaryRequest,
+    CanaryRules,
+    CheckOutcome,
+    CheckResult,
+)
 
 INSTANCES: Final = tuple(Instance(f"gateway-{number}", f"10.0.0.{number}", 8443) for number in range(2))
 WRITER: Final = INSTANCES[0].address
 RULES: Final = CanaryRules(
-    Call("PUT", "/keys/{key}", "{value}"),
-    Call("GET", "/keys/{key}"),
-    Call("DELETE", "/keys/{key}"),
-    Call("GET", "/check", headers={"Cookie": "auth_token={key}"}),
+    CanaryRequest("PUT", "/keys/{key}", "{value}"),
+    CanaryRequest("GET", "/keys/{key}"),
+    CanaryRequest("DELETE", "/keys/{key}"),
+    CanaryRequest("GET", "/check", headers={"Cookie": "auth_token={key}"}),
 )
-PATIENCE: Final = Patience(0.05, 30, 0.001, 0.005)
+PATIENCE: Final = AskSchedule(0.05, 30, 0.001, 0.005)
 REFUSED: Final = ReplicaResponse(None, FailureReason.UNREACHABLE, "Connection refused")
 FIRST: Final = CanaryMemory("")
 Asked = list[tuple[str, str, str]]
@@ -37,15 +46,15 @@ class Scripted:
     def __init__(self, answers: Callable[[str, str, int], int | ReplicaResponse | None]) -> None:
         self.asked: Asked = []
         self._answers = answers
-        self._written: set[str] = set()
+        self._check_write: set[str] = set()
 
     def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
         method, path, _ = request.decode().split("\r\n")[0].split(" ")
-        if method == "GET" and (path not in self._written or address[0] == WRITER):
-            done(ReplicaResponse(200 if path in self._written else 401 if path == "/check" else 404))
+        if method == "GET" and (path not in self._check_write or address[0] == WRITER):
+            done(ReplicaResponse(200 if path in self._check_write else 401 if path == "/check" else 404))
             return self
         if method == "PUT":
-            self._written.add(path)
+            self._check_write.add(path)
         before = sum((each[0], each[1]) == (address[0], method) for each in self.asked)
         self.asked.append((address[0], method, path))
         said = self._answers(address[0], method, before)
@@ -59,7 +68,7 @@ class Scripted:
 
 def _flown(
     scripted: Any, rules: CanaryRules = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
-) -> tuple[list[Sighting], CanaryMemory]:
+) -> tuple[list[CheckResult], CanaryMemory]:
     canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("ReplicaClient", scripted))
     found, writer = asyncio.run(canary.round(instances, FIRST, longest))
     return found, FIRST.after(found, writer, instances)
@@ -67,10 +76,12 @@ def _flown(
 
 def _round(
     answers: Callable[[str, str, int], int | ReplicaResponse], rules: CanaryRules = RULES
-) -> tuple[list[tuple[Check, str, Outcome, bool]], Asked]:
+) -> tuple[list[tuple[CanaryCheck, str, CheckOutcome, bool]], Asked]:
     scripted = Scripted(answers)
-    found = [one for one in _flown(scripted, rules)[0] if one.check is not Check.ABSENT]
-    assert all(one.reason or one.outcome in (Outcome.SENT, Outcome.ARRIVED, Outcome.GONE) for one in found)
+    found = [one for one in _flown(scripted, rules)[0] if one.check is not CanaryCheck.ABSENT]
+    assert all(
+        one.reason or one.outcome in (CheckOutcome.SENT, CheckOutcome.ARRIVED, CheckOutcome.GONE) for one in found
+    )
     return [(one.check, one.instance, one.outcome, one.bad) for one in found], scripted.asked
 
 
@@ -81,25 +92,25 @@ def _usual(reads: dict[int, int | ReplicaResponse]) -> Callable[[str, str, int],
     )
 
 
-SENT: Final = (Check.WRITE, "gateway-0", Outcome.SENT, False)
+SENT: Final = (CanaryCheck.WRITE, "gateway-0", CheckOutcome.SENT, False)
 
 
 @pytest.mark.parametrize(
     ("reads", "expected"),
     [
-        ({0: 401, 2: 200}, [SENT, (Check.WRITE, "gateway-1", Outcome.ARRIVED, False)]),
-        ({0: 404, 2: 200, 3: 404}, [SENT, (Check.WRITE, "gateway-1", Outcome.LOST, True)]),
-        ({0: 401, 2: 200, 3: 401}, [SENT, (Check.WRITE, "gateway-1", Outcome.LOST, True)]),
-        ({0: 401, 2: 200, 3: 500, 4: 200}, [SENT, (Check.WRITE, "gateway-1", Outcome.ARRIVED, False)]),
-        ({0: 401, 2: 200, 3: 500}, [SENT, (Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
-        ({0: 401, 2: 200, 3: REFUSED}, [SENT, (Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
-        ({0: 401}, [(Check.WRITE, "gateway-0 to gateway-1", Outcome.NEVER, True)]),
-        ({0: 500}, [(Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
-        ({0: REFUSED}, [(Check.WRITE, "gateway-1", Outcome.FAILED, True)]),
+        ({0: 401, 2: 200}, [SENT, (CanaryCheck.WRITE, "gateway-1", CheckOutcome.ARRIVED, False)]),
+        ({0: 404, 2: 200, 3: 404}, [SENT, (CanaryCheck.WRITE, "gateway-1", CheckOutcome.LOST, True)]),
+        ({0: 401, 2: 200, 3: 401}, [SENT, (CanaryCheck.WRITE, "gateway-1", CheckOutcome.LOST, True)]),
+        ({0: 401, 2: 200, 3: 500, 4: 200}, [SENT, (CanaryCheck.WRITE, "gateway-1", CheckOutcome.ARRIVED, False)]),
+        ({0: 401, 2: 200, 3: 500}, [SENT, (CanaryCheck.WRITE, "gateway-1", CheckOutcome.FAILED, True)]),
+        ({0: 401, 2: 200, 3: REFUSED}, [SENT, (CanaryCheck.WRITE, "gateway-1", CheckOutcome.FAILED, True)]),
+        ({0: 401}, [(CanaryCheck.WRITE, "gateway-0 to gateway-1", CheckOutcome.NEVER, True)]),
+        ({0: 500}, [(CanaryCheck.WRITE, "gateway-1", CheckOutcome.FAILED, True)]),
+        ({0: REFUSED}, [(CanaryCheck.WRITE, "gateway-1", CheckOutcome.FAILED, True)]),
     ],
 )
-def test_a_write_arrives_or_is_lost_or_never_comes_or_cannot_be_seen(
-    reads: dict[int, int | ReplicaResponse], expected: list[tuple[Check, str, Outcome, bool]]
+def test_outcomes_of_a_write(
+    reads: dict[int, int | ReplicaResponse], expected: list[tuple[CanaryCheck, str, CheckOutcome, bool]]
 ) -> None:
     found, asked = _round(_usual(reads), replace(RULES, watch_deletes=False))
     assert found == expected
@@ -108,85 +119,87 @@ def test_a_write_arrives_or_is_lost_or_never_comes_or_cannot_be_seen(
 
 @pytest.mark.parametrize(
     ("reads", "outcome"),
-    [({0: 200, 3: 404}, Outcome.GONE), ({0: 200}, Outcome.KEPT), ({0: 200, 2: 500}, Outcome.KEPT)],
+    [({0: 200, 3: 404}, CheckOutcome.GONE), ({0: 200}, CheckOutcome.KEPT), ({0: 200, 2: 500}, CheckOutcome.KEPT)],
 )
-def test_a_deletion_is_watched_too_and_alarms_nobody(reads: dict[int, int | ReplicaResponse], outcome: Outcome) -> None:
+def test_deletion_is_watched_and_raises_no_alarm(
+    reads: dict[int, int | ReplicaResponse], outcome: CheckOutcome
+) -> None:
     found, _ = _round(_usual(reads))
     assert found == [
         SENT,
-        (Check.WRITE, "gateway-1", Outcome.ARRIVED, False),
-        (Check.DELETE, "gateway-1", outcome, False),
+        (CanaryCheck.WRITE, "gateway-1", CheckOutcome.ARRIVED, False),
+        (CanaryCheck.DELETE, "gateway-1", outcome, False),
     ]
 
 
-def test_a_deletion_that_is_refused_is_a_failure() -> None:
+def test_refused_deletion_is_a_failure() -> None:
     found, _ = _round(lambda _, method, __: {"PUT": 201, "GET": 200, "DELETE": 403}[method])
-    assert found[-1] == (Check.DELETE, "gateway-0", Outcome.FAILED, True)
+    assert found[-1] == (CanaryCheck.DELETE, "gateway-0", CheckOutcome.FAILED, True)
 
 
 @pytest.mark.parametrize(("status", "is_done"), [(199, False), (200, True), (299, True), (300, False)])
 @pytest.mark.parametrize("call", ["PUT", "DELETE"])
-def test_a_change_is_made_where_the_answer_says_so(call: str, status: int, *, is_done: bool) -> None:
+def test_any_2xx_is_success(call: str, status: int, *, is_done: bool) -> None:
     answers = _usual({0: 200})
     found, _ = _round(lambda *asked: status if asked[1] == call else answers(*asked))
-    failed = [check for check, _, outcome, _ in found if outcome is Outcome.FAILED]
-    assert failed == ([] if is_done else [Check.WRITE if call == "PUT" else Check.DELETE])
+    failed = [check for check, _, outcome, _ in found if outcome is CheckOutcome.FAILED]
+    assert failed == ([] if is_done else [CanaryCheck.WRITE if call == "PUT" else CanaryCheck.DELETE])
 
 
-def test_a_report_says_why_a_write_failed() -> None:
+def test_reason_of_a_failed_write() -> None:
     for answer, reason in ((ReplicaResponse(None, None, "cut off"), "cut off"), (403, "answered 403")):
         found, _ = _flown(Scripted(lambda _, method, __, answer=answer: answer if method == "PUT" else 204))  # type: ignore[misc]
         assert [one.reason for one in found if one.bad] == [f"the write failed: {reason}"]
 
 
-def test_a_writer_that_nobody_hears_is_named_with_the_reason() -> None:
+def test_writer_that_no_reader_follows_is_at_fault() -> None:
     instances = [*INSTANCES, Instance("gateway-2", "10.0.0.2", 8443)]
     found, _ = _flown(Scripted(_usual({0: 404})), replace(RULES, watch_deletes=False), instances=instances)
     assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
-        ("gateway-0", Outcome.UNSENT, "no other instance got the key")
+        ("gateway-0", CheckOutcome.UNSENT, "no other instance got the key")
     ]
 
 
 @pytest.mark.parametrize(
     ("long", "outcome", "bad"),
-    [(201, Outcome.ARRIVED, False), (413, Outcome.NEVER, False), (REFUSED, Outcome.FAILED, True)],
+    [(201, CheckOutcome.ARRIVED, False), (413, CheckOutcome.NEVER, False), (REFUSED, CheckOutcome.FAILED, True)],
 )
-def test_a_long_value_travels_or_is_refused_or_cannot_be_written(
-    long: int | ReplicaResponse, outcome: Outcome, bad: bool
-) -> None:
+def test_outcomes_of_a_long_value(long: int | ReplicaResponse, outcome: CheckOutcome, bad: bool) -> None:
     rules = replace(RULES, long_value=6000, watch_deletes=False)
     answers = _usual({0: 200})
     found, _ = _round(
         lambda address, method, before: long if (method, before) == ("PUT", 1) else answers(address, method, before),
         rules,
     )
-    assert [(check, seen, how) for check, _, seen, how in found if check is Check.LONG] == [(Check.LONG, outcome, bad)]
+    assert [(check, seen, how) for check, _, seen, how in found if check is CanaryCheck.LONG] == [
+        (CanaryCheck.LONG, outcome, bad)
+    ]
 
 
-def test_a_key_is_a_canarys_own_and_is_taken_away_everywhere() -> None:
+def test_keys_are_unique_and_deleted_everywhere() -> None:
     _, asked = _round(_usual({0: 401}))
     (path,) = {path for _, _, path in asked}
     assert path.startswith(f"/keys/{KEY_PREFIX}")
     assert {address for address, method, _ in asked[-2:] if method == "DELETE"} == {"10.0.0.0", "10.0.0.1"}
 
 
-def test_where_nobody_serves_nothing_is_written_and_that_is_a_fault() -> None:
+def test_no_serving_instance_is_a_fault() -> None:
     scripted = Scripted(_usual({0: 200}))
     found, memory = _flown(scripted, instances=[Instance("one", "10.0.0.1", 8443, ready=False)])
-    assert [(one.check, one.outcome, one.bad) for one in found] == [(Check.ROUND, Outcome.FAILED, True)]
+    assert [(one.check, one.outcome, one.bad) for one in found] == [(CanaryCheck.ROUND, CheckOutcome.FAILED, True)]
     assert (scripted.asked, dict(memory.failures)) == ([], {"round": 1})
 
 
-def test_instances_with_one_name_are_told_apart_by_their_addresses() -> None:
+def test_instances_of_one_name_are_reported_with_addresses() -> None:
     instances = [Instance("gateway", one.address, one.port) for one in INSTANCES]
     found, _ = _flown(Scripted(_usual({0: 200})), instances=instances)
     assert {one.instance for one in found} == {"gateway 10.0.0.0:8443", "gateway 10.0.0.1:8443"}
 
 
-def test_a_round_without_end_is_given_up_and_the_writer_has_had_its_turn() -> None:
+def test_endless_round_is_abandoned_and_counts_as_a_turn() -> None:
     found, memory = _flown(Scripted(lambda _, method, __: None if method == "PUT" else 204), longest=0.05)
     assert [(one.check, one.instance, one.outcome) for one in found if one.bad] == [
-        (Check.ROUND, "(all)", Outcome.FAILED)
+        (CanaryCheck.ROUND, "(all)", CheckOutcome.FAILED)
     ]
     assert (memory.last_writer, dict(memory.failures)) == ("10.0.0.0:8443", {"round": 1})
 
@@ -199,7 +212,7 @@ def test_a_round_without_end_is_given_up_and_the_writer_has_had_its_turn() -> No
         (REFUSED, "about a token: unreachable: Connection refused"),
     ],
 )
-def test_an_instance_that_does_not_answer_about_tokens_is_at_fault(answer: ReplicaResponse, reason: str) -> None:
+def test_instance_that_does_not_check_tokens_is_at_fault(answer: ReplicaResponse, reason: str) -> None:
     """It may know its keys, and no verdict can rest on it."""
 
     class Unasked(Scripted):
@@ -211,12 +224,12 @@ def test_an_instance_that_does_not_answer_about_tokens_is_at_fault(answer: Repli
 
     found, memory = _flown(Unasked(_usual({0: 200})))
     assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
-        ("gateway-1", Outcome.FAILED, reason)
+        ("gateway-1", CheckOutcome.FAILED, reason)
     ]
     assert dict(memory.failures) == {"answer 10.0.0.1:8443": 1}
 
 
-def test_the_token_that_nobody_wrote_is_asked_about_as_a_probe_does() -> None:
+def test_absent_token_is_checked_as_a_probe_does() -> None:
     """An instance may know its keys and still let everybody in."""
 
     class LetsIn(Scripted):
@@ -231,7 +244,7 @@ def test_the_token_that_nobody_wrote_is_asked_about_as_a_probe_does() -> None:
     (bad,) = (one for one in found if one.bad)
     assert (bad.instance, bad.outcome, bad.reason) == (
         "gateway-1",
-        Outcome.INVENTED,
+        CheckOutcome.INVENTED,
         "it has a token that nobody wrote",
     )
     assert dict(memory.failures) == {"answer 10.0.0.1:8443": 1}

@@ -11,10 +11,10 @@ import pytest
 
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens import isolation
-from syncline.kinds.tokens.canary import CanaryMemory, Check, Outcome, ProcessMemories, Sighting
+from syncline.kinds.tokens.canary import CanaryCheck, CanaryMemory, CheckOutcome, CheckResult, ProcessMemories
 from syncline.kinds.tokens.config import TokensSync
-from syncline.kinds.tokens.listing import MemoryListings
-from syncline.kinds.tokens.metrics import PrometheusCounts
+from syncline.kinds.tokens.listing import ProcessListings
+from syncline.kinds.tokens.metrics import PrometheusMetrics
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.secrets import Secrets
 
@@ -74,41 +74,41 @@ def _canaries(memories: ProcessMemories) -> Canaries:
             "canary": dict.fromkeys(("write", "read", "delete"), call),
         }
     )
-    listings = MemoryListings()
+    listings = ProcessListings()
     listings.listed("one", (), time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
-    return Canaries(lambda: {"one": sync}, listings, memories, secrets, PrometheusCounts())
+    return Canaries(lambda: {"one": sync}, listings, memories, secrets, PrometheusMetrics())
 
 
-def test_a_failed_round_whose_memory_was_kept_counts_once_although_the_answer_was_lost() -> None:
+def test_stored_round_with_a_lost_response_counts_once() -> None:
     canaries = _canaries(AnswerLost())
-    assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
+    assert [canaries.run()["one"].faults for _ in range(2)] == [(), ("round",)]
 
 
-def test_a_round_whose_memory_cannot_be_kept_keeps_the_turn_and_the_successes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_round_that_cannot_be_stored_keeps_turn_and_successes(monkeypatch: pytest.MonkeyPatch) -> None:
     memories = AnswerLost()
     canaries = _canaries(memories)
-    monkeypatch.setattr(canaries, "_seen", lambda *_: ([], WRITER))
-    assert canaries.fly()["one"].faults == ()
+    monkeypatch.setattr(canaries, "_results", lambda *_: ([], WRITER))
+    assert canaries.run()["one"].faults == ()
     assert memories.recall("one") == CanaryMemory("10.0.0.1:8443", {"round": 1})
 
 
-def test_a_round_that_hangs_counts_once_in_each_call(hanging: Hanging) -> None:
+def test_hanging_round_counts_once_per_call(hanging: Hanging) -> None:
     canaries = _canaries(hanging)
-    assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
+    assert [canaries.run()["one"].faults for _ in range(2)] == [(), ("round",)]
 
 
-def test_a_round_is_added_to_what_another_one_has_counted_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_rounds_are_both_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A success that another round counted is not forgotten: one failure after it confirms no fault."""
-    never = Sighting(Check.WRITE, "other", Outcome.NEVER, where="10.0.0.2:8443")
+    never = CheckResult(CanaryCheck.WRITE, "other", CheckOutcome.NEVER, where="10.0.0.2:8443")
     memories = ProcessMemories()
     memories.remember("one", CanaryMemory(None, {never.fault: 1}))
     canaries = _canaries(memories)
 
-    def seen(*_: object) -> tuple[list[Sighting], Instance]:
+    def seen(*_: object) -> tuple[list[CheckResult], Instance]:
         memories.remember("one", CanaryMemory())  # another round ends
         return [never], WRITER
 
-    monkeypatch.setattr(canaries, "_seen", seen)
-    assert canaries.fly()["one"].faults == ()
+    monkeypatch.setattr(canaries, "_results", seen)
+    assert canaries.run()["one"].faults == ()
     assert memories.recall("one") == CanaryMemory(WRITER.where, {never.fault: 1})

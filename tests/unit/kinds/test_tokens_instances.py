@@ -12,14 +12,14 @@ import pytest
 
 from syncline.clients.replicas.client import FailureReason, ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance, is_probed
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.probe import Prober, Rules
-from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
+from syncline.kinds.tokens.probe import Prober, ProbeRules
+from syncline.kinds.tokens.verdict import InstanceResult, ProbeResult, Quorum, Reason, TokenState, Verdict, judge
 from syncline.web.contract import body_of
 
-AT_ONCE: Final = Patience(0.0, 30, 0.001, 0.002)
-WAITS: Final = Patience(30, 60, 0.001, 0.002)
+AT_ONCE: Final = AskSchedule(0.0, 30, 0.001, 0.002)
+WAITS: Final = AskSchedule(30, 60, 0.001, 0.002)
 SHARED: Final = tuple(Instance("gateway", f"10.0.0.{number}", 8443) for number in range(1, 6))
 NAMED: Final = Instance("named", "named.example", 8443)
 
@@ -44,20 +44,20 @@ class Scripted:
         pass
 
 
-def _finding(
+def _result(
     instances: Sequence[Instance],
     answers: Callable[[str, int], int],
     *,
     origin: str = "gateway",
     quorum: Quorum = Quorum(),  # noqa: B008 - frozen
-    patience: Patience = AT_ONCE,
-) -> tuple[Finding, Mapping[str, int]]:
-    async def ask() -> tuple[Finding, Mapping[str, int]]:
-        rules = Rules("/check", "gateway.example", "auth_token", quorum, patience, 60, plain_http=True)
-        prober = Prober(rules, asyncio.get_running_loop(), chance=random.Random(25))
+    schedule: AskSchedule = AT_ONCE,
+) -> tuple[ProbeResult, Mapping[str, int]]:
+    async def ask() -> tuple[ProbeResult, Mapping[str, int]]:
+        rules = ProbeRules("/check", "gateway.example", "auth_token", quorum, schedule, 60, plain_http=True)
+        prober = Prober(rules, asyncio.get_running_loop(), rng=random.Random(25))
         scripted = Scripted(answers)
         prober.replicas = cast("ReplicaClient", scripted)
-        return await prober.finding("t", origin, Listing(tuple(instances), time.time())), scripted.asked
+        return await prober.probe("t", origin, Listing(tuple(instances), time.time())), scripted.asked
 
     return asyncio.run(ask())
 
@@ -68,117 +68,117 @@ def _lacks(*numbers: int) -> Callable[[str, int], int]:
 
 
 @pytest.mark.parametrize("lacking", range(1, 6))
-def test_of_five_with_one_name_the_one_without_the_token_is_seen(lacking: int) -> None:
-    found, asked = _finding(SHARED, _lacks(lacking))
-    assert (found.verdict, found.reason, found.yes) == (Known.PARTIALLY, Reason.SOME_DO_NOT, 4)
-    assert [(one.address, one.state) for one in found.seen if one.state is not State.YES] == [
-        (f"10.0.0.{lacking}:8443", State.NO)
+def test_five_of_one_name_one_without_the_token(lacking: int) -> None:
+    found, asked = _result(SHARED, _lacks(lacking))
+    assert (found.verdict, found.reason, found.yes) == (Verdict.PARTIALLY, Reason.SOME_DO_NOT, 4)
+    assert [(one.address, one.state) for one in found.instances if one.state is not TokenState.YES] == [
+        (f"10.0.0.{lacking}:8443", TokenState.NO)
     ]
     assert len(asked) == 5
 
 
-def test_five_with_one_name_agree() -> None:
-    found, _ = _finding(SHARED, _lacks())
-    assert (found.verdict, found.reason, found.yes, found.needed) == (Known.SYNCED, Reason.ALL_AGREE, 5, 5)
+def test_five_of_one_name_agree() -> None:
+    found, _ = _result(SHARED, _lacks())
+    assert (found.verdict, found.reason, found.yes, found.needed) == (Verdict.SYNCED, Reason.ALL_AGREE, 5, 5)
     assert found.origin is None
 
 
 @pytest.mark.parametrize("late", range(1, 6))
-def test_an_instance_is_not_the_origin_because_it_has_its_name(late: int) -> None:
+def test_shared_name_does_not_identify_the_origin(late: int) -> None:
     """It may be one that has not heard of the token yet; its first words do not decide."""
-    found, _ = _finding(
-        SHARED, lambda address, before: 401 if address == f"10.0.0.{late}" and before < 4 else 200, patience=WAITS
+    found, _ = _result(
+        SHARED, lambda address, before: 401 if address == f"10.0.0.{late}" and before < 4 else 200, schedule=WAITS
     )
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
 
 
-def test_where_everybody_with_the_origins_name_refuses_the_token_it_is_bad() -> None:
+def test_token_is_invalid_if_all_of_the_origins_name_refuse_it() -> None:
     others = [Instance("other", f"10.0.1.{number}", 8443) for number in range(9)]
-    found, _ = _finding([*SHARED[:2], *others], _lacks(1, 2), quorum=Quorum("majority"))
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    found, _ = _result([*SHARED[:2], *others], _lacks(1, 2), quorum=Quorum("majority"))
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
 
 
 @pytest.mark.parametrize(
     ("quorum", "needed", "lacking", "verdict"),
     [
-        (Quorum("majority"), 4, (5,), Known.SYNCED),
-        (Quorum("majority"), 4, (4, 5), Known.PARTIALLY),
-        (Quorum("count", 2), 3, (4, 5), Known.SYNCED),
-        (Quorum("count", 2), 3, (3, 4, 5), Known.NOT_SYNCED),
+        (Quorum("majority"), 4, (5,), Verdict.SYNCED),
+        (Quorum("majority"), 4, (4, 5), Verdict.PARTIALLY),
+        (Quorum("count", 2), 3, (4, 5), Verdict.SYNCED),
+        (Quorum("count", 2), 3, (3, 4, 5), Verdict.NOT_SYNCED),
     ],
 )
-def test_the_origin_does_not_count_for_a_quorum_whichever_it_is(
-    quorum: Quorum, needed: int, lacking: tuple[int, ...], verdict: Known
+def test_origin_does_not_count_for_a_quorum(
+    quorum: Quorum, needed: int, lacking: tuple[int, ...], verdict: Verdict
 ) -> None:
-    found, _ = _finding(SHARED, _lacks(*lacking), quorum=quorum)
+    found, _ = _result(SHARED, _lacks(*lacking), quorum=quorum)
     assert (found.verdict, found.needed) == (verdict, needed)
 
 
-def test_an_origin_that_no_longer_serves_is_asked_under_a_shared_name_too() -> None:
+def test_origin_that_no_longer_serves_is_asked_under_a_shared_name() -> None:
     leaving = Instance("gateway", "10.0.0.9", 8443, terminating=True)
     other = Instance("other", "10.0.0.1", 8443)
-    found, _ = _finding([leaving, other], _lacks(9))
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
-    found, _ = _finding([leaving, Instance("gateway", "10.0.0.8", 8443, ready=False), other], _lacks(9))
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
-    found, _ = _finding([leaving, Instance("gateway", "10.0.0.8", 8443, ready=False), other], _lacks(8, 9))
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    found, _ = _result([leaving, other], _lacks(9))
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    found, _ = _result([leaving, Instance("gateway", "10.0.0.8", 8443, ready=False), other], _lacks(9))
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
+    found, _ = _result([leaving, Instance("gateway", "10.0.0.8", 8443, ready=False), other], _lacks(8, 9))
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
 
 
-def test_a_name_shared_with_one_that_no_longer_serves_does_not_make_the_other_the_origin() -> None:
+def test_name_shared_with_one_that_no_longer_serves() -> None:
     leaving = Instance("gateway", "10.0.0.9", 8443, terminating=True)
     others = [Instance("other", f"10.0.1.{number}", 8443) for number in range(2)]
-    found, asked = _finding([leaving, SHARED[0], *others], lambda address, _: 500 if address == "10.0.0.1" else 200)
-    assert (found.verdict, found.reason, found.unknown) == (Known.PARTIALLY, Reason.SOME_UNKNOWN, 1)
+    found, asked = _result([leaving, SHARED[0], *others], lambda address, _: 500 if address == "10.0.0.1" else 200)
+    assert (found.verdict, found.reason, found.unknown) == (Verdict.PARTIALLY, Reason.SOME_UNKNOWN, 1)
     assert set(asked) == {"10.0.0.1", "10.0.0.9", "10.0.1.0", "10.0.1.1"}
 
 
-def test_the_origin_by_its_address_is_one_instance_even_where_its_name_is_shared() -> None:
-    found, _ = _finding(SHARED, _lacks(1), origin="10.0.0.1")
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
-    assert len(found.seen) == 4
+def test_origin_by_its_address_is_one_instance() -> None:
+    found, _ = _result(SHARED, _lacks(1), origin="10.0.0.1")
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    assert len(found.instances) == 4
 
 
-def test_what_cannot_be_asked_is_unknown_and_never_absent() -> None:
-    found, _ = _finding([*SHARED[:3], NAMED], _lacks(), origin="10.0.0.1")
-    assert (found.verdict, found.reason) == (Known.PARTIALLY, Reason.SOME_UNKNOWN)
-    assert [(one.name, one.state) for one in found.seen if one.state is not State.YES] == [("named", State.FAILED)]
+def test_unreachable_instance_is_unknown_and_never_absent() -> None:
+    found, _ = _result([*SHARED[:3], NAMED], _lacks(), origin="10.0.0.1")
+    assert (found.verdict, found.reason) == (Verdict.PARTIALLY, Reason.SOME_UNKNOWN)
+    assert [(one.name, one.state) for one in found.instances if one.state is not TokenState.YES] == [
+        ("named", TokenState.FAILED)
+    ]
     body = body_of("gateway", None, found, None)
     assert (body["asked"], body["synced"], body["unknown"]) == (3, 2, 1)
-    found, _ = _finding([SHARED[0], NAMED], _lacks(), origin="10.0.0.1")
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.SOME_UNKNOWN)
-    found, _ = _finding([NAMED], _lacks(), origin="named")
-    assert (found.verdict, found.reason) == (Known.UNKNOWN, Reason.ORIGIN_SILENT)
+    found, _ = _result([SHARED[0], NAMED], _lacks(), origin="10.0.0.1")
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.SOME_UNKNOWN)
+    found, _ = _result([NAMED], _lacks(), origin="named")
+    assert (found.verdict, found.reason) == (Verdict.UNKNOWN, Reason.ORIGIN_SILENT)
 
 
-def test_one_that_says_no_is_named_before_one_that_is_unknown() -> None:
-    states = [State.YES, State.YES, State.YES, State.NO, State.FAILED]
-    seen = [Seen(f"i-{number}", "10.0.0.1:1", state) for number, state in enumerate(states)]
-    assert judge(seen, 5, over=False, origin_listed=True, origin=None) == (Known.PARTIALLY, Reason.SOME_DO_NOT)
-    assert judge(seen[:3], 5, over=False, origin_listed=True, origin=None) == (Known.PARTIALLY, Reason.SOME_DO_NOT)
+def test_refusal_is_reported_before_unknown() -> None:
+    states = [TokenState.YES, TokenState.YES, TokenState.YES, TokenState.NO, TokenState.FAILED]
+    seen = [InstanceResult(f"i-{number}", "10.0.0.1:1", state) for number, state in enumerate(states)]
+    assert judge(seen, 5, over=False, origin_listed=True, origin=None) == (Verdict.PARTIALLY, Reason.SOME_DO_NOT)
+    assert judge(seen[:3], 5, over=False, origin_listed=True, origin=None) == (Verdict.PARTIALLY, Reason.SOME_DO_NOT)
 
 
-@pytest.mark.parametrize("patience", [AT_ONCE, WAITS])
+@pytest.mark.parametrize("schedule", [AT_ONCE, WAITS])
 @pytest.mark.parametrize("statuses", [(500, 401, 200), (401, 200), (401, 500, 500)])
-def test_an_origin_that_refuses_the_token_once_does_not_make_it_bad(
-    statuses: Sequence[int], patience: Patience
-) -> None:
-    found, _ = _finding(
+def test_single_refusal_of_the_origin(statuses: Sequence[int], schedule: AskSchedule) -> None:
+    found, _ = _result(
         [SHARED[0], Instance("other", "10.0.1.1", 8443)],
         lambda address, before: statuses[before] if address == "10.0.0.1" else 200,
-        patience=patience,
+        schedule=schedule,
     )
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
 
 
 @pytest.mark.parametrize(
-    ("statuses", "patience"), [((401, 401), AT_ONCE), ((401, 401), WAITS), ((500, 401, 401), WAITS)]
+    ("statuses", "schedule"), [((401, 401), AT_ONCE), ((401, 401), WAITS), ((500, 401, 401), WAITS)]
 )
-def test_an_origin_that_refuses_the_token_twice_makes_it_bad(statuses: Sequence[int], patience: Patience) -> None:
-    found, asked = _finding(
+def test_second_refusal_of_the_origin_makes_the_token_invalid(statuses: Sequence[int], schedule: AskSchedule) -> None:
+    found, asked = _result(
         [SHARED[0], Instance("other", "10.0.1.1", 8443)],
         lambda address, before: statuses[before] if address == "10.0.0.1" else 200,
-        patience=patience,
+        schedule=schedule,
     )
-    assert (found.verdict, found.reason) == (Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+    assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
     assert asked["10.0.0.1"] == len(statuses)

@@ -22,7 +22,7 @@ from syncline.kinds.tokens.canary import LONGEST_ROUND, CanaryMemory, ProcessMem
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.container import Container, Settings
 from syncline.kinds.tokens.directory import Directory
-from syncline.kinds.tokens.listing import Listing, MemoryListings
+from syncline.kinds.tokens.listing import Listing, ProcessListings
 from syncline.kinds.tokens.probe import Prober
 from syncline.kinds.tokens.wiring import StoredListings, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import DEADLINE as CANARY_DEADLINE
@@ -30,7 +30,7 @@ from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.secrets import Secrets
 from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
-from syncline.web.function_url import Request
+from syncline.web.function_url import HttpRequest
 
 TEMPLATE: Final = Path(__file__).parents[3] / "template.yaml"
 ONE: Final = Instance("one", "10.0.0.1", 8443)
@@ -58,12 +58,12 @@ def _sync(name: str) -> TokensSync:
     return TokensSync.model_validate({"name": name, **SYNC})
 
 
-def test_a_stored_sync_that_is_not_understood_does_not_hide_the_others() -> None:
+def test_invalid_stored_sync_does_not_hide_others() -> None:
     texts = {"broken": '{"kind":"tokens","of":"another version"}', "good": _sync("good").model_dump_json()}
     assert list(StoredSyncs(cast("State", Stored(texts)))()) == ["good"]
 
 
-def test_a_stored_list_that_is_not_understood_does_not_hide_the_others() -> None:
+def test_invalid_stored_list_does_not_hide_others() -> None:
     records = {
         "broken": InstanceList(({"name": "of another version"},), 1.0),
         "good": InstanceList((ONE.as_json(),), 1.0),
@@ -85,10 +85,10 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def test_a_sync_whose_secret_hangs_or_breaks_does_not_keep_the_others_from_being_asked(
+def test_failing_secret_of_one_sync_does_not_affect_others(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(directory_module, "_PATIENCE", 0.2)
+    monkeypatch.setattr(directory_module, "_PREPARATION", 0.2)
 
     def make(sync: TokensSync) -> Prober:
         if sync.name == "hangs":
@@ -98,7 +98,7 @@ def test_a_sync_whose_secret_hangs_or_breaks_does_not_keep_the_others_from_being
         return cast("Prober", sync.name)
 
     syncs = {name: _sync(name) for name in ("breaks", "hangs", "good")}
-    directory = Directory(lambda: syncs, MemoryListings(), make)
+    directory = Directory(lambda: syncs, ProcessListings(), make)
     reading = threading.Thread(target=directory.refresh, daemon=True)
     reading.start()
     reading.join(5)
@@ -112,12 +112,12 @@ def _container(folder: Path, *names: str) -> Container:
     return Container(Settings(file, "127.0.0.1", 0, 1, 0), secrets)
 
 
-def test_the_pod_is_ready_while_one_sync_works_and_each_sync_by_itself(tmp_path: Path) -> None:
+def test_readiness_of_the_pod_and_of_each_sync(tmp_path: Path) -> None:
     async def ready() -> list[tuple[int, str]]:
         container = _container(tmp_path, "one", "other")
 
         async def said(path: str) -> tuple[int, str]:
-            answer = await container.server.answer(Request("GET", path, {}))
+            answer = await container.server.answer(HttpRequest("GET", path, {}))
             return answer.status, answer.body.decode()
 
         nothing = [await said(path) for path in ("/ready", "/ready/one")]
@@ -148,11 +148,11 @@ class Counted:
     def scraped(self, *_: object) -> None:
         pass
 
-    def sighted(self, sync: str, *_: object) -> None:
+    def canary_round(self, sync: str, *_: object) -> None:
         self.sighted_syncs.append(sync)
 
 
-def test_a_canary_whose_secret_hangs_or_is_missing_does_not_keep_the_others_down(gate: threading.Event) -> None:
+def test_failing_secret_of_one_canary_does_not_affect_others(gate: threading.Event) -> None:
     def hangs() -> Any:
         assert gate.wait(60)
         raise RuntimeError
@@ -164,11 +164,11 @@ def test_a_canary_whose_secret_hangs_or_is_missing_does_not_keep_the_others_down
         name: TokensSync.model_validate({"name": name, **SYNC, "canary": {**canary, "headers": each}})
         for name, each in headers.items()
     }
-    listings, counted = MemoryListings(), Counted()
+    listings, counted = ProcessListings(), Counted()
     for name in syncs:
         listings.listed(name, [Instance("one", "127.0.0.1", 1)], time.time())
     canaries = Canaries(lambda: syncs, listings, ProcessMemories(), Secrets(hangs, hangs, {}), counted)
-    threading.Thread(target=canaries.fly, daemon=True).start()
+    threading.Thread(target=canaries.run, daemon=True).start()
     end = time.monotonic() + 5
     while "good" not in counted.sighted_syncs:
         assert time.monotonic() < end, "no canary was flown for the good sync"
@@ -177,17 +177,17 @@ def test_a_canary_whose_secret_hangs_or_is_missing_does_not_keep_the_others_down
 
 
 @pytest.mark.parametrize("listed", [(), (Instance("one", "127.0.0.1", 1, ready=False),)])
-def test_a_gateway_without_instances_raises_the_alarm_in_the_second_round(listed: tuple[Instance, ...]) -> None:
+def test_gateway_without_instances_raises_the_alarm_in_the_second_round(listed: tuple[Instance, ...]) -> None:
     call = {"method": "PUT", "path": "/keys/{key}"}
     sync = TokensSync.model_validate(
         {"name": "empty", **SYNC, "canary": dict.fromkeys(("write", "read", "delete"), call)}
     )
-    listings = MemoryListings()
+    listings = ProcessListings()
     listings.listed("empty", listed, time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
     canaries = Canaries(lambda: {"empty": sync}, listings, ProcessMemories(), secrets, Counted())
-    flown = [canaries.fly()["empty"] for _ in range(2)]
-    assert [(one.faults, [each.reason for each in one.sightings]) for one in flown] == [
+    done = [canaries.run()["empty"] for _ in range(2)]
+    assert [(one.faults, [each.reason for each in one.results]) for one in done] == [
         (faults, ["the list of instances cannot be used (list_empty)"]) for faults in ((), ("round",))
     ]
 
@@ -214,21 +214,21 @@ class Broken(ProcessMemories):
         ((1, 2, 3, 4), [(), ("round",)]),  # not even the failure could be counted in the table
     ],
 )
-def test_a_table_that_cannot_be_read_raises_the_alarm_in_the_second_round(
+def test_unreadable_table_raises_the_alarm_in_the_second_round(
     broken: tuple[int, ...], expected: list[tuple[str, ...]]
 ) -> None:
     call = {"method": "PUT", "path": "/keys/{key}"}
     sync = TokensSync.model_validate(
         {"name": "one", **SYNC, "canary": dict.fromkeys(("write", "read", "delete"), call)}
     )
-    listings = MemoryListings()
+    listings = ProcessListings()
     listings.listed("one", (), time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
     canaries = Canaries(lambda: {"one": sync}, listings, Broken(*broken), secrets, Counted())
-    assert [canaries.fly()["one"].faults for _ in range(2)] == expected
+    assert [canaries.run()["one"].faults for _ in range(2)] == expected
 
 
-def test_a_round_that_could_not_be_counted_does_not_bring_back_what_was_settled() -> None:
+def test_uncounted_round_does_not_restore_settled_faults() -> None:
     """Another process may have flown since."""
     sync = TokensSync.model_validate(
         {
@@ -237,17 +237,17 @@ def test_a_round_that_could_not_be_counted_does_not_bring_back_what_was_settled(
             "canary": {each: {"method": "PUT", "path": "/k"} for each in ("write", "read", "delete")},
         }
     )
-    listings, memories = MemoryListings(), Broken(5, 6)
+    listings, memories = ProcessListings(), Broken(5, 6)
     listings.listed("one", (), time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
     canaries = Canaries(lambda: {"one": sync}, listings, memories, secrets, Counted())
-    assert [canaries.fly()["one"].faults for _ in range(2)] == [(), ("round",)]
+    assert [canaries.run()["one"].faults for _ in range(2)] == [(), ("round",)]
     memories.remember("one", CanaryMemory())
-    assert canaries.fly()["one"].faults == ()
+    assert canaries.run()["one"].faults == ()
     assert memories.recall("one") == CanaryMemory()
 
 
-def test_deadlines_end_before_the_functions_do() -> None:
+def test_deadlines_end_before_the_functions() -> None:
     resources = yaml_parse(TEMPLATE.read_text())["Resources"]
     timeouts = {name: resources[f"{name}Function"]["Properties"]["Timeout"] for name in ("Scrape", "Canary")}
     assert timeouts["Scrape"] >= scrape.DEADLINE + 10

@@ -10,33 +10,33 @@ from typing import Any, Final
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
-from syncline.kinds.tokens.canary import Check, Outcome, Sighting
-from syncline.kinds.tokens.metrics import BUCKETS, CloudWatchCounts, PrometheusCounts
-from syncline.kinds.tokens.scrape import Scraped
-from syncline.kinds.tokens.verdict import Finding, Known, Reason
+from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
+from syncline.kinds.tokens.metrics import BUCKETS, CloudWatchMetrics, PrometheusMetrics
+from syncline.kinds.tokens.scrape import ScrapeResult
+from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 
 TEMPLATE: Final = Path(__file__).parents[3] / "template.yaml"
 SIGHTINGS: Final = (
-    Sighting(Check.WRITE, "gateway-001", Outcome.ARRIVED, 0.7),
-    Sighting(Check.WRITE, "gateway-002", Outcome.LOST, 0.4, "it was there, and is not any more"),
-    Sighting(Check.DELETE, "gateway-001", Outcome.KEPT),
-    Sighting(Check.LONG, "gateway-001", Outcome.NEVER),
+    CheckResult(CanaryCheck.WRITE, "gateway-001", CheckOutcome.ARRIVED, 0.7),
+    CheckResult(CanaryCheck.WRITE, "gateway-002", CheckOutcome.LOST, 0.4, "it was there, and is not any more"),
+    CheckResult(CanaryCheck.DELETE, "gateway-001", CheckOutcome.KEPT),
+    CheckResult(CanaryCheck.LONG, "gateway-001", CheckOutcome.NEVER),
 )
 # By the metric's name and its dimensions.
 Measured = dict[tuple[str, frozenset[tuple[str, str]]], Any]
-Measure = Callable[[str, Callable[[CloudWatchCounts], None]], Measured]
+Measure = Callable[[str, Callable[[CloudWatchMetrics], None]], Measured]
 
 
 @pytest.fixture
 def measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Measure:
     """What CloudWatch makes of the lines that a function of that name writes (embedded metric format)."""
 
-    def measure(function: str, count: Callable[[CloudWatchCounts], None]) -> Measured:
+    def measure(function: str, count: Callable[[CloudWatchMetrics], None]) -> Measured:
         monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
         monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", function)
         monkeypatch.setattr("syncline.telemetry._STACK", "one")
         capsys.readouterr()
-        count(CloudWatchCounts())
+        count(CloudWatchMetrics())
         found: Measured = {}
         for line in map(json.loads, capsys.readouterr().out.splitlines()):
             for directive in line["_aws"]["CloudWatchMetrics"]:
@@ -57,8 +57,8 @@ def _of(name: str, **dimensions: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(dimensions.items())
 
 
-def test_canaries_are_measured_by_check_and_not_by_instance(measured: Measure) -> None:
-    found = measured("canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 3))
+def test_canary_metrics_are_by_check_not_by_instance(measured: Measure) -> None:
+    found = measured("canary", lambda counts: counts.canary_round("gateway", SIGHTINGS, 3))
     where = {"service": "canary", "sync": "gateway"}
     assert found[_of("CanarySeconds", **where, check="write")] == [0.7, 0.4]
     assert _of("CanarySeconds", **where, check="delete") not in found
@@ -69,37 +69,43 @@ def test_canaries_are_measured_by_check_and_not_by_instance(measured: Measure) -
     assert found[_of("CanaryFailed", **where)] == [1]  # what a deletion and a long value come to is the store's way
 
 
-def test_more_instances_are_no_more_metrics(measured: Measure) -> None:
+def test_number_of_metrics_is_independent_of_instances(measured: Measure) -> None:
     """A metric costs money for each value of its dimensions, and each new pod has a new name."""
 
     def metrics_of(instances: int) -> set[object]:
         names = [f"gateway-{number}" for number in range(instances)]
-        sightings = [Sighting(check, name, Outcome.ARRIVED, 0.5) for name in names for check in Check]
-        return set(measured("canary", lambda counts: counts.sighted("gateway", sightings, 0)))
+        results = [CheckResult(check, name, CheckOutcome.ARRIVED, 0.5) for name in names for check in CanaryCheck]
+        return set(measured("canary", lambda counts: counts.canary_round("gateway", results, 0)))
 
     assert metrics_of(30) == metrics_of(1)
 
 
-def test_a_verdict_is_counted_by_its_word(measured: Measure) -> None:
+def test_verdicts_are_counted(measured: Measure) -> None:
     found = measured(
-        "probe", lambda counts: counts.verdict("gateway", Finding(Known.TIMEOUT, Reason.NOT_IN_TIME, milliseconds=3000))
+        "probe",
+        lambda counts: counts.verdict("gateway", ProbeResult(Verdict.TIMEOUT, Reason.NOT_IN_TIME, milliseconds=3000)),
     )
-    words = {known: found[_of(f"Verdict{known.value}", service="probe", sync="gateway")] for known in Known}
-    assert words == {known: [int(known is Known.TIMEOUT)] for known in Known}
+    words = {known: found[_of(f"Verdict{known.value}", service="probe", sync="gateway")] for known in Verdict}
+    assert words == {known: [int(known is Verdict.TIMEOUT)] for known in Verdict}
     assert found[_of("VerdictMilliseconds", service="probe", sync="gateway")] == [3000]
 
 
 @pytest.mark.parametrize(
     ("alarm", "function", "count", "bad"),
     [
-        ("CanaryFailedAlarm", "canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 1), 1),
-        ("CanaryFailedAlarm", "canary", lambda counts: counts.sighted("gateway", SIGHTINGS, 0), 0),
-        ("InstancesNotListedAlarm", "scrape", lambda counts: counts.scraped([Scraped("a", failed="FORBIDDEN")]), 1),
-        ("InstancesNotListedAlarm", "scrape", lambda counts: counts.scraped([Scraped("a", 3, 3)]), 0),
+        ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", SIGHTINGS, 1), 1),
+        ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", SIGHTINGS, 0), 0),
+        (
+            "InstancesNotListedAlarm",
+            "scrape",
+            lambda counts: counts.scraped([ScrapeResult("a", failed="FORBIDDEN")]),
+            1,
+        ),
+        ("InstancesNotListedAlarm", "scrape", lambda counts: counts.scraped([ScrapeResult("a", 3, 3)]), 0),
     ],
 )
-def test_an_alarm_looks_at_what_is_measured(
-    measured: Measure, alarm: str, function: str, count: Callable[[CloudWatchCounts], None], bad: int
+def test_alarms_use_existing_metrics(
+    measured: Measure, alarm: str, function: str, count: Callable[[CloudWatchMetrics], None], bad: int
 ) -> None:
     resources = yaml_parse(TEMPLATE.read_text())["Resources"]
     wanted = resources[alarm]["Properties"]
@@ -113,11 +119,11 @@ def test_an_alarm_looks_at_what_is_measured(
     assert wanted["ComparisonOperator"] == "GreaterThanThreshold"
 
 
-def test_prometheus_gets_a_histogram_for_each_instance() -> None:
-    counts = PrometheusCounts()
-    counts.sighted("gateway", SIGHTINGS, 2)
+def test_prometheus_histogram_for_each_instance() -> None:
+    counts = PrometheusMetrics()
+    counts.canary_round("gateway", SIGHTINGS, 2)
     assert counts.registry.get_sample_value("syncline_canary_faults", {"sync": "gateway"}) == 2
-    counts.sighted("gateway", SIGHTINGS[:1], 0)
+    counts.canary_round("gateway", SIGHTINGS[:1], 0)
     assert counts.registry.get_sample_value("syncline_canary_faults", {"sync": "gateway"}) == 0
     labels = {"sync": "gateway", "instance": "gateway-001", "check": "write"}
 

@@ -14,10 +14,10 @@ from syncline import __version__
 from syncline.clients.replicas.client import ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens import probe as probing
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.probe import Prober, Rules
-from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason
+from syncline.kinds.tokens.probe import Prober, ProbeRules
+from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, Verdict
 
 NOW: Final = 1_764_072_000.0
 ORIGIN: Final = Instance("origin", "10.0.0.1", 8443)
@@ -45,18 +45,18 @@ def jwt(expiry: float) -> str:
     return f"e30.{claims}.c2ln"
 
 
-def rules(**more: Any) -> Rules:
-    patience = Patience(30, more.pop("deadline", 60), 0.001, 0.002)
+def rules(**more: Any) -> ProbeRules:
+    schedule = AskSchedule(30, more.pop("deadline", 60), 0.001, 0.002)
     about = {"plain_http": True, **more}
-    return Rules("/check", "gateway.example:8443", "auth_token", Quorum(), patience, 60, **about)
+    return ProbeRules("/check", "gateway.example:8443", "auth_token", Quorum(), schedule, 60, **about)
 
 
-def finding(token: str, listing: Listing, origin: str = "origin") -> tuple[Finding, dict[str, list[bytes]]]:
-    async def ask() -> tuple[Finding, dict[str, list[bytes]]]:
+def result(token: str, listing: Listing, origin: str = "origin") -> tuple[ProbeResult, dict[str, list[bytes]]]:
+    async def ask() -> tuple[ProbeResult, dict[str, list[bytes]]]:
         prober = Prober(rules(), asyncio.get_running_loop(), lambda: NOW)
         noting = Noting()
         prober.replicas = cast("ReplicaClient", noting)
-        return await prober.finding(token, origin, listing), noting.requests
+        return await prober.probe(token, origin, listing), noting.requests
 
     return asyncio.run(ask())
 
@@ -64,26 +64,24 @@ def finding(token: str, listing: Listing, origin: str = "origin") -> tuple[Findi
 @pytest.mark.parametrize(
     ("token", "seen", "verdict", "reason"),
     [
-        (jwt(NOW - 1), NOW, Known.NOT_SYNCED, Reason.TOKEN_EXPIRED),
-        (jwt(NOW), NOW, Known.NOT_SYNCED, Reason.TOKEN_EXPIRED),
-        ("a b", NOW, Known.UNKNOWN, Reason.TOKEN_INVALID),
-        ("", NOW, Known.UNKNOWN, Reason.TOKEN_MISSING),
-        ("t", NOW - 61, Known.UNKNOWN, Reason.LIST_STALE),
-        ("t", None, Known.UNKNOWN, Reason.LIST_MISSING),
+        (jwt(NOW - 1), NOW, Verdict.NOT_SYNCED, Reason.TOKEN_EXPIRED),
+        (jwt(NOW), NOW, Verdict.NOT_SYNCED, Reason.TOKEN_EXPIRED),
+        ("a b", NOW, Verdict.UNKNOWN, Reason.TOKEN_INVALID),
+        ("", NOW, Verdict.UNKNOWN, Reason.TOKEN_MISSING),
+        ("t", NOW - 61, Verdict.UNKNOWN, Reason.LIST_STALE),
+        ("t", None, Verdict.UNKNOWN, Reason.LIST_MISSING),
     ],
 )
-def test_nobody_is_asked_where_the_answer_is_at_hand(
-    token: str, seen: float | None, verdict: Known, reason: Reason
-) -> None:
-    found, requests = finding(token, Listing((ORIGIN, OTHER), seen))
+def test_no_requests_if_the_verdict_is_known(token: str, seen: float | None, verdict: Verdict, reason: Reason) -> None:
+    found, requests = result(token, Listing((ORIGIN, OTHER), seen))
     assert (found.verdict, found.reason) == (verdict, reason)
     assert requests == {}
 
 
-def test_each_instance_is_asked_with_the_token_until_it_has_it() -> None:
+def test_each_instance_is_asked_until_it_has_the_token() -> None:
     token = jwt(NOW + 1)
-    found, requests = finding(token, Listing((ORIGIN, OTHER), NOW))
-    assert (found.verdict, found.reason) == (Known.SYNCED, Reason.ALL_AGREE)
+    found, requests = result(token, Listing((ORIGIN, OTHER), NOW))
+    assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
     assert set(requests) == {ORIGIN.address, OTHER.address}
     assert len(requests[OTHER.address]) == 3
     assert {each for asked in requests.values() for each in asked} == {
@@ -101,7 +99,7 @@ def test_each_instance_is_asked_with_the_token_until_it_has_it() -> None:
         ({"server_name": "inside.example"}, "inside.example", 30.0),
     ],
 )
-def test_connections_are_made_to_the_name_in_time(
+def test_server_name_and_timeout_of_connections(
     monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], name: str, connecting: float
 ) -> None:
     """The certificate is checked against the name, and half the time of a probe may go into a connection."""

@@ -12,80 +12,80 @@ from hypothesis import strategies as st
 
 from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.ask import FEWEST_INTERVALS, Patience
-from syncline.kinds.tokens.listing import Listing, MemoryListings
+from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.listing import Listing, ProcessListings
 from syncline.kinds.tokens.probe import LONGEST_TOKEN, expiry_of, origin_problem, problem_of, short_hash
-from syncline.kinds.tokens.verdict import Known, Quorum, Reason, Seen, State, Verdict, judge
+from syncline.kinds.tokens.verdict import HeaderVerdict, InstanceResult, Quorum, Reason, TokenState, Verdict, judge
 
-states = st.lists(st.sampled_from(State), min_size=1, max_size=120)
+states = st.lists(st.sampled_from(TokenState), min_size=1, max_size=120)
 quorums = st.one_of(
     st.just(Quorum()), st.just(Quorum("majority")), st.integers(1, 130).map(lambda count: Quorum("count", count))
 )
 
 
-def seen(each: list[State]) -> list[Seen]:
-    return [Seen(f"i-{number}", "10.0.0.1:1", state) for number, state in enumerate(each)]
+def seen(each: list[TokenState]) -> list[InstanceResult]:
+    return [InstanceResult(f"i-{number}", "10.0.0.1:1", state) for number, state in enumerate(each)]
 
 
 @given(states, quorums, st.booleans(), st.booleans())
-def test_a_verdict_is_never_better_than_what_was_seen(
-    each: list[State], quorum: Quorum, over: bool, listed: bool
+def test_verdict_is_never_better_than_its_evidence(
+    each: list[TokenState], quorum: Quorum, over: bool, listed: bool
 ) -> None:
     needed = quorum.needed(len(each))
     verdict, _ = judge(seen(each), needed, over=over, origin_listed=listed, origin=None)
-    yes = each.count(State.YES)
-    if verdict is Known.SYNCED:
+    yes = each.count(TokenState.YES)
+    if verdict is Verdict.SYNCED:
         assert yes >= needed
         assert listed
         if quorum.rule == "all":
             assert yes == len(each)
-    if verdict is Known.PARTIALLY:
+    if verdict is Verdict.PARTIALLY:
         assert 2 * yes > len(each) or (yes >= needed and not listed)
-    if verdict is Known.TIMEOUT:
+    if verdict is Verdict.TIMEOUT:
         assert over
-        assert State.PENDING in each
-    if verdict is Known.NOT_SYNCED:
+        assert TokenState.PENDING in each
+    if verdict is Verdict.NOT_SYNCED:
         assert 2 * yes <= len(each)
-    assert verdict is not Known.UNKNOWN
+    assert verdict is not Verdict.UNKNOWN
 
 
-@given(states.filter(lambda each: State.PENDING not in each))
-def test_one_that_lacks_it_is_never_rounded_away(each: list[State]) -> None:
+@given(states.filter(lambda each: TokenState.PENDING not in each))
+def test_no_instance_is_rounded_away(each: list[TokenState]) -> None:
     verdict, _ = judge(seen(each), len(each), over=False, origin_listed=True, origin=None)
-    assert (verdict is Known.SYNCED) == (set(each) == {State.YES})
+    assert (verdict is Verdict.SYNCED) == (set(each) == {TokenState.YES})
 
 
-def test_exactly_half_is_not_more_than_half() -> None:
-    half = seen([State.YES, State.NO])
-    assert judge(half, 2, over=False, origin_listed=True, origin=None) == (Known.NOT_SYNCED, Reason.TOO_FEW)
+def test_half_is_not_a_majority() -> None:
+    half = seen([TokenState.YES, TokenState.NO])
+    assert judge(half, 2, over=False, origin_listed=True, origin=None) == (Verdict.NOT_SYNCED, Reason.TOO_FEW)
 
 
-def test_the_words_are_those_that_clients_know() -> None:
-    assert [each.value for each in Verdict] == ["Synced", "Partialy", "NotSynced", "Timeout"]
-    assert Known.UNKNOWN.header is Verdict.NOT_SYNCED
-    assert [known.header.value for known in Known][:4] == [each.value for each in Verdict]
+def test_spelling_of_verdicts() -> None:
+    assert [each.value for each in HeaderVerdict] == ["Synced", "Partialy", "NotSynced", "Timeout"]
+    assert Verdict.UNKNOWN.header is HeaderVerdict.NOT_SYNCED
+    assert [known.header.value for known in Verdict][:4] == [each.value for each in HeaderVerdict]
 
 
 @given(st.floats(0.01, 60), st.floats(0, 1), st.integers(0, 100_000) | st.none())
-def test_retries_last_two_intervals_at_least_and_end_with_a_question(
-    interval: float, chance: float, crowd: int | None
+def test_retries_take_two_intervals_at_least_and_end_with_a_request(
+    interval: float, chance: float, load: int | None
 ) -> None:
-    patience = Patience.of(interval)
-    assert patience.retry_for >= FEWEST_INTERVALS * interval
-    assert patience.deadline > patience.retry_for
+    schedule = AskSchedule.of(interval)
+    assert schedule.retry_for >= 2 * interval
+    assert schedule.deadline > schedule.retry_for
     elapsed, attempt = 0.0, 0
-    while (delay := patience.delay(attempt := attempt + 1, elapsed, chance, crowd)) is not None:
-        assert 0 < delay <= patience.retry_for
+    while (delay := schedule.delay(attempt := attempt + 1, elapsed, chance, load)) is not None:
+        assert 0 < delay <= schedule.retry_for
         elapsed += delay
         assert attempt < 100_000
-    assert elapsed == pytest.approx(patience.retry_for)
+    assert elapsed == pytest.approx(schedule.retry_for)
 
 
-def test_the_fewer_are_asked_the_more_often() -> None:
-    patience = Patience.of(1)
-    assert patience.delay(9, 0, 0.5, 10) == 0.02
-    assert patience.delay(9, 0, 0.5, 100) == 0.05
-    assert patience.delay(9, 0, 0.5, 5000) == patience.delay(9, 0, 0.5) == 0.25
+def test_delays_depend_on_the_load() -> None:
+    schedule = AskSchedule.of(1)
+    assert schedule.delay(9, 0, 0.5, 10) == 0.02
+    assert schedule.delay(9, 0, 0.5, 100) == 0.05
+    assert schedule.delay(9, 0, 0.5, 5000) == schedule.delay(9, 0, 0.5) == 0.25
 
 
 def jwt(claims: object) -> str:
@@ -109,7 +109,7 @@ def jwt(claims: object) -> str:
         ("a." + base64.urlsafe_b64encode(b"[" * 5000).decode() + ".c", None),
     ],
 )
-def test_an_expiry_is_that_of_a_jwt_or_none(token: str, expiry: float | None) -> None:
+def test_expiry_of_a_jwt(token: str, expiry: float | None) -> None:
     assert expiry_of(token) == expiry
 
 
@@ -123,7 +123,7 @@ def test_an_expiry_is_that_of_a_jwt_or_none(token: str, expiry: float | None) ->
         *((bad, "token_invalid") for bad in ("a b", "a;b", "a,b", 'a"b', "a\\b", "a\r\nb", "a\0", "ü", "\ud800")),
     ],
 )
-def test_only_what_a_cookie_can_hold_is_asked_about(token: str, problem: str | None) -> None:
+def test_token_must_fit_into_a_cookie(token: str, problem: str | None) -> None:
     assert problem_of(token) == problem
     assert len(short_hash(token)) == 8
 
@@ -141,7 +141,7 @@ def test_only_what_a_cookie_can_hold_is_asked_about(token: str, problem: str | N
         ("o" * 254, Reason.ORIGIN_INVALID),
     ],
 )
-def test_an_origin_is_a_name_or_an_address(origin: str, problem: Reason | None) -> None:
+def test_origin_is_a_name_or_an_address(origin: str, problem: Reason | None) -> None:
     assert origin_problem(origin) is problem
 
 
@@ -163,12 +163,12 @@ ONE = Instance("one", "10.0.0.1", 8443)
         (Listing((Instance("a", "10.0.0.1", 1, terminating=True),), 1000), Reason.LIST_EMPTY),
     ],
 )
-def test_a_list_is_believed_while_it_is_fresh_and_has_somebody_in_it(listing: Listing, problem: Reason | None) -> None:
+def test_usable_lists(listing: Listing, problem: Reason | None) -> None:
     assert listing.problem(1000, 60) is problem
 
 
-def test_a_failed_look_keeps_the_list_and_its_age() -> None:
-    lists = MemoryListings()
+def test_failed_scrape_keeps_the_list_and_its_age() -> None:
+    lists = ProcessListings()
     lists.not_listed("gateway", SynclineError("FORBIDDEN", "the API refuses"))
     assert lists.all()["gateway"] == Listing(failed="FORBIDDEN")
     lists.listed("gateway", [ONE], 7.0)
@@ -194,11 +194,11 @@ def test_a_failed_look_keeps_the_list_and_its_age() -> None:
         ("", False),
     ],
 )
-def test_a_probe_goes_to_addresses_of_pods_alone(address: str, probed: bool) -> None:
+def test_only_addresses_of_pods_are_probed(address: str, probed: bool) -> None:
     assert is_probed(address) is probed
 
 
-def test_an_instance_survives_being_stored() -> None:
+def test_instance_is_restored_from_its_stored_form() -> None:
     one = Instance("one", "fd00::1", 8443, ready=False, terminating=True, source="gateway/nginx")
     assert Instance.from_json(json.loads(json.dumps(one.as_json()))) == one
     assert time.time() > 0

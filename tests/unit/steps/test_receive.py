@@ -264,7 +264,7 @@ def _secret_is_missing(*_: object) -> Any:
 @pytest.mark.parametrize("failing", [_aws_fails, _secret_is_missing])
 def test_what_is_wrong_on_our_side_may_be_sent_again(steps: Steps, receiver: Receiver, failing: Any) -> None:
     broken = Receiver(failing, receiver.changed_groups, receiver.secrets, receiver.queues)
-    assert ask(broken) == (503, {"error": "not taken now; send it again"})
+    assert ask(broken) == (503, {"error": "not accepted now; send it again"})
     broken = Receiver(receiver.config, failing, receiver.secrets, receiver.queues)
-    assert ask(broken) == (503, {"error": "not taken now; send it again"})
+    assert ask(broken) == (503, {"error": "not accepted now; send it again"})
     assert queued(steps) == []

@@ -102,7 +102,7 @@ def test_a_size_is_in_bytes(ask: Ask) -> None:
 
 @pytest.mark.parametrize("body", ["eyJncm91cHMiOiBbXX0!", "=", "é"])
 def test_what_is_no_base64_is_refused(ask: Ask, body: str) -> None:
-    assert ask(body, isBase64Encoded=True) == (400, {"error": "the body is not base64, as it claims to be"})
+    assert ask(body, isBase64Encoded=True) == (400, {"error": "the body is not valid base64"})
 
 
 @pytest.mark.parametrize("body", [None, "", "{", "\ud83d"])
@@ -179,7 +179,7 @@ def test_whether_there_is_a_hook_is_told_to_nobody(ask: Ask, name: str) -> None:
 
 def test_what_is_wrong_here_is_not_told(ask: Ask) -> None:
     answer = ask('{"groups": ["a"]}', rawPath=f"/hooks/broken/{SECRET}")
-    assert answer == (503, {"error": "not taken now; send it again"})
+    assert answer == (503, {"error": "not accepted now; send it again"})
 
 
 class TestProof:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import pytest
 
 from syncline.web.contract import PATH
-from syncline.web.function_url import Answer, Request
+from syncline.web.function_url import HttpRequest, HttpResponse
 from syncline.web.server import LARGEST_HEAD, Server
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -31,7 +31,7 @@ class Slow:
         self.begun = asyncio.Event()
         self.let = asyncio.Event()
 
-    async def answer(self, request: Request) -> Answer:
+    async def answer(self, request: HttpRequest) -> HttpResponse:
         self.asked.append(f"{request.method} {request.path}")
         self.headers.append(dict(request.headers))
         self.begun.set()
@@ -40,7 +40,7 @@ class Slow:
         except asyncio.CancelledError:
             self.given_up.set()
             raise
-        return Answer(200, self.body, {"content-type": "application/json"})
+        return HttpResponse(200, self.body, {"content-type": "application/json"})
 
 
 def played(
@@ -66,7 +66,7 @@ async def _ended(writer: asyncio.StreamWriter) -> None:
     await writer.wait_closed()
 
 
-def test_who_sends_nothing_or_half_a_head_is_not_waited_for() -> None:
+def test_timeout_of_an_incomplete_head() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         for sent in (b"", b"GET /v1/synced HTTP/1.1\r\nX-Auth-Tok"):
             reader, writer = await connect()
@@ -78,7 +78,7 @@ def test_who_sends_nothing_or_half_a_head_is_not_waited_for() -> None:
     played(play)
 
 
-def test_bytes_one_by_one_do_not_buy_time() -> None:
+def test_single_bytes_do_not_extend_the_timeout() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         reader, writer = await connect()
         ended = asyncio.ensure_future(reader.read())
@@ -92,7 +92,7 @@ def test_bytes_one_by_one_do_not_buy_time() -> None:
     played(play)
 
 
-def test_a_body_that_nobody_asked_for_is_dropped_and_the_next_request_answered() -> None:
+def test_body_is_discarded_and_the_next_request_answered() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.let.set()
         reader, writer = await connect()
@@ -105,7 +105,7 @@ def test_a_body_that_nobody_asked_for_is_dropped_and_the_next_request_answered()
     played(play)
 
 
-def test_who_is_gone_is_not_asked_for() -> None:
+def test_no_requests_for_a_disconnected_client() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         _, writer = await connect()
         writer.write(b"GET /v1/synced HTTP/1.1\r\n\r\n")
@@ -116,7 +116,7 @@ def test_who_is_gone_is_not_asked_for() -> None:
     played(play)
 
 
-def test_a_client_that_resets_its_connection_is_not_answered() -> None:
+def test_reset_connection_gets_no_response() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         _, writer = await connect()
         writer.write(HEAD + b"\r\n")
@@ -128,7 +128,7 @@ def test_a_client_that_resets_its_connection_is_not_answered() -> None:
     played(play)
 
 
-def test_an_end_lets_the_answer_under_way_be_the_last() -> None:
+def test_stop_finishes_the_response_in_progress() -> None:
     async def play(server: Server, api: Slow, connect: Any) -> None:
         reader, writer = await connect()
         idle, idle_writer = await connect()
@@ -147,7 +147,7 @@ def test_an_end_lets_the_answer_under_way_be_the_last() -> None:
     played(play)
 
 
-def test_a_second_head_has_to_end_in_time_as_well() -> None:
+def test_timeout_of_a_second_head() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.let.set()
         reader, writer = await connect()
@@ -159,7 +159,7 @@ def test_a_second_head_has_to_end_in_time_as_well() -> None:
     played(play)
 
 
-def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() -> None:
+def test_client_that_does_not_read_gets_no_more_responses() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.body = bytes(1 << 20)
         api.let.set()
@@ -173,7 +173,7 @@ def test_a_client_that_does_not_read_its_answers_gets_no_more_of_them() -> None:
     played(play)
 
 
-def test_an_answer_under_way_at_the_end_arrives_whole() -> None:
+def test_response_in_progress_at_the_stop_is_complete() -> None:
     async def play(server: Server, api: Slow, connect: Any) -> None:
         api.body = bytes(1 << 24)
         reader, writer = await connect()
@@ -190,7 +190,7 @@ def test_an_answer_under_way_at_the_end_arrives_whole() -> None:
     played(play)
 
 
-def test_fields_of_one_name_are_joined() -> None:
+def test_headers_of_one_name_are_joined() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.let.set()
         reader, writer = await connect()
@@ -212,7 +212,7 @@ def test_fields_of_one_name_are_joined() -> None:
         (b" HTTP/1.0\r\nConnection: keep-alive\r\n", True),
     ],
 )
-def test_a_connection_is_kept_as_its_client_says(sent: bytes, kept: bool) -> None:
+def test_keep_alive_as_requested(sent: bytes, kept: bool) -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.let.set()
         reader, writer = await connect()
@@ -242,7 +242,7 @@ def test_a_connection_is_kept_as_its_client_says(sent: bytes, kept: bool) -> Non
         (HEAD + b"X-A: " + b"a" * 10 * LARGEST_HEAD, b"431", True),
     ],
 )
-def test_a_refusal_arrives_and_nothing_behind_it_is_answered(sent: bytes, status: bytes, verdict: bool) -> None:
+def test_refusal_is_sent_and_later_requests_are_ignored(sent: bytes, status: bytes, verdict: bool) -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.let.set()
         reader, writer = await connect()
@@ -256,7 +256,7 @@ def test_a_refusal_arrives_and_nothing_behind_it_is_answered(sent: bytes, status
     played(play)
 
 
-def test_a_refusal_is_not_lost_while_a_body_is_still_being_sent() -> None:
+def test_refusal_is_received_while_a_body_is_being_sent() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         reader, writer = await connect()
         writer.transport.pause_reading()
@@ -271,7 +271,7 @@ def test_a_refusal_is_not_lost_while_a_body_is_still_being_sent() -> None:
     played(play)
 
 
-def test_a_head_may_be_as_long_as_the_limit() -> None:
+def test_head_at_the_size_limit() -> None:
     async def play(_: Server, api: Slow, connect: Any) -> None:
         api.let.set()
         reader, writer = await connect()

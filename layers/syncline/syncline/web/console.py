@@ -1,4 +1,4 @@
-"""Console: whether Syncline is well, and its figures as Prometheus reads them."""
+"""Console: the health check, and metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from syncline.telemetry import logger
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The figures of one sync. ``own`` are metrics that only its kind has, each with samples of this sync alone."""
+    """The metrics of one sync. ``own`` are metrics that only its kind has, each with samples of this sync only."""
 
     sync: str
     kind: str
@@ -33,21 +33,21 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Console:
-    """Answers requests. ``token`` gives what a request has to bring as a bearer token, None for nothing."""
+    """Answers requests. ``token`` returns the required bearer token, None if none is required."""
 
     figures: Callable[[], Iterable[Figures]]
     token: Callable[[], str | None]
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
-        """A function URL's request; the response."""
+        """Return the response to a function URL's event."""
         method = event.get("requestContext", {}).get("http", {}).get("method", "GET")
         path = str(event.get("rawPath", "/")).rstrip("/") or "/"
         if path not in ("/health", "/metrics"):
-            return _answer(404, {"error": "there are /health and /metrics"})
+            return _answer(404, {"error": "not found; use /health or /metrics"})
         if method not in ("GET", "HEAD"):
-            return _answer(405, {"error": "GET alone"}) | {"headers": {"Allow": "GET, HEAD"}}
+            return _answer(405, {"error": "use GET or HEAD"}) | {"headers": {"Allow": "GET, HEAD"}}
         try:
-            # Whether we are well is no secret, and who asks may be a load balancer.
+            # The health check needs no token, as load balancers use it.
             if path == "/metrics" and not self._knows(event):
                 return _answer(401, {"error": "the bearer token is missing or wrong"})
             figures = list(self.figures())
@@ -68,14 +68,14 @@ class Console:
 
 
 def exposition(figures: Iterable[Figures]) -> bytes:
-    """The figures in Prometheus' text format."""
+    """Return the metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     registry.register(_Collected(list(figures)))
     return generate_latest(registry)
 
 
 class _Collected(Collector):
-    """Metrics of every sync, and those that its kind has besides."""
+    """The metrics of every sync, and those that only its kind has."""
 
     def __init__(self, figures: list[Figures]) -> None:
         self._figures = figures
@@ -91,15 +91,15 @@ class _Collected(Collector):
 
 def _general(figures: list[Figures]) -> Iterator[Metric]:
     labels = ("sync", "kind")
-    runs = HistogramMetricFamily("syncline_run_duration_seconds", "How long runs took.", labels=labels)
+    runs = HistogramMetricFamily("syncline_run_duration_seconds", "Duration of runs.", labels=labels)
     failed = CounterMetricFamily("syncline_runs_failed", "Runs with failed items.", labels=labels)
-    items = CounterMetricFamily("syncline_items", "Items by how they ended.", labels=(*labels, "outcome"))
+    items = CounterMetricFamily("syncline_items", "Items by outcome.", labels=(*labels, "outcome"))
     moved = CounterMetricFamily("syncline_moved_bytes", "Bytes sent to targets.", labels=labels)
     success = GaugeMetricFamily(
         "syncline_last_success_timestamp_seconds", "The last run without failures.", labels=labels
     )
     known = GaugeMetricFamily("syncline_known_failures", "Items known to fail and not acknowledged.", labels=labels)
-    running = GaugeMetricFamily("syncline_running", "Whether a run is under way.", labels=labels)
+    running = GaugeMetricFamily("syncline_running", "1 if a run is in progress.", labels=labels)
     for each in figures:
         values = (each.sync, each.kind)
         runs.add_metric(values, histogram_buckets(each.totals), each.totals.seconds)
@@ -114,7 +114,7 @@ def _general(figures: list[Figures]) -> Iterator[Metric]:
 
 
 def histogram_buckets(totals: Totals) -> list[tuple[str, float]]:
-    """Prometheus' buckets count all that are within a bound, and the last one all there are."""
+    """Return Prometheus' cumulative buckets; the last one counts all runs."""
     rows: list[tuple[str, float]] = []
     count = 0
     for bound, within in zip((*map(str, map(float, BUCKETS)), "+Inf"), totals.durations, strict=True):

@@ -1,7 +1,7 @@
-"""The contract of ``GET /v1/synced``: its words, its headers, and the shape of its body.
+"""The contract of ``GET /v1/synced``: its headers, statuses, and the schema of its body.
 
-The dataclasses here, with a description beside each type, are what the OpenAPI document is made from;
-:func:`body_of` gives what they describe, and a test holds each answer to that document.
+The OpenAPI document is generated from the dataclasses here, whose types are annotated with descriptions. :func:`body_of`
+returns a body of that schema, and a test checks every response against the document.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.verdict import Finding, Known, Reason, Seen, State
+from syncline.kinds.tokens.verdict import InstanceResult, ProbeResult, Reason, TokenState, Verdict
 
 TOKEN_HEADER: Final = "X-Auth-Token"  # noqa: S105 - the header's name
 ORIGIN_HEADER: Final = "X-Nginx-Origin"
@@ -28,82 +28,82 @@ STATUSES: Final[dict[Reason, int]] = {
     Reason.NO_SUCH_SYNC: 404,
     Reason.INTERNAL: 500,
 }
-"""Reasons that lie in the request, or in us. All others are verdicts, and 200."""
+"""Statuses of reasons that are errors of the request or of Syncline. All other reasons are verdicts, with 200."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceBody:
-    """One instance, and what it said."""
+    """One instance and its response."""
 
-    name: Annotated[str, "The instance's name: its pod's."]
+    name: Annotated[str, "The instance's name: that of its pod."]
     address: Annotated[str, "Its address and port."]
-    verdict: Annotated[State, "Whether it has the token."]
-    attempts: Annotated[int, "How many times it was asked."]
+    verdict: Annotated[TokenState, "The state of the token at it."]
+    attempts: Annotated[int, "The number of requests to it."]
     first_yes_ms: Annotated[float | None, "Milliseconds until it first had the token."]
-    last_status: Annotated[int | None, "The last HTTP status it answered with."]
-    reason: Annotated[str, "Why it does not count as having the token; empty if it has it."]
+    last_status: Annotated[int | None, "The HTTP status of its last response."]
+    reason: Annotated[str, "The reason why it does not count as having the token; empty if it has it."]
 
 
 @dataclass(frozen=True, slots=True)
 class ListBody:
-    """The list of instances that the verdict rests on."""
+    """The list of instances on which the verdict is based."""
 
-    instances: Annotated[int, "How many instances it has."]
-    serving: Annotated[int, "How many of them get requests now: ready, and not terminating."]
-    seen: Annotated[str | None, "When the cluster was last listed whole (RFC 3339)."]
-    failed: Annotated[str | None, "The code of the failure, if the latest look at the cluster failed."]
+    instances: Annotated[int, "The number of instances in the list."]
+    serving: Annotated[int, "The number of them that receive requests now: ready, and not terminating."]
+    seen: Annotated[str | None, "The time of the last complete list of the cluster (RFC 3339)."]
+    failed: Annotated[str | None, "The code of the failure, if the latest scrape of the cluster failed."]
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A verdict, and all it rests on."""
+    """A verdict and its evidence."""
 
-    verdict: Annotated[Known, "The verdict; `Unknown` where nothing was seen that would carry one."]
-    reason: Annotated[Reason, "Why, in one word."]
+    verdict: Annotated[Verdict, "The verdict; `Unknown` if there is no evidence for another one."]
+    reason: Annotated[Reason, "The reason for the verdict."]
     sync: Annotated[str | None, "The sync that the origin belongs to."]
     token: Annotated[str | None, "The first 8 hex digits of the token's SHA-256."]
     origin: Annotated[
         InstanceBody | None, "The origin, asked as a control; null if it is not listed, or if several have its name."
     ]
-    asked: Annotated[int, "How many instances were asked, the origin not counted."]
-    needed: Annotated[int, "How many of them must have the token."]
-    synced: Annotated[int, "How many of them have it."]
-    unknown: Annotated[int, "How many of them could not be asked or gave no usable answer."]
+    asked: Annotated[int, "The number of instances asked, without the origin."]
+    needed: Annotated[int, "The number of them that must have the token."]
+    synced: Annotated[int, "The number of them that have it."]
+    unknown: Annotated[int, "The number of them without a usable response."]
     ms: Annotated[float, "Milliseconds until the verdict."]
-    list: Annotated[ListBody | None, "The list of instances that the verdict rests on."]
+    list: Annotated[ListBody | None, "The list of instances on which the verdict is based."]
     instances: Annotated[tuple[InstanceBody, ...], "Each instance that was asked."]
 
 
-def body_of(sync: str | None, token_hash: str | None, finding: Finding, listing: Listing | None) -> dict[str, Any]:
-    """The body as JSON values, shaped as :class:`Body`."""
+def body_of(sync: str | None, token_hash: str | None, result: ProbeResult, listing: Listing | None) -> dict[str, Any]:
+    """Return the body as JSON values, with the schema of :class:`Body`."""
     return {
-        "verdict": finding.verdict.value,
-        "reason": finding.reason.value,
+        "verdict": result.verdict.value,
+        "reason": result.reason.value,
         "sync": sync,
         "token": token_hash,
-        "origin": None if finding.origin is None else _instance(finding.origin),
-        "asked": len(finding.seen),
-        "needed": finding.needed,
-        "synced": finding.yes,
-        "unknown": finding.unknown,
-        "ms": round(finding.milliseconds, 3),
+        "origin": None if result.origin is None else _instance(result.origin),
+        "asked": len(result.instances),
+        "needed": result.needed,
+        "synced": result.yes,
+        "unknown": result.unknown,
+        "ms": round(result.milliseconds, 3),
         "list": None if listing is None else _list(listing),
-        "instances": [_instance(seen) for seen in finding.seen],
+        "instances": [_instance(each) for each in result.instances],
     }
 
 
-def _instance(seen: Seen) -> dict[str, Any]:
-    # Whoever said no so far and was not asked to the end said no.
-    pending = seen.state is State.PENDING
-    state = State.NO if pending and seen.last_status == 401 else seen.state
+def _instance(result: InstanceResult) -> dict[str, Any]:
+    # An instance that refused the token so far and was not asked until the end counts as a refusal.
+    pending = result.state is TokenState.PENDING
+    state = TokenState.NO if pending and result.last_status == 401 else result.state
     return {
-        "name": seen.name,
-        "address": seen.address,
+        "name": result.name,
+        "address": result.address,
         "verdict": state.value,
-        "attempts": seen.attempts,
-        "first_yes_ms": seen.first_yes,
-        "last_status": seen.last_status,
-        "reason": seen.reason or ("no answer in time" if pending else ""),
+        "attempts": result.attempts,
+        "first_yes_ms": result.first_yes,
+        "last_status": result.last_status,
+        "reason": result.reason or ("no answer in time" if pending else ""),
     }
 
 

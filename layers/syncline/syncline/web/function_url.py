@@ -1,4 +1,4 @@
-"""Requests and answers of a Lambda function URL (payload format 2.0), as the API takes and gives them."""
+"""HTTP requests and responses, and their conversion from and to those of a Lambda function URL (payload format 2.0)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """A request; ``headers`` has lower-case names; a value may hold any character that came."""
+class HttpRequest:
+    """A request. The names in ``headers`` are in lower case; values are unchecked."""
 
     method: str
     path: str
@@ -18,26 +18,26 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A response; ``packed`` says that the body is compressed with gzip."""
+class HttpResponse:
+    """A response; ``is_gzip`` is True if the body is compressed with gzip."""
 
     status: int
     body: bytes
     headers: Mapping[str, str]
-    packed: bool = False
+    is_gzip: bool = False
 
 
-def request_of(event: dict[str, Any]) -> Request:
-    """The request in a function URL's event."""
+def request_of(event: dict[str, Any]) -> HttpRequest:
+    """Return the request of a function URL's event."""
     http = event["requestContext"]["http"]
     headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
-    return Request(str(http["method"]).upper(), str(event["rawPath"]), headers)
+    return HttpRequest(str(http["method"]).upper(), str(event["rawPath"]), headers)
 
 
-def response_of(answer: Answer) -> dict[str, Any]:
-    """What Lambda is to answer."""
-    response: dict[str, Any] = {"statusCode": answer.status, "headers": dict(answer.headers)}
-    if answer.packed:
-        response["headers"]["content-encoding"] = "gzip"
-        return response | {"body": base64.b64encode(answer.body).decode(), "isBase64Encoded": True}
-    return response | {"body": answer.body.decode()}
+def response_of(response: HttpResponse) -> dict[str, Any]:
+    """Return the response in the form that Lambda expects."""
+    result: dict[str, Any] = {"statusCode": response.status, "headers": dict(response.headers)}
+    if response.is_gzip:
+        result["headers"]["content-encoding"] = "gzip"
+        return result | {"body": base64.b64encode(response.body).decode(), "isBase64Encoded": True}
+    return result | {"body": response.body.decode()}

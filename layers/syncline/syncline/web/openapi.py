@@ -1,6 +1,6 @@
-"""The OpenAPI document of the probe, made from the contract's own types, so that it cannot say anything else.
+"""The OpenAPI document of the probe, generated from the types of the contract.
 
-``python -m syncline.web.openapi`` prints it; ``docs/openapi.json`` is that.
+``python -m syncline.web.openapi`` prints it, for ``docs/openapi.json``.
 """
 
 from __future__ import annotations
@@ -15,25 +15,25 @@ from typing import Any, Final
 
 from syncline import __version__
 from syncline.kinds.tokens.probe import LONGEST_ORIGIN, LONGEST_TOKEN
-from syncline.kinds.tokens.verdict import Reason, Verdict
+from syncline.kinds.tokens.verdict import HeaderVerdict, Reason
 from syncline.web.contract import ORIGIN_HEADER, PATH, REASON_HEADER, STATUS_HEADER, STATUSES, TOKEN_HEADER, Body
 
 _PLAIN: Final[dict[Any, str]] = {str: "string", int: "integer", float: "number", bool: "boolean"}
 
 
 def document() -> dict[str, Any]:
-    """The whole document (OpenAPI 3.0.3, which Swagger UI and generators of clients all know)."""
+    """Return the document (OpenAPI 3.0.3, which Swagger UI and client generators support)."""
     schemas: dict[str, Any] = {}
     _schema(Body, schemas)
-    synced = _operation("synced", "Is every instance in agreement about a token?", ())
-    named = _operation("syncedIn", "The same, for a sync by its name.", (_SYNC,))
+    synced = _operation("synced", "Return whether every instance has a token.", ())
+    named = _operation("syncedIn", "Return the same for a sync by its name.", (_SYNC,))
     return {
         "openapi": "3.0.3",
         "info": {
             "title": "Syncline: tokens",
             "version": __version__,
             "description": "Asks every instance of a replicated gateway whether it has a session token. "
-            "A verdict is never better than what was seen.",
+            "A verdict is never better than its evidence.",
         },
         "paths": {PATH: {"get": synced}, f"{PATH}/{{sync}}": {"get": named}},
         "components": {"schemas": schemas},
@@ -54,8 +54,8 @@ def _operation(name: str, summary: str, parameters: tuple[dict[str, Any], ...]) 
     return {
         "operationId": name,
         "summary": summary,
-        "description": "Every instance but the origin is asked until it has the token, its retries end, or the hard "
-        "deadline comes.",
+        "description": "Every instance except the origin is asked until it has the token, its retries end, or the "
+        "deadline is reached.",
         "parameters": [
             *parameters,
             _header(TOKEN_HEADER, "The session token: the value of the cookie that instances check.", LONGEST_TOKEN),
@@ -66,7 +66,7 @@ def _operation(name: str, summary: str, parameters: tuple[dict[str, Any], ...]) 
 
 
 def _header(name: str, description: str, longest: int) -> dict[str, Any]:
-    # The characters of a cookie's value, and of a name or address.
+    # The characters of a cookie's value, and those of a name or address.
     pattern = r"^[!#-+\--:<-\[\]-~]+$" if name == TOKEN_HEADER else r"^[A-Za-z0-9._:\[\]-]+$"
     schema = {"type": "string", "minLength": 1, "maxLength": longest, "pattern": pattern}
     return {"name": name, "in": "header", "required": True, "description": description, "schema": schema}
@@ -74,26 +74,26 @@ def _header(name: str, description: str, longest: int) -> dict[str, Any]:
 
 _DESCRIPTIONS: Final = {
     200: "The verdict.",
-    400: "A header is missing, or cannot be one of a token or an instance.",
+    400: "A header is missing or invalid.",
     404: "There is no such sync.",
     431: "The token is too long.",
-    500: "A defect in Syncline; nothing is known.",
+    500: "A defect in Syncline; the state of the token is unknown.",
 }
 
 
 def _response(status: int) -> dict[str, Any]:
-    words = [verdict.value for verdict in Verdict] if status == 200 else [Verdict.NOT_SYNCED.value]
+    words = [verdict.value for verdict in HeaderVerdict] if status == 200 else [HeaderVerdict.NOT_SYNCED.value]
     reasons = [r.value for r in Reason if STATUSES.get(r, 200) == status]
     return {
         "description": _DESCRIPTIONS[status],
         "headers": {
             STATUS_HEADER: {
-                "description": "The verdict in one of four words; what is not known is `NotSynced`.",
+                "description": "The verdict; `NotSynced` if it is unknown.",
                 "required": True,
                 "schema": {"type": "string", "enum": words},
             },
             REASON_HEADER: {
-                "description": "Why, in one word.",
+                "description": "The reason for the verdict.",
                 "required": True,
                 "schema": {"type": "string", "enum": reasons},
             },
@@ -103,14 +103,14 @@ def _response(status: int) -> dict[str, Any]:
 
 
 def _schema(kind: Any, schemas: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a type; those of dataclasses and enumerations go into ``schemas`` and are referred to."""
+    """Return the schema of a type. Those of dataclasses and enumerations are added to ``schemas`` and referred to."""
     if kind in _PLAIN:
         return {"type": _PLAIN[kind]}
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         (inner,) = (each for each in arguments if each is not type(None))
         schema = _schema(inner, schemas)
-        # OpenAPI 3.0 ignores what stands beside a $ref.
+        # OpenAPI 3.0 ignores the siblings of a $ref.
         return {"allOf": [schema], "nullable": True} if "$ref" in schema else {**schema, "nullable": True}
     if origin is tuple:
         return {"type": "array", "items": _schema(arguments[0], schemas)}

@@ -1,6 +1,6 @@
-"""The page on which the contract can be tried: Swagger UI from the files that Powertools brings, from nowhere else.
+"""Static pages of the probe: its OpenAPI document, and Swagger UI from the files in the Powertools package.
 
-It is where Syncer has it: at ``/swagger-ui/index.html``, with its files beside it.
+Swagger UI is at ``/swagger-ui/index.html``, as in Syncer.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Final
 from syncline.web.openapi import document
 
 START: Final = "swagger-ui/index.html"
-"""Where the page is, from ``/`` and ``/swagger-ui``."""
-_PLACE: Final = "/swagger-ui/"
+"""Location of the page, relative to ``/`` and ``/swagger-ui``."""
+_FOLDER: Final = "/swagger-ui/"
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -41,34 +41,34 @@ _FILES: Final = {
     "swagger-ui-bundle.min.js": "text/javascript; charset=utf-8",
 }
 
-Page = tuple[str, bytes]
+StaticPage = tuple[str, bytes]
 """A content type, and a body compressed with gzip."""
 
 
 @cache
-def page(path: str) -> Page | None:
-    """What is shown at ``path``; None for a path that has no page."""
-    if path in ("/openapi.json", f"{_PLACE}openapi.json"):
-        return "application/json", _packed(json.dumps(document()).encode())
-    name = path.removeprefix(_PLACE)
+def page(path: str) -> StaticPage | None:
+    """Return the page at ``path``, None if there is none."""
+    if path in ("/openapi.json", f"{_FOLDER}openapi.json"):
+        return "application/json", _compressed(json.dumps(document()).encode())
+    name = path.removeprefix(_FOLDER)
     if name == path:
         return None
     if name in ("", "index.html"):
-        return "text/html; charset=utf-8", _packed(_PAGE.encode())
+        return "text/html; charset=utf-8", _compressed(_PAGE.encode())
     if name == "start.js":
-        return "text/javascript; charset=utf-8", _packed(_START.encode())
+        return "text/javascript; charset=utf-8", _compressed(_START.encode())
     if name not in _FILES:
         return None
-    return _FILES[name], _packed((_folder() / name).read_bytes())
+    return _FILES[name], _compressed((_folder() / name).read_bytes())
 
 
 def _folder() -> Path:
-    # Found without being imported: the module it lies beside takes long to load.
+    # Found without importing the package, which takes long.
     found = importlib.util.find_spec("aws_lambda_powertools")
     assert found is not None
     assert found.origin is not None
     return Path(found.origin).parent / "event_handler" / "openapi" / "swagger_ui"
 
 
-def _packed(content: bytes) -> bytes:
+def _compressed(content: bytes) -> bytes:
     return gzip.compress(content, 6, mtime=0)

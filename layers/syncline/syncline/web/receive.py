@@ -1,4 +1,4 @@
-"""Receive: a source says that something changed there, and a look at just that is queued."""
+"""Webhooks: a notification of a change at a source starts a scan of the changed groups."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from syncline.store.runs import new_run_id
 from syncline.telemetry import logger
 
 LARGEST_BODY: Final = 1024 * 1024
-"""Bytes; no notification comes near it."""
+"""Largest body of a notification, in bytes."""
 _FORM: Final = "application/x-www-form-urlencoded"
 _FIELDS: Final = 100
-_NAMED: Final = 10
-"""How many of the things to look at a log line names."""
+_LOGGED: Final = 10
+"""Groups named in a log line."""
 
 
-class AnswerError(Exception):
-    """The request is answered with ``status`` and a word on why."""
+class HttpError(Exception):
+    """An error response with ``status`` and a message."""
 
     def __init__(self, status: int, why: str) -> None:
         super().__init__(why)
@@ -40,10 +40,10 @@ class AnswerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Takes notifications at ``POST /hooks/<sync>/<secret>`` and, with a signature or a bearer token, ``/hooks/<sync>``.
+    """Receives notifications at ``POST /hooks/<sync>/<secret>`` and, with a signature or bearer token, ``/hooks/<sync>``.
 
-    A signature is GitHub's: ``X-Hub-Signature-256``, the HMAC-SHA256 of the raw body. Bearer tokens are MinIO's.
-    ``changed_groups`` gives the groups that a notification names. The webhooks' own are the only secrets that are needed here.
+    GitHub sends a signature, ``X-Hub-Signature-256``, the HMAC-SHA256 of the raw body; MinIO sends a bearer token.
+    ``changed_groups`` returns the groups that a notification names. No secrets but those of the webhooks are used.
     """
 
     config: Callable[[str], Sync]
@@ -53,76 +53,76 @@ class Receiver:
     clock: Callable[[], float] = time.time
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
-        """A function URL's event (payload format 2.0); its response."""
+        """Return the response to a function URL's event (payload format 2.0)."""
         try:
             status, answer = 202, self._accept(event)
-        except AnswerError as error:
+        except HttpError as error:
             status, answer = error.status, {"error": str(error)}
         except (SynclineError, ClientError, BotoCoreError) as error:
-            # What is wrong on our side is for our log; the sender may send again.
-            logger.error("notification not taken", extra={"why": str(error)})
-            status, answer = 503, {"error": "not taken now; send it again"}
+            # Our own errors are only logged; the sender may send again.
+            logger.error("notification not accepted", extra={"why": str(error)})
+            status, answer = 503, {"error": "not accepted now; send it again"}
         return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": compact_json(answer)}
 
     def _accept(self, event: dict[str, Any]) -> dict[str, Any]:
         request = event["requestContext"]["http"]
         sync, given = self._sync(str(event["rawPath"]))
         if request["method"] != "POST":
-            raise AnswerError(405, "notifications come by POST") if given is not None else _unproved()
+            raise HttpError(405, "use POST for notifications") if given is not None else _unauthorized()
         headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
         raw = _raw(event)
-        if not self._is_proved(sync, given, headers, raw):
-            raise _unproved()
+        if not self._is_authorized(sync, given, headers, raw):
+            raise _unauthorized()
         is_form = headers.get("content-type", "").lower().startswith(_FORM)
-        # Many programs call a body a form unless they are told otherwise, `curl --data` among them.
+        # Many programs declare any body a form by default, such as `curl --data`.
         body = _form(raw) if is_form and not raw.lstrip().startswith((b"{", b"[")) else _json(raw)
         try:
             groups = self.changed_groups(sync, body)
         except SynclineError as error:
             if error.code.name != "MESSAGE_INVALID":
                 raise
-            raise AnswerError(400, error.what) from None
+            raise HttpError(400, error.what) from None
         if any(json_bytes(group) > LARGEST_SCOPE for group in groups):
-            raise AnswerError(400, f"a name of more than {LARGEST_SCOPE} bytes")
+            raise HttpError(400, f"a name of more than {LARGEST_SCOPE} bytes")
         if not sync.enabled:
             return {"sync": sync.name, "queued": [], "why": "the sync is not enabled"}
-        # Many more than a look may cover become several looks, which join one run.
+        # More groups than one scan may cover become several scans of one run.
         for part in Scope.of(groups).parts():
             self.queues.start(Start(sync.name, Trigger.WEBHOOK, part, id=new_run_id(self.clock)))
-        logger.info("notification", extra={"sync": sync.name, "groups": len(groups), "first": list(groups[:_NAMED])})
+        logger.info("notification", extra={"sync": sync.name, "groups": len(groups), "first": list(groups[:_LOGGED])})
         return {"sync": sync.name, "queued": list(groups)}
 
     def _sync(self, path: str) -> tuple[Sync, str | None]:
-        """Return the sync that a path names, and the secret in it; an unknown name and a wrong secret look the same."""
+        """Return the sync and the secret in a path. An unknown name and a wrong secret give the same error."""
         parts = path.strip("/").split("/")
         if len(parts) not in (2, 3) or parts[0] != "hooks":
-            raise AnswerError(404, "notifications go to /hooks/SYNC or /hooks/SYNC/SECRET")
+            raise HttpError(404, "notifications go to /hooks/SYNC or /hooks/SYNC/SECRET")
         try:
             sync = self.config(parts[1])
         except SynclineError as error:
             if error.code.name == "NO_SUCH_SYNC":
-                raise _unproved() from None
+                raise _unauthorized() from None
             raise
         if sync.webhook is None:
-            raise _unproved()
+            raise _unauthorized()
         given = parts[2] if len(parts) == 3 else None
         if given is not None and not _same(self.secrets.resolve(sync.webhook.secret), given):
-            raise _unproved()
+            raise _unauthorized()
         return sync, given
 
-    def _is_proved(self, sync: Sync, given: str | None, headers: Mapping[str, str], raw: bytes) -> bool:
-        """Return True if the sender knows the secret: by the path, already checked, a signature or a bearer token."""
+    def _is_authorized(self, sync: Sync, given: str | None, headers: Mapping[str, str], raw: bytes) -> bool:
+        """Return True if the sender knows the secret, by the path (already checked), a signature or a bearer token."""
         assert sync.webhook is not None
         signature, bearer = headers.get("x-hub-signature-256"), headers.get("authorization", "")
         secret = self.secrets.resolve(sync.webhook.secret)
         if signature is not None:
-            # A signature that is there must hold, wherever else the secret stands.
+            # A signature must be valid even if the secret is also in the path.
             return _same(f"sha256={hmac.new(secret.encode(), raw, hashlib.sha256).hexdigest()}", signature)
         return given is not None or (bearer[:7].lower() == "bearer " and _same(secret, bearer[7:]))
 
 
-def _unproved() -> AnswerError:
-    return AnswerError(401, "there is no such hook, or its secret or signature is wrong")
+def _unauthorized() -> HttpError:
+    return HttpError(401, "there is no such hook, or its secret or signature is wrong")
 
 
 def _same(secret: str, given: str) -> bool:
@@ -130,30 +130,30 @@ def _same(secret: str, given: str) -> bool:
 
 
 def _raw(event: dict[str, Any]) -> bytes:
-    """Return the request's body. Its size is checked before it is decoded."""
+    """Return the request's body. Its size is checked before decoding."""
     text = event.get("body") or ""
     is_base64 = event.get("isBase64Encoded")
     try:
         size = len(text) // 4 * 3 - text[-2:].count("=") if is_base64 else len(text.encode())
         if size > LARGEST_BODY:
-            raise AnswerError(413, f"more than {LARGEST_BODY} bytes")
+            raise HttpError(413, f"more than {LARGEST_BODY} bytes")
         return base64.b64decode(text, validate=True) if is_base64 else text.encode()
     except ValueError:
-        raise AnswerError(400, "the body is not base64, as it claims to be") from None
+        raise HttpError(400, "the body is not valid base64") from None
 
 
 def _form(raw: bytes) -> Any:
-    """Return the notification in a form, as GitHub sends it where no other content type was chosen."""
+    """Return the notification in a form, GitHub's default content type."""
     try:
         (payload,) = parse_qs(raw.decode(), max_num_fields=_FIELDS)["payload"]
         return json.loads(payload)
     except (ValueError, KeyError, RecursionError):
         what = "the form has no `payload` in JSON; choose the content type `application/json` for this webhook"
-        raise AnswerError(400, what) from None
+        raise HttpError(400, what) from None
 
 
 def _json(raw: bytes) -> Any:
     try:
         return json.loads(raw)
     except (ValueError, RecursionError):
-        raise AnswerError(400, "the body is not JSON") from None
+        raise HttpError(400, "the body is not JSON") from None

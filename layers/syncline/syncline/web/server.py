@@ -1,8 +1,8 @@
 """The container's HTTP server: HTTP/1.1 on one port, on the event loop that also asks the instances.
 
-httptools parses the heads of requests; asyncio's streams do the rest. GET and HEAD are answered, and bodies are dropped.
-TLS is left to a proxy in front. What a client may send, hold and wait for is bounded. An invalid request to the
-contract's path gets a verdict as well.
+httptools parses the heads of requests; asyncio's streams do the rest. GET and HEAD are supported, and bodies are discarded.
+TLS is left to a proxy. The size of requests, the number of connections and all waits are limited. An invalid request to
+the contract's path also gets a verdict.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Final, Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from syncline.kinds.tokens.verdict import Finding, Known, Reason
+from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 from syncline.model import compact_json
 from syncline.web.contract import PATH, REASON_HEADER, STATUS_HEADER, body_of
-from syncline.web.function_url import Answer, Request
+from syncline.web.function_url import HttpRequest, HttpResponse
 
 LARGEST_HEAD: Final = 32 * 1024
-"""Bytes of a request's line and fields: twice the longest token."""
+"""Largest size of a request's line and headers in bytes: twice the longest token."""
 MOST_OPEN: Final = 512
-"""Open connections. A further one closes the oldest that waits for a request, or is closed itself if none waits."""
+"""Largest number of connections. Another one closes the oldest idle one, or is closed itself if none is idle."""
 _LARGEST_BODY: Final = 64 * 1024
 _HEAD_SECONDS: Final = 10.0
 _IDLE_SECONDS: Final = 75.0
@@ -33,13 +33,13 @@ _END: Final = b"\r\n\r\n"
 
 
 class Api(Protocol):
-    """A service whose `answer` never raises."""
+    """An API whose `answer` never raises."""
 
-    async def answer(self, request: Request) -> Answer: ...
+    async def answer(self, request: HttpRequest) -> HttpResponse: ...
 
 
-More = Callable[[Request], Answer | None]
-"""A function that returns what the API does not have, or None."""
+More = Callable[[HttpRequest], HttpResponse | None]
+"""A function that responds to paths that the API does not have, or returns None."""
 
 
 class Server:
@@ -65,26 +65,26 @@ class Server:
         return int(self._server.sockets[0].getsockname()[1])
 
     async def stop(self, seconds: float) -> None:
-        """Accept no more connections, let answers in progress end within `seconds`, and close every connection."""
+        """Accept no more connections, let responses in progress end within `seconds`, and close every connection."""
         self.stopping = True
         if self._server is not None:
             self._server.close()
-        for connection in [each for each in self._open if not each.answering]:
+        for connection in [each for each in self._open if not each.is_answering]:
             connection.writer.close()
         if self._open:
             await asyncio.wait([each.task for each in self._open], timeout=seconds)
         for connection in list(self._open):
             connection.writer.transport.abort()
 
-    async def answer(self, request: Request) -> Answer:
-        """Return the answer to a request."""
+    async def answer(self, request: HttpRequest) -> HttpResponse:
+        """Return the response to a request."""
         return self._more(request) or await self._api.answer(request)
 
     def opened(self, connection: _Connection) -> None:
         """Add a connection, and close one if there are too many."""
         self._open[connection] = None
         if len(self._open) > self._most_open:
-            waiting = (each for each in self._open if not each.answering and each is not connection)
+            waiting = (each for each in self._open if not each.is_answering and each is not connection)
             next(waiting, connection).writer.transport.abort()
 
     def closed(self, connection: _Connection) -> None:
@@ -93,7 +93,7 @@ class Server:
 
 
 class _RefusedError(Exception):
-    """A request that the API cannot be asked. Under the contract's path, its answer is a verdict with `reason`."""
+    """An invalid request. Under the contract's path, the response is a verdict with `reason`."""
 
     def __init__(self, status: int, reason: Reason | None = None, path: str = "") -> None:
         super().__init__(status)
@@ -101,17 +101,17 @@ class _RefusedError(Exception):
         self.reason = reason
         self.path = path
 
-    def answer(self) -> Answer:
+    def answer(self) -> HttpResponse:
         headers = {"content-type": "application/json", "cache-control": "no-store"}
         if self.reason is None or not (self.path == PATH or self.path.startswith(f"{PATH}/")):
-            return Answer(self.status, b'{"error":"invalid request"}', headers)
-        finding = Finding(Known.UNKNOWN, self.reason)
-        headers |= {STATUS_HEADER: finding.verdict.header.value, REASON_HEADER: self.reason.value}
-        return Answer(self.status, compact_json(body_of(None, None, finding, None)).encode(), headers)
+            return HttpResponse(self.status, b'{"error":"invalid request"}', headers)
+        result = ProbeResult(Verdict.UNKNOWN, self.reason)
+        headers |= {STATUS_HEADER: result.verdict.header.value, REASON_HEADER: self.reason.value}
+        return HttpResponse(self.status, compact_json(body_of(None, None, result, None)).encode(), headers)
 
 
 class _Connection(asyncio.StreamReaderProtocol):
-    """One client. Its requests are answered one after another."""
+    """A connection of a client, whose requests are answered in order."""
 
     task: asyncio.Task[None]
     writer: asyncio.StreamWriter
@@ -119,16 +119,16 @@ class _Connection(asyncio.StreamReaderProtocol):
     def __init__(self, server: Server) -> None:
         self._reader = asyncio.StreamReader(limit=LARGEST_HEAD)
         super().__init__(self._reader, self._begin)
-        self.answering = False
+        self.is_answering = False
         self._server = server
 
     def eof_received(self) -> bool:
-        """Close the connection: no instance is asked for a client that is gone."""
+        """Close the connection, as no instance is asked for a disconnected client."""
         super().eof_received()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel the answer in progress."""
+        """Cancel the response in progress."""
         super().connection_lost(exc)
         self._timer.cancel()
         self.task.cancel()
@@ -142,7 +142,7 @@ class _Connection(asyncio.StreamReaderProtocol):
 
     async def _run(self) -> None:
         try:
-            with suppress(asyncio.IncompleteReadError, OSError):  # the client is gone
+            with suppress(asyncio.IncompleteReadError, OSError):  # the client has disconnected
                 try:
                     await self._answer_all()
                 except asyncio.LimitOverrunError:
@@ -157,25 +157,25 @@ class _Connection(asyncio.StreamReaderProtocol):
     async def _answer_all(self) -> None:
         first = b""
         while True:
-            request, keeps, length = _read(first + await self._reader.readuntil(_END))
+            request, keep_alive, length = _read(first + await self._reader.readuntil(_END))
             self._timer.cancel()
-            self.answering = True
+            self.is_answering = True
             answer = await self._server.answer(request)
-            self.answering = False
-            keeps = keeps and not self._server.stopping
-            self.writer.write(_wire(answer, request, keeps=keeps))
+            self.is_answering = False
+            keep_alive = keep_alive and not self._server.stopping
+            self.writer.write(_wire(answer, request, keep_alive=keep_alive))
             self._close_after(_IDLE_SECONDS)
             await self.writer.drain()
-            if not keeps:
+            if not keep_alive:
                 return
-            # The body is dropped, and a head that has begun has to end soon.
+            # The body is discarded, and a head that has begun must end soon.
             first = (await self._reader.readexactly(length + 1))[-1:]
             self._close_after(self._server.head_timeout)
 
     async def _refuse(self, refused: _RefusedError) -> None:
-        self.writer.write(_wire(refused.answer(), None, keeps=False))
+        self.writer.write(_wire(refused.answer(), None, keep_alive=False))
         self.writer.write_eof()
-        # A connection that is closed with bytes unread is reset, and the client may lose the answer.
+        # A connection that is closed with unread bytes is reset, and the client may lose the response.
         self._close_after(_LINGER_SECONDS)
         while await self._reader.read(LARGEST_HEAD):
             pass
@@ -189,20 +189,20 @@ class _Connection(asyncio.StreamReaderProtocol):
 
 
 class _Head:
-    """A request's line and fields. `version` is empty if the data has no head."""
+    """The line and headers of a request. `version` is empty if the data has no complete head."""
 
     def __init__(self, data: bytes) -> None:
         """Parse `data`; raises HttpParserError."""
         self.method = self.version = ""
         self.url = b""
-        self.keeps = False
+        self.keep_alive = False
         self.fields: dict[str, str] = {}
         self._parser = HttpRequestParser(self)
         try:
-            with suppress(HttpParserUpgrade):  # no other protocol is spoken: it is answered like any request
+            with suppress(HttpParserUpgrade):  # no other protocol is supported; the request is answered as usual
                 self._parser.feed_data(data)
         finally:
-            del self._parser  # which refers to this object: a cycle for each request would be work for the collector
+            del self._parser  # it refers to this object, and a cycle per request would burden the garbage collector
 
     def on_url(self, url: bytes) -> None:
         self.url += url
@@ -214,10 +214,10 @@ class _Head:
     def on_headers_complete(self) -> None:
         self.method = self._parser.get_method().decode()
         self.version = self._parser.get_http_version()
-        self.keeps = self._parser.should_keep_alive()
+        self.keep_alive = self._parser.should_keep_alive()
 
 
-def _read(data: bytes) -> tuple[Request, bool, int]:
+def _read(data: bytes) -> tuple[HttpRequest, bool, int]:
     """Return the request, whether its connection is kept, and the length of its body; raises _RefusedError."""
     try:
         head = _Head(data)
@@ -230,7 +230,7 @@ def _read(data: bytes) -> tuple[Request, bool, int]:
     length = int(head.fields.get("content-length", "0"))
     if length > _LARGEST_BODY:
         raise _RefusedError(413)
-    return Request(head.method, head.url.decode("latin-1").partition("?")[0], head.fields), head.keeps, length
+    return HttpRequest(head.method, head.url.decode("latin-1").partition("?")[0], head.fields), head.keep_alive, length
 
 
 def _path(head: bytes) -> str:
@@ -239,14 +239,14 @@ def _path(head: bytes) -> str:
     return parts[1].decode("latin-1").partition("?")[0] if len(parts) == 3 else ""
 
 
-def _wire(answer: Answer, request: Request | None, *, keeps: bool) -> bytes:
+def _wire(answer: HttpResponse, request: HttpRequest | None, *, keep_alive: bool) -> bytes:
     body, headers = answer.body, dict(answer.headers)
-    if answer.packed and request is not None and "gzip" in request.headers.get("accept-encoding", ""):
+    if answer.is_gzip and request is not None and "gzip" in request.headers.get("accept-encoding", ""):
         headers["content-encoding"] = "gzip"
-    elif answer.packed:
+    elif answer.is_gzip:
         body = gzip.decompress(body)
     headers["content-length"] = str(len(body))
-    if not keeps:
+    if not keep_alive:
         headers["connection"] = "close"
     lines = [
         f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}",

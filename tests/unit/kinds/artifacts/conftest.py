@@ -1,4 +1,4 @@
-"""A registry in memory, and pushes to it that have all the time there is."""
+"""A registry in memory, and pushes to it without a time limit."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
-from syncline.kinds.artifacts.archive.feed import LIMITS, Limits
-from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
-from syncline.kinds.artifacts.manifests import Written
-from syncline.kinds.artifacts.reading import Progress, Wanted
-from syncline.kinds.artifacts.transfer import Push
+from syncline.kinds.artifacts.archive.streams import LIMITS, ArchiveLimits
+from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.manifests import UploadedImage
+from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
+from syncline.kinds.artifacts.transfer import ImagePusher
 from syncline.kinds.kind import StepContext
 from tests.standins.oci import OciRegistry
 
@@ -44,10 +45,10 @@ class Held:
 
 @dataclass
 class Pushing:
-    """Pushes archives to one registry, with what was learnt from one push to the next."""
+    """Pushes archives to one registry; facts are kept from one push to the next."""
 
     server: OciRegistry
-    memory: OwnMemory = field(default_factory=OwnMemory)
+    memory: ProcessFacts = field(default_factory=ProcessFacts)
     left: Callable[[], float] = field(default=lambda: 60.0)
 
     @property
@@ -57,21 +58,25 @@ class Pushing:
     def attempt(
         self,
         archive: bytes,
-        wanted: Wanted | None = None,
+        wanted: WantedImage | None = None,
         *,
-        progress: Progress | None = None,
+        progress: ImageProgress | None = None,
         repository: str = REPOSITORY,
-        limits: Limits = LIMITS,
+        limits: ArchiveLimits = LIMITS,
         chunk: int = 1 << 16,
         naps: Callable[[float], None] = lambda _: None,
-    ) -> Written | None:
+    ) -> UploadedImage | None:
         registry = self.registry
         known = KnownLayers(self.memory, registry, naps)
-        push = Push(registry, repository, known, StepContext(self.left), processors=2, limits=limits)
+        push = ImagePusher(registry, repository, known, StepContext(self.left), processors=2, limits=limits)
         chunks = [archive[at : at + chunk] for at in range(0, len(archive), chunk)]
-        return push.image(lambda _: iter(chunks), "archive", wanted or Wanted("app", "v1"), progress or Progress())
+        return push.push(
+            lambda _: iter(chunks), "archive", wanted or WantedImage("app", "v1"), progress or ImageProgress()
+        )
 
-    def image(self, archive: bytes, wanted: Wanted | None = None, *, repository: str = REPOSITORY) -> Written:
+    def image(
+        self, archive: bytes, wanted: WantedImage | None = None, *, repository: str = REPOSITORY
+    ) -> UploadedImage:
         """Push an archive and tag it, as the kind does."""
         written = self.attempt(archive, wanted, repository=repository)
         assert written is not None

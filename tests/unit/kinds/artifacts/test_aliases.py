@@ -1,4 +1,4 @@
-"""The image that aliases point at: that of the youngest build that the repository has."""
+"""Aliases, which point at the image of the youngest build in the repository."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from syncline.clients.github.client import WorkflowRun
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
-from syncline.kinds.artifacts.builds import Build, Place
-from syncline.kinds.artifacts.discover import youngest_there
-from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.memory import Push, Pushed
-from syncline.kinds.artifacts.transfer import Moving
+from syncline.kinds.artifacts.builds import Build, Destination
+from syncline.kinds.artifacts.discover import youngest_present
+from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.artifacts.records import PushRecord, PushRecords
+from syncline.kinds.artifacts.transfer import ArtifactTransfer
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Item
 
@@ -24,7 +24,7 @@ REPOSITORY = "group/project/x86/app"
 
 @dataclass
 class Tags:
-    """A registry's tags with their digests. ``asked`` has the tags whose digests were asked for."""
+    """A registry's tags with their digests. ``asked`` has the tags whose digests were read."""
 
     digests: dict[str, str]
     asked: list[str] = field(default_factory=list)
@@ -34,46 +34,46 @@ class Tags:
         return self.digests.get(tag)
 
 
-def build(number: int, tag: str) -> tuple[Build, Place]:
-    place = Place("app", REPOSITORY, tag)
+def build(number: int, tag: str) -> tuple[Build, Destination]:
+    destination = Destination("app", REPOSITORY, tag)
     run = WorkflowRun(number, 1, number, "", "", "push", "completed", "success", "build.yml", 0.0, 0.0, 0.0, "")
-    return Build(run, {}, tag, (place,)), place
+    return Build(run, {}, tag, (destination,)), destination
 
 
-def youngest(registry: Tags, pushed: Pushed, *builds: tuple[Build, Place]) -> str | None:
-    found = youngest_there(cast("Registry", registry), pushed, builds)
+def youngest(registry: Tags, pushed: PushRecords, *builds: tuple[Build, Destination]) -> str | None:
+    found = youngest_present(cast("Registry", registry), pushed, builds)
     return None if found is None else found[0].tag
 
 
-def noted(**runs: str) -> Pushed:
+def noted(**runs: str) -> PushRecords:
     """Return a memory of tags that were pushed for these runs, each with its name as its digest."""
-    pushed = Pushed(OwnMemory(), "host")
+    pushed = PushRecords(ProcessFacts(), "host")
     for tag, run in runs.items():
-        pushed.note(REPOSITORY, tag, Push(run, tag, tag))
+        pushed.note(REPOSITORY, tag, PushRecord(run, tag, tag))
     return pushed
 
 
-def test_an_image_of_a_run_that_is_no_longer_listed_counts_as_that_run() -> None:
+def test_age_of_a_tag_is_that_of_its_unlisted_run() -> None:
     """Run 3 made `a` once more, and was started again without success since."""
     registry = Tags({"a": "a", "b": "b"})
     assert youngest(registry, noted(a="3.1", b="2.1"), build(2, "b"), build(1, "a")) == "a"
     assert registry.asked == ["a"], "older ones are not asked for"
 
 
-def test_an_image_that_was_not_replaced_counts_as_the_older_run() -> None:
+def test_age_of_a_kept_tag_is_that_of_the_older_run() -> None:
     assert youngest(Tags({"a": "a", "b": "b"}), noted(a="1.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
 
 
-def test_a_tag_that_is_gone_does_not_count() -> None:
+def test_deleted_tag_does_not_count() -> None:
     assert youngest(Tags({"b": "b"}), noted(a="3.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
 
 
-def test_a_tag_of_which_nothing_is_remembered_counts_as_its_build() -> None:
+def test_tag_without_record_counts_as_its_build() -> None:
     assert youngest(Tags({"a": "a", "b": "b"}), noted(b="2.1"), build(3, "a"), build(2, "b")) == "a"
 
 
 class ChangingTags(Tags):
-    """A registry at which a stranger replaces each tag directly after its digest was asked for."""
+    """A registry at which somebody replaces each tag directly after its digest was read."""
 
     def tags(self, _repository: str, _odd: object) -> list[str]:
         return sorted(self.digests)
@@ -92,14 +92,14 @@ class ChangingTags(Tags):
         self.digests[tag] = manifest.digest
 
 
-def test_an_alias_does_not_follow_what_is_put_while_it_is_moved() -> None:
+def test_alias_ignores_a_tag_replaced_meanwhile() -> None:
     registry = ChangingTags({"a": "ours"})
     made = build(1, "a")[0]
     builds = SimpleNamespace(runs=lambda *_: [made.run], youngest=lambda _: [made])
     pushed = noted()
-    pushed.note(REPOSITORY, "a", Push("1.1", "ours", digest_of(b"ours")))
+    pushed.note(REPOSITORY, "a", PushRecord("1.1", "ours", digest_of(b"ours")))
     sync = SimpleNamespace(aliases=("latest",))
-    moving = Moving(*cast("Any", (sync, None, registry, builds, None, pushed, None, lambda: 0.0)))
+    moving = ArtifactTransfer(*cast("Any", (sync, None, registry, builds, None, pushed, None, lambda: 0.0)))
     (answer,) = moving.items([Item(REPOSITORY, "latest", detail={"alias": True})], StepContext(lambda: 60.0))
     assert isinstance(answer, Completed)
     assert registry.digests == {"a": "theirs", "latest": "ours"}

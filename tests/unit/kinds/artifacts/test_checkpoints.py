@@ -1,4 +1,4 @@
-"""Artifacts that take several functions: each goes on where the last one stopped."""
+"""Artifacts that take several functions, each of which continues where the previous one stopped."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts import checkpoints, layers, sending
-from syncline.kinds.artifacts import transfer as pushing_module
-from syncline.kinds.artifacts.archive.feed import Mark, Stream, ranged
-from syncline.kinds.artifacts.archive.zips import Zip
+from syncline.kinds.artifacts import checkpoints, layers, transfer, upload
+from syncline.kinds.artifacts.archive.streams import Mark, MarkedStream, ranged
+from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.checkpoints import Checkpoints
 from syncline.kinds.artifacts.config import ArtifactsSync
-from syncline.kinds.artifacts.discover import Target
+from syncline.kinds.artifacts.discover import ProjectTarget
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.kind import Artifacts
-from syncline.kinds.artifacts.layers import KnownLayers, OwnMemory
-from syncline.kinds.artifacts.manifests import Written
-from syncline.kinds.artifacts.reading import Progress, Wanted
-from syncline.kinds.artifacts.transfer import Push
+from syncline.kinds.artifacts.layers import KnownLayers
+from syncline.kinds.artifacts.manifests import UploadedImage
+from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
+from syncline.kinds.artifacts.transfer import ImagePusher
 from syncline.kinds.artifacts.verify import check_parts
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
@@ -62,11 +62,11 @@ TAG: Final = "presto-1-linux-amd64"
 
 @dataclass
 class Functions:
-    """Functions that transfer one image, each with a share of the time, and what they read of the artifact."""
+    """Functions that transfer one image, each with a share of the time; counts the bytes read of the artifact."""
 
     github: GitHubServer
     registry: OciRegistry
-    memory: OwnMemory = field(default_factory=OwnMemory)
+    memory: ProcessFacts = field(default_factory=ProcessFacts)
     lossy: bool = False
     fails: CodeName | None = None
     """The code of the error that ends each function."""
@@ -76,7 +76,7 @@ class Functions:
     number: int = 0
 
     def artifact(self, archive: bytes, name: str = f"presto-coordinator-{TAG}.tar.gz") -> int:
-        """Publish an artifact with an archive; its size in bytes."""
+        """Publish an artifact with an archive and return its size in bytes."""
         content = zipped({name: archive})
         self.github.runs = [Run(1, {}, [Stored(10, "images", content)], "presto-build-images.yml")]
         return len(content)
@@ -88,7 +88,7 @@ class Functions:
         values["source"]["repository"] = self.github.repository
         sync = ArtifactsSync.model_validate({"name": "s", **values, "aliases": []})
         client = GitHub(Endpoint.parse(self.github.url), SecretToken(lambda: TOKEN), http)
-        target = Target(Registry(Endpoint.parse(self.registry.url), lambda: None, http), None)
+        target = ProjectTarget(Registry(Endpoint.parse(self.registry.url), lambda: None, http), None)
         kind = Artifacts(sync, client, target, http, memory=self.memory, now=lambda: 1_700_000_000.0)
         self.begun, self.share = self.read, share
         self.number += 1
@@ -137,13 +137,13 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
 
         monkeypatch.setattr(RemoteFile, "_chunks", counted)
         monkeypatch.setattr(layers, "_LONGEST_WAIT", 0.0)
-        for module, name in ((github, "CHUNK"), (sending, "SEGMENT"), (sending, "PIECE")):
+        for module, name in ((github, "CHUNK"), (upload, "SEGMENT"), (upload, "PIECE")):
             monkeypatch.setattr(module, name, 64 * KIB)
         yield made
 
 
 def image_of(megabytes: int, seed: int = 1, layers: int = 2) -> saved.Image:
-    """An image whose layers cannot be packed, so that a share of the artifact is a share of the layers."""
+    """Return an image with incompressible layers, so that a share of the artifact is a share of the layers."""
     random_bytes = random.Random(seed).randbytes
     contents = [saved.layer({f"{number}": random_bytes(megabytes * MIB // layers)}) for number in range(layers)]
     return saved.Image(contents, "presto-coordinator:presto-1-linux-amd64")
@@ -166,7 +166,7 @@ ARCHIVES: Final[dict[str, Callable[[saved.Image], bytes]]] = {
 
 
 @pytest.mark.parametrize("form", ARCHIVES)
-def test_an_artifact_is_read_about_once_by_any_number_of_functions(functions: Functions, form: str) -> None:
+def test_any_number_of_functions_reads_an_artifact_about_once(functions: Functions, form: str) -> None:
     image = image_of(16)
     name = "all.tar.gz" if form == "one archive for all" else f"presto-coordinator-{TAG}.tar.gz"
     size = functions.artifact(ARCHIVES[form](image), name)
@@ -176,7 +176,7 @@ def test_an_artifact_is_read_about_once_by_any_number_of_functions(functions: Fu
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
 
 
-def test_layers_that_the_registry_has_are_read_about_once_too(functions: Functions) -> None:
+def test_known_layers_are_read_about_once(functions: Functions) -> None:
     image = image_of(16)
     size = functions.artifact(ARCHIVES["since 25"](image))
     functions.image(share=10**9)
@@ -191,8 +191,8 @@ def test_layers_that_the_registry_has_are_read_about_once_too(functions: Functio
 
 
 @pytest.mark.parametrize("code", ["UNREACHABLE", "TIME_SHORT"])
-def test_a_source_that_breaks_off_costs_no_more(functions: Functions, code: CodeName) -> None:
-    """However many functions an image needs, none that gets further counts as a failed try."""
+def test_broken_source_costs_no_more(functions: Functions, code: CodeName) -> None:
+    """A function that makes progress does not count as a failed attempt."""
     functions.fails = code
     image = image_of(16)
     size = functions.artifact(ARCHIVES["before 25"](image))
@@ -202,7 +202,7 @@ def test_a_source_that_breaks_off_costs_no_more(functions: Functions, code: Code
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
 
 
-def test_a_function_that_fails_and_gets_no_further_counts(functions: Functions) -> None:
+def test_failure_without_progress_counts(functions: Functions) -> None:
     functions.artifact(ARCHIVES["before 25"](image_of(1)))
     functions.fails = "TIME_SHORT"
     answer = functions.transfer(functions.item, share=0)
@@ -210,7 +210,7 @@ def test_a_function_that_fails_and_gets_no_further_counts(functions: Functions) 
     assert not answer.further
 
 
-def test_functions_that_get_no_further_say_so(functions: Functions) -> None:
+def test_functions_without_progress_are_stuck(functions: Functions) -> None:
     functions.artifact(ARCHIVES["before 25"](image_of(1)))
     item = functions.item
     while functions.number < 20:
@@ -222,7 +222,7 @@ def test_functions_that_get_no_further_say_so(functions: Functions) -> None:
     assert 5 < functions.number < 20
 
 
-def test_another_artifact_is_read_from_its_start(functions: Functions) -> None:
+def test_other_artifact_is_read_from_its_start(functions: Functions) -> None:
     functions.lossy = True
     functions.artifact(ARCHIVES["before 25"](image_of(4, seed=1)))
     second = image_of(4, seed=2)
@@ -238,7 +238,7 @@ def test_another_artifact_is_read_from_its_start(functions: Functions) -> None:
 
 
 @pytest.mark.parametrize("damage", ["no base64", "wrong bytes", "a mark of another place"])
-def test_a_wrong_checkpoint_costs_time_alone(functions: Functions, damage: str) -> None:
+def test_wrong_checkpoint_costs_only_time(functions: Functions, damage: str) -> None:
     functions.lossy = True
     image = image_of(4)
     functions.artifact(ARCHIVES["since 25"](image))
@@ -264,10 +264,8 @@ def test_a_wrong_checkpoint_costs_time_alone(functions: Functions, damage: str) 
     assert functions.memory.recall(key) is None, "a checkpoint is removed when the image is there"
 
 
-def test_an_image_that_one_function_reads_writes_nothing_about_checkpoints(
-    functions: Functions, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Removing what is not there would leave an empty item in the table, for ever."""
+def test_image_read_by_one_function_stores_no_checkpoint(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing a missing fact would leave an empty item in the table forever."""
     written: list[str] = []
     functions.artifact(ARCHIVES["before 25"](image_of(1)))
     monkeypatch.setattr(functions.memory, "forget", written.append)
@@ -277,7 +275,7 @@ def test_an_image_that_one_function_reads_writes_nothing_about_checkpoints(
     assert not [key for key in written if key.startswith("checkpoint@")]
 
 
-def test_a_checkpoint_fits_into_an_item_of_the_table(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_fits_into_an_item_of_the_table(functions: Functions, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     image = image_of(4)
     functions.artifact(ARCHIVES["one archive for all"](image), "all.tar.gz")
@@ -295,7 +293,7 @@ def test_a_checkpoint_fits_into_an_item_of_the_table(functions: Functions, monke
     assert max(sizes) < 400 * 1000
 
 
-def test_a_checkpoint_that_is_too_large_keeps_the_start_of_the_layer(
+def test_too_large_checkpoint_keeps_the_start_of_the_layer(
     functions: Functions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     functions.lossy = True
@@ -308,7 +306,7 @@ def test_a_checkpoint_that_is_too_large_keeps_the_start_of_the_layer(
 
 
 class Loss(Enum):
-    """What is lost between two functions."""
+    """A loss between two functions."""
 
     NOTHING = auto()
     CHECKPOINT = auto()
@@ -335,7 +333,7 @@ FORMS: Final[dict[str, Callable[[saved.Image], bytes]]] = {
 
 
 def members(archive: bytes, dice: random.Random) -> bytes:
-    """The archive as a gzip file of several members, with zeros behind them."""
+    """Return the archive as a gzip file of several members, followed by zeros."""
     cuts = sorted(dice.choices(range(len(archive) + 1), k=3))
     parts = [archive[start:end] for start, end in pairwise([0, *cuts, len(archive)])]
     return b"".join(gzip.compress(part, dice.choice([0, 1, 6, 9])) for part in parts) + bytes(512)
@@ -350,7 +348,7 @@ PACKINGS: Final[dict[str, Callable[[bytes, random.Random], bytes]]] = {
 
 
 def zip_of(archive: bytes, method: int, *, wide: bool) -> bytes:
-    """A zip with the archive and another file; `wide` with the fields of zip64."""
+    """Return a zip with the archive and another file; `wide` adds the fields of zip64."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as file:
         file.writestr("readme.txt", b"not an archive")
@@ -359,35 +357,35 @@ def zip_of(archive: bytes, method: int, *, wide: bool) -> bytes:
     return buffer.getvalue()
 
 
-def opener(content: bytes, chunk: int, *, is_zip: bool) -> Callable[[Mark | None], Stream[bytes]]:
+def opener(content: bytes, chunk: int, *, is_zip: bool) -> Callable[[Mark | None], MarkedStream[bytes]]:
     source = Held(content, chunk=chunk)
     if not is_zip:
         return partial(ranged, source, 0, source.size)
-    archive = Zip(source)
+    archive = ZipArchive(source)
     return partial(archive.open, archive.entries[1])
 
 
-WANTED: Final = Wanted("app", "v1", lambda name: name.endswith("app-v1.tar.gz"))
+WANTED: Final = WantedImage("app", "v1", lambda name: name.endswith("app-v1.tar.gz"))
 
 
 def in_parts(
     pushing: Pushing,
-    archive: Callable[[Mark | None], Stream[bytes]],
+    archive: Callable[[Mark | None], MarkedStream[bytes]],
     looks: Iterator[int],
     losses: Iterator[Loss],
     repository: str,
     version: str = "1",
-) -> tuple[Written, int]:
-    """Push an image by functions with time for so many looks at the clock each; with the number of functions."""
-    stored = Progress().to_json()
+) -> tuple[UploadedImage, int]:
+    """Push an image by functions that each may read the clock so many times; return it and the number of functions."""
+    stored = ImageProgress().to_json()
     for number in range(1, 400):
-        progress = Progress.of(json.loads(json.dumps(stored)))
+        progress = ImageProgress.of(json.loads(json.dumps(stored)))
         left = iter([1.0] * (next(looks) + number // 2))
         context = StepContext(partial(next, left, -1.0))
         kept = Checkpoints(pushing.memory, repository, version)
         known = KnownLayers(pushing.memory, pushing.registry, lambda _: None)
-        push = Push(pushing.registry, repository, known, context, processors=2)
-        written = push.image(archive, "archive", WANTED, progress, kept)
+        push = ImagePusher(pushing.registry, repository, known, context, processors=2)
+        written = push.push(archive, "archive", WANTED, progress, kept)
         if written is not None:
             return written, number
         match next(losses):
@@ -401,7 +399,7 @@ def in_parts(
     raise AssertionError("it came to no end")
 
 
-class TestAnyCut:
+class TestAnyInterruption:
     @settings(
         max_examples=60,
         phases=[Phase.explicit, Phase.generate],
@@ -437,9 +435,9 @@ class TestAnyCut:
         content = archive if method is None else zip_of(archive, method, wide=wide)
         opened = opener(content, chunk, is_zip=method is not None)
         with OciRegistry() as server, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pushing_module, "_ABOUT_ARCHIVE", frozenset())  # a wrong checkpoint is to be seen
-            patch.setattr(sending, "SEGMENT", 3000)
-            patch.setattr(sending, "PIECE", 2000)
+            patch.setattr(transfer, "_ARCHIVE_ERRORS", frozenset())  # a wrong checkpoint is to be seen
+            patch.setattr(upload, "SEGMENT", 3000)
+            patch.setattr(upload, "PIECE", 2000)
             patch.setattr(layers, "_LONGEST_WAIT", 0.0)
             pushing = Pushing(server)
             whole, number = in_parts(pushing, opened, repeat(10**6), repeat(Loss.NOTHING), "some/whole")

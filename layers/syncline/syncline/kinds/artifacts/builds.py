@@ -1,4 +1,9 @@
-"""Builds: the runs of a workflow with what each says of itself, the youngest of each image tag."""
+"""Builds: the runs of a workflow with the metadata in their logs, the youngest of each image tag.
+
+The metadata is a block of `Key: value` lines. A log has a time before each line, colours, and a byte order mark at its
+start. The output of a step follows its script, which is between `##[group]Run` and `##[endgroup]` and may contain the same
+keys with variables for values. The same block may occur twice, in the log of the job and in that of the step.
+"""
 
 from __future__ import annotations
 
@@ -15,178 +20,35 @@ from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore, refuse
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import CodeName, SynclineError, stored_code
-from syncline.kinds.artifacts.archive.feed import Limits, Windowed
-from syncline.kinds.artifacts.archive.zips import Zip
+from syncline.kinds.artifacts.archive.streams import ArchiveLimits, WindowedSource
+from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.config import ArtifactsSync, Metadata
-from syncline.kinds.images.facts import SharedFacts
+from syncline.kinds.artifacts.facts import FactStore
 
-# Metadata blocks in the logs of builds: `Key: value` lines, told from everything that only looks like them.
-#
-# A log has a time before each line, colours, and a byte order mark at its start. A step's output follows its script, which
-# stands between `##[group]Run` and `##[endgroup]`: the block's own words, with variables for values. The same block may be
-# there twice, once in the job's log and once in the step's.
-
+_LOG_LIMITS: Final = ArchiveLimits(members=10_000, size=4 << 30)
+_PERMANENT: Final[frozenset[CodeName]] = frozenset(
+    {"METADATA_INVALID", "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "ARCHIVE_REFUSED", "REFERENCE_INVALID"}
+)
+_DAY: Final = 86400.0
+READING: Final = 2
+"""Version of our parsing of logs and archives. A later one may accept what an earlier one refused."""
 _TIME: Final = re.compile(r"\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z ?")
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _VARIABLE: Final = re.compile(r"\$[({A-Za-z_]|\$\d|`")
 _REPLACED: Final = re.compile(r"[^a-z0-9_.]+")
 _LONGEST_LINE: Final = 64 * 1024
 _BETWEEN: Final = re.compile(r"$|\++ |[A-Za-z][\w .()/-]{0,79}:( |$)")
-"""Lines that may stand between two of a block: empty ones, a shell's trace (`set -x`), and unknown keys."""
+"""Lines that may be between two lines of a block: empty ones, a shell's trace (`set -x`), and unknown keys."""
 _MOST_BETWEEN: Final = 10
 _LONGEST_RUN: Final = 1000
-"""Lines of blocks that may follow one another."""
+"""Largest number of consecutive lines of blocks."""
 _SLACK: Final = 3600.0
-"""Seconds by which a block's time may lie outside its run: clocks differ."""
-
-
-def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
-    """A log's lines without times and colours; of a very long one its beginning."""
-    rest = b""
-    for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        yield from map(_clean, lines)
-        rest = rest[:_LONGEST_LINE]
-    if rest:
-        yield _clean(rest)
-
-
-def _clean(line: bytes) -> str:
-    text = line[:_LONGEST_LINE].decode("utf-8", "replace").removeprefix("\ufeff")
-    return _COLOURS.sub("", _TIME.sub("", text, count=1)).rstrip()
-
-
-def blocks_in(lines: Iterable[str], rules: Metadata) -> Iterator[dict[str, str]]:
-    """Yield the blocks of one log, in order: those that have all the keys they need.
-
-    A block's lines follow one another within one step. Empty lines, a shell's trace and keys that the rules do not name
-    may stand between them; any other output ends the block.
-    """
-    keys = {key.lower(): key for key in rules.keys}
-    run: list[_Line] = []
-    others, echoed = 0, False
-    for number, line in enumerate(lines):
-        if line.startswith("##["):
-            echoed = line.startswith("##[group]Run ")
-            yield from _blocks_of(run, rules)
-            run = []
-        if echoed:
-            continue
-        name, _, value = (part.strip() for part in line.partition(":"))
-        key = keys.get(name.lower())
-        if key is None or not value:
-            others += 1
-            is_apart = not _BETWEEN.match(line.strip()) or others > _MOST_BETWEEN
-        else:
-            is_apart = _VARIABLE.search(value) is not None
-        if run and not is_apart and (run[-1].key, run[-1].value) == (key, value):
-            continue  # printed twice
-        if is_apart or len(run) >= _LONGEST_RUN:
-            yield from _blocks_of(run, rules)
-            run = []
-        if key is not None and value and not is_apart:
-            run.append(_Line(number, key, value))
-            others = 0
-    yield from _blocks_of(run, rules)
+"""Seconds by which a block's time may be outside its run, as clocks differ."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Line:
-    """A line of a block: its place in the log, its key and its value."""
-
-    number: int
-    key: str
-    value: str
-
-
-def _blocks_of(run: list[_Line], rules: Metadata) -> Iterator[dict[str, str]]:
-    """Yield the blocks in lines that follow one another.
-
-    A key that comes twice begins another block, or is a stray line. Read from the start, a stray line in front takes the
-    place of the block's own line; read from the end, one behind the block does. The reading with more lines in blocks
-    counts; of two such, the one with fewer lines between them. Both count if that does not tell them apart.
-    """
-    needed = set(rules.needed)
-    forward = _cut(run)
-    backward = [block[::-1] for block in _cut(run[::-1])][::-1]
-    readings = [[block for block in blocks if needed <= {line.key for line in block}] for blocks in (forward, backward)]
-    ranks = [(sum(map(len, blocks)), -sum(b[-1].number - b[0].number for b in blocks)) for blocks in readings]
-    best = [blocks for blocks, rank in zip(readings, ranks, strict=True) if rank == max(ranks)]
-    for block in best[0] + [block for blocks in best[1:] for block in blocks if block not in best[0]]:
-        yield {line.key: line.value for line in block}
-
-
-def _cut(run: list[_Line]) -> list[list[_Line]]:
-    """Return the lines in parts, each of which has a key only once."""
-    parts: list[list[_Line]] = []
-    for line in run:
-        if not parts or any(each.key == line.key for each in parts[-1]):
-            parts.append([])
-        parts[-1].append(line)
-    return parts
-
-
-def block_of(
-    found: Iterable[Mapping[str, str]], rules: Metadata, began: float, ended: float, where: str
-) -> dict[str, str]:
-    """The one block of a run that lasted from ``began`` to ``ended`` (Unix seconds).
-
-    Raises METADATA_INVALID where there is none, none of this run, or several that differ.
-    """
-    distinct = {tuple(sorted(block.items())): dict(block) for block in found}
-    if not distinct:
-        raise _invalid(where, f"have no block with {', '.join(rules.needed)}")
-    own = [block for block in distinct.values() if _is_own(block, rules, began, ended)]
-    if not own:
-        raise _invalid(where, f"have a block of another build: {next(iter(distinct.values()))[rules.tag][:120]!r}")
-    if len(own) > 1:
-        tags = sorted({block[rules.tag] for block in own})
-        raise _invalid(where, f"have {len(own)} blocks that differ, with {', '.join(tags)[:300]}")
-    return own[0]
-
-
-def _is_own(block: Mapping[str, str], rules: Metadata, began: float, ended: float) -> bool:
-    if rules.check is not None:
-        try:
-            if _plain(rules.check.fill(block)) != _plain(block[rules.tag]):
-                return False
-        except KeyError:
-            return False
-    if rules.time is None or rules.time not in block:
-        return rules.time is None
-    at = _seconds(block[rules.time])
-    return at is not None and began - _SLACK <= at <= ended + _SLACK
-
-
-def _plain(tag: str) -> str:
-    """Return a tag in lower case, with one `-` for all that builds replace when they make a tag of a ref."""
-    return _REPLACED.sub("-", tag.lower())
-
-
-def _seconds(text: str) -> float | None:
-    try:
-        at = datetime.fromisoformat(text.removesuffix(" UTC"))
-    except ValueError:
-        return None
-    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
-
-
-def _invalid(where: str, what: str) -> SynclineError:
-    return SynclineError("METADATA_INVALID", f"the {where} {what}")
-
-
-_LOG_LIMITS: Final = Limits(members=10_000, size=4 << 30)
-_FOR_GOOD: Final[frozenset[CodeName]] = frozenset(
-    {"METADATA_INVALID", "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "ARCHIVE_REFUSED", "REFERENCE_INVALID"}
-)
-_DAY: Final = 86400.0
-READING: Final = 2
-"""The version of our reading of logs and archives. A later one may understand what an earlier one refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an image of a build goes: ``repository`` is its whole name at the registry."""
+class Destination:
+    """The repository and tag of an image of a build at the target; ``repository`` is the full path at the registry."""
 
     image: str
     repository: str
@@ -198,32 +60,32 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A run, its block, its image tag, and where its images go."""
+    """A run, its block, its image tag, and the destinations of its images."""
 
     run: WorkflowRun
     block: Mapping[str, str]
     tag: str
-    places: tuple[Place, ...]
+    destinations: tuple[Destination, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Flawed:
-    """A run that cannot be understood; ``fresh`` if that was found out just now."""
+class UnreadableRun:
+    """A run without valid metadata; ``is_new`` if that was not known before."""
 
     run: WorkflowRun
     error: SynclineError
-    fresh: bool
+    is_new: bool
 
 
 class Builds:
-    """The builds of one sync. What a run says never changes, so it is read once and remembered."""
+    """The builds of one sync. The log of a run never changes, so it is read once and remembered."""
 
-    def __init__(self, sync: ArtifactsSync, github: GitHub, memory: SharedFacts) -> None:
+    def __init__(self, sync: ArtifactsSync, github: GitHub, facts: FactStore) -> None:
         self._sync = sync
         self._github = github
-        self._memory = memory
+        self._facts = facts
         rules = f"{READING}{sync.build.model_dump_json()}{sync.target.project}"
-        self._known: dict[str, Build | Flawed] = {}
+        self._known: dict[str, Build | UnreadableRun] = {}
         self._rules = hashlib.blake2b(rules.encode(), digest_size=6).hexdigest()
 
     def runs(self, now: float, odd: OnInvalid = refuse) -> list[WorkflowRun]:
@@ -243,11 +105,11 @@ class Builds:
         return runs
 
     def since(self, run: WorkflowRun) -> list[WorkflowRun]:
-        """Return the successful runs from ``run`` on that GitHub lists, the youngest first, whatever the sync's limits."""
+        """Return the successful runs since ``run`` that GitHub lists, the youngest first, regardless of the sync's limits."""
         return list(self._listed(ignore, status="success", created=_since(run.created)))
 
     def unlisted(self, run: WorkflowRun) -> SynclineError:
-        """Return the error of a run that GitHub's list does not reach."""
+        """Return the error of a run that is older than GitHub's list."""
         source = self._sync.source
         what = (
             f"GitHub's list of the runs of {source.workflow} in {source.repository} ends before run {run.id}, so a younger "
@@ -282,7 +144,7 @@ class Builds:
         return self._github.run(self._sync.source.repository, number)
 
     def takes(self, run: WorkflowRun) -> bool:
-        """Whether a run is one of the sync's, as a hint may name any."""
+        """Return True if a run belongs to the sync, as a hint may name any run."""
         source = self._sync.source
         return (
             run.conclusion == "success"
@@ -291,52 +153,52 @@ class Builds:
             and source.event in (None, run.event)
         )
 
-    def youngest(self, runs: list[WorkflowRun]) -> Iterator[Build | Flawed]:
-        """A build for each image tag, of the youngest run that made it; and runs that cannot be understood."""
+    def youngest(self, runs: list[WorkflowRun]) -> Iterator[Build | UnreadableRun]:
+        """Yield the build of the youngest run for each image tag, and unreadable runs."""
         seen: set[str] = set()
         for run in runs:
             build = self.build(run)
-            if isinstance(build, Flawed):
+            if isinstance(build, UnreadableRun):
                 yield build
             elif build.tag not in seen:
                 seen.add(build.tag)
                 yield build
 
-    def build(self, run: WorkflowRun) -> Build | Flawed:
-        """What a run says of itself. Raises what GitHub's failures are, as far as they may pass."""
+    def build(self, run: WorkflowRun) -> Build | UnreadableRun:
+        """Return the build of a run. Raises temporary errors of GitHub."""
         key = f"build@{self._github.endpoint.host}/{self._sync.source.repository}@{run.id}.{run.attempt}@{self._rules}"
-        found = self._known.get(key) or self._noted(run, key)
+        found = self._known.get(key) or self._remembered(run, key)
         if found is None:
-            found = self._learnt(run, key)
-        self._known[key] = replace(found, fresh=False) if isinstance(found, Flawed) else found
+            found = self._read(run, key)
+        self._known[key] = replace(found, is_new=False) if isinstance(found, UnreadableRun) else found
         return found
 
-    def _noted(self, run: WorkflowRun, key: str) -> Build | Flawed | None:
-        noted = self._memory.recall(key)
+    def _remembered(self, run: WorkflowRun, key: str) -> Build | UnreadableRun | None:
+        noted = self._facts.recall(key)
         if noted is None:
             return None
         value = json.loads(noted)
         if "error" in value:
             code, reason = value["error"]
-            return Flawed(run, SynclineError(stored_code(code), reason), fresh=False)
-        return self._made(run, value["block"])
+            return UnreadableRun(run, SynclineError(stored_code(code), reason), is_new=False)
+        return self._build_of(run, value["block"])
 
-    def _learnt(self, run: WorkflowRun, key: str) -> Build | Flawed:
+    def _read(self, run: WorkflowRun, key: str) -> Build | UnreadableRun:
         try:
-            build = self._made(run, self._block(run))
+            build = self._build_of(run, self._block(run))
         except SynclineError as error:
-            # What the run's own content is to blame for stays so; all else may pass.
-            if error.code.name not in _FOR_GOOD:
+            # An error in the run's content is permanent; others may be temporary.
+            if error.code.name not in _PERMANENT:
                 raise
-            self._memory.remember(key, json.dumps({"error": [error.code.name, error.what]}))
-            return Flawed(run, error, fresh=True)
-        self._memory.remember(key, json.dumps({"block": dict(build.block)}))
+            self._facts.remember(key, json.dumps({"error": [error.code.name, error.what]}))
+            return UnreadableRun(run, error, is_new=True)
+        self._facts.remember(key, json.dumps({"block": dict(build.block)}))
         return build
 
     def _block(self, run: WorkflowRun) -> dict[str, str]:
         rules = self._sync.build.metadata
         logs = self._github.logs(self._sync.source.repository, run)
-        archive = Zip(Windowed(logs), _LOG_LIMITS)
+        archive = ZipArchive(WindowedSource(logs), _LOG_LIMITS)
         found = [
             block
             for entry in archive.entries
@@ -345,21 +207,156 @@ class Builds:
         ]
         return block_of(found, rules, run.created, run.updated, logs.name)
 
-    def _made(self, run: WorkflowRun, block: dict[str, str]) -> Build:
+    def _build_of(self, run: WorkflowRun, block: dict[str, str]) -> Build:
         rules = self._sync.build
         tag = block[rules.metadata.tag]
-        places = []
+        destinations = []
         for image in rules.expected(block):
-            place = rules.place(image, tag)
-            if place is None:
+            destination = rules.destination(image, tag)
+            if destination is None:
                 raise SynclineError(
                     "METADATA_INVALID", f"run {run.id} made {tag[:160]!r}, which no form of `mapping` fits"
                 )
-            repository = parse_repository(f"{self._sync.target.project}/{place[0]}")
-            places.append(Place(image, repository, parse_tag(place[1])))
-        return Build(run, block, tag, tuple(places))
+            repository = parse_repository(f"{self._sync.target.project}/{destination[0]}")
+            destinations.append(Destination(image, repository, parse_tag(destination[1])))
+        return Build(run, block, tag, tuple(destinations))
 
 
 def _since(moment: float) -> str:
     """Return GitHub's filter for runs created at a moment (Unix seconds) or later."""
     return f">={datetime.fromtimestamp(moment, UTC).strftime('%Y-%m-%dT%H:%M:%SZ')}"
+
+
+def lines_of(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Yield the lines of a log without times and colours, very long ones truncated."""
+    rest = b""
+    for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from map(_clean, lines)
+        rest = rest[:_LONGEST_LINE]
+    if rest:
+        yield _clean(rest)
+
+
+def _clean(line: bytes) -> str:
+    text = line[:_LONGEST_LINE].decode("utf-8", "replace").removeprefix("\ufeff")
+    return _COLOURS.sub("", _TIME.sub("", text, count=1)).rstrip()
+
+
+def blocks_in(lines: Iterable[str], rules: Metadata) -> Iterator[dict[str, str]]:
+    """Yield the blocks of one log that have all required keys, in order.
+
+    The lines of a block are consecutive within one step, except for empty lines, a shell's trace and unknown keys. Any
+    other output ends the block.
+    """
+    keys = {key.lower(): key for key in rules.keys}
+    run: list[_Line] = []
+    others, is_script = 0, False
+    for number, line in enumerate(lines):
+        if line.startswith("##["):
+            is_script = line.startswith("##[group]Run ")
+            yield from _blocks_of(run, rules)
+            run = []
+        if is_script:
+            continue
+        name, _, value = (part.strip() for part in line.partition(":"))
+        key = keys.get(name.lower())
+        if key is None or not value:
+            others += 1
+            ends_block = not _BETWEEN.match(line.strip()) or others > _MOST_BETWEEN
+        else:
+            ends_block = _VARIABLE.search(value) is not None
+        if run and not ends_block and (run[-1].key, run[-1].value) == (key, value):
+            continue  # printed twice
+        if ends_block or len(run) >= _LONGEST_RUN:
+            yield from _blocks_of(run, rules)
+            run = []
+        if key is not None and value and not ends_block:
+            run.append(_Line(number, key, value))
+            others = 0
+    yield from _blocks_of(run, rules)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A line of a block: its number in the log, its key and its value."""
+
+    number: int
+    key: str
+    value: str
+
+
+def _blocks_of(run: list[_Line], rules: Metadata) -> Iterator[dict[str, str]]:
+    """Yield the blocks in consecutive lines.
+
+    A repeated key begins another block, or is a stray line. Read from the start, a stray line before the block replaces
+    the block's own line; read from the end, one after the block does. The reading with more lines in blocks counts, then
+    the one with fewer lines between them. If they are equal, both count.
+    """
+    needed = set(rules.needed)
+    forward = _cut(run)
+    backward = [block[::-1] for block in _cut(run[::-1])][::-1]
+    readings = [[block for block in blocks if needed <= {line.key for line in block}] for blocks in (forward, backward)]
+    ranks = [(sum(map(len, blocks)), -sum(b[-1].number - b[0].number for b in blocks)) for blocks in readings]
+    best = [blocks for blocks, rank in zip(readings, ranks, strict=True) if rank == max(ranks)]
+    for block in best[0] + [block for blocks in best[1:] for block in blocks if block not in best[0]]:
+        yield {line.key: line.value for line in block}
+
+
+def _cut(run: list[_Line]) -> list[list[_Line]]:
+    """Return the lines in parts, each of which has every key only once."""
+    parts: list[list[_Line]] = []
+    for line in run:
+        if not parts or any(each.key == line.key for each in parts[-1]):
+            parts.append([])
+        parts[-1].append(line)
+    return parts
+
+
+def block_of(
+    found: Iterable[Mapping[str, str]], rules: Metadata, began: float, ended: float, where: str
+) -> dict[str, str]:
+    """Return the block of a run that lasted from ``began`` to ``ended`` (Unix seconds).
+
+    Raises METADATA_INVALID if there is none, none of this run, or several that differ.
+    """
+    distinct = {tuple(sorted(block.items())): dict(block) for block in found}
+    if not distinct:
+        raise _invalid(where, f"have no block with {', '.join(rules.needed)}")
+    own = [block for block in distinct.values() if _belongs_to_run(block, rules, began, ended)]
+    if not own:
+        raise _invalid(where, f"have a block of another build: {next(iter(distinct.values()))[rules.tag][:120]!r}")
+    if len(own) > 1:
+        tags = sorted({block[rules.tag] for block in own})
+        raise _invalid(where, f"have {len(own)} blocks that differ, with {', '.join(tags)[:300]}")
+    return own[0]
+
+
+def _belongs_to_run(block: Mapping[str, str], rules: Metadata, began: float, ended: float) -> bool:
+    if rules.check is not None:
+        try:
+            if _normalized(rules.check.fill(block)) != _normalized(block[rules.tag]):
+                return False
+        except KeyError:
+            return False
+    if rules.time is None or rules.time not in block:
+        return rules.time is None
+    at = _seconds(block[rules.time])
+    return at is not None and began - _SLACK <= at <= ended + _SLACK
+
+
+def _normalized(tag: str) -> str:
+    """Return a tag in lower case, with one `-` for the characters that builds replace when they make a tag of a ref."""
+    return _REPLACED.sub("-", tag.lower())
+
+
+def _seconds(text: str) -> float | None:
+    try:
+        at = datetime.fromisoformat(text.removesuffix(" UTC"))
+    except ValueError:
+        return None
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _invalid(where: str, what: str) -> SynclineError:
+    return SynclineError("METADATA_INVALID", f"the {where} {what}")

@@ -1,6 +1,6 @@
-"""Checkpoints: where reading of an archive stopped, so that the next function continues there.
+"""Checkpoints: positions in an archive from which the next function continues.
 
-Most of a checkpoint are the states of the deflate streams, some 40 KB each. It is kept among the facts that all functions
+Most of a checkpoint is the state of deflate streams, some 40 KB each. So it is stored among the facts that all functions
 share, not in the message. Losing one costs reading the archive from its start, and nothing else.
 """
 
@@ -10,38 +10,29 @@ import base64
 import json
 import zlib
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
-from syncline.kinds.artifacts.archive.feed import Mark
-from syncline.kinds.artifacts.archive.inflating import VERSION
+from syncline.kinds.artifacts.archive.inflate import VERSION
+from syncline.kinds.artifacts.archive.streams import Mark
+from syncline.kinds.artifacts.facts import FactStore
 
 FORMAT: Final = 1
-"""The version of what is kept. Another one is not read."""
+"""Version of the stored form. Another version is ignored."""
 LARGEST: Final = 380_000
 """Characters of a checkpoint that fit into an item of the table, which takes 400 KB."""
 RETENTION: Final = 2 * 24 * 3600.0
-"""Seconds for which a checkpoint is kept. Registries drop uploads that nobody continues for about as long."""
+"""Seconds for which a checkpoint is stored. Registries keep unfinished uploads for about as long."""
 _LARGEST_UNPACKED: Final = 64 * 1024 * 1024
-
-
-class Memory(Protocol):
-    """The memory that all functions share, as far as checkpoints need it."""
-
-    def recall(self, key: str) -> str | None: ...
-
-    def remember(self, key: str, value: str, seconds: float) -> None: ...
-
-    def forget(self, key: str) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Where another pass over the archive can begin, and what was learnt before.
+    """A position from which another pass over an archive can continue, and the results before it.
 
-    That is at the start of the content of a ``member`` with ``size`` bytes. If there is an ``inside``, its mark is a place
-    within the content, and the rest of it tells what came before; it is of use while the target has the same.
+    ``start`` is the mark of the start of a ``member``'s content of ``size`` bytes. ``inside``, if set, has a mark within
+    the content and the state of what was read before it; it is valid while the target still has that part of the layer.
     ``nested`` is the name of the archive in the archive, if the member is in one. ``texts``, ``links`` and ``sizes`` are
-    those of the members before, ``done`` the layers that are at the target.
+    those of earlier members, ``done`` the layers that are at the target.
     """
 
     member: str
@@ -56,7 +47,7 @@ class Checkpoint:
 
     @property
     def read(self) -> int:
-        """Bytes of the archive, and of the one in it, that come before."""
+        """Return the number of bytes before the position, in the archive and in the one nested in it."""
         size = 0
         mark: Mark | None = self.start if self.inside is None else self.inside["mark"]
         while mark is not None:
@@ -66,18 +57,18 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoint of one image; ``version`` tells its archive from any other."""
+    """The stored checkpoint of one image; ``version`` identifies its archive."""
 
-    def __init__(self, memory: Memory, image: str, version: str = "") -> None:
-        self._memory = memory
+    def __init__(self, facts: FactStore, image: str, version: str = "") -> None:
+        self._facts = facts
         self._key = f"checkpoint@{image}"
         self._version = f"{FORMAT} {VERSION} {version}"
-        self._is_kept: bool | None = None
+        self._is_stored: bool | None = None
 
     def load(self) -> Checkpoint | None:
-        """Return the checkpoint; None if there is none, or it is of another archive or version of this program."""
-        noted = self._memory.recall(self._key)
-        self._is_kept = noted is not None
+        """Return the checkpoint; None if there is none, or if it is of another archive or program version."""
+        noted = self._facts.recall(self._key)
+        self._is_stored = noted is not None
         if noted is None:
             return None
         try:
@@ -88,26 +79,26 @@ class Checkpoints:
             return None
 
     def save(self, checkpoint: Checkpoint) -> bool:
-        """Keep the checkpoint in place of any other; False if it is too large. Then the other one stays."""
+        """Store the checkpoint, replacing the previous one; return False and keep the previous one if it is too large."""
         value = {"version": self._version, "checkpoint": asdict(checkpoint)}
         packed = base64.b64encode(zlib.compress(json.dumps(value, default=_to_json).encode())).decode()
         if len(packed) > LARGEST:
             return False
-        self._memory.remember(self._key, packed, RETENTION)
-        self._is_kept = True
+        self._facts.remember(self._key, packed, RETENTION)
+        self._is_stored = True
         return True
 
     def forget(self) -> None:
-        """Remove the checkpoint. Nothing is written if there is none."""
-        if self._is_kept is None:
+        """Remove the checkpoint. Write nothing if there is none."""
+        if self._is_stored is None:
             self.load()
-        if self._is_kept:
-            self._memory.forget(self._key)
+        if self._is_stored:
+            self._facts.forget(self._key)
 
 
 def _to_json(value: object) -> dict[str, str]:
     if not isinstance(value, bytes):
-        raise TypeError(f"{type(value).__name__} is no part of a checkpoint")
+        raise TypeError(f"{type(value).__name__} cannot be part of a checkpoint")
     return {"base64": base64.b64encode(value).decode()}
 
 

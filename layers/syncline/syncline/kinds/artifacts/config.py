@@ -1,4 +1,4 @@
-"""A sync of the kind ``artifacts``: the images that builds leave at GitHub, in a registry at GitLab."""
+"""Configuration of the kind ``artifacts``: images that GitHub workflow runs leave, for a registry at GitLab."""
 
 from __future__ import annotations
 
@@ -46,18 +46,18 @@ class GitHubApp(Model):
     """A GitHub App that is installed on the repository."""
 
     app: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,100}$")] = Field(
-        description="The App's client ID or number, as text.", examples=["123456"]
+        description="The App's client ID or App ID, as text.", examples=["123456"]
     )
     key: SecretReference = Field(
         description="A reference to its private key, in PEM form.", examples=["secret:syncline/github#key"]
     )
     installation: Annotated[StrictInt, Field(ge=1)] | None = Field(
-        None, description="The installation's number; the one on the repository when absent.", examples=[42]
+        None, description="The installation ID. Defaults to the installation on the repository.", examples=[42]
     )
 
 
 class GitHubToken(Model):
-    """A token: a person's, fine-grained or classic, with the right to read actions."""
+    """A personal access token, fine-grained or classic, with the right to read actions."""
 
     token: SecretReference = Field(description="A reference to the token.", examples=["secret:syncline/github#token"])
 
@@ -78,21 +78,21 @@ class ArtifactsSource(Model):
         None, description="Only runs that this event started.", examples=["workflow_dispatch"]
     )
     limit: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(
-        20, description="How many runs are looked at, the youngest first, 1 to 1000."
+        20, description="The number of runs to scan, the youngest first, 1 to 1000."
     )
     max_age_days: Annotated[StrictInt, Field(ge=1, le=400)] | None = Field(
-        None, description="Leave out runs that began earlier.", examples=[30]
+        None, description="Leave out runs older than this many days.", examples=[30]
     )
     auth: Literal["anonymous"] | GitHubToken | GitHubApp = Field(
         "anonymous", description="The credentials: `{token: …}` or `{app: …, key: …}`. Logs and artifacts need some."
     )
     url: Url = Field(
         "https://api.github.com",
-        description="Where the API is; of GitHub Enterprise with its path.",
+        description="The URL of the API; for GitHub Enterprise with its path.",
         examples=["https://github.example/api/v3"],
     )
     ca: Authority | None = Field(
-        None, description="The authority that signed the API's certificate, if the system does not know it."
+        None, description="The certificate authority of the API, if the system does not trust it."
     )
 
     def addresses(self) -> Iterator[ServerAddress]:
@@ -100,25 +100,25 @@ class ArtifactsSource(Model):
 
 
 class Metadata(Model):
-    """The block that a build prints into its log, one `Key: value` a line."""
+    """The metadata block in the log of a build, one `Key: value` per line."""
 
     keys: Annotated[tuple[str, ...], Field(min_length=1, max_length=100)] = Field(
         description="The keys of the block.", examples=[["Image tag", "Target platform"]]
     )
     required: tuple[str, ...] = Field(
-        (), description="Those that make a block one; all of them when empty.", examples=[["Image tag"]]
+        (), description="The keys that a block must have; all of them when empty.", examples=[["Image tag"]]
     )
     tag: str = Field(description="The key whose value is the build's image tag.", examples=["Image tag"])
     time: str | None = Field(
         None,
-        description="A key with a time (ISO 8601), which must lie within the run: a block of another build has another.",
+        description="A key with a time (ISO 8601). A block whose time is outside the run is ignored as that of another build.",
         examples=["Generated at"],
     )
     check: TemplateText | None = Field(
         None,
-        description="The image tag that the block's other values make; a block with another tag is that of another build. "
-        "`{Some key:.12}` is a value's first 12 characters. Case does not count, nor which characters other than "
-        "letters, digits, `_` and `.` stand between, or how many.",
+        description="The image tag expected from the block's other values. A block with another tag is ignored as that of another "
+        "build. `{Some key:.12}` is the first 12 characters of a value. Case is ignored, and any sequence of characters "
+        "other than letters, digits, `_` and `.` equals any other.",
         examples=["app-{Commit:.12}-{Target platform}"],
     )
 
@@ -134,7 +134,7 @@ class ImageRule(Model):
         description="The image's name.", examples=["app-worker"]
     )
     when: Mapping[str, str] = Field(
-        {}, description="Only where the block has these values.", examples=[{"Build worker": "true"}]
+        {}, description="Only if the block has these values.", examples=[{"Build worker": "true"}]
     )
 
     def applies(self, block: Mapping[str, str]) -> bool:
@@ -142,7 +142,7 @@ class ImageRule(Model):
 
 
 class TagMapping(Model):
-    """How a build's image tag becomes a repository and a tag at GitLab."""
+    """A mapping of image tags of builds to repositories and tags at GitLab."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
 
@@ -153,32 +153,32 @@ class TagMapping(Model):
 
 
 class Build(Model):
-    """What a build says of itself, and what it leaves."""
+    """The metadata and the artifacts of a build."""
 
     metadata: Metadata = Field(description="The block in the log.")
     images: Annotated[tuple[ImageRule, ...], Field(min_length=1, max_length=200)] = Field(
         description="The images it makes."
     )
     mapping: Annotated[tuple[TagMapping, ...], Field(min_length=1, max_length=50)] = Field(
-        description="Where they go; the first form that fits counts."
+        description="Their repositories and tags; the first matching entry counts."
     )
     archive: TemplateText = Field(
         "{image}-{tag}.tar*",
         validate_default=True,
-        description="The file of an image in the artifact, by its name; `*` is any characters. One archive for all images "
-        "needs no such name.",
+        description="The name of an image's file in the artifact; `*` matches any characters. A single archive of all images "
+        "may have any name.",
         examples=["{image}-{tag}.tar.gz"],
     )
     artifact: Annotated[str, Field(min_length=1, max_length=200)] = Field(
-        "*", description="The artifacts that hold images, by name; `*` is any characters.", examples=["images-*"]
+        "*", description="The names of artifacts with images; `*` matches any characters.", examples=["images-*"]
     )
 
     def expected(self, block: Mapping[str, str]) -> tuple[str, ...]:
-        """The images that a build with this block made."""
+        """Return the images that a build with this block made."""
         return tuple(rule.name for rule in self.images if rule.applies(block))
 
-    def place(self, image: str, tag: str) -> tuple[str, str] | None:
-        """Repository (below the project) and tag at GitLab for an image of a build; None where no form fits."""
+    def destination(self, image: str, tag: str) -> tuple[str, str] | None:
+        """Return the repository (below the project) and tag at GitLab for an image of a build, None if no entry matches."""
         for form in self.mapping:
             values = form.tag.match(tag)
             if values is not None:
@@ -187,18 +187,18 @@ class Build(Model):
         return None
 
     def origin(self, repository: str, tag: str) -> tuple[str, str] | None:
-        """The way back: image and image tag for a repository and tag at GitLab; None where no form fits."""
+        """Return the image and image tag for a repository and tag at GitLab, None if no entry matches."""
         for form in self.mapping:
             values = _matched(form.to, f"{repository}:{tag}")
             if values is None or values["image"] not in {rule.name for rule in self.images}:
                 continue
             original = form.tag.fill(values)
-            if self.place(values["image"], original) == (repository, tag):
+            if self.destination(values["image"], original) == (repository, tag):
                 return values["image"], original
         return None
 
     def repositories(self) -> tuple[str, ...]:
-        """The repositories below the project that images can go to, as far as the mapping alone tells."""
+        """Return the repositories below the project that do not depend on the tag."""
         found = {
             form.to.text.rpartition(":")[0].replace("{image}", rule.name)
             for form in self.mapping
@@ -207,7 +207,7 @@ class Build(Model):
         return tuple(sorted(name for name in found if "{" not in name))
 
     def is_archive(self, file: str, image: str, tag: str) -> bool:
-        """Whether a file, by its name, is an image's own archive."""
+        """Return True if a file, by its name, is an image's own archive."""
         return fnmatchcase(file.rpartition("/")[2], self.archive.fill({"image": image, "tag": tag}))
 
 
@@ -219,23 +219,24 @@ def _matched(template: Template, text: str) -> dict[str, str] | None:
 class GitLabApi(Model):
     """GitLab's own API: it lists the repositories of a project."""
 
-    url: Url = Field(description="Where GitLab is.", examples=["https://gitlab.example"])
+    url: Url = Field(description="The URL of GitLab.", examples=["https://gitlab.example"])
     token: SecretReference = Field(
         description="A reference to a token with `read_api`.", examples=["secret:syncline/gitlab#token"]
     )
     token_kind: Literal["personal", "job", "oauth"] = Field(
-        "personal", description="What the token is: `personal` (a project's and a group's, too), `job` or `oauth`."
+        "personal",
+        description="The type of the token: `personal` (also for project and group tokens), `job` or `oauth`.",
     )
 
 
 class ArtifactsTarget(RegistryEndpoint):
-    """The registry of a GitLab project. Its `auth` is a user name and a token: deploy, personal, or a job's."""
+    """The registry of a GitLab project. Its `auth` is a user name and a deploy, personal or job token."""
 
     project: Annotated[str, AfterValidator(_check_project), WithJsonSchema({"type": "string", "pattern": _PROJECT})] = (
         Field(description="The project's path.", examples=["group/project"])
     )
     api: GitLabApi | None = Field(
-        None, description="GitLab's API. Without it the registry itself is asked for the tags of each repository."
+        None, description="GitLab's API. Without it, the tags of each repository are listed by the registry."
     )
 
     def addresses(self) -> Iterator[ServerAddress]:
@@ -245,20 +246,18 @@ class ArtifactsTarget(RegistryEndpoint):
 
 
 class ArtifactsSync(Sync):
-    """Images that builds at GitHub leave as artifacts, in the registry of a GitLab project."""
+    """Copy images that GitHub workflow runs leave as artifacts to the registry of a GitLab project."""
 
-    kind: Literal["artifacts"] = Field(description="What is kept true: `artifacts`.", examples=["artifacts"])
-    source: ArtifactsSource = Field(description="Where builds are.")
-    build: Build = Field(description="What they say and leave.")
-    target: ArtifactsTarget = Field(description="Where images go.")
+    kind: Literal["artifacts"] = Field(description="The kind of the sync: `artifacts`.", examples=["artifacts"])
+    source: ArtifactsSource = Field(description="The builds.")
+    build: Build = Field(description="Their metadata and artifacts.")
+    target: ArtifactsTarget = Field(description="The registry to copy images to.")
     aliases: tuple[AliasTag, ...] = Field(
         (),
-        description="Further tags of each repository that point at the image of the youngest build that is there.",
+        description="Additional tags of each repository that point at the image of the youngest build.",
         examples=[["latest"]],
     )
-    overwrite: StrictBool = Field(
-        False, description="Whether a tag that is there is replaced when a younger run has made it again."
-    )
+    overwrite: StrictBool = Field(False, description="Replace an existing tag when a younger run has made it again.")
 
     def problems(self) -> list[Finding]:
         return [*super().problems(), *_metadata_problems(self.build), *_mapping_problems(self)]
@@ -270,7 +269,7 @@ class ArtifactsSync(Sync):
             found.append(Finding(("target", "api", "url"), "sends the token readable over the network; use https"))
         if self.source.auth == "anonymous":
             found.append(
-                Finding(("source", "auth"), "is anonymous, and GitHub gives logs and artifacts to nobody unknown")
+                Finding(("source", "auth"), "is anonymous, but GitHub requires authentication for logs and artifacts")
             )
         return found
 
@@ -289,7 +288,7 @@ class ArtifactsSync(Sync):
         return group if group.startswith("run:") or name == "*" else f"{group}:{name}"
 
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
-        """A build by its run (``run:123``) or image tag, or a repository of the target."""
+        """Return names of builds (``run:123`` or an image tag) and of target repositories, unchanged."""
         return tuple(names)
 
     def _area(self, form: TagMapping, image: str) -> Area:

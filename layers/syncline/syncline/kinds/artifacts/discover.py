@@ -1,48 +1,49 @@
-"""Looking: which images of builds the registry lacks, by the builds' own words and all pages of its tags."""
+"""Discover: compare the images that builds made, by the builds' logs, with all tags of the registry."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final
 
 from syncline.clients.github.client import WorkflowRun
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
+from syncline.kinds.artifacts.builds import Build, Builds, Destination, UnreadableRun
 from syncline.kinds.artifacts.config import ArtifactsSync
-from syncline.kinds.artifacts.memory import Facts, Push, Pushed, age_of
+from syncline.kinds.artifacts.facts import FactStore
+from syncline.kinds.artifacts.records import PushRecord, PushRecords, age_of
 from syncline.kinds.kind import Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Outcome, Result, Scope
 
 RUN: Final = "run:"
-"""Before a run's number, in a scope and as the group of a run that cannot be understood."""
+"""Prefix of a run's number, in a scope and in the group of an unreadable run."""
 LOG: Final = "log"
-"""The name of the item that stands for a run that cannot be understood."""
+"""Name of the item of an unreadable run."""
 _LONGEST_RUN: Final = 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """A project's registry, and GitLab's API where there is one."""
+class ProjectTarget:
+    """A project's registry, and GitLab's API if the sync names it."""
 
     registry: Registry
     api: GitLab | None
 
 
 class TagLists:
-    """The tags of repositories, each list asked for once; with GitLab's API only of those that are there.
+    """The tags of repositories, each list read once; with GitLab's API only those of existing repositories.
 
-    ``odd`` has the odd entries of GitLab's list of repositories, once that was asked for. ``tell`` is called with each
-    odd entry of any list.
+    ``odd`` has the invalid entries of GitLab's list of repositories, once it was read. ``report`` is called with each
+    invalid entry of any list.
     """
 
-    def __init__(self, target: Target, tell: OnInvalid = ignore) -> None:
+    def __init__(self, target: ProjectTarget, report: OnInvalid = ignore) -> None:
         self._target = target
-        self._tell = tell
+        self._report = report
         self._lists: dict[str, frozenset[str]] = {}
         self._odd: dict[str, list[InvalidEntry]] = {}
         self._numbers: dict[str, int] | None = None
@@ -52,27 +53,27 @@ class TagLists:
         found = self._lists.get(repository)
         if found is None:
             odd = self._odd[repository] = []
-            found = self._lists[repository] = frozenset(self._ask(repository, self._noting(odd)))
+            found = self._lists[repository] = frozenset(self._ask(repository, self._collecting(odd)))
         return found
 
     def odd_of(self, repository: str) -> list[InvalidEntry]:
-        """Return the odd entries in the list of a repository's tags."""
+        """Return the invalid entries in the list of a repository's tags."""
         self.of(repository)
         return self._odd[repository]
 
     def repositories(self) -> dict[str, int]:
-        """All repositories of the project with their numbers; needs the API."""
-        assert self._target.api is not None, "without it nobody lists them"
+        """Return all repositories of the project with their IDs; needs the API."""
+        assert self._target.api is not None, "only the API lists repositories"
         if self._numbers is None:
             self.odd.clear()
-            listed = self._target.api.repositories(self._noting(self.odd))
+            listed = self._target.api.repositories(self._collecting(self.odd))
             self._numbers = {found.path: found.id for found in listed}
         return self._numbers
 
-    def _noting(self, found: list[InvalidEntry]) -> OnInvalid:
+    def _collecting(self, found: list[InvalidEntry]) -> OnInvalid:
         def note(odd: InvalidEntry) -> None:
             found.append(odd)
-            self._tell(odd)
+            self._report(odd)
 
         return note
 
@@ -86,16 +87,16 @@ class TagLists:
         return self._target.registry.tags(repository, odd)
 
 
-class Look:
-    """One look at a sync's builds."""
+class BuildScan:
+    """One scan of a sync's builds."""
 
     def __init__(  # noqa: PLR0913 - each is handed in
         self,
         sync: ArtifactsSync,
         builds: Builds,
-        target: Target,
-        pushed: Pushed,
-        memory: Facts,
+        target: ProjectTarget,
+        pushed: PushRecords,
+        memory: FactStore,
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -106,47 +107,49 @@ class Look:
         self._pushed = pushed
         self._now = now
         self._tags = TagLists(target)
-        self._is_whole = True
+        self._is_complete = True
 
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        """A page for what cannot be understood, then one for each repository, behind the one that ``cursor`` names.
+        """Yield a page of unreadable runs, then one for each repository after the one that ``cursor`` names.
 
-        What belongs to one repository comes together, for there is one writer to it. Reading logs takes its time; what
-        was read is remembered, so a look that begins again gets further.
+        All items of a repository are in one page, as it has one writer at a time. Reading logs takes long; what was read
+        is remembered, so a scan that begins again gets further.
         """
-        wanted: dict[str, list[tuple[Build, Place]]] = {}
-        flawed: list[Page] = []
+        wanted: dict[str, list[tuple[Build, Destination]]] = {}
+        unreadable: list[Page] = []
         found: set[str] = set()
         odd: list[InvalidEntry] = []
         runs = self._builds.runs(self._now(), odd.append)
-        self._is_whole = not odd
-        named = self._named(runs, scope, flawed)
-        candidates = self._with_younger(runs, named, flawed)
+        self._is_complete = not odd
+        named = self._named(runs, scope, unreadable)
+        candidates = self._with_younger(runs, named, unreadable)
         covered = {run.id for run in (*runs, *named)}
         for build in self._builds.youngest(candidates):
             if context.over:
                 return
             if build.run.id not in covered:
-                continue  # all it does is to keep its image tag from older runs
-            if isinstance(build, Flawed):
-                flawed += self._flawed(build, scope, context) if cursor is None else []
+                continue  # it only takes its image tag from older runs
+            if isinstance(build, UnreadableRun):
+                unreadable += self._unreadable(build, scope, context) if cursor is None else []
                 found.add(f"{RUN}{build.run.id}")
                 continue
-            for place in build.places:
-                wanted.setdefault(place.repository, []).append((build, place))
-                found |= _names_of(build, place)
-        found |= {failure.item.group for page in flawed for failure in page.failures}
+            for destination in build.destinations:
+                wanted.setdefault(destination.repository, []).append((build, destination))
+                found |= _names_of(build, destination)
+        found |= {failure.item.group for page in unreadable for failure in page.failures}
         if cursor is None:
-            failures = (*_all(flawed, "failures"), *(self._absent(scope, found, context) if context.named else ()))
-            yield Page("", results=_all(flawed, "results"), failures=failures)
+            results = tuple(result for page in unreadable for result in page.results)
+            failures = [failure for page in unreadable for failure in page.failures]
+            failures += self._absent(scope, found, context) if context.named else ()
+            yield Page("", results=results, failures=tuple(failures))
             if scope.everything:
                 yield from failure_pages("", map(_failure_of_run, odd))
         yield from self._repositories(wanted, scope, cursor or "", context)
 
     def _repositories(
-        self, wanted: Mapping[str, Sequence[tuple[Build, Place]]], scope: Scope, after: str, context: StepContext
+        self, wanted: Mapping[str, Sequence[tuple[Build, Destination]]], scope: Scope, after: str, context: StepContext
     ) -> Iterator[Page]:
-        """A page for each repository, and behind the last of them one for what is odd in GitLab's list of them."""
+        """Yield a page for each repository, and a last one for the invalid entries in GitLab's list of repositories."""
         for repository in sorted(wanted):
             if context.over:
                 return
@@ -157,17 +160,17 @@ class Look:
             yield from failure_pages(max(wanted, default=""), odd)
 
     def _absent(self, scope: Scope, found: set[str], context: StepContext) -> Iterator[Failure]:
-        """Yield a failure for each name of a scope that no build has. A retry answers for its items by itself."""
+        """Yield a failure for each name of a scope that no build has, except for items of a retry, which have results."""
         asked = {f"{group}:{name}" for group, name in context.asked}
         for name in sorted(set(scope.groups or ()) - found - asked):
             source = self._sync.source
-            what = f"no successful run of {source.workflow} in {source.repository} has made {name}, as far as it is scanned"
+            what = f"no successful run of {source.workflow} in {source.repository} within the limits of the sync has made {name}"
             yield Failure(Item(name, "*"), SynclineError("SOURCE_ABSENT", what))
 
-    def _named(self, runs: Sequence[WorkflowRun], scope: Scope, flawed: list[Page]) -> list[WorkflowRun]:
-        """Return the runs that the scope names and ``runs`` does not have: they are older, or not listed yet.
+    def _named(self, runs: Sequence[WorkflowRun], scope: Scope, unreadable: list[Page]) -> list[WorkflowRun]:
+        """Return the runs that the scope names and ``runs`` lacks: they are older, or not listed yet.
 
-        One of which GitHub's answer cannot be used is added to ``flawed``.
+        A run with an invalid response of GitHub is added to ``unreadable``.
         """
         known = {run.id for run in runs}
         numbers = {int(g.removeprefix(RUN)) for g in scope.groups or () if g.startswith(RUN) and g[4:].isdigit()}
@@ -177,7 +180,7 @@ class Look:
                 run = self._builds.run(number)
             except SynclineError as error:
                 if error.code.name == "BAD_ANSWER":
-                    flawed.append(_failed_page(number, error))
+                    unreadable.append(_failed_page(number, error))
                 elif error.code.name != "NOT_FOUND":
                     raise
                 continue
@@ -186,12 +189,12 @@ class Look:
         return found
 
     def _with_younger(
-        self, runs: Sequence[WorkflowRun], named: list[WorkflowRun], flawed: list[Page]
+        self, runs: Sequence[WorkflowRun], named: list[WorkflowRun], unreadable: list[Page]
     ) -> list[WorkflowRun]:
-        """Return ``runs``, ``named``, and where one of these is older than all of ``runs``, all that are younger than it.
+        """Return ``runs`` and ``named``, and all younger runs if one of ``named`` is older than all of ``runs``.
 
-        A younger run may have made the same image tag. A run whose younger ones the list lacks is moved from ``named``
-        to ``flawed``.
+        A younger run may have made the same image tag. A run that is older than GitHub's list is moved from ``named`` to
+        ``unreadable``.
         """
         found = {run.id: run for run in runs}
         if named and (not runs or min(map(_age, named)) < _age(runs[-1])):
@@ -200,135 +203,137 @@ class Look:
         for run in list(named):
             if oldest is None or _age(run) < oldest:
                 named.remove(run)
-                flawed.append(_failed_page(run.id, self._builds.unlisted(run)))
+                unreadable.append(_failed_page(run.id, self._builds.unlisted(run)))
         found |= {run.id: run for run in named}
         return sorted(found.values(), key=_age, reverse=True)
 
-    def _page(self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope, context: StepContext) -> Page:
-        """What one repository lacks, the youngest build first, and its aliases where they point elsewhere."""
+    def _page(
+        self, repository: str, wanted: Sequence[tuple[Build, Destination]], scope: Scope, context: StepContext
+    ) -> Page:
+        """Return the page of one repository: missing images, the youngest build first, and aliases that point elsewhere."""
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        there: list[tuple[Build, Place]] = []
-        wanted, failures = self._without_odd(repository, wanted, scope)
-        is_whole = not self._tags.odd_of(repository)
-        may_be_unproved, is_proved = self._pushed.may_be_unproved(repository), True
-        for build, place in wanted:
-            is_there = place.tag in self._tags.of(repository)
-            gone = None if is_there else self._pushed.why_gone(build.run, place)
-            if not _covers(scope, build, place):
+        present: list[tuple[Build, Destination]] = []
+        wanted, failures = self._without_invalid(repository, wanted, scope)
+        is_complete = not self._tags.odd_of(repository)
+        may_have_unverified, is_verified = self._pushed.may_have_unverified(repository), True
+        for build, destination in wanted:
+            is_present = destination.tag in self._tags.of(repository)
+            unavailable = None if is_present else self._pushed.unavailable_reason(build.run, destination)
+            if not _covers(scope, build, destination):
                 continue
-            unproved = self._pushed.unproved(place) if is_there and may_be_unproved else None
-            if is_there:
-                there.append((build, place))
-            is_proved = is_proved and unproved is None
-            asked = (repository, place.tag) in context.asked  # its transfer looks closer
-            if is_there and unproved is None and not asked and not self._is_older(build, place):
+            unverified = self._pushed.unverified(destination) if is_present and may_have_unverified else None
+            if is_present:
+                present.append((build, destination))
+            is_verified = is_verified and unverified is None
+            asked = (repository, destination.tag) in context.asked  # its transfer compares the images
+            if is_present and unverified is None and not asked and not self._is_older(build, destination):
                 skipped += 1
                 continue
-            item = item_of(build, place)
+            item = item_of(build, destination)
             if not self._is_first(item, context):
                 continue
-            # Whoever names it wants it tried; only what has expired is beyond that.
-            if gone is not None and (scope.everything or gone[0] == "ARTIFACT_EXPIRED"):
-                results.append(_failed(item, *gone))
-            elif unproved is not None and self._is_taken(unproved, item):
-                results.append(conflict(item, unproved))
+            # An item that somebody names is tried again, unless it has expired.
+            if unavailable is not None and (scope.everything or unavailable[0] == "ARTIFACT_EXPIRED"):
+                results.append(_failed(item, *unavailable))
+            elif unverified is not None and self._is_replaced(unverified, item):
+                results.append(conflict(item, unverified))
             else:
                 items.append(item)
-        if scope.everything and may_be_unproved and is_whole and is_proved and not context.plan:
-            self._pushed.note_all_proved(repository)
-        # An odd entry may stand for a younger build.
-        is_whole &= self._is_whole
-        if scope.everything and is_whole and self._sync.aliases:
-            items += self._aliases(there)
+        if scope.everything and may_have_unverified and is_complete and is_verified and not context.plan:
+            self._pushed.note_all_verified(repository)
+        # An invalid entry may stand for a younger build.
+        is_complete &= self._is_complete
+        if scope.everything and is_complete and self._sync.aliases:
+            items += self._aliases(present)
         return Page(repository, tuple(items), skipped, tuple(results), tuple(failures))
 
-    def _without_odd(
-        self, repository: str, wanted: Sequence[tuple[Build, Place]], scope: Scope
-    ) -> tuple[Sequence[tuple[Build, Place]], list[Failure]]:
-        """Return what is wanted without the tags that the list has as odd entries, and the failures for these."""
+    def _without_invalid(
+        self, repository: str, wanted: Sequence[tuple[Build, Destination]], scope: Scope
+    ) -> tuple[Sequence[tuple[Build, Destination]], list[Failure]]:
+        """Return the wanted images without the tags with an invalid entry, and the failures for these."""
         odd = {each.label: each for each in self._tags.odd_of(repository)}
-        named = {place.tag for build, place in wanted if _covers(scope, build, place)}
+        named = {destination.tag for build, destination in wanted if _covers(scope, build, destination)}
         failures = [
             Failure(Item(repository, label), each.error)
             for label, each in odd.items()
             if scope.everything or label in named
         ]
-        return [(build, place) for build, place in wanted if place.tag not in odd], failures
+        return [(build, destination) for build, destination in wanted if destination.tag not in odd], failures
 
-    def _is_taken(self, push: Push, item: Item) -> bool:
-        """Return True if the tag of an item still is what somebody else put there, and is not to be replaced."""
+    def _is_replaced(self, push: PushRecord, item: Item) -> bool:
+        """Return True if an item's tag still is the image that somebody else put, and must not be replaced."""
         if not push.other or self._sync.overwrite or item.detail["run"] != push.run:
             return False
         return self._target.registry.manifest_digest(item.group, item.name) == push.other
 
     def _is_first(self, item: Item, context: StepContext) -> bool:
-        """Return True if no other scan of the run has found the item: each is sent, or reported, once in a run.
+        """Return True if no other scan of the run has found the item, as each is sent or reported once per run.
 
-        A webhook that comes while its build is transferred adds a scan to the run, and GitHub may deliver it many times.
+        A webhook that arrives during the transfer of its build adds a scan to the run, and GitHub may deliver it often.
         """
         if not context.run or context.plan:
             return True
         return self._memory.take(f"found@{context.run}@{item}@{item.source}", context.scan, _LONGEST_RUN)
 
-    def _flawed(self, flawed: Flawed, scope: Scope, context: StepContext) -> list[Page]:
-        item = Item(f"{RUN}{flawed.run.id}", LOG, f"{RUN}{flawed.run.mark}")
+    def _unreadable(self, unreadable: UnreadableRun, scope: Scope, context: StepContext) -> list[Page]:
+        item = Item(f"{RUN}{unreadable.run.id}", LOG, f"{RUN}{unreadable.run.mark}")
         if (scope.groups is not None and item.group not in scope.groups) or not self._is_first(item, context):
             return []
-        if flawed.fresh:
-            return [Page("", failures=(Failure(item, flawed.error),))]
-        return [Page("", results=(_failed(item, flawed.error.code.name, flawed.error.what),))]
+        if unreadable.is_new:
+            return [Page("", failures=(Failure(item, unreadable.error),))]
+        return [Page("", results=(_failed(item, unreadable.error.code.name, unreadable.error.what),))]
 
-    def _is_older(self, build: Build, place: Place) -> bool:
-        """Whether the tag that is there came from an older run of the same image tag, and may be replaced.
+    def _is_older(self, build: Build, destination: Destination) -> bool:
+        """Return True if the present tag is from an older run of the same image tag, and may be replaced.
 
-        One that nobody remembers is looked into: where it is the same image, it is left as it is.
+        A tag without a record counts as older: the transfer leaves it if it is the same image.
         """
         if not self._sync.overwrite:
             return False
-        run = self._pushed.run_of(place)
+        run = self._pushed.run_of(destination)
         return run is None or age_of(run) < age_of(build.run.mark)
 
-    def _aliases(self, there: Iterable[tuple[Build, Place]]) -> Iterator[Item]:
-        """Yield the aliases that do not point at the youngest build of those that are there.
+    def _aliases(self, present: Iterable[tuple[Build, Destination]]) -> Iterator[Item]:
+        """Yield the aliases that do not point at the youngest present build.
 
-        The transfer of one that is not there yet sees to them once it has come.
+        The transfer of a missing build updates them itself.
         """
         registry = self._target.registry
-        found = youngest_there(registry, self._pushed, there)
+        found = youngest_present(registry, self._pushed, present)
         if found is None:
             return
-        place, digest = found
+        destination, digest = found
         for alias in self._sync.aliases:
-            present = registry.manifest_digest(place.repository, alias)
-            if present != digest:
-                yield Item(place.repository, alias, target=present, detail={"alias": True})
+            current = registry.manifest_digest(destination.repository, alias)
+            if current != digest:
+                yield Item(destination.repository, alias, target=current, detail={"alias": True})
 
 
-def youngest_there(
-    registry: Registry, pushed: Pushed, builds: Iterable[tuple[Build, Place]]
-) -> tuple[Place, str] | None:
-    """Return the place with the image of the youngest build and its manifest's digest. ``builds`` has the youngest first.
+def youngest_present(
+    registry: Registry, pushed: PushRecords, builds: Iterable[tuple[Build, Destination]]
+) -> tuple[Destination, str] | None:
+    """Return the destination of the youngest build's image, and its manifest's digest. ``builds`` has the youngest first.
 
-    A tag counts as the run whose image it has: the one that is remembered. That run may be older than the tag's build, if
-    the tag was not replaced, and younger, if it is no longer listed as successful. What somebody else put does not count,
-    except where nobody remembers who put it: then it counts as the build's.
+    The age of a tag is that of the recorded run, whose image it has. That run may be older than the tag's build, if the
+    tag was not replaced, or younger, if it is no longer listed as successful. A tag that somebody else put does not count.
+    A tag without a record counts as the build's.
     """
 
-    def age(made: tuple[Build, Place]) -> tuple[int, int]:
-        build, place = made
-        return age_of(pushed.run_of(place) or build.run.mark)
+    def age(made: tuple[Build, Destination]) -> tuple[int, int]:
+        build, destination = made
+        return age_of(pushed.run_of(destination) or build.run.mark)
 
-    for _, place in sorted(builds, key=age, reverse=True):
-        digest = registry.manifest_digest(place.repository, place.tag)
-        if digest is not None and not pushed.is_replaced(registry, place.repository, place.tag, digest):
-            return place, digest
+    for _, destination in sorted(builds, key=age, reverse=True):
+        digest = registry.manifest_digest(destination.repository, destination.tag)
+        if digest is not None and not pushed.is_replaced(registry, destination.repository, destination.tag, digest):
+            return destination, digest
     return None
 
 
 def _age(run: WorkflowRun) -> tuple[float, int]:
-    """Return what GitHub lists runs by: of a younger run it is greater."""
+    """Return the key by which GitHub orders runs; that of a younger run is greater."""
     return run.created, run.id
 
 
@@ -340,18 +345,14 @@ def _failure_of_run(odd: InvalidEntry) -> Failure:
     return Failure(Item("*", odd.label) if odd.name is None else Item(f"{RUN}{odd.name}", "*"), odd.error)
 
 
-def _all(pages: Sequence[Page], what: Literal["results", "failures"]) -> tuple[Any, ...]:
-    return tuple(each for page in pages for each in getattr(page, what))
+def item_of(build: Build, destination: Destination) -> Item:
+    """Return the item of an image of a build. Its fingerprint is the run and attempt until the archive is read."""
+    detail = {"run": build.run.mark, "image": destination.image, "tag": build.tag}
+    return Item(destination.repository, destination.tag, f"{RUN}{build.run.mark}", detail=detail)
 
 
-def item_of(build: Build, place: Place) -> Item:
-    """Return the item of an image of a build. Until the archive is read, its run and attempt stand for its fingerprint."""
-    detail = {"run": build.run.mark, "image": place.image, "tag": build.tag}
-    return Item(place.repository, place.tag, f"{RUN}{build.run.mark}", detail=detail)
-
-
-def conflict(item: Item, push: Push) -> Result:
-    """Return the result of an item whose tag somebody else has put."""
+def conflict(item: Item, push: PushRecord) -> Result:
+    """Return the conflict of an item whose tag somebody else put."""
     why = f"{item} is {push.other} and is not overwritten with {push.manifest}"
     return Result(item.group, item.name, Outcome.CONFLICT, push.fingerprint, push.other, 0, "TAG_DIFFERS", why)
 
@@ -361,12 +362,12 @@ def _failed(item: Item, code: CodeName, reason: str) -> Result:
     return Result(item.group, item.name, Outcome.FAILED, item.source, code=code, reason=reason)
 
 
-def _covers(scope: Scope, build: Build, place: Place) -> bool:
+def _covers(scope: Scope, build: Build, destination: Destination) -> bool:
     if scope.groups is None:
         return True
-    return not _names_of(build, place).isdisjoint(scope.groups)
+    return not _names_of(build, destination).isdisjoint(scope.groups)
 
 
-def _names_of(build: Build, place: Place) -> set[str]:
-    """Return the names by which a scope may mean an image of a build."""
-    return {f"{RUN}{build.run.id}", build.tag, place.repository, str(place)}
+def _names_of(build: Build, destination: Destination) -> set[str]:
+    """Return the names by which a scope may name an image of a build."""
+    return {f"{RUN}{build.run.id}", build.tag, destination.repository, str(destination)}

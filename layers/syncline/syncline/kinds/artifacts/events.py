@@ -1,4 +1,4 @@
-"""GitHub's ``workflow_run`` webhook: which run ended well. It is a hint; what it says is looked up."""
+"""GitHub's ``workflow_run`` webhook, which names a run that succeeded. It is a hint: the scan reads the run itself."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from syncline.kinds.artifacts.discover import RUN
 
 
 def runs_in(body: Any, source: ArtifactsSource) -> tuple[str, ...]:
-    """The run that a delivery's decoded JSON speaks of, as a group of a scope, if it is one of the source's.
+    """Return the run that a delivery's decoded JSON names, as a group of a scope, if it belongs to the source.
 
-    Others of GitHub's events, and runs that have not ended or not well, are none. Raises MESSAGE_INVALID for what is
-    no delivery of GitHub's.
+    Other events of GitHub, and runs that have not ended or not succeeded, give nothing. Raises MESSAGE_INVALID for a
+    body that GitHub does not send.
     """
     if not isinstance(body, dict) or not isinstance(body.get("repository", body.get("zen")), dict | str):
-        raise SynclineError("MESSAGE_INVALID", "not a webhook of GitHub's")
+        raise SynclineError("MESSAGE_INVALID", "not a webhook delivery of GitHub")
     run = body.get("workflow_run")
     if run is None:
         return ()
@@ -24,10 +24,10 @@ def runs_in(body: Any, source: ArtifactsSource) -> tuple[str, ...]:
         number = run["id"]
         name = str(body["repository"]["full_name"])
         file = str(run.get("path") or body["workflow"]["path"]).partition("@")[0].rpartition("/")[2]
-        ended = body["action"] == "completed" and run["conclusion"] == "success"
+        succeeded = body["action"] == "completed" and run["conclusion"] == "success"
     except (KeyError, TypeError, AttributeError):
-        raise SynclineError("MESSAGE_INVALID", "a workflow_run that says nothing of its run") from None
+        raise SynclineError("MESSAGE_INVALID", "a workflow_run without its run's id, path or repository") from None
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise SynclineError("MESSAGE_INVALID", "a workflow_run whose number is none")
+        raise SynclineError("MESSAGE_INVALID", "a workflow_run with an invalid run id")
     own = name.lower() == source.repository.lower() and file == source.workflow.rpartition("/")[2]
-    return (f"{RUN}{number}",) if own and ended else ()
+    return (f"{RUN}{number}",) if own and succeeded else ()

@@ -1,4 +1,4 @@
-"""Manifests for images out of archives: their own bytes wherever they still fit, else the least that must differ."""
+"""Manifests of images from archives: unchanged if they are still correct, else with as few changes as possible."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import Any, Final
 
 from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
-from syncline.kinds.artifacts.archive.feed import invalid
-from syncline.kinds.artifacts.archive.images import DOCKER_CONFIG, DOCKER_LAYER, Contents, SavedImage
-from syncline.kinds.artifacts.archive.legacy import with_layers
+from syncline.kinds.artifacts.archive.images import (
+    DOCKER_CONFIG,
+    DOCKER_LAYER,
+    ArchiveContents,
+    SavedImage,
+    with_layers,
+)
+from syncline.kinds.artifacts.archive.streams import invalid
 from syncline.kinds.artifacts.layers import Layer
-from syncline.kinds.artifacts.sending import Sender
+from syncline.kinds.artifacts.upload import LayerUploader
 from syncline.kinds.artifacts.verify import check_parts
 
 _OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
@@ -21,11 +26,11 @@ _DOCKER_LAYER_KIND: Final = "application/vnd.docker.image.rootfs."
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """An image that has all its parts in the repository; ``manifest`` is what a tag is to point at.
+class UploadedImage:
+    """An image with all its parts in the repository; ``manifest`` is the one to tag.
 
-    ``fingerprint`` is the digest of its config, which is the one in the archive; of an index, its own digest. That one
-    was ``saved`` with another digest if the archive lacks some of its images, or has them unpacked.
+    ``fingerprint`` is the digest of its config, which equals the one in the archive; of an index, its own digest.
+    ``saved`` is the digest in the archive. That of an index differs if images are missing or not compressed there.
     """
 
     manifest: Manifest
@@ -33,34 +38,36 @@ class Written:
     saved: str
 
 
-def written(image: SavedImage, layers: Mapping[str, Layer], contents: Contents, sender: Sender) -> Written:
-    """Send what the layers are named by: configs, and the manifests below an index. Raises ARCHIVE_INVALID."""
+def upload_manifests(
+    image: SavedImage, layers: Mapping[str, Layer], contents: ArchiveContents, sender: LayerUploader
+) -> UploadedImage:
+    """Send the config of an image, or the configs and manifests below an index. Raises ARCHIVE_INVALID."""
     if image.is_index:
         manifest = _index(image, layers, contents, sender)
         assert image.manifest is not None
-        return Written(manifest, manifest.digest, image.manifest.digest)
+        return UploadedImage(manifest, manifest.digest, image.manifest.digest)
     config = image.config
     found = [_layer(path, layers, contents, sender) for path in image.layers]
     if image.legacy:
         config = with_layers(config, [layer.diff_id for layer in found])
     sender.put(config)
     manifest = _docker(config, found) if image.manifest is None else _with_layers(image.manifest, image.layers, found)
-    return Written(manifest, digest_of(config), digest_of(config))
+    return UploadedImage(manifest, digest_of(config), digest_of(config))
 
 
-def _layer(path: str, layers: Mapping[str, Layer], contents: Contents, sender: Sender) -> Layer:
-    """A layer that was sent, or is small text (an attestation) and is sent now."""
+def _layer(path: str, layers: Mapping[str, Layer], contents: ArchiveContents, sender: LayerUploader) -> Layer:
+    """Return a layer that was sent. One that is small text (an attestation) is sent now."""
     if path in layers:
         return layers[path]
     text = contents.texts.get(path)
     if text is None:
-        raise invalid(f"{contents.name}: {path[:120]!r} is no layer")
+        raise invalid(f"{contents.name}: {path[:120]!r} is not a layer")
     digest = sender.put(text)
     return Layer(digest, digest, len(text))
 
 
 def _docker(config: bytes, layers: list[Layer]) -> Manifest:
-    """The manifest that `docker push` would make, but for its white space."""
+    """Return the manifest that `docker push` would make, except for white space."""
     value = {
         "schemaVersion": 2,
         "mediaType": DOCKER_MANIFEST,
@@ -71,9 +78,9 @@ def _docker(config: bytes, layers: list[Layer]) -> Manifest:
 
 
 def _with_layers(manifest: Manifest, paths: Sequence[str], layers: list[Layer]) -> Manifest:
-    """Return the manifest with its layers as the registry has them; itself where they are the archive's.
+    """Return the manifest with the layers of the registry; unchanged if these are the archive's.
 
-    ``paths`` name them in the archive. The manifest may have them in another order, or not each of them.
+    ``paths`` are their names in the archive. The manifest may list them in another order, or not all of them.
     """
     value = json.loads(manifest.body)
     if [entry["digest"] for entry in value["layers"]] == [layer.digest for layer in layers]:
@@ -96,14 +103,16 @@ def _descriptor(entry: Mapping[str, Any], layer: Layer) -> dict[str, Any]:
     return {**entry, "mediaType": packed, "digest": layer.digest, "size": layer.size}
 
 
-def _index(image: SavedImage, layers: Mapping[str, Layer], contents: Contents, sender: Sender) -> Manifest:
-    """An index with those images that the archive has; itself where that is all and none had to be packed."""
+def _index(
+    image: SavedImage, layers: Mapping[str, Layer], contents: ArchiveContents, sender: LayerUploader
+) -> Manifest:
+    """Return an index of the images that the archive has; unchanged if these are all and none had to be compressed."""
     assert image.manifest is not None
     value = json.loads(image.manifest.body)
     now: dict[str, Manifest] = {}
     for child in image.children:
         assert child.manifest is not None
-        manifest = written(child, layers, contents, sender).manifest
+        manifest = upload_manifests(child, layers, contents, sender).manifest
         check_parts(sender.registry, sender.repository, manifest)
         sender.registry.put_manifest(sender.repository, manifest.digest, manifest)
         now[child.manifest.digest] = manifest
@@ -116,7 +125,7 @@ def _index(image: SavedImage, layers: Mapping[str, Layer], contents: Contents, s
 
 
 def _moved(entry: Mapping[str, Any], now: Mapping[str, Manifest]) -> dict[str, Any]:
-    """A child's entry with its new digest; an attestation names the image it is about by digest, too."""
+    """Return a child's entry with its new digest; an attestation also has the digest of the image it is about."""
     manifest = now[entry["digest"]]
     moved = {**entry, "digest": manifest.digest, "size": len(manifest.body)}
     annotations = dict(entry.get("annotations") or {})

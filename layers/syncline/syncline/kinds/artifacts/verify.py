@@ -1,4 +1,4 @@
-"""Verification: the registry is asked again for the image and all its parts; its config must be the archive's."""
+"""Verification: read the image and all its parts from the registry; its config must be that of the archive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncline.model import Item
 
 
 def fingerprint_of(manifest: Manifest) -> str:
-    """What identifies an image whatever its layers are packed by: its config's digest; of an index, its own."""
+    """Return the digest of an image's config, which is independent of compression; of an index, its own digest."""
     if manifest.is_index:
         return manifest.digest
     try:
@@ -24,7 +24,7 @@ def fingerprint_of(manifest: Manifest) -> str:
 
 
 def check_parts(registry: Registry, repository: str, manifest: Manifest) -> None:
-    """Check that a repository has all that a manifest is made of, each blob with its size. Raises NOT_ARRIVED."""
+    """Check that a repository has all parts of a manifest, each blob with its size. Raises NOT_ARRIVED."""
     for child in manifest.children():
         try:
             below = registry.manifest(repository, child.digest)
@@ -36,8 +36,8 @@ def check_parts(registry: Registry, repository: str, manifest: Manifest) -> None
     for blob in manifest.blobs():
         size = blob.size if blob.foreign else registry.blob_size(repository, blob)
         if size != blob.size:
-            had = "" if size is None else f" with {blob.size} bytes but {size}"
-            raise _absent(registry, repository, f"the blob {blob.digest}{had}", manifest)
+            sizes = "" if size is None else f" with {blob.size} bytes but {size}"
+            raise _absent(registry, repository, f"the blob {blob.digest}{sizes}", manifest)
 
 
 def _absent(registry: Registry, repository: str, part: str, manifest: Manifest) -> SynclineError:
@@ -45,8 +45,8 @@ def _absent(registry: Registry, repository: str, part: str, manifest: Manifest) 
     return SynclineError("NOT_ARRIVED", what)
 
 
-def is_whole(registry: Registry, repository: str, tag: str) -> bool:
-    """Return True if a repository has all that the manifest of a tag is made of."""
+def is_complete(registry: Registry, repository: str, tag: str) -> bool:
+    """Return True if a repository has all parts of a tag's manifest."""
     try:
         check_parts(registry, repository, registry.manifest(repository, tag))
     except SynclineError as error:
@@ -56,10 +56,10 @@ def is_whole(registry: Registry, repository: str, tag: str) -> bool:
     return True
 
 
-def proved(
+def verify_items(
     registry: Registry, items: Sequence[Item], context: StepContext
 ) -> Iterator[Completed | Unfinished | Failure]:
-    """Yield an answer for each item: arrived only if the tag has the item's fingerprint and every part is there."""
+    """Yield the outcome of each item: completed if the tag has the item's fingerprint and every part is present."""
     for item in items:
         if context.over:
             yield Unfinished(item)

@@ -1,4 +1,4 @@
-"""How a sync of artifacts is put together."""
+"""Builds a sync of artifacts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncline.clients.http.addresses import Address, Endpoint
 from syncline.clients.http.client import Http
 from syncline.config.sync import Sync
 from syncline.kinds.artifacts.config import ArtifactsSource, ArtifactsSync, ArtifactsTarget, GitHubApp, GitHubToken
-from syncline.kinds.artifacts.discover import Target
+from syncline.kinds.artifacts.discover import ProjectTarget
 from syncline.kinds.artifacts.events import runs_in
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.secrets import Secrets
@@ -32,28 +32,28 @@ class Builder:
     def __call__(self, sync: Sync) -> Kind:
         assert isinstance(sync, ArtifactsSync)
         secrets, http, facts = self._parts.secrets, self._parts.http, self._parts.state.facts
-        target = Target(registry_at(sync.target, secrets, http), gitlab_at(sync.target, secrets, http))
+        target = ProjectTarget(registry_at(sync.target, secrets, http), gitlab_at(sync.target, secrets, http))
         return Artifacts(sync, github_at(sync.source, secrets, http), target, http, memory=facts, now=time.time)
 
 
-def gitlab_at(place: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | None:
-    """GitLab's API, where the sync names it."""
-    if place.api is None:
+def gitlab_at(destination: ArtifactsTarget, secrets: Secrets, http: Http) -> GitLab | None:
+    """Return the client of GitLab's API, None if the sync does not name it."""
+    if destination.api is None:
         return None
-    token = place.api.token
-    endpoint = Endpoint.parse(place.api.url, ca=None if place.ca is None else secrets.text(place.ca))
+    token = destination.api.token
+    endpoint = Endpoint.parse(destination.api.url, ca=None if destination.ca is None else secrets.text(destination.ca))
     return GitLab(
         endpoint,
-        place.project,
+        destination.project,
         lambda: secrets.resolve(token),
         http,
-        place.api.token_kind,
+        destination.api.token_kind,
         renewed=lambda: secrets.refresh(token),
     )
 
 
 def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
-    """The client of GitHub's API; who we are there is asked for when it is needed."""
+    """Return the client of GitHub's API. Credentials are resolved when they are used."""
     address = Address.parse(source.url)
     assert address is not None, "the configuration has checked it"
     ca = None if source.ca is None else secrets.text(source.ca)

@@ -1,12 +1,12 @@
-"""One question to many instances: each is asked until it has the token, is given up, or the time is over.
+"""One question to many instances, each asked until it has the token, it fails, or the time is over.
 
 200 means that an instance has the token, 401 that it does not have it yet: it is asked again after a delay with jitter,
-until the retries are over. Anything else gets one more try, because a connection may break at any time; then it is
-unknown whether the instance has the token.
+until the retries end. Any other response gets one retry, as a connection may break at any time; after that it is unknown
+whether the instance has the token.
 
-The origin is asked too, as a control: 401 there, twice, means that the token itself is bad, whatever the others say.
-The verdict waits for its answer, so that it does not depend on who answers first. Several instances may have the
-origin's name. Then each of them is asked and counted like the others, and the token is bad if all of them refuse it.
+The origin is asked as a control: two responses with 401 mean that the token itself is invalid, whatever the others
+respond. The verdict waits for the origin, so that it does not depend on the order of responses. If several instances have
+the origin's name, each of them is asked and counted like the others, and the token is invalid if all of them refuse it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,23 @@ from typing import Final
 
 from syncline.clients.replicas.client import ReplicaClient, ReplicaRequest, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.verdict import Finding, Known, Quorum, Reason, Seen, State, judge
+from syncline.kinds.tokens.verdict import InstanceResult, ProbeResult, Quorum, Reason, TokenState, Verdict, judge
 
-# How long a question is asked, and how often: derived from how often the store tells its peers.
-
-FEWEST_INTERVALS: Final = 2.0
-"""A change may just miss one round and travel with the next, so less than two intervals prove nothing."""
 _INTERVALS: Final = 2.5
-_GRACE: Final = 0.5  # seconds between the last retry and the hard deadline: an instance may be slow to answer
+_GRACE: Final = 0.5  # seconds between the last retry and the hard deadline, for slow responses
 _FIRST_DELAY: Final = 0.05  # share of the interval
 _LONGEST_DELAY: Final = 0.25  # share of the interval
 _GROWTH: Final = 1.6
-_SHORTEST_DELAY: Final = 0.02  # seconds; more often would tell nothing that somebody waiting for a login notices
-_ASKS_PER_SECOND: Final = 2000.0  # about what one process may ask of all instances together and still answer at once
-_JITTER: Final = 0.25  # a delay is this share shorter or longer, so that questions do not come in waves
+_SHORTEST_DELAY: Final = 0.02  # seconds; nobody who waits for a login notices a shorter one
+_ASKS_PER_SECOND: Final = 2000.0  # what one process can send to all instances together without delays
+_JITTER: Final = 0.25  # share by which a delay varies, so that requests are spread
+_ATTEMPTS_WITH_FAILURES: Final = 2
+_REFUSALS_OF_ORIGIN: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """All in seconds. After ``retry_for`` an instance that still says no is taken at its word; ``deadline`` is hard."""
+class AskSchedule:
+    """The times of requests to one instance, in seconds. A refusal after ``retry_for`` is final; ``deadline`` is hard."""
 
     retry_for: float
     deadline: float
@@ -45,8 +43,8 @@ class Patience:
     longest_delay: float
 
     @classmethod
-    def of(cls, interval: float, retry_for: float | None = None, deadline: float | None = None) -> Patience:
-        """For a store that synchronizes every ``interval`` seconds."""
+    def of(cls, interval: float, retry_for: float | None = None, deadline: float | None = None) -> AskSchedule:
+        """Return the schedule for a store that synchronizes every ``interval`` seconds."""
         lasts = interval * _INTERVALS if retry_for is None else retry_for
         return cls(
             lasts,
@@ -55,33 +53,28 @@ class Patience:
             max(0.02, interval * _LONGEST_DELAY),
         )
 
-    def delay(self, attempt: int, elapsed: float, chance: float, crowd: int | None = None) -> float | None:
-        """Seconds to wait after ``attempt`` questions (from 1); None when the retries are over.
+    def delay(self, attempt: int, elapsed: float, jitter: float, load: int | None = None) -> float | None:
+        """Return the seconds to wait after ``attempt`` requests (from 1); None after the last retry.
 
-        ``chance`` is between 0 and 1. ``crowd`` is how many instances are being asked just now, by whomever: the
-        fewer, the more often each. The last question comes when ``retry_for`` ends, not before: what arrives late is
-        still seen.
+        ``jitter`` is between 0 and 1. ``load`` is the number of instances that all questions are asking; the fewer they
+        are, the shorter the delay. The last request is sent when ``retry_for`` ends, so that a late token still counts.
         """
         if elapsed >= self.retry_for:
             return None
         longest = self.longest_delay
-        if crowd is not None:
-            longest = min(longest, max(_SHORTEST_DELAY, crowd / _ASKS_PER_SECOND))
-        # The exponent is bounded: long before that the longest delay is reached.
+        if load is not None:
+            longest = min(longest, max(_SHORTEST_DELAY, load / _ASKS_PER_SECOND))
+        # The exponent is bounded; the longest delay is reached much earlier.
         wanted = min(self.first_delay * _GROWTH ** min(attempt - 1, 30), longest)
-        return min(wanted * (1 + _JITTER * (2 * chance - 1)), self.retry_for - elapsed)
-
-
-_TRIES_AFTER_TROUBLE: Final = 2
-_REFUSALS_OF_ORIGIN: Final = 2
+        return min(wanted * (1 + _JITTER * (2 * jitter - 1)), self.retry_for - elapsed)
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A request to many instances: `others` are counted, `controls` only confirm that the token is good.
+    """A request to many instances: `others` are counted, `controls` only confirm that the token is valid.
 
-    Either the origin is the only control, or its name is shared: then it is one of the controls or of `shared`, which
-    are among the others.
+    Either the origin is the only control, or its name is shared. Then it is one of the controls or of `shared`, which are
+    also among the others.
     """
 
     request: bytes
@@ -89,68 +82,68 @@ class Question:
     controls: Sequence[Instance]
     shared: Sequence[Instance]
     quorum: Quorum
-    patience: Patience
+    schedule: AskSchedule
 
     @property
     def needed(self) -> int:
-        """Return how many of the others must have the token. An origin among them has it and does not count."""
+        """Return the number of others that must have the token. An origin among them has it and does not count."""
         own = 1 if self.shared else 0
         return self.quorum.needed(len(self.others) - own) + own
 
 
 @dataclass(slots=True)
-class Crowd:
-    """Number of instances that all questions together are asking at present."""
+class AskLoad:
+    """The number of instances that all questions together are asking at present."""
 
     asked: int = 0
 
 
-class Asking:
-    """A question under way, in the loop's thread. ``chance`` is for the jitter."""
+class OngoingQuestion:
+    """A question in progress, in the loop's thread. ``rng`` is for the jitter."""
 
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
         replicas: ReplicaClient,
         question: Question,
-        chance: random.Random,
-        crowd: Crowd,
+        rng: random.Random,
+        load: AskLoad,
     ) -> None:
-        self._crowd = crowd
+        self._load = load
         self._loop = loop
         self._replicas = replicas
         self._question = question
-        self._chance = chance
+        self._rng = rng
         self._began = 0.0
         self._needed = question.needed
         self._yes = 0
         self._pending = len(question.others)
-        self._asked: list[_Asked] = []
-        self._controls: list[_Asked] = []
-        self._origins: list[_Asked] = []
-        self._finding: asyncio.Future[Finding] = loop.create_future()
+        self._asked: list[_AskedInstance] = []
+        self._controls: list[_AskedInstance] = []
+        self._origins: list[_AskedInstance] = []
+        self._result: asyncio.Future[ProbeResult] = loop.create_future()
 
-    async def finding(self) -> Finding:
-        """Ask and return the verdict, at the latest in the loop's first turn after the hard deadline."""
+    async def run(self) -> ProbeResult:
+        """Ask and return the verdict, at the latest in the loop's first iteration after the hard deadline."""
         self._began = self._loop.time()
         question = self._question
         # The order is random, so that no instance is always asked first or last.
         order = list(question.others)
-        self._chance.shuffle(order)
-        self._asked = [_Asked(self, instance) for instance in order]
+        self._rng.shuffle(order)
+        self._asked = [_AskedInstance(self, instance) for instance in order]
         refusals = _REFUSALS_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
-        self._controls = [_Asked(self, one, refusals) for one in question.controls]
+        self._controls = [_AskedInstance(self, one, refusals) for one in question.controls]
         self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.shared)]
-        timer = self._loop.call_later(question.patience.deadline, self._over)
-        self._crowd.asked += self._pending
+        timer = self._loop.call_later(question.schedule.deadline, self._over)
+        self._load.asked += self._pending
         try:
             for one in self._everybody():
                 one.ask()
-            self._look(over=False)
-            return await self._finding
+            self._decide(over=False)
+            return await self._result
         finally:
             timer.cancel()
-            self._crowd.asked -= self._pending
+            self._load.asked -= self._pending
             for one in self._everybody():
                 one.stop()
 
@@ -160,74 +153,80 @@ class Asking:
         return self._loop.time() - self._began
 
     @property
-    def patience(self) -> Patience:
-        return self._question.patience
+    def schedule(self) -> AskSchedule:
+        return self._question.schedule
 
     def delay(self, attempt: int) -> float | None:
-        return self.patience.delay(attempt, self.elapsed, self._chance.random(), self._crowd.asked)
+        return self.schedule.delay(attempt, self.elapsed, self._rng.random(), self._load.asked)
 
-    def send(self, one: _Asked) -> ReplicaRequest:
+    def send(self, one: _AskedInstance) -> ReplicaRequest:
         address = (one.instance.address, one.instance.port)
         return self._replicas.send(address, self._question.request, one.answered)
 
-    def later(self, seconds: float, one: _Asked) -> asyncio.TimerHandle:
+    def ask_later(self, seconds: float, one: _AskedInstance) -> asyncio.TimerHandle:
         return self._loop.call_later(seconds, one.ask)
 
-    def settled(self, one: _Asked) -> None:
-        """Take note of the last answer of one instance."""
+    def record(self, one: _AskedInstance) -> None:
+        """Count the final result of one instance."""
         if one not in self._controls:
             self._pending -= 1
-            self._crowd.asked -= 1
-            self._yes += one.seen.state is State.YES
-        self._look(over=False)
+            self._load.asked -= 1
+            self._yes += one.result.state is TokenState.YES
+        self._decide(over=False)
 
-    def _look(self, *, over: bool) -> None:
+    def _decide(self, *, over: bool) -> None:
         """End if the verdict is certain."""
-        if self._finding.done():
+        if self._result.done():
             return
         origin = self._origin_state()
-        if origin is State.NO:
-            self._end(Known.NOT_SYNCED, Reason.ORIGIN_REFUSES)
+        if origin is TokenState.NO:
+            self._end(Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
             return
         enough = bool(self._asked) and self._yes >= self._needed
-        if over or ((enough or self._pending == 0) and origin is not State.PENDING):
-            seen = [one.seen for one in self._asked]
+        if over or ((enough or self._pending == 0) and origin is not TokenState.PENDING):
+            results = [one.result for one in self._asked]
             listed = bool(self._origins)
-            self._end(*judge(seen, self._needed, over=over, origin_listed=listed, origin=self._only_origin()))
+            self._end(*judge(results, self._needed, over=over, origin_listed=listed, origin=self._only_origin()))
 
-    def _origin_state(self) -> State | None:
+    def _origin_state(self) -> TokenState | None:
         """Return the best state of the instances that may be the origin; NO only if all of them refuse the token."""
-        states = {one.seen.state for one in self._origins}
-        return next((state for state in (State.YES, State.PENDING, State.FAILED, State.NO) if state in states), None)
+        states = {one.result.state for one in self._origins}
+        return next(
+            (
+                state
+                for state in (TokenState.YES, TokenState.PENDING, TokenState.FAILED, TokenState.NO)
+                if state in states
+            ),
+            None,
+        )
 
-    def _only_origin(self) -> Seen | None:
-        return self._origins[0].seen if len(self._origins) == 1 else None
+    def _only_origin(self) -> InstanceResult | None:
+        return self._origins[0].result if len(self._origins) == 1 else None
 
-    def _end(self, verdict: Known, reason: Reason) -> None:
-        seen = tuple(sorted((one.seen for one in self._asked), key=lambda one: (one.name, one.address)))
+    def _end(self, verdict: Verdict, reason: Reason) -> None:
+        results = tuple(sorted((one.result for one in self._asked), key=lambda one: (one.name, one.address)))
         elapsed = self.elapsed * 1000
-        self._finding.set_result(Finding(verdict, reason, seen, self._only_origin(), self._needed, elapsed))
+        self._result.set_result(ProbeResult(verdict, reason, results, self._only_origin(), self._needed, elapsed))
 
     def _over(self) -> None:
-        self._look(over=True)
+        self._decide(over=True)
 
-    def _everybody(self) -> list[_Asked]:
-        """Return the origin before the others, so that it is seldom the last to answer."""
+    def _everybody(self) -> list[_AskedInstance]:
+        """Return all instances, the origin first, so that it is seldom the last to respond."""
         return [*self._controls, *self._asked]
 
 
-class _Asked:
-    """One instance and its answers so far.
+class _AskedInstance:
+    """One instance and its responses so far.
 
-    It lacks the token after so many `refusals`, however late they come. With None it lacks the token if it still refuses
-    it when the retries are over.
+    The instance lacks the token after that many `refusals`; with None, if it still refuses the token after the last retry.
     """
 
-    __slots__ = ("_asking", "_exchange", "_refusals", "_stopped", "_timer", "_troubles", "instance", "seen")
+    __slots__ = ("_asking", "_exchange", "_refusals", "_stopped", "_timer", "_troubles", "instance", "result")
 
-    def __init__(self, asking: Asking, instance: Instance, refusals: int | None = None) -> None:
+    def __init__(self, asking: OngoingQuestion, instance: Instance, refusals: int | None = None) -> None:
         self.instance = instance
-        self.seen = Seen(instance.name, instance.where)
+        self.result = InstanceResult(instance.name, instance.where)
         self._asking = asking
         self._refusals = refusals
         self._exchange: ReplicaRequest | None = None
@@ -237,38 +236,38 @@ class _Asked:
 
     def ask(self) -> None:
         self._timer = None
-        self.seen.attempts += 1
+        self.result.attempts += 1
         exchange = self._asking.send(self)
-        # It may have been answered already, and even asked again.
-        if self.seen.state is State.PENDING and self._timer is None and not self._stopped:
+        # The response may have come already, and another request may have been scheduled.
+        if self.result.state is TokenState.PENDING and self._timer is None and not self._stopped:
             self._exchange = exchange
 
     def answered(self, answer: ReplicaResponse) -> None:
         self._exchange = None
-        seen = self.seen
-        seen.last_status = answer.status if answer.status is not None else seen.last_status
+        result = self.result
+        result.last_status = answer.status if answer.status is not None else result.last_status
         if answer.status == 200:
-            seen.first_yes, seen.reason = round(self._asking.elapsed * 1000, 3), ""
-            self._settle(State.YES)
+            result.first_yes, result.reason = round(self._asking.elapsed * 1000, 3), ""
+            self._settle(TokenState.YES)
             return
         if answer.status == 401:
-            seen.reason = "asked for a login (401)"
-            delay = self._asking.delay(seen.attempts)
+            result.reason = "asked for a login (401)"
+            delay = self._asking.delay(result.attempts)
             if self._refusals is not None:
                 self._refusals -= 1
                 delay = (delay or 0.0) if self._refusals else None
             if delay is None:
-                self._settle(State.NO)
+                self._settle(TokenState.NO)
             else:
-                self._timer = self._asking.later(delay, self)
+                self._timer = self._asking.ask_later(delay, self)
             return
-        seen.reason = _trouble(answer)
+        result.reason = _failure_text(answer)
         self._troubles += 1
         delay = self._asking.delay(self._troubles)
-        if delay is None or self._troubles >= _TRIES_AFTER_TROUBLE:
-            self._settle(State.FAILED)
+        if delay is None or self._troubles >= _ATTEMPTS_WITH_FAILURES:
+            self._settle(TokenState.FAILED)
         else:
-            self._timer = self._asking.later(delay, self)
+            self._timer = self._asking.ask_later(delay, self)
 
     def stop(self) -> None:
         """Stop asking."""
@@ -279,12 +278,12 @@ class _Asked:
             self._exchange.cancel()
             self._exchange = None
 
-    def _settle(self, state: State) -> None:
-        self.seen.state = state
-        self._asking.settled(self)
+    def _settle(self, state: TokenState) -> None:
+        self.result.state = state
+        self._asking.record(self)
 
 
-def _trouble(answer: ReplicaResponse) -> str:
+def _failure_text(answer: ReplicaResponse) -> str:
     if answer.reason is None:
         return f"answered {answer.status}"
     return f"{answer.reason.value}: {answer.detail}" if answer.detail else answer.reason.value

@@ -1,12 +1,15 @@
-"""Canaries: a key is written through one instance, and the others are watched until they have it or the time is over.
+"""Canaries: keys written through one instance and watched at the others until they have it or the time is over.
 
-A round has four checks. A key that nobody wrote must not be found anywhere: an instance that says yes to it says nothing
-by its other answers and is left out. A write must reach every instance and stay there. A deletion is watched the same way,
-although some stores never tell their peers of one. A value that is too long for the store's messages shows whether it
-is lost in silence. In the end the canary deletes what it wrote, at every instance.
+A round has four checks. A key that nobody wrote must not be found anywhere: an instance that has it gives no usable
+responses and is left out. A write must reach every instance and stay there. A deletion is watched in the same way, although
+some stores do not replicate deletions. A value that is too long for the store's messages shows whether it is lost without
+an error. At the end the canary deletes its keys at every instance.
 
-Each instance in turn is the writer. A key that the writer itself does not keep, or that nobody else gets, is the writer's
-fault. If there is only one other instance to judge by, either of the two may be at fault, and the path between them is named.
+The instances take turns as the writer. A key that the writer does not keep, or that no other instance gets, is the
+writer's fault. If there is only one other instance, either of the two may be at fault, and the path between them is named.
+
+A fault is confirmed when the same instance fails twice in the same role, with no success in that role in between. Roles
+are counted separately, as an instance that fails only as the writer fails in one round of N.
 """
 
 from __future__ import annotations
@@ -22,19 +25,22 @@ from urllib.parse import quote
 from syncline import __version__
 from syncline.clients.replicas.client import ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.ask import Patience
-
-# What canaries see in one round, and what is remembered of it for the next.
-#
-# A fault is confirmed when the same instance fails twice in the same role, with no success in that role in between. Roles
-# are counted apart because an instance that fails only as the writer fails in one round of N.
+from syncline.kinds.tokens.ask import AskSchedule
 
 CONFIRMED: Final = 2
-"""Failures in one role after which a fault is confirmed: one may be a restart or a lost packet."""
+"""Failures in one role that confirm a fault. A single one may be a restart or a lost packet."""
+KEY_PREFIX: Final = "syncline-canary-"
+LONGEST_ROUND: Final = 200.0
+"""Seconds after which a round is abandoned; less than the timeout of the function `canary`."""
+_LONGEST_ANSWER: Final = 10.0  # seconds
+_STABLE: Final = 2.0  # intervals for which a replicated key must stay
+_GONE: Final = (401, 404)
+_REFUSED: Final = 401  # the only response that a probe counts as a refusal of a token
+_JUDGES: Final = 2  # instances without the key that make the writer at fault
 
 
-class Check(enum.Enum):
-    """Part of a round."""
+class CanaryCheck(enum.Enum):
+    """A part of a round."""
 
     ROUND = "round"
     ABSENT = "absent"
@@ -43,8 +49,8 @@ class Check(enum.Enum):
     LONG = "long"
 
 
-class Outcome(enum.Enum):
-    """Result of a check at one instance."""
+class CheckOutcome(enum.Enum):
+    """The outcome of a check at one instance."""
 
     ABSENT = "absent"
     INVENTED = "invented"
@@ -58,8 +64,8 @@ class Outcome(enum.Enum):
     FAILED = "failed"
 
 
-class Role(enum.Enum):
-    """Part that an instance plays in a check. PATH is between two of which either may be at fault, ROUND is all of it."""
+class CanaryRole(enum.Enum):
+    """The role of an instance in a check. PATH is between two instances, either at fault; ROUND is the complete round."""
 
     ROUND = "round"
     ANSWER = "answer"
@@ -69,29 +75,30 @@ class Role(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
-    """Result of one check at one instance. ``where`` identifies the instance; ``seconds`` is None if it never agreed."""
+class CheckResult:
+    """The result of one check at one instance. ``where`` is its address; ``seconds`` is None if it never agreed."""
 
-    check: Check
+    check: CanaryCheck
     instance: str
-    outcome: Outcome
+    outcome: CheckOutcome
     seconds: float | None = None
     reason: str = ""
-    role: Role = Role.READER
+    role: CanaryRole = CanaryRole.READER
     where: str = ""
 
     @property
     def bad(self) -> bool:
-        """Return True if it is a fault. A deletion or a long value that does not travel is none: zone_sync is so."""
-        return self.outcome in (Outcome.FAILED, Outcome.INVENTED) or (
-            self.check is Check.WRITE and self.outcome in (Outcome.LOST, Outcome.NEVER, Outcome.UNSENT)
+        """Return True if it is a fault. Deletions and long values need not replicate, as zone_sync does not."""
+        return self.outcome in (CheckOutcome.FAILED, CheckOutcome.INVENTED) or (
+            self.check is CanaryCheck.WRITE
+            and self.outcome in (CheckOutcome.LOST, CheckOutcome.NEVER, CheckOutcome.UNSENT)
         )
 
     @property
     def good(self) -> bool:
-        """Return True if it shows that the instance does well in its role."""
-        return self.outcome is Outcome.ABSENT or (
-            self.check is Check.WRITE and self.outcome in (Outcome.SENT, Outcome.ARRIVED)
+        """Return True if it shows that the instance works in its role."""
+        return self.outcome is CheckOutcome.ABSENT or (
+            self.check is CanaryCheck.WRITE and self.outcome in (CheckOutcome.SENT, CheckOutcome.ARRIVED)
         )
 
     @property
@@ -100,46 +107,48 @@ class Sighting:
         return f"{self.role.value} {self.where}".strip()
 
 
-def failed_round(why: str) -> Sighting:
-    """Return the fault of a round that could not begin or end, for example because the list of instances is empty."""
-    return Sighting(Check.ROUND, "(all)", Outcome.FAILED, None, why, Role.ROUND)
+def failed_round(why: str) -> CheckResult:
+    """Return the fault of a round that could not begin or end, for example if the list of instances is empty."""
+    return CheckResult(CanaryCheck.ROUND, "(all)", CheckOutcome.FAILED, None, why, CanaryRole.ROUND)
 
 
 @dataclass(frozen=True, slots=True)
 class CanaryMemory:
-    """What one sync's canaries remember: who wrote last, and how often each fault was seen in a row."""
+    """The memory of one sync's canaries: the last writer, and the consecutive failures of each fault."""
 
     last_writer: str | None = None
     failures: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Return the confirmed faults, which stand until a success in the same role."""
+        """Return the confirmed faults, which remain until a success in the same role."""
         return tuple(sorted(fault for fault, times in self.failures.items() if times >= CONFIRMED))
 
     def writer(self, usable: Sequence[Instance]) -> Instance | None:
-        """Return the instance whose turn it is: the one after the last writer, any if nobody has written yet."""
+        """Return the next writer: the instance after the last writer, a random one if there was none."""
         if not usable:
             return None
         if self.last_writer is None:
-            return secrets.choice(usable)  # a container that starts often must not always begin with the same
+            return secrets.choice(usable)  # a container that restarts often must not always choose the same
         order = sorted(usable, key=lambda one: one.where)
         return next((one for one in order if one.where > self.last_writer), order[0])
 
-    def after(self, sightings: Iterable[Sighting], writer: Instance | None, listed: Iterable[Instance]) -> CanaryMemory:
-        """Return the memory after a round. What was seen of instances that no longer serve is forgotten."""
-        found = list(sightings)
+    def after(
+        self, results: Iterable[CheckResult], writer: Instance | None, listed: Iterable[Instance]
+    ) -> CanaryMemory:
+        """Return the memory after a round, without instances that no longer serve."""
+        found = list(results)
         bad = {one.fault for one in found if one.bad}
-        well = {one.fault for one in found if one.good} - bad
-        flown = not any(one.role is Role.ROUND for one in found)
-        there = {one.where for one in listed if one.serves}
-        sent = {one.where for one in found if one.outcome is Outcome.SENT}
+        good = {one.fault for one in found if one.good} - bad
+        completed = not any(one.role is CanaryRole.ROUND for one in found)
+        serving = {one.where for one in listed if one.serves}
+        sent = {one.where for one in found if one.outcome is CheckOutcome.SENT}
         failures = {}
         for fault, times in self.failures.items():
             role, _, where = fault.partition(" ")
             begins = where.partition(" to ")[0]
-            settled = fault in well or (role == Role.PATH.value and begins in sent)
-            gone = flown and not there.issuperset(where.split(" to "))
+            settled = fault in good or (role == CanaryRole.PATH.value and begins in sent)
+            gone = completed and not serving.issuperset(where.split(" to "))
             if not settled and not gone:
                 failures[fault] = times
         failures |= {fault: self.failures.get(fault, 0) + 1 for fault in bad}
@@ -147,14 +156,14 @@ class CanaryMemory:
 
 
 class CanaryMemories(Protocol):
-    """Where memories are kept, each under the name of its sync."""
+    """A store of memories by the names of their syncs."""
 
     def recall(self, sync: str) -> CanaryMemory:
         """Return the memory of a sync; an empty one if there is none."""
         ...
 
     def remember(self, sync: str, memory: CanaryMemory) -> None:
-        """Keep the memory of a sync."""
+        """Store the memory of a sync."""
         ...
 
 
@@ -171,19 +180,9 @@ class ProcessMemories:
         self._all[sync] = memory
 
 
-KEY_PREFIX: Final = "syncline-canary-"
-LONGEST_ROUND: Final = 200.0
-"""Seconds after which a round is given up; less than the function `canary` has."""
-_LONGEST_ANSWER: Final = 10.0  # seconds
-_STABLE: Final = 2.0  # intervals for which a key that arrived must stay
-_GONE: Final = (401, 404)
-_REFUSED: Final = 401  # of a token: the one answer that a probe takes for a no
-_JUDGES: Final = 2  # instances without the key that make it the writer's fault
-
-
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request by its parts; ``{key}`` and ``{value}`` in path, body and headers stand for the canary's own."""
+class CanaryRequest:
+    """A request template; ``{key}`` and ``{value}`` in path, body and headers are replaced by the canary's."""
 
     method: str
     path: str
@@ -191,7 +190,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def bytes(self, host: str, key: str, value: str) -> bytes:
-        """Return the request as it goes over the wire."""
+        """Return the request as sent over HTTP/1.1."""
         path = self.path.replace("{key}", quote(key, safe=""))
         if "{value}" in path:
             path = path.replace("{value}", quote(value, safe=""))
@@ -206,139 +205,152 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class CanaryRules:
-    """The calls, and the length of the long value (bytes; 0 leaves that check out).
+    """The requests, and the length of the long value (bytes; 0 skips that check).
 
-    ``check`` is the question that verdicts rest on, with the key as the token.
+    ``check`` is the request that decides verdicts, with the key as the token.
     """
 
-    write: Call
-    read: Call
-    delete: Call
-    check: Call
+    write: CanaryRequest
+    read: CanaryRequest
+    delete: CanaryRequest
+    check: CanaryRequest
     long_value: int = 0
     watch_deletes: bool = True
 
 
 class Canary:
-    """Flies rounds for one sync, on the loop that ``replicas`` lives on."""
+    """Runs rounds for one sync, on the loop of ``replicas``."""
 
     def __init__(
-        self, rules: CanaryRules, host: str, interval: float, patience: Patience, replicas: ReplicaClient
+        self, rules: CanaryRules, host: str, interval: float, schedule: AskSchedule, replicas: ReplicaClient
     ) -> None:
         self._rules = rules
         self._host = host
         self._interval = interval
-        self._patience = patience
+        self._patience = schedule
         self._replicas = replicas
 
     async def round(
         self, instances: Sequence[Instance], memory: CanaryMemory, longest: float = LONGEST_ROUND
-    ) -> tuple[list[Sighting], Instance | None]:
-        """Fly one round over the instances that serve; return what was seen and the writer, None if there was none.
+    ) -> tuple[list[CheckResult], Instance | None]:
+        """Run one round over the instances that serve; return the results and the writer, None if there was none.
 
-        A round that takes longer than `longest` seconds is given up. It still counts as the turn of its writer.
+        A round that takes longer than `longest` seconds is abandoned. It still counts as the turn of its writer.
         """
         serving = sorted((one for one in instances if one.serves), key=lambda one: one.where)
         if not serving:
             return [failed_round("no instance serves")], None
-        flight = _Flight(serving, memory)
+        state = _RoundState(serving, memory)
         try:
             async with asyncio.timeout(longest):
-                await self._fly(flight)
+                await self._run_checks(state)
         except TimeoutError:
-            flight.found.append(failed_round(f"it was not done after {longest:g} seconds"))
-        return flight.found, flight.writer
+            state.results.append(failed_round(f"it was not done after {longest:g} seconds"))
+        return state.results, state.writer
 
-    async def _fly(self, flight: _Flight) -> None:
-        """Make all checks of a round, adding to what was found."""
-        flight.found += await asyncio.gather(*(self._invents(flight, one) for one in flight.serving))
-        flight.choose_writer()
-        if flight.writer is None:
+    async def _run_checks(self, state: _RoundState) -> None:
+        """Run all checks of a round, adding to its results."""
+        state.results += await asyncio.gather(*(self._check_absent(state, one) for one in state.serving))
+        state.choose_writer()
+        if state.writer is None:
             return
-        key = _Key(Check.WRITE, "1")
+        key = _Key(CanaryCheck.WRITE, "1")
         try:
-            written = await self._written(flight, key)
-            flight.found += written
-            travels = not any(one.outcome is Outcome.FAILED or (one.bad and one.role is Role.WRITER) for one in written)
+            written = await self._check_write(state, key)
+            state.results += written
+            travels = not any(
+                one.outcome is CheckOutcome.FAILED or (one.bad and one.role is CanaryRole.WRITER) for one in written
+            )
             if self._rules.watch_deletes and travels:
-                flight.found += await self._deleted(flight, key)
+                state.results += await self._check_delete(state, key)
         finally:
-            await self._cleared(flight.serving, key)
+            await self._delete_everywhere(state.serving, key)
         if self._rules.long_value:
-            key = _Key(Check.LONG, "x" * self._rules.long_value)
+            key = _Key(CanaryCheck.LONG, "x" * self._rules.long_value)
             try:
-                flight.found += await self._written(flight, key)
+                state.results += await self._check_write(state, key)
             finally:
-                await self._cleared(flight.serving, key)
+                await self._delete_everywhere(state.serving, key)
 
-    async def _invents(self, flight: _Flight, instance: Instance) -> Sighting:
-        """Read a key, and ask about a token, that nobody wrote."""
-        key = _Key(Check.ABSENT)
+    async def _check_absent(self, state: _RoundState, instance: Instance) -> CheckResult:
+        """Read a key, and check a token, that nobody wrote."""
+        key = _Key(CanaryCheck.ABSENT)
         read, asked = await asyncio.gather(
             self._ask(instance, self._rules.read, key), self._ask(instance, self._rules.check, key)
         )
         if read.status == 200 or asked.status == 200:
             what = "key" if read.status == 200 else "token"
-            found = flight.sighting(key.check, instance, Outcome.INVENTED, None, f"it has a {what} that nobody wrote")
+            found = state.result(key.check, instance, CheckOutcome.INVENTED, None, f"it has a {what} that nobody wrote")
         elif read.status not in _GONE:
-            found = flight.sighting(key.check, instance, Outcome.FAILED, None, _words(read))
+            found = state.result(key.check, instance, CheckOutcome.FAILED, None, _response_text(read))
         elif asked.status != _REFUSED:
-            reason = f"asked about a token, it {_words(asked)}" if asked.status else f"about a token: {_words(asked)}"
-            found = flight.sighting(key.check, instance, Outcome.FAILED, None, reason)
+            reason = (
+                f"asked about a token, it {_response_text(asked)}"
+                if asked.status
+                else f"about a token: {_response_text(asked)}"
+            )
+            found = state.result(key.check, instance, CheckOutcome.FAILED, None, reason)
         else:
-            found = flight.sighting(key.check, instance, Outcome.ABSENT)
-        return replace(found, role=Role.ANSWER)
+            found = state.result(key.check, instance, CheckOutcome.ABSENT)
+        return replace(found, role=CanaryRole.ANSWER)
 
-    async def _written(self, flight: _Flight, key: _Key) -> list[Sighting]:
-        writer = flight.writer
+    async def _check_write(self, state: _RoundState, key: _Key) -> list[CheckResult]:
+        writer = state.writer
         assert writer is not None
         answer = await self._ask(writer, self._rules.write, key)
         if answer.status is None or not 200 <= answer.status < 300:
-            refused = key.check is Check.LONG and answer.status is not None
-            outcome = Outcome.NEVER if refused else Outcome.FAILED
-            failed = flight.sighting(key.check, writer, outcome, None, f"the write failed: {_words(answer)}")
-            return [replace(failed, role=Role.WRITER)]
+            refused = key.check is CanaryCheck.LONG and answer.status is not None
+            outcome = CheckOutcome.NEVER if refused else CheckOutcome.FAILED
+            failed = state.result(key.check, writer, outcome, None, f"the write failed: {_response_text(answer)}")
+            return [replace(failed, role=CanaryRole.WRITER)]
         began = self._now()
-        watched = flight.readers if key.check is Check.LONG else [writer, *flight.readers]
-        seen = list(await asyncio.gather(*(self._arrives(flight, one, key, began) for one in watched)))
-        return seen if key.check is Check.LONG else flight.judged(seen[0], seen[1:])
+        watched = state.readers if key.check is CanaryCheck.LONG else [writer, *state.readers]
+        results = list(await asyncio.gather(*(self._watch_write(state, one, key, began) for one in watched)))
+        return results if key.check is CanaryCheck.LONG else state.judged(results[0], results[1:])
 
-    async def _arrives(self, flight: _Flight, instance: Instance, key: _Key, began: float) -> Sighting:
-        """Watch one instance until it has the key, and then that it keeps it."""
+    async def _watch_write(self, state: _RoundState, instance: Instance, key: _Key, began: float) -> CheckResult:
+        """Watch one instance until it has the key, and check that it keeps it."""
         has, seconds, words = await self._watch(instance, key, began, wanted=True)
         if not has:
             failed = words and not words.endswith(tuple(str(status) for status in _GONE))
-            return flight.sighting(key.check, instance, Outcome.FAILED if failed else Outcome.NEVER, None, words)
+            return state.result(key.check, instance, CheckOutcome.FAILED if failed else CheckOutcome.NEVER, None, words)
         await asyncio.sleep(_STABLE * self._interval)
         answer = await self._ask(instance, self._rules.read, key)
         if answer.status != 200 and answer.status not in _GONE:
             answer = await self._ask(instance, self._rules.read, key)  # a connection may break at any time
         if answer.status in _GONE:
-            return flight.sighting(key.check, instance, Outcome.LOST, seconds, "it had the key and lost it")
+            return state.result(key.check, instance, CheckOutcome.LOST, seconds, "it had the key and lost it")
         if answer.status != 200:
-            reason = f"it had the key; asked whether it kept it: {_words(answer)}"
-            return flight.sighting(key.check, instance, Outcome.FAILED, seconds, reason)
-        return flight.sighting(key.check, instance, Outcome.ARRIVED, seconds)
+            reason = f"it had the key; asked whether it kept it: {_response_text(answer)}"
+            return state.result(key.check, instance, CheckOutcome.FAILED, seconds, reason)
+        return state.result(key.check, instance, CheckOutcome.ARRIVED, seconds)
 
-    async def _deleted(self, flight: _Flight, key: _Key) -> list[Sighting]:
-        writer = flight.writer
+    async def _check_delete(self, state: _RoundState, key: _Key) -> list[CheckResult]:
+        writer = state.writer
         assert writer is not None
         answer = await self._ask(writer, self._rules.delete, key)
         if answer.status is None or not 200 <= answer.status < 300:
-            reason = f"the deletion failed: {_words(answer)}"
-            return [replace(flight.sighting(Check.DELETE, writer, Outcome.FAILED, None, reason), role=Role.WRITER)]
+            reason = f"the deletion failed: {_response_text(answer)}"
+            return [
+                replace(
+                    state.result(CanaryCheck.DELETE, writer, CheckOutcome.FAILED, None, reason),
+                    role=CanaryRole.WRITER,
+                )
+            ]
         began = self._now()
 
-        async def goes(instance: Instance) -> Sighting:
+        async def goes(instance: Instance) -> CheckResult:
             gone, seconds, words = await self._watch(instance, key, began, wanted=False)
-            return flight.sighting(Check.DELETE, instance, Outcome.GONE if gone else Outcome.KEPT, seconds, words)
+            return state.result(
+                CanaryCheck.DELETE, instance, CheckOutcome.GONE if gone else CheckOutcome.KEPT, seconds, words
+            )
 
-        return list(await asyncio.gather(*(goes(one) for one in flight.readers)))
+        return list(await asyncio.gather(*(goes(one) for one in state.readers)))
 
     async def _watch(
         self, instance: Instance, key: _Key, began: float, *, wanted: bool
     ) -> tuple[bool, float | None, str]:
-        """Ask until the instance has the key, or no longer has it; return whether, after how many seconds, and why not."""
+        """Ask until the instance has the key, or no longer has it; return the success, the seconds, and the failure."""
         attempt = 0
         while True:
             attempt += 1
@@ -346,17 +358,17 @@ class Canary:
             elapsed = self._now() - began
             if (answer.status == 200 and wanted) or (answer.status in _GONE and not wanted):
                 return True, elapsed, ""
-            # The middle of the delays, for canaries come alone.
+            # No jitter, as only one canary asks.
             delay = self._patience.delay(attempt, elapsed, 0.5)
             if delay is None:
-                return False, None, _words(answer)
+                return False, None, _response_text(answer)
             await asyncio.sleep(delay)
 
-    async def _cleared(self, serving: Sequence[Instance], key: _Key) -> None:
-        """Delete the key everywhere, since a deletion may not travel."""
+    async def _delete_everywhere(self, serving: Sequence[Instance], key: _Key) -> None:
+        """Delete the key at every instance, as deletions may not replicate."""
         await asyncio.gather(*(self._ask(one, self._rules.delete, key) for one in serving))
 
-    async def _ask(self, instance: Instance, call: Call, key: _Key) -> ReplicaResponse:
+    async def _ask(self, instance: Instance, call: CanaryRequest, key: _Key) -> ReplicaResponse:
         answered: asyncio.Future[ReplicaResponse] = asyncio.get_running_loop().create_future()
 
         def done(answer: ReplicaResponse) -> None:
@@ -379,73 +391,78 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class _Key:
-    """A key of its own for one check, and the value to be written."""
+    """A new key for one check, and the value to write."""
 
-    check: Check
+    check: CanaryCheck
     value: str = ""
     name: str = field(default_factory=lambda: KEY_PREFIX + secrets.token_hex(8))
 
 
-class _Flight:
-    """One round under way: the instances, the writer, and what was found so far."""
+class _RoundState:
+    """The state of one round: the instances, the writer, and the results so far."""
 
     def __init__(self, serving: Sequence[Instance], memory: CanaryMemory) -> None:
         self.serving = serving
         self.memory = memory
         self.writer: Instance | None = None
         self.readers: list[Instance] = []
-        self.found: list[Sighting] = []
+        self.results: list[CheckResult] = []
         names = [one.name for one in serving]
         self._labels = {one: one.name if names.count(one.name) == 1 else f"{one.name} {one.where}" for one in serving}
 
     def choose_writer(self) -> None:
-        """Choose the writer and the readers among those whose answers can be believed."""
-        broken = {one.where for one in self.found if one.bad}
+        """Choose the writer and the readers among the instances with usable responses."""
+        broken = {one.where for one in self.results if one.bad}
         usable = [one for one in self.serving if one.where not in broken]
         self.writer = self.memory.writer(usable)
         self.readers = [one for one in usable if one != self.writer]
 
-    def sighting(
-        self, check: Check, instance: Instance, outcome: Outcome, seconds: float | None = None, reason: str = ""
-    ) -> Sighting:
-        """Return a sighting of a reader under its name, or name and address if several instances have that name."""
-        return Sighting(check, self._labels[instance], outcome, seconds, reason, Role.READER, instance.where)
+    def result(
+        self,
+        check: CanaryCheck,
+        instance: Instance,
+        outcome: CheckOutcome,
+        seconds: float | None = None,
+        reason: str = "",
+    ) -> CheckResult:
+        """Return the result of a reader under its name, with the address if several instances have that name."""
+        return CheckResult(check, self._labels[instance], outcome, seconds, reason, CanaryRole.READER, instance.where)
 
-    def judged(self, own: Sighting, others: list[Sighting]) -> list[Sighting]:
-        """Return what the answers to a write show: `own` is the writer's, `others` are the readers'."""
-        own = replace(own, role=Role.WRITER)
+    def judged(self, own: CheckResult, others: list[CheckResult]) -> list[CheckResult]:
+        """Return the results of a write, given the writer's `own` one and those of the `others`."""
+        own = replace(own, role=CanaryRole.WRITER)
         if own.bad:
             return [replace(own, reason=f"after it confirmed the write: {own.reason}")]
         own = replace(own, seconds=None)
         if not others:
             return [own]
-        if any(one.seconds is not None for one in others):  # it came there, whatever became of it
-            return [replace(own, outcome=Outcome.SENT), *others]
-        # Nobody has it. Readers that are known to be at fault, or that all failed before, say nothing about this writer.
-        never = [one for one in others if one.outcome is Outcome.NEVER]
+        if any(one.seconds is not None for one in others):  # it got the key, even if it lost it later
+            return [replace(own, outcome=CheckOutcome.SENT), *others]
+        # No reader has it. Readers with a known fault, or that failed before, do not show a fault of this writer.
+        never = [one for one in others if one.outcome is CheckOutcome.NEVER]
         judges = [one for one in never if one.fault not in self.memory.faults]
         trusted = [one for one in judges if one.fault not in self.memory.failures]
         if trusted and len(judges) >= _JUDGES:
             others = [one for one in others if one not in judges]
-            return [replace(own, outcome=Outcome.UNSENT, reason="no other instance got the key"), *others]
+            return [replace(own, outcome=CheckOutcome.UNSENT, reason="no other instance got the key"), *others]
         suspects = never if len(self.readers) == 1 else trusted
         if suspects:
             reader = suspects[0]
             others = [one for one in others if one is not reader]
-            path = Sighting(
-                Check.WRITE,
+            path = CheckResult(
+                CanaryCheck.WRITE,
                 f"{own.instance} to {reader.instance}",
-                Outcome.NEVER,
+                CheckOutcome.NEVER,
                 None,
                 "the key did not arrive; either of the two may be at fault",
-                Role.PATH,
+                CanaryRole.PATH,
                 f"{own.where} to {reader.where}",
             )
             return [path, *others]
         return others
 
 
-def _words(answer: ReplicaResponse) -> str:
+def _response_text(answer: ReplicaResponse) -> str:
     if answer.status is not None:
         return f"answered {answer.status}"
     trouble = "" if answer.reason is None else f"{answer.reason.value}: "

@@ -1,4 +1,4 @@
-"""A sync of the kind ``tokens``, and what is checked between its keys."""
+"""Configuration of the kind ``tokens``, with the checks between its keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _LONGEST_ON_LAMBDA: Final = 25.0  # seconds; the function's timeout is 30
 def _check_dns_label(text: str) -> str:
     if _DNS_LABEL.fullmatch(text):
         return text
-    raise ValueError("is not a name of Kubernetes'; use 1 to 63 of a-z 0-9 -, such as gateway")
+    raise ValueError("is not a Kubernetes name; use 1 to 63 of a-z 0-9 -, such as gateway")
 
 
 def _check_labels(text: str) -> str:
@@ -52,7 +52,7 @@ def _check_labels(text: str) -> str:
 def _check_path(text: str) -> str:
     if _TARGET.fullmatch(text):
         return text
-    raise ValueError("is not a path; begin it with / and write what is not ASCII in percent encoding")
+    raise ValueError("is not a path; begin it with / and percent-encode characters other than ASCII")
 
 
 def _check_cookie(text: str) -> str:
@@ -64,7 +64,7 @@ def _check_cookie(text: str) -> str:
 def _check_headers(value: dict[str, Any]) -> dict[str, Any]:
     for name in value:
         if not _HEADER_NAME.fullmatch(name) or name.lower() in ("host", "content-length", "transfer-encoding"):
-            raise ValueError("has a name that is no header of its own; use letters, digits and -, such as X-Api-Key")
+            raise ValueError("has an invalid or reserved header name; use letters, digits and -, such as X-Api-Key")
     return value
 
 
@@ -94,7 +94,7 @@ KubernetesName: TypeAlias = Annotated[str, AfterValidator(_check_dns_label)]
 Labels: TypeAlias = Annotated[str, AfterValidator(_check_labels)]
 Path: TypeAlias = Annotated[str, AfterValidator(_check_path)]
 CookieName: TypeAlias = Annotated[str, AfterValidator(_check_cookie)]
-# One validator for each, not a union: a union's faults are told once for each of its members.
+# One validator for each, not a union, whose errors would be reported once for each member.
 Port: TypeAlias = Annotated[
     int | str,
     PlainValidator(_check_port),
@@ -127,9 +127,7 @@ class KubeconfigLogin(Model):
     kubeconfig: SecretReference = Field(
         description="A reference to the kubeconfig's text.", examples=["secret:syncline/gateway-kubeconfig"]
     )
-    context: str | None = Field(
-        None, description="Which of its contexts; the current one when absent.", examples=["prod"]
-    )
+    context: str | None = Field(None, description="The context to use. Defaults to the current one.", examples=["prod"])
 
 
 class TokenLogin(Model):
@@ -141,13 +139,13 @@ class TokenLogin(Model):
 
 
 class EksLogin(Model):
-    """The functions' own AWS identity, which the EKS cluster knows by its access entries."""
+    """The AWS identity of the functions, which needs an access entry in the EKS cluster."""
 
     eks: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[0-9A-Za-z][A-Za-z0-9_-]*$")] = Field(
         description="The name of the EKS cluster.", examples=["prod"]
     )
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-[0-9]$")] | None = Field(
-        None, description="Its region; that of the functions when absent.", examples=["eu-central-1"]
+        None, description="Its region. Defaults to that of the functions.", examples=["eu-central-1"]
     )
 
 
@@ -165,9 +163,9 @@ def _login_form(value: Any) -> str | None:
 
 def _check_login_form(value: Any) -> Any:
     if isinstance(value, dict) and len({"kubeconfig", "token", "eks"} & value.keys()) > 1:
-        raise ValueError(f"has two ways to log in; {_FORMS}")
+        raise ValueError(f"has more than one login method; {_FORMS}")
     if isinstance(value, str) and value != "in-cluster":
-        raise ValueError(f"is not a way to log in; {_FORMS}")
+        raise ValueError(f"is not a login method; {_FORMS}")
     return value
 
 
@@ -176,18 +174,18 @@ Login: TypeAlias = Annotated[
     | Annotated[KubeconfigLogin, Tag("<kubeconfig>")]
     | Annotated[TokenLogin, Tag("<token>")]
     | Annotated[EksLogin, Tag("<eks>")],
-    Discriminator(_login_form, custom_error_type="auth_form", custom_error_message=f"is not a way to log in; {_FORMS}"),
+    Discriminator(_login_form, custom_error_type="auth_form", custom_error_message=f"is not a login method; {_FORMS}"),
     BeforeValidator(_check_login_form),
 ]
 
 
 class InstancesSource(Model):
-    """Where instances are listed: a service or pods of a Kubernetes cluster."""
+    """A source of instances: a service or pods of a Kubernetes cluster."""
 
     auth: Login = Field(
         "in-cluster",
-        description="How to log in: `in-cluster` (the service account of the pod it runs in), a kubeconfig, a token, or "
-        "the identity of the functions on EKS.",
+        description="The login: `in-cluster` (the service account of the pod), a kubeconfig, a token, or the identity of the "
+        "functions on EKS.",
     )
     api: Url | None = Field(
         None,
@@ -196,7 +194,7 @@ class InstancesSource(Model):
     )
     ca: Authority | None = Field(
         None,
-        description="The authority of the API's certificate: `file:PATH` (read on apply), a reference, or the PEM text.",
+        description="The certificate authority of the API: `file:PATH` (read on apply), a reference, or the PEM text.",
         examples=["file:cluster-ca.pem"],
     )
     namespace: KubernetesName = Field(description="The namespace.", examples=["gateway"])
@@ -204,7 +202,7 @@ class InstancesSource(Model):
         None, description="The service whose EndpointSlices name the instances.", examples=["nginx"]
     )
     labels: Labels | None = Field(
-        None, description="In place of a service: the labels of the pods.", examples=["app=nginx"]
+        None, description="The labels of the pods, instead of a service.", examples=["app=nginx"]
     )
     port: Port | None = Field(
         None,
@@ -219,27 +217,29 @@ class InstancesSource(Model):
 
 
 class Check(Model):
-    """How an instance is asked whether it has a token: a GET with the token as a cookie; 200 is yes, 401 is not yet."""
+    """The request that checks a token at an instance: a GET with the token as a cookie; 200 is yes, 401 is not yet."""
 
     host: Host = Field(description="The `Host` header.", examples=["api.prod.example"])
-    path: Path = Field("/check", description="A path that only a valid token gets past.", examples=["/check"])
+    path: Path = Field("/check", description="A path that requires a valid token.", examples=["/check"])
     cookie: CookieName = Field("auth_token", description="The cookie that carries the token.", examples=["auth_token"])
     server_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9.-]+$")] | None = Field(
         None,
-        description="The name that the instances' certificates are for; that of `host` when absent.",
+        description="The name in the instances' certificates. Defaults to that of `host`.",
         examples=["gateway.prod.example"],
     )
     ca: Authority | None = Field(
         None,
-        description="The authority of the instances' certificates: `file:PATH` (read on apply), a reference, or the PEM "
-        "text; the system's authorities when absent.",
+        description="The certificate authority of the instances: `file:PATH` (read on apply), a reference, or the PEM text. "
+        "Defaults to the system's authorities.",
         examples=["file:gateway-ca.pem"],
     )
-    plain_http: StrictBool = Field(False, description="Ask without TLS. The token goes readable over the network.")
+    plain_http: StrictBool = Field(
+        False, description="Use HTTP without TLS, so that tokens can be read on the network."
+    )
 
 
 class Request(Model):
-    """One request of a canary; `{key}` and `{value}` in it stand for the canary's key and value."""
+    """A request of a canary; `{key}` and `{value}` are replaced by the canary's key and value."""
 
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = Field(
         description="The method.", examples=["PUT"]
@@ -251,50 +251,49 @@ class Request(Model):
 class Canary(Model):
     """A key that is written through one instance and watched at the others."""
 
-    write: Request = Field(description="Writes the key; any 2xx is success.")
-    read: Request = Field(description="Reads it: 200 is there, 401 and 404 are not there.")
-    delete: Request = Field(description="Takes it away; any 2xx is success.")
+    write: Request = Field(description="The request that writes the key; any 2xx is success.")
+    read: Request = Field(description="The request that reads the key: 200 if present, 401 or 404 if absent.")
+    delete: Request = Field(description="The request that deletes the key; any 2xx is success.")
     headers: Annotated[dict[str, SecretReference], AfterValidator(_check_headers)] = Field(
         {}, description="Headers of the three requests, each a reference to its value."
     )
     long_value: Annotated[StrictInt, Field(ge=0, le=1048576)] = Field(
-        0, description="The length in bytes of a value that should be too long for the store; 0 tries none."
+        0, description="The length in bytes of a value that should be too long for the store; 0 disables the check."
     )
-    watch_deletes: StrictBool = Field(True, description="Whether to watch a deletion, too.")
+    watch_deletes: StrictBool = Field(True, description="Also watch deletions.")
 
 
 class TokensSync(Sync):
-    """Session tokens in a replicated gateway: whether every instance has one, and how long that took."""
+    """Check that every instance of a replicated gateway has a session token, and measure how long that takes."""
 
-    kind: Literal["tokens"] = Field(description="What is kept true: `tokens`.", examples=["tokens"])
+    kind: Literal["tokens"] = Field(description="The kind of the sync: `tokens`.", examples=["tokens"])
     sources: Annotated[dict[Name, InstancesSource], Field(min_length=1)] = Field(
-        description="Where the instances are listed, each place under a name of your own; together they are one store."
+        description="The sources of instances, each under a name that you choose; together they are one store."
     )
-    check: Check = Field(description="How an instance is asked.")
+    check: Check = Field(description="The request that checks a token at an instance.")
     sync_interval: Seconds = Field(
-        1, description="Every how many seconds the store tells its peers (`zone_sync_interval` of nginx Plus)."
+        1, description="The interval in seconds at which the store synchronizes (`zone_sync_interval` of nginx Plus)."
     )
     retry_for: Seconds | None = Field(
         None,
-        description="For how many seconds an instance that says 401 is asked again; 2.5 times `sync_interval` when "
-        "absent, and never less than twice.",
+        description="The seconds for which an instance that responds 401 is asked again, at least twice `sync_interval`. Defaults "
+        "to 2.5 times `sync_interval`.",
         examples=[2.5],
     )
     deadline: Seconds | None = Field(
         None,
-        description="After how many seconds a verdict comes whatever is missing; half a second after `retry_for` when "
-        "absent.",
+        description="The seconds after which a verdict is given in any case. Defaults to half a second after `retry_for`.",
         examples=[3],
     )
     quorum: Quorum = Field(
         "all",
-        description="How many of the instances besides the origin must have the token: `all`, `majority`, or a number.",
+        description="The number of instances besides the origin that must have the token: `all`, `majority`, or a number.",
         examples=["majority"],
     )
     stale_after: Seconds = Field(
-        180, description="The age in seconds at which a list of instances is no longer believed.", examples=[60]
+        180, description="The age in seconds after which a list of instances is not used.", examples=[60]
     )
-    canary: Canary | None = Field(None, description="Keys that are written to see whether and how fast they travel.")
+    canary: Canary | None = Field(None, description="Keys that are written to check and measure replication.")
 
     def problems(self) -> list[Finding]:
         return [*self._schedule_problems(), *self._source_problems(), *self._time_problems()]
@@ -302,7 +301,7 @@ class TokensSync(Sync):
     def warnings(self) -> list[Finding]:
         found = super().warnings()
         if self.check.plain_http:
-            found.append(Finding(("check", "plain_http"), "sends tokens readable over the network; use TLS and ca"))
+            found.append(Finding(("check", "plain_http"), "sends tokens without encryption; use TLS and ca"))
         lasts = self.deadline if self.deadline is not None else self._retries_last + _GRACE
         if lasts > _LONGEST_ON_LAMBDA:
             key = "deadline" if self.deadline is not None else "sync_interval"
@@ -324,19 +323,19 @@ class TokensSync(Sync):
         for name, source in self.sources.items():
             path = ("sources", name)
             if (source.service is None) == (source.labels is None):
-                yield Finding(path, "does not say what to list; write exactly one of service and labels")
+                yield Finding(path, "must have exactly one of service and labels")
             if source.labels is not None and not isinstance(source.port, int):
-                yield Finding(path, "does not say the pods' port; write a number under port")
+                yield Finding(path, "has no port of the pods; write a number under port")
             needs_api = isinstance(source.auth, TokenLogin | EksLogin)
             if needs_api and (source.api is None or not source.api.startswith("https://")):
-                yield Finding(path, "does not say where the cluster's API is; write https://host[:port] under api")
+                yield Finding(path, "has no URL of the cluster's API; write https://host[:port] under api")
             if not needs_api and (source.api is not None or source.ca is not None):
                 yield Finding(path, "names an api or ca, which in-cluster and a kubeconfig bring; leave them out")
 
     def _time_problems(self) -> Iterator[Finding]:
         least = _LEAST_INTERVALS * self.sync_interval
         if self.retry_for is not None and self.retry_for < least:
-            what = f"is shorter than two sync intervals ({least:g} seconds), in which a token may still be under way"
+            what = f"is shorter than two sync intervals ({least:g} seconds), in which a token may still be replicated"
             yield Finding(("retry_for",), what, (("sync_interval",),))
         lasts = self._retries_last
         if self.deadline is not None and self.deadline <= lasts:

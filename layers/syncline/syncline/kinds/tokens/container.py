@@ -1,15 +1,15 @@
-"""Tokens in a container: probe, scrape and canaries in one process, for where a function cannot reach pods.
+"""Probe, scrape and canaries in one process, for a container in a cluster whose pods a function cannot reach.
 
 ``python -m syncline.kinds.tokens.container`` reads ``syncs.yaml`` (``CONTAINER_SYNCS``, by default in /etc/syncline), lists
-the instances at once and then every so often, and answers on one port. Each sync is listed and has its canaries in threads
-of its own, so that one that hangs does not delay another.
+the instances periodically, and serves HTTP on one port. Each sync has separate threads for its scrapes and its canaries,
+so that one that hangs does not delay another.
 
 ===================  ==========================================================
-``/v1/synced``       the contract, as at the function URL
-``/swagger-ui/``     the page to try it, ``/openapi.json`` its document
+``/v1/synced``       verdicts, as at the function URL
+``/swagger-ui/``     Swagger UI for ``/openapi.json``
 ``/metrics``         Prometheus
-``/health``          200 while the process lives
-``/ready``           200 while at least one sync has a list that can be believed
+``/health``          200 while the process runs
+``/ready``           200 while at least one sync has a usable list
 ``/ready/NAME``      the same for one sync
 ===================  ==========================================================
 """
@@ -35,15 +35,15 @@ from syncline.errors import SynclineError
 from syncline.kinds.tokens.canary import ProcessMemories
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.directory import Directory
-from syncline.kinds.tokens.listing import MemoryListings
-from syncline.kinds.tokens.metrics import PrometheusCounts
+from syncline.kinds.tokens.listing import ProcessListings
+from syncline.kinds.tokens.metrics import PrometheusMetrics
 from syncline.kinds.tokens.probe import Prober
 from syncline.kinds.tokens.wiring import rules_of
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.secrets import Secrets
 from syncline.telemetry import logger
-from syncline.web.function_url import Answer, Request
+from syncline.web.function_url import HttpRequest, HttpResponse
 from syncline.web.probe import ProbeApi
 from syncline.web.server import Server
 
@@ -53,12 +53,12 @@ _METRICS: Final = {"content-type": "text/plain; version=0.0.4; charset=utf-8", "
 _JSON: Final = {"content-type": "application/json", "cache-control": "no-store"}
 _NO_SUCH_SYNC: Final = b'{"error": "there is no sync of that name"}'
 _READY: Final = "ready"
-_DRAIN: Final = 5.0  # seconds for which answers under way may go on once we are told to end
+_DRAIN: Final = 5.0  # seconds for responses in progress after SIGTERM
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """``scrape_every`` and ``canary_every`` are in seconds; 0 flies no canaries."""
+    """The container's settings. ``scrape_every`` and ``canary_every`` are in seconds; 0 disables canaries."""
 
     syncs: Path
     host: str
@@ -68,7 +68,7 @@ class Settings:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Settings:
-        """From the environment; raises CONFIG_INVALID."""
+        """Read the settings from the environment. Raises CONFIG_INVALID."""
         try:
             return cls(
                 Path(environ.get("CONTAINER_SYNCS", FILE)),
@@ -78,18 +78,20 @@ class Settings:
                 max(0.0, float(environ.get("CONTAINER_CANARY_EVERY", "60"))),
             )
         except ValueError as error:
-            raise SynclineError("CONFIG_INVALID", f"the container's environment has no number: {error}") from None
+            raise SynclineError(
+                "CONFIG_INVALID", f"the container's environment has an invalid number: {error}"
+            ) from None
 
 
 class Container:
-    """Everything the process does. Made and run in the loop's own thread."""
+    """The container's process. Created and run in the thread of the event loop."""
 
     def __init__(self, settings: Settings, secrets: Secrets) -> None:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._over = threading.Event()
-        self.counts = PrometheusCounts()
-        self.listings = MemoryListings()
+        self.counts = PrometheusMetrics()
+        self.listings = ProcessListings()
         syncs = read_syncs(settings.syncs).syncs.values()
         self._syncs = {sync.name: sync for sync in syncs if isinstance(sync, TokensSync) and sync.enabled}
         if not self._syncs:
@@ -112,45 +114,45 @@ class Container:
         for name in self._syncs:
             self._repeat(name, self._settings.scrape_every, partial(self._scrape, name))
             if self._settings.canary_every and self._syncs[name].canary is not None:
-                self._repeat(name, self._settings.canary_every, partial(self._canaries.fly, name))
+                self._repeat(name, self._settings.canary_every, partial(self._canaries.run, name))
         await until.wait()
         self._over.set()
         await self.server.stop(_DRAIN)
         self.directory.close()
 
     def _scrape(self, name: str) -> None:
-        self.directory.refresh()  # a prober that could not be made may be possible now
+        self.directory.refresh()  # a prober that could not be made before may be made now
         self._scraping.scrape(name)
 
     def _repeat(self, name: str, seconds: float, work: Callable[[], object]) -> None:
-        """Do `work` in a thread of its own, and again `seconds` after it began, until the container ends."""
+        """Repeat `work` in a separate thread, every `seconds`, until the container ends."""
 
         def rounds() -> None:
             while not self._over.is_set():
                 began = time.monotonic()
                 try:
                     work()
-                except Exception as error:  # noqa: BLE001 - the next round may do better, and lists age meanwhile
+                except Exception as error:  # noqa: BLE001 - the next round may succeed
                     logger.error("round failed", extra={"sync": name, "error": type(error).__name__})
-                gc.freeze()  # what is there by now stays; a full collection over it would hold up a verdict
+                gc.freeze()  # a full collection over long-lived objects would delay a verdict
                 self._over.wait(max(0.1, seconds - (time.monotonic() - began)))
 
         threading.Thread(target=rounds, name=f"rounds {name}", daemon=True).start()
 
-    def _page(self, request: Request) -> Answer | None:
+    def _page(self, request: HttpRequest) -> HttpResponse | None:
         path = request.path
         if path == "/metrics":
-            return Answer(200, self.counts.text(), _METRICS)
+            return HttpResponse(200, self.counts.text(), _METRICS)
         if path == "/ready":
             return _readiness(self._states())
         if path.startswith("/ready/"):
             name = path.removeprefix("/ready/")
             states = {sync: state for sync, state in self._states().items() if sync == name}
-            return _readiness(states) if states else Answer(404, _NO_SUCH_SYNC, _JSON)
+            return _readiness(states) if states else HttpResponse(404, _NO_SUCH_SYNC, _JSON)
         return None
 
     def _states(self) -> dict[str, str]:
-        """Return for each sync "ready" or why no verdict can be given."""
+        """Return "ready" or the reason why not, for each sync."""
         states = dict.fromkeys(sorted(self._syncs), "not_configured")
         for entry in self.directory.entries():
             problem = entry.listing.problem(time.time(), entry.prober.rules.stale_after)
@@ -158,14 +160,14 @@ class Container:
         return states
 
 
-def _readiness(states: Mapping[str, str]) -> Answer:
-    """Return 200 if any of the syncs is ready: one that is not must not take the others out of service."""
+def _readiness(states: Mapping[str, str]) -> HttpResponse:
+    """Return 200 if any sync is ready, so that one that is not does not take the others out of service."""
     text = "".join(f"{sync}: {state}\n" for sync, state in states.items())
-    return Answer(200 if _READY in states.values() else 503, text.encode(), _TEXT)
+    return HttpResponse(200 if _READY in states.values() else 503, text.encode(), _TEXT)
 
 
 def _more_files() -> None:
-    """Every connection is a file: let the process have as many as it may."""
+    """Raise the limit of open files to the maximum, as every connection needs one."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -178,13 +180,13 @@ async def _run(settings: Settings) -> None:
 
 
 def _secrets() -> Secrets:
-    import boto3  # noqa: PLC0415 - only where a secret is AWS's
+    import boto3  # noqa: PLC0415 - only for secrets in AWS
 
     return Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"))
 
 
 def main() -> int:
-    """Serve until SIGTERM; 2 for a configuration that cannot be used."""
+    """Serve until SIGTERM. Return 2 for an invalid configuration."""
     _more_files()
     try:
         asyncio.run(_run(Settings.of(os.environ)))

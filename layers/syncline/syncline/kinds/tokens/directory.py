@@ -1,4 +1,4 @@
-"""The syncs of tokens as they are applied now, each with whoever asks its instances and the list of them."""
+"""The applied syncs of tokens, each with its prober and the list of its instances."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.isolation import Isolated
-from syncline.kinds.tokens.listing import Listing, Listings
+from syncline.kinds.tokens.listing import Listing, ListingStore
 from syncline.kinds.tokens.probe import Prober
 from syncline.telemetry import logger
 
 FRESH: Final = 5.0
-"""Seconds for which what was read is used as it is."""
+"""Seconds for which the directory is used without reading it again."""
 USABLE: Final = 30.0
-"""Seconds for which it is used while it is read anew: a verdict does not wait for that."""
-_PATIENCE: Final = 5.0  # seconds that the probers of all syncs may take to be made, secrets included
+"""Seconds for which it is used while a thread reads it again, so that no verdict waits for that."""
+_PREPARATION: Final = 5.0  # seconds for making the probers of all syncs, with their secrets
 
 Syncs = Callable[[], Mapping[str, TokensSync]]
 MakeProber = Callable[[TokensSync], Prober]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A sync, the prober that asks its instances, and their list."""
+class DirectoryEntry:
+    """A sync, its prober, and the list of its instances."""
 
     sync: str
     prober: Prober
@@ -36,16 +36,16 @@ class Entry:
 
 
 class Directory:
-    """``syncs`` gives the enabled syncs, ``make`` a prober for one. ``clock`` counts seconds and never goes back.
+    """A cache of syncs. ``syncs`` gives the enabled ones, ``make`` a prober for one; ``clock`` is monotonic, in seconds.
 
-    Lists are read with the syncs, unless ``live`` says that they change in this very process. A sync whose prober
-    cannot be made, or not in time, is left out until the next reading.
+    Lists are read with the syncs, unless they are ``live``, in this process. A sync whose prober cannot be made in time is
+    left out until the next reading.
     """
 
     def __init__(
         self,
         syncs: Syncs,
-        listings: Listings,
+        listings: ListingStore,
         make: MakeProber,
         *,
         live: bool = False,
@@ -56,21 +56,21 @@ class Directory:
         self._make = make
         self._live = live
         self._clock = clock
-        self._making: Isolated[tuple[TokensSync, Prober]] = Isolated("the preparation", _PATIENCE)
+        self._making: Isolated[tuple[TokensSync, Prober]] = Isolated("the preparation", _PREPARATION)
         self._probers: dict[str, tuple[TokensSync, Prober]] = {}
         self._lists: Mapping[str, Listing] = {}
         self._read: float | None = None
         self._reading = threading.Lock()
 
-    def entries(self) -> Sequence[Entry]:
-        """As they were last read; :meth:`refresh` reads."""
+    def entries(self) -> Sequence[DirectoryEntry]:
+        """Return the entries as of the last :meth:`refresh`."""
         lists = self._listings.all() if self._live else self._lists
-        return [Entry(name, prober, lists.get(name, Listing())) for name, (_, prober) in self._probers.items()]
+        return [DirectoryEntry(name, prober, lists.get(name, Listing())) for name, (_, prober) in self._probers.items()]
 
     def refresh(self) -> None:
-        """Read anew what is old: at once if it is too old to be used, else beside whatever goes on.
+        """Read the syncs again if they are old: at once if they are too old to be used, otherwise in another thread.
 
-        Raises what reading raised, if there is nothing to be used.
+        Raises the error of reading if there is nothing to use.
         """
         age = None if self._read is None else self._clock() - self._read
         if age is not None and age < FRESH:
@@ -79,22 +79,22 @@ class Directory:
             with self._reading:
                 self._read_all()
         elif self._reading.acquire(blocking=False):
-            threading.Thread(target=self._read_beside, name="directory", daemon=True).start()
+            threading.Thread(target=self._read_in_background, name="directory", daemon=True).start()
 
     @property
     def reading(self) -> bool:
-        """Whether it is being read anew just now."""
+        """Return True if the syncs are being read."""
         return self._reading.locked()
 
     def close(self) -> None:
-        """Close every connection; to be called in the probers' loop."""
+        """Close every connection. Must be called in the probers' loop."""
         for _, prober in self._probers.values():
             prober.close()
 
-    def _read_beside(self) -> None:
+    def _read_in_background(self) -> None:
         try:
             self._read_all()
-        except Exception as error:  # noqa: BLE001 - what is there is used until it is too old
+        except Exception as error:  # noqa: BLE001 - the previous entries are used until they are too old
             logger.warning("syncs not read", extra={"error": type(error).__name__})
         finally:
             self._reading.release()

@@ -1,4 +1,4 @@
-"""Work for several syncs at a time: each in a thread of its own and with a deadline, so that none delays another."""
+"""Work for several syncs at the same time, each in a separate thread and with a deadline, so that none delays another."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Isolated(Generic[T]):
-    """Does the work called `name` for syncs. A caller waits `seconds` for all of it together."""
+    """Runs the work called `name` for syncs. A caller waits `seconds` for all of it together."""
 
     def __init__(self, name: str, seconds: float) -> None:
         self._name: Final = name
@@ -24,7 +24,7 @@ class Isolated(Generic[T]):
         self._lock = threading.Lock()
 
     def run(self, works: Mapping[str, Callable[[], T]]) -> dict[str, T | SynclineError]:
-        """Do the work of each sync and return the results in the given order, after `seconds` at the latest.
+        """Run the work of each sync and return the results in the given order, after `seconds` at the latest.
 
         A sync whose work raised has the error as its result: INTERNAL if it is not a SynclineError. One whose work is
         not done in time has UNREACHABLE. Its thread goes on, and the next call waits for it instead of starting another.
@@ -41,7 +41,7 @@ class Isolated(Generic[T]):
                 return running
             future: Future[T] = Future()
             self._running[sync] = future
-        # A daemon: what hangs must not keep the process from ending.
+        # A daemon thread, so that work that hangs does not keep the process from ending.
         threading.Thread(target=_do, args=(work, future), name=f"{self._name} {sync}", daemon=True).start()
         return future
 
@@ -60,5 +60,5 @@ class Isolated(Generic[T]):
 def _do(work: Callable[[], T], future: Future[T]) -> None:
     try:
         future.set_result(work())
-    except Exception as error:  # noqa: BLE001 - handed to whoever waits for the result
+    except Exception as error:  # noqa: BLE001 - raised where the result is used
         future.set_exception(error)

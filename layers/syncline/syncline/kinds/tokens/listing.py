@@ -1,4 +1,4 @@
-"""The instances of a sync as they were last listed, with the age of the list."""
+"""Lists of the instances of a sync, and their stores."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from syncline.kinds.tokens.verdict import Reason
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """``seen`` is when the list was read whole (Unix seconds); None if it never was.
+    """The instances of a sync. ``seen`` is the time of the list (Unix seconds); None if it was never read completely.
 
-    ``failed`` is the code of the failure when the latest look did not succeed; ``instances`` are then older.
+    ``failed`` is the error code of the latest scrape if it failed; ``instances`` are then older.
     """
 
     instances: tuple[Instance, ...] = ()
@@ -24,37 +24,37 @@ class Listing:
     failed: CodeName | None = None
 
     def problem(self, now: float, oldest: float) -> Reason | None:
-        """Return why no verdict can rest on this list, or None; one older than `oldest` seconds is not believed."""
+        """Return the reason why this list cannot be used, None if it can. It may be `oldest` seconds old."""
         if self.seen is None:
             return Reason.LIST_MISSING if self.failed is None else Reason.LIST_FAILED
-        # A clock that was set back makes a list look as if it came from the future: that is no better than an old one.
+        # After a clock was set back, a list may be from the future, which is no better than an old one.
         if not -oldest <= now - self.seen <= oldest:
             return Reason.LIST_STALE if self.failed is None else Reason.LIST_FAILED
         return None if any(instance.serves for instance in self.instances) else Reason.LIST_EMPTY
 
     def called(self, origin: str) -> tuple[Instance, ...]:
-        """Return the instances that `origin` may mean, whether they serve or not."""
+        """Return the instances that `origin` may name, also those that do not serve."""
         return tuple(instance for instance in self.instances if instance.is_called(origin))
 
 
-class Listings(Protocol):
-    """Where listings are remembered, each under the name of its sync."""
+class ListingStore(Protocol):
+    """A store of listings by the names of their syncs."""
 
     def all(self) -> Mapping[str, Listing]:
-        """The latest of every sync that has one."""
+        """Return the latest listing of each sync that has one."""
         ...
 
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
-        """Remember a list that was read whole, asked for at ``seen`` (Unix seconds)."""
+        """Store a complete list, requested at ``seen`` (Unix seconds)."""
         ...
 
     def not_listed(self, sync: str, error: SynclineError) -> None:
-        """Remember that a look failed; the list from before stays, with its age."""
+        """Store that a scrape failed; the previous list stays, with its age."""
         ...
 
 
-class MemoryListings:
-    """Listings of one process, for a service that lists and answers in one. Safe to use from several threads."""
+class ProcessListings:
+    """Listings of one process, for the container. Thread-safe."""
 
     def __init__(self) -> None:
         self._all: dict[str, Listing] = {}
@@ -66,7 +66,7 @@ class MemoryListings:
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
         with self._lock:
             known = self._all.get(sync, Listing()).seen
-            if known is None or known <= seen:  # one that hung may come after a newer one
+            if known is None or known <= seen:  # a slow one may end after a newer one
                 self._all = {**self._all, sync: Listing(tuple(instances), seen)}
 
     def not_listed(self, sync: str, error: SynclineError) -> None:

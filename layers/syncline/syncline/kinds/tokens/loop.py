@@ -1,4 +1,4 @@
-"""One event loop for a process, in a thread of its own: connections live as long as it does, from call to call."""
+"""An event loop in a separate thread, so that connections stay open from one call to the next."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class Loop:
-    """Starts on first use. Safe to use from any thread but its own."""
+    """An event loop that starts on first use. Safe to use from any thread but its own."""
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -28,11 +28,11 @@ class Loop:
             return self._loop
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What ``work`` comes to, or what it raises."""
+        """Run ``work`` in the loop and return its result, or raise its exception."""
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
     def call(self, make: Callable[[], T]) -> T:
-        """What ``make`` gives, called in the loop's thread."""
+        """Call ``make`` in the loop's thread and return its result."""
 
         async def called() -> T:
             return make()
@@ -40,7 +40,7 @@ class Loop:
         return self.run(called())
 
     def stop(self) -> None:
-        """End the thread; what was under way is given up."""
+        """End the thread. Work in progress is abandoned."""
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None and self._thread is not None:

@@ -1,4 +1,4 @@
-"""What is counted of verdicts, lists and canaries: for CloudWatch on Lambda, for Prometheus in a container."""
+"""Metrics of verdicts, lists and canaries: for CloudWatch on Lambda, for Prometheus in a container."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from syncline.kinds.tokens.verdict import Finding, Known
+from syncline.kinds.tokens.verdict import ProbeResult, Verdict
 from syncline.telemetry import stack_metrics
 
 if TYPE_CHECKING:  # a probe counts neither
-    from syncline.kinds.tokens.canary import Sighting
-    from syncline.kinds.tokens.scrape import Scraped
+    from syncline.kinds.tokens.canary import CheckResult
+    from syncline.kinds.tokens.scrape import ScrapeResult
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-"""Seconds; a store that tells its peers every second is between 0 and 1 most of the time."""
+"""Seconds. A store that synchronizes every second takes between 0 and 1 most of the time."""
 
 
-class Counts(Protocol):
-    """Whoever counts."""
+class TokenMetrics(Protocol):
+    """A receiver of metrics."""
 
-    def verdict(self, sync: str, finding: Finding) -> None: ...
+    def verdict(self, sync: str, result: ProbeResult) -> None: ...
 
-    def scraped(self, results: Iterable[Scraped]) -> None: ...
+    def scraped(self, results: Iterable[ScrapeResult]) -> None: ...
 
-    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
-        """Count a round of canaries; `faults` is how many are confirmed after it."""
+    def canary_round(self, sync: str, results: Iterable[CheckResult], faults: int) -> None:
+        """Count a round of canaries; `faults` is the number of confirmed ones after it."""
         ...
 
 
-class CloudWatchCounts:
-    """Metrics in the log's embedded format; CloudWatch makes percentiles of the values that come in one line."""
+class CloudWatchMetrics:
+    """Metrics in CloudWatch's embedded format. CloudWatch computes percentiles of the values in one line."""
 
-    def verdict(self, sync: str, finding: Finding) -> None:
+    def verdict(self, sync: str, result: ProbeResult) -> None:
         metrics = stack_metrics(sync=sync)
-        metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, finding.milliseconds)
-        for known in Known:
-            metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(finding.verdict is known))
+        metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, result.milliseconds)
+        for known in Verdict:
+            metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(result.verdict is known))
         metrics.flush_metrics()
 
-    def scraped(self, results: Iterable[Scraped]) -> None:
+    def scraped(self, results: Iterable[ScrapeResult]) -> None:
         found = list(results)
         _over_all_syncs("ScrapesFailed", sum(each.failed is not None for each in found))
         for each in found:
@@ -51,9 +51,9 @@ class CloudWatchCounts:
                 metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
             metrics.flush_metrics()
 
-    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
-        """Measure a round by check, not by instance: each name of a pod would be further metrics to pay for."""
-        found = list(sightings)
+    def canary_round(self, sync: str, results: Iterable[CheckResult], faults: int) -> None:
+        """Count a round by check, not by instance: each pod name would be another metric to pay for."""
+        found = list(results)
         _over_all_syncs("CanaryFaults", faults)
         metrics = stack_metrics(sync=sync)
         metrics.add_metric("CanaryFaults", MetricUnit.Count, faults)
@@ -70,17 +70,17 @@ class CloudWatchCounts:
 
 
 def _over_all_syncs(name: str, count: int) -> None:
-    """Measure a sum of all syncs, for an alarm: that cannot name the syncs of a stack."""
+    """Emit a sum of all syncs for an alarm, which cannot name the syncs of a stack."""
     metrics = stack_metrics()
     metrics.add_metric(name, MetricUnit.Count, count)
     metrics.flush_metrics()
 
 
-class PrometheusCounts:
-    """Metrics that a container shows at ``/metrics``."""
+class PrometheusMetrics:
+    """Metrics that a container serves at ``/metrics``."""
 
     def __init__(self) -> None:
-        # Not needed on Lambda, where each millisecond of a start counts.
+        # Not imported on Lambda, where the start must be fast.
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415
 
         self.registry = CollectorRegistry()
@@ -90,42 +90,44 @@ class PrometheusCounts:
             "syncline_verdict_seconds", "Time until a verdict.", ("sync",), registry=self.registry, buckets=BUCKETS
         )
         self._instances = Gauge(
-            "syncline_instances", "Instances that get requests now.", ("sync",), registry=self.registry
+            "syncline_instances", "Instances that receive requests now.", ("sync",), registry=self.registry
         )
-        self._scrapes = Counter("syncline_scrapes", "Looks at the clusters.", ("sync", "code"), registry=self.registry)
+        self._scrapes = Counter(
+            "syncline_scrapes", "Scrapes of the clusters.", ("sync", "code"), registry=self.registry
+        )
         self._canaries = Counter(
-            "syncline_canaries", "Canaries by how they went.", (*results, "outcome"), registry=self.registry
+            "syncline_canaries", "Canary checks by outcome.", (*results, "outcome"), registry=self.registry
         )
         self._faults = Gauge(
             "syncline_canary_faults", "Confirmed faults that canaries found.", ("sync",), registry=self.registry
         )
         self._canary_seconds = Histogram(
             "syncline_canary_seconds",
-            "Time until an instance agreed with the one written through.",
+            "Time until an instance agreed with the writer.",
             results,
             registry=self.registry,
             buckets=BUCKETS,
         )
 
-    def verdict(self, sync: str, finding: Finding) -> None:
-        self._verdicts.labels(sync, finding.verdict.value, finding.reason.value).inc()
-        self._seconds.labels(sync).observe(finding.milliseconds / 1000)
+    def verdict(self, sync: str, result: ProbeResult) -> None:
+        self._verdicts.labels(sync, result.verdict.value, result.reason.value).inc()
+        self._seconds.labels(sync).observe(result.milliseconds / 1000)
 
-    def scraped(self, results: Iterable[Scraped]) -> None:
+    def scraped(self, results: Iterable[ScrapeResult]) -> None:
         for each in results:
             self._scrapes.labels(each.sync, each.failed or "").inc()
             if each.failed is None:
                 self._instances.labels(each.sync).set(each.serving)
 
-    def sighted(self, sync: str, sightings: Iterable[Sighting], faults: int) -> None:
+    def canary_round(self, sync: str, results: Iterable[CheckResult], faults: int) -> None:
         self._faults.labels(sync).set(faults)
-        for each in sightings:
+        for each in results:
             self._canaries.labels(sync, each.instance, each.check.value, each.outcome.value).inc()
             if each.seconds is not None:
                 self._canary_seconds.labels(sync, each.instance, each.check.value).observe(each.seconds)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         from prometheus_client import generate_latest  # noqa: PLC0415
 
         return generate_latest(self.registry)

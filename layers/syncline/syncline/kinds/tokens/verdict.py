@@ -1,4 +1,4 @@
-"""The verdict on a token, as it follows from the answers of the instances. Nothing here asks or waits."""
+"""Verdicts on a token, computed from the responses of the instances."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ _HALF: Final = 2
 _REFUSED: Final = 401
 
 
-class Verdict(enum.Enum):
-    """The words of the contract, spelt as its clients know them."""
+class HeaderVerdict(enum.Enum):
+    """The verdicts of the header ``X-Token-Status``, spelt as its clients expect."""
 
     SYNCED = "Synced"
     PARTIALLY = "Partialy"
@@ -20,8 +20,8 @@ class Verdict(enum.Enum):
     TIMEOUT = "Timeout"
 
 
-class Known(enum.Enum):
-    """The same with the one word more that the body has: nothing was seen that would carry a verdict."""
+class Verdict(enum.Enum):
+    """The verdicts of the body: those of the header, and ``Unknown`` if there is no evidence for any of them."""
 
     SYNCED = "Synced"
     PARTIALLY = "Partialy"
@@ -30,13 +30,13 @@ class Known(enum.Enum):
     UNKNOWN = "Unknown"
 
     @property
-    def header(self) -> Verdict:
-        """The word for ``X-Token-Status``: what is not known is not synced."""
-        return Verdict.NOT_SYNCED if self is Known.UNKNOWN else Verdict(self.value)
+    def header(self) -> HeaderVerdict:
+        """Return the verdict for ``X-Token-Status``, where unknown counts as not synced."""
+        return HeaderVerdict.NOT_SYNCED if self is Verdict.UNKNOWN else HeaderVerdict(self.value)
 
 
 class Reason(enum.Enum):
-    """Why the verdict is what it is, in one word."""
+    """The reason for a verdict."""
 
     ALL_AGREE = "all_agree"
     QUORUM_AGREES = "quorum_agrees"
@@ -48,7 +48,7 @@ class Reason(enum.Enum):
     ORIGIN_REFUSES = "origin_refuses"
     ORIGIN_SILENT = "origin_silent"
     ORIGIN_NOT_LISTED = "origin_not_listed"
-    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a word of the contract
+    TOKEN_EXPIRED = "token_expired"  # noqa: S105 - a value of the contract
     TOKEN_MISSING = "token_missing"  # noqa: S105
     TOKEN_INVALID = "token_invalid"  # noqa: S105
     TOKEN_TOO_LONG = "token_too_long"  # noqa: S105
@@ -64,8 +64,8 @@ class Reason(enum.Enum):
     INTERNAL = "internal"
 
 
-class State(enum.Enum):
-    """State of one instance: of one that failed or gave no answer it is unknown whether it has the token."""
+class TokenState(enum.Enum):
+    """State of the token at one instance; FAILED and PENDING mean that it is unknown."""
 
     YES = "has_it"
     NO = "not_yet"
@@ -74,12 +74,12 @@ class State(enum.Enum):
 
 
 @dataclass(slots=True)
-class Seen:
-    """What one instance said. ``first_yes`` is in milliseconds from the question's beginning."""
+class InstanceResult:
+    """The result of asking one instance. ``first_yes`` is in milliseconds from the beginning."""
 
     name: str
     address: str
-    state: State = State.PENDING
+    state: TokenState = TokenState.PENDING
     attempts: int = 0
     first_yes: float | None = None
     last_status: int | None = None
@@ -87,73 +87,73 @@ class Seen:
 
     @property
     def unknown(self) -> bool:
-        """Return True if it has neither confirmed nor refused the token, however often it was asked."""
-        return self.state is State.FAILED or (self.state is State.PENDING and self.last_status != _REFUSED)
+        """Return True if the instance has neither confirmed nor refused the token."""
+        return self.state is TokenState.FAILED or (self.state is TokenState.PENDING and self.last_status != _REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
 class Quorum:
-    """How many of the instances asked must have it: all of them, more than half, or ``count``."""
+    """The number of asked instances that must have the token: all, more than half, or ``count``."""
 
     rule: str = "all"
     count: int = 0
 
     def needed(self, asked: int) -> int:
-        """May be more than were asked; then it cannot be reached. Where nobody is to be asked, nobody has to agree."""
+        """Return the number of instances that must agree; 0 if none is asked. A number above ``asked`` cannot be reached."""
         if self.rule == "majority":
             return asked // 2 + 1 if asked else 0
         return asked if self.rule == "all" else self.count
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """A verdict with what it rests on. ``milliseconds`` is how long it took; ``origin`` is the control read."""
+class ProbeResult:
+    """A verdict with its evidence. ``milliseconds`` is the time taken; ``origin`` is the control read."""
 
-    verdict: Known
+    verdict: Verdict
     reason: Reason
-    seen: tuple[Seen, ...] = ()
-    origin: Seen | None = None
+    instances: tuple[InstanceResult, ...] = ()
+    origin: InstanceResult | None = None
     needed: int = 0
     milliseconds: float = 0.0
 
     @property
     def yes(self) -> int:
-        """Return how many instances have the token."""
-        return sum(one.state is State.YES for one in self.seen)
+        """Return the number of instances that have the token."""
+        return sum(one.state is TokenState.YES for one in self.instances)
 
     @property
     def unknown(self) -> int:
-        """Return how many instances could not be asked or gave no usable answer."""
-        return sum(one.unknown for one in self.seen)
+        """Return the number of instances without a usable response."""
+        return sum(one.unknown for one in self.instances)
 
 
 def judge(
-    seen: Sequence[Seen], needed: int, *, over: bool, origin_listed: bool, origin: Seen | None
-) -> tuple[Known, Reason]:
-    """Return the verdict on what was seen and its reason; `over` says that the hard deadline has come.
+    results: Sequence[InstanceResult], needed: int, *, over: bool, origin_listed: bool, origin: InstanceResult | None
+) -> tuple[Verdict, Reason]:
+    """Return the verdict on the results and its reason; `over` is True after the hard deadline.
 
-    It is never better than what was seen. An instance that cannot be asked is unknown and does not count as having the
-    token. A list without the instance that the question comes from may lack others too, so agreement of those on it is
-    at most ``Partialy``.
+    A verdict is never better than the evidence. An instance that cannot be asked is unknown and does not count as having
+    the token. A list without the origin may lack others too, so agreement of the listed instances is at most
+    ``Partialy``.
     """
-    yes = sum(one.state is State.YES for one in seen)
-    if not seen and needed == 0:
-        return _alone(origin, over=over)
-    if seen and yes >= needed:
+    yes = sum(one.state is TokenState.YES for one in results)
+    if not results and needed == 0:
+        return _single_instance(origin, over=over)
+    if results and yes >= needed:
         if not origin_listed:
-            return Known.PARTIALLY, Reason.ORIGIN_NOT_LISTED
-        return Known.SYNCED, Reason.ALL_AGREE if yes == len(seen) else Reason.QUORUM_AGREES
-    if over and any(one.state is State.PENDING for one in seen):
-        return Known.TIMEOUT, Reason.NOT_IN_TIME
-    verdict = Known.PARTIALLY if yes * _HALF > len(seen) else Known.NOT_SYNCED
-    others = [one for one in seen if one.state is not State.YES]
+            return Verdict.PARTIALLY, Reason.ORIGIN_NOT_LISTED
+        return Verdict.SYNCED, Reason.ALL_AGREE if yes == len(results) else Reason.QUORUM_AGREES
+    if over and any(one.state is TokenState.PENDING for one in results):
+        return Verdict.TIMEOUT, Reason.NOT_IN_TIME
+    verdict = Verdict.PARTIALLY if yes * _HALF > len(results) else Verdict.NOT_SYNCED
+    others = [one for one in results if one.state is not TokenState.YES]
     if others and all(one.unknown for one in others):
         return verdict, Reason.SOME_UNKNOWN
-    return verdict, Reason.SOME_DO_NOT if verdict is Known.PARTIALLY else Reason.TOO_FEW
+    return verdict, Reason.SOME_DO_NOT if verdict is Verdict.PARTIALLY else Reason.TOO_FEW
 
 
-def _alone(origin: Seen | None, *, over: bool) -> tuple[Known, Reason]:
-    """Where the origin is the only instance, its own word is all there is."""
-    if origin is not None and origin.state is State.YES:
-        return Known.SYNCED, Reason.ONLY_INSTANCE
-    return (Known.TIMEOUT, Reason.NOT_IN_TIME) if over else (Known.UNKNOWN, Reason.ORIGIN_SILENT)
+def _single_instance(origin: InstanceResult | None, *, over: bool) -> tuple[Verdict, Reason]:
+    """Return the verdict if the origin is the only instance, which its own response decides."""
+    if origin is not None and origin.state is TokenState.YES:
+        return Verdict.SYNCED, Reason.ONLY_INSTANCE
+    return (Verdict.TIMEOUT, Reason.NOT_IN_TIME) if over else (Verdict.UNKNOWN, Reason.ORIGIN_SILENT)

@@ -1,6 +1,6 @@
-"""Builds what the functions `probe`, `scrape` and `canary` call, each once for a process, on first use.
+"""Builds the objects of the functions `probe`, `scrape` and `canary`, each once per process, on first use.
 
-It imports as little as it can: a login waits while a probe starts.
+Imports are kept to a minimum, as a login waits while `probe` starts.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from syncline.clients.replicas.instances import Instance
 from syncline.config.sync import Sync, load_sync
 from syncline.environment import FunctionEnvironment
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.ask import Patience
+from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.canary import CanaryMemory
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.listing import Listing
-from syncline.kinds.tokens.metrics import CloudWatchCounts
-from syncline.kinds.tokens.probe import Rules
+from syncline.kinds.tokens.metrics import CloudWatchMetrics
+from syncline.kinds.tokens.probe import ProbeRules
 from syncline.kinds.tokens.verdict import Quorum
 from syncline.secrets import Secrets
 from syncline.store.canaries import CanaryRecord, CanaryRecords
@@ -42,7 +42,7 @@ KIND: Final = "tokens"
 
 
 class StoredListings:
-    """Lists in the table."""
+    """Listings in the table."""
 
     def __init__(self, lists: InstanceLists) -> None:
         self._lists = lists
@@ -58,7 +58,7 @@ class StoredListings:
 
 
 def _listing(sync: str, record: InstanceList) -> Listing:
-    """Return a stored list; one that this version does not understand is as good as none."""
+    """Return a stored list; one of an incompatible version counts as missing."""
     try:
         return Listing(tuple(map(Instance.from_json, record.instances)), record.seen, record.failed)
     except (KeyError, TypeError, ValueError) as error:
@@ -67,7 +67,7 @@ def _listing(sync: str, record: InstanceList) -> Listing:
 
 
 class StoredSyncs:
-    """The applied syncs of tokens that are enabled; a configuration is parsed once."""
+    """The enabled syncs of tokens. Each configuration is parsed once."""
 
     def __init__(self, state: State) -> None:
         self._state = state
@@ -86,9 +86,9 @@ class StoredSyncs:
         return found
 
     def _sync(self, name: str) -> Sync | None:
-        """Return a sync, or None for one of another kind, which is not parsed.
+        """Return a sync; None for one of another kind, which is not parsed.
 
-        Raises NO_SUCH_SYNC for one that was removed just now, CONFIG_INVALID for one that is not understood.
+        Raises NO_SUCH_SYNC if it was removed meanwhile, CONFIG_INVALID if its configuration is invalid.
         """
         text = self._state.sync_config(name)
         if f'"kind":"{KIND}"' not in text:
@@ -99,15 +99,15 @@ class StoredSyncs:
         return parsed[1]
 
 
-def rules_of(sync: TokensSync, secrets: Secrets) -> Rules:
-    """How a sync's instances are asked; raises why a reference cannot be resolved."""
+def rules_of(sync: TokensSync, secrets: Secrets) -> ProbeRules:
+    """Return the rules for asking a sync's instances. Raises the error of a reference that cannot be resolved."""
     check, quorum = sync.check, sync.quorum
-    return Rules(
+    return ProbeRules(
         check.path,
         check.host,
         check.cookie,
         Quorum("count", quorum) if isinstance(quorum, int) else Quorum(quorum),
-        Patience.of(sync.sync_interval, sync.retry_for, sync.deadline),
+        AskSchedule.of(sync.sync_interval, sync.retry_for, sync.deadline),
         sync.stale_after,
         check.server_name,
         None if check.ca is None else secrets.text(check.ca),
@@ -116,7 +116,7 @@ def rules_of(sync: TokensSync, secrets: Secrets) -> Rules:
 
 
 class StoredMemories:
-    """Memories in the table: the turn of the writers survives the process."""
+    """Memories in the table, so that the order of the writers survives the process."""
 
     def __init__(self, records: CanaryRecords) -> None:
         self._records = records
@@ -129,39 +129,39 @@ class StoredMemories:
         self._records.put(sync, CanaryRecord(memory.last_writer, memory.failures))
 
 
-# A verdict has seconds at most: rather none than a late one.
+# A verdict must come within seconds, so requests to AWS fail early.
 _AWS_CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 3}, connect_timeout=2, read_timeout=5)
 
 
 @cache
 def prober() -> ProbeFunction:
-    """What the function behind the probe's URL does."""
+    """Return the object behind the function `probe`."""
     from syncline.kinds.tokens.wiring_probe import ProbeFunction  # noqa: PLC0415 - the others do not need it
     from syncline.store.read_only_table import open_table  # noqa: PLC0415 - it only reads
 
     table = open_table(FunctionEnvironment.read("probe").table, _AWS_CONFIG)
-    return ProbeFunction(StoredSyncs(State(table)), _listings(table), _secrets(), CloudWatchCounts())
+    return ProbeFunction(StoredSyncs(State(table)), _listings(table), _secrets(), CloudWatchMetrics())
 
 
 @cache
 def scraper() -> Scraping:
-    """What the function `scrape` does."""
+    """Return the object behind the function `scrape`."""
     from syncline.kinds.tokens.wiring_scrape import Scraping  # noqa: PLC0415 - clusters are nothing to a probe
 
     table = _table("scrape")
-    return Scraping(StoredSyncs(State(table)), _listings(table), _secrets(), time.time, CloudWatchCounts())
+    return Scraping(StoredSyncs(State(table)), _listings(table), _secrets(), time.time, CloudWatchMetrics())
 
 
 @cache
 def canaries() -> Canaries:
-    """What the function `canary` does."""
+    """Return the object behind the function `canary`."""
     from syncline.kinds.tokens.wiring import StoredMemories  # noqa: PLC0415
     from syncline.kinds.tokens.wiring_canary import Canaries  # noqa: PLC0415
     from syncline.store.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
 
     table = _table("canary")
     memories = StoredMemories(CanaryRecords(Database(table), time.time))
-    return Canaries(StoredSyncs(State(table)), _listings(table), memories, _secrets(), CloudWatchCounts())
+    return Canaries(StoredSyncs(State(table)), _listings(table), memories, _secrets(), CloudWatchMetrics())
 
 
 def _listings(table: Table) -> StoredListings:

@@ -1,4 +1,4 @@
-"""How the function behind the probe's URL is put together."""
+"""Builds the function `probe`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.directory import Directory
 from syncline.kinds.tokens.loop import Loop
-from syncline.kinds.tokens.probe import Prober, Rules
+from syncline.kinds.tokens.probe import Prober, ProbeRules
 from syncline.kinds.tokens.wiring import StoredListings, rules_of
 from syncline.secrets import Secrets
 from syncline.web.function_url import request_of, response_of
-from syncline.web.probe import Observer, ProbeApi
+from syncline.web.probe import ProbeApi, VerdictObserver
 
 
 class ProbeFunction:
-    """What the function behind the probe's URL does."""
+    """The function `probe`, behind its function URL."""
 
     def __init__(
         self,
         syncs: Callable[[], Mapping[str, TokensSync]],
         listings: StoredListings,
         secrets: Secrets,
-        observer: Observer,
+        observer: VerdictObserver,
         loop: Loop | None = None,
     ) -> None:
         self.loop = loop or Loop()
@@ -31,9 +31,9 @@ class ProbeFunction:
         self._api = ProbeApi(self.directory, observer)
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
-        """A function URL's event (payload format 2.0); its response."""
+        """Return the response to a function URL's event (payload format 2.0)."""
         self.directory.refresh()
         return response_of(self.loop.run(self._api.answer(request_of(event))))
 
-    def _prober(self, rules: Rules) -> Prober:
+    def _prober(self, rules: ProbeRules) -> Prober:
         return self.loop.call(lambda: Prober(rules, self.loop.loop))

@@ -1,4 +1,4 @@
-"""Builds the scrape: each source of a sync with the cluster it is in."""
+"""Builds the scrape: each source of a sync with its cluster."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.kubernetes.client import Cluster, InstanceSource, PodsSource, ServiceSource
 from syncline.clients.kubernetes.login import BearerToken, ClusterLogin, InCluster, Kubeconfig
 from syncline.kinds.tokens.config import EksLogin, InstancesSource, KubeconfigLogin, TokenLogin, TokensSync
-from syncline.kinds.tokens.scrape import DEADLINE, Place, Scraped, Scraper
+from syncline.kinds.tokens.scrape import DEADLINE, Scraper, ScrapeResult, ScrapeSource
 from syncline.secrets import Reference, Secrets, register
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from syncline.kinds.tokens.listing import Listings
-    from syncline.kinds.tokens.metrics import Counts
+    from syncline.kinds.tokens.listing import ListingStore
+    from syncline.kinds.tokens.metrics import TokenMetrics
 
 
 class Scraping:
@@ -28,26 +28,26 @@ class Scraping:
     def __init__(
         self,
         syncs: Callable[[], Mapping[str, TokensSync]],
-        listings: Listings,
+        listings: ListingStore,
         secrets: Secrets,
         clock: Callable[[], float],
-        counts: Counts,
+        counts: TokenMetrics,
     ) -> None:
         self._syncs = syncs
         self._scraper = Scraper(listings, clock)
         self._secrets = secrets
         self._counts = counts
 
-    def scrape(self, name: str | None = None) -> list[Scraped]:
+    def scrape(self, name: str | None = None) -> list[ScrapeResult]:
         """List every sync once, or the one called `name`, and return the results."""
         syncs = {sync: each for sync, each in self._syncs().items() if name in (None, sync)}
-        results = self._scraper.scrape({name: partial(self._places, sync) for name, sync in syncs.items()})
+        results = self._scraper.scrape({name: partial(self._sources, sync) for name, sync in syncs.items()})
         self._counts.scraped(results)
         return results
 
-    def _places(self, sync: TokensSync) -> Iterable[Place]:
+    def _sources(self, sync: TokensSync) -> Iterable[ScrapeSource]:
         policy = RetryPolicy(deadline=time.monotonic() + DEADLINE)
-        return [Place(Cluster(self._login(source), policy), _source(source)) for source in sync.sources.values()]
+        return [ScrapeSource(Cluster(self._login(source), policy), _source(source)) for source in sync.sources.values()]
 
     def _login(self, source: InstancesSource) -> ClusterLogin:
         ca = None if source.ca is None else self._secrets.text(source.ca)
@@ -61,12 +61,12 @@ class Scraping:
             case _:
                 return InCluster()
 
-    def _token(self, reference: Reference, renewed: bool) -> str:  # noqa: FBT001 - a callback's only word
+    def _token(self, reference: Reference, renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
         return self._secrets.refresh(reference) if renewed else self._secrets.resolve(reference)
 
 
-def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa: FBT001 - a callback's only word
-    import botocore.session  # noqa: PLC0415 - not every cluster is one of AWS's
+def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
+    import botocore.session  # noqa: PLC0415 - only for clusters on EKS
 
     from syncline.clients.kubernetes.eks import eks_token  # noqa: PLC0415
 

@@ -1,19 +1,19 @@
-"""The images that an archive describes, in every form that Docker and its kin have written.
+"""Images described by an archive, in every form that Docker and similar tools have written.
 
 - before 1.10: ``repositories`` and a folder for each layer with ``json``, ``VERSION`` and ``layer.tar``; no configs;
-- 1.10 to 24: ``manifest.json`` names the configs and, by folder, the layers; layers that are equal are symlinks;
+- 1.10 to 24: ``manifest.json`` names the configs and, by folder, the layers; equal layers are symlinks;
 - 25 and later, and with containerd: an OCI layout (``index.json``, ``blobs/sha256/``) with ``manifest.json`` beside it;
-- OCI layouts by others, also of several platforms; skopeo's and others' ``manifest.json`` with files as they like.
+- OCI layouts by others, also of several platforms; ``manifest.json`` with other file names, by skopeo and others.
 
-All that is decided by the descriptions alone; layers are named by the archive's members. An archive with two descriptions
-of one image may contradict itself: Docker 25.0.0 leaves doubled layers out of its OCI manifests
-(https://github.com/moby/moby/issues/47150). Then the description counts that agrees with the config, see `SavedImage`.
+This module reads the descriptions only; layers are referred to by the names of the archive's members. An archive with two
+descriptions of one image may contradict itself: Docker 25.0.0 omits repeated layers from its OCI manifests
+(https://github.com/moby/moby/issues/47150). Then the description that agrees with the config counts, see `SavedImage`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -27,8 +27,7 @@ from syncline.clients.registry.manifest import (
 )
 from syncline.clients.registry.reference import digest_of, is_digest
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import invalid
-from syncline.kinds.artifacts.archive.legacy import legacy_images
+from syncline.kinds.artifacts.archive.streams import invalid
 
 DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
@@ -37,11 +36,13 @@ _MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 _NAME_KEYS: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _DEEPEST: Final = 4
 _MOST_LAYERS: Final = 1000
+_LEGACY_DROPPED: Final = ("id", "parent", "Size", "parent_id", "layer_id", "throwaway")
+_GO_ESCAPES: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
-    """What one pass over an archive has seen: its JSON files by name, its links, and the names of all files."""
+class ArchiveContents:
+    """The contents of an archive after one pass: its JSON files by name, its links, and the names of all files."""
 
     name: str
     texts: Mapping[str, bytes]
@@ -49,7 +50,7 @@ class Contents:
     files: frozenset[str]
 
     def resolve(self, path: str) -> str:
-        """The file a path leads to. Raises ARCHIVE_INVALID where it leads to none."""
+        """Return the file that a path leads to. Raises ARCHIVE_INVALID if there is none."""
         seen: set[str] = set()
         while path in self.links and path not in seen:
             seen.add(path)
@@ -61,11 +62,11 @@ class Contents:
     def text(self, path: str) -> bytes:
         found = self.texts.get(self.resolve(path))
         if found is None:
-            raise invalid(f"{self.name}: {path[:120]!r} is no JSON")
+            raise invalid(f"{self.name}: {path[:120]!r} is not JSON")
         return found
 
     def json(self, path: str, kind: type[dict[str, Any] | list[Any]]) -> Any:
-        """A JSON file, a dictionary or a list."""
+        """Return the content of a JSON file, a dictionary or a list."""
         return self.parsed(self.text(path), path, kind)
 
     def parsed(self, text: bytes, path: str, kind: type[dict[str, Any] | list[Any]]) -> Any:
@@ -74,11 +75,11 @@ class Contents:
         except (ValueError, RecursionError):
             value = None
         if not isinstance(value, kind):
-            raise invalid(f"{self.name}: {path[:120]!r} is not JSON of its form")
+            raise invalid(f"{self.name}: {path[:120]!r} does not have the expected JSON type")
         return value
 
     def blob(self, digest: str) -> str:
-        """Where an OCI layout has a blob."""
+        """Return the path of a blob in an OCI layout."""
         if not is_digest(digest):
             raise invalid(f"{self.name} names the blob {digest[:80]!r}")
         return f"blobs/{digest.replace(':', '/')}"
@@ -89,15 +90,15 @@ class Contents:
 
 @dataclass(frozen=True, slots=True)
 class SavedImage:
-    """One image, or index of images, in an archive; ``names`` are those it was saved under, as they are written there.
+    """An image, or index of images, in an archive; ``names`` are those it was saved under, as written there.
 
-    An image has its ``config`` and the members of its ``layers``, bottom first; ``diff_ids`` are what the config says of
-    their content. ``others`` are further lists of layers, by other descriptions in the archive: only the layers' content
-    tells which one is right. The config of a ``legacy`` image lacks the diff_ids still. An image from an OCI layout has
-    its own ``manifest``; an index has ``children`` instead of layers.
+    An image has its ``config`` and the members of its ``layers``, bottom first; ``diff_ids`` are the digests of their
+    content by the config. ``others`` are further lists of layers, from other descriptions in the archive: the layers'
+    content decides which one is right. The config of a ``legacy`` image has no diff_ids yet. An image from an OCI layout
+    has a ``manifest``; an index has ``children`` instead of layers.
 
-    ``lacks`` says what the archive lacks of the image, or why it is none. It was not ``saved`` if the archive has nothing
-    of its own of it, as of platforms that nobody asked for.
+    ``lacks`` is the part that the archive lacks of the image, or the reason why it is invalid. ``saved`` is False if the
+    archive has no part of its own of the image, as of platforms that nobody asked for.
     """
 
     names: tuple[str, ...]
@@ -124,23 +125,22 @@ class SavedImage:
             yield from child.leaves()
 
 
-def images_in(contents: Contents) -> list[SavedImage]:
-    """All images of an archive. Raises ARCHIVE_INVALID where its descriptions are none, or contradict themselves."""
+def list_images(contents: ArchiveContents) -> list[SavedImage]:
+    """Return all images of an archive. Raises ARCHIVE_INVALID if its descriptions are invalid or contradict themselves."""
     try:
         if "index.json" in contents.files:
             return list(_layout(contents))
         if "manifest.json" in contents.files:
             return list(_saved(contents))
         if "repositories" in contents.files:
-            found = legacy_images(contents.name, contents.texts, contents.files)
-            return [SavedImage(image.names, image.config, image.layers, legacy=True) for image in found]
+            return list(_legacy_images(contents))
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        raise invalid(f"{contents.name}: a description of its images is not of its form") from None
+        raise invalid(f"{contents.name}: a description of its images is invalid") from None
     raise invalid(f"{contents.name} is not an archive of images: it has no manifest.json, index.json or repositories")
 
 
-def _saved(contents: Contents) -> Iterator[SavedImage]:
-    """Yield the images of a ``manifest.json``; one that is wrong or incomplete does not spoil the others."""
+def _saved(contents: ArchiveContents) -> Iterator[SavedImage]:
+    """Yield the images of a ``manifest.json``. One that is wrong or incomplete does not affect the others."""
     for entry in contents.json("manifest.json", list):
         names, config = tuple(map(str, entry.get("RepoTags") or ())), b""
         try:
@@ -153,28 +153,28 @@ def _saved(contents: Contents) -> Iterator[SavedImage]:
             yield _read_as(contents, SavedImage(names, config, diff_ids=diff_ids), [layers])
 
 
-def _saved_config(contents: Contents, path: str) -> bytes:
+def _saved_config(contents: ArchiveContents, path: str) -> bytes:
     config = contents.text(path)
     hexadecimal = path.removesuffix(".json").rpartition("/")[2]
     if len(hexadecimal) == 64 and digest_of(config) != f"sha256:{hexadecimal}":
-        raise invalid(f"{contents.name}: the config {path[:120]} has another digest than its name")
+        raise invalid(f"{contents.name}: the config {path[:120]} does not have the digest in its name")
     return config
 
 
-def _read_as(contents: Contents, image: SavedImage, readings: list[tuple[str, ...]]) -> SavedImage:
-    """Return the image with the lists of layers that may be right: of those that an archive gives, by their number."""
-    wanted = len(image.diff_ids)
-    right = [layers for layers in dict.fromkeys(readings) if len(layers) == wanted or not wanted]
+def _read_as(contents: ArchiveContents, image: SavedImage, readings: list[tuple[str, ...]]) -> SavedImage:
+    """Return the image with the lists of layers that may be right: those with as many layers as the config has."""
+    count = len(image.diff_ids)
+    right = [layers for layers in dict.fromkeys(readings) if len(layers) == count or not count]
     if right:
         return replace(image, layers=right[0], others=tuple(right[1:]))
-    told = ", ".join(str(len(layers)) for layers in readings)
-    return replace(image, lacks=f"{contents.name}: a config speaks of {wanted} layers, the archive of {told}")
+    counts = ", ".join(str(len(layers)) for layers in readings)
+    return replace(image, lacks=f"{contents.name}: a config lists {count} layers, the archive {counts}")
 
 
-def _layout(contents: Contents) -> Iterator[SavedImage]:
-    """Yield the images of an OCI layout; one that is named twice comes once, with both names.
+def _layout(contents: ArchiveContents) -> Iterator[SavedImage]:
+    """Yield the images of an OCI layout, each once with all its names.
 
-    Those of a ``manifest.json`` beside it follow, as far as the layout does not know them.
+    Images that only a ``manifest.json`` beside it has follow.
     """
     saved: dict[str, list[SavedImage]] = {}
     for image in _saved(contents) if "manifest.json" in contents.files else ():
@@ -197,7 +197,7 @@ def _layout(contents: Contents) -> Iterator[SavedImage]:
 
 
 def _config_digest(image: SavedImage) -> str:
-    """Return the digest of an image's config as its manifest has it; empty where that is not known."""
+    """Return the digest of an image's config from its manifest; empty if there is none."""
     if image.manifest is None or image.manifest.is_index:
         return ""
     config, *_ = image.manifest.blobs()
@@ -205,9 +205,9 @@ def _config_digest(image: SavedImage) -> str:
 
 
 def _image(
-    contents: Contents, saved: Mapping[str, list[SavedImage]], entry: Mapping[str, Any], depth: int
+    contents: ArchiveContents, saved: Mapping[str, list[SavedImage]], entry: Mapping[str, Any], depth: int
 ) -> SavedImage:
-    """Return what a descriptor leads to. ``saved`` are the images of `manifest.json` by their configs' digests."""
+    """Return the image of a descriptor. ``saved`` are the images of `manifest.json` by their configs' digests."""
     digest = str(entry["digest"])
     if not contents.has_blob(digest):
         what = f"{contents.name} does not have the manifest {digest}{_platform(entry)}"
@@ -221,7 +221,7 @@ def _image(
         children = [_image(contents, saved, child, depth + 1) for child in value["manifests"]]
         return _index(SavedImage((), manifest=Manifest(digest, media_type, text), descriptor=entry), children)
     if media_type not in _MANIFESTS or "layers" not in value:
-        raise invalid(f"{contents.name}: {digest} is of the type {media_type[:100]!r}")
+        raise invalid(f"{contents.name}: {digest} has the unsupported media type {media_type[:100]!r}")
     manifest = Manifest(digest, media_type, text)
     config, *_ = manifest.blobs()
     layers = [str(layer["digest"]) for layer in value["layers"]]
@@ -240,31 +240,31 @@ def _image(
 
 
 def _platform(entry: Mapping[str, Any]) -> str:
-    """Return the platform that a descriptor names, as a part of a sentence."""
+    """Return the platform of a descriptor, as part of a message."""
     platform = entry.get("platform") or {}
     return f" of {platform['os']}/{platform['architecture']}" if {"os", "architecture"} <= set(platform) else ""
 
 
 def _with_saved(images: Iterable[SavedImage]) -> list[SavedImage]:
-    """Return the images, those of which only layers are there as saved ones where nobody else has these layers."""
+    """Return the images, marking one of which only layers exist as saved if no other image has these layers."""
     images = list(images)
     shared = {path for image in images if not image.lacks for leaf in image.leaves() for path in leaf.layers}
     return [replace(image, saved=image.saved or not shared.issuperset(image.layers)) for image in images]
 
 
 def _index(index: SavedImage, found: list[SavedImage]) -> SavedImage:
-    """Return an index with those of its images that were saved; if that is a single one of several, it alone."""
+    """Return an index with those of its images that were saved; if only one of several was, that image."""
     children = _with_saved(found)
     broken = [child for child in children if child.lacks and child.saved]
-    whole = tuple(child for child in children if not child.lacks)
+    complete = tuple(child for child in children if not child.lacks)
     absent = [child for child in children if not child.saved]
-    images = [child for child in whole if not _is_attestation(child.descriptor)]
-    if broken or not whole or (absent and not images):
+    images = [child for child in complete if not _is_attestation(child.descriptor)]
+    if broken or not complete or (absent and not images):
         first = (broken or absent)[0].lacks if children else "an index names no image"
-        return replace(index, lacks=first, saved=bool(broken or whole), children=tuple(children))
+        return replace(index, lacks=first, saved=bool(broken or complete), children=tuple(children))
     if absent and len(images) == 1:
         return images[0]
-    return replace(index, children=whole)
+    return replace(index, children=complete)
 
 
 def _is_attestation(descriptor: Mapping[str, Any]) -> bool:
@@ -275,24 +275,82 @@ def _is_config(config: Descriptor) -> bool:
     return config.media_type in (DOCKER_CONFIG, "application/vnd.oci.image.config.v1+json")
 
 
-def _diff_ids(contents: Contents, config: bytes) -> tuple[str, ...]:
+def _diff_ids(contents: ArchiveContents, config: bytes) -> tuple[str, ...]:
     rootfs = contents.parsed(config, "a config", dict).get("rootfs") or {}
     diff_ids = tuple(map(str, rootfs.get("diff_ids") or ()))
     if len(diff_ids) > _MOST_LAYERS or not all(map(is_digest, diff_ids)):
-        raise invalid(f"{contents.name}: a config's diff_ids are none")
+        raise invalid(f"{contents.name}: a config has invalid diff_ids")
     return diff_ids
 
 
-def chosen(images: list[SavedImage], name: str, tag: str, where: str) -> SavedImage:
-    """Return the image called ``name:tag``, whatever registry and path are before it; a single one by any name.
+def _legacy_images(contents: ArchiveContents) -> Iterator[SavedImage]:
+    """Yield the images of a ``repositories`` file, with configs as `docker load` makes them.
 
-    Raises IMAGE_ABSENT, and ARCHIVE_INVALID where the archive has that image in part only.
+    Each layer has a folder with its ``json``, which names its ``parent``; ``repositories`` names the topmost layer of
+    each tag. The config is the ``json`` of the topmost layer without the keys about layers, and with ``history``, and
+    ``rootfs`` once the layers' content is known; see :func:`with_layers`.
+    https://github.com/moby/moby/blob/v20.10.24/image/tarexport/load.go (legacyLoadImage) and image/v1/imagev1.go
     """
-    fitting = [image for image in images if any(_fits(known, name, tag) for known in image.names)]
-    there = [image for image in images if image.saved or image.names]
-    if len(there) == 1 or (not fitting and all(image.lacks for image in there)):
-        fitting = there
-    # One that was not saved may stand beside the one that was, for another platform.
+    names: dict[str, list[str]] = {}
+    for repository, tags in json.loads(contents.texts["repositories"]).items():
+        for tag, top in tags.items():
+            names.setdefault(str(top), []).append(f"{repository}:{tag}")
+    for top, tagged in names.items():
+        yield _legacy_image(contents, top, tuple(sorted(tagged)))
+
+
+def _legacy_image(contents: ArchiveContents, top: str, names: tuple[str, ...]) -> SavedImage:
+    chain: list[str] = []
+    history: list[dict[str, Any]] = []
+    layer: str | None = top
+    while layer:
+        if layer in chain or len(chain) > _MOST_LAYERS:
+            raise invalid(f"{contents.name}: a layer is its own parent")
+        if f"{layer}/json" not in contents.texts or f"{layer}/layer.tar" not in contents.files:
+            raise invalid(f"{contents.name} names the layer {layer[:80]!r} and does not have it")
+        about = json.loads(contents.texts[f"{layer}/json"])
+        chain.append(layer)
+        history.append(_history(about))
+        layer = about.get("parent")
+    config = {
+        key: value for key, value in json.loads(contents.texts[f"{top}/json"]).items() if key not in _LEGACY_DROPPED
+    }
+    config["history"] = history[::-1]
+    return SavedImage(names, _go_json(config), tuple(f"{layer}/layer.tar" for layer in reversed(chain)), legacy=True)
+
+
+def _history(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Docker's history entry of a legacy layer, in Docker's order of fields and without empty ones."""
+    fields = {
+        "created": about.get("created", "0001-01-01T00:00:00Z"),
+        "author": about.get("author"),
+        "created_by": " ".join((about.get("container_config") or {}).get("Cmd") or []),
+        "comment": about.get("comment"),
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+def with_layers(config: bytes, diff_ids: Sequence[str]) -> bytes:
+    """Return the complete config of a legacy image, given the digests of its layers' content."""
+    return _go_json({**json.loads(config), "rootfs": {"type": "layers", "diff_ids": list(diff_ids)}})
+
+
+def _go_json(value: Mapping[str, Any]) -> bytes:
+    """Return JSON as Go writes it: sorted keys, no spaces, and ``<``, ``>`` and ``&`` escaped."""
+    text = json.dumps(dict(sorted(value.items())), separators=(",", ":"), ensure_ascii=False)
+    return "".join(_GO_ESCAPES.get(character, character) for character in text).encode("utf-8", "surrogatepass")
+
+
+def choose_image(images: list[SavedImage], name: str, tag: str, where: str) -> SavedImage:
+    """Return the image called ``name:tag``, with any registry and path before it. A single image may have any name.
+
+    Raises IMAGE_ABSENT, and ARCHIVE_INVALID if that image is incomplete.
+    """
+    fitting = [image for image in images if any(_fits(each, name, tag) for each in image.names)]
+    present = [image for image in images if image.saved or image.names]
+    if len(present) == 1 or (not fitting and all(image.lacks for image in present)):
+        fitting = present
+    # An image that was not saved may be listed beside the one that was, for another platform.
     fitting = [image for image in fitting if image.saved] or fitting
     broken = [image for image in fitting if image.lacks]
     if broken:
@@ -304,5 +362,5 @@ def chosen(images: list[SavedImage], name: str, tag: str, where: str) -> SavedIm
     raise SynclineError("IMAGE_ABSENT", f"{where} has {what} {name}:{tag}; it has {names}")
 
 
-def _fits(known: str, name: str, tag: str) -> bool:
-    return known == f"{name}:{tag}" or known.endswith(f"/{name}:{tag}")
+def _fits(saved_as: str, name: str, tag: str) -> bool:
+    return f"/{saved_as}".endswith(f"/{name}:{tag}")

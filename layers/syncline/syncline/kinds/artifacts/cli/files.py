@@ -1,4 +1,4 @@
-"""The folder of the step-by-step way: what was downloaded for an image tag, and what is to be done with it."""
+"""The folder of downloads and plans of an image tag, for the commands that work step by step."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _CHUNK: Final = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """The folder of one image tag below that of all downloads. Links in it are never followed."""
+    """The folder of one image tag, below that of all downloads. Links in it are not followed."""
 
     directory: Directory
     tag: str
 
     @classmethod
     def of(cls, downloads: Path, tag: str) -> Folder:
-        """Raises REFERENCE_INVALID for what is no tag, so that no name leads anywhere else."""
+        """Raise REFERENCE_INVALID for an invalid tag, so that no name leads out of the folder."""
         return cls(Directory(downloads), parse_tag(tag))
 
     def __str__(self) -> str:
@@ -39,7 +39,7 @@ class Folder:
         return f"{self.tag}/{name}"
 
     def read(self, name: str, made_by: str) -> dict[str, Any]:
-        """Return a JSON file of it. Raises USAGE where the step before has not been taken."""
+        """Return a JSON file of the folder. Raises USAGE if the command that writes it was not run."""
         try:
             with self.directory.open(self.path(name)) as file:
                 return dict(json.load(file))
@@ -53,7 +53,7 @@ class Folder:
             file.write(json.dumps(value, indent=2).encode() + b"\n")
 
     def digest(self, name: str) -> str | None:
-        """Return the digest of a file of it, None if there is no such file."""
+        """Return the digest of a file in the folder, None if there is none."""
         with suppress(FileNotFoundError), self.directory.open(self.path(name)) as file:
             return f"sha256:{_hashed(file).hexdigest()}"
         return None
@@ -62,13 +62,13 @@ class Folder:
         self.directory.remove(self.path(PLAN))
 
     def remove(self) -> bool:
-        """Remove it; return False if it does not exist."""
+        """Remove the folder; return False if it does not exist."""
         return self.directory.remove_tree(self.tag)
 
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file that was downloaded, read as a download is."""
+    """A downloaded file, as a source of bytes."""
 
     folder: Folder
     name: str
@@ -97,7 +97,7 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A file that was downloaded: the bytes that came now, its size and its digest."""
+    """A downloaded file: the bytes received now, its size and its digest."""
 
     came: int
     size: int
@@ -105,10 +105,10 @@ class Downloaded:
 
 
 def download(content: RemoteFile, folder: Folder, name: str, digest: str | None, *, anew: bool) -> Downloaded:
-    """Bring a download to disk, going on with the part of it that is there, and put it in place once it is whole.
+    """Download a file, continuing a part on disk, and rename it when it is complete.
 
-    With `anew`, or where GitHub tells no digest by which a part could be checked, it begins at the first byte. Raises
-    DIGEST_MISMATCH for other bytes than those that GitHub has.
+    With `anew`, or if GitHub gives no digest to check a part against, the download begins at the first byte. Raises
+    DIGEST_MISMATCH if the content differs from GitHub's.
     """
     part, directory = folder.path(f"{name}.part"), folder.directory
     if anew or digest is None:

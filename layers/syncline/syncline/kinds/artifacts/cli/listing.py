@@ -1,4 +1,4 @@
-"""``gh-list``, ``gitlab-list`` and ``xref``: what builds there are, what the registry has, and what one of them lacks."""
+"""``gh-list``, ``gitlab-list`` and ``xref``: list builds, list the registry, and compare both."""
 
 from __future__ import annotations
 
@@ -7,31 +7,37 @@ from typing import Any
 
 from syncline.cli.context import SOME_FAILED, Answer
 from syncline.cli.show import Out, size
-from syncline.kinds.artifacts.builds import Build, Flawed, Place
+from syncline.kinds.artifacts.builds import Build, Destination, UnreadableRun
 from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.discover import TagLists
 
 
 def gh_list(setup: Setup, out: Out) -> Answer:
-    """The runs looked at, each with what it says of itself."""
+    """List the latest runs with their metadata."""
     shown: list[dict[str, Any]] = []
     for run in setup.builds.runs(time.time(), setup.odd.append):
         build = setup.builds.build(run)
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created))
         out.line(f"run {run.id}  {when}  {run.branch}  {run.event}  {run.url}", "bold")
         about: dict[str, Any] = {"run": run.id, "created": run.created, "branch": run.branch, "event": run.event}
-        if isinstance(build, Flawed):
+        if isinstance(build, UnreadableRun):
             out.line(f"  {build.error}", "yellow")
             shown.append({**about, "code": build.error.code.name, "reason": build.error.what})
             continue
         out.table([(f"{key}:", value) for key, value in build.block.items()], indent=2)
-        out.line(f"  images: {', '.join(place.image for place in build.places)}")
-        shown.append({**about, "metadata": dict(build.block), "images": [place.image for place in build.places]})
+        out.line(f"  images: {', '.join(destination.image for destination in build.destinations)}")
+        shown.append(
+            {
+                **about,
+                "metadata": dict(build.block),
+                "images": [destination.image for destination in build.destinations],
+            }
+        )
     return Answer({"runs": shown})
 
 
 def gitlab_list(setup: Setup, out: Out) -> Answer:
-    """The registry's repositories with all their tags and, where GitLab says, their sizes and ages."""
+    """List the registry's repositories with their tags and, with GitLab's API, sizes and ages."""
     tags, api = setup.tags, setup.target.api
     shown: list[dict[str, Any]] = []
     for repository in _repositories(setup, tags):
@@ -54,34 +60,41 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def xref(setup: Setup, out: Out, *, list_extra: bool) -> Answer:
-    """Which images of builds the registry lacks; with ``list_extra`` also which of its tags no build looked at made."""
+    """List images of builds that the registry lacks; with ``list_extra`` also tags that none of these builds made."""
     tags = setup.tags
-    _repositories(setup, tags)  # before GitHub is asked for many logs: the registry may reject the credentials
+    _repositories(setup, tags)  # before reading many logs at GitHub, as the registry may reject the credentials
     builds = setup.youngest(time.time())
     good = [build for build in builds if isinstance(build, Build)]
-    missing = [(build, place) for build in good for place in build.places if place.tag not in tags.of(place.repository)]
+    missing = [
+        (build, destination)
+        for build in good
+        for destination in build.destinations
+        if destination.tag not in tags.of(destination.repository)
+    ]
     out.line(f"missing at {setup.target.registry.host}: {len(missing)}", "bold")
-    out.table([(str(place), f"from {build.tag}", f"run {build.run.id}") for build, place in missing], indent=2)
-    value: dict[str, Any] = {"missing": [_missing(build, place) for build, place in missing]}
+    out.table(
+        [(str(destination), f"from {build.tag}", f"run {build.run.id}") for build, destination in missing], indent=2
+    )
+    value: dict[str, Any] = {"missing": [_missing(build, destination) for build, destination in missing]}
     if list_extra:
         extra = _extra(setup, tags, good)
-        out.line(f"of no build looked at: {len(extra)}", "bold")
+        out.line(f"of no scanned build: {len(extra)}", "bold")
         out.table([(name,) for name in extra], indent=2)
         value["extra"] = extra
-    flawed = [build for build in builds if isinstance(build, Flawed)]
+    flawed = [build for build in builds if isinstance(build, UnreadableRun)]
     for each in flawed:
         out.line(f"run {each.run.id}: {each.error}", "yellow")
     value["flawed"] = [{"run": f.run.id, "code": f.error.code.name, "reason": f.error.what} for f in flawed]
     return Answer(value, SOME_FAILED if flawed else 0)
 
 
-def _missing(build: Build, place: Place) -> dict[str, Any]:
-    return {"image_tag": build.tag, "run": build.run.id, "image": place.image, "target": str(place)}
+def _missing(build: Build, destination: Destination) -> dict[str, Any]:
+    return {"image_tag": build.tag, "run": build.run.id, "image": destination.image, "target": str(destination)}
 
 
 def _extra(setup: Setup, tags: TagLists, builds: list[Build]) -> list[str]:
-    """Tags that could be a build's, by the mapping, and are none's; aliases are no build's."""
-    made = {str(place) for build in builds for place in build.places}
+    """Return tags that match the mapping and were made by no build, without aliases."""
+    made = {str(destination) for build in builds for destination in build.destinations}
     sync = setup.sync
     left_out = {*sync.aliases, "latest"}
     return [
@@ -94,7 +107,7 @@ def _extra(setup: Setup, tags: TagLists, builds: list[Build]) -> list[str]:
 
 
 def _repositories(setup: Setup, tags: TagLists) -> list[str]:
-    """Return the repositories of the project; without GitLab's API those that the mapping can lead to."""
+    """Return the repositories of the project; without GitLab's API those of the mapping."""
     if setup.target.api is not None:
         return sorted(tags.repositories())
     build, project = setup.sync.build, setup.sync.target.project

@@ -1,7 +1,7 @@
-"""``syncline artifacts``: builds at GitHub and their images at GitLab by hand, without an engine.
+"""``syncline artifacts``: copy images of builds at GitHub to GitLab, without an engine.
 
-Every command takes the options of both ends, so that scripts need not tell them apart; what it does is in a module of
-its own, imported when it runs.
+Every command has the options of source and target, so that scripts can pass the same ones to all. Its work is in a
+separate module, imported when it runs.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from syncline.cli.show import Out
 if TYPE_CHECKING:
     from syncline.kinds.artifacts.cli.setup import Setup
 
-_TAG: Final = typer.Argument(metavar="IMAGE_TAG", help="The build's image tag, as its log has it.", show_default=False)
+_TAG: Final = typer.Argument(metavar="IMAGE_TAG", help="The build's image tag, as in its log.", show_default=False)
 _DOWNLOADS: Final = typer.Option("--downloads-dir", metavar="FOLDER", help="The folder of downloads.")
 _YES: Final = typer.Option("--yes", help="Do not ask.", show_default=False)
-_LOGIN: Final = typer.Option("--skip-login", help="Accepted and without effect: nobody logs in.", show_default=False)
-_VERBOSE: Final = typer.Option("--verbose", help="Say more of each image.", show_default=False)
-_LATEST: Final = typer.Option("--retag-as-latest", help="Point `latest` at it, too.", show_default=False)
+_LOGIN: Final = typer.Option("--skip-login", help="Accepted without effect: no login is needed.", show_default=False)
+_VERBOSE: Final = typer.Option("--verbose", help="Print details of each image.", show_default=False)
+_LATEST: Final = typer.Option("--retag-as-latest", help="Also point `latest` at it.", show_default=False)
 
 app = new_app()
 artifacts = typer.Typer(
     name="artifacts",
-    help="Builds at GitHub and their images at GitLab, step by step or as a daemon; needs no engine.",
+    help="Copy images of builds at GitHub to GitLab, step by step or as a daemon, without an engine.",
     add_completion=False,
     rich_markup_mode=None,
 )
@@ -55,26 +55,29 @@ def _shared(  # noqa: PLR0913 - each is an option
         ),
     ] = None,
     sync: Annotated[
-        str | None, typer.Option(metavar="NAME", help="The sync in it, where it has several of artifacts.")
+        str | None, typer.Option(metavar="NAME", help="The sync in the file, if it has several of artifacts.")
     ] = None,
     repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="The repository at GitHub.")] = None,
     workflow: Annotated[str | None, typer.Option(metavar="FILE", help="The workflow's file.")] = None,
     branch: Annotated[str | None, typer.Option(help="Only runs on this branch.")] = None,
     limit: Annotated[int | None, typer.Option(help="The number of runs to examine.", min=1, max=1000)] = None,
     gh_url: Annotated[
-        str | None, typer.Option(metavar="URL", envvar="GITHUB_API_URL", help="The API of GitHub, if not github.com's.")
+        str | None,
+        typer.Option(
+            metavar="URL", envvar="GITHUB_API_URL", help="The URL of GitHub's API. Defaults to that of github.com."
+        ),
     ] = None,
     gh_token: Annotated[
-        str | None, typer.Option(envvar=["GH_TOKEN", "GITHUB_TOKEN"], help="A token of GitHub's.", show_envvar=True)
+        str | None, typer.Option(envvar=["GH_TOKEN", "GITHUB_TOKEN"], help="A GitHub token.", show_envvar=True)
     ] = None,
-    gitlab_host: Annotated[str | None, typer.Option(metavar="HOST", help="GitLab.")] = None,
+    gitlab_host: Annotated[str | None, typer.Option(metavar="HOST", help="The host of GitLab.")] = None,
     gitlab_project: Annotated[
         str | None,
         typer.Option("--gitlab-project", "--registry-project", metavar="PATH", help="The project with the registry."),
     ] = None,
-    gitlab_token: Annotated[str | None, typer.Option(envvar="GITLAB_TOKEN", help="A token of GitLab's.")] = None,
+    gitlab_token: Annotated[str | None, typer.Option(envvar="GITLAB_TOKEN", help="A GitLab token.")] = None,
     registry: Annotated[
-        str | None, typer.Option(metavar="HOST", help="The registry's host and port; http://HOST speaks plain HTTP.")
+        str | None, typer.Option(metavar="HOST", help="The registry's host and port; http://HOST for plain HTTP.")
     ] = None,
     registry_username: Annotated[
         str | None,
@@ -84,18 +87,18 @@ def _shared(  # noqa: PLR0913 - each is an option
         str | None,
         typer.Option(
             envvar=["GITLAB_REGISTRY_PASSWORD", "CI_REGISTRY_PASSWORD"],
-            help="That user's password or token; GitLab's token when absent.",
+            help="The password or token of that user. Defaults to the GitLab token.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> tuple[dict[str, Any], Out]:
-    """What the options mean that every command takes."""
+    """Return the options that every command has."""
     values: dict[str, Any] = dict(locals())
     return values, Out(as_json=values.pop("as_json"))
 
 
 def _with_odd(answer: Answer, setup: Setup, out: Out) -> Answer:
-    """Name the entries of listings that could not be used; with any, the command has failed in part."""
+    """Report invalid entries of listings; with any, the command has failed in part."""
     if not setup.odd:
         return answer
     reasons = list(dict.fromkeys(odd.error.what for odd in setup.odd))
@@ -105,7 +108,7 @@ def _with_odd(answer: Answer, setup: Setup, out: Out) -> Answer:
 
 
 def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Make a command of a function that takes a setup and where to write, with the shared options added."""
+    """Register a function of a setup and an output as a command, with the shared options."""
 
     def made(function: Callable[..., Answer]) -> Callable[..., Answer]:
         names = {"Setup": object, "Any": Any}
@@ -137,7 +140,7 @@ def _command(name: str) -> Callable[[Callable[..., Answer]], Callable[..., Answe
 
 @_command("gh-list")
 def gh_list(setup: Setup, out: Out) -> Answer:
-    """List the latest builds with what their logs say of them."""
+    """List the latest builds with the metadata in their logs."""
     from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
 
     return listing.gh_list(setup, out)
@@ -158,7 +161,7 @@ def xref(
     *,
     list_extra: Annotated[bool, typer.Option("--list-extra", help="Also tags that no build made.")] = False,
 ) -> Answer:
-    """Show which images of builds the registry lacks."""
+    """List images of builds that the registry lacks."""
     from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
 
     return listing.xref(setup, out, list_extra=list_extra)
@@ -171,7 +174,7 @@ def download(
     image_tag: Annotated[str, _TAG],
     *,
     output_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of downloads.")] = Path("downloads"),
-    force: Annotated[bool, typer.Option("--force", help="Download again what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Download existing files again.")] = False,
 ) -> Answer:
     """Download a build's artifacts."""
     from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
@@ -186,9 +189,9 @@ def prepare(
     image_tag: Annotated[str, _TAG],
     *,
     downloads_dir: Annotated[Path, _DOWNLOADS] = Path("downloads"),
-    clean: Annotated[bool, typer.Option("--clean", help="Forget an earlier plan first.")] = False,
+    clean: Annotated[bool, typer.Option("--clean", help="Remove an earlier plan first.")] = False,
 ) -> Answer:
-    """Verify what was downloaded, and plan what goes where."""
+    """Verify the downloads, and plan their destinations."""
     from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     return steps.prepare(setup, out, image_tag, downloads_dir, clean=clean)
@@ -202,12 +205,12 @@ def push(  # noqa: PLR0913 - each is an option
     *,
     downloads_dir: Annotated[Path, _DOWNLOADS] = Path("downloads"),
     skip_login: Annotated[bool, _LOGIN] = False,
-    force: Annotated[bool, typer.Option("--force", help="Push tags that are there again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing tags.")] = False,
     yes: Annotated[bool, _YES] = False,
     verbose: Annotated[bool, _VERBOSE] = False,
     retag_as_latest: Annotated[bool, _LATEST] = False,
 ) -> Answer:
-    """Push what was prepared to the registry."""
+    """Push the prepared images to the registry."""
     from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     del skip_login
@@ -228,7 +231,7 @@ def clean(
     downloads_dir: Annotated[Path, _DOWNLOADS] = Path("downloads"),
     yes: Annotated[bool, _YES] = False,
 ) -> Answer:
-    """Remove what was downloaded for a build."""
+    """Remove the downloads of a build."""
     from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     del setup
@@ -243,16 +246,16 @@ def daemon(  # noqa: PLR0913 - each is an option
     out: Out,
     *,
     downloads_dir: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Accepted and without effect: nothing is written.")
+        Path, typer.Option(metavar="FOLDER", help="Accepted without effect: no files are written.")
     ] = Path("downloads"),
-    interval: Annotated[float, typer.Option(help="Seconds between two looks.", min=1)] = 900,
-    once: Annotated[bool, typer.Option("--once", help="Look once, and exit by it.")] = False,
+    interval: Annotated[float, typer.Option(help="Seconds between two scans.", min=1)] = 900,
+    once: Annotated[bool, typer.Option("--once", help="Scan once and exit.")] = False,
     skip_login: Annotated[bool, _LOGIN] = False,
     force_push: Annotated[bool, typer.Option("--force-push", help="Replace tags that were built again.")] = False,
     retag_as_latest: Annotated[bool, _LATEST] = False,
     verbose: Annotated[bool, _VERBOSE] = False,
 ) -> Answer:
-    """Keep the registry up to date, streaming."""
+    """Keep the registry up to date, without files on disk."""
     from syncline.kinds.artifacts.cli import watching  # noqa: PLC0415
 
     del downloads_dir, skip_login, force_push, retag_as_latest, verbose
@@ -263,19 +266,19 @@ def daemon(  # noqa: PLR0913 - each is an option
 def retag(
     setup: Setup,
     out: Out,
-    source: Annotated[str, typer.Argument(metavar="REPOSITORY:TAG", help="The tag that is there.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="REPOSITORY:TAG", help="The existing tag.", show_default=False)],
     destination: Annotated[
-        str, typer.Argument(metavar="REPOSITORY:TAG", help="The tag that is to be the same.", show_default=False)
+        str, typer.Argument(metavar="REPOSITORY:TAG", help="The tag to point at the same image.", show_default=False)
     ],
 ) -> Answer:
-    """Point a tag at the image of another; no layer moves."""
+    """Point a tag at the image of another tag."""
     from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
 
     return steps.retag(setup, out, source, destination)
 
 
 def _agrees(out: Out, question: str, otherwise: str) -> bool:
-    """Return True if somebody says yes, else say what was not done; with ``--json`` nobody is asked."""
+    """Return True if the user confirms, otherwise print what was not done. With ``--json`` nothing is asked."""
     if out.as_json or out.agrees(question):
         return True
     out.line(otherwise)

@@ -1,4 +1,4 @@
-"""What the commands about artifacts work with: a sync of that kind, with what the options say in place of its own."""
+"""The setup of the commands about artifacts: a sync of that kind, with values replaced by options."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from syncline.clients.http.retry import RetryPolicy, utc_time_in
 from syncline.config.file import read_syncs
 from syncline.config.values import STORED
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.builds import Build, Builds, Flawed
+from syncline.kinds.artifacts.builds import Build, Builds, UnreadableRun
 from syncline.kinds.artifacts.config import ArtifactsSync
-from syncline.kinds.artifacts.discover import TagLists, Target
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.discover import ProjectTarget, TagLists
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.wiring import github_at, gitlab_at
 from syncline.secrets import Secrets
 from syncline.visible import visible
@@ -46,12 +46,12 @@ _DEFAULT: Final = "syncs.yaml"
 _SHIPPED: Final = "examples/artifacts-presto.yaml"
 _LONGEST_PAUSE: Final = MAX_RETRY_AFTER + 60
 _USUAL_USER: Final = "gitlab-ci-token"
-"""GitLab takes any name beside a token that says who it is; a job's needs this one."""
+"""GitLab accepts any user name with a token, except for a job token, which needs this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the command line and the environment say; None where they say nothing."""
+    """The options of the command line and the environment; None for those not given."""
 
     config: Path | None = None
     sync: str | None = None
@@ -73,15 +73,14 @@ class Options:
 
 @dataclass
 class Setup:
-    """The sync, and clients for both its ends. What is remembered is remembered for this process alone.
+    """The sync, and clients of its source and target. Facts are kept in this process only.
 
-    ``odd`` gathers the entries of listings that cannot be used. Pauses that servers ask for are slept through, up to an
-    hour: there is no queue to wait in.
+    ``odd`` collects invalid entries of listings. Pauses that servers request are waited for, up to an hour.
     """
 
     options: Options
     http: Http = field(init=False)
-    memory: OwnMemory = field(default_factory=OwnMemory)
+    memory: ProcessFacts = field(default_factory=ProcessFacts)
     odd: list[InvalidEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -92,7 +91,7 @@ class Setup:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Let an interrupt (Ctrl-C) within the block end the requests and pauses of all threads too."""
+        """End the requests and pauses of all threads on an interrupt (Ctrl-C) within the block."""
 
         def interrupted(number: int, frame: FrameType | None) -> None:
             self._halted.set()
@@ -108,7 +107,7 @@ class Setup:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _tell_of_pause(self, host: str, seconds: float) -> None:
-        """Write on stderr until when a host is not asked; once, however many threads wait."""
+        """Write the end of a pause for a host to stderr, once for all waiting threads."""
         now = time.time()
         if now >= self._told.get(host, 0.0):
             self._told[host] = now + seconds
@@ -116,12 +115,12 @@ class Setup:
 
     @cached_property
     def has_file(self) -> bool:
-        """Whether a file of the user has the sync; otherwise the shipped example has all but the places and credentials."""
+        """Return True if the sync is in a file of the user; otherwise the shipped example is used with the options."""
         return self.options.config is not None or Path(_DEFAULT).is_file()
 
     @cached_property
     def sync(self) -> ArtifactsSync:
-        """The sync; raises CONFIG_INVALID, or USAGE where the file has none or several of the kind."""
+        """Return the sync. Raises CONFIG_INVALID, or USAGE if the file has none or several of the kind."""
         options = self.options
         file = (options.config or Path(_DEFAULT)) if self.has_file else Context(None, None, Out()).project / _SHIPPED
         values = _chosen(file, options.sync).model_dump(mode="json")
@@ -140,7 +139,7 @@ class Setup:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """What the options gave, and what the environment has; secrets on AWS are for the functions."""
+        """Return secrets from the options and the environment. Secrets in AWS are only for the functions."""
         options = self.options
         given = {
             _GITHUB: options.gh_token,
@@ -156,14 +155,14 @@ class Setup:
         return github_at(self.sync.source, self.secrets, self.http)
 
     @cached_property
-    def target(self) -> Target:
-        """The registry, and GitLab's API where it is known. Raises USAGE if neither a file nor an option names them."""
+    def target(self) -> ProjectTarget:
+        """Return the registry, and GitLab's API if known. Raises USAGE if neither a file nor an option names them."""
         sync, options = self.sync, self.options
         if not self.has_file and not (options.registry and options.gitlab_project):
             what = f"there is no {_DEFAULT} here; name the registry with --registry HOST and --gitlab-project PATH, "
             raise SynclineError("USAGE", what + "or a file with a sync of artifacts with --config FILE")
         registry = registry_at(sync.target, self.secrets, self.http)
-        return Target(registry, gitlab_at(sync.target, self.secrets, self.http))
+        return ProjectTarget(registry, gitlab_at(sync.target, self.secrets, self.http))
 
     @cached_property
     def builds(self) -> Builds:
@@ -171,22 +170,22 @@ class Setup:
 
     @property
     def tags(self) -> TagLists:
-        """The registry's tags as they are now."""
+        """Return the current tags of the registry."""
         return TagLists(self.target, self.odd.append)
 
-    def youngest(self, now: float) -> list[Build | Flawed]:
-        """A build for each image tag, the youngest first, and runs that cannot be understood."""
+    def youngest(self, now: float) -> list[Build | UnreadableRun]:
+        """Return a build for each image tag, the youngest first, and unreadable runs."""
         return list(self.builds.youngest(self.builds.runs(now, self.odd.append)))
 
     def build(self, tag: str, now: float) -> Build:
-        """The youngest build of an image tag. Raises NOT_FOUND."""
+        """Return the youngest build of an image tag. Raises NOT_FOUND."""
         known: list[str] = []
         for build in self.youngest(now):
             if isinstance(build, Build):
                 if build.tag == tag:
                     return build
                 known.append(build.tag)
-        what = f"none of the {self.sync.source.limit} runs looked at made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
+        what = f"none of the {self.sync.source.limit} scanned runs made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
         raise SynclineError("NOT_FOUND", what)
 
 
@@ -205,7 +204,7 @@ def _chosen(file: Path, name: str | None) -> ArtifactsSync:
 
 
 def _with(values: dict[str, Any], options: Options) -> dict[str, Any]:
-    """A sync's values with those that the options give in their place."""
+    """Return a sync's values, replaced by those of the options."""
     source, target = values["source"], values["target"]
     _put(source, repository=options.repo, workflow=options.workflow, branch=options.branch, limit=options.limit)
     _put(source, url=options.gh_url)
@@ -235,7 +234,7 @@ def _put(values: dict[str, Any], **given: object) -> None:
 
 
 def _user_of(auth: Any) -> str | None:
-    """A user name that stands in the file, or where the environment has one."""
+    """Return a user name of the file, or the one in the environment."""
     name = auth.get("username") if isinstance(auth, Mapping) else None
     return name if isinstance(name, str) and (":" not in name or name.startswith("env:")) else None
 

@@ -1,4 +1,4 @@
-"""``download``, ``prepare``, ``push``, ``clean`` and ``retag``: the way step by step, by the code of the automatic one."""
+"""``download``, ``prepare``, ``push``, ``clean`` and ``retag``: the steps of a sync as separate commands."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from syncline.clients.github.client import Artifact
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.builds import Place
+from syncline.kinds.artifacts.builds import Destination
 from syncline.kinds.artifacts.cli.files import METADATA, PLAN, Folder, LocalFile, download
 from syncline.kinds.artifacts.cli.setup import Setup
-from syncline.kinds.artifacts.examine import examined
-from syncline.kinds.artifacts.finding import Found, candidates, find
+from syncline.kinds.artifacts.examine import examine
+from syncline.kinds.artifacts.find_archive import ImageArchive, candidate_artifacts, find_archive
 from syncline.kinds.artifacts.layers import KnownLayers
-from syncline.kinds.artifacts.reading import Progress, Wanted
-from syncline.kinds.artifacts.transfer import Push
-from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_whole, proved
+from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
+from syncline.kinds.artifacts.transfer import ImagePusher
+from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_complete, verify_items
 from syncline.kinds.kind import Failure, StepContext
 from syncline.model import Item
 
 _FOR_EVER: Final = StepContext(lambda: 3600.0)
 _AT_ONCE: Final = 2
-"""Images pushed at a time: what one waits for is time for the other."""
+"""Images pushed at the same time."""
 
 
 def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Answer:
-    """``download``: the artifacts of the youngest run of an image tag, and what it says of itself.
+    """``download``: download the artifacts and metadata of the youngest run of an image tag.
 
-    A file on disk is left alone if it is whole. What is fetched takes its place once it is there, so that a good copy is
-    never lost.
+    A complete file on disk is kept. A downloaded file replaces it only when it is complete, so that a good copy is never
+    lost.
     """
     folder = Folder.of(output, tag)
     build = setup.build(tag, time.time())
@@ -43,10 +43,10 @@ def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Ans
     found = setup.github.artifacts(repository, build.run.id, setup.odd.append)
     before = _digests(folder)
     whole = {a.id: digest for a in found if (digest := _whole(folder, a, before)) is not None}
-    # Copies of what GitHub has removed since; where nothing else is wanted, they are all there is.
+    # Copies of artifacts that GitHub has removed since; they may be the only ones.
     kept = [artifact for artifact in found if artifact.expired and artifact.id in whole]
     if force or not kept or any(not artifact.expired for artifact in found):
-        kept += candidates(found, setup.sync.build, f"run {build.run.id}")
+        kept += candidate_artifacts(found, setup.sync.build, f"run {build.run.id}")
     artifacts: list[dict[str, Any]] = []
     for artifact in kept:
         about = {"id": artifact.id, "name": artifact.name, "file": _file(artifact)}
@@ -60,9 +60,18 @@ def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Ans
         folder.forget_plan()
         out.line(f"{artifact.name}: {size(done.came)}")
         artifacts.append({**about, "digest": done.digest, "size": done.size})
-    places = [{"image": place.image, "repository": place.repository, "tag": place.tag} for place in build.places]
+    destinations = [
+        {"image": destination.image, "repository": destination.repository, "tag": destination.tag}
+        for destination in build.destinations
+    ]
     run = {"id": build.run.id, "attempt": build.run.attempt, "url": build.run.url, "created": build.run.created}
-    value = {"image_tag": tag, "run": run, "metadata": dict(build.block), "artifacts": artifacts, "images": places}
+    value = {
+        "image_tag": tag,
+        "run": run,
+        "metadata": dict(build.block),
+        "artifacts": artifacts,
+        "images": destinations,
+    }
     folder.write(METADATA, value)
     out.follow_up(f"syncline artifacts prepare {tag}", "verifies it")
     return Answer(value)
@@ -73,33 +82,33 @@ def _file(artifact: Artifact) -> str:
 
 
 def _digests(folder: Folder) -> dict[str, str]:
-    """Return the digests of files as they were when they were downloaded."""
+    """Return the digests of files at the time of their download."""
     try:
         return {each["file"]: each["digest"] for each in folder.read(METADATA, "download")["artifacts"]}
     except (SynclineError, KeyError, TypeError):
-        return {}  # there is no record, or none that can be read: then only GitHub tells
+        return {}  # without a readable record, only GitHub's digests count
 
 
 def _whole(folder: Folder, artifact: Artifact, before: dict[str, str]) -> str | None:
-    """Return the digest of an artifact's file on disk if it is the one that GitHub tells, or that it had at first."""
+    """Return the digest of an artifact's file if it equals GitHub's, or the one at the time of the download."""
     digest = artifact.digest or before.get(_file(artifact))
     return digest if digest is not None and folder.digest(_file(artifact)) == digest else None
 
 
 def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -> Answer:
-    """``prepare``: verify every expected image in what was downloaded, and write the plan of what goes where."""
+    """``prepare``: verify every expected image in the downloads, and write the plan of their destinations."""
     folder = Folder.of(downloads, tag)
     if clean:
         folder.forget_plan()
     about = folder.read(METADATA, f"syncline artifacts download {tag}")
     images: list[dict[str, Any]] = []
     for entry in about["images"]:
-        place = Place(entry["image"], entry["repository"], entry["tag"])
-        found = _found(setup, folder, about, place, tag)
-        image = examined(found.open(None), found.where, _wanted(setup, place, tag))
-        target = {"image": place.image, "repository": place.repository, "tag": place.tag}
+        destination = Destination(entry["image"], entry["repository"], entry["tag"])
+        found = _found(setup, folder, about, destination, tag)
+        image = examine(found.open(None), found.where, _wanted(setup, destination, tag))
+        target = {"image": destination.image, "repository": destination.repository, "tag": destination.tag}
         images.append({**target, "archive": found.where, "config": image.fingerprint, "layers": list(image.layers)})
-        out.line(f"{place.image}: {image.fingerprint[:19]}, {len(image.layers)} layers → {place}")
+        out.line(f"{destination.image}: {image.fingerprint[:19]}, {len(image.layers)} layers → {destination}")
     plan = {"image_tag": tag, "registry": setup.target.registry.host, "images": images}
     folder.write(PLAN, plan)
     out.follow_up(f"syncline artifacts push {tag}", "brings them to the registry")
@@ -108,7 +117,7 @@ def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -
 
 @dataclass(frozen=True, slots=True)
 class Pushing:
-    """How ``push`` goes about it."""
+    """The options of ``push``."""
 
     force: bool = False
     aliases: tuple[str, ...] = ()
@@ -116,19 +125,19 @@ class Pushing:
 
 
 def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Answer:
-    """``push``: bring what was prepared to the registry; a tag that is there is replaced only if forced."""
+    """``push``: push the prepared images to the registry; an existing tag is replaced only with ``--force``."""
     folder = Folder.of(downloads, tag)
     about = folder.read(METADATA, f"syncline artifacts download {tag}")
     plan = folder.read(PLAN, f"syncline artifacts prepare {tag}")
     known = KnownLayers(setup.memory, setup.target.registry)
 
     def one(entry: dict[str, Any]) -> dict[str, Any]:
-        place = Place(entry["image"], _moved(setup, entry["repository"]), entry["tag"])
+        destination = Destination(entry["image"], _moved(setup, entry["repository"]), entry["tag"])
         try:
-            return {"target": str(place), **_push(setup, known, folder, about, place, entry, how)}
+            return {"target": str(destination), **_push(setup, known, folder, about, destination, entry, how)}
         except SynclineError as error:
             outcome = "conflict" if error.code.name == "TAG_DIFFERS" else "failed"
-            return {"target": str(place), "outcome": outcome, "code": error.code.name, "reason": error.what}
+            return {"target": str(destination), "outcome": outcome, "code": error.code.name, "reason": error.what}
 
     results = []
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push") as pool:
@@ -139,52 +148,54 @@ def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Ans
     return Answer({"image_tag": tag, "images": results}, SOME_FAILED if failed else 0)
 
 
-def _push(  # noqa: PLR0913, PLR0917 - each is a fact of the push
+def _push(  # noqa: PLR0913, PLR0917 - each is needed
     setup: Setup,
     known: KnownLayers,
     folder: Folder,
     about: dict[str, Any],
-    place: Place,
+    destination: Destination,
     entry: dict[str, Any],
     how: Pushing,
 ) -> dict[str, Any]:
     registry = setup.target.registry
-    present, same = registry.manifest_digest(place.repository, place.tag), False
+    present, same = registry.manifest_digest(destination.repository, destination.tag), False
     if present is not None and not how.force:
-        manifest = registry.manifest(place.repository, place.tag)
+        manifest = registry.manifest(destination.repository, destination.tag)
         same = fingerprint_of(manifest) == entry["config"]
-        if same and is_whole(registry, place.repository, place.tag):
+        if same and is_complete(registry, destination.repository, destination.tag):
             return {"outcome": "skipped", "digest": present}
-        # The digest of an index may change on its way, so only pushing it once more tells.
+        # The digest of an index may change in the push, so it is compared after pushing again.
         if not same and not manifest.is_index:
-            raise _differs(place, fingerprint_of(manifest), entry["config"])
+            raise _differs(destination, fingerprint_of(manifest), entry["config"])
     tag = str(about["image_tag"])
-    found = _found(setup, folder, about, place, tag)
-    pushing = Push(registry, place.repository, known, _FOR_EVER)
-    written = pushing.image(found.open, found.where, _wanted(setup, place, tag), Progress())
+    found = _found(setup, folder, about, destination, tag)
+    pushing = ImagePusher(registry, destination.repository, known, _FOR_EVER)
+    written = pushing.push(found.open, found.where, _wanted(setup, destination, tag), ImageProgress())
     assert written is not None, "there is all the time in the world"
     if written.saved != entry["config"]:
         raise SynclineError("ARCHIVE_INVALID", f"{found.where} is no longer what was prepared; prepare it again")
     if present == written.manifest.digest and not how.force:
         return {"outcome": "skipped", "digest": present}
     if present is not None and not same and not how.force:
-        raise _differs(place, present, written.manifest.digest)
-    check_parts(registry, place.repository, written.manifest)
-    registry.put_tag(place.repository, place.tag, written.manifest, present, overwrite=how.force)
+        raise _differs(destination, present, written.manifest.digest)
+    check_parts(registry, destination.repository, written.manifest)
+    registry.put_tag(destination.repository, destination.tag, written.manifest, present, overwrite=how.force)
     for alias in how.aliases:
-        registry.put_manifest(place.repository, alias, written.manifest)
-    _verify(registry, [Item(place.repository, name, written.fingerprint) for name in (place.tag, *how.aliases)])
+        registry.put_manifest(destination.repository, alias, written.manifest)
+    _verify(
+        registry, [Item(destination.repository, name, written.fingerprint) for name in (destination.tag, *how.aliases)]
+    )
     return {"outcome": "moved", "digest": written.manifest.digest, "config": written.fingerprint, "bytes": pushing.sent}
 
 
 def _verify(registry: Registry, items: list[Item]) -> None:
-    for answer in proved(registry, items, _FOR_EVER):
+    for answer in verify_items(registry, items, _FOR_EVER):
         if isinstance(answer, Failure):
             raise answer.error
 
 
-def _differs(place: Place, present: str, wanted: str) -> SynclineError:
-    return SynclineError("TAG_DIFFERS", f"{place} is the image {present}, not {wanted}; `--force` replaces it")
+def _differs(destination: Destination, present: str, wanted: str) -> SynclineError:
+    return SynclineError("TAG_DIFFERS", f"{destination} is the image {present}, not {wanted}; `--force` replaces it")
 
 
 def _tell(out: Out, result: dict[str, Any], *, verbose: bool) -> None:
@@ -195,7 +206,7 @@ def _tell(out: Out, result: dict[str, Any], *, verbose: bool) -> None:
 
 
 def clean(out: Out, tag: str, downloads: Path) -> Answer:
-    """``clean``: remove what was downloaded for an image tag, and what was made of it."""
+    """``clean``: remove the downloads and the plan of an image tag."""
     folder = Folder.of(downloads, tag)
     removed = folder.remove()
     out.line(f"{folder} {'is removed' if removed else 'was not there'}")
@@ -203,7 +214,7 @@ def clean(out: Out, tag: str, downloads: Path) -> Answer:
 
 
 def retag(setup: Setup, out: Out, source: str, destination: str) -> Answer:
-    """``retag``: put the manifest of one tag under another, of the same repository; no layer moves."""
+    """``retag``: put the manifest of one tag under another tag of the same repository, without copying layers."""
     registry = setup.target.registry
     (repository, tag), (other, alias) = (_reference(setup, text) for text in (source, destination))
     if repository != other:
@@ -217,7 +228,7 @@ def retag(setup: Setup, out: Out, source: str, destination: str) -> Answer:
 
 
 def _reference(setup: Setup, text: str) -> tuple[str, str]:
-    """Repository and tag of ``x86/app:tag``, below the project unless it begins with it."""
+    """Return the repository and tag of ``x86/app:tag``, adding the project if it is missing."""
     name, colon, tag = text.removeprefix(f"{setup.target.registry.host}/").rpartition(":")
     if not colon:
         raise SynclineError("USAGE", f"{text!r} has no tag; write repository:tag")
@@ -227,7 +238,7 @@ def _reference(setup: Setup, text: str) -> tuple[str, str]:
 
 
 def _moved(setup: Setup, repository: str) -> str:
-    """A repository of the plan, below the project that is meant now (``--registry-project``)."""
+    """Return a repository of the plan, below the current project (``--registry-project``)."""
     project = setup.sync.target.project
     if repository.startswith(f"{project}/"):
         return repository
@@ -237,11 +248,11 @@ def _moved(setup: Setup, repository: str) -> str:
     return repository
 
 
-def _found(setup: Setup, folder: Folder, about: dict[str, Any], place: Place, tag: str) -> Found:
+def _found(setup: Setup, folder: Folder, about: dict[str, Any], destination: Destination, tag: str) -> ImageArchive:
     files = [LocalFile(folder, Path(str(entry["file"])).name) for entry in about["artifacts"]]
-    return find(files, setup.sync.build, place.image, tag)
+    return find_archive(files, setup.sync.build, destination.image, tag)
 
 
-def _wanted(setup: Setup, place: Place, tag: str) -> Wanted:
+def _wanted(setup: Setup, destination: Destination, tag: str) -> WantedImage:
     rules = setup.sync.build
-    return Wanted(place.image, tag, lambda name: rules.is_archive(name, place.image, tag))
+    return WantedImage(destination.image, tag, lambda name: rules.is_archive(name, destination.image, tag))

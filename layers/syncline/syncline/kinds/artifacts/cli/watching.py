@@ -1,4 +1,4 @@
-"""``daemon``: look, move, prove, and look again, streamed, in this process: the steps of the functions without queues."""
+"""``daemon``: the steps of the functions in one process, repeatedly and without queues: discover, transfer, verify."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AT_ONCE: Final = 2
 def daemon(
     setup: Setup, out: Out, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep
 ) -> Answer:
-    """Keep the registry up to date, looking every ``interval`` seconds; once only, its answer is that of the look."""
+    """Keep the registry up to date with a scan every ``interval`` seconds; with ``once``, return the result of one scan."""
     known: set[tuple[str, str, str | None, str | None]] = set()
     kind = Artifacts(setup.sync, setup.github, setup.target, setup.http, memory=setup.memory, now=time.time)
     while True:
@@ -33,11 +33,11 @@ def daemon(
         except SynclineError as error:
             if once or not error.retried:
                 raise
-            # Nothing was seen, so there is nothing to count; what is known stays known.
+            # The scan failed, so nothing is counted and known failures stay.
             out.line(f"{time.strftime('%H:%M:%S')}  {error}", "red")
             sleep(interval)
             continue
-        # An image that fails is told in full once, and counted as long as it fails.
+        # The failure of an image is reported in full once, and counted while it lasts.
         new = [result for result in results if _key(result) not in known]
         known = {_key(result) for result in results if result.outcome is Outcome.FAILED}
         for result in new:
@@ -57,7 +57,7 @@ def daemon(
 
 
 def look(kind: Artifacts) -> list[Result]:
-    """One look, and all that follows from it; how each image ended."""
+    """Scan once and process the items; return the outcome of each image."""
     results: list[Result] = []
     items: list[Item] = []
     for page in kind.discover(EVERYTHING, None, _FOR_EVER):
@@ -93,7 +93,7 @@ def _tried(kind: Artifacts, item: Item) -> Result | Failure:
                 return Failure(item, proof.error)
             source, sent = answer.item.source, answer.moved_bytes if isinstance(answer, Completed) else 0
             return Result(item.group, item.name, Outcome.MOVED, source, source, sent)
-    raise AssertionError  # every item has an answer
+    raise AssertionError  # every item has an outcome
 
 
 def _failed(failure: Failure) -> Result:

@@ -1,4 +1,4 @@
-"""What a build says of itself, told from all that only looks like it; and where its images go, both ways."""
+"""Metadata blocks in logs, the mapping of images to repositories and back, and webhooks."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def lines(values: dict[str, str] = VALUES, before: str = AT) -> str:
 
 
 class TestBlocks:
-    def test_as_a_log_has_it(self) -> None:
+    def test_block_in_a_log(self) -> None:
         assert found("\ufeff" + lines()) == [VALUES]
 
-    def test_a_log_without_times_begins_with_a_byte_order_mark(self) -> None:
+    def test_log_without_times_and_with_byte_order_mark(self) -> None:
         assert found("\ufeff" + lines(before="")) == [VALUES]
 
-    def test_with_colours_and_indented(self) -> None:
+    def test_colours_and_indentation(self) -> None:
         assert found(lines({f"\x1b[36;1m  {key}": f"\x1b[0;32m{value}\x1b[0m" for key, value in VALUES.items()})) == [
             VALUES
         ]
@@ -56,31 +56,31 @@ class TestBlocks:
     def test_windows_line_ends(self) -> None:
         assert found(lines().replace("\n", "\r\n")) == [VALUES]
 
-    def test_the_script_that_makes_it_is_not_it(self) -> None:
+    def test_script_is_not_a_block(self) -> None:
         script = "".join(f"{AT}\x1b[36;1m{key}: $VALUE\x1b[0m\n" for key in VALUES)
         echoed = f"{AT}##[group]Run cat <<END\n{lines(dict.fromkeys(VALUES, 'fixed'))}{AT}##[endgroup]\n"
         assert found(script + echoed + lines()) == [VALUES]
 
     @pytest.mark.parametrize("value", ["${TAG}", "$TAG", "$(make tag)", "`make tag`", "${{ inputs.tag }}", ""])
-    def test_variables_are_no_values(self, value: str) -> None:
+    def test_variables_are_not_values(self, value: str) -> None:
         assert found(lines({**VALUES, "Image tag": value})) == []
 
-    def test_empty_lines_a_trace_and_unknown_keys_between_its_lines(self) -> None:
+    def test_empty_lines_trace_and_unknown_keys_within_a_block(self) -> None:
         between = f"{AT}\n{AT}+ echo 'Image tag: app-0'\n{AT}Runner : large\n"
         assert found(between.join(lines({key: value}) for key, value in VALUES.items())) == [VALUES]
 
     @pytest.mark.parametrize(("number", "is_block"), [(10, True), (11, False)])
-    def test_ten_lines_may_stand_between_two_of_it(self, number: int, *, is_block: bool) -> None:
+    def test_ten_lines_between_two_lines_of_a_block(self, number: int, *, is_block: bool) -> None:
         between = f"{AT}Runner: large\n" * number
         text = between.join(lines({key: value}) for key, value in VALUES.items())
         assert found(text) == ([VALUES] if is_block else [])
         assert found(f"{AT}Runner: large\n" * 30 + lines()) == [VALUES]
 
-    def test_other_output_between_its_lines(self) -> None:
+    def test_other_output_ends_a_block(self) -> None:
         between = f"{AT}#12 DONE 0.3s\n"
         assert found(between.join(lines({key: value}) for key, value in VALUES.items())) == []
 
-    def test_two_keys_far_apart_are_no_block(self) -> None:
+    def test_distant_keys_are_not_a_block(self) -> None:
         far = f"{AT}something else\n" * 30
         assert found(far.join(lines({key: value}) for key, value in VALUES.items())) == []
 
@@ -95,7 +95,7 @@ class TestBlocks:
         ids=["nothing", "another key", "other output", "another step"],
     )
     @pytest.mark.parametrize("before", [True, False])
-    def test_a_stray_line_beside_it(self, between: str, *, before: bool) -> None:
+    def test_stray_line_beside_a_block(self, between: str, *, before: bool) -> None:
         stray, own = lines({"Image tag": "app-0"}), dict(reversed(VALUES.items()))
         if between:  # else nothing tells which of the two tags is the block's
             text = stray + between + lines(own) if before else lines(own) + between + stray
@@ -104,28 +104,28 @@ class TestBlocks:
         text = stray + between + lines(middle) if before else lines(middle) + between + stray
         assert found(text) == [middle]
 
-    def test_a_line_printed_twice_counts_once(self) -> None:
+    def test_repeated_line_counts_once(self) -> None:
         twice = "".join(line * 2 for line in lines().splitlines(keepends=True))
         assert found(twice) == [VALUES]
         assert found(lines() + lines()) == [VALUES, VALUES]
 
-    def test_a_stray_line_is_no_part_of_what_has_no_such_line(self) -> None:
+    def test_stray_line_is_not_added_to_a_block(self) -> None:
         rest = {"Target platform": "linux/amd64", "Commit": "12345678"}
         assert found(lines({"Image tag": "app-0"}) + f"{AT}Pulling from team/app\n" + lines(rest)) == []
 
-    def test_lines_that_can_be_read_in_two_ways(self) -> None:
-        """Both readings count, so that the run is refused where they differ."""
+    def test_ambiguous_lines(self) -> None:
+        """Both readings count, so that the run is refused if they differ."""
         first, second = {"Image tag": "app-1", "Commit": "1"}, {"Image tag": "app-2", "Commit": "1"}
         assert found(lines(first) + lines({"Image tag": "app-2"})) == [first, second]
 
-    def test_one_behind_the_other(self) -> None:
+    def test_consecutive_blocks(self) -> None:
         other = {**VALUES, "Image tag": "app-2"}
         assert found(lines() + lines(other)) == [VALUES, other]
 
-    def test_a_part_of_one(self) -> None:
+    def test_incomplete_block(self) -> None:
         assert found(lines({"Image tag": "app-1"})) == []
 
-    def test_a_line_of_any_length_takes_no_memory(self) -> None:
+    def test_long_line_takes_bounded_memory(self) -> None:
         chunks = [b"x" * (1 << 20)] * 20
         assert sum(map(len, lines_of(chunks))) <= 1 << 17
 
@@ -142,14 +142,14 @@ def code_and_words(*blocks: dict[str, str], rules: Metadata = RULES) -> tuple[st
     return error.value.code.name, error.value.what
 
 
-class TestTheOneBlock:
-    def test_twice_the_same(self) -> None:
+class TestBlockOfARun:
+    def test_repeated_block(self) -> None:
         assert block_of([VALUES, dict(VALUES)], RULES, BEGAN, ENDED, "logs") == VALUES
 
     def test_none(self) -> None:
         assert code_and_words() == ("METADATA_INVALID", "the logs of run 7 have no block with Image tag, Commit")
 
-    def test_two_that_differ(self) -> None:
+    def test_differing_blocks(self) -> None:
         code, words = code_and_words(VALUES, {**VALUES, "Image tag": "app-2"})
         assert (code, "app-1, app-2" in words) == ("METADATA_INVALID", True)
 
@@ -169,7 +169,7 @@ class TestTheOneBlock:
             ("some day", False),
         ],
     )
-    def test_of_another_build_by_its_time(self, at: str, *, own: bool) -> None:
+    def test_time_of_another_build(self, at: str, *, own: bool) -> None:
         rules = RULES.model_copy(update={"time": "Generated at"})
         block = {**VALUES, "Generated at": at}
         if own:
@@ -178,17 +178,17 @@ class TestTheOneBlock:
             assert code_and_words(block, rules=rules)[0] == "METADATA_INVALID"
             assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
-    def test_of_another_build_by_its_tag(self) -> None:
+    def test_tag_of_another_build(self) -> None:
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Target platform}")})
         own = {**VALUES, "Image tag": "app-1234-linux-amd64"}
         assert block_of([VALUES, own], rules, BEGAN, ENDED, "logs") == own
         assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
-    def test_a_block_without_what_the_check_needs_is_of_another_build(self) -> None:
+    def test_block_without_the_keys_of_the_check(self) -> None:
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Branch}")})
         assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
-    def test_the_check_reads_tags_as_builds_write_them(self) -> None:
+    def test_check_normalizes_tags(self) -> None:
         """Builds make tags of refs in lower case, every other character and a line's end becoming ``-``."""
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.6}-{Target platform}")})
         own = {**VALUES, "Commit": "Main", "Image tag": "app-main--linux-amd64"}
@@ -197,7 +197,7 @@ class TestTheOneBlock:
         assert code_and_words(other, rules=rules)[0] == "METADATA_INVALID"
 
 
-class TestTheExample:
+class TestExample:
     """Its rules against the block that its workflow prints, with a stray line in another step of the same job."""
 
     BLOCK: Final = {
@@ -220,7 +220,7 @@ class TestTheExample:
         return block_of(found(text, rules), rules, BEGAN, ENDED, "logs")
 
     @pytest.mark.parametrize("between", ["", f"{AT}#12 DONE 0.3s\n", f"{AT}Digest: sha256:12\n"])
-    def test_a_stray_line_in_front(self, between: str) -> None:
+    def test_stray_line_before_the_block(self, between: str) -> None:
         stray = f"{AT}Image tag: presto-old-velox-old-linux-amd64\n"
         assert self.read(stray + between + lines(self.BLOCK)) == self.BLOCK
 
@@ -228,7 +228,7 @@ class TestTheExample:
         ("key", "value"),
         [("Generated at", "2025-01-06T16:49:51Z"), ("Image tag", "presto-other-velox-0123456789ab-linux-amd64")],
     )
-    def test_the_block_of_another_build(self, key: str, value: str) -> None:
+    def test_block_of_another_build(self, key: str, value: str) -> None:
         with pytest.raises(SynclineError) as error:
             self.read(lines({**self.BLOCK, key: value}))
         assert error.value.code.name == "METADATA_INVALID"
@@ -239,7 +239,7 @@ class TestMapping:
     BUILD: Build = example().build
 
     @pytest.mark.parametrize(
-        ("tag", "place"),
+        ("tag", "destination"),
         [
             ("presto-1-velox-2-linux-amd64", ("x86/presto-coordinator", "presto-1-velox-2")),
             ("presto-1-velox-2-linux-arm64", ("arm/presto-coordinator", "presto-1-velox-2")),
@@ -251,28 +251,28 @@ class TestMapping:
             ("a\n-linux-amd64", None),
         ],
     )
-    def test_there(self, tag: str, place: tuple[str, str] | None) -> None:
-        assert self.BUILD.place("presto-coordinator", tag) == place
+    def test_there(self, tag: str, destination: tuple[str, str] | None) -> None:
+        assert self.BUILD.destination("presto-coordinator", tag) == destination
 
     @given(tag=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,40}", fullmatch=True), arm=st.booleans())
     def test_and_back(self, tag: str, *, arm: bool) -> None:
         name = f"{tag}-linux-{'arm64' if arm else 'amd64'}"
-        there = self.BUILD.place("presto-java-worker", name)
+        there = self.BUILD.destination("presto-java-worker", name)
         assert there is not None
         assert self.BUILD.origin(*there) == ("presto-java-worker", name)
 
     @pytest.mark.parametrize(
         "repository", ["x86/other", "presto-coordinator", "x86/presto-coordinator/more", "mips/presto-coordinator"]
     )
-    def test_what_no_build_made(self, repository: str) -> None:
+    def test_tag_of_no_build(self, repository: str) -> None:
         assert self.BUILD.origin(repository, "presto-1") is None
 
-    def test_images_by_the_block(self) -> None:
+    def test_images_of_a_block(self) -> None:
         said = {"Build native CPU": "True", "Build native GPU": "false", "Build Java worker": "true"}
         assert self.BUILD.expected(said) == ("presto-coordinator", "presto-java-worker", "presto-native-worker-cpu")
         assert self.BUILD.expected({}) == ("presto-coordinator",)
 
-    def test_archives_by_their_names(self) -> None:
+    def test_archive_names(self) -> None:
         is_archive = self.BUILD.is_archive
         assert is_archive("presto-coordinator-t1.tar.gz", "presto-coordinator", "t1")
         assert is_archive("out/presto-coordinator-t1.tar", "presto-coordinator", "t1")
@@ -281,12 +281,12 @@ class TestMapping:
 
 
 @pytest.mark.parametrize("text", ["", "{", "a}", "{}", "{a.b}", "{a!r}", "{a:10}", "{0}", "{" + "a" * 300 + "}"])
-def test_templates_that_are_none(text: str) -> None:
+def test_invalid_templates(text: str) -> None:
     with pytest.raises(ValueError, match=r"brace|empty"):
         Template(text)
 
 
-def test_problems_are_told_with_their_place() -> None:
+def test_problems_have_a_location() -> None:
     values = example().model_dump(mode="json")
     values["build"]["metadata"]["tag"] = "Tag"
     values["build"]["images"][1]["when"] = {"Absent": "true"}
@@ -296,7 +296,7 @@ def test_problems_are_told_with_their_place() -> None:
     assert paths == {"build.metadata.tag", "build.images.1.when", "build.mapping.0.to"}
 
 
-def test_two_syncs_that_write_one_project_are_found() -> None:
+def test_two_syncs_of_one_project() -> None:
     one = example()
     reach = one.model_copy(update={"name": "other"}).reaches()[0]
     assert reach.common_with(one.reaches()[0]) is not None
@@ -307,7 +307,7 @@ def test_two_syncs_that_write_one_project_are_found() -> None:
 class TestWebhooks:
     SOURCE = example().source.model_copy(update={"repository": "octo-org/octo-repo", "workflow": "test.yml"})
 
-    def test_githubs_own_examples(self) -> None:
+    def test_example_deliveries_of_github(self) -> None:
         assert [runs_in(body, self.SOURCE) for body in EXAMPLES] == [(), ("run:289782451",), ("run:289782451",), (), ()]
 
     @pytest.mark.parametrize(
@@ -320,7 +320,7 @@ class TestWebhooks:
             ({"conclusion": "failure"}, ()),
         ],
     )
-    def test_the_run_itself_says_what_it_is(self, change: dict[str, Any], groups: tuple[str, ...]) -> None:
+    def test_path_in_the_run_has_priority(self, change: dict[str, Any], groups: tuple[str, ...]) -> None:
         body = json.loads(json.dumps(EXAMPLES[1]))
         body["workflow_run"] |= change
         assert runs_in(body, self.SOURCE) == groups
@@ -330,10 +330,10 @@ class TestWebhooks:
         "change",
         [{"repository": "octo-org/other"}, {"workflow": "other.yml"}, {"workflow": ".github/workflows/tests.yml"}],
     )
-    def test_of_others(self, change: dict[str, str]) -> None:
+    def test_runs_of_other_sources(self, change: dict[str, str]) -> None:
         assert [runs_in(body, self.SOURCE.model_copy(update=change)) for body in EXAMPLES] == [()] * 5
 
-    def test_a_ping_and_other_events(self) -> None:
+    def test_ping_and_other_events(self) -> None:
         assert runs_in({"zen": "Speak like a human.", "hook_id": 1}, self.SOURCE) == ()
         assert (
             runs_in({"action": "opened", "repository": {"full_name": "octo-org/octo-repo"}, "issue": {}}, self.SOURCE)
@@ -352,13 +352,13 @@ class TestWebhooks:
             {"repository": {}, "workflow_run": 1},
         ],
     )
-    def test_what_is_no_delivery(self, body: Any) -> None:
+    def test_invalid_deliveries(self, body: Any) -> None:
         with pytest.raises(SynclineError) as error:
             runs_in(body, self.SOURCE)
         assert error.value.code.name == "MESSAGE_INVALID"
 
     @pytest.mark.parametrize("number", ["1", True, 0, -1, None, 1.5])
-    def test_a_run_whose_number_is_none(self, number: Any) -> None:
+    def test_invalid_run_id(self, number: Any) -> None:
         body = json.loads(json.dumps(EXAMPLES[1]))
         body["workflow_run"]["id"] = number
         with pytest.raises(SynclineError) as error:

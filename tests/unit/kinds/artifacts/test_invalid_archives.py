@@ -1,4 +1,4 @@
-"""Archives that are damaged, that lie, or that hold what no image's has: one error with its code, nothing tagged."""
+"""Damaged, contradicting or hostile archives: one error with its code, and nothing is tagged."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import Feed, Limits, Windowed, invalid
-from syncline.kinds.artifacts.archive.tars import Tar
-from syncline.kinds.artifacts.archive.unpacking import unpacked
-from syncline.kinds.artifacts.archive.zips import Zip
-from syncline.kinds.artifacts.examine import examined
-from syncline.kinds.artifacts.reading import Wanted
+from syncline.kinds.artifacts.archive.decompress import decompressed
+from syncline.kinds.artifacts.archive.streams import ArchiveLimits, ChunkReader, WindowedSource, invalid
+from syncline.kinds.artifacts.archive.tar import TarReader
+from syncline.kinds.artifacts.archive.zip import ZipArchive
+from syncline.kinds.artifacts.examine import examine
+from syncline.kinds.artifacts.read_archive import WantedImage
 from tests.standins import saved
 from tests.unit.kinds.artifacts.conftest import Held, Pushing
 
 IMAGE = saved.Image([saved.layer({"a": b"one" * 1000}), saved.layer({"b": b"two"})])
-WANTED = Wanted("app", "v1")
+WANTED = WantedImage("app", "v1")
 LARGE = random.Random(5).randbytes(9 << 20)
-SMALL = Limits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
+SMALL = ArchiveLimits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
 
 
 def code_of(raises: Callable[[], object]) -> str:
@@ -50,8 +50,8 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
     return buffer.getvalue()
 
 
-def read(data: bytes, limits: Limits = SMALL) -> dict[str, bytes]:
-    archive = Zip(Held(data), limits)
+def read(data: bytes, limits: ArchiveLimits = SMALL) -> dict[str, bytes]:
+    archive = ZipArchive(Held(data), limits)
     return {entry.name: b"".join(archive.open(entry)) for entry in archive.entries}
 
 
@@ -59,7 +59,7 @@ FILES = {"a.tar": b"one" * 10_000, "empty": b"", "ä.tar": b"two"}
 
 
 def tried(read_: Callable[[], object]) -> tuple[object, str]:
-    """What reading came to, or the code of its failure."""
+    """Return the result of reading, or the code of its error."""
     try:
         return read_(), ""
     except SynclineError as error:
@@ -68,7 +68,7 @@ def tried(read_: Callable[[], object]) -> tuple[object, str]:
 
 @dataclass(frozen=True)
 class Asked(Held):
-    """A source that notes what is asked of it."""
+    """A source that records the requested ranges."""
 
     asked: list[tuple[int, int]] = field(default_factory=list)
 
@@ -80,23 +80,23 @@ class Asked(Held):
 
 
 class TestWindows:
-    def test_many_small_files_are_read_at_once(self) -> None:
+    def test_small_files_are_read_together(self) -> None:
         files = {f"build/{number}_Step.txt": b"a step's log\n" * 20 for number in range(200)}
         source = Asked(zipped(files))
-        archive = Zip(Windowed(source))
+        archive = ZipArchive(WindowedSource(source))
         assert {entry.name: b"".join(archive.open(entry)) for entry in archive.entries} == files
         assert source.asked == [(0, source.size)]
 
     @given(ranges=st.lists(st.tuples(st.integers(0, 9 << 20), st.integers(0, 9 << 20)), max_size=6))
-    def test_any_ranges_of_a_large_one(self, ranges: list[tuple[int, int]]) -> None:
+    def test_any_ranges_of_a_large_source(self, ranges: list[tuple[int, int]]) -> None:
         source = Asked(LARGE)
-        windowed = Windowed(source)
+        windowed = WindowedSource(source)
         for start, end in map(sorted, ranges):
             with windowed.open(start, end) as chunks:
                 assert b"".join(chunks) == LARGE[start:end]
         assert all(end - start <= 4 << 20 for start, end in source.asked)
 
-    def test_a_source_that_is_shorter_than_it_says(self) -> None:
+    def test_source_shorter_than_its_size(self) -> None:
         class Short(Held):
             size = 100
 
@@ -104,15 +104,15 @@ class TestWindows:
             def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
                 yield iter([self.data[start:end]])
 
-        assert code_of(lambda: Zip(Windowed(Short(b"PK")))) == "ARCHIVE_INVALID"
+        assert code_of(lambda: ZipArchive(WindowedSource(Short(b"PK")))) == "ARCHIVE_INVALID"
 
 
 class TestZip:
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
-    def test_what_is_in_it(self, method: int) -> None:
+    def test_content(self, method: int) -> None:
         assert read(zipped(FILES, method)) == FILES
 
-    def test_written_as_a_stream(self) -> None:
+    def test_zip_written_as_a_stream(self) -> None:
         """As upload-artifact writes it: sizes and checksum stand behind each member."""
 
         class Unseekable(io.BytesIO):
@@ -134,14 +134,14 @@ class TestZip:
             member.write(b"one")
         assert read(buffer.getvalue()) == {"a.tar": b"one"}
 
-    def test_zip64_in_its_directory(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_zip64_directory(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 100)
         files = {f"{number}.tar": b"x" * 300 for number in range(3)}
         data = zipped(files, zipfile.ZIP_STORED)
         assert b"PK\x06\x06" in data
         assert read(data) == files
 
-    def test_a_comment_that_looks_like_an_end(self) -> None:
+    def test_comment_that_looks_like_an_end_record(self) -> None:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("a.tar", b"one")
@@ -149,15 +149,15 @@ class TestZip:
         assert read(buffer.getvalue()) == {"a.tar": b"one"}
 
     @pytest.mark.parametrize("cut", [1, 10, 22, 60, 200])
-    def test_cut_short(self, cut: int) -> None:
+    def test_truncated(self, cut: int) -> None:
         data = zipped(FILES)
         assert code_of(lambda: read(data[:-cut])) == "ARCHIVE_INVALID"
 
     @pytest.mark.parametrize("name", ["../a.tar", "/a.tar", "a/../../b", "..\\a", "C:\\a", "C:a"])
-    def test_names_that_lead_out(self, name: str) -> None:
+    def test_names_outside_the_archive(self, name: str) -> None:
         assert code_of(lambda: read(zipped({name: b"one"}))) == "ARCHIVE_REFUSED"
 
-    def test_two_members_of_one_name(self) -> None:
+    def test_duplicate_members(self) -> None:
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("a.tar", b"one")
@@ -165,7 +165,7 @@ class TestZip:
                 archive.writestr("a.tar", b"two")
         assert code_of(lambda: read(buffer.getvalue())) == "ARCHIVE_REFUSED"
 
-    def test_members_that_lie_over_one_another(self) -> None:
+    def test_overlapping_members(self) -> None:
         """A small file with a directory of many members, all of them the same bytes: a bomb without recursion."""
         data = bytearray(zipped({"a.tar": b"x" * 1000, "b.tar": b"y" * 1000}, zipfile.ZIP_STORED))
         second = data.rfind(b"PK\x01\x02")
@@ -184,13 +184,13 @@ class TestZip:
             (20, struct.pack("<L", 0xFFFFFFF0)),
         ],
     )
-    def test_a_directory_that_lies(self, at: int, value: bytes) -> None:
+    def test_wrong_directory(self, at: int, value: bytes) -> None:
         data = bytearray(zipped({"a.tar": bytes(range(256)) * 40}))
         start = data.rfind(b"PK\x01\x02")
         data[start + at : start + at + len(value)] = value
         assert code_of(lambda: read(bytes(data))) in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
 
-    def test_what_is_packed_in_ways_that_nobody_uses(self) -> None:
+    def test_unsupported_methods(self) -> None:
         assert code_of(lambda: read(zipped({"a": b"one" * 100}, zipfile.ZIP_BZIP2))) == "ARCHIVE_REFUSED"
 
     def test_encrypted(self) -> None:
@@ -198,14 +198,14 @@ class TestZip:
         data[data.rfind(b"PK\x01\x02") + 8] |= 1
         assert code_of(lambda: read(bytes(data))) == "ARCHIVE_REFUSED"
 
-    def test_a_bomb_takes_neither_memory_nor_time(self) -> None:
+    def test_bomb_takes_neither_memory_nor_time(self) -> None:
         data = zipped({"a.tar": bytes(1 << 26)})
         tracemalloc.start()
         assert code_of(lambda: read(data, replace(SMALL, size=1 << 40))) == "ARCHIVE_REFUSED"
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
         tracemalloc.stop()
 
-    def test_a_bomb_whose_directory_says_little(self) -> None:
+    def test_bomb_with_small_sizes_in_the_directory(self) -> None:
         data = bytearray(zipped({"a.tar": bytes(1 << 26)}))
         start = data.rfind(b"PK\x01\x02")
         data[start + 24 : start + 28] = struct.pack("<L", 1000)
@@ -222,15 +222,15 @@ class TestZip:
 
     @given(at=st.integers(0, 10**6), value=st.integers(0, 255))
     @settings(max_examples=300)
-    def test_any_byte_changed_is_noticed_or_does_not_matter(self, at: int, value: int) -> None:
+    def test_any_changed_byte_is_detected_or_harmless(self, at: int, value: int) -> None:
         data = bytearray(zipped({"a.tar": b"content " * 20}))
         data[at % len(data)] = value
         found, code = tried(lambda: list(read(bytes(data)).values()))
         assert found in ([b"content " * 20], []) if not code else code in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
 
 
-def members(data: bytes, limits: Limits = SMALL) -> dict[str, bytes]:
-    archive = Tar([data], "archive", limits)
+def members(data: bytes, limits: ArchiveLimits = SMALL) -> dict[str, bytes]:
+    archive = TarReader([data], "archive", limits)
     return {member.name: b"".join(archive.content()) or member.link.encode() for member in archive}
 
 
@@ -252,24 +252,24 @@ class TestTar:
     def test_any_sizes_in_any_chunks(self, sizes: list[int], chunk: int) -> None:
         files = {f"{number}": bytes([number]) * size for number, size in enumerate(sizes)}
         data = saved.tar(files.items())
-        archive = Tar((data[at : at + chunk] for at in range(0, len(data), chunk)), "archive")
+        archive = TarReader((data[at : at + chunk] for at in range(0, len(data), chunk)), "archive")
         assert {member.name: b"".join(archive.content()) for member in archive} == files
 
     @pytest.mark.parametrize("name", ["../a", "/etc/passwd", "a/../../b", "a/../b", "a\\b"])
-    def test_names_that_lead_out(self, name: str) -> None:
+    def test_names_outside_the_archive(self, name: str) -> None:
         assert code_of(lambda: members(saved.tar([(name, b"x")]))) == "ARCHIVE_REFUSED"
 
     @pytest.mark.parametrize("target", ["../../a", "/etc/passwd", "../.."])
     @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE])
-    def test_links_that_lead_out(self, target: str, kind: bytes) -> None:
+    def test_links_outside_the_archive(self, target: str, kind: bytes) -> None:
         assert code_of(lambda: members(saved.tar([("a/b", saved.link(target, kind))]))) == "ARCHIVE_REFUSED"
 
     @pytest.mark.parametrize("kind", [tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE, b"Z"])
-    def test_what_is_no_file(self, kind: bytes) -> None:
+    def test_special_files(self, kind: bytes) -> None:
         assert code_of(lambda: members(saved.tar([("a", saved.link("", kind))]))) == "ARCHIVE_REFUSED"
 
     @pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000001\0", b"9" * 11 + b"\0"])
-    def test_sizes_that_are_none(self, size: bytes) -> None:
+    def test_invalid_sizes(self, size: bytes) -> None:
         """Among them the negative one that makes Python's own reader loop for ever."""
         data = bytearray(saved.tar([("a", b"x")]))
         data[124:136] = size
@@ -277,7 +277,7 @@ class TestTar:
         assert code_of(lambda: members(bytes(data))) in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
 
     @pytest.mark.parametrize("record", [b"20 size=-1\n", b"12 size=x1y\n", b"999 size=1\n", b"x", b"5 a=b", b"0 \n"])
-    def test_pax_headers_that_are_none(self, record: bytes) -> None:
+    def test_invalid_pax_headers(self, record: bytes) -> None:
         info = tarfile.TarInfo("pax")
         info.type = tarfile.XHDTYPE
         info.size = len(record)
@@ -285,7 +285,7 @@ class TestTar:
         data = header + record.ljust(512, b"\0") + saved.tar([("a", b"x")])
         assert code_of(lambda: members(data)) == "ARCHIVE_INVALID"
 
-    def test_a_header_of_any_size_takes_no_memory(self) -> None:
+    def test_large_header_takes_bounded_memory(self) -> None:
         info = tarfile.TarInfo("././@LongLink")
         info.type = tarfile.GNUTYPE_LONGNAME
         info.size = 1 << 33
@@ -293,7 +293,7 @@ class TestTar:
             code_of(lambda: members(info.tobuf(tarfile.GNU_FORMAT), replace(SMALL, size=1 << 40))) == "ARCHIVE_REFUSED"
         )
 
-    def test_ten_million_members_are_not_read(self) -> None:
+    def test_number_of_members_is_limited(self) -> None:
         one = tarfile.TarInfo("a").tobuf(tarfile.USTAR_FORMAT)
         read_ = 0
 
@@ -303,11 +303,11 @@ class TestTar:
                 read_ += 1
                 yield one
 
-        assert code_of(lambda: [member.name for member in Tar(chunks(), "archive")]) == "ARCHIVE_REFUSED"
+        assert code_of(lambda: [member.name for member in TarReader(chunks(), "archive")]) == "ARCHIVE_REFUSED"
         assert read_ <= 20_002
 
     @pytest.mark.parametrize("cut", [1, 511, 512, 1024, 1025, 3000])
-    def test_cut_short(self, cut: int) -> None:
+    def test_truncated(self, cut: int) -> None:
         data = saved.tar([("a", b"x" * 3000)])
         data = data[: data.rstrip(b"\0").__len__() // 512 * 512 + 512]
         assert code_of(lambda: members(data[:-cut])) == "ARCHIVE_INVALID"
@@ -319,32 +319,32 @@ class TestTar:
 
 
 class TestUnpacking:
-    def test_gzip_cut_short(self) -> None:
+    def test_truncated_gzip(self) -> None:
         data = gzip.compress(b"content " * 10_000)
         for cut in (1, 4, 8, 9, len(data) // 2):
-            assert code_of(lambda cut=cut: list(unpacked([data[:-cut]], "it"))) == "ARCHIVE_INVALID"  # type: ignore[misc]
+            assert code_of(lambda cut=cut: list(decompressed([data[:-cut]], "it"))) == "ARCHIVE_INVALID"  # type: ignore[misc]
 
-    def test_gzip_with_a_wrong_checksum_or_more_behind_it(self) -> None:
+    def test_gzip_with_a_wrong_checksum_or_trailing_data(self) -> None:
         data = bytearray(gzip.compress(b"content " * 10_000))
-        assert code_of(lambda: list(unpacked([bytes(data) + b"more"], "it"))) == "ARCHIVE_INVALID"
+        assert code_of(lambda: list(decompressed([bytes(data) + b"more"], "it"))) == "ARCHIVE_INVALID"
         data[-6] ^= 1
-        assert code_of(lambda: list(unpacked([bytes(data)], "it"))) == "ARCHIVE_INVALID"
+        assert code_of(lambda: list(decompressed([bytes(data)], "it"))) == "ARCHIVE_INVALID"
 
-    def test_zstd_that_is_damaged(self) -> None:
+    def test_damaged_zstd(self) -> None:
         data = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(bytes(range(256)) * 100))
         data[-1] ^= 255
-        assert code_of(lambda: list(unpacked([bytes(data)], "it"))) == "ARCHIVE_INVALID"
+        assert code_of(lambda: list(decompressed([bytes(data)], "it"))) == "ARCHIVE_INVALID"
 
     @pytest.mark.parametrize("packed", [gzip.compress(bytes(1 << 28)), zstandard.compress(bytes(1 << 28))])
     def test_bombs(self, packed: bytes) -> None:
         tracemalloc.start()
-        assert code_of(lambda: [None for _ in unpacked([packed], "it", SMALL)]) == "ARCHIVE_REFUSED"
+        assert code_of(lambda: [None for _ in decompressed([packed], "it", SMALL)]) == "ARCHIVE_REFUSED"
         assert tracemalloc.get_traced_memory()[1] < 16 << 20
         tracemalloc.stop()
 
-    def test_a_feed_gives_sizes(self) -> None:
-        feed = Feed([b"abc", b"", b"defgh"], lambda: invalid("cut"))
-        assert (feed.peek(4), feed.take(2), bytes(feed.some(2)), feed.take(3), feed.at) == (
+    def test_chunk_reader_reads_sizes(self) -> None:
+        feed = ChunkReader([b"abc", b"", b"defgh"], lambda: invalid("cut"))
+        assert (feed.peek(4), feed.read_exactly(2), bytes(feed.read_some(2)), feed.read_exactly(3), feed.at) == (
             b"abcd",
             b"ab",
             b"cd",
@@ -352,8 +352,8 @@ class TestUnpacking:
             7,
         )
         feed.skip(1)
-        assert not feed.some(1)
-        assert code_of(lambda: feed.take(1)) == "ARCHIVE_INVALID"
+        assert not feed.read_some(1)
+        assert code_of(lambda: feed.read_exactly(1)) == "ARCHIVE_INVALID"
 
 
 def broken(change: Callable[[dict[str, bytes]], object]) -> bytes:
@@ -417,30 +417,30 @@ BAD: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_is_no_image_is_told_and_leaves_no_manifest(pushing: Pushing, what: str) -> None:
+def test_invalid_image_is_refused_and_leaves_no_manifest(pushing: Pushing, what: str) -> None:
     archive, code = BAD[what]
     assert code_of(lambda: pushing.attempt(gzip.compress(archive))) == code
-    assert code_of(lambda: examined([archive], "archive", WANTED)) == code
+    assert code_of(lambda: examine([archive], "archive", WANTED)) == code
     assert not [asked for asked in pushing.server.requests if asked.method == "PUT" and "/manifests/" in asked.target]
 
 
 class TestExamined:
-    """An archive alone tells what its image will be."""
+    """The fingerprint of an image is known from its archive."""
 
     @pytest.mark.parametrize("write", [saved.until_24, saved.since_25])
-    def test_an_image_is_identified_by_its_config(self, write: Callable[[saved.Image], bytes]) -> None:
-        found = examined([write(IMAGE)], "archive", WANTED)
+    def test_image_is_identified_by_its_config(self, write: Callable[[saved.Image], bytes]) -> None:
+        found = examine([write(IMAGE)], "archive", WANTED)
         assert (found.fingerprint, found.layers) == (f"sha256:{IMAGE.id}", tuple(IMAGE.diff_ids))
         assert "app:v1" in found.names
 
-    def test_one_of_several_platforms_by_its_index(self, pushing: Pushing) -> None:
+    def test_image_of_several_platforms_is_identified_by_its_index(self, pushing: Pushing) -> None:
         archive = saved.containerd([IMAGE, saved.Image([saved.layer({"c": b"three"})], architecture="arm64")])
         written = pushing.image(archive)
         assert written.manifest.is_index
-        assert examined([archive], "archive", WANTED).fingerprint == written.manifest.digest
+        assert examine([archive], "archive", WANTED).fingerprint == written.manifest.digest
 
     @pytest.mark.parametrize("behind", [b"", b"behind the compressed layer"])
-    def test_a_compressed_layer_is_the_one_that_it_is_called(self, behind: bytes) -> None:
+    def test_compressed_layer_has_the_digest_in_its_name(self, behind: bytes) -> None:
         """A blob of another content is refused, also where only its compressed form differs."""
         content = IMAGE.layers[0]
         blob, other = gzip.compress(content, 9, mtime=0), gzip.compress(content, 1, mtime=1)
@@ -467,21 +467,21 @@ class TestExamined:
         }
         blobs = {saved.sha(each): each for each in (config, manifest)}
         whole = saved.layout(blobs | {saved.sha(blob): blob}, [entry])
-        assert examined([whole], "archive", WANTED).layers == (IMAGE.diff_ids[0],)
+        assert examine([whole], "archive", WANTED).layers == (IMAGE.diff_ids[0],)
         wrong = saved.layout(blobs | {saved.sha(blob): other + behind}, [entry])
-        assert code_of(lambda: examined([wrong], "archive", WANTED)) == "ARCHIVE_INVALID"
+        assert code_of(lambda: examine([wrong], "archive", WANTED)) == "ARCHIVE_INVALID"
 
 
-def test_a_bomb_within_an_image(pushing: Pushing) -> None:
+def test_bomb_within_an_image(pushing: Pushing) -> None:
     archive = gzip.compress(saved.since_25(saved.Image([saved.layer({"zeros": bytes(1 << 23)})])))
     assert code_of(lambda: pushing.attempt(archive, limits=SMALL)) == "ARCHIVE_REFUSED"
 
 
 @given(at=st.integers(0, 10**6), value=st.integers(0, 255))
 @settings(max_examples=60)
-def test_any_byte_changed_in_an_image(at: int, value: int) -> None:
+def test_any_changed_byte_in_an_image(at: int, value: int) -> None:
     data = bytearray(saved.since_25(IMAGE))
     data[at % len(data)] = value
-    found, code = tried(lambda: examined([bytes(data)], "archive", WANTED).fingerprint)
+    found, code = tried(lambda: examine([bytes(data)], "archive", WANTED).fingerprint)
     told = ("ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT", "MANIFEST_INVALID")
     assert found == f"sha256:{IMAGE.id}" if not code else code in told

@@ -1,4 +1,4 @@
-"""From an archive of any age to a registry: the image that arrives is the one that was saved."""
+"""Pushes of archives of any age to a registry: the pushed image is the saved one."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from syncline.errors import SynclineError
 from syncline.kinds.artifacts import layers
 from syncline.kinds.artifacts import transfer as module
 from syncline.kinds.artifacts.layers import SEGMENT
-from syncline.kinds.artifacts.reading import Progress, Wanted
-from syncline.kinds.artifacts.sending import PIECE
+from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
+from syncline.kinds.artifacts.upload import PIECE
 from tests.standins import saved
 from tests.standins.oci import Fault
 from tests.unit.kinds.artifacts.conftest import REPOSITORY, Pushing
@@ -48,7 +48,7 @@ ARCHIVES = {
 
 @pytest.mark.parametrize("form", ["as it is", "gzip", "gzip in parts", "zstd"])
 @pytest.mark.parametrize("age", ARCHIVES)
-def test_the_config_and_the_layers_arrive_as_they_were_saved(pushing: Pushing, age: str, form: str) -> None:
+def test_config_and_layers_are_pushed_as_saved(pushing: Pushing, age: str, form: str) -> None:
     archive = ARCHIVES[age]
     half = len(archive) // 2
     packed = {
@@ -74,7 +74,7 @@ def test_layers_have_the_same_digests_every_time(pushing: Pushing) -> None:
     assert [x["digest"] for x in layers[0]] == [x["digest"] for x in layers[1]]
 
 
-def test_a_known_layer_costs_one_question(pushing: Pushing) -> None:
+def test_known_layer_costs_one_request(pushing: Pushing) -> None:
     pushing.image(saved.since_25(IMAGE))
     pushing.server.requests.clear()
     pushing.image(saved.since_25(IMAGE))
@@ -83,7 +83,7 @@ def test_a_known_layer_costs_one_question(pushing: Pushing) -> None:
     assert sorted(asked) == sorted(("HEAD", digest) for digest in [*layers, f"sha256:{IMAGE.id}"])
 
 
-def test_a_layer_that_another_repository_has_is_mounted(pushing: Pushing) -> None:
+def test_layer_of_another_repository_is_mounted(pushing: Pushing) -> None:
     pushing.image(saved.since_25(IMAGE))
     pushing.server.requests.clear()
     pushing.image(saved.since_25(IMAGE), repository="group/project/arm/app")
@@ -91,7 +91,7 @@ def test_a_layer_that_another_repository_has_is_mounted(pushing: Pushing) -> Non
     assert len(sent) == 1, "the config alone"
 
 
-def test_a_layer_that_was_removed_meanwhile_is_sent_again(pushing: Pushing) -> None:
+def test_removed_layer_is_sent_again(pushing: Pushing) -> None:
     written = pushing.image(saved.since_25(IMAGE))
     layer = json.loads(written.manifest.body)["layers"][0]["digest"]
     del pushing.server.store.repositories[REPOSITORY].blobs[layer]
@@ -99,15 +99,15 @@ def test_a_layer_that_was_removed_meanwhile_is_sent_again(pushing: Pushing) -> N
     assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
 
 
-def test_an_older_archive_is_not_packed_again(pushing: Pushing) -> None:
-    """Its layers are not named by their content, but by what they were when the archive was last seen."""
+def test_layers_of_an_older_archive_are_not_compressed_again(pushing: Pushing) -> None:
+    """Its layers are not named by their content, but recognized by the name and size of their members."""
     pushing.image(saved.until_24(IMAGE))
     pushing.server.requests.clear()
     pushing.image(saved.until_24(IMAGE))
     assert not [a for a in pushing.server.requests if a.method in ("PATCH", "POST")]
 
 
-def test_a_name_that_now_stands_for_something_else_is_noticed(pushing: Pushing) -> None:
+def test_changed_content_under_a_known_name_is_detected(pushing: Pushing) -> None:
     """The same folder names and sizes, other bytes: the guess is not believed."""
     pushing.image(saved.until_24(IMAGE))
     other = saved.Image([BASE, saved.layer({"app": b"an app!"})])
@@ -117,7 +117,7 @@ def test_a_name_that_now_stands_for_something_else_is_noticed(pushing: Pushing) 
 
 
 @pytest.mark.parametrize("age", ["1.10 to 24", "25", "containerd"])
-def test_a_damaged_layer_is_noticed_though_the_registry_has_it(pushing: Pushing, age: str) -> None:
+def test_damaged_layer_is_detected_though_the_registry_has_it(pushing: Pushing, age: str) -> None:
     write = {"1.10 to 24": saved.until_24, "25": saved.since_25, "containerd": lambda image: saved.containerd([image])}
     archive = write[age](IMAGE)
     pushing.image(archive)
@@ -141,7 +141,7 @@ def test_time_ends_while_a_known_layer_is_read(pushing: Pushing) -> None:
     for calls in range(1, 200):
         looks = iter([1.0] * calls)
         pushing.left = partial(next, looks, -1.0)
-        progress = Progress()
+        progress = ImageProgress()
         written = pushing.attempt(archive, progress=progress, chunk=512)
         if written is not None:
             break
@@ -153,8 +153,8 @@ def test_time_ends_while_a_known_layer_is_read(pushing: Pushing) -> None:
     assert calls > 3
 
 
-def test_two_pushes_that_wait_for_one_another_get_on(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each is sending what the other needs next; neither waits until the other has come to its end."""
+def test_two_pushes_that_wait_for_each_other_make_progress(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each sends a layer that the other needs next; neither waits until the other has ended."""
     monkeypatch.setattr(layers, "_WORTH_CLAIMING", 0)
     monkeypatch.setattr(layers, "_LONGEST_WAIT", 2000.0)
     monkeypatch.setattr(layers, "_SLOWEST", 1)
@@ -173,17 +173,17 @@ def test_two_pushes_that_wait_for_one_another_get_on(pushing: Pushing, monkeypat
     assert len(pushing.server.asked("PUT", "/blobs/")) <= 4, "each layer once, and the config"
 
 
-def test_an_archive_within_an_archive(pushing: Pushing) -> None:
+def test_nested_archive(pushing: Pushing) -> None:
     inner = gzip.compress(saved.since_25(IMAGE))
     outer = saved.tar([("readme.txt", b"hello"), ("out/other-v1.tar.gz", b"no archive"), ("out/app-v1.tar.gz", inner)])
-    written = pushing.image(outer, Wanted("app", "v1", lambda name: name.endswith("app-v1.tar.gz")))
+    written = pushing.image(outer, WantedImage("app", "v1", lambda name: name.endswith("app-v1.tar.gz")))
     assert written.fingerprint == f"sha256:{IMAGE.id}"
 
 
 class TestSeveralPlatforms:
     BOTH = (IMAGE, saved.Image([saved.layer({"app": b"for arm"})], architecture="arm64"))
 
-    def test_an_index_arrives_as_it_is(self, pushing: Pushing) -> None:
+    def test_index_is_pushed_unchanged(self, pushing: Pushing) -> None:
         written = pushing.image(saved.containerd(self.BOTH))
         assert written.fingerprint == written.manifest.digest == pushing.manifest().digest
         for child in pushing.manifest().children():
@@ -192,17 +192,17 @@ class TestSeveralPlatforms:
             for blob in manifest.blobs():
                 assert digest_of(pushing.blob(blob.digest)) == blob.digest
 
-    def test_of_which_the_archive_has_one(self, pushing: Pushing) -> None:
+    def test_index_with_one_saved_image(self, pushing: Pushing) -> None:
         written = pushing.image(saved.containerd(self.BOTH, absent=["arm64"]))
         assert written.fingerprint == f"sha256:{IMAGE.id}"
 
-    def test_of_which_the_archive_has_two_of_three(self, pushing: Pushing) -> None:
+    def test_index_with_two_of_three_saved_images(self, pushing: Pushing) -> None:
         images = (*self.BOTH, saved.Image([TOP], architecture="riscv64"))
         written = pushing.image(saved.containerd(images, absent=["riscv64"]))
         assert written.manifest.is_index
         assert len(written.manifest.children()) == 4
 
-    def test_packed_layers_are_looked_into(self, pushing: Pushing) -> None:
+    def test_content_of_compressed_layers_is_checked(self, pushing: Pushing) -> None:
         lying = saved.Image([TOP])
         archive = saved.containerd([lying]).replace(saved.sha(TOP).encode(), saved.sha(BASE).encode())
         with pytest.raises(SynclineError) as error:
@@ -220,7 +220,7 @@ def test_before_1_10(pushing: Pushing) -> None:
     assert layers_of(pushing, json.loads(pushing.manifest().body)) == [BASE, TOP]
 
 
-def test_freed_memory_is_given_back_now_and_then(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_freed_memory_is_returned_to_the_system(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
     trimmed: list[None] = []
     monkeypatch.setattr(module, "TRIMMED_AFTER", 2)
     monkeypatch.setattr(module, "trim", lambda: trimmed.append(None))
@@ -234,16 +234,16 @@ class TestInterruptions:
 
     @pytest.mark.parametrize("packed", [False, True])
     def test_time_runs_out_at_any_point(self, pushing: Pushing, packed: bool) -> None:
-        """What was sent is only read again, each time gets further, and the image is the same in the end."""
+        """Sent parts are only read again, every attempt makes progress, and the result is the same image."""
         other = saved.Image([TOP], architecture="arm64")
         archive = saved.containerd([self.IMAGE, other], absent=["arm64"]) if packed else saved.until_24(self.IMAGE)
-        progress, rounds = Progress(), 0
+        progress, rounds = ImageProgress(), 0
         while True:
             rounds += 1
             looks = iter([1.0] * (4 + rounds))
             pushing.left = partial(next, looks, -1.0)
             stored = json.loads(json.dumps(progress.to_json()))
-            progress = Progress.of(stored)
+            progress = ImageProgress.of(stored)
             written = pushing.attempt(archive, progress=progress)
             if written is not None:
                 break
@@ -261,11 +261,11 @@ class TestInterruptions:
         assert sent <= sum(layer["size"] for layer in layers), "no piece is sent twice"
 
     @pytest.mark.parametrize("forgets", [False, True])
-    def test_a_connection_that_breaks(self, pushing: Pushing, forgets: bool) -> None:
+    def test_broken_connection(self, pushing: Pushing, forgets: bool) -> None:
         pushing.server.forgets_broken = forgets
         pushing.server.fault("PATCH", "/uploads/", Fault(take=PIECE // 3), first=2)
         archive = saved.since_25(self.IMAGE)
-        progress = Progress()
+        progress = ImageProgress()
         if forgets:
             with pytest.raises(SynclineError) as error:
                 pushing.attempt(archive, progress=progress)

@@ -1,4 +1,4 @@
-"""Descriptions in archives that are incomplete or disagree: the wanted image arrives whole, or nothing is tagged."""
+"""Incomplete or contradicting descriptions in archives: the image is pushed completely, or nothing is tagged."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.examine import examined
-from syncline.kinds.artifacts.reading import Wanted
+from syncline.kinds.artifacts.examine import examine
+from syncline.kinds.artifacts.read_archive import WantedImage
 from tests.standins import saved
 from tests.unit.kinds.artifacts.conftest import Pushing
 
 BASE = saved.layer({"bin/sh": b"a shell " * 300})
 TOP = saved.layer({"app": b"the app"})
 THIRD = saved.layer({"more": b"something else"})
-WANTED = Wanted("app", "v1")
+WANTED = WantedImage("app", "v1")
 AMD = saved.Image([BASE, TOP])
 ARM = saved.Image([BASE, saved.layer({"app": b"for arm"})], architecture="arm64")
 
@@ -28,7 +28,7 @@ Files = dict[str, bytes]
 
 
 def edited(archive: bytes, change: Callable[[Files], object]) -> bytes:
-    """The archive with its files changed; their order stays."""
+    """Return the archive with its files changed, in the same order."""
     files: Files = {}
     with tarfile.open(fileobj=io.BytesIO(archive)) as members:
         for member in members:
@@ -44,12 +44,12 @@ def blob(digest: str) -> str:
 
 
 def top(files: Files) -> Any:
-    """The manifest or index that the first entry of `index.json` names."""
+    """Return the manifest or index of the first entry of `index.json`."""
     return json.loads(files[blob(json.loads(files["index.json"])["manifests"][0]["digest"])])
 
 
 def child(files: Files, number: int) -> Any:
-    """A manifest below that index; images and their attestations take turns."""
+    """Return a manifest below that index; images and their attestations alternate."""
     return json.loads(files[blob(top(files)["manifests"][number]["digest"])])
 
 
@@ -94,27 +94,27 @@ INCOMPLETE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("what", INCOMPLETE)
-def test_an_image_that_lacks_a_part_is_refused(pushing: Pushing, what: str) -> None:
-    """It is never replaced by another image or by what is left of its index, and what is missing is named."""
+def test_incomplete_image_is_refused(pushing: Pushing, what: str) -> None:
+    """It is not replaced by another image or by the rest of its index, and the error names the missing part."""
     archive = INCOMPLETE[what]
     with pytest.raises(SynclineError) as error:
         pushing.attempt(archive)
     assert error.value.code.name == "ARCHIVE_INVALID"
     assert "does not have" in error.value.what
     with pytest.raises(SynclineError) as error:
-        examined([archive], "archive", WANTED)
+        examine([archive], "archive", WANTED)
     assert error.value.code.name == "ARCHIVE_INVALID"
     assert not pushing.server.asked("PUT", "/manifests/")
 
 
 @pytest.mark.parametrize("what", ["a layer of one of two images", "a layer of one of two images of Docker 24"])
-def test_the_other_image_of_such_an_archive_is_had(pushing: Pushing, what: str) -> None:
-    written = pushing.image(INCOMPLETE[what], Wanted("other", "v1"))
+def test_other_image_of_such_an_archive_is_pushed(pushing: Pushing, what: str) -> None:
+    written = pushing.image(INCOMPLETE[what], WantedImage("other", "v1"))
     assert written.fingerprint == f"sha256:{saved.Image([THIRD]).id}"
 
 
-def test_a_platform_that_was_not_saved_though_its_manifest_was(pushing: Pushing) -> None:
-    """As containerd writes it: the manifest is there, and its config and layers are not."""
+def test_platform_of_which_only_the_manifest_was_saved(pushing: Pushing) -> None:
+    """Containerd writes the manifest without its config and layers."""
     archive = saved.containerd([AMD, ARM])
 
     def strip(files: Files) -> None:
@@ -167,7 +167,7 @@ ORDERS: dict[str, Callable[[list[Any]], list[Any]]] = {
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("changed", [_layers_of_oci, _layers_of_saved])
-def test_the_description_that_agrees_with_the_config_counts(
+def test_description_that_agrees_with_the_config_counts(
     pushing: Pushing,
     changed: Callable[[Callable[[list[Any]], list[Any]]], Callable[[Files], None]],
     order: str,
@@ -183,11 +183,11 @@ def test_the_description_that_agrees_with_the_config_counts(
     manifest = json.loads(pushing.manifest().body)
     layers = [pushing.blob(layer["digest"]) for layer in manifest["layers"]]
     assert list(map(gzip.decompress, layers)) == list(image.layers)
-    assert examined([archive], "archive", WANTED).layers == tuple(image.diff_ids)
+    assert examine([archive], "archive", WANTED).layers == tuple(image.diff_ids)
 
 
 @pytest.mark.parametrize("order", ["backwards", "shuffled", "one too many", "none"])
-def test_two_descriptions_of_which_none_agrees_with_the_config(pushing: Pushing, order: str) -> None:
+def test_no_description_agrees_with_the_config(pushing: Pushing, order: str) -> None:
     image = saved.Image([BASE, TOP, THIRD])
     archive = edited(
         edited(saved.since_25(image), _layers_of_oci(ORDERS[order])), _layers_of_saved(ORDERS["backwards"])
@@ -198,7 +198,7 @@ def test_two_descriptions_of_which_none_agrees_with_the_config(pushing: Pushing,
     assert not pushing.server.asked("PUT", "/manifests/")
 
 
-def test_an_image_of_several_platforms_whose_layers_are_out_of_order(pushing: Pushing) -> None:
+def test_layers_of_several_platforms_out_of_order(pushing: Pushing) -> None:
     """The index and its manifest are written anew; `manifest.json` has the order."""
 
     def change(files: Files) -> None:

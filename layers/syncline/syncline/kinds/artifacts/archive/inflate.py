@@ -1,8 +1,8 @@
-"""Deflate streams whose reading can be interrupted at any byte, and continued in another process.
+"""Inflating of deflate streams that can be interrupted at any byte and continued in another process.
 
-Neither zlib nor the Python modules around it and ISA-L can export the state of a stream. ISA-L keeps it in one plain
+Neither zlib nor the Python modules for it and for ISA-L can export the state of a stream. ISA-L keeps it in one plain
 structure, ``inflate_state`` of its public header igzip_lib.h, whose only pointers are the caller's input and output. So
-ISA-L is called through its own interface, in the module that `isal` brings, and the structure is copied.
+this module calls the ISA-L library in the package `isal` directly and copies the structure.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from typing import Final
 import isal
 from isal import igzip_lib
 
-from syncline.kinds.artifacts.archive.feed import CHUNK
+from syncline.kinds.artifacts.archive.streams import CHUNK
 
 DEFLATE: Final = 0
 GZIP: Final = 1
-"""What a stream is: ISA-L's ``crc_flag``."""
+"""Kinds of streams: ISA-L's ``crc_flag``."""
 _FINISHED: Final = 5
 """ISA-L's ``ISAL_BLOCK_FINISH``."""
 _HISTORY: Final = 32 * 1024
 _LOOK_AHEAD: Final = 288
 _READ_AHEAD: Final = 8
-"""Bytes of input that ISA-L may hold, and give back at the end of a stream."""
+"""Bytes of input that ISA-L may buffer and return at the end of a stream."""
 _WHY: Final = {-1: "a block is invalid", -2: "a symbol is invalid", -3: "it refers to bytes before its start"}
 _LIBRARY: Final = ctypes.CDLL(igzip_lib.__file__)
 
 VERSION: Final = f"{isal.__version__} {platform.machine()}"
-"""States are good for the same version of ISA-L on the same processor architecture."""
+"""A state is valid for the same version of ISA-L on the same processor architecture."""
 
 
 class DamagedError(Exception):
-    """The bytes are not a deflate or gzip stream."""
+    """The data is not a valid deflate or gzip stream."""
 
 
 class _State(ctypes.Structure):
@@ -75,7 +75,7 @@ _SMALLEST: Final = _State.tmp_out.offset
 
 
 class Inflater:
-    """Inflates one stream, ``kind`` of which is DEFLATE or GZIP. With a ``state`` it continues another inflater's."""
+    """Inflates one stream of the kind DEFLATE or GZIP. With a ``state`` it continues the stream of another inflater."""
 
     def __init__(self, kind: int, state: bytes | None = None) -> None:
         self._state = _State()
@@ -86,7 +86,7 @@ class Inflater:
         if state is not None:
             self._input, rest = state[:_READ_AHEAD], state[_READ_AHEAD:]
             if not _SMALLEST <= len(rest) <= ctypes.sizeof(_State):
-                raise ValueError(f"{len(rest)} bytes are no state of a deflate stream")
+                raise ValueError(f"{len(rest)} bytes cannot be the state of a deflate stream")
             ctypes.memmove(ctypes.byref(self._state), rest, len(rest))
 
     @property
@@ -95,22 +95,22 @@ class Inflater:
 
     @property
     def waiting(self) -> int:
-        """Bytes of input that were not taken yet. At the end of the stream, those behind it."""
+        """Return the number of input bytes not consumed yet. At the end of the stream, those after it."""
         return int(self._state.avail_in) + int(self._state.read_in_length) // 8 * self.is_finished
 
     @property
     def rest(self) -> bytes:
-        """The input behind the end of the stream."""
+        """Return the input after the end of the stream."""
         return self._input[len(self._input) - self.waiting :]
 
     def inflate(self, data: bytes = b"") -> bytes:
-        """Return up to CHUNK bytes. ``data`` is further input, which may be given where none is waiting.
+        """Return up to CHUNK bytes. ``data`` is further input, which may be given if none is waiting.
 
         Raises DamagedError.
         """
         state = self._state
         if data:
-            # What ISA-L holds of the input before is kept in front, as it may give it back.
+            # The end of the previous input stays in front, as ISA-L may return it.
             self._input = self._input[-_READ_AHEAD:] + data
             state.avail_in = len(data)
         start = ctypes.cast(ctypes.c_char_p(self._input), ctypes.c_void_p).value or 0
@@ -122,7 +122,7 @@ class Inflater:
         return ctypes.string_at(self._out, CHUNK - state.avail_out)
 
     def state(self) -> bytes:
-        """Return the state, without the input that is waiting: whoever continues gives it again."""
+        """Return the state without the waiting input, which the continuing inflater has to be given again."""
         taken = self._input[: len(self._input) - self._state.avail_in]
         copy = _State.from_buffer_copy(self._state)
         copy.next_in = copy.next_out = None

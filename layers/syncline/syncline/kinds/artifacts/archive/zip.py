@@ -1,8 +1,8 @@
-"""A zip archive read by ranges: its directory at the end, then the members that are wanted, and no other byte.
+"""Zip archives read by ranges: the directory at the end, then the requested members only.
 
 PKWARE's APPNOTE 6.3.10: the end record (4.3.16) points to the directory (4.3.12), or with zip64 its locator (4.3.15)
-and record (4.3.14) do; each entry points to a local header (4.3.7) with the content behind it. What the two headers
-of a member say must agree, and members must not lie over one another: that is how a small zip claims to be a huge one.
+and record (4.3.14) do; each entry points to a local header (4.3.7) followed by the content. The two headers of a member
+must agree, and members must not overlap: overlaps let a small zip decompress to a huge one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,17 @@ from typing import Final
 
 from isal import isal_zlib
 
-from syncline.kinds.artifacts.archive.feed import LIMITS, Limits, Mark, Source, Stream, invalid, ranged, refused
-from syncline.kinds.artifacts.archive.unpacking import inflated
+from syncline.kinds.artifacts.archive.decompress import inflated
+from syncline.kinds.artifacts.archive.streams import (
+    LIMITS,
+    ArchiveLimits,
+    Mark,
+    MarkedStream,
+    Source,
+    invalid,
+    ranged,
+    refused,
+)
 
 MAGIC: Final = b"PK\x03\x04"
 EMPTY: Final = b"PK\x05\x06"
@@ -33,8 +42,8 @@ _ENCRYPTED, _DESCRIPTOR, _UTF8 = 0x1, 0x8, 0x800
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """A member as the directory has it; sizes in bytes, ``at`` is where its local header is."""
+class ZipEntry:
+    """A member as listed in the directory; sizes in bytes, ``at`` is the offset of its local header."""
 
     name: str
     method: int
@@ -45,16 +54,16 @@ class Entry:
     at: int
 
 
-class Zip:
-    """A zip archive. Raises ARCHIVE_INVALID, ARCHIVE_REFUSED, and what reading the source raises."""
+class ZipArchive:
+    """A zip archive. Raises ARCHIVE_INVALID, ARCHIVE_REFUSED, and the errors of the source."""
 
-    def __init__(self, source: Source, limits: Limits = LIMITS) -> None:
+    def __init__(self, source: Source, limits: ArchiveLimits = LIMITS) -> None:
         self._source = source
         self._limits = limits
         self.entries = self._directory()
 
-    def open(self, entry: Entry, mark: Mark | None = None) -> Stream[bytes]:
-        """Return a member's content, unpacked and held against its size and checksum, or the rest of it behind a mark."""
+    def open(self, entry: ZipEntry, mark: Mark | None = None) -> MarkedStream[bytes]:
+        """Return a member's content, or the rest of it after a mark, checked against its size and checksum."""
         name = f"{self._source.name}, {entry.name}"
         inner = None if mark is None else mark["under"]
         if entry.method == DEFLATED:
@@ -69,7 +78,7 @@ class Zip:
         with self._source.open(start, start + size) as chunks:
             return b"".join(chunks)
 
-    def _directory(self) -> tuple[Entry, ...]:
+    def _directory(self) -> tuple[ZipEntry, ...]:
         length = self._source.size
         start = max(0, length - _TAIL)
         tail = self._read(start, length - start)
@@ -85,31 +94,31 @@ class Zip:
         if count > self._limits.members or size > _LARGEST_DIRECTORY:
             raise refused(f"{self._source.name} lists {count} members in {size} bytes")
         if offset + size > end:
-            raise invalid(f"{self._source.name}: the directory does not lie before its end")
+            raise invalid(f"{self._source.name}: its directory is not before its end record")
         table = tail[offset - start : offset - start + size] if offset >= start else self._read(offset, size)
         return self._without_overlaps(self._entries(table, count, offset), offset)
 
     def _end_record(self, tail: bytes) -> int:
-        """Where the end record is: the last one whose comment reaches to the very end."""
+        """Return the offset of the end record: the last one whose comment ends with the archive."""
         at = tail.rfind(EMPTY)
         while at >= 0:
             if at + _END.size <= len(tail) and at + _END.size + _END.unpack_from(tail, at)[7] == len(tail):
                 return at
             at = tail.rfind(EMPTY, 0, at)
-        raise invalid(f"{self._source.name} is not a whole zip: it has no directory at its end")
+        raise invalid(f"{self._source.name} is not a complete zip: it has no directory at its end")
 
     def _zip64(self, tail: bytes, at: int) -> tuple[int, int, int, int, int, int, int] | None:
-        place = at - _LOCATOR.size
-        if place < 0 or tail[place : place + 4] != b"PK\x06\x07":
+        start = at - _LOCATOR.size
+        if start < 0 or tail[start : start + 4] != b"PK\x06\x07":
             return None
-        _, disk, record, disks = _LOCATOR.unpack_from(tail, place)
+        _, disk, record, disks = _LOCATOR.unpack_from(tail, start)
         data = self._read(record, _END64.size)
         if data[:4] != b"PK\x06\x06" or disk or disks > 1:
-            raise invalid(f"{self._source.name}: its zip64 record is not where it is said to be")
+            raise invalid(f"{self._source.name}: its zip64 locator does not point to a zip64 record")
         _, _, _, _, this, first, here, count, size, offset = _END64.unpack(data)
         return this, first, here, count, size, offset, record
 
-    def _entries(self, table: bytes, count: int, limit: int) -> Iterator[Entry]:
+    def _entries(self, table: bytes, count: int, limit: int) -> Iterator[ZipEntry]:
         at = 0
         for _ in range(count):
             if at + _ENTRY.size > len(table) or table[at : at + 4] != b"PK\x01\x02":
@@ -131,12 +140,12 @@ class Zip:
                 raise invalid(f"{self._source.name}: {name!r} does not fit into it")
             if size > self._limits.free and size > self._limits.ratio * packed:
                 raise refused(f"{self._source.name}: {name!r} unpacks to more than {self._limits.ratio} times its size")
-            yield Entry(name, method, flags, crc, packed, size, offset)
+            yield ZipEntry(name, method, flags, crc, packed, size, offset)
         if at != len(table):
-            raise invalid(f"{self._source.name}: its directory has more in it than it says")
+            raise invalid(f"{self._source.name}: its directory has more entries than it declares")
 
     def _wide(self, extra: bytes, size: int, packed: int, offset: int) -> tuple[int, int, int]:
-        """The three numbers, those that do not fit their fields taken from the zip64 extra field (4.5.3)."""
+        """Return the three numbers, taking those that do not fit their fields from the zip64 extra field (4.5.3)."""
         wide = _extra(extra, 1)
         numbers: list[int] = []
         at = 0
@@ -153,9 +162,9 @@ class Zip:
     def _check_name(self, name: str) -> None:
         parts = name.replace("\\", "/").split("/")
         if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
-            raise refused(f"{self._source.name} has a member that leads out of it: {name[:160]!r}")
+            raise refused(f"{self._source.name} has a member whose path leads out of it: {name[:160]!r}")
 
-    def _without_overlaps(self, found: Iterator[Entry], limit: int) -> tuple[Entry, ...]:
+    def _without_overlaps(self, found: Iterator[ZipEntry], limit: int) -> tuple[ZipEntry, ...]:
         entries = tuple(found)
         names = {entry.name for entry in entries}
         if len(names) != len(entries):
@@ -163,16 +172,18 @@ class Zip:
         end = 0
         for entry in sorted(entries, key=lambda entry: entry.at):
             if entry.at < end:
-                raise refused(f"{self._source.name}: {entry.name!r} lies over another member")
+                raise refused(f"{self._source.name}: {entry.name!r} overlaps another member")
             end = entry.at + _LOCAL.size + entry.packed
         if end > limit:
-            raise invalid(f"{self._source.name}: a member lies over the directory")
+            raise invalid(f"{self._source.name}: a member overlaps the directory")
         return entries
 
-    def _packed(self, entry: Entry, mark: Mark | None) -> Stream[bytes]:
-        """Return a member's bytes as they are stored, after its local header was held against the directory."""
+    def _packed(self, entry: ZipEntry, mark: Mark | None) -> MarkedStream[bytes]:
+        """Return a member's stored bytes, after checking its local header against the directory."""
         if entry.method not in (STORED, DEFLATED):
-            raise refused(f"{self._source.name}: {entry.name!r} is packed by method {entry.method}")
+            raise refused(
+                f"{self._source.name}: {entry.name!r} is compressed with the unsupported method {entry.method}"
+            )
         head = self._read(entry.at, _LOCAL.size)
         magic, _, flags, method, _, _, crc, packed, size, name_size, extra_size = _LOCAL.unpack(head)
         rest = self._read(entry.at + _LOCAL.size, name_size + extra_size)
@@ -189,23 +200,23 @@ class Zip:
         return ranged(self._source, start, start + entry.packed, mark)
 
 
-def _checked(chunks: Stream[bytes], entry: Entry, name: str, mark: Mark | None) -> Stream[bytes]:
+def _checked(chunks: MarkedStream[bytes], entry: ZipEntry, name: str, mark: Mark | None) -> MarkedStream[bytes]:
     def checked(crc: int, size: int) -> Iterator[tuple[bytes, Mark]]:
         for chunk in chunks:
             size += len(chunk)
             if size > entry.size:
-                raise invalid(f"{name} is larger than the directory says")
+                raise invalid(f"{name} is larger than the directory lists")
             crc = isal_zlib.crc32(chunk, crc)
             yield chunk, {"crc": crc, "size": size, "under": chunks.mark}
         if (size, crc) != (entry.size, entry.crc):
-            raise invalid(f"{name} is not what the directory says: its size or checksum is another")
+            raise invalid(f"{name} does not have the size and checksum that the directory lists")
 
     mark = mark or {"crc": 0, "size": 0, "under": chunks.mark}
-    return Stream(checked(mark["crc"], mark["size"]), mark)
+    return MarkedStream(checked(mark["crc"], mark["size"]), mark)
 
 
 def _extra(extra: bytes, wanted: int) -> bytes | None:
-    """An extra field's content by its number (4.5.1)."""
+    """Return the content of an extra field by its number (4.5.1)."""
     at = 0
     while at + 4 <= len(extra):
         number, size = struct.unpack_from("<HH", extra, at)

@@ -1,4 +1,4 @@
-"""A scan of builds: which images are sent, which are known to be there or to fail, and where aliases point."""
+"""Scans of builds: images to send, images known to be present or to fail, and aliases."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts.builds import Build, Builds, Flawed, Place
-from syncline.kinds.artifacts.discover import Look, Target
-from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.memory import Push, Pushed
+from syncline.kinds.artifacts.builds import Build, Builds, Destination, UnreadableRun
+from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
+from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.artifacts.records import PushRecord, PushRecords
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Outcome, Scope
-from tests.unit.kinds.artifacts.test_rules import example
+from tests.unit.kinds.artifacts.test_builds import example
 
 APP: Final = "group/project/app"
 SYNC: Final = example().model_copy(update={"aliases": ("latest",), "overwrite": False})
@@ -34,12 +34,12 @@ def run_of(number: int, attempt: int = 1) -> WorkflowRun:
 
 def build_of(number: int, *tags: str) -> Build:
     """Return a build of one image for each repository and tag."""
-    places = tuple(Place("app", *tag.rsplit(":", 1)) for tag in tags or (f"{APP}:v{number}",))
-    return Build(run_of(number), {}, f"build-{number}", places)
+    destinations = tuple(Destination("app", *tag.rsplit(":", 1)) for tag in tags or (f"{APP}:v{number}",))
+    return Build(run_of(number), {}, f"build-{number}", destinations)
 
 
-class _Memory(OwnMemory):
-    """A memory in which the scans of one run take turns."""
+class _Memory(ProcessFacts):
+    """Facts of several scans of one run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Memory(OwnMemory):
 class World:
     """``builds`` are those that GitHub lists, the youngest first; ``older`` are others. ``tags`` has digests by tag."""
 
-    builds: list[Build | Flawed] = field(default_factory=list)
+    builds: list[Build | UnreadableRun] = field(default_factory=list)
     older: list[Build] = field(default_factory=list)
     tags: dict[str, dict[str, str]] = field(default_factory=dict)
     odd: list[InvalidEntry] = field(default_factory=list)
@@ -65,7 +65,7 @@ class World:
     host: str = "registry.example"
 
     def __post_init__(self) -> None:
-        self.pushed = Pushed(self.memory, self.host)
+        self.pushed = PushRecords(self.memory, self.host)
 
     # -- GitHub
 
@@ -86,13 +86,13 @@ class World:
     def since(self, run: WorkflowRun) -> list[WorkflowRun]:
         return [build.run for build in (*self.builds, *self.older) if build.run.created >= run.created]
 
-    def youngest(self, runs: list[WorkflowRun]) -> Iterator[Build | Flawed]:
+    def youngest(self, runs: list[WorkflowRun]) -> Iterator[Build | UnreadableRun]:
         known = {build.run.id: build for build in (*self.builds, *self.older)}
         seen: set[str] = set()
         for run in runs:
             build = known[run.id]
-            if isinstance(build, Flawed) or build.tag not in seen:
-                seen.add("" if isinstance(build, Flawed) else build.tag)
+            if isinstance(build, UnreadableRun) or build.tag not in seen:
+                seen.add("" if isinstance(build, UnreadableRun) else build.tag)
                 yield build
 
     # -- the registry
@@ -119,8 +119,8 @@ class World:
             manifest_digest = staticmethod(world.manifest_digest)
             manifest = staticmethod(world.manifest)
 
-        target = Target(cast("Registry", _Registry()), None)
-        look = Look(self.sync, cast("Builds", self), target, self.pushed, self.memory, now=lambda: 7.0)
+        target = ProjectTarget(cast("Registry", _Registry()), None)
+        look = BuildScan(self.sync, cast("Builds", self), target, self.pushed, self.memory, now=lambda: 7.0)
         return list(look.pages(Scope.of(groups) if groups else EVERYTHING, cursor, context))
 
 
@@ -136,7 +136,7 @@ def failures_of(pages: list[Page]) -> list[tuple[str, str]]:
     return [(str(each.item), each.error.code.name) for page in pages for each in page.failures]
 
 
-def test_what_the_registry_lacks_is_sent_by_repository() -> None:
+def test_missing_images_are_sent_by_repository() -> None:
     other = "group/project/other"
     builds = [build_of(3, f"{APP}:v3", f"{other}:v3"), build_of(2), build_of(1)]
     world = World([*builds], tags={APP: {"v2": "d2", "latest": "d2"}})
@@ -151,17 +151,17 @@ def test_what_the_registry_lacks_is_sent_by_repository() -> None:
 
 
 @pytest.mark.parametrize("scope", ["run:3", "build-3", APP, f"{APP}:v3"])
-def test_a_scope_names_a_run_a_tag_of_a_build_a_repository_or_an_image(scope: str) -> None:
+def test_scope_names_a_run_an_image_tag_a_repository_or_an_image(scope: str) -> None:
     other = "group/project/other"
     world = World([build_of(3, f"{APP}:v3", f"{other}:v4"), build_of(2, f"{other}:v2")])
     assert sent(world.look(scope)) == [f"{APP}:v3", *([] if APP in scope else [f"{other}:v4"])]
 
 
-def test_without_builds_there_is_nothing_to_do() -> None:
+def test_no_builds() -> None:
     assert [(page.items, page.failures) for page in World().look()] == [((), ())]
 
 
-def test_a_name_that_no_build_has_is_a_failure_if_a_person_has_named_it() -> None:
+def test_unknown_name_is_a_failure_if_a_person_named_it() -> None:
     world = World([build_of(3)])
     named = StepContext(lambda: 60.0, named=True, asked=frozenset({(APP, "v9")}))
     names = ("run:3", "build-3", APP, f"{APP}:v3", f"{APP}:v9", "build-4")
@@ -171,10 +171,10 @@ def test_a_name_that_no_build_has_is_a_failure_if_a_person_has_named_it() -> Non
 
 
 class TestOlderRuns:
-    """A run that a person names may be older than those that the sync covers."""
+    """A run that a person names may be older than the runs that the sync covers."""
 
-    def test_it_is_looked_up_with_all_that_are_younger(self) -> None:
-        newer = Build(run_of(2), {}, "build-1", (Place("app", APP, "v1"),))
+    def test_named_run_is_read_with_all_younger_ones(self) -> None:
+        newer = Build(run_of(2), {}, "build-1", (Destination("app", APP, "v1"),))
         world = World([build_of(3)], [build_of(1), newer])
         assert sent(world.look("run:1")) == [], "a younger one made the same tag"
         world = World([build_of(3)], [build_of(1), build_of(2)])
@@ -182,26 +182,26 @@ class TestOlderRuns:
         assert sent(World([], [build_of(1)]).look("run:1")) == [f"{APP}:v1"]
 
     @pytest.mark.parametrize(("code", "told"), [("NOT_FOUND", []), ("BAD_ANSWER", [("run:1:*", "BAD_ANSWER")])])
-    def test_one_that_github_does_not_have(self, code: CodeName, told: list[tuple[str, str]]) -> None:
+    def test_unknown_run(self, code: CodeName, told: list[tuple[str, str]]) -> None:
         world = World([build_of(3)], errors={1: SynclineError(code, "no")})
         assert failures_of(world.look("run:1", "run:x", "run:3")) == told
         assert sent(world.look("run:1", "run:3")) == [f"{APP}:v3"]
 
-    def test_one_that_is_absent_hides_no_other(self) -> None:
+    def test_absent_run_hides_no_other(self) -> None:
         world = World([build_of(3)], [build_of(1)], errors={2: SynclineError("NOT_FOUND", "no")})
         assert sent(world.look("run:1", "run:2")) == [f"{APP}:v1"]
 
-    def test_one_that_cannot_be_asked_for_ends_the_scan(self) -> None:
+    def test_error_of_github_ends_the_scan(self) -> None:
         world = World([build_of(3)], errors={1: SynclineError("SERVER_ERROR", "no")})
         with pytest.raises(SynclineError, match="SERVER_ERROR"):
             world.look("run:1")
 
-    def test_one_that_is_not_of_the_sync(self) -> None:
-        other = Build(run_of(1, attempt=2), {}, "build-1", (Place("app", APP, "v1"),))
+    def test_run_of_another_workflow(self) -> None:
+        other = Build(run_of(1, attempt=2), {}, "build-1", (Destination("app", APP, "v1"),))
         assert sent(World([build_of(3)], [other]).look("run:1")) == []
 
 
-def test_a_tag_with_an_odd_entry_is_a_failure_and_not_sent() -> None:
+def test_tag_with_an_invalid_entry_is_a_failure_and_not_sent() -> None:
     world = World([build_of(3), build_of(2), build_of(1)])
     world.odd_tags = [
         InvalidEntry("entry 1", name, SynclineError("ENTRY_INVALID", "no size")) for name in ("v3", "v2", "x")
@@ -213,12 +213,12 @@ def test_a_tag_with_an_odd_entry_is_a_failure_and_not_sent() -> None:
     assert (sent(pages), failures_of(pages)) == ([f"{APP}:v1"], odd[1:2])
 
 
-class TestFlawed:
-    """A run that cannot be understood fails when that is found out, and is known to fail from then on."""
+class TestUnreadableRuns:
+    """An unreadable run fails when it is read first, and is known to fail from then on."""
 
     @pytest.mark.parametrize("fresh", [False, True])
-    def test_it_is_told_once_in_a_scan(self, *, fresh: bool) -> None:
-        world = World([Flawed(run_of(3), SynclineError("METADATA_INVALID", "no block"), fresh), build_of(2)])
+    def test_reported_once_per_scan(self, *, fresh: bool) -> None:
+        world = World([UnreadableRun(run_of(3), SynclineError("METADATA_INVALID", "no block"), fresh), build_of(2)])
         pages = world.look()
         assert sent(pages) == [f"{APP}:v2"]
         assert failures_of(pages) == ([("run:3:log", "METADATA_INVALID")] if fresh else [])
@@ -227,17 +227,17 @@ class TestFlawed:
         assert not [page for page in world.look("run:2") if page.failures or page.results]
         named = world.look("run:3", context=StepContext(lambda: 60.0, named=True))
         assert [len(page.failures) + len(page.results) for page in named] == [1, 0]
-        world.builds.append(Flawed(run_of(1), SynclineError("METADATA_INVALID", "no block"), fresh))
+        world.builds.append(UnreadableRun(run_of(1), SynclineError("METADATA_INVALID", "no block"), fresh))
         assert [len(page.failures) + len(page.results) for page in world.look()] == [2, 0]
 
 
-class TestKnown:
-    """What was pushed or is gone is remembered."""
+class TestRecords:
+    """Records of pushed tags and of unavailable images."""
 
     @pytest.mark.parametrize(("code", "named"), [("IMAGE_ABSENT", [f"{APP}:v3"]), ("ARTIFACT_EXPIRED", [])])
-    def test_what_cannot_be_had_is_tried_again_only_by_name(self, code: CodeName, named: list[str]) -> None:
+    def test_unavailable_image_is_tried_again_only_by_name(self, code: CodeName, named: list[str]) -> None:
         world = World([build_of(3)])
-        world.pushed.note_gone("3.1", APP, "v3", SynclineError(code, "it is gone"))
+        world.pushed.note_unavailable("3.1", APP, "v3", SynclineError(code, "it is gone"))
         pages = world.look()
         assert (sent(pages), results_of(pages)) == ([], [(f"{APP}:v3", Outcome.FAILED, code)])
         assert [each.reason for page in pages for each in page.results] == ["it is gone"]
@@ -245,23 +245,23 @@ class TestKnown:
         world.tags = {APP: {"v3": "d3"}}
         assert results_of(world.look()) == [], "it is there"
 
-    def test_what_was_not_verified_is_sent_again(self) -> None:
+    def test_unverified_image_is_sent_again(self) -> None:
         world = World([build_of(3), build_of(2)], tags={APP: {"v3": "d3", "v2": "d2", "latest": "d3"}})
-        world.pushed.note(APP, "v3", Push("3.1", "d3", "f3", proved=False))
+        world.pushed.note(APP, "v3", PushRecord("3.1", "d3", "f3", verified=False))
         assert sent(world.look()) == [f"{APP}:v3"]
-        assert world.pushed.may_be_unproved(APP)
-        world.pushed.note_proved(APP, "v3", "f3")
+        assert world.pushed.may_have_unverified(APP)
+        world.pushed.note_verified(APP, "v3", "f3")
         assert sent(world.look("run:3")) == []
         assert sent(world.look(context=StepContext(lambda: 60.0, plan=True))) == []
-        assert world.pushed.may_be_unproved(APP), "neither saw all of it, or may write"
+        assert world.pushed.may_have_unverified(APP), "neither saw all of it, or may write"
         assert sent(world.look()) == []
-        assert not world.pushed.may_be_unproved(APP)
+        assert not world.pushed.may_have_unverified(APP)
 
     @pytest.mark.parametrize("change", ["nothing", "overwrite", "another run", "moved on", "not replaced"])
-    def test_a_tag_that_somebody_else_has_put_is_a_conflict(self, change: str) -> None:
+    def test_tag_of_somebody_else_is_a_conflict(self, change: str) -> None:
         world = World([build_of(3)], tags={APP: {"v3": "theirs", "latest": "theirs"}})
         run, other = ("2.1" if change == "another run" else "3.1"), ("" if change == "not replaced" else "theirs")
-        world.pushed.note(APP, "v3", Push(run, "d3", "f3", proved=False, other=other))
+        world.pushed.note(APP, "v3", PushRecord(run, "d3", "f3", verified=False, other=other))
         if change == "overwrite":
             world.sync = SYNC.model_copy(update={"overwrite": True})
         elif change == "moved on":
@@ -275,17 +275,15 @@ class TestKnown:
             assert (sent(pages), results_of(pages)) == ([f"{APP}:v3"], [])
 
     @pytest.mark.parametrize(("pushed_for", "replaced"), [("2.1", True), ("3.1", False), ("4.1", False), (None, True)])
-    def test_an_image_of_an_older_run_is_replaced_where_that_is_allowed(
-        self, pushed_for: str | None, *, replaced: bool
-    ) -> None:
+    def test_image_of_an_older_run_is_replaced_if_allowed(self, pushed_for: str | None, *, replaced: bool) -> None:
         world = World([build_of(3)], tags={APP: {"v3": "d", "latest": "d"}})
         if pushed_for is not None:
-            world.pushed.note(APP, "v3", Push(pushed_for, "d", "f"))
+            world.pushed.note(APP, "v3", PushRecord(pushed_for, "d", "f"))
         assert sent(world.look()) == []
         world.sync = SYNC.model_copy(update={"overwrite": True})
         assert sent(world.look()) == ([f"{APP}:v3"] if replaced else [])
 
-    def test_a_retry_looks_closer_at_what_it_asks_for(self) -> None:
+    def test_retry_sends_present_items(self) -> None:
         world = World([build_of(3), build_of(2)], tags={APP: {"v3": "d3", "v2": "d2", "latest": "d3"}})
         assert sent(world.look(context=StepContext(lambda: 60.0, asked=frozenset({(APP, "v2")})))) == [f"{APP}:v2"]
 
@@ -304,12 +302,12 @@ class TestKnown:
 
 
 class TestAliases:
-    """An alias points at the youngest build that is there."""
+    """An alias points at the youngest present build."""
 
     @pytest.mark.parametrize(
         ("latest", "moves"), [("d3", False), ("d2", True), (None, True)], ids=["right", "older", "absent"]
     )
-    def test_it_moves_where_it_points_elsewhere(self, latest: str | None, *, moves: bool) -> None:
+    def test_alias_is_updated(self, latest: str | None, *, moves: bool) -> None:
         tags = {"v3": "d3", "v2": "d2"} | ({} if latest is None else {"latest": latest})
         world = World([build_of(4), build_of(3), build_of(2)], tags={APP: tags})
         items = [item for page in world.look() for item in page.items]
@@ -318,20 +316,20 @@ class TestAliases:
             assert (items[-1].target, items[-1].detail) == (latest, {"alias": True})
         assert sent(world.look("run:3")) == [], "part of the builds says nothing of the youngest"
 
-    def test_a_build_that_somebody_replaced_does_not_count(self) -> None:
+    def test_replaced_build_does_not_count(self) -> None:
         world = World([build_of(3), build_of(2)], tags={APP: {"v3": "theirs", "v2": "d2", "latest": "theirs"}})
-        world.pushed.note(APP, "v3", Push("3.1", "d3", "f3", other="theirs"))
+        world.pushed.note(APP, "v3", PushRecord("3.1", "d3", "f3", other="theirs"))
         assert sent(world.look()) == [f"{APP}:latest"]
         world.tags[APP]["latest"] = "d2"
         assert sent(world.look()) == []
 
-    def test_a_tag_that_still_has_the_image_of_an_older_run_is_as_old_as_that(self) -> None:
+    def test_age_of_a_tag_is_that_of_its_image(self) -> None:
         world = World([build_of(4), build_of(3), build_of(2)], tags={APP: {"v4": "d4", "v3": "d3", "v2": "d2"}})
         world.tags[APP]["latest"] = "d3"
-        world.pushed.note(APP, "v4", Push("1.1", "d4", "f4"))
+        world.pushed.note(APP, "v4", PushRecord("1.1", "d4", "f4"))
         assert sent(world.look()) == []
 
-    def test_where_a_run_cannot_be_read_none_moves(self) -> None:
+    def test_unreadable_run_keeps_aliases(self) -> None:
         world = World([build_of(3)], tags={APP: {"v3": "d3"}})
         world.odd = [InvalidEntry("entry 2", "9", SynclineError("ENTRY_INVALID", "no time"))]
         pages = world.look()
@@ -340,12 +338,12 @@ class TestAliases:
         assert failures_of(world.look("run:3")) == []
         assert failures_of(world.look(cursor="a")) == []
 
-    def test_nothing_is_asked_where_the_sync_has_none(self) -> None:
+    def test_no_requests_without_aliases(self) -> None:
         world = World([build_of(3)], tags={APP: {"v3": "d3"}}, sync=SYNC.model_copy(update={"aliases": ()}))
         assert sent(world.look()) == []
 
 
-def test_a_scan_ends_with_its_time() -> None:
+def test_scan_ends_with_its_time() -> None:
     world = World([build_of(2, "group/project/a:v2"), build_of(1, "group/project/b:v1")])
     assert world.look(context=StepContext(lambda: 0.0)) == []
     left = [0.0, 0.0, 1.0, 1.0, 1.0]

@@ -1,4 +1,4 @@
-"""A stream of chunks, read by sizes; and what every archive is held to, so that none can take all memory or time."""
+"""Streams of bytes that can be continued from a mark, and the limits that every archive is held to."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from syncline.errors import SynclineError
 
 CHUNK: Final = 1024 * 1024
-"""Bytes that pass at a time."""
+"""Bytes of one chunk, at most."""
 _WINDOW: Final = 4 * CHUNK
 _REMEMBERED: Final = 1024
-"""Bytes that a feed may be asked to go back, if they lie in other chunks than the present one."""
+"""Bytes by which a mark may lie before the current chunk."""
 
 Mark = dict[str, Any]
+"""A position in a stream, of JSON values and bytes. ``under`` is the mark of the stream that this one is read from."""
 DataT = TypeVar("DataT", bound=bytes | memoryview)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What an archive may be: ``members`` in one listing, ``size`` in bytes unpacked, ``text`` bytes of one JSON file.
+class ArchiveLimits:
+    """Limits of an archive: ``members`` of one listing, ``size`` in bytes decompressed, ``text`` bytes of one JSON file.
 
-    ``ratio`` is how many times its own size an archive may unpack to, looked at once it has given ``free`` bytes: long
-    runs of zeros are ordinary in small amounts.
+    ``ratio`` is the largest ratio of decompressed to compressed size. It is checked once ``free`` bytes have been
+    decompressed, as long runs of zeros are common in small amounts.
     """
 
     members: int = 20_000
@@ -35,29 +36,29 @@ class Limits:
     free: int = 1 << 30
 
 
-LIMITS: Final = Limits()
+LIMITS: Final = ArchiveLimits()
 
 
 class Source(Protocol):
-    """Bytes that can be read from anywhere; ``size`` of them."""
+    """``size`` bytes that can be read from any offset."""
 
     @property
     def size(self) -> int: ...
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """The name for messages."""
         ...
 
     def open(self, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
-        """The bytes from ``start`` up to ``end`` in chunks. Raises UNREACHABLE if they break off."""
+        """Open the bytes from ``start`` up to ``end``, in chunks. Raises UNREACHABLE if the connection breaks."""
         ...
 
 
-class Windowed:
-    """A source that is read in windows of 4 MiB, the latest of which is kept, for small reads that lie close together.
+class WindowedSource:
+    """A source that is read in windows of 4 MiB, keeping the latest one, for small reads that lie close together.
 
-    The logs of a run are a zip of about a hundred small files: three requests for each would be hundreds.
+    The logs of a run are a zip of about a hundred small files, each of which would take three requests.
     """
 
     def __init__(self, source: Source) -> None:
@@ -95,20 +96,19 @@ class Windowed:
 
 
 def invalid(what: str) -> SynclineError:
-    """The archive is damaged, or contradicts itself."""
+    """Return the error of an archive that is damaged or contradicts itself."""
     return SynclineError("ARCHIVE_INVALID", what)
 
 
 def refused(what: str) -> SynclineError:
-    """The archive holds what none of ours needs."""
+    """Return the error of an archive with content that no image needs."""
     return SynclineError("ARCHIVE_REFUSED", what)
 
 
-class Stream(Generic[DataT]):
-    """Chunks of bytes. `mark` tells where the next chunk begins; None if the stream cannot be continued from there.
+class MarkedStream(Generic[DataT]):
+    """Chunks of bytes. `mark` is where the next chunk begins; None if the stream cannot be continued from there.
 
-    A mark is made of JSON values and bytes. Whoever made the stream can make one of the rest with it. `under` in a mark
-    is the mark of the stream that this one was read from.
+    The function that made a stream makes one of the rest of it when it is given the mark.
     """
 
     def __init__(self, marked: Iterable[tuple[DataT, Mark | None]], mark: Mark | None) -> None:
@@ -123,29 +123,31 @@ class Stream(Generic[DataT]):
         return chunk
 
 
-def ranged(source: Source, start: int, end: int, mark: Mark | None = None) -> Stream[bytes]:
-    """Return the bytes of a source from `start` up to `end`, or those behind a mark."""
+def ranged(source: Source, start: int, end: int, mark: Mark | None = None) -> MarkedStream[bytes]:
+    """Return the bytes of a source from `start` up to `end`, or those after a mark."""
 
     def chunks(at: int) -> Iterator[tuple[bytes, Mark]]:
-        with source.open(at, end) as found:
-            for chunk in found:
+        with source.open(at, end) as opened:
+            for chunk in opened:
                 at += len(chunk)
                 yield chunk, {"at": at}
 
     mark = mark or {"at": start}
-    return Stream(chunks(mark["at"]), mark)
+    return MarkedStream(chunks(mark["at"]), mark)
 
 
-class Feed:
-    """Chunks read by sizes. ``at`` counts the bytes given so far; ``cut`` makes the error of an early end.
+class ChunkReader:
+    """Reads chunks in any sizes. ``at`` counts the bytes read; ``cut`` makes the error of an early end.
 
-    With a mark of another feed, ``chunks`` are those behind its ``under``, and reading goes on where that one was.
+    With a mark of another reader, ``chunks`` are those after its ``under``, and reading continues at the mark.
     """
 
     def __init__(
         self, chunks: Iterable[bytes | memoryview], cut: Callable[[], SynclineError], mark: Mark | None = None
     ) -> None:
-        self._chunks = chunks if isinstance(chunks, Stream) else Stream(((chunk, None) for chunk in chunks), None)
+        self._chunks = (
+            chunks if isinstance(chunks, MarkedStream) else MarkedStream(((chunk, None) for chunk in chunks), None)
+        )
         self._cut = cut
         self._held: bytes | memoryview = b""
         self._starts: deque[tuple[int, Mark | None]] = deque()
@@ -155,13 +157,13 @@ class Feed:
             self.skip(mark["skip"])
 
     def __iter__(self) -> Iterator[bytes | memoryview]:
-        while piece := self.some(CHUNK):
+        while piece := self.read_some(CHUNK):
             yield piece
 
     def mark(self, back: int = 0) -> Mark | None:
-        """Return where this feed is, or was ``back`` bytes ago; None if it cannot be told.
+        """Return the mark of the position, or of ``back`` bytes before it; None if it is unknown.
 
-        A feed remembers the chunk it is in, and at least the last ``_REMEMBERED`` bytes.
+        Known are the positions within the current chunk, and at least within the last ``_REMEMBERED`` bytes.
         """
         at = self.at - back
         start, under = next(
@@ -170,8 +172,8 @@ class Feed:
         )
         return None if under is None else {"under": under, "skip": at - start, "given": at}
 
-    def some(self, most: int) -> bytes | memoryview:
-        """Up to ``most`` bytes, none only at the end."""
+    def read_some(self, most: int) -> bytes | memoryview:
+        """Return up to ``most`` bytes, none only at the end."""
         while not self._held:
             under = self._chunks.mark
             chunk = next(self._chunks, None)
@@ -191,41 +193,30 @@ class Feed:
         return given
 
     def peek(self, size: int) -> bytes:
-        """The next ``size`` bytes, fewer at the end, which stay where they are."""
+        """Return the next ``size`` bytes without consuming them; fewer at the end."""
         parts: list[bytes | memoryview] = []
         missing = size
-        while missing > 0 and (part := self.some(missing)):
+        while missing > 0 and (part := self.read_some(missing)):
             parts.append(part)
             missing -= len(part)
-        seen = b"".join(parts)
-        self.give_back(seen)
-        return seen
+        data = b"".join(parts)
+        self.unread(data)
+        return data
 
-    def give_back(self, data: bytes) -> None:
-        """Put bytes that were given too many in front again."""
+    def unread(self, data: bytes) -> None:
+        """Put back the bytes that were read last."""
         if data:
             self.at -= len(data)
             self._held = b"".join((data, self._held)) if self._held else data
 
-    def take(self, size: int) -> bytes:
-        """Exactly ``size`` bytes."""
-        first = self.some(size)
-        if len(first) == size:
-            return bytes(first)
-        parts = [first]
-        missing = size - len(first)
-        while missing:
-            part = self.some(missing)
-            if not part:
-                raise self._cut()
-            parts.append(part)
-            missing -= len(part)
-        return b"".join(parts)
+    def read_exactly(self, size: int) -> bytes:
+        """Return exactly ``size`` bytes."""
+        return b"".join(self.pieces(size))
 
     def pieces(self, size: int) -> Iterator[bytes | memoryview]:
-        """Exactly ``size`` bytes as they come."""
+        """Yield exactly ``size`` bytes in the pieces in which they come."""
         while size:
-            piece = self.some(size)
+            piece = self.read_some(size)
             if not piece:
                 raise self._cut()
             size -= len(piece)

@@ -1,4 +1,4 @@
-"""Odd entries in the lists of GitHub and GitLab: each costs itself alone."""
+"""Invalid entries in the lists of GitHub and GitLab, each of which affects only itself."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.config import ArtifactsSync
-from syncline.kinds.artifacts.discover import Look, Target
+from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
+from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.kind import Artifacts
-from syncline.kinds.artifacts.layers import OwnMemory
-from syncline.kinds.artifacts.memory import Pushed
+from syncline.kinds.artifacts.records import PushRecords
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Scope
 from tests.standins.made_up import Naps
@@ -35,8 +35,8 @@ PATH: Final = ".github/workflows/presto-build-images.yml"
 AT: Final = "2023-11-14T22:30:00Z"
 
 
-class SaidBuilds(Builds):
-    """Builds whose logs need not be read: each run made one image, whose tag is the run's number."""
+class ScriptedBuilds(Builds):
+    """Builds without logs: each run made one image, tagged with the run's number."""
 
     def _block(self, run: WorkflowRun) -> dict[str, str]:
         return {"Image tag": f"{run.id}-linux-amd64"}
@@ -60,7 +60,7 @@ class World:
         values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
         self.sync = ArtifactsSync.model_validate({"name": "s", **values})
         self.client = GitHub(Endpoint.parse(self.github.url), SecretToken(lambda: None), http)
-        self.target = Target(
+        self.target = ProjectTarget(
             Registry(Endpoint.parse(self.registry.url), lambda: None, http),
             GitLab(Endpoint.parse(self.gitlab.url), "group/project", lambda: None, http),
         )
@@ -75,9 +75,14 @@ class World:
         self.gitlab.on("GET", f"{REPOSITORIES}/{number}/tags", json_reply(entries))
 
     def look(self, *groups: str) -> list[Page]:
-        builds = SaidBuilds(self.sync, self.client, OwnMemory())
-        look = Look(
-            self.sync, builds, self.target, Pushed(OwnMemory(), "host"), OwnMemory(), now=lambda: 1_700_000_000.0
+        builds = ScriptedBuilds(self.sync, self.client, ProcessFacts())
+        look = BuildScan(
+            self.sync,
+            builds,
+            self.target,
+            PushRecords(ProcessFacts(), "host"),
+            ProcessFacts(),
+            now=lambda: 1_700_000_000.0,
         )
         return list(look.pages(Scope.of(groups or None), None, StepContext(lambda: 60.0, named=bool(groups))))
 
@@ -96,7 +101,7 @@ def failed(pages: list[Page]) -> Mapping[str, str]:
     return {str(failure.item): failure.error.code.name for page in pages for failure in page.failures}
 
 
-def test_odd_runs(world: World) -> None:
+def test_invalid_runs(world: World) -> None:
     world.runs(None, run(3), run(2, created_at="never"), {**run(9), "id": "9"}, run(1, run_attempt="first"))
     world.repositories()
     pages = world.look()
@@ -106,7 +111,7 @@ def test_odd_runs(world: World) -> None:
     assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
 
 
-def test_a_named_run_of_which_github_says_nonsense_is_not_absent(world: World) -> None:
+def test_named_run_with_an_invalid_response_is_not_absent(world: World) -> None:
     world.runs(run(3))
     world.repositories()
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply({"id": "two"}))
@@ -114,8 +119,8 @@ def test_a_named_run_of_which_github_says_nonsense_is_not_absent(world: World) -
     assert (str(failure.item), failure.error.code.name) == ("run:2:*", "BAD_ANSWER")
 
 
-def test_a_named_run_that_the_list_does_not_reach(world: World) -> None:
-    """Whether a younger run made the same image tag is not known, so nothing is transferred."""
+def test_named_run_older_than_the_list(world: World) -> None:
+    """A younger run may have made the same image tag, so nothing is transferred."""
     world.runs(run(3, created_at="2023-11-14T22:31:00Z"))
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply(run(2, path=PATH)))
     world.repositories()
@@ -123,8 +128,8 @@ def test_a_named_run_that_the_list_does_not_reach(world: World) -> None:
     assert (moves(pages), failed(pages)) == ([], {"run:2:*": "LISTING_INCOMPLETE"})
 
 
-def test_a_named_run_that_is_not_listed_yet(world: World) -> None:
-    """GitHub may tell of a run before its list has it; none of the others is asked for once more."""
+def test_named_run_not_listed_yet(world: World) -> None:
+    """GitHub may send an event of a run before listing it; no other run is read again."""
     world.runs(run(1, created_at="2023-11-14T22:29:00Z"))
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply(run(2, path=PATH)))
     world.repositories()
@@ -132,14 +137,14 @@ def test_a_named_run_that_is_not_listed_yet(world: World) -> None:
     assert len(world.github.asked("GET", RUNS)) == 1
 
 
-def test_an_alias_does_not_move_while_the_youngest_run_may_be_an_odd_one(world: World) -> None:
+def test_alias_is_kept_if_the_youngest_run_may_be_invalid(world: World) -> None:
     world.runs(None, run(3))
     world.repositories(repository(7, COORDINATOR))
     world.tags(7, {"name": "3"})
     assert moves(world.look()) == []
 
 
-def test_odd_repositories(world: World) -> None:
+def test_invalid_repositories(world: World) -> None:
     world.runs(run(3), run(2))
     world.repositories(None, repository(7, COORDINATOR), {"id": 8, "path": 8}, {"id": None, "path": "group/project/B"})
     world.tags(7, {"name": "3"})
@@ -152,7 +157,7 @@ def test_odd_repositories(world: World) -> None:
     assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
 
 
-def test_a_repository_that_an_odd_entry_may_stand_for_is_asked_for(world: World) -> None:
+def test_tags_are_read_if_an_invalid_entry_may_be_the_repository(world: World) -> None:
     world.runs(run(3), run(2))
     world.repositories({"id": None, "path": COORDINATOR, "name": "x86/presto-coordinator"})
     world.registry.on("GET", f"/v2/{COORDINATOR}/tags/list", json_reply({"tags": ["3"]}))
@@ -163,7 +168,7 @@ def test_a_repository_that_an_odd_entry_may_stand_for_is_asked_for(world: World)
     assert failed(pages) == {f"*:{COORDINATOR}": "ENTRY_INVALID"}
 
 
-def test_odd_tags(world: World) -> None:
+def test_invalid_tags(world: World) -> None:
     world.runs(run(3), run(2))
     world.repositories(repository(7, COORDINATOR))
     world.tags(7, None, {"name": "3"}, {"name": "-x"}, "2")
@@ -174,12 +179,12 @@ def test_odd_tags(world: World) -> None:
     assert failed(pages) == {f"{COORDINATOR}:{name}": "ENTRY_INVALID" for name in names}
 
 
-def test_an_image_that_an_odd_artifact_may_have_is_not_taken_for_absent(world: World) -> None:
+def test_image_is_not_absent_if_an_invalid_artifact_may_have_it(world: World) -> None:
     good = {"id": 2, "name": "images-b", "size_in_bytes": 1, "expired": True, "created_at": AT}
     path = "/repos/rapidsai/velox-testing/actions/runs/3/artifacts"
     world.github.on("GET", path, json_reply({"artifacts": [None, good]}))
     world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
-    kind = Artifacts(world.sync, world.client, world.target, world.http, memory=OwnMemory(), now=lambda: 0.0)
+    kind = Artifacts(world.sync, world.client, world.target, world.http, memory=ProcessFacts(), now=lambda: 0.0)
     item = Item(COORDINATOR, "3", detail={"run": "3.1", "image": "presto-coordinator", "tag": "3-linux-amd64"})
     (answer,) = kind.transfer([item], StepContext(lambda: 60.0))
     assert cast("Failure", answer).error.code.name == "ENTRY_INVALID"

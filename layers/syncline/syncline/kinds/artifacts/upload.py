@@ -1,10 +1,10 @@
-"""Sending layers as they come out of an archive: read, packed, hashed and uploaded at the same time.
+"""Upload of layers while they are read from an archive: compressed, hashed and sent at the same time.
 
-The thread that reads the archive cuts each layer into segments and goes on; processors pack segments side by side;
-a thread for each layer takes them in their order, hashes what went in and what came out, and uploads pieces of a few
-MiB. A piece is kept until the registry has it, so a broken connection or a token that ended costs that piece; after
-each piece the layer's state can be put away and taken up again by another function. The whole takes the memory of a
-dozen segments and a few pieces, whatever the sizes of layers.
+The thread that reads the archive cuts each layer into segments. Several processors compress segments at the same time.
+One thread per layer takes the segments in order, hashes them before and after compression, and uploads pieces of a few
+MiB. A piece stays in memory until the registry has it, so a broken connection or an expired token costs that piece. After
+each piece the state of the layer can be stored, and another function can continue from it. Memory is bounded by a dozen
+segments and a few pieces, whatever the sizes of the layers.
 """
 
 from __future__ import annotations
@@ -23,45 +23,51 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
 from syncline.clients.registry.upload import BlobUpload
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.archive.feed import CHUNK, Feed, Mark, Stream
-from syncline.kinds.artifacts.archive.unpacking import unpacked
-from syncline.kinds.artifacts.layers import HEADER, SEGMENT, Layer, checksum, has_whole, packed_segment, trailer
+from syncline.kinds.artifacts.archive.decompress import decompressed
+from syncline.kinds.artifacts.archive.streams import CHUNK, ChunkReader, Mark, MarkedStream
+from syncline.kinds.artifacts.layers import HEADER, SEGMENT, Layer, checksum, has_blob, packed_segment, trailer
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
 PIECE: Final = 8 * 1024 * 1024
-"""Bytes sent in one request, at least, unless they are a layer's last."""
+"""Minimum size of a request in bytes, except for the last one of a layer."""
 UPLOADS: Final = 3
-"""Layers of one image that are uploaded at a time."""
-_BREAKS: Final = 4
-"""How many failures one piece bears."""
+"""Layers of one image that are uploaded at the same time."""
+_RETRIES: Final = 4
+"""Retries of one piece."""
 _SEGMENTS: Final = 8
-"""Segments in memory beside one for each processor."""
+"""Segments in memory, in addition to one for each processor."""
 
 
 @dataclass(frozen=True, slots=True)
-class Interrupted:
-    """Time was short within a layer; ``state`` (JSON values) takes it up again, None where it starts anew.
+class InterruptedLayer:
+    """A layer that was interrupted. ``state`` (JSON values) continues the upload; None if it must start again.
 
-    ``inside`` tells where in the archive the upload stands, and has the hashes of what came before, so that the layer
-    need not be read again from its start. It is None if it must be.
+    ``inside`` has the position in the archive that matches the upload, and the hashes of the content before it. It is
+    None if the layer must be read again from its start.
     """
 
     state: dict[str, Any] | None
-    inside: dict[str, Any] | None = None
+    inside: LayerState = None
 
 
-class BrokenOffError(Exception):
-    """A layer's content could not be read to its end because of ``error``; ``sent`` tells how far it was sent."""
+LayerState = dict[str, Any] | None
+"""State of an interrupted layer in JSON values: of its upload (``stored``), or of reading it (``inside``)."""
+SentLayer = Future[Layer | InterruptedLayer]
+"""The result of sending a layer."""
 
-    def __init__(self, error: SynclineError, sent: Future[Layer | Interrupted]) -> None:
-        super().__init__("the content of a layer broke off")
+
+class LayerReadError(Exception):
+    """A layer's content could not be read because of ``error``; ``sent`` is the result of its interrupted upload."""
+
+    def __init__(self, error: SynclineError, sent: SentLayer) -> None:
+        super().__init__("the content of a layer could not be read")
         self.error = error
         self.sent = sent
 
 
-class Sender(AbstractContextManager["Sender"]):
-    """Sends layers to one repository. ``sent`` counts the bytes that went out."""
+class LayerUploader(AbstractContextManager["LayerUploader"]):
+    """Uploads layers to one repository. ``sent`` counts the bytes sent."""
 
     def __init__(
         self, registry: Registry, repository: str, context: StepContext, processors: int | None = None
@@ -72,7 +78,7 @@ class Sender(AbstractContextManager["Sender"]):
         self.sent = 0
         processors = processors or os.cpu_count() or 1
         self.room = threading.BoundedSemaphore(processors + _SEGMENTS)
-        self.packers = ThreadPoolExecutor(processors, thread_name_prefix="pack")
+        self.compressors = ThreadPoolExecutor(processors, thread_name_prefix="pack")
         self._uploads = ThreadPoolExecutor(UPLOADS, thread_name_prefix="layer")
         self._failed = threading.Event()
         self._lock = threading.Lock()
@@ -83,14 +89,14 @@ class Sender(AbstractContextManager["Sender"]):
     def __exit__(self, *_: object) -> None:
         self._failed.set()
         self._uploads.shutdown()
-        self.packers.shutdown()
+        self.compressors.shutdown()
 
     def count(self, size: int) -> None:
         with self._lock:
             self.sent += size
 
     def holds(self, stored: dict[str, Any]) -> bool:
-        """Return True if the registry has of an interrupted layer exactly what ``stored`` says."""
+        """Return True if the registry has exactly the part of an interrupted layer that ``stored`` describes."""
         try:
             upload = self.registry.resume_upload(self.repository, stored["upload"])
             return upload.status() == int(stored["size"])
@@ -101,40 +107,34 @@ class Sender(AbstractContextManager["Sender"]):
 
     def layer(
         self,
-        content: Feed,
+        content: ChunkReader,
         diff_id: str | None,
-        stored: dict[str, Any] | None,
-        inside: dict[str, Any] | None = None,
-    ) -> Future[Layer | Interrupted]:
-        """Pack and send a layer, going on where ``stored`` left it; returns once ``content`` has been read.
+        stored: LayerState,
+        inside: LayerState = None,
+    ) -> SentLayer:
+        """Compress and send a layer, continuing at ``stored``; return once ``content`` has been read.
 
-        With ``inside`` of an interrupted layer, ``content`` is what follows its mark. ``diff_id`` is what the archive
-        promises the layer to be, if it does: another one is ARCHIVE_INVALID. Raises UPLOAD_LOST if there is an
-        ``inside`` and the registry does not have what came before, and BrokenOffError.
+        With ``inside`` of an interrupted layer, ``content`` is the rest after its mark. ``diff_id`` is the digest of the
+        content by the archive, if known; another digest is ARCHIVE_INVALID. Raises UPLOAD_LOST if there is an ``inside``
+        and the registry does not have the content before it, and LayerReadError.
         """
-        return self._send(_Packed(self, diff_id, stored, inside), content)
+        return self._send(_CompressedUpload(self, diff_id, stored, inside), content)
 
-    def blob(
-        self,
-        content: Feed,
-        digest: str,
-        stored: dict[str, Any] | None,
-        inside: dict[str, Any] | None = None,
-    ) -> Future[Layer | Interrupted]:
-        """Send a blob as it is, as :meth:`layer` does; its ``diff_id`` is the digest of what is packed in it."""
-        return self._send(_AsItIs(self, digest, stored, inside), content)
+    def blob(self, content: ChunkReader, digest: str, stored: LayerState, inside: LayerState = None) -> SentLayer:
+        """Send a compressed blob unchanged; otherwise as :meth:`layer`. Its ``diff_id`` is the digest of its content."""
+        return self._send(_VerbatimUpload(self, digest, stored, inside), content)
 
     def put(self, content: bytes) -> str:
-        """Send a small blob; its digest."""
+        """Send a small blob and return its digest."""
         digest = digest_of(content)
-        if not has_whole(self.registry, self.repository, digest, len(content)):
+        if not has_blob(self.registry, self.repository, digest, len(content)):
             self.registry.begin_upload(self.repository).put(digest, content, len(content))
             self.count(len(content))
         return digest
 
-    def _send(self, transfer: _Transfer, content: Feed) -> Future[Layer | Interrupted]:
+    def _send(self, transfer: _LayerUpload, content: ChunkReader) -> SentLayer:
         done = self._uploads.submit(self._guarded, transfer)
-        whole = False
+        complete = False
         try:
             for segment, mark in _segments(content):
                 if done.done() or self._failed.is_set() or self.context.over:
@@ -142,26 +142,26 @@ class Sender(AbstractContextManager["Sender"]):
                 self.room.acquire()
                 transfer.give(segment, mark)
             else:
-                whole = True
+                complete = True
         except SynclineError as error:
-            raise BrokenOffError(error, done) from error
+            raise LayerReadError(error, done) from error
         finally:
-            transfer.end(whole=whole)
+            transfer.end(complete=complete)
         return done
 
-    def _guarded(self, transfer: _Transfer) -> Layer | Interrupted:
+    def _guarded(self, transfer: _LayerUpload) -> Layer | InterruptedLayer:
         try:
             return transfer.run()
         finally:
             transfer.drain()
 
 
-def _segments(content: Feed) -> Iterator[tuple[bytes, Mark | None]]:
-    """Yield the content in segments, with the mark of what follows each."""
+def _segments(content: ChunkReader) -> Iterator[tuple[bytes, Mark | None]]:
+    """Yield the content in segments, each with the mark of its end."""
     while True:
         parts: list[bytes | memoryview] = []
         size = 0
-        while size < SEGMENT and (piece := content.some(SEGMENT - size)):
+        while size < SEGMENT and (piece := content.read_some(SEGMENT - size)):
             parts.append(piece)
             size += len(piece)
         if not size:
@@ -171,65 +171,65 @@ def _segments(content: Feed) -> Iterator[tuple[bytes, Mark | None]]:
 
 @dataclass(frozen=True, slots=True)
 class _Segment:
-    """Bytes of a layer, those packed of them if they are to be packed, and the mark of what follows them."""
+    """A part of a layer: its bytes, their compressed form if any, and the mark of its end."""
 
     data: bytes
     packed: Future[bytes] | None
     mark: Mark | None
 
 
-class _Transfer(ABC):
-    """One layer on its way: segments go in at one end, and a thread of its own takes them at the other.
+class _LayerUpload(ABC):
+    """The upload of one layer: the reading thread puts segments into a queue, and a separate thread sends them.
 
-    ``raw`` counts the bytes taken, the first ``behind`` of which the registry has from an earlier try.
+    ``raw`` counts the bytes taken, the first ``confirmed`` of which the registry has from an earlier attempt.
     """
 
-    def __init__(self, sender: Sender, stored: dict[str, Any] | None, inside: dict[str, Any] | None) -> None:
+    def __init__(self, sender: LayerUploader, stored: LayerState, inside: LayerState) -> None:
         self.sender = sender
         self._queue: queue.SimpleQueue[_Segment | bool] = queue.SimpleQueue()
         self._ended: bool | None = None
         self._upload: BlobUpload | None = None
         self._pieces: list[bytes] = []
-        self._held = 0
+        self._pending_size = 0
         self.size = 0
         self.hash = RunningHash("sha256")
         self.raw = 0
-        self.behind = 0
+        self.confirmed = 0
         self.diff = RunningHash("sha256")
         self.mark: Mark | None = None
-        self._kept: dict[str, Any] | None = None
+        self._upload_state: dict[str, Any] | None = None
         self._inside = inside
-        # Known before the first segment comes, so that none is packed that the registry has.
-        if stored is not None and self._taken_up(stored):
-            self.behind = int(stored["raw"])
+        # Done before the first segment, so that none is compressed that the registry has.
+        if stored is not None and self._resume(stored):
+            self.confirmed = int(stored["raw"])
         if inside is not None:
             self.raw = int(inside["raw"])
             self.diff = RunningHash.resume("sha256", inside["diff"])
-            if self.behind < self.raw or self.diff.offset != inside["diff"][0]:
+            if self.confirmed < self.raw or self.diff.offset != inside["diff"][0]:
                 raise SynclineError("UPLOAD_LOST", "the registry no longer has the first part of a layer")
 
     def give(self, data: bytes, mark: Mark | None) -> None:
-        self._queue.put(_Segment(data, self.packing(data), mark))
+        self._queue.put(_Segment(data, self.compress_later(data), mark))
 
-    def end(self, *, whole: bool) -> None:
-        self._queue.put(whole)
+    def end(self, *, complete: bool) -> None:
+        self._queue.put(complete)
 
     def drain(self) -> None:
-        """Let go of what nobody will take any more, until the end comes."""
+        """Discard the remaining segments until the end."""
         while self._ended is None:
             self._next()
 
     @abstractmethod
-    def packing(self, segment: bytes) -> Future[bytes] | None:
-        """The segment as it will be sent, if not as it is."""
+    def compress_later(self, segment: bytes) -> Future[bytes] | None:
+        """Start compressing a segment; return None if it is sent unchanged."""
 
     @abstractmethod
-    def run(self) -> Layer | Interrupted:
-        """Take all segments; what became of them."""
+    def run(self) -> Layer | InterruptedLayer:
+        """Send all segments and return the result."""
 
     @abstractmethod
     def inside(self) -> dict[str, Any] | None:
-        """Return what continues the layer behind the bytes taken so far, if anything can."""
+        """Return the reading state after the bytes taken so far; None if reading cannot continue there."""
 
     def taken(self) -> Iterator[_Segment]:
         while (given := self._next()) is not None:
@@ -237,8 +237,8 @@ class _Transfer(ABC):
             yield given
 
     @property
-    def whole(self) -> bool:
-        """Whether all segments came."""
+    def complete(self) -> bool:
+        """Return True if all segments came."""
         return self._ended is True
 
     def _next(self) -> _Segment | None:
@@ -250,44 +250,44 @@ class _Transfer(ABC):
         return given
 
     def add(self, data: bytes) -> None:
-        """Take bytes to be sent: what became of all that was taken so far."""
+        """Add bytes to be sent, sending a piece once there are enough."""
         self.hash.update(data)
         self.size += len(data)
         self._pieces.append(data)
-        self._held += len(data)
-        if self._held >= PIECE:
+        self._pending_size += len(data)
+        if self._pending_size >= PIECE:
             self._send_piece()
-            self._keep()
+            self._save_state()
 
     def finish(self, check: Callable[[], None]) -> str:
-        """End the blob, if ``check`` does not raise; its digest."""
+        """Finish the blob, unless ``check`` raises, and return its digest."""
         digest = f"sha256:{self.hash.hexdigest()}"
         check()
         registry, repository = self.sender.registry, self.sender.repository
         if self._upload is None:
             content = b"".join(self._pieces)
-            if not has_whole(registry, repository, digest, len(content)):
+            if not has_blob(registry, repository, digest, len(content)):
                 registry.begin_upload(repository).put(digest, content, len(content))
                 self.sender.count(len(content))
             return digest
-        if self._held:
+        if self._pending_size:
             self._send_piece()
         self._upload.finish(digest)
         return digest
 
-    def interrupted(self) -> Interrupted:
-        """Time was short: what takes the upload up again, as far as the registry has it."""
-        if self._kept is None:
+    def interrupted(self) -> InterruptedLayer:
+        """Return the state from which another function continues, up to the last piece that the registry has."""
+        if self._upload_state is None:
             self.cancel()
-        return Interrupted(self._kept, self._inside)
+        return InterruptedLayer(self._upload_state, self._inside)
 
-    def note_reading(self) -> None:
-        """Note how far reading got, if that is not yet the part that the registry lacks."""
-        if self._kept is not None and self.mark is not None and self.raw <= self.behind:
+    def note_position(self) -> None:
+        """Save the reading position if it is within the part that the registry already has."""
+        if self._upload_state is not None and self.mark is not None and self.raw <= self.confirmed:
             self._inside = self.inside()
 
-    def _taken_up(self, stored: dict[str, Any]) -> bool:
-        """Go on with an upload, if the registry has exactly what went before."""
+    def _resume(self, stored: dict[str, Any]) -> bool:
+        """Continue an upload if the registry has exactly the part before it."""
         running, size = RunningHash.resume("sha256", stored["hash"]), int(stored["size"])
         resumed = self.sender.registry.resume_upload(self.sender.repository, stored["upload"])
         try:
@@ -300,14 +300,19 @@ class _Transfer(ABC):
             resumed.cancel()
             return False
         self._upload, self.hash, self.size = resumed, running, size
-        self._kept = {**stored, "upload": resumed.state()}
+        self._upload_state = {**stored, "upload": resumed.state()}
         return True
 
-    def _keep(self) -> None:
-        """Note where the registry is after a piece, unless the hash cannot be put away."""
+    def _save_state(self) -> None:
+        """Save the state after a piece, unless the hash cannot be stored."""
         hash_state = self.hash.state()
         if self._upload is not None and hash_state is not None:
-            self._kept = {"upload": self._upload.state(), "hash": hash_state, "size": self.size, "raw": self.raw}
+            self._upload_state = {
+                "upload": self._upload.state(),
+                "hash": hash_state,
+                "size": self.size,
+                "raw": self.raw,
+            }
             self._inside = None if self.mark is None else self.inside()
 
     def cancel(self) -> None:
@@ -315,17 +320,17 @@ class _Transfer(ABC):
             self._upload.cancel()
 
     def _send_piece(self) -> None:
-        parts, size = self._pieces, self._held
-        self._pieces, self._held = [], 0
+        parts, size = self._pieces, self._pending_size
+        self._pieces, self._pending_size = [], 0
         if self._upload is None:
             self._upload = self.sender.registry.begin_upload(self.sender.repository)
         start = self._upload.offset
-        for tries_left in range(_BREAKS, -1, -1):
+        for tries_left in range(_RETRIES, -1, -1):
             at = self._upload.offset - start
             try:
                 self._upload.write([b"".join(parts)[at:]] if at else parts, start + size, size - at)
             except SynclineError as error:
-                # A session whose token ended in the middle says UPLOAD_LOST too, and is asked with a new one.
+                # A session whose token expired also fails with UPLOAD_LOST; the status request uses a new token.
                 if not error.retried_here or not tries_left or self.sender.context.over:
                     raise
                 reached = self._upload.status()
@@ -338,29 +343,27 @@ class _Transfer(ABC):
         self.sender.count(size)
 
 
-class _Packed(_Transfer):
-    """A layer that is packed on the way."""
+class _CompressedUpload(_LayerUpload):
+    """The upload of a layer that is compressed here."""
 
-    def __init__(
-        self, sender: Sender, diff_id: str | None, stored: dict[str, Any] | None, inside: dict[str, Any] | None
-    ) -> None:
+    def __init__(self, sender: LayerUploader, diff_id: str | None, stored: LayerState, inside: LayerState) -> None:
         super().__init__(sender, stored, inside)
         self._expected = diff_id
         self._given = self.raw
         self._crc = 0 if inside is None else int(inside["crc"])
 
-    def packing(self, segment: bytes) -> Future[bytes] | None:
+    def compress_later(self, segment: bytes) -> Future[bytes] | None:
         self._given += len(segment)
-        if self._given <= self.behind:
+        if self._given <= self.confirmed:
             return None
-        return self.sender.packers.submit(packed_segment, segment)
+        return self.sender.compressors.submit(packed_segment, segment)
 
     def inside(self) -> dict[str, Any] | None:
         diff = self.diff.state()
         return None if diff is None else {"mark": self.mark, "raw": self.raw, "diff": diff, "crc": self._crc}
 
-    def run(self) -> Layer | Interrupted:
-        if not self.behind:
+    def run(self) -> Layer | InterruptedLayer:
+        if not self.confirmed:
             self.add(HEADER)
         for segment in self.taken():
             self.diff.update(segment.data)
@@ -368,8 +371,8 @@ class _Packed(_Transfer):
             self.raw += len(segment.data)
             if segment.packed is not None:
                 self.add(segment.packed.result())
-        if not self.whole:
-            self.note_reading()
+        if not self.complete:
+            self.note_position()
             return self.interrupted()
         self.add(trailer(self._crc, self.raw))
         digest = self.finish(self._check)
@@ -386,52 +389,50 @@ class _Packed(_Transfer):
             raise SynclineError("ARCHIVE_INVALID", what)
 
 
-_Asked = Future[dict[str, Any] | None]
+_StateRequest = Future[dict[str, Any] | None]
 
 
-class _AsItIs(_Transfer):
-    """A blob that is packed already; beside being sent it is unpacked, to learn what it holds."""
+class _VerbatimUpload(_LayerUpload):
+    """The upload of a compressed blob. It is also decompressed, to compute its diff_id."""
 
-    def __init__(
-        self, sender: Sender, digest: str, stored: dict[str, Any] | None, inside: dict[str, Any] | None
-    ) -> None:
+    def __init__(self, sender: LayerUploader, digest: str, stored: LayerState, inside: LayerState) -> None:
         super().__init__(sender, stored, inside)
         self._digest = digest
-        self._waiting: queue.Queue[bytes | _Asked | None] = queue.Queue(2)
+        self._waiting: queue.Queue[bytes | _StateRequest | None] = queue.Queue(2)
         self._unpacked_from = None if inside is None else inside["unpacked"]
 
-    def packing(self, segment: bytes) -> Future[bytes] | None:
+    def compress_later(self, segment: bytes) -> Future[bytes] | None:
         del segment
         return None
 
     def inside(self) -> dict[str, Any] | None:
-        """Wait until all that was taken is unpacked."""
-        asked: _Asked = Future()
-        self._waiting.put(asked)
-        answer = asked.result()
-        return None if answer is None else {"mark": self.mark, "raw": self.raw, **answer}
+        """Wait until all bytes taken are decompressed, and return the reading state."""
+        request: _StateRequest = Future()
+        self._waiting.put(request)
+        state = request.result()
+        return None if state is None else {"mark": self.mark, "raw": self.raw, **state}
 
-    def run(self) -> Layer | Interrupted:
+    def run(self) -> Layer | InterruptedLayer:
         with ThreadPoolExecutor(1, thread_name_prefix="unpack") as unpacking:
             unpacked_hash = unpacking.submit(self._unpack)
             try:
                 for segment in self.taken():
                     self._waiting.put(segment.data)
                     self.raw += len(segment.data)
-                    if self.raw > self.behind:
+                    if self.raw > self.confirmed:
                         self.add(segment.data)
-                if not self.whole:
-                    self.note_reading()
+                if not self.complete:
+                    self.note_position()
             finally:
                 self._waiting.put(None)
-            if not self.whole:
+            if not self.complete:
                 return self.interrupted()
             diff_id = unpacked_hash.result()
         digest = self.finish(self._check)
         return Layer(diff_id, digest, self.size)
 
     def _unpack(self) -> str:
-        given: Iterator[bytes | _Asked] = iter(self._waiting.get, None)
+        given: Iterator[bytes | _StateRequest] = iter(self._waiting.get, None)
         size = 0 if self._unpacked_from is None else int(self._unpacked_from["given"])
 
         def segments() -> Iterator[tuple[bytes, Mark]]:
@@ -441,21 +442,21 @@ class _AsItIs(_Transfer):
                     size += len(each)
                     yield each, {}
                 else:
-                    each.set_result(self._reached(content.mark, size))
+                    each.set_result(self._reading_state(content.mark, size))
 
         try:
             mark = self._unpacked_from
-            content = unpacked(Stream(segments(), {}), f"the blob {self._digest}", mark=mark)
+            content = decompressed(MarkedStream(segments(), {}), f"the blob {self._digest}", mark=mark)
             for chunk in content:
                 self.diff.update(chunk)
         finally:
-            for each in given:  # whoever gives them is not to wait for a place
+            for each in given:  # the sending thread must not block on a full queue
                 if not isinstance(each, bytes):
                     each.set_result(None)
         return f"sha256:{self.diff.hexdigest()}"
 
-    def _reached(self, mark: Mark | None, size: int) -> dict[str, Any] | None:
-        """Return what continues the unpacking behind ``size`` bytes, if it is there."""
+    def _reading_state(self, mark: Mark | None, size: int) -> dict[str, Any] | None:
+        """Return the state of decompression after ``size`` bytes; None if it is unknown or elsewhere."""
         diff = self.diff.state()
         if mark is None or diff is None or mark["given"] != size:
             return None
@@ -464,7 +465,7 @@ class _AsItIs(_Transfer):
     def _check(self) -> None:
         if f"sha256:{self.hash.hexdigest()}" != self._digest:
             self.cancel()
-            raise SynclineError("ARCHIVE_INVALID", f"the blob that the archive calls {self._digest} is another")
+            raise SynclineError("ARCHIVE_INVALID", f"the blob that the archive calls {self._digest} has another digest")
 
 
-assert SEGMENT % CHUNK == 0, "segments are made of whole chunks"
+assert SEGMENT % CHUNK == 0, "a segment consists of complete chunks"

@@ -1,4 +1,4 @@
-"""The checkpoint that is kept for an image, as long as it is of use."""
+"""Storage of checkpoints."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import pytest
 
 from syncline.kinds.artifacts import checkpoints
 from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
-from syncline.kinds.artifacts.layers import OwnMemory
+from syncline.kinds.artifacts.facts import ProcessFacts
 
 CHECKPOINT: Final = Checkpoint("layer.tar", 7, {"given": 3}, None, "", {"a": b"\x00"}, {}, {"a": 1}, {})
 
 
 @pytest.fixture
-def memory() -> OwnMemory:
-    return OwnMemory()
+def memory() -> ProcessFacts:
+    return ProcessFacts()
 
 
-def test_it_is_read_and_forgotten_by_another_function(memory: OwnMemory) -> None:
+def test_loaded_and_removed_by_another_function(memory: ProcessFacts) -> None:
     assert Checkpoints(memory, "app:v1").save(CHECKPOINT)
     assert Checkpoints(memory, "app:v1").load() == CHECKPOINT
     assert Checkpoints(memory, "app:v1", "another archive").load() is None
@@ -28,7 +28,7 @@ def test_it_is_read_and_forgotten_by_another_function(memory: OwnMemory) -> None
     assert Checkpoints(memory, "app:v1").load() is None
 
 
-def test_it_is_forgotten_by_the_function_that_made_it(memory: OwnMemory) -> None:
+def test_removed_by_the_function_that_stored_it(memory: ProcessFacts) -> None:
     kept = Checkpoints(memory, "app:v1")
     assert kept.load() is None
     assert kept.save(CHECKPOINT)
@@ -36,7 +36,7 @@ def test_it_is_forgotten_by_the_function_that_made_it(memory: OwnMemory) -> None
     assert kept.load() is None
 
 
-def test_one_that_is_too_large_leaves_the_other(memory: OwnMemory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_large_checkpoint_keeps_the_previous_one(memory: ProcessFacts, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Checkpoints(memory, "app:v1")
     assert kept.save(CHECKPOINT)
     monkeypatch.setattr(checkpoints, "LARGEST", 100)
@@ -45,7 +45,7 @@ def test_one_that_is_too_large_leaves_the_other(memory: OwnMemory, monkeypatch: 
 
 
 @pytest.mark.parametrize(("inside", "read"), [(None, 3), ({"mark": {"given": 5, "left": 0}}, 5), ({"mark": None}, 0)])
-def test_it_tells_how_far_the_archive_was_read(inside: dict[str, Any] | None, read: int) -> None:
+def test_position_in_the_archive(inside: dict[str, Any] | None, read: int) -> None:
     under = {"given": 1, "left": 2}
     start = {"given": 3, "under": None, "left": 0}
     assert replace(CHECKPOINT, start=start, inside=inside).read == read

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.kinds.artifacts.archive.feed import CHUNK
-from syncline.kinds.artifacts.archive.inflating import DEFLATE, GZIP, DamagedError, Inflater
+from syncline.kinds.artifacts.archive.inflate import DEFLATE, GZIP, DamagedError, Inflater
+from syncline.kinds.artifacts.archive.streams import CHUNK
 
 BEHIND = b"bytes behind the end"
 LARGEST_STATE = 8 + 21544 + 2 * 32768 + 288
@@ -36,7 +36,7 @@ def packed(content: bytes, level: int, kind: int) -> bytes:
     seed=st.integers(0, 2**32),
     steps=st.lists(st.integers(1, 40_000), min_size=1, max_size=20),
 )
-def test_any_cut_gives_the_same_bytes(
+def test_any_interruption_gives_the_same_bytes(
     content: str, size: int, level: int, kind: int, seed: int, steps: list[int]
 ) -> None:
     raw = content_of(content, size, seed)
@@ -60,13 +60,13 @@ def test_any_cut_gives_the_same_bytes(
     assert inflater.rest + stream[at:] == BEHIND
 
 
-def test_a_stream_that_is_damaged() -> None:
+def test_damaged_stream() -> None:
     stream = bytearray(packed(b"some text " * 100, 6, GZIP))
     stream[-6] ^= 1
     with pytest.raises(DamagedError):
         Inflater(GZIP).inflate(bytes(stream))
 
 
-def test_what_is_no_state() -> None:
-    with pytest.raises(ValueError, match="no state"):
+def test_invalid_state() -> None:
+    with pytest.raises(ValueError, match="cannot be the state"):
         Inflater(GZIP, b"too short")
