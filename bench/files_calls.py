@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
+from syncline.cli.target import of_engine
 
 from syncline.cli import local_engine as engine
-from syncline.cli.target import of_engine
 from syncline.kinds.files.records import Record
 from syncline.messages import Queues
 from syncline.model import Step

@@ -7,10 +7,11 @@ import os
 import sys
 from typing import Final
 
+from syncline.cli.endings import tell
+
 from demo import scenes
 from demo.settings import Settings
 from syncline.cli.deploy import local_environment
-from syncline.cli.endings import tell
 from syncline.errors import SynclineError
 
 INTERRUPTED: Final = 130

@@ -10,6 +10,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from syncline.cli.show import Out, duration, many, size
+from syncline.cli.target import of_engine
+
 from demo import proof, servers, sync
 from demo import push as pushing
 from demo.catalog import REPOSITORIES, SIGNED
@@ -17,8 +20,6 @@ from demo.fill import fill
 from demo.settings import ROOT, SYNC, USER, Settings, credentials_file, home, is_free
 from syncline.cli import local_engine as engines
 from syncline.cli.local_engine import Engine
-from syncline.cli.show import Out, duration, many, size
-from syncline.cli.target import of_engine
 
 _SOME_FAILED: Final = 1
 _LINES_OF_REPORT: Final = 9

@@ -7,10 +7,11 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
+from syncline.cli.target import of_engine
+
 from demo.catalog import ORGANIZATIONS
 from demo.settings import ROOT, SYNC, USER, Settings, home
 from syncline.cli.local_engine import Engine
-from syncline.cli.target import of_engine
 
 SECRET: Final = "syncline/sample"  # noqa: S105 - its name
 

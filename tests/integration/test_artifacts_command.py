@@ -15,9 +15,9 @@ import yaml
 from typer.testing import CliRunner
 
 from syncline.cli.main import app
-from syncline.cli.show import Out
+from syncline.cli.output import Output
 from syncline.clients.registry.manifest import MANIFEST_TYPES
-from syncline.kinds.artifacts.cli import watching
+from syncline.kinds.artifacts.cli import daemon
 from syncline.kinds.artifacts.cli.setup import Options, Setup
 from tests.integration.artifacts_chain import EXAMPLE, block, build, expected, image, log
 from tests.standins import saved
@@ -421,7 +421,7 @@ class TestWhatGoesWrong:
                 raise TimeoutError
 
         with pytest.raises(TimeoutError):
-            watching.daemon(Setup(options), Out(as_json=False), 60, once=False, sleep=sleep)
+            daemon.daemon(Setup(options), Output(as_json=False), 60, once=False, sleep=sleep)
         lines = capsys.readouterr().out.splitlines()
         counts = [line.partition("  ")[2] for line in lines if " moved, " in line]
         assert counts == [

@@ -274,7 +274,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     said: list[str] = []
     after = engine.up(home, project, say=said.append)
     assert said == [
-        "the engine was ended by force; it goes on from its last save, a few seconds before",
+        "the engine was killed; resuming from its last save, a few seconds earlier",
         f"starting the engine on 127.0.0.1:{before.port}",
     ]
     assert after.unclean

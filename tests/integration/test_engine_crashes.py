@@ -23,7 +23,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from syncline.cli import local_engine as engine
-from syncline.cli.target import Target, on_this_machine
+from syncline.cli.deployment import Deployment, local_deployment
 from syncline.errors import SynclineError
 from syncline.model import Step
 from tests.integration.test_deployed_images import Deployed, sync
@@ -41,13 +41,13 @@ class Ledger:
     """What was done and acknowledged, with a test of each that says whether the engine still knows it."""
 
     def __init__(self) -> None:
-        self._entries: list[tuple[str, float, Callable[[Target], bool]]] = []
+        self._entries: list[tuple[str, float, Callable[[Deployment], bool]]] = []
         self.lost: list[str] = []
 
-    def add(self, what: str, known: Callable[[Target], bool]) -> None:
+    def add(self, what: str, known: Callable[[Deployment], bool]) -> None:
         self._entries.append((what, time.monotonic(), known))
 
-    def check(self, target: Target, killed: float) -> None:
+    def check(self, target: Deployment, killed: float) -> None:
         """Fail if something older than the window is missing; forget what is missing and younger."""
         kept = []
         for what, done, known in self._entries:
@@ -62,8 +62,8 @@ class Ledger:
         return len(self._entries)
 
 
-def has_secret(name: str, value: str) -> Callable[[Target], bool]:
-    def known(target: Target) -> bool:
+def has_secret(name: str, value: str) -> Callable[[Deployment], bool]:
+    def known(target: Deployment) -> bool:
         try:
             kept: str = target.client("secretsmanager").get_secret_value(SecretId=name)["SecretString"]
         except ClientError:
@@ -73,12 +73,12 @@ def has_secret(name: str, value: str) -> Callable[[Target], bool]:
     return known
 
 
-def has_sync(name: str) -> Callable[[Target], bool]:
+def has_sync(name: str) -> Callable[[Deployment], bool]:
     return lambda target: name in target.state.sync_names()
 
 
-def has_run(name: str, run: str) -> Callable[[Target], bool]:
-    def known(target: Target) -> bool:
+def has_run(name: str, run: str) -> Callable[[Deployment], bool]:
+    def known(target: Deployment) -> bool:
         try:
             return target.state.run(name, run).id == run
         except SynclineError:
@@ -87,14 +87,14 @@ def has_run(name: str, run: str) -> Callable[[Target], bool]:
     return known
 
 
-def has_letters(count: int) -> Callable[[Target], bool]:
+def has_letters(count: int) -> Callable[[Deployment], bool]:
     return lambda target: sum(target.queues.count_dead_letters(step) for step in Step) >= count
 
 
-def has_address(address: str, secret: str) -> Callable[[Target], bool]:
+def has_address(address: str, secret: str) -> Callable[[Deployment], bool]:
     """The address of a webhook is the one that a registry was given, and answers with 202."""
 
-    def known(target: Target) -> bool:
+    def known(target: Deployment) -> bool:
         request = urllib.request.Request(f"{address}hooks/copied/{secret}", data=b'{"events": []}', method="POST")
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
@@ -134,7 +134,7 @@ def digest_at(registry: Registry, reference: str) -> str:
     return sha256(registry.authorized("GET", path, headers={"Accept": MANIFEST}).body)
 
 
-def wait_for(target: Target, run: str, home: Path) -> None:
+def wait_for(target: Deployment, run: str, home: Path) -> None:
     """Wait for the end of a run; fails with the engine's log if that takes minutes."""
     end = time.monotonic() + 240
     while not target.state.run("copied", run).over:
@@ -169,7 +169,7 @@ def test_kills_at_random_moments(home: Path, registry_pair: RegistryPair, namesp
     deployed.apply(tmp_path, **syncs)
     images = push(prod, repositories, "first")
     ledger = Ledger()
-    target = on_this_machine(home)
+    target = local_deployment(home)
     for name in syncs:
         ledger.add(f"sync {name}", has_sync(name))
     ledger.add("the address of the webhook", has_address(target.output("ReceiveUrl"), "a-long-random-text"))
@@ -195,7 +195,7 @@ def test_kills_at_random_moments(home: Path, registry_pair: RegistryPair, namesp
         if number % 4 == 1:
             killed = interrupted_up(home, moments.uniform(0, 3))
         deployed.syncline("up")
-        target = on_this_machine(home)
+        target = local_deployment(home)
         ledger.check(target, killed)
         if not has_run("copied", run)(target):
             run = deployed.syncline("run", "copied")["run"]["id"]

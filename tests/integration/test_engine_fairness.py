@@ -18,7 +18,7 @@ import engine_process
 from ministack import app
 from ministack.services import sqs
 if sys.argv[2] == "fair":
-    engine_process._deliver_fairly(app)
+    engine_process._share_queues_fairly(app)
 name = "q.fifo" if sys.argv[3] == "fifo" else "q"
 attributes = {"FifoQueue": "true"} if name.endswith("fifo") else {}
 url = sqs._act_create_queue({"QueueName": name, "Attributes": attributes}, "")["QueueUrl"]
@@ -68,7 +68,7 @@ def test_syncs_take_turns_while_both_have_a_backlog() -> None:
 
 
 def test_ministack_alone_is_not_fair() -> None:
-    """When this fails, ministack has become fair itself, and `_deliver_fairly` can go."""
+    """When this fails, ministack delivers fairly, and `_share_queues_fairly` can go."""
     taken = delivered([*BACKLOG, ("push", "push 0")], fair="plain")
     assert taken[-1] == ["push 0"]
 

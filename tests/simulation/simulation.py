@@ -19,8 +19,8 @@ from typing import Any, Final, cast
 from unittest.mock import patch
 
 from syncline.cli import commands_retry
-from syncline.cli.applying import _put
-from syncline.cli.following import begin
+from syncline.cli.applied_syncs import _put
+from syncline.cli.run_progress import start_run
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.config.sync import load_sync
 from syncline.messages import Batch, Start
@@ -183,7 +183,7 @@ class Simulation:
 
     def _apply(self, world: World, config: dict[str, Any]) -> None:
         sync = load_sync(json.dumps(config))
-        self.operators[0].does(f"apply {world.name}", lambda context: _put(context.target, sync, None))
+        self.operators[0].does(f"apply {world.name}", lambda context: _put(context.deployment, sync, None))
 
     # -- the storm
 
@@ -201,15 +201,19 @@ class Simulation:
         return self.rng.choice(self.operators)
 
     def _start(self, world: World) -> None:
-        self._operator().does("run", lambda context: begin(context.target, world.name, Trigger.MANUAL, EVERYTHING))
+        self._operator().does(
+            "run", lambda context: start_run(context.deployment, world.name, Trigger.MANUAL, EVERYTHING)
+        )
 
     def _start_some(self, world: World) -> None:
         scope = Scope.of([self.rng.choice(world.groups())])
-        self._operator().does("run some", lambda context: begin(context.target, world.name, Trigger.MANUAL, scope))
+        self._operator().does(
+            "run some", lambda context: start_run(context.deployment, world.name, Trigger.MANUAL, scope)
+        )
 
     def _plan(self, world: World) -> None:
         self._operator().does(
-            "plan", lambda context: begin(context.target, world.name, Trigger.MANUAL, EVERYTHING, plan=True)
+            "plan", lambda context: start_run(context.deployment, world.name, Trigger.MANUAL, EVERYTHING, plan=True)
         )
 
     def _cancel(self, world: World) -> None:
@@ -332,7 +336,7 @@ class Simulation:
         found: list[Run] = []
 
         def command(context: Any) -> None:
-            found.append(begin(context.target, world.name, Trigger.MANUAL, EVERYTHING))
+            found.append(start_run(context.deployment, world.name, Trigger.MANUAL, EVERYTHING))
 
         self.machine.run(self.machine.now + 1.5)
         before, size = self._tally(), world.size()
@@ -368,7 +372,7 @@ class Simulation:
     def _check_all_runs(self, world: World) -> None:
         # A person who was cut off while they began a plan leaves it open; their next one ends it.
         self.operators[0].does(
-            "plan", lambda context: begin(context.target, world.name, Trigger.MANUAL, EVERYTHING, plan=True)
+            "plan", lambda context: start_run(context.deployment, world.name, Trigger.MANUAL, EVERYTHING, plan=True)
         )
         self.machine.run(self.machine.now + SETTLED)
         runs = self.state.runs(world.name, 100)

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any, Final, cast
 
 from syncline.cli.context import Context
-from syncline.cli.show import Out
-from syncline.cli.target import Target
+from syncline.cli.deployment import Deployment
+from syncline.cli.output import Output
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.limits import HttpRequest, TransferLimits
 from syncline.clients.http.retry import RetryPolicy
@@ -122,12 +122,12 @@ class Stack:
 
 
 @dataclass
-class _Target:
-    """What the command knows of a stack; see :class:`syncline.cli.target.Target`."""
+class _Deployment:
+    """The deployment that a command works on, as :class:`syncline.cli.deployment.Deployment`."""
 
     stack: Stack
     process: Process
-    where: str = "the stack of the simulation"
+    name: str = "the stack of the simulation"
     local: bool = False
     home: None = None
 
@@ -165,9 +165,9 @@ class Operator:
         self.commands += 1
         machine = self.stack.machine
         process = Process(machine, f"{self.name}-{self.commands} {name}")
-        context = Context(None, None, Out(as_json=True))
-        target = _Target(self.stack, process)
-        context.__dict__["target"] = cast("Target", target)
+        context = Context(None, None, Output(as_json=True))
+        target = _Deployment(self.stack, process)
+        context.__dict__["deployment"] = cast("Deployment", target)
 
         def run() -> None:
             try:

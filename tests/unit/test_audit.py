@@ -35,7 +35,7 @@ def audit() -> ModuleType:
         (
             [SAFE, BAD, UNKNOWN],
             [
-                "urllib3 1.0 has GHSA-1; mended in 1.1",
+                "urllib3 1.0 has GHSA-1; fixed in 1.1",
                 "2 packages audited, 1 known vulnerabilities; 1 not audited, as the index has no facts about them",
             ],
             1,

@@ -12,15 +12,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "layers/syncline/syncline"
-UNREAD: Final = (
-    *(
-        f"layers/syncline/syncline/{each}"
-        for each in (
-            "cli/",
-            "kinds/__init__.py",
-        )
-    ),
-)
+UNREAD: Final = (*(f"layers/syncline/syncline/{each}" for each in ("kinds/__init__.py",)),)
 """Files whose wording still has to be revised."""
 OPENING: Final = re.compile(
     r"(what|whether|how|who|whose|whoever|where|which|why|when|as far as|that)\b", re.IGNORECASE

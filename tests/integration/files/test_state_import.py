@@ -10,8 +10,8 @@ from typing import Any, Final, cast
 import pytest
 
 from syncline.cli.context import Context
-from syncline.cli.show import Out
-from syncline.cli.target import Target
+from syncline.cli.deployment import Deployment
+from syncline.cli.output import Output
 from syncline.kinds.files import state_csv
 from syncline.kinds.files.cli import state as command_state
 from tests.integration.files_chain import _SECRETS, MODE, SYNC, FilesChain
@@ -22,7 +22,7 @@ CONTENT: Final = {f"{number:02}": b"%d" % number * (number + 1) for number in ra
 class Stack:
     """The stack that the command speaks to: the chain's own state and table."""
 
-    where = "the stack of the tests"
+    name = "the stack of the tests"
     local = False
     environ: Final = _SECRETS
 
@@ -41,8 +41,8 @@ def import_sheet(chain: FilesChain, folder: Path, rows: list[state_csv.CsvRow]) 
 
 
 def command(chain: FilesChain, action: str, sheet: Path) -> Mapping[str, Any]:
-    context = Context(None, None, Out(as_json=True))
-    context.__dict__["target"] = cast("Target", Stack(chain))
+    context = Context(None, None, Output(as_json=True))
+    context.__dict__["deployment"] = cast("Deployment", Stack(chain))
     return command_state.state(context, action, SYNC, sheet, None, reports=False).value
 
 
@@ -151,8 +151,8 @@ def test_rows_outside_the_target_are_named(
     sheet = tmp_path / "state.csv"
     sheet.write_text("".join(state_csv.written(rows)))
     assert command(filled, "import", sheet)["outside"] == 7
-    context = Context(None, None, Out())
-    context.__dict__["target"] = cast("Target", Stack(filled))
+    context = Context(None, None, Output())
+    context.__dict__["deployment"] = cast("Deployment", Stack(filled))
     command_state.state(context, "import", SYNC, sheet, None, reports=False)
     said = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
     assert said.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out

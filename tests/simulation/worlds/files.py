@@ -13,7 +13,7 @@ from typing import Any, Final
 from unicodedata import normalize
 from unittest.mock import patch
 
-from syncline.cli.following import begin
+from syncline.cli.run_progress import start_run
 from syncline.clients.s3.head import ObjectHead
 from syncline.kinds.files import wiring
 from syncline.kinds.files.kind import threads_for
@@ -256,7 +256,7 @@ class FilesWorld:
         self._allowed += most
         self._operator.does(
             f"run --allow-removals {most}",
-            lambda context: begin(context.target, self.name, Trigger.MANUAL, EVERYTHING, allow_removals=most),
+            lambda context: start_run(context.deployment, self.name, Trigger.MANUAL, EVERYTHING, allow_removals=most),
         )
 
     def change_target(self) -> None:
@@ -408,7 +408,7 @@ class FilesWorld:
 
     def _by_turn(self) -> Iterator[str]:
         """Yield how files differ that a run has adopted by their ETags, after another run, in which it is their turn."""
-        self._operator.does("run", lambda context: begin(context.target, self.name, Trigger.MANUAL, EVERYTHING))
+        self._operator.does("run", lambda context: start_run(context.deployment, self.name, Trigger.MANUAL, EVERYTHING))
         self.machine.run(self.machine.now + 2 * _TURN)
         for key in self._adopted:
             stored = self.source.stored(key)

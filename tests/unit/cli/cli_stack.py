@@ -1,4 +1,4 @@
-"""A stack for the command to speak to: moto's server, and a home folder that says an engine runs there."""
+"""A stack for the command: moto's server, and a home folder of an engine that appears to run."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from typer.testing import CliRunner, Result
 
+from syncline.cli.deployment import Deployment, deployment_of
 from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
-from syncline.cli.target import Target, of_engine
 from syncline.errors import CodeName
 from syncline.messages import Batch, DeadLetter, Start, decode, encode
 from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
@@ -58,17 +58,17 @@ syncs:
 
 @dataclass(frozen=True)
 class Stack:
-    """The engine's home and the stack in it."""
+    """The engine's home and its stack."""
 
     home: Path
-    target: Target
+    target: Deployment
 
     def run(self, *args: str, env: Mapping[str, str | None] | None = None, answer: str | None = None) -> Result:
-        """Run the command in this process; ``answer`` is what is typed at its prompts, "" for the end of the input."""
+        """Run the command in this process; ``answer`` is typed at its prompts, "" is the end of the input."""
         return CliRunner().invoke(app, [*args, "--home", str(self.home)], env=env, input=answer)
 
     def json(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-        """What ``--json`` printed: one object, and nothing on stderr."""
+        """Return the object that ``--json`` printed; nothing may be on stderr."""
         result = self.run(*args, "--json", env=env)
         assert result.exit_code == code, result.output
         assert result.stderr == ""
@@ -76,7 +76,7 @@ class Stack:
         return value
 
     def process(self, *args: str, stdout: int = subprocess.PIPE, env: Mapping[str, str] | None = None) -> Process:
-        """The command in a process of its own."""
+        """Start the command in a separate process."""
         return command_process(*args, "--home", str(self.home), stdout=stdout, env=env)
 
     def apply(self, text: str = SYNCS, *options: str, answer: str | None = None) -> Result:
@@ -84,10 +84,10 @@ class Stack:
         file.write_text(text)
         return self.run("apply", str(file), *options, answer=answer)
 
-    # -- what the functions do ----------------------------------------------------------------------------------------
+    # -- functions -----------------------------------------------------------------------------------------------------
 
     def started(self) -> list[Start]:
-        """Takes the start messages from discover's queue."""
+        """Take the start messages from discover's queue."""
         sqs, url = self.target.queues.sqs, self.target.queues.urls[Step.DISCOVER]
         found = []
         while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
@@ -101,7 +101,7 @@ class Stack:
     def begin(
         self, sync: str = "prod", *, trigger: Trigger = Trigger.MANUAL, plan: bool = False, name: str = ""
     ) -> Run:
-        """A run under way."""
+        """Start a run."""
         run_id = name or made_run_id(next(_RUNS))
         return self.target.state.begin_run(sync, run_id, trigger, Scope(), plan=plan)[0]
 
@@ -114,7 +114,7 @@ class Stack:
         return over
 
     def bury(self, *groups: str, sync: str = "prod", code: CodeName = "SERVER_ERROR", name: str = "1.0") -> None:
-        """A dead letter of transfer for an item of each group, or without groups of the whole look."""
+        """Add a dead letter of transfer for an item of each group, without groups for a complete scan."""
         base = Batch(made_run_id(), sync, Step.TRANSFER, "b")
         batches = [replace(base, items=(Item(group, name, GOOD),)) for group in groups]
         for batch in batches or [replace(base, step=Step.DISCOVER)]:
@@ -138,12 +138,12 @@ def conflict(group: str = "mirror/team/app", name: str = "latest") -> ItemResult
 
 @dataclass(frozen=True)
 class Process:
-    """A command under way."""
+    """A running command."""
 
     popen: subprocess.Popen[str]
 
     def end(self, seconds: float = 30) -> tuple[int, str, str]:
-        """Exit code, stdout and stderr."""
+        """Wait for its end; return exit code, stdout and stderr."""
         out, err = self.popen.communicate(timeout=seconds)
         return self.popen.returncode, out or "", err
 
@@ -164,13 +164,13 @@ def command_process(*args: str, stdout: int = subprocess.PIPE, env: Mapping[str,
 
 @contextmanager
 def made_stack(port: int, folder: Path) -> Iterator[Stack]:
-    """A stack in a moto server that forgets all others, described by a home folder."""
+    """Reset the moto server and create a stack in it, with a home folder."""
     urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/moto-api/reset", method="POST")).close()
     target = _made(port)
     home = folder / "home"
     home.mkdir()
     lock = os.open(home / "lock", os.O_RDWR | os.O_CREAT)
-    fcntl.flock(lock, fcntl.LOCK_EX)  # so an engine that lives is told from one that does not
+    fcntl.flock(lock, fcntl.LOCK_EX)  # marks the engine as running
     (home / "pid").write_text(str(os.getpid()))
     (home / "engine.json").write_text(json.dumps({"port": port, "outputs": dict(target.outputs), "key": "key"}))
     try:
@@ -179,8 +179,8 @@ def made_stack(port: int, folder: Path) -> Iterator[Stack]:
         os.close(lock)
 
 
-def _made(port: int) -> Target:
-    """The stack's parts, made anew, under the names that they had in the tests before."""
+def _made(port: int) -> Deployment:
+    """Create the stack's resources, with the same names in every test."""
     target = _target(port)
     target.client("dynamodb").create_table(
         TableName=target.output("TableName"),
@@ -196,7 +196,7 @@ def _made(port: int) -> Target:
 
 
 @cache
-def _target(port: int) -> Target:
+def _target(port: int) -> Deployment:
     outputs = {
         "TableName": "syncline-table",
         "ScheduleGroupName": "syncline",
@@ -211,4 +211,4 @@ def _target(port: int) -> Target:
             fifo = ".fifo" if step is Step.COMMIT else ""
             url = f"http://127.0.0.1:{port}/{ACCOUNT}/syncline-{step.value}{suffix}{fifo}"
             outputs[f"{step.name.capitalize()}{output}Url"] = url
-    return of_engine(Engine(port, outputs, "key"), Path("/nowhere"))
+    return deployment_of(Engine(port, outputs, "key"), Path("/nowhere"))

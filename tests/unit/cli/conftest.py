@@ -14,7 +14,7 @@ from tests.unit.cli.cli_stack import Stack, made_stack
 
 @pytest.fixture(scope="session")
 def moto_port() -> Iterator[int]:
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it tells of every request
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it logs every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield server.get_host_and_port()[1]
@@ -23,14 +23,14 @@ def moto_port() -> Iterator[int]:
 
 @pytest.fixture(autouse=True)
 def no_server_is_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`apply` asks no made-up server whether it answers, but in the tests of just that."""
+    """Skip the check of servers in `apply`, except in its own tests."""
     if "asks_servers" not in request.fixturenames:
         monkeypatch.setattr("syncline.cli.commands_apply.unreachable", lambda *_: [])
 
 
 @pytest.fixture
 def asks_servers() -> None:
-    """Let `apply` ask servers."""
+    """Let `apply` check servers."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``apply``: the whole file is checked first, then only what differs is written."""
+"""``apply``: the complete file is checked first, then only differences are written."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from syncline.cli.applying import remembered
-from syncline.cli.show import Out
+from syncline.cli.applied_syncs import load_applied
+from syncline.cli.output import Output
 from syncline.kinds.files.config import BucketTarget, FilesSync
 from syncline.messages import decode
 from syncline.model import RunStatus, Trigger
@@ -59,7 +59,7 @@ def test_a_second_apply_changes_nothing(stack: Stack) -> None:
     assert schedule(stack)["LastModificationDate"] == before
 
 
-def test_what_changed_is_told_and_written(stack: Stack) -> None:
+def test_changes_are_shown_and_written(stack: Stack) -> None:
     stack.apply()
     result = stack.apply(SYNCS.replace("rate(1 hour)", "cron(0 3 * * ? *)\n    timezone: Asia/Kolkata"))
     assert "  prod  changed  cron(0 3 * * ? *) Asia/Kolkata, updated" in result.stdout
@@ -83,13 +83,13 @@ def test_a_schedule_that_goes_is_deleted_and_others_are_left_alone(stack: Stack)
         Target=foreign,  # type: ignore[arg-type]
     )
     result = stack.apply(SYNCS.replace("    schedule: rate(1 hour)\n", ""))
-    assert "no schedule any more" in result.stdout
+    assert "no schedule, deleted" in result.stdout
     assert schedules(stack) == ["foreign"]
 
 
 CHANGED = (
-    "shop-files: the target changed; nothing is assumed to be there. The next run compares everything with the new "
-    "target. What was copied to the old target stays there."
+    "shop-files: the target changed. The next run compares all items with the new target; "
+    "items copied to the old target stay there."
 )
 
 
@@ -106,14 +106,14 @@ def with_identity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("with_identity")
 @pytest.mark.parametrize("target", ["{bucket: elsewhere}", "{bucket: shop-copy, prefix: below/}"])
-def test_a_changed_target_is_told_with_what_it_means(stack: Stack, target: str) -> None:
+def test_a_changed_target_is_explained(stack: Stack, target: str) -> None:
     changed = FILES.replace("{bucket: shop-copy}", target)
     assert "the target changed" not in stack.apply(FILES).stdout
     run = stack.begin("shop-files")
     lines = stack.apply(changed).stdout.splitlines()
     assert lines.count(CHANGED) == 1
     (goes_on,) = [line for line in lines if line.startswith(f"run {run.id} of shop-files is in progress")]
-    assert "so it goes on with the old target; `syncline cancel shop-files" in goes_on
+    assert " and target; `syncline cancel shop-files" in goes_on
     value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
     assert [(each["change"], each["target_changed"]) for each in value["syncs"]] == [("unchanged", False)]
     (stack.home.parent / "syncs.yaml").write_text(FILES)
@@ -139,7 +139,7 @@ def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
     stack.apply()
     run = stack.begin()
     result = stack.apply(SYNCS.replace("prefix: mirror", "prefix: other"))
-    assert f"run {run.id} of prod is in progress and keeps the configuration that it began with\n" in result.stdout
+    assert f"run {run.id} of prod is in progress and keeps its old configuration\n" in result.stdout
     state = stack.target.state
     assert json.loads(state.config_of("prod", run.config))["target"]["prefix"] == "mirror"
     assert json.loads(state.sync_config("prod"))["target"]["prefix"] == "other"
@@ -151,11 +151,11 @@ def test_another_file_leaves_the_syncs_of_the_first_one_as_they_are(stack: Stack
     run = stack.begin()
     result = stack.apply(FILES)
     assert result.exit_code == 0, result.output
-    assert "not in syncs.yaml and kept: prod; --prune removes what is not in the file" in result.stdout.splitlines()
+    assert "not in syncs.yaml, kept: prod; --prune removes syncs that are not in the file" in result.stdout.splitlines()
     assert stack.target.state.sync_names() == ["prod", "shop-files"]
     assert schedule(stack)["LastModificationDate"] == before
     assert stack.target.state.run("prod", run.id).status is RunStatus.RUNNING
-    assert sorted(remembered(stack.home)) == ["prod", "shop-files"]
+    assert sorted(load_applied(stack.home)) == ["prod", "shop-files"]
     value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
     assert [(each["name"], each["change"]) for each in value["syncs"]] == [
         ("shop-files", "unchanged"),
@@ -204,7 +204,7 @@ def test_a_person_is_asked_before_syncs_are_removed(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, answer: str, *, removed: bool
 ) -> None:
     stack.apply()
-    monkeypatch.setattr(Out, "asks", True)
+    monkeypatch.setattr(Output, "interactive", True)
     result = stack.apply(FILES, "--prune", answer=answer)
     assert "Remove 1 sync? [y/N]: " in result.stderr
     assert result.exit_code == (0 if removed else 2)
@@ -216,7 +216,7 @@ def test_nobody_is_asked_who_said_yes_or_where_nothing_is_removed(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stack.apply()
-    monkeypatch.setattr(Out, "asks", True)
+    monkeypatch.setattr(Output, "interactive", True)
     assert "[y/N]" not in stack.apply(SYNCS, "--prune", answer="").stderr
     assert "[y/N]" not in stack.apply(FILES, "--prune", "--yes", answer="").stderr
     assert stack.target.state.sync_names() == ["shop-files"]
@@ -229,9 +229,9 @@ def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack, monk
     result = stack.apply("syncs: {}\n", "--prune")
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
-    assert lines[0] == "prod is not in syncs.yaml and is removed; what it copied stays"
+    assert lines[0] == "prod is not in syncs.yaml and will be removed; copied items stay at the target"
     assert "  prod  removed  schedule deleted" in lines
-    assert f"run {run.id} of prod was in progress and is cancelled" in lines
+    assert f"run {run.id} of prod was in progress and has been cancelled" in lines
     assert stack.target.state.sync_names() == []
     assert schedules(stack) == []
     assert stack.target.state.run("prod", run.id).status is RunStatus.CANCELLED
@@ -277,7 +277,7 @@ def test_secrets_are_resolved_as_the_functions_will(with_hook: Stack, monkeypatc
     assert "t0k3n-value" not in shown
 
 
-def test_every_secret_that_is_missing_is_told_at_once(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_missing_secrets_are_reported(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DR_TOKEN", raising=False)
     result = stack.apply(WITH_SECRETS)
     assert result.exit_code == 2
@@ -293,7 +293,7 @@ def test_a_variable_set_after_the_engine_was_started(with_hook: Stack, monkeypat
     monkeypatch.setenv("DR_TOKEN", "t0k3n-value")
     result = with_hook.apply(WITH_SECRETS)
     assert result.exit_code == 2
-    assert "set here, but was not when the engine was started; `syncline down` and `syncline up`" in result.stderr
+    assert "set here, but was not when the engine was started; run `syncline down` and `syncline up`" in result.stderr
     assert "t0k3n-value" not in result.output
 
 
@@ -302,12 +302,12 @@ def test_a_variable_that_changed_since_is_a_warning(with_hook: Stack, monkeypatc
     monkeypatch.setenv("DR_TOKEN", "new-value")
     result = with_hook.apply(WITH_SECRETS)
     assert result.exit_code == 0
-    assert "warning: env:DR_TOKEN is set otherwise here than when the engine was started" in result.stdout
+    assert "warning: env:DR_TOKEN has another value here than when the engine was started" in result.stdout
     assert "-value" not in result.output
 
 
-def test_what_was_applied_is_remembered(stack: Stack) -> None:
+def test_applied_syncs_are_saved(stack: Stack) -> None:
     stack.apply()
-    assert list(remembered(stack.home)) == ["prod"]
+    assert list(load_applied(stack.home)) == ["prod"]
     stack.apply("syncs: {}\n", "--prune")
-    assert remembered(stack.home) == {}
+    assert load_applied(stack.home) == {}

@@ -1,4 +1,4 @@
-"""What each option and each variable of `syncline artifacts` means; what the commands do is tested with servers."""
+"""Options and variables of `syncline artifacts`; the commands are tested with servers elsewhere."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from syncline.cli.context import Answer
+from syncline.cli.context import CommandResult
 from syncline.cli.main import app
-from syncline.cli.show import Out
+from syncline.cli.output import Output
 from syncline.config.registry import BasicAuth
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts.cli import listing, steps, watching
+from syncline.kinds.artifacts.cli import daemon, listing, steps
 from syncline.kinds.artifacts.cli.setup import Options, Setup
 from syncline.kinds.artifacts.config import GitHubToken
 from syncline.kinds.artifacts.kind import Artifacts
@@ -36,13 +36,13 @@ VARIABLES = (
 
 
 def meant(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environ: str) -> Setup:
-    """What a command works with when it is called so."""
+    """Return the setup of a command called with these arguments."""
     found: list[Setup] = []
 
-    def gh_list(setup: Setup, _out: Out) -> Answer:
+    def gh_list(setup: Setup, _out: Output) -> CommandResult:
         found.append(setup)
         assert setup.sync
-        return Answer()
+        return CommandResult()
 
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
@@ -55,7 +55,7 @@ def meant(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environ: str) -> S
 
 
 def secrets(setup: Setup) -> dict[str, str]:
-    """The secrets that come from options and environment, by who they are for."""
+    """Return the secrets from options and environment by their receiver."""
     found: dict[str, str] = {}
     source, target = setup.sync.source, setup.sync.target
     resolve = setup.secrets.resolve
@@ -194,9 +194,9 @@ def test_the_daemon_looks_again_after_its_interval_whatever_came_of_the_last_loo
             raise SynclineError(code, "nobody is there")
         return []
 
-    monkeypatch.setattr(watching, "look", look)
+    monkeypatch.setattr(daemon, "sync_once", look)
     with pytest.raises(_EnoughError):
-        watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=True), 900, once=False, sleep=naps.append)
+        daemon.daemon(Setup(Options(EXAMPLE)), Output(as_json=True), 900, once=False, sleep=naps.append)
     assert naps == [900, 900, 900]
 
 
@@ -214,9 +214,9 @@ def test_a_look_that_fails_makes_no_known_failure_new(
             raise _EnoughError
         return found
 
-    monkeypatch.setattr(watching, "look", look)
+    monkeypatch.setattr(daemon, "sync_once", look)
     with pytest.raises(_EnoughError):
-        watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=False), 900, once=False, sleep=lambda _: None)
+        daemon.daemon(Setup(Options(EXAMPLE)), Output(as_json=False), 900, once=False, sleep=lambda _: None)
     said = capsys.readouterr().out
     assert said.count("no such archive") == 1
     assert [line[10:] for line in said.splitlines() if " moved" in line] == [
@@ -225,16 +225,18 @@ def test_a_look_that_fails_makes_no_known_failure_new(
     ]
 
 
-def test_the_daemon_ends_where_looking_again_would_come_to_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_daemon_ends_on_a_permanent_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def look(_kind: Artifacts) -> list[Any]:
         raise SynclineError("UNAUTHORIZED", "the token is wrong")
 
-    monkeypatch.setattr(watching, "look", look)
+    monkeypatch.setattr(daemon, "sync_once", look)
     with pytest.raises(SynclineError, match="the token is wrong"):
-        watching.daemon(Setup(Options(EXAMPLE)), Out(as_json=True), 900, once=False, sleep=lambda _: None)
+        daemon.daemon(Setup(Options(EXAMPLE)), Output(as_json=True), 900, once=False, sleep=lambda _: None)
 
 
-def test_an_odd_entry_of_a_list_is_named_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_entry_of_a_list_is_reported_and_the_rest_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     repositories = "/api/v4/projects/group%2Fproject/registry/repositories"
     repository = {"id": 7, "path": "group/project/app", "name": "app"}
     with ScriptedServer() as gitlab:
@@ -265,7 +267,7 @@ def test_an_odd_entry_of_a_list_is_named_and_the_rest_is_shown(tmp_path: Path, m
 def test_no_answer_is_no_and_says_that_nothing_was_done(
     command: str, answer: str, monkeypatch: pytest.MonkeyPatch, *, removed: bool
 ) -> None:
-    monkeypatch.setattr(steps, command, lambda *_: Answer())
+    monkeypatch.setattr(steps, command, lambda *_: CommandResult())
     done = CliRunner().invoke(app, ["artifacts", command, "1.0", "--config", str(EXAMPLE)], input=answer)
     assert done.exit_code == (0 if removed else 2), done.output
     assert "[y/N]: " in done.stderr
@@ -275,7 +277,7 @@ def test_no_answer_is_no_and_says_that_nothing_was_done(
 
 @pytest.fixture
 def limited() -> Iterator[tuple[Setup, ScriptedServer, Naps]]:
-    """A GitHub whose requests of this hour are used up, and a command that asks it; its pauses take no time."""
+    """A GitHub whose requests of this hour are used up, and a command that asks it; its pauses are instant."""
     naps = Naps()
     with ScriptedServer() as server:
         setup = Setup(Options(EXAMPLE, gh_url=server.url, gh_token="the token"))

@@ -1,4 +1,4 @@
-"""``docs/reference/commands.md`` speaks of the commands that there are."""
+"""``docs/reference/commands.md`` documents all commands and options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``up`` and ``down``: what the command makes of the engine's start, clean or not."""
+"""``up`` and ``down``, after clean and unclean stops of the engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncline.cli.context import Context
 from syncline.cli.local_engine import Engine
 from syncline.cli.local_engine import _free_port as free_port
 from syncline.cli.main import app
-from syncline.cli.show import Out
+from syncline.cli.output import Output
 from syncline.cli.summary import TRIGGERS
 from syncline.errors import SynclineError
 from syncline.model import Trigger
@@ -31,7 +31,7 @@ TWO = (
 
 @pytest.fixture
 def starts(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Has ``up`` find the test's stack, after a stop of the kind given."""
+    """Make ``up`` find the test's stack, after a clean or unclean stop."""
 
     def prepare(*, unclean: bool) -> None:
         def start(home: Path, project: Path, *, port: int | None, say: Callable[[str], None]) -> Engine:
@@ -47,7 +47,7 @@ def starts(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Start:
 
 
 def forget(stack: Stack) -> None:
-    """What an unclean stop does: the table and the schedules are as if nothing had been applied."""
+    """Lose the state as after an unclean stop: no syncs and no schedules."""
     for name in stack.target.state.sync_names():
         stack.target.state.remove_sync(name)
         stack.target.scheduler.delete_schedule(Name=name, GroupName="syncline")
@@ -99,7 +99,7 @@ def test_syncs_that_are_lost_are_applied_again(stack: Stack, starts: Start, *, u
     result = stack.run("up")
     assert result.exit_code == 0, result.output
     assert "2 syncs applied again: dev, prod" in result.stdout
-    assert "1 scan begun, as events may be lost: prod" in result.stdout
+    assert "1 scan started, because events may have been lost: prod" in result.stdout
     assert "→ syncline status" in result.stdout
     assert stack.target.state.sync_names() == ["dev", "prod"]
     assert len(stack.target.scheduler.list_schedules(GroupName="syncline")["Schedules"]) == 2
@@ -155,7 +155,9 @@ def test_a_home_that_cannot_be_used_is_one_clear_error(tmp_path: Path, folder: s
     result = CliRunner().invoke(app, ["up", "--home", home])
     assert result.exit_code == 2
     first, action = result.stderr.splitlines()
-    assert first == f"error ENGINE_FAILED: cannot keep the engine's state in {home}: {why}; --home names another folder"
+    assert (
+        first == f"error ENGINE_FAILED: cannot keep the engine's state in {home}: {why}; choose another one with --home"
+    )
     assert action.startswith("→ Do what the message says")
     for command in ("status", "down"):
         result = CliRunner().invoke(app, [command, "--home", home])
@@ -168,14 +170,14 @@ def test_a_port_that_is_taken_needs_no_log() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SynclineError) as caught:
             free_port(port)
-    assert caught.value.what == f"cannot listen on port {port}: Address already in use; --port names another one"
+    assert caught.value.what == f"cannot listen on port {port}: Address already in use; choose another one with --port"
     assert "log" not in caught.value.what
     assert "where it names a log file" in caught.value.code.action
 
 
 def test_a_suggested_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = tmp_path / "my engine's home"
-    context = Context(None, home, Out())
+    context = Context(None, home, Output())
     assert shlex.split(context.command("up")) == ["syncline", "up", "--home", str(home)]
     monkeypatch.setenv("SYNCLINE_HOME", str(home))
     assert context.command("up") == "syncline up"

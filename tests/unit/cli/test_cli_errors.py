@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one clear error with a code, for people and as JSON, and never a traceback."""
+"""Every error has a code, as text and as JSON, and no traceback."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _NAMESPACE = 'xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"'
 
 
 def refusal(code: str, message: str, status: int = 400) -> Reply:
-    """CloudFormation's way to say no."""
+    """Return an error response of CloudFormation."""
     error = f"<Error><Type>Sender</Type><Code>{code}</Code><Message>{escape(message)}</Message></Error>"
     return Reply(status, f"<ErrorResponse {_NAMESPACE}>{error}</ErrorResponse>".encode(), {"Content-Type": "text/xml"})
 
 
 def described(outputs: dict[str, str], parameters: dict[str, str]) -> Reply:
-    """CloudFormation's description of a stack."""
+    """Return CloudFormation's description of a stack."""
 
     def members(what: str, values: dict[str, str]) -> str:
         rows = (
@@ -41,7 +41,7 @@ def described(outputs: dict[str, str], parameters: dict[str, str]) -> Reply:
 
 @pytest.fixture
 def cloudformation(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """Where boto3 finds AWS."""
+    """The AWS endpoint of boto3."""
     with ScriptedServer() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
@@ -59,7 +59,7 @@ def first_line(result: Result) -> str:
     return lines[0]
 
 
-# -- wrong use ---------------------------------------------------------------------------------------------------------
+# -- usage -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_an_engine_that_does_not_answer(stack: Stack) -> None:
 def test_an_engine_of_another_version(stack: Stack) -> None:
     described = json.loads((stack.home / "engine.json").read_text())
     (stack.home / "engine.json").write_text(json.dumps(described | {"outputs": {"Other": "x"}}))
-    assert "has no output TableName: it is not Syncline's" in first_line(stack.run("status"))
+    assert "has no output TableName: it is not a Syncline stack" in first_line(stack.run("status"))
 
 
 def test_a_table_that_is_gone(stack: Stack) -> None:
@@ -193,7 +193,7 @@ def test_no_credentials(cloudformation: ScriptedServer, monkeypatch: pytest.Monk
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert first_line(run("status", "--stack", "syncline")) == (
-        "error AWS_DENIED: the stack syncline in eu-central-1 cannot be asked: Unable to locate credentials"
+        "error AWS_DENIED: cannot access the stack syncline in eu-central-1: Unable to locate credentials"
     )
     assert cloudformation.requests == []
 
@@ -208,7 +208,9 @@ def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "not-there")
-    assert first_line(run("status", "--stack", "syncline")).startswith("error AWS_DENIED: the stack syncline cannot be")
+    assert first_line(run("status", "--stack", "syncline")).startswith(
+        "error AWS_DENIED: cannot access the stack syncline"
+    )
 
 
 def test_a_stack_of_somebody_else(cloudformation: ScriptedServer) -> None:
@@ -218,7 +220,7 @@ def test_a_stack_of_somebody_else(cloudformation: ScriptedServer) -> None:
 
 @pytest.fixture
 def on_aws(stack: Stack, cloudformation: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
-    """The stack again, as one on AWS."""
+    """The stack as one on AWS."""
     cloudformation.on("POST", "/", described(dict(stack.target.outputs), {"SecretPrefix": "syncline/"}))
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", cloudformation.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", cloudformation.url)
@@ -234,7 +236,7 @@ def test_the_commands_work_with_a_stack_on_aws(on_aws: ScriptedServer, tmp_path:
     assert "→ syncline plan prod --stack syncline" in applied.stdout
     begun = run("run", "prod", env={"SYNCLINE_STACK": "syncline"})
     assert begun.exit_code == 0
-    assert "→ syncline status prod --wait  follows it" in begun.stdout
+    assert "→ syncline status prod --wait  to follow it" in begun.stdout
     assert "the stack syncline in us-east-1" in run("status", "--stack", "syncline").stdout
     assert len(on_aws.asked("POST", "/")) == 3
 
@@ -249,9 +251,9 @@ def with_auth(path: Path, auth: str) -> str:
     [
         (
             "secret:other/quay",
-            "SECRET_DENIED: prod.target.auth.token: secret:other/quay may not be read by the functions",
+            "SECRET_DENIED: prod.target.auth.token: secret:other/quay cannot be read by the functions",
         ),
-        ("ssm:/other/quay", "SECRET_DENIED: prod.target.auth.token: ssm:/other/quay may not be read by the functions"),
+        ("ssm:/other/quay", "SECRET_DENIED: prod.target.auth.token: ssm:/other/quay cannot be read by the functions"),
         ("secret:syncline/quay", "SECRET_MISSING: prod.target.auth.token: secret:syncline/quay does not exist"),
         ("env:DR_TOKEN", "SECRET_MISSING: prod.target.auth.token: env:DR_TOKEN is not in the functions' environment"),
     ],
@@ -276,7 +278,7 @@ def test_a_webhook_secret_that_receive_could_not_read(
     (tmp_path / "syncs.yaml").write_text(SYNCS + f"    webhook: {{secret: '{secret}'}}\n")
     result = run("apply", str(tmp_path / "syncs.yaml"), "--stack", "syncline")
     assert first_line(result).startswith("error SECRET_DENIED: prod.webhook.secret:")
-    assert "has to begin with syncline/hooks" in result.stderr
+    assert "begins with syncline/hooks" in result.stderr
 
 
 def test_parameters_have_the_prefix_of_the_stack(stack: Stack, on_aws: ScriptedServer, tmp_path: Path) -> None:
@@ -297,7 +299,7 @@ def test_what_a_person_may_not_read_is_a_warning(on_aws: ScriptedServer, tmp_pat
 # -- what nobody foresaw -----------------------------------------------------------------------------------------------
 
 
-def test_a_defect_is_told_without_its_traceback(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_has_no_traceback(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise ZeroDivisionError("division by zero")
 

@@ -22,7 +22,7 @@ def applied(stack: Stack) -> Stack:
 
 
 def finish(stack: Stack, *results: ItemResult, skipped: int = 0, plan: bool = False) -> Run:
-    """A run with these results, ended as the functions end it."""
+    """End a run with these results, as the functions do."""
     run = stack.begin(plan=plan)
     state, batch = stack.target.state, first_batch(run)
     marked, dead = mark_known(state.failures, batch, results, (), 0.0)
@@ -41,7 +41,7 @@ def test_a_run_with_known_failures_alone_exits_with_1(applied: Stack) -> None:
     result = applied.run("status", "prod", "--wait")
     assert result.exit_code == 1, result.output
     assert "✗ prod: 3 equal, 1 known failure, in " in result.stdout
-    assert "nothing differed" not in result.stdout
+    assert "no differences" not in result.stdout
     assert "dr.example does not accept" not in result.stdout, "the reason is told once"
 
 
@@ -102,7 +102,7 @@ def test_acknowledging(applied: Stack) -> None:
     assert (run.counts.failed, run.counts.known, run.counts.acknowledged) == (0, 0, 2)
     again = applied.run("status", "prod", "--wait")
     assert again.exit_code == 0, again.output
-    assert "✓ prod: nothing differed, 1 item equal, 2 acknowledged" in again.stdout
+    assert "✓ prod: no differences, 1 item equal, 2 acknowledged" in again.stdout
     [sync] = applied.json("status")["syncs"]
     assert (sync["known"], sync["acknowledged"], sync["in_sync"]) == (0, 2, False)
     assert "acknowledged" in applied.run("status", "prod").stdout
@@ -144,7 +144,7 @@ def test_without_an_item_it_lists_them(applied: Stack) -> None:
     finish(applied, failed(), failed("*", "*", "FORBIDDEN"))
     shown = applied.run("acknowledge", "prod").stdout
     assert "mirror/team/base:2.0" in shown
-    assert "(the whole scan)" in shown
+    assert "(complete scan)" in shown
     assert applied.run("acknowledge", "prod", "*").exit_code == 0
     assert {each["acknowledged"] for each in applied.json("acknowledge", "prod")["known"]} == {True, False}
 
@@ -154,4 +154,4 @@ def test_a_name_alone_is_enough_where_it_is_clear(applied: Stack) -> None:
     assert applied.run("acknowledge", "prod", "1.0").exit_code == 0
     result = applied.run("acknowledge", "prod", "2.0")
     assert result.exit_code == 2
-    assert "2.0 may be mirror/team/app:2.0 or mirror/team/base:2.0" in result.stderr
+    assert "2.0 is ambiguous: mirror/team/app:2.0 or mirror/team/base:2.0" in result.stderr

@@ -1,4 +1,4 @@
-"""Rates and times left, as pure functions of what the counters showed when."""
+"""Throughput and remaining time of runs."""
 
 from __future__ import annotations
 
@@ -6,15 +6,27 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from syncline.cli.following import PlainLines, pause, quiet_words
-from syncline.cli.progress import WINDOW, Course, Rate, Sample, done, rate, seconds_left, total, words
+from syncline.cli.run_progress import (
+    WINDOW,
+    PlainLines,
+    ProgressHistory,
+    Sample,
+    Throughput,
+    ended_items,
+    known_items,
+    poll_interval,
+    progress_words,
+    seconds_left,
+    silence_words,
+    throughput,
+)
 from syncline.model import Counts
 
 MIB = 1024 * 1024
 
 
-def course(*samples: tuple[float, Counts]) -> Course:
-    made = Course()
+def course(*samples: tuple[float, Counts]) -> ProgressHistory:
+    made = ProgressHistory()
     for at, counts in samples:
         made.add(Sample(at, counts))
     return made
@@ -22,24 +34,24 @@ def course(*samples: tuple[float, Counts]) -> Course:
 
 def test_a_rate_is_what_happened_between_two_samples() -> None:
     first, last = Sample(10.0, Counts(moved=5, bytes=MIB)), Sample(20.0, Counts(moved=25, failed=5, bytes=11 * MIB))
-    assert rate(first, last) == Rate(2.5, MIB)
+    assert throughput(first, last) == Throughput(2.5, MIB)
 
 
 def test_nothing_is_said_of_less_than_a_second() -> None:
-    assert rate(Sample(10.0, Counts()), Sample(10.9, Counts(moved=5))) == Rate()
+    assert throughput(Sample(10.0, Counts()), Sample(10.9, Counts(moved=5))) == Throughput()
 
 
 def test_counters_that_went_back_are_no_negative_rate() -> None:
-    assert rate(Sample(0.0, Counts(moved=5, bytes=9)), Sample(5.0, Counts())) == Rate()
+    assert throughput(Sample(0.0, Counts(moved=5, bytes=9)), Sample(5.0, Counts())) == Throughput()
 
 
 def test_conflicts_are_found_by_the_look_and_are_no_progress() -> None:
     counts = Counts(queued=10, moved=2, conflict=7)
-    assert (done(counts), total(counts)) == (2, 10)
+    assert (ended_items(counts), known_items(counts)) == (2, 10)
 
 
 def test_more_may_end_than_was_sent_on_its_way() -> None:
-    assert total(Counts(queued=1, failed=3)) == 3
+    assert known_items(Counts(queued=1, failed=3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -57,66 +69,66 @@ def test_seconds_left(counts: Counts, speed: float, left: float | None) -> None:
 
 def test_the_rate_is_that_of_the_last_seconds() -> None:
     slow_then_fast = [(float(s), Counts(queued=900, moved=s if s <= 100 else 100 + 10 * (s - 100))) for s in range(141)]
-    assert course(*slow_then_fast).rate.items == pytest.approx(10.0, rel=0.05)
+    assert course(*slow_then_fast).throughput.items == pytest.approx(10.0, rel=0.05)
 
 
 def test_where_nothing_ended_lately_no_rate_and_no_time_left_is_known() -> None:
     stalled = [(float(s), Counts(queued=900, moved=min(s, 40))) for s in range(81)]
     made = course(*stalled)
-    assert made.rate == Rate()
-    assert words(made.counts, made.rate) == ["40 of 900 items"]
+    assert made.throughput == Throughput()
+    assert progress_words(made.counts, made.throughput) == ["40 of 900 items"]
 
 
 def test_a_course_without_samples_says_nothing() -> None:
-    assert Course().rate == Rate()
-    assert Course().counts == Counts()
+    assert ProgressHistory().throughput == Throughput()
+    assert ProgressHistory().counts == Counts()
 
 
 @hypothesis.given(st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 50)), min_size=1, max_size=200))
 def test_a_course_keeps_no_more_than_its_window(steps: list[tuple[float, int]]) -> None:
-    made, at, moved = Course(), 0.0, 0
+    made, at, moved = ProgressHistory(), 0.0, 0
     for seconds, items in steps:
         at, moved = at + seconds, moved + items
         made.add(Sample(at, Counts(queued=moved, moved=moved)))
         kept = [sample.at for sample in made._recent]
         assert len(kept) <= 2 or kept[-1] - kept[1] < WINDOW
-        assert made.rate.items >= 0
+        assert made.throughput.items >= 0
 
 
 @pytest.mark.parametrize(
     ("counts", "speed", "said"),
     [
-        (Counts(), Rate(), "scanning"),
-        (Counts(skipped=2310, conflict=1), Rate(), "scanning, 2,310 equal so far, 1 conflict"),
-        (Counts(would_move=12), Rate(), "scanning, 12 would move"),
-        (Counts(skipped=3, left_out=2), Rate(), "scanning, 3 equal so far, 2 left out"),
-        (Counts(queued=1), Rate(), "0 of 1 item"),
+        (Counts(), Throughput(), "scanning"),
+        (Counts(skipped=2310, conflict=1), Throughput(), "scanning, 2,310 equal so far, 1 conflict"),
+        (Counts(would_move=12), Throughput(), "scanning, 12 would move"),
+        (Counts(skipped=3, left_out=2), Throughput(), "scanning, 3 equal so far, 2 left out"),
+        (Counts(queued=1), Throughput(), "0 of 1 item"),
         (
             Counts(queued=120, moved=40, failed=1, conflict=2),
-            Rate(12.34, 4.1 * MIB),
+            Throughput(12.34, 4.1 * MIB),
             "41 of 120 items, 12 items/s, 4.1 MiB/s, about 6 s left, 1 failed, 2 conflicts",
         ),
-        (Counts(queued=3, moved=2), Rate(50.0), "2 of 3 items, 50 items/s, about 1 s left"),
+        (Counts(queued=3, moved=2), Throughput(50.0), "2 of 3 items, 50 items/s, about 1 s left"),
     ],
 )
-def test_words(counts: Counts, speed: Rate, said: str) -> None:
-    assert ", ".join(words(counts, speed)) == said
+def test_words(counts: Counts, speed: Throughput, said: str) -> None:
+    assert ", ".join(progress_words(counts, speed)) == said
 
 
 def test_pauses_grow_gently() -> None:
-    assert [pause(elapsed) for elapsed in (0, 0.4, 2, 9, 1000)] == pytest.approx([0.05, 0.05, 0.2, 0.9, 1.0])
+    assert [poll_interval(elapsed) for elapsed in (0, 0.4, 2, 9, 1000)] == pytest.approx([0.05, 0.05, 0.2, 0.9, 1.0])
 
 
 def test_a_long_silence_is_told() -> None:
-    assert quiet_words(100) == []
-    assert "nothing heard for 5 min" in quiet_words(300)[0]
+    assert silence_words(100) == []
+    assert "no progress for 5 min" in silence_words(300)[0]
 
 
 def test_plain_lines_come_each_few_seconds_and_seldom_when_nothing_changes() -> None:
     now = 0.0
     lines: list[tuple[float, str]] = []
     plain = PlainLines(lambda text: lines.append((now, text)), lambda: now)
-    made = Course()
+    made = ProgressHistory()
     for tick in range(1, 901):
         now = tick / 10
         made.add(Sample(now, Counts(queued=50, moved=min(int(now), 20))))

@@ -1,4 +1,4 @@
-"""``syncline restore``: looks before it writes, asks before it overwrites, and names what it cannot restore."""
+"""``syncline restore``: compares before it writes, asks before it overwrites, and reports what it cannot restore."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.cli.show import Out
+from syncline.cli.output import Output
 from syncline.kinds.backups.secrets_filter import encrypt
 from tests.standins.git_places import Bare, make_bare
 from tests.unit.cli.cli_stack import Stack
@@ -98,7 +98,7 @@ def test_somebody_at_a_terminal_is_asked(
 
     from syncline.cli.main import app  # noqa: PLC0415
 
-    monkeypatch.setattr(Out, "asks", True)
+    monkeypatch.setattr(Output, "interactive", True)
     to = tmp_path / "back"
     (to / "east/b").mkdir(parents=True)
     (to / "east/b/f2").write_bytes(b"edited")

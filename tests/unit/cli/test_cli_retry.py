@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from syncline import messages
-from syncline.cli.commands_retry import GivenUp, Letters, settle
+from syncline.cli.commands_retry import RetryLetter, SortedLetters, delete_letters
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Outgoing, QueuedLetter, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
@@ -37,7 +37,7 @@ def bodies(stack: Stack, step: Step) -> list[str]:
 def test_nothing_was_given_up(applied: Stack) -> None:
     result = applied.run("retry", "prod")
     assert result.exit_code == 0
-    assert result.stdout == "nothing of prod was given up\n"
+    assert result.stdout == "prod has no dead letters to retry\n"
     assert applied.target.state.runs("prod") == []
 
 
@@ -45,7 +45,7 @@ def test_what_was_given_up_is_looked_at_again(applied: Stack) -> None:
     applied.bury("mirror/team/base", "mirror/team/app", "mirror/team/app")
     result = applied.run("retry", "prod")
     assert result.exit_code == 0, result.output
-    assert "over mirror/team/app, mirror/team/base, for 3 dead letters" in result.stdout
+    assert "over mirror/team/app, mirror/team/base for 3 dead letters" in result.stdout
     [start] = applied.started()
     assert start.trigger is Trigger.RETRY
     assert start.scope == Scope.of(["mirror/team/app", "mirror/team/base"])
@@ -134,8 +134,8 @@ def test_work_that_a_run_waits_for_goes_back_to_its_queue(applied: Stack) -> Non
     applied.bury("mirror/team/base")
     result = applied.run("retry", "prod")
     assert result.exit_code == 0
-    assert "1 message put back: the run under way goes on" in result.stdout
-    assert "1 dead letter of prod left until that run is over" in result.stdout
+    assert "1 message put back into its queue; the run in progress continues" in result.stdout
+    assert "1 dead letter of prod kept until that run ends" in result.stdout
     assert [decode(body) for body in bodies(applied, Step.TRANSFER)] == [batch]
     assert len(_seen(applied)) == 1
 
@@ -195,7 +195,7 @@ def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:
 
 def test_many_repositories_are_counted(applied: Stack) -> None:
     applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
-    assert "mirror/team/r4 and 3 others, for 8 dead letters" in applied.run("retry", "prod").stdout
+    assert "mirror/team/r4 and 3 others for 8 dead letters" in applied.run("retry", "prod").stdout
 
 
 def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +203,7 @@ def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatc
     applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
     result = applied.run("retry", "prod")
     assert result.exit_code == 0, result.output
-    assert "5 dead letters of prod left: more than one run takes; `syncline retry prod" in result.stdout
+    assert "5 dead letters of prod kept, more than one run can cover; run `syncline retry prod" in result.stdout
     [first] = applied.started()
     run = applied.target.state.run("prod", str(first.run))
     verify(applied, run, *(first.scope.groups or ()))
@@ -236,7 +236,7 @@ def test_a_failure_that_is_noted_while_its_letter_goes_stays(applied: Stack) -> 
     applied.bury(key[0])
     [letter] = applied.target.queues.dead_letters(Step.TRANSFER, hidden_for=1)
     failures.write("prod", [KnownFailure(*key, "REFUSED", None, "it is so", "run", "run", 0.0)])
-    settle(applied.target, "prod", [GivenUp(letter, EVERYTHING, (key,))])
+    delete_letters(applied.target, "prod", [RetryLetter(letter, EVERYTHING, (key,))])
     assert applied.dead() == 0
     assert [each.key for each in failures.all("prod")] == [key]
 
@@ -253,18 +253,18 @@ def test_an_item_that_is_gone_says_so_and_its_letter_stays_until_it_is_dropped(a
     assert applied.json("status")["dead_letters"]["transfer"] == 1
     wrong = applied.run("retry", "prod", "--drop", "mirror/team/base:1.0")
     assert wrong.exit_code == 2
-    assert "there are those of: mirror/team/app:1.0" in wrong.stderr
+    assert "it has dead letters of: mirror/team/app:1.0" in wrong.stderr
     assert applied.dead() == 1
     assert applied.run("retry", "prod", "--drop", "mirror/team/app:1.0").exit_code == 0
     assert applied.dead() == 0
     assert applied.started() != []
-    assert applied.run("retry", "prod").stdout == "nothing of prod was given up\n"
+    assert applied.run("retry", "prod").stdout == "prod has no dead letters to retry\n"
 
 
 def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: Stack) -> None:
-    letters = Letters()
+    letters = SortedLetters()
     groups = [f"mirror/team/{'long-' * 40}{n:05}" for n in range(5000)]
-    given_up = [GivenUp(QueuedLetter(Step.TRANSFER, "", g), Scope.of([g]), ((g, "1.0"),)) for g in groups]
+    given_up = [RetryLetter(QueuedLetter(Step.TRANSFER, "", g), Scope.of([g]), ((g, "1.0"),)) for g in groups]
     letters.take(given_up)
     assert len(letters.given_up) + len(letters.beyond) == len(groups)
     state = applied.target.state
@@ -276,10 +276,10 @@ def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: 
 
 @pytest.mark.parametrize("count", [1, 5000])
 def test_a_scan_of_everything_answers_for_as_many_letters_as_fit(count: int) -> None:
-    letters = Letters()
-    whole = GivenUp(QueuedLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
+    letters = SortedLetters()
+    whole = RetryLetter(QueuedLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
     each = [
-        GivenUp(QueuedLetter(Step.TRANSFER, "", str(n)), Scope.of([f"r{n}"]), ((f"r{n}", "1.0" * 20),))
+        RetryLetter(QueuedLetter(Step.TRANSFER, "", str(n)), Scope.of([f"r{n}"]), ((f"r{n}", "1.0" * 20),))
         for n in range(count)
     ]
     letters.take([*each, whole])
@@ -290,7 +290,7 @@ def test_a_scan_of_everything_answers_for_as_many_letters_as_fit(count: int) -> 
 
 def test_cancelling_what_does_not_run(applied: Stack) -> None:
     result = applied.run("cancel", "prod")
-    assert (result.exit_code, result.stdout) == (0, "no run of prod is under way\n")
+    assert (result.exit_code, result.stdout) == (0, "no run of prod is in progress\n")
     assert applied.json("cancel", "prod") == {"cancelled": False, "run": None}
 
 
@@ -360,6 +360,6 @@ def test_cancelling_a_lost_run_frees_the_sync(applied: Stack, monkeypatch: pytes
     monkeypatch.setattr("syncline.store.state.LOST_AFTER", -1)
     result = applied.run("cancel", "prod")
     assert result.exit_code == 0
-    assert f"run {run.id} of prod was lost, and is given up; the sync may run again" in result.stdout
+    assert f"run {run.id} of prod was lost and has been ended; the sync can run again" in result.stdout
     assert applied.target.state.current_run("prod") is None
     assert [decode(body) for body in bodies(applied, Step.DISCOVER)] == [first_batch(run)]

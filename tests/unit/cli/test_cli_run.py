@@ -1,4 +1,4 @@
-"""``run`` and ``plan``: beginning, following, and how they end."""
+"""``run`` and ``plan``: start, progress and results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 from botocore.exceptions import EndpointConnectionError, ReadTimeoutError
 
-from syncline.cli import following
-from syncline.cli.target import Target
+from syncline.cli import run_progress
+from syncline.cli.deployment import Deployment
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.store.state import State
@@ -26,7 +26,7 @@ def applied(stack: Stack) -> Stack:
 
 @contextmanager
 def functions(stack: Stack, work: Callable[[Run], object]) -> Iterator[list[Start]]:
-    """Someone who takes the next start message and does its run."""
+    """Take the next start message and carry out its run."""
     seen: list[Start] = []
 
     def carry_out() -> None:
@@ -61,8 +61,8 @@ def test_a_second_start_says_so_and_does_nothing(applied: Stack) -> None:
     first = applied.json("run", "prod")["run"]["id"]
     result = applied.run("run", "prod")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[0].startswith(f"prod is running already: run {first}, begun ")
-    assert "nothing was started" in result.stdout
+    assert result.stdout.splitlines()[0].startswith(f"prod is already running: run {first}, started ")
+    assert "no new run was started" in result.stdout
     assert "syncline status prod --wait" in result.stdout
     assert applied.json("run", "prod") == {"started": False, "run": applied.json("run", "prod")["run"]}
     assert [start.run for start in applied.started()] == [first]
@@ -77,7 +77,7 @@ def test_waiting_for_a_start_that_did_not_happen_is_an_error(applied: Stack) -> 
 
 def test_only_some_repositories(applied: Stack) -> None:
     result = applied.run("run", "prod", "--only", "team/base", "--only", "team/app")
-    assert result.stdout.splitlines()[0].endswith(" of prod begun, only mirror/team/app, mirror/team/base")
+    assert result.stdout.splitlines()[0].endswith(" of prod started, only mirror/team/app, mirror/team/base")
     assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
 
 
@@ -88,11 +88,11 @@ def test_a_repository_that_is_none_of_the_syncs(applied: Stack) -> None:
     assert applied.target.state.current_run("prod") is None
 
 
-def test_more_than_one_look_takes_is_refused(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_than_one_scan_can_cover_is_refused(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.model.LARGEST_SCOPE", 30)
     result = applied.run("plan", "prod", "--only", "team/app", "--only", "team/base")
     assert result.exit_code == 2
-    assert result.stderr.startswith("error USAGE: --only names 2 at once, which is more than one scan takes")
+    assert result.stderr.startswith("error USAGE: --only names 2 parts, more than one scan can cover")
     assert applied.target.state.runs("prod") == []
 
 
@@ -112,7 +112,7 @@ def test_removals_are_allowed_for_one_run(stack: Stack, count: int) -> None:
     assert stack.apply(REMOVING).exit_code == 0
     result = stack.run("run", "shop-files", "--allow-removals", str(count))
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[0].endswith(f" of shop-files begun, with up to {count} removals allowed")
+    assert result.stdout.splitlines()[0].endswith(f" of shop-files started, with up to {count} removals allowed")
     [start] = stack.started()
     assert start.run is not None
     assert stack.target.state.run("shop-files", start.run).allow_removals == count
@@ -164,7 +164,7 @@ def test_a_sync_that_does_not_exist(applied: Stack) -> None:
         assert result.stderr.splitlines()[0] == (
             "error NO_SUCH_SYNC: there is no sync named 'prdo'; did you mean prod?"
         )
-    assert "there are: prod" in applied.run("run", "xyz").stderr
+    assert "existing syncs: prod" in applied.run("run", "xyz").stderr
 
 
 def test_no_sync_at_all(stack: Stack) -> None:
@@ -192,7 +192,7 @@ def test_waiting_to_a_good_end(applied: Stack) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("run 20")
-    assert lines[0].endswith(" of prod begun")
+    assert lines[0].endswith(" of prod started")
     assert lines[-2].startswith("✓ prod: 1 moved (3.0 MiB), 2,310 equal, in ")
     assert lines[-1].startswith("→ syncline report 20")
 
@@ -201,16 +201,16 @@ def test_nothing_differed(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, skipped=810)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 810 items equal, in ")
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: no differences, 810 items equal, in ")
 
 
 def test_nothing_there_is_not_called_equal(applied: Stack) -> None:
-    """A repository that was misspelt must not look like one that is all well."""
+    """A misspelt repository must not look like a successful sync."""
     with functions(applied, applied.finish):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].startswith(
-        "✓ prod: nothing found: the source has nothing that the sync selects, in "
+        "✓ prod: nothing found: the source has no items that the sync selects, in "
     )
 
 
@@ -218,14 +218,14 @@ def test_a_source_of_which_all_is_left_out_is_not_called_empty(applied: Stack) -
     with functions(applied, lambda run: applied.finish(run, left_out=3)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
-    expected = "✓ prod: all that was found was left out (3 items), in "
+    expected = "✓ prod: everything found was left out (3 items), in "
     assert result.stdout.splitlines()[-1].startswith(expected)
 
 
 def test_what_was_left_out_is_told_beside_what_is_equal(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, skipped=2, left_out=3)):
         result = applied.run("run", "prod", "--wait")
-    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 2 items equal, 3 left out, in ")
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: no differences, 2 items equal, 3 left out, in ")
     with functions(applied, lambda run: applied.finish(run, moved(), left_out=3)):
         value = applied.json("run", "prod", "--wait")
     assert value["run"]["counts"]["left_out"] == 3
@@ -242,7 +242,7 @@ def test_extras_are_told_and_are_no_failure(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, skipped=2, extra=3)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
-    assert result.stdout.splitlines()[-1].startswith("✓ prod: nothing differed, 2 items equal, 3 extra, in ")
+    assert result.stdout.splitlines()[-1].startswith("✓ prod: no differences, 2 items equal, 3 extra, in ")
     extra = Result("main", "docs/guide.md", Outcome.EXTRA, None, "0123456789abcdef")
     with functions(applied, lambda run: applied.finish(run, moved(), extra)):
         value = applied.json("run", "prod", "--wait")
@@ -287,14 +287,14 @@ def test_a_run_that_is_cancelled_meanwhile(applied: Stack) -> None:
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 1
     assert "○ prod: cancelled after " in result.stdout
-    assert "1 left as they were" in result.stdout
+    assert "1 cancelled" in result.stdout
 
 
-def test_a_run_of_which_nothing_is_heard(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "LOST_AFTER", 0.1)
+def test_a_run_without_progress(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_progress, "LOST_AFTER", 0.1)
     result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 1
-    assert "nothing was heard of run" in result.stdout
+    assert "no progress from run" in result.stdout
     assert "syncline cancel prod" in result.stdout
 
 
@@ -346,12 +346,12 @@ def test_a_plan_goes_beside_a_run(applied: Stack) -> None:
 
 @pytest.fixture
 def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C at the first pause between two looks."""
+    """Ctrl-C at the first pause between two polls."""
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("syncline.cli.following.time.sleep", interrupt)
+    monkeypatch.setattr("syncline.cli.run_progress.time.sleep", interrupt)
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -366,7 +366,7 @@ def test_ctrl_c_cancels_a_plan(applied: Stack) -> None:
     result = applied.run("plan", "prod")
     [run] = applied.target.state.runs("prod")
     assert result.exit_code == 130
-    assert result.stderr == f"interrupted: the plan {run.id} was cancelled; it had moved nothing\n"
+    assert result.stderr == f"interrupted: plan {run.id} was cancelled; plans move nothing\n"
     assert run.status is RunStatus.CANCELLING
 
 
@@ -375,7 +375,7 @@ def test_ctrl_c_while_following(applied: Stack) -> None:
     run = applied.begin()
     result = applied.run("status", "prod", "--wait")
     assert result.exit_code == 130
-    assert f"run {run.id} of prod goes on" in result.stderr
+    assert f"run {run.id} of prod continues" in result.stderr
 
 
 @pytest.mark.usefixtures("ctrl_c")
@@ -385,10 +385,10 @@ def test_ctrl_c_while_a_run_is_cancelled(applied: Stack) -> None:
     assert result.exit_code == 130
     first, second = result.stderr.splitlines()
     assert first == f"interrupted: run {run.id} of prod is being cancelled"
-    assert second.endswith("waits for its end")
+    assert second.endswith("to wait for its end")
 
 
-def test_what_passes_by_itself_is_waited_for(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_temporary_errors_are_ignored_while_waiting(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     progress, errors = State.progress, [ReadTimeoutError(endpoint_url="http://x")] * 2
 
     def slow_at_first(state: State, run_id: str) -> object:
@@ -397,7 +397,7 @@ def test_what_passes_by_itself_is_waited_for(applied: Stack, monkeypatch: pytest
         return progress(state, run_id)
 
     monkeypatch.setattr(State, "progress", slow_at_first)
-    monkeypatch.setattr(Target, "local", property(lambda _: False))
+    monkeypatch.setattr(Deployment, "local", property(lambda _: False))
     with functions(applied, lambda run: applied.finish(run, moved())):
         assert applied.run("run", "prod", "--wait").exit_code == 0
 
@@ -410,4 +410,4 @@ def test_an_engine_that_goes_away_meanwhile(applied: Stack, monkeypatch: pytest.
     result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 2
     assert result.stderr.startswith("error ENGINE_ABSENT: the engine at http://127.0.0.1:")
-    assert "; the run goes on\n" in result.stderr
+    assert "; the run continues\n" in result.stderr

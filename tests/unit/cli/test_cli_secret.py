@@ -1,4 +1,4 @@
-"""``secret set``: values are stored where the functions look for them, and nowhere else."""
+"""``secret set``: values are stored for the functions, and nowhere else."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def resolved(stack: Stack, reference: str) -> str:
 
 def test_a_secret_is_created_and_replaced(stack: Stack) -> None:
     result = store(stack, "syncline/token", "first\n")
-    assert (result.exit_code, result.stdout) == (0, "secret:syncline/token is created\n")
+    assert (result.exit_code, result.stdout) == (0, "secret:syncline/token created\n")
     assert resolved(stack, "secret:syncline/token") == "first"
     result = store(stack, "secret:syncline/token", "second")
-    assert (result.exit_code, result.stdout) == (0, "secret:syncline/token is replaced\n")
+    assert (result.exit_code, result.stdout) == (0, "secret:syncline/token replaced\n")
     assert resolved(stack, "secret:syncline/token") == "second"
 
 

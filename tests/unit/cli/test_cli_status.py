@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.cli.commands_status import ends_of
+from syncline.cli.commands_status import source_and_target
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError, stored_code
 from syncline.kinds.files.wiring import group_of
@@ -53,7 +53,7 @@ def test_status_of_all(stack: Stack) -> None:
     assert row(result.stdout, "SYNC").split() == ["SYNC", "NOW", "NEXT", "LAST", "RUN"]
     assert row(result.stdout, "prod").split()[:2] == ["prod", "idle"]
     assert "✓ " in row(result.stdout, "prod")
-    assert "by hand: 1 moved (3.0 MiB), 3 equal" in row(result.stdout, "prod")
+    assert "manually: 1 moved (3.0 MiB), 3 equal" in row(result.stdout, "prod")
     assert "in 1 h" in row(result.stdout, "prod")
     assert "running, scanning" in row(result.stdout, "dev")
     assert row(result.stdout, "dev").endswith("never")
@@ -75,7 +75,7 @@ def test_a_run_that_waits_says_why(applied: Stack) -> None:
     for arguments in (["status"], ["status", "prod"]):
         shown = applied.run(*arguments).stdout
         assert "running, waiting since" in shown
-        assert "THROTTLED: prod.example asked to slow down; tried again at" in shown
+        assert "THROTTLED: prod.example asked to slow down; retrying at" in shown
     waiting = applied.json("status")["syncs"][0]["current"]["waiting"]
     assert (waiting["code"], waiting["what"]) == ("THROTTLED", "prod.example asked to slow down")
     assert waiting["since"] < waiting["until"]
@@ -93,14 +93,14 @@ def test_status_as_json(applied: Stack) -> None:
     value = applied.json("status")
     [sync] = value["syncs"]
     assert value["dead_letters"] == {"discover": 0, "transfer": 1, "commit": 0, "verify": 0}
-    assert value["engine"] == applied.target.where
+    assert value["engine"] == applied.target.name
     assert (sync["name"], sync["kind"], sync["enabled"], sync["schedule"]) == ("prod", "images", True, "rate(1 hour)")
     assert sync["current"] is None
     assert sync["last"]["counts"]["moved"] == 1
     assert 3500 < sync["next"] - time.time() <= 3600
 
 
-def test_dead_letters_and_trouble_are_told(applied: Stack) -> None:
+def test_failures_and_dead_letters_are_shown(applied: Stack) -> None:
     applied.finish(applied.begin(), failed())
     applied.bury("mirror/team/base", "mirror/team/app")
     result = applied.run("status")
@@ -148,7 +148,7 @@ def test_following_where_nothing_is_under_way_tells_of_the_latest_run(applied: S
     run = applied.finish(applied.begin(), failed())
     result = applied.run("status", "prod", "--wait")
     assert result.exit_code == 1
-    assert "no run of prod is under way; the latest one, " in result.stdout
+    assert "no run of prod is in progress; the latest started " in result.stdout
     assert applied.json("status", "prod", "--wait", code=1)["run"]["id"] == run.id
 
 
@@ -164,7 +164,7 @@ def test_a_report_names_what_needs_somebody_first(applied: Stack) -> None:
     result = applied.run("report")
     assert result.exit_code == 1
     lines = result.stdout.splitlines()
-    assert lines[0].startswith(f"run {run.id} of prod, by hand, begun ")
+    assert lines[0].startswith(f"run {run.id} of prod, manually, started ")
     assert lines[1].split() == ["failed", "mirror/team/base:2.0", "aaaaaaaaaaaa", "→", "-"]
     assert lines[2] == "  UNAUTHORIZED: dr.example does not accept the credentials"
     assert lines[3].split()[:2] == ["conflict", "mirror/team/app:latest"]
@@ -236,7 +236,7 @@ def test_a_file_is_called_by_its_key_everywhere(stack: Stack) -> None:
         assert f"{group_of('odd/x')}:odd/x" not in "\n".join(lines)
     assert stack.run("acknowledge", "shop-files", "odd/x").exit_code == 0
     wrong = stack.run("retry", "shop-files", "--drop", "odd/y")
-    assert "there are those of: odd/x" in wrong.stderr
+    assert "it has dead letters of: odd/x" in wrong.stderr
     assert stack.run("retry", "shop-files", "--drop", "odd/x").exit_code == 0
     assert stack.dead() == 0
 
@@ -284,7 +284,7 @@ def test_a_report_of_a_run_under_way(applied: Stack) -> None:
     applied.begin()
     result = applied.run("report", "prod")
     assert result.exit_code == 0
-    assert "under way: nothing found so far" in result.stdout
+    assert "in progress: nothing found so far" in result.stdout
 
 
 def test_a_look_that_failed_as_a_whole_is_named(applied: Stack) -> None:
@@ -292,14 +292,14 @@ def test_a_look_that_failed_as_a_whole_is_named(applied: Stack) -> None:
     part = Result("mirror/team/app", "*", Outcome.FAILED, None, None, 0, "UNREACHABLE", "refused")
     applied.finish(applied.begin(), whole, part)
     result = applied.run("report")
-    assert "(the whole scan)" in result.stdout
+    assert "(complete scan)" in result.stdout
     assert "mirror/team/app (all)" in result.stdout
 
 
 def test_reports_of_what_there_is_not(applied: Stack) -> None:
     unknown = made_run_id()
     for words, what in (
-        ([], "there has been no run yet"),
+        ([], "no sync has run yet"),
         (["prod"], "prod has not run yet"),
         ([unknown], f"no sync has a run {unknown}"),
     ):
@@ -352,7 +352,7 @@ def test_status_names_source_and_target_of_artifacts() -> None:
         "source": {"repository": "octo/app", "url": "https://api.github.com"},
         "target": {"registry": "registry.gitlab.example", "project": "team/images"},
     }
-    assert ends_of(config) == "octo/app at https://api.github.com → registry.gitlab.example"
+    assert source_and_target(config) == "octo/app at https://api.github.com → registry.gitlab.example"
 
 
 def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_refused(stack: Stack) -> None:

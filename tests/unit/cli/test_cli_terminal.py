@@ -31,7 +31,7 @@ def applied(stack: Stack) -> Stack:
 
 
 def the_run(stack: Stack) -> Run:
-    """The run that the command begins, as soon as it has."""
+    """Return the run that the command starts."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         started = stack.started()
@@ -42,7 +42,7 @@ def the_run(stack: Stack) -> Run:
 
 
 class Terminal:
-    """A terminal that keeps what is written to it."""
+    """A terminal that records its output."""
 
     def __init__(self) -> None:
         self._master, self.slave = pty.openpty()
@@ -114,7 +114,7 @@ def test_off_a_terminal_there_are_plain_lines_only(applied: Stack) -> None:
     assert "\x1b" not in out
     assert "\r" not in out
     lines = out.splitlines()
-    assert lines[0].endswith(" of prod begun")
+    assert lines[0].endswith(" of prod started")
     assert lines[1].startswith("1 of 2 items")
     assert lines[-2].startswith("✓ prod: 2 moved (6.0 MiB), 5 equal, in ")
 
@@ -144,7 +144,7 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_follow_it(applied: Stack) -
     [run] = applied.target.state.runs("prod")
     assert code == 130
     assert "Traceback" not in out + err
-    assert err.splitlines()[0] == f"interrupted: run {run.id} of prod goes on"
+    assert err.splitlines()[0] == f"interrupted: run {run.id} of prod continues"
     assert "syncline status prod --wait" in err.splitlines()[1]
     assert "syncline cancel prod" in err.splitlines()[2]
     assert run.status is RunStatus.RUNNING

@@ -63,7 +63,7 @@ def test_a_storm_of_requests_does_not_start_ever_more_functions(process: ModuleT
 
     async def storm() -> None:
         functions = Functions()
-        serve = process._not_too_many(functions.serve)
+        serve = process._limit_concurrency(functions.serve)
         for _ in range(process._AT_ONCE):
             sender = asyncio.ensure_future(status(serve, URL))
             await turns()
@@ -88,7 +88,7 @@ def test_a_function_that_fails_makes_room(process: ModuleType) -> None:
         raise ValueError
 
     async def failing() -> None:
-        serve = process._not_too_many(fail)
+        serve = process._limit_concurrency(fail)
         for _ in range(process._AT_ONCE + 1):
             with pytest.raises(ValueError):  # noqa: PT011 - it has no text
                 await status(serve, URL)

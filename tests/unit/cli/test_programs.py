@@ -128,7 +128,7 @@ def test_the_program_is_named_without_its_options(log: Path, command: list[str],
 def test_a_program_that_does_not_end_is_stopped(log: Path) -> None:
     with pytest.raises(ProgramError) as caught:
         programs.run(["sh", "-c", "echo waiting; exec sleep 60"], log.parent, log, seconds=2)
-    assert "`sh` failed (no end after 2 s)" in caught.value.what
+    assert "`sh` failed (timed out after 2 s)" in caught.value.what
     assert caught.value.output == ("waiting",)
 
 

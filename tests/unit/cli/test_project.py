@@ -49,7 +49,7 @@ def test_the_checkout_around_a_folder_comes_first(shipped: Path, tmp_path: Path)
 
 
 def test_a_package_in_a_checkout_uses_that(tmp_path: Path) -> None:
-    assert project.find(tmp_path) == project.own() == ROOT
+    assert project.find(tmp_path) == project.own_project() == ROOT
     assert not project.SHIPPED.exists()
 
 
@@ -62,7 +62,7 @@ def test_the_home_of_the_engine(shipped: Path, tmp_path: Path, monkeypatch: pyte
     assert project.home_folder(shipped, {"XDG_DATA_HOME": "/data"}) == Path("/data/syncline")
     assert project.home_folder(shipped, {"XDG_DATA_HOME": "data"}) == tmp_path / ".local/share/syncline"
     monkeypatch.setattr("os.path.expanduser", lambda path: path)
-    with pytest.raises(SynclineError, match="no home folder; --home names"):
+    with pytest.raises(SynclineError, match="no home folder; name a folder"):
         project.home_folder(shipped, {})
 
 
@@ -110,7 +110,7 @@ def test_a_new_folder_can_be_built(shipped: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == [
         f"Syncline 0.1.0 is in {folder}",
-        f"→ cd '{folder}' && sam build && sam deploy --guided  deploys it to AWS",
+        f"→ cd '{folder}' && sam build && sam deploy --guided  to deploy it to AWS",
     ]
     assert files(folder) >= {*(part for part in PARTS if "." in part), "layers/git/gather", "functions/probe/app.py"}
     assert files(folder / "layers/syncline/syncline") == {"__init__.py", "cli/project.py"}
@@ -146,7 +146,7 @@ def test_overwrite_replaces_all_but_the_settings(shipped: Path, tmp_path: Path) 
 def test_the_checkout_itself_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout = made(tmp_path / "checkout")
     (tmp_path / "link").symlink_to(checkout)
-    monkeypatch.setattr(commands_template, "own", lambda: checkout)
+    monkeypatch.setattr(commands_template, "own_project", lambda: checkout)
     result = template(tmp_path / "link", "--overwrite")
     assert result.exit_code == 2
     assert "is the checkout that this command runs from; name another folder" in result.stderr

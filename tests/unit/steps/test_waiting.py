@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.cli.waiting import state_words, waiting_of
+from syncline.cli.run_progress import state_words, waiting_reason
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext
@@ -151,13 +151,13 @@ def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
     ],
 )
 def test_a_run_waits_after_a_minute_without_progress(advanced: float, now: float, since: float | None) -> None:
-    waiting = waiting_of(replace(RUN, waiting=HELD), Progress(Counts(), False, 1100.0, advanced), now)
+    waiting = waiting_reason(replace(RUN, waiting=HELD), Progress(Counts(), False, 1100.0, advanced), now)
     assert (waiting and waiting.since) == since
 
 
 def test_a_run_that_is_over_waits_for_nothing() -> None:
     over = replace(RUN, waiting=HELD, status=RunStatus.DONE)
-    assert waiting_of(over, Progress(Counts(), True, 1100.0), 1300.0) is None
+    assert waiting_reason(over, Progress(Counts(), True, 1100.0), 1300.0) is None
 
 
 def test_words() -> None:
@@ -166,6 +166,6 @@ def test_words() -> None:
     cancelling = replace(RUN, status=RunStatus.CANCELLING, waiting=HELD)
     said = state_words(cancelling, progress, 1150.0)
     assert said[0] == "cancelling"
-    what = r"waiting since \d\d:16:50: LEASE_HELD: made.up/team/app has another writer; tried again at \d\d:19:50"
+    what = r"waiting since \d\d:16:50: LEASE_HELD: made.up/team/app has another writer; retrying at \d\d:19:50"
     assert re.fullmatch(what, said[1])
     assert state_words(replace(RUN, waiting=HELD), progress, 1200.0)[0].endswith("another writer")

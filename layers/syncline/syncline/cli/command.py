@@ -1,7 +1,7 @@
-"""The declaration of commands: the options that all of them have, and their ends.
+"""The decorator that declares a command and adds the options that all commands share.
 
-A command's function is declared here or in ``kinds/<kind>/cli/main.py``. It imports what it does when it runs, so that
-``--help`` imports little.
+Commands are declared in ``main.py`` and in ``kinds/<kind>/cli/main.py``. Each imports its implementation when it runs, so
+that ``--help`` imports little.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from syncline.cli import endings
-from syncline.cli.context import Answer, Context
-from syncline.cli.show import Out
+from syncline.cli import error_output
+from syncline.cli.context import CommandResult, Context
+from syncline.cli.output import Output
 
-NAME: Final = typer.Argument(metavar="NAME", help="The sync, as syncs.yaml names it.", show_default=False)
+NAME: Final = typer.Argument(metavar="NAME", help="Name of the sync in syncs.yaml.", show_default=False)
 
 
 def new_app() -> typer.Typer:
-    """Return the app of the commands that one kind has."""
+    """Return an app for the commands of one kind."""
     return typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
@@ -33,7 +33,7 @@ def _shared(
         typer.Option(
             envvar="SYNCLINE_STACK",
             metavar="NAME",
-            help="A stack on AWS, with boto3's usual configuration; without it the engine on this machine.",
+            help="Stack on AWS, found with boto3's configuration. Defaults to the engine on this machine.",
         ),
     ] = None,
     home: Annotated[
@@ -47,24 +47,27 @@ def _shared(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> Context:
-    """What the options mean that every command takes."""
-    return Context(stack or None, home, Out(as_json=as_json))
+    """Return the context that the shared options describe."""
+    return Context(stack or None, home, Output(as_json=as_json))
 
 
-def command(app: typer.Typer) -> Callable[[Callable[..., Answer]], Callable[..., Answer]]:
-    """Add a command to an app: a function whose first parameter is the :class:`Context`, with the shared options added."""
+def command(app: typer.Typer) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
+    """Return a decorator that adds a function as a command to an app, with the shared options.
+
+    The first parameter of the function is the :class:`Context`.
+    """
     return partial(_add, app)
 
 
-def _add(app: typer.Typer, function: Callable[..., Answer]) -> Callable[..., Answer]:
+def _add(app: typer.Typer, function: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     shared = inspect.signature(_shared, eval_str=True).parameters
 
     def invoke(**given: Any) -> None:
         context = _shared(**{name: given.pop(name) for name in shared})
-        with endings.told(context):
+        with error_output.exit_on_error(context):
             answer = function(context, **given)
-            context.out.value(dict(answer.value))
+            context.out.json(dict(answer.value))
         raise typer.Exit(answer.code)
 
     invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]

@@ -8,19 +8,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from syncline.cli.applying import Applied, differences, put_syncs, remember, stored
-from syncline.cli.context import NOT_DONE, Answer, Context
-from syncline.cli.following import follow
-from syncline.cli.reachability import unreachable
-from syncline.cli.secret_checks import check_secrets
-from syncline.cli.show import Cell, Row, Style, many
+from syncline.cli.applied_syncs import AppliedSync, applied_configs, config_changes, put_syncs, save_applied
+from syncline.cli.apply_checks import check_secrets, unreachable
+from syncline.cli.context import NOT_DONE, CommandResult, Context
+from syncline.cli.output import Cell, Row, Style, plural
+from syncline.cli.run_progress import follow_run
 from syncline.config.file import SyncsFile, read_syncs
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 
 if TYPE_CHECKING:
-    from syncline.cli.target import Target
+    from syncline.cli.deployment import Deployment
 
 _STYLES: Final[dict[str, Style]] = {
     "added": "green",
@@ -33,11 +32,8 @@ _MASK: Final = "****"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """The options of ``apply``: ``prune`` removes the syncs that are not in the file, ``yes`` without asking.
-
-    With ``offline``, sources and targets are not asked whether they answer.
-    """
+class ApplyOptions:
+    """The options of ``apply``; see ``syncline apply --help``."""
 
     prune: bool = False
     dry_run: bool = False
@@ -45,84 +41,86 @@ class Order:
     offline: bool = False
 
 
-def apply(context: Context, file: Path, order: Order) -> Answer:
-    """Check the whole file, then write what differs. Raises CONFIG_INVALID or why a secret cannot be had."""
-    read = read_syncs(file)  # what is wrong with it is told without an engine
-    target, out = context.target, context.out
-    before = stored(target)
+def apply(context: Context, file: Path, order: ApplyOptions) -> CommandResult:
+    """Check the complete file, then write the differences. Raises CONFIG_INVALID or the error of a secret."""
+    read = read_syncs(file)  # reports problems of the file without an engine
+    deployment, out = context.deployment, context.out
+    before = applied_configs(deployment)
     if not order.prune:
-        read = read_syncs(file, _readable(before.values()))
-    _check_kinds(target, read.syncs.values())
-    unsure = check_secrets(target, read.syncs.values())
+        read = read_syncs(file, _loadable(before.values()))
+    _check_kinds(deployment, read.syncs.values())
+    unchecked = check_secrets(deployment, read.syncs.values())
     if not order.offline:
-        unsure += unreachable(read.syncs.values(), target.secrets)
-    for warning in (*(problem.text(file.name) for problem in read.warnings), *unsure):
+        unchecked += unreachable(read.syncs.values(), deployment.secrets)
+    for warning in (*(problem.text(file.name) for problem in read.warnings), *unchecked):
         out.line(f"warning: {warning}", "yellow")
     others = sorted(set(before) - set(read.syncs))
-    warnings = _warnings(read, unsure)
+    warnings = _warnings(read, unchecked)
     if order.dry_run:
         return _dry_run(context, file, read, order, warnings)
-    if others and order.prune and not _agreed(context, file, others, order):
-        return Answer({"file": str(file), "syncs": [], "warnings": warnings}, NOT_DONE)
-    done = put_syncs(target, read.syncs, prune=order.prune)
-    if target.local:
-        remember(context.home, target)
-    address = target.output("ReceiveUrl")
+    if others and order.prune and not _confirm_removals(context, file, others, order):
+        return CommandResult({"file": str(file), "syncs": [], "warnings": warnings}, NOT_DONE)
+    done = put_syncs(deployment, read.syncs, prune=order.prune)
+    if deployment.local:
+        save_applied(context.home, deployment)
+    address = deployment.output("ReceiveUrl")
     _show(context, file, done, address)
     for each in done:
         if each.cancelled:
-            follow(context, target.state.run(each.name, each.cancelled))
-    return Answer({"file": str(file), "syncs": [_as_dict(each, address) for each in done], "warnings": warnings})
+            follow_run(context, deployment.state.run(each.name, each.cancelled))
+    return CommandResult({"file": str(file), "syncs": [_as_dict(each, address) for each in done], "warnings": warnings})
 
 
-def _check_kinds(target: Target, syncs: Iterable[Sync]) -> None:
-    """Raise ENGINE_ABSENT if the functions that are deployed do not know the kind of a sync."""
-    known = target.outputs.get("Kinds")
+def _check_kinds(deployment: Deployment, syncs: Iterable[Sync]) -> None:
+    """Raise ENGINE_ABSENT if the deployed functions do not support the kind of a sync."""
+    known = deployment.outputs.get("Kinds")
     for sync in syncs:
         if known is not None and sync.kind not in known.split(","):
-            remedy = "run `syncline up`, which deploys this version" if target.local else "deploy this version"
-            what = f"{sync.name} is a sync of {sync.kind}, which {target.where} does not know; {remedy}"
+            remedy = "run `syncline up` to deploy this version" if deployment.local else "deploy this version"
+            what = f"{deployment.name} does not support {sync.kind}, the kind of {sync.name}; {remedy}"
             raise SynclineError("ENGINE_ABSENT", what)
 
 
-def _readable(configs: Iterable[str]) -> Iterator[Sync]:
-    """Yield applied syncs, but for those that this version cannot read."""
+def _loadable(configs: Iterable[str]) -> Iterator[Sync]:
+    """Yield the applied syncs that this version can read."""
     for config in configs:
         with contextlib.suppress(SynclineError):
             yield load_sync(config)
 
 
-def _agreed(context: Context, file: Path, others: Sequence[str], order: Order) -> bool:
-    """Say which syncs are removed, and ask a person at a terminal whether they shall be."""
+def _confirm_removals(context: Context, file: Path, others: Sequence[str], order: ApplyOptions) -> bool:
+    """List the syncs to remove and, at a terminal, ask for confirmation."""
     out = context.out
     for name in others:
-        out.line(f"{name} is not in {file.name} and is removed; what it copied stays", "yellow")
-    if order.yes or not out.asks or out.agrees(f"Remove {many(len(others), 'sync')}?"):
+        out.line(f"{name} is not in {file.name} and will be removed; copied items stay at the target", "yellow")
+    if order.yes or not out.interactive or out.confirm(f"Remove {plural(len(others), 'sync')}?"):
         return True
     out.line("nothing was applied")
     return False
 
 
-def _dry_run(context: Context, file: Path, read: SyncsFile, order: Order, warnings: Sequence[dict[str, Any]]) -> Answer:
-    """Show how applying the file would change each sync."""
+def _dry_run(
+    context: Context, file: Path, read: SyncsFile, order: ApplyOptions, warnings: Sequence[dict[str, Any]]
+) -> CommandResult:
+    """Show the changes that applying the file would make."""
     out = context.out
-    found = differences(context.target, read.syncs, prune=order.prune)
-    out.line(f"{file.name}: {many(len(read.syncs), 'sync')}; nothing was applied", "bold")
+    found = config_changes(context.deployment, read.syncs, prune=order.prune)
+    out.line(f"{file.name}: {plural(len(read.syncs), 'sync')}; nothing was applied", "bold")
     for name, (change, lines) in found.items():
         out.table([(Cell(name, "bold"), Cell(change, _STYLES[change]))], indent=2)
         for line in lines:
             out.line(f"    {line}", "green" if line[0] == "+" else "red" if line[0] == "-" else "dim")
     syncs = [{"name": name, "change": change, "diff": lines} for name, (change, lines) in found.items()]
-    return Answer({"file": str(file), "dry_run": True, "syncs": syncs, "warnings": warnings})
+    return CommandResult({"file": str(file), "dry_run": True, "syncs": syncs, "warnings": warnings})
 
 
-def _warnings(read: SyncsFile, unsure: Sequence[str]) -> list[dict[str, Any]]:
-    return [*(asdict(problem) for problem in read.warnings), *({"message": warning} for warning in unsure)]
+def _warnings(read: SyncsFile, unchecked: Sequence[str]) -> list[dict[str, Any]]:
+    return [*(asdict(problem) for problem in read.warnings), *({"message": warning} for warning in unchecked)]
 
 
-def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -> None:
+def _show(context: Context, file: Path, done: Sequence[AppliedSync], address: str) -> None:
     out = context.out
-    out.line(f"{file.name}: {many(sum(each.sync is not None for each in done), 'sync')}", "bold")
+    out.line(f"{file.name}: {plural(sum(each.sync is not None for each in done), 'sync')}", "bold")
     out.table([_row(each) for each in done], indent=2)
     hooks = [(each.name, webhook(each.sync, address)) for each in done if each.sync and each.sync.webhook]
     if hooks:
@@ -131,33 +129,35 @@ def _show(context: Context, file: Path, done: Sequence[Applied], address: str) -
     for each in done:
         if each.target_changed:
             out.line(
-                f"{each.name}: the target changed; nothing is assumed to be there. The next run compares everything "
-                "with the new target. What was copied to the old target stays there.",
+                f"{each.name}: the target changed. The next run compares all items with the new target; "
+                "items copied to the old target stay there.",
                 "yellow",
             )
         if each.under_way:
-            run = f"run {each.under_way} of {each.name} is in progress and keeps the configuration that it began with"
-            end = f", so it goes on with the old target; `{context.command(f'cancel {each.name}')}` ends it"
+            run = f"run {each.under_way} of {each.name} is in progress and keeps its old configuration"
+            end = f" and target; `{context.command(f'cancel {each.name}')}` cancels it"
             out.line(run + (end if each.target_changed else ""))
         if each.cancelled:
-            out.line(f"run {each.cancelled} of {each.name} was in progress and is cancelled", "yellow")
+            out.line(f"run {each.cancelled} of {each.name} was in progress and has been cancelled", "yellow")
     kept = [each.name for each in done if each.change == "kept"]
     if kept:
-        out.line(f"not in {file.name} and kept: {', '.join(kept)}; --prune removes what is not in the file", "yellow")
+        out.line(
+            f"not in {file.name}, kept: {', '.join(kept)}; --prune removes syncs that are not in the file", "yellow"
+        )
     new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
     added = next((each.name for each in new if each.sync is not None and KINDS[each.sync.kind].has_runs), None)
     if added:
-        out.follow_up(context.command(f"plan {added}"), "shows what a run would move")
+        out.hint(context.command(f"plan {added}"), "to see what a run would move")
     else:
-        out.follow_up(context.command("status"), "shows where they stand")
+        out.hint(context.command("status"), "to see the state of the syncs")
 
 
-def _row(each: Applied) -> Row:
+def _row(each: AppliedSync) -> Row:
     sync = each.sync
     if sync is None:
         words = {"deleted": "schedule deleted", "unchanged": "not in the file"}.get(each.schedule, "")
     elif sync.schedule is None:
-        words = "no schedule" + (" any more" if each.schedule == "deleted" else "")
+        words = "no schedule" + (", deleted" if each.schedule == "deleted" else "")
     else:
         zone = f" {sync.timezone}" if sync.timezone else ""
         words = f"{sync.schedule}{zone}" + (f", {each.schedule}" if each.schedule != "unchanged" else "")
@@ -166,13 +166,13 @@ def _row(each: Applied) -> Row:
 
 
 def webhook(sync: Sync | None, address: str) -> str | None:
-    """Where a registry sends its notifications, with the secret masked; None without a webhook."""
+    """Return the URL for notifications of a registry, with the secret masked; None without a webhook."""
     if sync is None or sync.webhook is None:
         return None
     return f"{address.rstrip('/')}/hooks/{sync.name}/{_MASK}"
 
 
-def _as_dict(each: Applied, address: str) -> dict[str, Any]:
+def _as_dict(each: AppliedSync, address: str) -> dict[str, Any]:
     sync = each.sync
     return {
         "name": each.name,

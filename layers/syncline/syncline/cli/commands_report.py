@@ -1,17 +1,28 @@
-"""``syncline report``: what a run did, item by item."""
+"""``syncline report`` and ``syncline acknowledge``: the items of a run, and known failures."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, Final
 
-from syncline.cli.commands_acknowledge import known_dict, known_row
-from syncline.cli.commands_run import config_with_runs, kind_of
-from syncline.cli.context import Answer, Context
-from syncline.cli.show import ago, many, number, size
-from syncline.cli.summary import FOLD, TRIGGERS, as_called, as_dict, counted, ending, exit_code, item_lines, named, rank
+from syncline.cli.commands_run import config_of, config_with_runs, kind_of
+from syncline.cli.context import CommandResult, Context
+from syncline.cli.output import Cell, Row, number, plural, relative_time, size
+from syncline.cli.summary import (
+    FOLD,
+    TRIGGERS,
+    counts_text,
+    ending_line,
+    exit_code,
+    item_lines,
+    item_text,
+    report_order,
+    run_dict,
+    scope_text,
+    with_display_groups,
+)
 from syncline.errors import CodeName, SynclineError, code_of
 from syncline.model import Result, Run
 from syncline.store.failures import KnownFailure
@@ -19,35 +30,35 @@ from syncline.store.runs import is_run_id
 from syncline.store.state import State
 
 _FEW: Final = 20
-"""Runs among which the latest one that was no plan is looked for first, and known failures that a report shows."""
+"""Latest runs to search first for one that is not a plan; also the number of known failures that a report shows."""
 _MANY: Final = 1000
 
 
-def report(context: Context, what: str | None, *, full: bool) -> Answer:
-    """Show a run's items, those that need somebody first; raises NO_SUCH_RUN or NO_SUCH_SYNC."""
-    state, out = context.target.state, context.out
-    run = _found(state, what)
+def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
+    """Show the items of a run, failures first; raises NO_SUCH_RUN or NO_SUCH_SYNC."""
+    state, out = context.deployment.state, context.out
+    run = _find_run(state, what)
     if not run.over:
-        run = _so_far(state, run)
-    results = sorted(state.results(run.id), key=rank)
+        run = _with_current_counts(state, run)
+    results = sorted(state.results(run.id), key=report_order)
     kind = kind_of(state, run.sync)
     actions = {
         code: code_of(code).advice(kind.name) for code in sorted({result.code for result in results if result.code})
     }
-    others = _others(state, run, results)
+    others = _other_failures(state, run, results)
     if not out.as_json:
         _show(context, run, results, others, actions, full=full)
     items = [_as_dict(result, actions) for result in results] if out.as_json else []
-    known = [known_dict(each) for each in others]
-    return Answer({"run": as_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
+    known = [failure_dict(each) for each in others]
+    return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
 
 
-def _others(state: State, run: Run, results: Sequence[Result]) -> list[KnownFailure]:
-    """Return the known failures of the run's sync that the run has not met, or that are acknowledged."""
+def _other_failures(state: State, run: Run, results: Sequence[Result]) -> list[KnownFailure]:
+    """Return the known failures of the sync that the run did not check, or that are acknowledged."""
     if not (run.counts.known or run.counts.acknowledged):
         return []
-    met = {(result.group, result.name) for result in results}
-    others = [each for each in state.failures.all(run.sync) if each.acknowledged or each.key not in met]
+    checked = {(result.group, result.name) for result in results}
+    others = [each for each in state.failures.all(run.sync) if each.acknowledged or each.key not in checked]
     return sorted(others, key=lambda each: each.key)
 
 
@@ -62,51 +73,54 @@ def _show(  # noqa: PLR0913 - each is a part of the report
 ) -> None:
     out = context.out
     word = "plan" if run.plan else "run"
-    out.line(f"{word} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, begun {ago(run.started, context.now())}", "bold")
+    out.line(
+        f"{word} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, started {relative_time(run.started, context.now())}",
+        "bold",
+    )
     if run.scope.groups is not None:
-        out.line(f"only {named(run.scope)}")
-    kind = kind_of(context.target.state, run.sync)
-    out.table(item_lines(as_called(kind, results), full=full, plan=run.plan), fold=FOLD)
+        out.line(f"only {scope_text(run.scope)}")
+    kind = kind_of(context.deployment.state, run.sync)
+    out.table(item_lines(with_display_groups(kind, results), full=full, plan=run.plan), fold=FOLD)
     if others:
-        out.line(f"known failures of {run.sync} that this run has not met, or that are acknowledged:")
-        out.table([known_row(each) for each in as_called(kind, others[:_FEW])], indent=2)
+        out.line(f"known failures of {run.sync} that this run did not check, or that are acknowledged:")
+        out.table([failure_row(each) for each in with_display_groups(kind, others[:_FEW])], indent=2)
         if len(others) > _FEW:
-            out.line(f"  and {many(len(others) - _FEW, 'other')}; `syncline acknowledge {run.sync}` lists all")
+            out.line(f"  and {plural(len(others) - _FEW, 'other')}; `syncline acknowledge {run.sync}` lists all")
     counts = Counter(result.code for result in results if result.code)
     for code, action in actions.items():
         out.line(f"{code} ({number(counts[code])}): {code_of(code).meaning}")
         out.line(f"→ {action}", "dim")
     if run.over:
-        out.line(*ending(run))
+        out.line(*ending_line(run))
     else:
-        out.line(f"under way: {counted(run.counts)} so far", "cyan")
+        out.line(f"in progress: {counts_text(run.counts)} so far", "cyan")
     sent = f"{size(run.counts.bytes)} sent, " if run.counts.bytes else ""
-    out.line(f"{sent}{many(run.counts.requests, 'request')} to source and target", "dim")
+    out.line(f"{sent}{plural(run.counts.requests, 'request')} to source and target", "dim")
     if run.counts.failed or run.counts.known:
-        out.follow_up(context.command(f"retry {run.sync}"), "tries again what has failed")
+        out.hint(context.command(f"retry {run.sync}"), "to retry failed items")
 
 
 def _as_dict(result: Result, actions: dict[CodeName, str]) -> dict[str, Any]:
     return result.as_dict() | {"action": actions[result.code] if result.code else None}
 
 
-def _found(state: State, what: str | None) -> Run:
-    """The run that is meant: by its id, or the latest of a sync or of all."""
+def _find_run(state: State, what: str | None) -> Run:
+    """Return a run by its ID, or the latest run of a sync or of all syncs."""
     if what is None:
         latest = [run for name in state.sync_names() if (run := latest_run(state, name)) is not None]
         if not latest:
-            raise SynclineError("NO_SUCH_RUN", "there has been no run yet; `syncline run NAME` starts one")
+            raise SynclineError("NO_SUCH_RUN", "no sync has run yet; start a run with `syncline run NAME`")
         return max(latest, key=lambda run: run.started)
     if is_run_id(what):
-        return _by_id(state, what)
+        return _run_by_id(state, what)
     config_with_runs(state, what)
     run = latest_run(state, what)
     if run is None:
-        raise SynclineError("NO_SUCH_RUN", f"{what} has not run yet; `syncline run {what}` starts a run")
+        raise SynclineError("NO_SUCH_RUN", f"{what} has not run yet; start a run with `syncline run {what}`")
     return run
 
 
-def _by_id(state: State, run_id: str) -> Run:
+def _run_by_id(state: State, run_id: str) -> Run:
     for name in state.sync_names():
         try:
             return state.run(name, run_id)
@@ -117,7 +131,7 @@ def _by_id(state: State, run_id: str) -> Run:
 
 
 def latest_run(state: State, name: str) -> Run | None:
-    """A sync's latest run that was no plan, None if there is none."""
+    """Return the latest run of a sync that was not a plan, None if there is none."""
     for limit in (_FEW, _MANY):
         runs = state.runs(name, limit)
         found = next((run for run in runs if not run.plan), None)
@@ -126,6 +140,59 @@ def latest_run(state: State, name: str) -> Run | None:
     return None
 
 
-def _so_far(state: State, run: Run) -> Run:
-    """A run under way with its counters as they stand."""
+def _with_current_counts(state: State, run: Run) -> Run:
+    """Return a run in progress with its current counts."""
     return replace(run, counts=state.progress(run.id).counts)
+
+
+_AMBIGUOUS = 3
+"""Items that a message names if a name is ambiguous."""
+
+
+def acknowledge(context: Context, name: str, items: Sequence[str], *, undo: bool) -> CommandResult:
+    """Acknowledge known failures of a sync or, with ``undo``, revoke that; without items list them.
+
+    Raises NO_SUCH_SYNC, and USAGE for an item that is not a known failure.
+    """
+    state, out = context.deployment.state, context.out
+    config_of(state, name)
+    failures = sorted(state.failures.all(name), key=lambda each: each.key)
+    if not items:
+        if not failures:
+            out.line(f"{name} has no known failures")
+        out.table([failure_row(each) for each in with_display_groups(kind_of(state, name), failures)])
+        return CommandResult({"known": [failure_dict(each) for each in failures]})
+    chosen = [_matching_failure(failures, item, name) for item in items]
+    for failure in chosen:
+        if not state.failures.acknowledge(name, failure, acknowledged=not undo):
+            what = f"{item_text(*failure.key)} changed in the meantime; list the known failures with `{context.command(f'acknowledge {name}')}`"
+            raise SynclineError("USAGE", what)
+        out.line(f"{item_text(*failure.key)}: {failure.code} {'no longer acknowledged' if undo else 'acknowledged'}")
+    if not undo:
+        out.line(f"{plural(len(chosen), 'failure')} acknowledged until its code or source changes", "dim")
+    return CommandResult({"known": [failure_dict(replace(each, acknowledged=not undo)) for each in chosen]})
+
+
+def failure_row(failure: KnownFailure) -> Row:
+    """Return a known failure as a row of a table."""
+    word = "acknowledged" if failure.acknowledged else ""
+    return (item_text(*failure.key), Cell(failure.code, "dim" if failure.acknowledged else "red"), Cell(word, "dim"))
+
+
+def failure_dict(failure: KnownFailure) -> dict[str, Any]:
+    """Return a known failure for JSON."""
+    shown = ("group", "name", "code", "source", "reason", "run", "acknowledged")
+    return {name: value for name, value in asdict(failure).items() if name in shown}
+
+
+def _matching_failure(failures: Sequence[KnownFailure], item: str, sync: str) -> KnownFailure:
+    """Return the failure with a group and name as in a report, or with a unique name; raises USAGE."""
+    exact = [each for each in failures if item in (item_text(*each.key), ":".join(each.key))]
+    found = exact or [each for each in failures if item == each.name]
+    if not found:
+        what = f"{item} is not a known failure of {sync}; `syncline acknowledge {sync}` lists them"
+        raise SynclineError("USAGE", what)
+    if len(found) > 1:
+        names = " or ".join(item_text(*each.key) for each in found[:_AMBIGUOUS])
+        raise SynclineError("USAGE", f"{item} is ambiguous: {names}; write the full name")
+    return found[0]

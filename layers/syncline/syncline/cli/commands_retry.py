@@ -8,11 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from syncline.cli.commands_run import config_of, ended, kind_of
-from syncline.cli.context import Answer, Context
-from syncline.cli.following import begin, follow, let_report
-from syncline.cli.show import many, number
-from syncline.cli.summary import as_dict, ending, item_of, named
+from syncline.cli.commands_run import config_of, kind_of, show_ending
+from syncline.cli.context import CommandResult, Context
+from syncline.cli.output import number, plural
+from syncline.cli.run_progress import follow_run, request_report, start_run
+from syncline.cli.summary import ending_line, item_text, run_dict, scope_text
 from syncline.errors import SynclineError
 from syncline.messages import Batch, DeadLetter, Outgoing, QueuedLetter, Queues, Start
 from syncline.model import EVERYTHING, LARGEST_SCOPE, Run, RunStatus, Scope, Step, Trigger, json_bytes
@@ -20,55 +20,55 @@ from syncline.store.failures import Key
 from syncline.store.state import State
 
 if TYPE_CHECKING:
-    from syncline.cli.target import Target
+    from syncline.cli.deployment import Deployment
     from syncline.config.sync import Sync
 
 NOTHING: Final = Scope(())
 _HIDDEN: Final = 120
-"""Seconds for which a letter that was read is ours: long enough for some thousand of them."""
+"""Seconds for which a letter that was read is hidden: enough to process some thousand of them."""
 _NAMED: Final = 5
-"""Items that a message names."""
+"""Items named in a message."""
 _ALL: Final = "*"
-"""Stands for all dead letters of a sync."""
+"""Selects all dead letters of a sync."""
 
 
 @dataclass(frozen=True, slots=True)
-class GivenUp:
-    """A dead letter with what a scan has to cover for it, and the items that it stands for."""
+class RetryLetter:
+    """A dead letter, the scope that a retry has to scan for it, and its items."""
 
     letter: QueuedLetter
     scope: Scope
     keys: tuple[Key, ...]
 
     @property
-    def called(self) -> set[str]:
-        """The names by which a person may call its items."""
-        return {text for key in self.keys for text in (item_of(*key), ":".join(key))}
+    def names(self) -> set[str]:
+        """The names that select its items on the command line."""
+        return {text for key in self.keys for text in (item_text(*key), ":".join(key))}
 
     @property
     def size(self) -> int:
-        """The bytes of its names, as JSON."""
+        """The size of its names as JSON, in bytes."""
         return sum(json_bytes(text) for key in self.keys for text in key)
 
 
 @dataclass(slots=True)
-class Letters:
-    """What lies in the dead-letter queues, sorted for one sync.
+class SortedLetters:
+    """The dead letters, sorted for one sync.
 
-    ``verified`` are letters whose items were verified since: they go. ``given_up`` is to be scanned again, within
-    ``scope``. ``beyond`` is too, but is more than one scan may cover. ``stranded`` is work that a run still waits for,
-    as no function came to its end with it: it goes back to its queue. ``others`` are of other syncs, or nobody's.
+    ``verified``: their items were verified since, so the letters are deleted. ``given_up``: to scan again within
+    ``scope``. ``beyond``: likewise, but more than one scan can cover. ``stranded``: work that a run in progress waits
+    for, to put back into its queue. ``others``: of other syncs, or unreadable.
     """
 
-    verified: list[GivenUp] = field(default_factory=list)
-    given_up: list[GivenUp] = field(default_factory=list)
+    verified: list[RetryLetter] = field(default_factory=list)
+    given_up: list[RetryLetter] = field(default_factory=list)
     scope: Scope = NOTHING
-    beyond: list[GivenUp] = field(default_factory=list)
+    beyond: list[RetryLetter] = field(default_factory=list)
     stranded: list[tuple[QueuedLetter, Batch | Start]] = field(default_factory=list)
     others: list[QueuedLetter] = field(default_factory=list)
 
-    def take(self, given_up: Sequence[GivenUp]) -> None:
-        """Sort out what was given up: everything is scanned if a scan of everything was among it."""
+    def take(self, given_up: Sequence[RetryLetter]) -> None:
+        """Fill ``given_up``, ``beyond`` and ``scope``. A dead letter of a scan of everything makes the scope everything."""
         everything = any(each.scope.everything for each in given_up)
         groups: set[str] = set()
         size = names = 0
@@ -84,22 +84,22 @@ class Letters:
 
     @property
     def asked(self) -> list[Key]:
-        """The items that the run answers for."""
+        """The items whose letters the run is to resolve."""
         return sorted({key for each in self.given_up for key in each.keys})
 
     @property
     def kept(self) -> list[QueuedLetter]:
-        """The letters that stay."""
+        """The letters to put back."""
         return [*self.others, *(each.letter for each in (*self.beyond, *self.given_up))]
 
 
-def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) -> Answer:
-    """Start a run over what was given up, or drop the letters of items that are named instead.
+def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) -> CommandResult:
+    """Start a run over the items with dead letters, or delete the letters named by ``drop``.
 
-    A letter stays until its item was verified: this command takes away those of items verified since, and so do
-    ``retry --wait`` after its run, and ``status``. Raises ALREADY_RUNNING, unless there was work for the run under way.
+    A letter is deleted once its item is verified: by this command, by ``retry --wait`` after its run, and by ``status``.
+    Raises ALREADY_RUNNING, unless work was put back for the run in progress.
     """
-    state, queues = context.target.state, context.target.queues
+    state, queues = context.deployment.state, context.deployment.queues
     from syncline.config.sync import load_sync  # noqa: PLC0415 - `status` imports this module
 
     try:
@@ -110,54 +110,54 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
         raise
     if drop:
         return _drop(context, name, drop)
-    letters = _sorted(state, name, _read(queues), sync.scan_group)
+    letters = _sort_letters(state, name, _read(queues), sync.scan_group)
     try:
         _resume(queues, letters)
-        settle(context.target, name, letters.verified)
+        delete_letters(context.deployment, name, letters.verified)
         run = _begin(context, name, letters)
     finally:
         for letter in letters.kept:
             queues.release_letter(letter)
-    return _tell(context, sync, letters, run, wait=wait)
+    return _report(context, sync, letters, run, wait=wait)
 
 
-def take_away_verified(target: Target, name: str) -> int:
+def delete_verified(deployment: Deployment, name: str) -> int:
     """Delete the dead letters of a sync whose items were verified since, and return their number."""
-    if not target.state.failures.has_solved(name):
+    if not deployment.state.failures.has_solved(name):
         return 0
     from syncline.config.sync import load_sync  # noqa: PLC0415
 
-    scan_group = load_sync(target.state.sync_config(name)).scan_group
-    letters = _sorted(target.state, name, _read(target.queues), scan_group)
+    scan_group = load_sync(deployment.state.sync_config(name)).scan_group
+    letters = _sort_letters(deployment.state, name, _read(deployment.queues), scan_group)
     try:
-        settle(target, name, letters.verified)
-        target.state.failures.clear_solved(name)
+        delete_letters(deployment, name, letters.verified)
+        deployment.state.failures.clear_solved(name)
     finally:
         for letter in (*letters.kept, *(letter for letter, _ in letters.stranded)):
-            target.queues.release_letter(letter)
+            deployment.queues.release_letter(letter)
     return len(letters.verified)
 
 
-def settle(target: Target, name: str, letters: Iterable[GivenUp]) -> None:
-    """Delete letters whose items were verified, and then what is remembered of these."""
+def delete_letters(deployment: Deployment, name: str, letters: Iterable[RetryLetter]) -> None:
+    """Delete letters of verified items, then the records of these failures."""
     keys: set[Key] = set()
     for each in letters:
-        target.queues.delete_letter(each.letter)
+        deployment.queues.delete_letter(each.letter)
         keys |= set(each.keys)
-    failures = target.state.failures
+    failures = deployment.state.failures
     solved = {key: each.solved for key, each in failures.find(name, keys).items() if each.solved is not None}
     failures.forget(name, solved, max(solved.values(), default=""))
 
 
 def _read(queues: Queues, steps: Iterable[Step] = Step) -> list[QueuedLetter]:
-    """Return every letter of the steps; each is hidden from others for a while."""
+    """Return all dead letters of the steps, hidden from other readers for a while."""
     with ThreadPoolExecutor(len(Step)) as pool:
         found = pool.map(lambda step: list(queues.dead_letters(step, hidden_for=_HIDDEN)), steps)
         return [letter for letters in found for letter in letters]
 
 
 def letters_by_sync(queues: Queues, steps: Iterable[Step] = Step) -> Counter[str]:
-    """Return the number of dead letters of each sync, also of syncs that are not applied (any more)."""
+    """Return the number of dead letters of each sync, also of syncs that are not applied."""
     letters = _read(queues, steps)
     try:
         works = [work for letter in letters if (work := _work(letter.read())) is not None]
@@ -171,16 +171,16 @@ def _work(message: DeadLetter | Batch | Start | None) -> Batch | Start | None:
     return message.batch if isinstance(message, DeadLetter) else message
 
 
-def _whole_group(group: str, name: str) -> str:  # noqa: ARG001 - as `scan_group` of a sync
+def _unchanged_group(group: str, name: str) -> str:  # noqa: ARG001 - as `scan_group` of a sync
     return group
 
 
-def _sorted(
-    state: State, name: str, found: Iterable[QueuedLetter], scan_group: Callable[[str, str], str] = _whole_group
-) -> Letters:
-    """Sort letters for the sync ``name``; ``scan_group`` returns the group of a scan for an item of it."""
-    letters = Letters()
-    given_up: list[GivenUp] = []
+def _sort_letters(
+    state: State, name: str, found: Iterable[QueuedLetter], scan_group: Callable[[str, str], str] = _unchanged_group
+) -> SortedLetters:
+    """Sort letters for the sync ``name``; ``scan_group`` maps an item's group and name to the group of a scan."""
+    letters = SortedLetters()
+    given_up: list[RetryLetter] = []
     for letter in found:
         message = letter.read()
         work = _work(message)
@@ -189,7 +189,7 @@ def _sorted(
         elif not isinstance(message, DeadLetter) and _is_awaited(state, message):
             letters.stranded.append((letter, message))
         else:
-            given_up.append(GivenUp(letter, _scope(work, scan_group), _keys(message)))
+            given_up.append(RetryLetter(letter, _scope(work, scan_group), _keys(message)))
     known = state.failures.find(name, {key for each in given_up for key in each.keys})
     solved = {key for key, failure in known.items() if failure.solved is not None}
     letters.verified = [each for each in given_up if solved.issuperset(each.keys)]
@@ -198,7 +198,7 @@ def _sorted(
 
 
 def _keys(message: DeadLetter | Batch | Start) -> tuple[Key, ...]:
-    """Return the items that a letter stands for."""
+    """Return the keys of a letter's items."""
     if isinstance(message, DeadLetter):
         return (message.key,)
     items = message.items if isinstance(message, Batch) else ()
@@ -206,7 +206,7 @@ def _keys(message: DeadLetter | Batch | Start) -> tuple[Key, ...]:
 
 
 def _is_awaited(state: State, work: Batch | Start) -> bool:
-    """Return True if a run is under way that cannot end without this work."""
+    """Return True if a run in progress waits for this work."""
     if work.run is None:
         return False
     try:
@@ -222,8 +222,8 @@ def _scope(work: Batch | Start, scan_group: Callable[[str, str], str]) -> Scope:
     return Scope.of(scan_group(item.group, item.name) for item in items) if items else work.scope
 
 
-def _resume(queues: Queues, letters: Letters) -> None:
-    """Put stranded work back into its queue; done twice it is done once."""
+def _resume(queues: Queues, letters: SortedLetters) -> None:
+    """Put stranded work back into its queue; idempotent."""
     for letter, work in letters.stranded:
         if isinstance(work, Start):
             queues.start(work)
@@ -232,119 +232,119 @@ def _resume(queues: Queues, letters: Letters) -> None:
         queues.delete_letter(letter)
 
 
-def _begin(context: Context, name: str, letters: Letters) -> Run | None:
-    """Begin the run over what was given up; None where there is nothing, or a run has just been helped to go on."""
+def _begin(context: Context, name: str, letters: SortedLetters) -> Run | None:
+    """Start the run over given-up items; None if there are none, or if work was put back for a run in progress."""
     if not letters.given_up:
         return None
     try:
-        return begin(context.target, name, Trigger.RETRY, letters.scope, asked=letters.asked)
+        return start_run(context.deployment, name, Trigger.RETRY, letters.scope, asked=letters.asked)
     except SynclineError as error:
         if error.code.name == "ALREADY_RUNNING" and letters.stranded:
             return None
         raise
 
 
-def _list(context: Context, name: str) -> Answer:
-    """List the dead letters of a sync that is not applied (any more)."""
-    out, queues = context.out, context.target.queues
+def _list(context: Context, name: str) -> CommandResult:
+    """List the dead letters of a sync that is not applied."""
+    out, queues = context.out, context.deployment.queues
     letters = _read(queues)
     try:
-        found = _sorted(context.target.state, name, letters)
+        found = _sort_letters(context.deployment.state, name, letters)
     finally:
         for letter in letters:
             queues.release_letter(letter)
-    items = sorted({item_of(*key) for each in (*found.verified, *found.given_up, *found.beyond) for key in each.keys})
-    out.line(f"{name} is not applied, so nothing of it is tried again; it has dead letters of:", "yellow")
+    items = sorted({item_text(*key) for each in (*found.verified, *found.given_up, *found.beyond) for key in each.keys})
+    out.line(f"{name} is not applied, so its items cannot be retried; it has dead letters of:", "yellow")
     out.table([(item,) for item in items], indent=2)
-    out.follow_up(context.command(f"retry {name} --drop '*'"), "deletes them")
-    return Answer({"started": False, "run": None, "letters": {"items": items}})
+    out.hint(context.command(f"retry {name} --drop '*'"), "to delete them")
+    return CommandResult({"started": False, "run": None, "letters": {"items": items}})
 
 
-def _drop(context: Context, name: str, items: Sequence[str]) -> Answer:
-    """Delete the dead letters of items, or all (``*``), whatever became of these; raises USAGE for one without any."""
-    target, out = context.target, context.out
-    letters = _sorted(target.state, name, _read(target.queues))
-    lying = [*letters.verified, *letters.given_up, *letters.beyond]
-    if kind_of(target.state, name).groups_hidden:
-        lying = [replace(each, keys=tuple((item, item) for _, item in each.keys)) for each in lying]
+def _drop(context: Context, name: str, items: Sequence[str]) -> CommandResult:
+    """Delete the dead letters of the named items (``*``: all); raises USAGE for an item without one."""
+    deployment, out = context.deployment, context.out
+    letters = _sort_letters(deployment.state, name, _read(deployment.queues))
+    present = [*letters.verified, *letters.given_up, *letters.beyond]
+    if kind_of(deployment.state, name).groups_hidden:
+        present = [replace(each, keys=tuple((item, item) for _, item in each.keys)) for each in present]
     wanted = set(items) - {_ALL}
-    chosen = [each for each in lying if _ALL in items or not wanted.isdisjoint(each.called)]
-    missing = sorted(wanted.difference(*(each.called for each in chosen)))
-    kept = lying if missing else [each for each in lying if each not in chosen]
+    chosen = [each for each in present if _ALL in items or not wanted.isdisjoint(each.names)]
+    missing = sorted(wanted.difference(*(each.names for each in chosen)))
+    kept = present if missing else [each for each in present if each not in chosen]
     try:
         if not missing:
             for each in chosen:
-                target.queues.delete_letter(each.letter)
+                deployment.queues.delete_letter(each.letter)
     finally:
         for letter in (*letters.others, *(each.letter for each in kept), *(letter for letter, _ in letters.stranded)):
-            target.queues.release_letter(letter)
+            deployment.queues.release_letter(letter)
     if missing:
-        there = ", ".join(sorted({item_of(*key) for each in lying for key in each.keys})[:_NAMED])
-        what = f"{name} has no dead letter of {missing[0]}; there are those of: {there or 'none'}"
+        names = ", ".join(sorted({item_text(*key) for each in present for key in each.keys})[:_NAMED])
+        what = f"{name} has no dead letter of {missing[0]}; it has dead letters of: {names or 'none'}"
         raise SynclineError("USAGE", what)
-    out.line(f"{many(len(chosen), 'dead letter')} of {name} dropped")
-    return Answer({"started": False, "run": None, "letters": {"dropped": len(chosen)}})
+    out.line(f"{plural(len(chosen), 'dead letter')} of {name} dropped")
+    return CommandResult({"started": False, "run": None, "letters": {"dropped": len(chosen)}})
 
 
-def _tell(context: Context, sync: Sync, letters: Letters, run: Run | None, *, wait: bool) -> Answer:
-    """Tell what was done with the letters, and follow the run to its end with ``wait``."""
+def _report(context: Context, sync: Sync, letters: SortedLetters, run: Run | None, *, wait: bool) -> CommandResult:
+    """Report the handling of the letters; with ``wait`` follow the run to its end."""
     out, name, retried = context.out, sync.name, letters.given_up if run is not None else []
-    told: dict[str, Any] = {"retried": len(retried), "resumed": len(letters.stranded)}
-    told |= {"left": len(letters.kept) - len(retried), "verified": len(letters.verified)}
-    _tell_of_letters(context, name, letters, run)
-    followed = run or (context.target.state.current_run(name) if letters.stranded else None)
+    counts: dict[str, Any] = {"retried": len(retried), "resumed": len(letters.stranded)}
+    counts |= {"left": len(letters.kept) - len(retried), "verified": len(letters.verified)}
+    _report_letters(context, name, letters, run)
+    followed = run or (context.deployment.state.current_run(name) if letters.stranded else None)
     if followed is None:
-        return Answer({"started": False, "run": None, "letters": told})
+        return CommandResult({"started": False, "run": None, "letters": counts})
     if not wait:
-        out.follow_up(context.command(f"status {name} --wait"), "follows it")
-        return Answer({"started": run is not None, "run": as_dict(followed), "letters": told})
-    answer = ended(context, follow(context, followed), started=run is not None)
-    gone = take_away_verified(context.target, name)
-    told["verified"] += gone
+        out.hint(context.command(f"status {name} --wait"), "to follow it")
+        return CommandResult({"started": run is not None, "run": run_dict(followed), "letters": counts})
+    answer = show_ending(context, follow_run(context, followed), started=run is not None)
+    gone = delete_verified(context.deployment, name)
+    counts["verified"] += gone
     if run is not None:
         stay = max(0, len(retried) - gone)
-        out.line(f"{many(gone, 'dead letter')} deleted" + (f", {number(stay)} left" if stay else ""), "dim")
-    return Answer({**answer.value, "letters": told}, answer.code)
+        out.line(f"{plural(gone, 'dead letter')} deleted" + (f", {number(stay)} kept" if stay else ""), "dim")
+    return CommandResult({**answer.value, "letters": counts}, answer.code)
 
 
-def _tell_of_letters(context: Context, name: str, letters: Letters, run: Run | None) -> None:
+def _report_letters(context: Context, name: str, letters: SortedLetters, run: Run | None) -> None:
     out = context.out
     if letters.verified:
-        out.line(f"{many(len(letters.verified), 'dead letter')} of {name} deleted: verified since")
+        out.line(f"{plural(len(letters.verified), 'dead letter')} of {name} deleted: their items are verified")
     if letters.stranded:
-        out.line(f"{many(len(letters.stranded), 'message')} put back: the run under way goes on")
-    count = many(len(letters.given_up), "dead letter")
+        out.line(f"{plural(len(letters.stranded), 'message')} put back into its queue; the run in progress continues")
+    count = plural(len(letters.given_up), "dead letter")
     if run is not None:
-        out.line(f"run {run.id} of {name} begun over {named(letters.scope)}, for {count}")
+        out.line(f"run {run.id} of {name} started over {scope_text(letters.scope)} for {count}")
         out.line("each dead letter stays until its item is verified", "dim")
     elif letters.given_up:
-        out.line(f"{count} of {name} left until that run is over", "yellow")
+        out.line(f"{count} of {name} kept until that run ends", "yellow")
     elif not letters.stranded and not letters.verified:
-        out.line(f"nothing of {name} was given up")
+        out.line(f"{name} has no dead letters to retry")
     if letters.beyond:
-        more, command = many(len(letters.beyond), "dead letter"), context.command(f"retry {name}")
-        out.line(f"{more} of {name} left: more than one run takes; `{command}` again", "yellow")
+        more, command = plural(len(letters.beyond), "dead letter"), context.command(f"retry {name}")
+        out.line(f"{more} of {name} kept, more than one run can cover; run `{command}` again", "yellow")
     if letters.others:
-        out.line(f"{many(len(letters.others), 'dead letter')} of other syncs left alone", "dim")
+        out.line(f"{plural(len(letters.others), 'dead letter')} of other syncs kept", "dim")
 
 
-def cancel(context: Context, name: str) -> Answer:
-    """End the run in progress and wait until it is over, which takes ten seconds at most.
+def cancel(context: Context, name: str) -> CommandResult:
+    """Cancel the run in progress and wait until it has ended, ten seconds at most.
 
-    That may be the run of a sync that was removed meanwhile.
+    The sync may have been removed meanwhile.
     """
-    state, out = context.target.state, context.out
+    state, out = context.deployment.state, context.out
     current = state.current_run(name)
     if current is None or current.over:
         config_of(state, name)
-        out.line(f"no run of {name} is under way")
-        return Answer({"cancelled": False, "run": None})
+        out.line(f"no run of {name} is in progress")
+        return CommandResult({"cancelled": False, "run": None})
     run = state.cancel_run(name, current.id)
     if not run.over:
-        run = follow(context, run)
+        run = follow_run(context, run)
     if run.status is RunStatus.LOST:
-        let_report(context.target, run)
-        out.line(f"run {run.id} of {name} was lost, and is given up; the sync may run again", "yellow")
+        request_report(context.deployment, run)
+        out.line(f"run {run.id} of {name} was lost and has been ended; the sync can run again", "yellow")
     else:
-        out.line(*ending(run))
-    return Answer({"cancelled": True, "run": as_dict(run)})
+        out.line(*ending_line(run))
+    return CommandResult({"cancelled": True, "run": run_dict(run)})

@@ -7,49 +7,59 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from syncline.cli.context import SOME_FAILED, Answer, Context
-from syncline.cli.following import begin, follow, interruptible
-from syncline.cli.show import about, ago, many, number, size
-from syncline.cli.summary import FOLD, as_called, as_dict, ending, exit_code, item_lines, item_name, named, rank
+from syncline.cli.context import SOME_FAILED, CommandResult, Context
+from syncline.cli.output import number, plural, relative_time, rough_duration, size
+from syncline.cli.run_progress import follow_run, interruptible, start_run
+from syncline.cli.summary import (
+    FOLD,
+    ending_line,
+    exit_code,
+    item_lines,
+    item_name,
+    report_order,
+    run_dict,
+    scope_text,
+    with_display_groups,
+)
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Result, Run, Scope, Trigger
 from syncline.store.state import LOST_AFTER, State
 
 _SHOWN: Final = 5
-"""How many items that did not go well are named at the end of a run; the report names all."""
+"""Failed items named at the end of a run; the report names all."""
 
 
 def run(
     context: Context, name: str, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None = None
-) -> Answer:
-    """Begin a run. Where one is under way, say so and do nothing.
+) -> CommandResult:
+    """Start a run, unless one is in progress.
 
-    With ``wait`` or ``allow_removals`` that is an error, ALREADY_RUNNING: exit code 0 promises that the scan begun by
-    this command ended well, or that the removals are allowed. Otherwise all is well, as the sync is at work.
+    With ``wait`` or ``allow_removals`` a run in progress is an error, ALREADY_RUNNING: exit code 0 means that the run
+    started here succeeded, or that the removals are allowed.
     """
-    state = context.target.state
-    scope = chosen(state, name, only)
+    state = context.deployment.state
+    scope = scope_of(state, name, only)
     if allow_removals is not None:
         _check_removals(config_of(state, name))
     try:
-        begun = begin(context.target, name, Trigger.MANUAL, scope, allow_removals=allow_removals)
+        begun = start_run(context.deployment, name, Trigger.MANUAL, scope, allow_removals=allow_removals)
     except SynclineError as error:
         current = state.current_run(name)
         if error.code.name != "ALREADY_RUNNING" or wait or allow_removals is not None or current is None:
             raise
-        return _already(context, current)
-    allowed = "" if allow_removals is None else f", with up to {many(allow_removals, 'removal')} allowed"
+        return _already_running(context, current)
+    allowed = "" if allow_removals is None else f", with up to {plural(allow_removals, 'removal')} allowed"
     with interruptible(state, begun):
-        context.out.line(f"run {begun.id} of {name} begun{_of(scope)}{allowed}")
+        context.out.line(f"run {begun.id} of {name} started{_scope_suffix(scope)}{allowed}")
     if wait:
-        return ended(context, follow(context, begun), started=True)
-    context.out.follow_up(context.command(f"status {name} --wait"), "follows it")
-    return Answer({"started": True, "run": as_dict(begun)})
+        return show_ending(context, follow_run(context, begun), started=True)
+    context.out.hint(context.command(f"status {name} --wait"), "to follow it")
+    return CommandResult({"started": True, "run": run_dict(begun)})
 
 
 def _check_removals(config: str) -> None:
-    """Raise USAGE if a sync never removes anything, so that there are no limits to lift."""
+    """Raise USAGE if a sync never removes anything, so that it has no limits."""
     from syncline.config.sync import load_sync  # noqa: PLC0415 - models take long to import
 
     sync = load_sync(config)
@@ -61,66 +71,69 @@ def _check_removals(config: str) -> None:
         raise SynclineError("USAGE", what)
 
 
-def _already(context: Context, current: Run) -> Answer:
-    since = ago(current.started, context.now())
+def _already_running(context: Context, current: Run) -> CommandResult:
+    since = relative_time(current.started, context.now())
     context.out.line(
-        f"{current.sync} is running already: run {current.id}, begun {since}; nothing was started", "yellow"
+        f"{current.sync} is already running: run {current.id}, started {since}; no new run was started", "yellow"
     )
-    context.out.follow_up(context.command(f"status {current.sync} --wait"), "follows it")
-    return Answer({"started": False, "run": as_dict(current)})
+    context.out.hint(context.command(f"status {current.sync} --wait"), "to follow it")
+    return CommandResult({"started": False, "run": run_dict(current)})
 
 
-def _of(scope: Scope) -> str:
-    return "" if scope.groups is None else f", only {named(scope)}"
+def _scope_suffix(scope: Scope) -> str:
+    return "" if scope.groups is None else f", only {scope_text(scope)}"
 
 
-def ended(context: Context, run: Run, *, started: bool) -> Answer:
-    """Show how a run that was followed ended, and what in it did not go well."""
+def show_ending(context: Context, run: Run, *, started: bool) -> CommandResult:
+    """Show the result of a run that was followed, and its failed items."""
     out = context.out
-    value: dict[str, Any] = {"started": started, "run": as_dict(run)}
+    value: dict[str, Any] = {"started": started, "run": run_dict(run)}
     if not run.over:
-        out.line(f"✗ {run.sync}: nothing was heard of run {run.id} for {about(LOST_AFTER)}; it is probably lost", "red")
-        out.follow_up(context.command(f"cancel {run.sync}"), "gives it up")
-        return Answer(value, SOME_FAILED)
-    out.line(*ending(run))
+        out.line(
+            f"✗ {run.sync}: no progress from run {run.id} for {rough_duration(LOST_AFTER)}; it is probably lost",
+            "red",
+        )
+        out.hint(context.command(f"cancel {run.sync}"), "to end it")
+        return CommandResult(value, SOME_FAILED)
+    out.line(*ending_line(run))
     if exit_code(run):
-        state = context.target.state
-        bad = sorted(as_called(kind_of(state, run.sync), _bad(state, run)), key=rank)
+        state = context.deployment.state
+        bad = sorted(with_display_groups(kind_of(state, run.sync), _failed_results(state, run)), key=report_order)
         for result in bad[:_SHOWN]:
             out.line(f"  {item_name(result)}: {result.code}: {result.reason}")
         if len(bad) > _SHOWN:
-            out.line(f"  and {many(len(bad) - _SHOWN, 'other')}")
+            out.line(f"  and {plural(len(bad) - _SHOWN, 'other')}")
         if run.counts.known:
             out.line("  known failures were reported in full when they first failed and are unchanged since", "dim")
-        out.follow_up(context.command(f"report {run.id}"), "shows each item and what to do about it")
+        out.hint(context.command(f"report {run.id}"), "to see each item and what to do about it")
     elif run.counts.moved:
-        out.follow_up(context.command(f"report {run.id}"), "shows each item with its digests")
-    return Answer(value, exit_code(run))
+        out.hint(context.command(f"report {run.id}"), "to see each item with its digests")
+    return CommandResult(value, exit_code(run))
 
 
-def _bad(state: State, run: Run) -> list[Result]:
+def _failed_results(state: State, run: Run) -> list[Result]:
     return [result for result in state.results(run.id) if result.outcome in (Outcome.FAILED, Outcome.CONFLICT)]
 
 
-def plan(context: Context, name: str, only: Sequence[str] | None) -> Answer:
-    """Look as a run does, and show what it would move. Moves nothing, so it may go on beside a run."""
-    state, out = context.target.state, context.out
-    scope = chosen(state, name, only)
-    over = follow(context, begin(context.target, name, Trigger.MANUAL, scope, plan=True))
-    results = sorted(state.results(over.id), key=rank)
-    out.table(item_lines(as_called(kind_of(state, name), results), plan=True), fold=FOLD)
-    out.line(*ending(over))
+def plan(context: Context, name: str, only: Sequence[str] | None) -> CommandResult:
+    """Scan like a run and show what it would move. Allowed while a run is in progress, as it moves nothing."""
+    state, out = context.deployment.state, context.out
+    scope = scope_of(state, name, only)
+    over = follow_run(context, start_run(context.deployment, name, Trigger.MANUAL, scope, plan=True))
+    results = sorted(state.results(over.id), key=report_order)
+    out.table(item_lines(with_display_groups(kind_of(state, name), results), plan=True), fold=FOLD)
+    out.line(*ending_line(over))
     known = sum(result.moved_bytes for result in results)
     if known:
-        # The listings' sizes: layers that the target has already are counted too.
+        # From the listings: includes layers that the target already has.
         out.line(f"at most {size(known)} would be sent")
     if over.counts.would_move or over.counts.would_remove:
-        out.follow_up(context.command(f"run {name} --wait"), "does this")
-    return Answer({"run": as_dict(over), "items": [result.as_dict() for result in results]}, exit_code(over))
+        out.hint(context.command(f"run {name} --wait"), "to do this")
+    return CommandResult({"run": run_dict(over), "items": [result.as_dict() for result in results]}, exit_code(over))
 
 
-def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
-    """Return the part of a sync that is meant; raises NO_SUCH_SYNC, or USAGE for a part or a sync that cannot be run."""
+def scope_of(state: State, name: str, only: Sequence[str] | None) -> Scope:
+    """Return the scope that ``--only`` names; raises NO_SUCH_SYNC, or USAGE for an invalid part or a sync without runs."""
     config = config_with_runs(state, name)
     if not only:
         return EVERYTHING
@@ -128,13 +141,13 @@ def chosen(state: State, name: str, only: Sequence[str] | None) -> Scope:
 
     scope = Scope.of(load_sync(config).groups_of(only))
     if not scope.fits:
-        what = f"--only names {number(len(only))} at once, which is more than one scan takes; name fewer, or all by leaving it out"
+        what = f"--only names {number(len(only))} parts, more than one scan can cover; name fewer, or leave --only out to scan everything"
         raise SynclineError("USAGE", what)
     return scope
 
 
 def kind_of(state: State, name: str) -> KindInfo:
-    """Return the kind of a sync; one without particulars if the sync is not applied (any more)."""
+    """Return the kind of a sync, an empty description if the sync is not applied."""
     try:
         return kind_info(json.loads(state.sync_config(name))["kind"])
     except SynclineError as error:
@@ -154,7 +167,7 @@ def config_with_runs(state: State, name: str) -> str:
 
 
 def config_of(state: State, name: str) -> str:
-    """A sync's configuration (JSON); raises NO_SUCH_SYNC with the name that was probably meant."""
+    """Return a sync's configuration (JSON); raises NO_SUCH_SYNC with a suggestion."""
     try:
         return state.sync_config(name)
     except SynclineError as error:
@@ -162,6 +175,6 @@ def config_of(state: State, name: str) -> str:
             raise
         names = state.sync_names()
         near = difflib.get_close_matches(name, names, n=1)
-        hint = f"there are: {', '.join(names)}" if names else "no sync has been applied"
+        hint = f"existing syncs: {', '.join(names)}" if names else "no sync has been applied"
         hint = f"did you mean {near[0]}?" if near else hint
         raise SynclineError("NO_SUCH_SYNC", f"{error.what}; {hint}") from None

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from syncline.cli.context import Answer, Context
-from syncline.cli.secret_checks import outside
+from syncline.cli.apply_checks import denied_by_prefix
+from syncline.cli.context import CommandResult, Context
 from syncline.errors import SynclineError
 from syncline.secrets import Reference
 
@@ -18,25 +18,25 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 
-def secret(context: Context, action: str, name: str) -> Answer:
-    """Store the value given on stdin or typed; raises USAGE or SECRET_DENIED."""
+def secret(context: Context, action: str, name: str) -> CommandResult:
+    """Store a value from stdin or a prompt; raises USAGE or SECRET_DENIED."""
     if action != "set":
         raise SynclineError("USAGE", f"unknown action {action!r}; the only one is `set`")
     reference = _reference(name)
-    target = context.target
-    if refused := outside(target, "", reference):
+    deployment = context.deployment
+    if refused := denied_by_prefix(deployment, "", reference):
         raise refused
     value = getpass.getpass(f"Value of {reference}: ") if sys.stdin.isatty() else _stdin()
     value = value.rstrip("\r\n")
     if not value:
         raise SynclineError("USAGE", "no value was given; type it, or pass it on stdin")
     if reference.scheme == "ssm":
-        put = target.client("ssm").put_parameter
+        put = deployment.client("ssm").put_parameter
         created = put(Name=reference.name, Value=value, Type="SecureString", Overwrite=True)["Version"] == 1
     else:
-        created = _put(target.client("secretsmanager"), reference, value)
-    context.out.line(f"{reference} is {'created' if created else 'replaced'}")
-    return Answer({"reference": str(reference), "created": created})
+        created = _put(deployment.client("secretsmanager"), reference, value)
+    context.out.line(f"{reference} {'created' if created else 'replaced'}")
+    return CommandResult({"reference": str(reference), "created": created})
 
 
 def _stdin() -> str:
@@ -59,7 +59,7 @@ def _reference(name: str) -> Reference:
 
 
 def _put(client: SecretsManagerClient, reference: Reference, value: str) -> bool:
-    """Store a secret, or one key of it; return True if that is new."""
+    """Store a secret or one key of it; return True if it did not exist."""
     try:
         before = client.get_secret_value(SecretId=reference.name).get("SecretString", "")
     except ClientError as error:

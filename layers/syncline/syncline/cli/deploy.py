@@ -1,4 +1,4 @@
-"""Deploying the template to the engine on this machine, with the same ``sam`` that deploys it to AWS."""
+"""Deployment of the template to the engine on this machine, with the same ``sam`` that deploys it to AWS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _OPEN: Final = ("ConsoleAuth=NONE", "ProbeAuth=NONE")  # only this machine reach
 
 
 def client_arguments(endpoint: str) -> dict[str, str]:
-    """Arguments for ``boto3.client`` and ``boto3.resource`` to reach the engine; it asks for no real credentials."""
+    """Return arguments for ``boto3.client`` and ``boto3.resource`` to reach the engine, which accepts any credentials."""
     keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
     return {"endpoint_url": endpoint, "region_name": REGION, **keys}
 
@@ -55,7 +55,7 @@ def environment(project: Path, log: Path, say: Say) -> Path:
 
 
 def inputs_key(project: Path, python: Path) -> str:
-    """A digest of all that a deployment is made of."""
+    """Return a digest of the inputs of a deployment."""
     digest = hashlib.sha256(str(python).encode())
     for file in _input_files(project):
         digest.update(f"{file.relative_to(project)}\0{file.stat().st_size}\0".encode())
@@ -71,7 +71,7 @@ def _input_files(project: Path) -> Iterator[Path]:
 
 
 def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> dict[str, str]:
-    """Build and deploy the stack; its outputs by name. Raises ENGINE_FAILED with the end of sam's output."""
+    """Build and deploy the stack; return its outputs. Raises ENGINE_FAILED with the last lines of sam's output."""
     log = home / "sam.log"
     log.unlink(missing_ok=True)
     runtime = _runtime_of(python)
@@ -83,7 +83,7 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
         "PATH": os.pathsep.join([str(python.parent), os.environ.get("PATH", os.defpath)]),
     }
     config = ["--config-file", str(project / "samconfig.toml"), "--config-env", "local"]
-    # Nobody signs requests to an engine that only this machine reaches.
+    # Requests are not signed: only this machine reaches the engine.
     parameters = ["--parameter-overrides", f"LambdaRuntime={runtime}", *_OPEN, *_concurrency()]
     say("building the functions")
     template = str(project / "template.yaml")
@@ -99,24 +99,24 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
 
 
 def _concurrency() -> list[str]:
-    """How many functions run at once: as many as the processors bear, for each starts with half a second of one."""
+    """Return parameters that limit concurrency by the number of processors: a start takes half a second of one."""
     processors = os.cpu_count() or 1
     return [f"TransferConcurrency={2 * processors}", f"VerifyConcurrency={max(2, processors)}"]
 
 
 def _clients(endpoint: str) -> dict[str, Any]:
-    # An `up` with nothing to do does without boto3.
-    from syncline.cli.local_aws import LOCAL_CONFIG, local_session  # noqa: PLC0415
+    # An `up` with nothing to do does not need boto3.
+    from syncline.cli.aws import LOCAL_CONFIG, local_session  # noqa: PLC0415
 
     arguments = client_arguments(endpoint)
     endpoint_url = arguments.pop("endpoint_url")
     session = local_session(**arguments)
-    wanted: tuple[Any, ...] = ("s3", "cloudformation")
-    return {name: session.client(name, endpoint_url=endpoint_url, config=LOCAL_CONFIG) for name in wanted}
+    services: tuple[Any, ...] = ("s3", "cloudformation")
+    return {name: session.client(name, endpoint_url=endpoint_url, config=LOCAL_CONFIG) for name in services}
 
 
 def drop_other_layers(project: Path, home: Path, python: Path) -> None:
-    """Remove the layers of earlier deployments; a function that still runs has its layer loaded."""
+    """Remove the layers of earlier deployments; running functions have loaded theirs."""
     layer = _layer(project, home, python)
     for other in layer.parent.iterdir():
         if other != layer:
@@ -130,13 +130,13 @@ def _layer(project: Path, home: Path, python: Path) -> Path:
 def _outputs(cloudformation: Any, endpoint: str) -> dict[str, str]:
     described = cloudformation.describe_stacks(StackName=STACK)["Stacks"][0]
     outputs = {each["OutputKey"]: each["OutputValue"] for each in described["Outputs"]}
-    # The engine answers a function's URL under its own address too, so that nobody needs to resolve AWS's name for it.
+    # The engine serves function URLs at its own address too, which needs no name resolution.
     urls = {name: url.removeprefix("https://").split(".")[0] for name, url in outputs.items() if name in _FUNCTION_URLS}
     return outputs | {name: f"{endpoint}/_aws/lambda-url/{identity}/" for name, identity in urls.items()}
 
 
 def _runtime_of(python: Path) -> str:
-    """Lambda's name for the version of an environment's Python: functions run in it on this machine."""
+    """Return Lambda's name for the version of an environment's Python, in which functions run on this machine."""
     libraries = sorted(each.name for each in (python.parent.parent / "lib").glob("python3.*"))
     if not libraries:
         raise SynclineError("ENGINE_FAILED", f"{python} is not in a virtual environment: remove its folder")
@@ -144,7 +144,7 @@ def _runtime_of(python: Path) -> str:
 
 
 def sam() -> list[str]:
-    """The command that runs sam: this environment's, or else the one on the PATH. Raises ENGINE_FAILED."""
+    """Return the command for sam: this environment's, or the one on the PATH. Raises ENGINE_FAILED."""
     if importlib.util.find_spec("samcli") is not None:
         return [sys.executable, "-m", "samcli"]
     program = shutil.which("sam")
@@ -168,17 +168,14 @@ def _sam_environment(home: Path, endpoint: str) -> dict[str, str]:
 
 
 def sam_settings(folder: Path) -> dict[str, str]:
-    """Environment that keeps sam's own requests on this machine, by its files in ``folder``.
-
-    It would report its use, and look for a newer version of itself when it did not lately.
-    """
+    """Return environment variables that disable sam's telemetry and update check, with its settings in ``folder``."""
     folder.mkdir(exist_ok=True)
     (folder / "metadata.json").write_text(json.dumps({"telemetryEnabled": False, "lastVersionCheck": time.time()}))
     return {"SAM_CLI_TELEMETRY": "0", "__SAM_CLI_APP_DIR": str(folder)}
 
 
 def local_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """An environment without what would lead a program elsewhere: to AWS, to other modules, or through a proxy."""
+    """Return an environment without settings for AWS, Python paths, or a proxy for this machine."""
     kept = {name: value for name, value in environ.items() if not name.startswith(("AWS_", "PYTHON"))}
     for name in ("no_proxy", "NO_PROXY"):
         kept[name] = ",".join(filter(None, [environ.get(name), "127.0.0.1,localhost"]))

@@ -1,8 +1,8 @@
-"""The process of the engine on this machine: ministack, apart from whoever started it.
+"""The process of the engine on this machine: ministack as a daemon.
 
-:mod:`syncline.cli.local_engine` runs this file with the engine's own Python, which has nothing of Syncline's:
+:mod:`syncline.cli.local_engine` runs this file with the engine's Python, which does not have the syncline package:
 ``engine_process.py HOME ENDPOINT``. Its environment holds ministack's settings. In ``HOME`` it keeps ``pid`` and
-``unsaved``, a mark that is there from the start until the state has been saved at a clean stop.
+``unsaved``, a file that exists from the start until the state is saved at a clean stop.
 """
 
 from __future__ import annotations
@@ -26,48 +26,48 @@ Event = dict[str, Any]
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
 Application = Callable[[Event, Receive, Send], Awaitable[None]]
-"""As ASGI defines it."""
+"""An ASGI application."""
 
 _FUNCTION_URLS: Final = "/_aws/lambda-url/"
 _BODY_SECONDS: Final = 8  # a sender gives up after about ten
-_BODY_BYTES: Final = 6 << 20  # as Lambda takes it
+_BODY_BYTES: Final = 6 << 20  # Lambda's limit
 _AT_ONCE: Final = 4 * (os.cpu_count() or 1)
-"""Requests to one function's address that are carried out at once: each may start a process, which takes a second."""
+"""Concurrent requests to one function URL: each may start a process, which takes a second."""
 
 
 def main(home: Path, endpoint: str) -> None:
     if os.fork():
-        os._exit(0)  # the starter waits for this process alone; the engine goes on by itself
+        os._exit(0)  # the caller waits for this process only
     os.setsid()
     (home / "pid").write_text(str(os.getpid()))
     (home / "unsaved").touch()
     from ministack import app  # type: ignore[import-not-found]  # noqa: PLC0415 - reads its settings on import
 
     _keep_log_clean(app)
-    _count_in_numbers(app)
-    _deliver_fairly(app)
-    _keep_no_metrics(app)
-    app.app = _limited(_not_too_many(app.app))
-    keeper = engine_state.Keeper(app, home, endpoint)
-    app._load_persisted_state = keeper.load
-    app.save_all = keeper.save_last
+    _read_concurrency_as_number(app)
+    _share_queues_fairly(app)
+    _drop_metrics(app)
+    app.app = _limit_bodies(_limit_concurrency(app.app))
+    saver = engine_state.StateSaver(app, home, endpoint)
+    app._load_persisted_state = saver.load
+    app.save_all = saver.save_last
     sys.argv = ["ministack"]
     app.main()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.killpg(0, signal.SIGTERM)  # functions still at work: their messages come back at the next start
-    if keeper.saved:
+    os.killpg(0, signal.SIGTERM)  # running functions; their messages are redelivered after the next start
+    if saver.saved:
         (home / "unsaved").unlink()
 
 
 def _keep_log_clean(app: Any) -> None:
-    """Leave out of the log what says nothing about this engine."""
+    """Keep messages without information out of the log."""
     app.BANNER = "starting on port {port}"
-    # hypercorn sets the level of this logger when it starts, and says the address once more.
+    # hypercorn sets the level of this logger when it starts, and logs the address again.
     logging.getLogger("hypercorn.error").addFilter(lambda record: record.levelno >= logging.WARNING)
-    logging.getLogger("kms").setLevel(logging.ERROR)  # misses a package for what no function asks
+    logging.getLogger("kms").setLevel(logging.ERROR)  # warns of a missing package that no function needs
 
 
-def _count_in_numbers(app: Any) -> None:
+def _read_concurrency_as_number(app: Any) -> None:
     """Read the concurrency of a mapping as a number.
 
     A parameter of a template is text. ministack 1.5 keeps it so below ScalingConfig, cannot compare it with a number,
@@ -76,20 +76,19 @@ def _count_in_numbers(app: Any) -> None:
     module = app._get_module("lambda_svc")
     allowed: Callable[..., int] = module._sqs_esm_concurrency
 
-    def in_numbers(mapping: dict[str, Any], *others: Any) -> int:
+    def with_number(mapping: dict[str, Any], *others: Any) -> int:
         scaling = mapping.get("ScalingConfig") or {}
         if "MaximumConcurrency" in scaling:
             scaling["MaximumConcurrency"] = int(scaling["MaximumConcurrency"])
         return allowed(mapping, *others)
 
-    module._sqs_esm_concurrency = in_numbers
+    module._sqs_esm_concurrency = with_number
 
 
-def _deliver_fairly(app: Any) -> None:
-    """Let the engine deliver fairly among message groups on standard queues, as SQS does and ministack 1.5 does not.
+def _share_queues_fairly(app: Any) -> None:
+    """Deliver fairly among the message groups of standard queues, as SQS does and ministack 1.5 does not.
 
-    Groups take turns: the next message is the oldest one of the group that has waited longest for its turn. Without
-    this, one sync with a long backlog keeps all others waiting until it is done.
+    Groups take turns, oldest message first. Otherwise a sync with a long backlog delays all others.
     """
     sqs = app._get_module("sqs")
 
@@ -102,9 +101,9 @@ def _deliver_fairly(app: Any) -> None:
         now, waiting = time.time(), dict[Any, list[dict[str, Any]]]()
         for message in messages:
             if message["visible_at"] <= now:
-                mine = waiting.setdefault(message.get("group_id"), [])
-                if len(mine) < most:
-                    mine.append(message)
+                group = waiting.setdefault(message.get("group_id"), [])
+                if len(group) < most:
+                    group.append(message)
         chosen: list[dict[str, Any]] = []
         name = queue["attributes"].get("QueueArn")
         while waiting and len(chosen) < most:
@@ -118,19 +117,19 @@ def _deliver_fairly(app: Any) -> None:
     sqs._collect_msgs = collect
 
 
-def _keep_no_metrics(app: Any) -> None:
-    """Make no metrics of invocations: ministack 1.5 keeps four points of each in memory for two weeks."""
+def _drop_metrics(app: Any) -> None:
+    """Record no metrics of invocations: ministack 1.5 keeps four data points of each in memory for two weeks."""
     module = app._get_module("lambda_svc")
     name = "_emit_lambda_metrics"
-    getattr(module, name)  # fails where another version has another name for it
+    getattr(module, name)  # fails if another version has renamed it
     setattr(module, name, lambda *_, **__: None)
 
 
-def _not_too_many(serve: Application) -> Application:
-    """Answer 429, as Lambda does, to requests to a function's address while :data:`_AT_ONCE` of them are under way.
+def _limit_concurrency(serve: Application) -> Application:
+    """Respond 429, as Lambda does, to requests to a function URL beyond :data:`_AT_ONCE` concurrent ones.
 
-    A registry that has no answer after two seconds sends its notification again, while the function goes on. Without a
-    limit more and more functions start, until none ends in time and the machine does nothing else.
+    A registry that gets no response within two seconds sends its notification again while the function still runs.
+    Without a limit, functions accumulate until none ends in time.
     """
     under_way = Counter[str]()
 
@@ -140,10 +139,10 @@ def _not_too_many(serve: Application) -> Application:
             return
         address = scope["path"].removeprefix(_FUNCTION_URLS).partition("/")[0]
         if under_way[address] >= _AT_ONCE:
-            await _refuse(send, 429, f"{_AT_ONCE} requests to this function are under way; send it again")
+            await _refuse(send, 429, f"{_AT_ONCE} requests to this function are in progress; try again later")
             return
         under_way[address] += 1
-        # A sender that goes away cancels this, and not the function.
+        # A client that disconnects cancels this coroutine, but not the function.
         work = asyncio.ensure_future(serve(scope, receive, send))
         work.add_done_callback(lambda _: under_way.subtract([address]))
         await asyncio.shield(work)
@@ -151,10 +150,10 @@ def _not_too_many(serve: Application) -> Application:
     return limited
 
 
-def _limited(serve: Application) -> Application:
-    """Answer requests to a function's address in time and within Lambda's limit of size, whatever their body does.
+def _limit_bodies(serve: Application) -> Application:
+    """Limit the bodies of requests to function URLs in time and size.
 
-    ministack waits for the end of a body for ever and keeps all of it in memory.
+    ministack waits for the end of a body without limit and keeps all of it in memory.
     """
 
     async def limited(scope: Event, receive: Receive, send: Send) -> None:
@@ -177,7 +176,7 @@ def _limited(serve: Application) -> Application:
         except TimeoutError:
             size = max(size, int(declared) if declared.isdigit() else 0)
             status = 413 if size > _BODY_BYTES else 408
-            await _refuse(send, status, f"the body did not arrive within {_BODY_SECONDS} s")
+            await _refuse(send, status, f"the body was not received within {_BODY_SECONDS} s")
             return
         if size > _BODY_BYTES:
             await _refuse(send, 413, f"the body has more than {_BODY_BYTES} bytes")

@@ -1,18 +1,17 @@
-"""The state of the engine on this machine, kept in one SQLite file while the engine runs.
+"""The state of the engine on this machine, saved to one SQLite file while the engine runs.
 
-ministack holds everything in memory and writes it only at a clean stop. :class:`Keeper` takes the place of that: it
-writes what changed since the last time, about once a second, in one transaction. A crash or a power cut loses what
-happened since the last save and nothing else, and the file is whole at any moment. The engine handles no request while
-the changes are collected, so table and queues always fit together: a message that is gone from its queue has left its
-result in the table.
+ministack keeps its state in memory and writes it only at a clean stop. :class:`StateSaver` replaces that: about once a
+second it writes the changes since the last save in one transaction. A crash or a power cut loses only the changes since
+the last save, and the file is always consistent. The engine handles no request while changes are collected, so table
+and queues match: the result of a message that was removed from its queue is in the table.
 
 ============  ====================================================================================================
 ``services``  the state of each of ministack's services as JSON
-``records``   items of tables and messages of queues, one row each, in the order they came
+``records``   items of tables and messages of queues, one row each, in order of arrival
 ``engine``    the address that the engine had
 ============  ====================================================================================================
 
-This file runs in the engine's own Python, which has ministack and nothing of Syncline.
+This file runs in the engine's Python, which has ministack but not the syncline package.
 """
 
 from __future__ import annotations
@@ -36,14 +35,14 @@ from typing import Any, Final
 
 FILE: Final = "engine.db"
 REQUEST: Final = "save"
-"""In the engine's home: a file that asks for a save, and is removed when that is done."""
+"""File in the engine's home that requests a save; removed when the state is saved."""
 
 _LOG: Final = logging.getLogger("syncline.store.state")
 _SECONDS: Final = 1.0
 _MOST_SECONDS: Final = 6.0
 _SHARE: Final = 20
-"""After a save that took t seconds the next begins 20 t later at the earliest: saving takes at most 5 % of the time."""
-_LOOK_SECONDS: Final = 0.1
+"""A save that took t seconds is followed by a pause of at least 20 t: saving takes at most 5 % of the time."""
+_POLL_SECONDS: Final = 0.1
 _CHANGING_SECONDS: Final = 300.0
 _SCHEMA: Final = """
     CREATE TABLE IF NOT EXISTS services (name TEXT PRIMARY KEY, state TEXT NOT NULL);
@@ -56,9 +55,9 @@ _SCHEMA: Final = """
 _ROWS: Final = 1000
 _NOTHING: Final[Mapping[str, Any]] = {}
 _CHANGING: Final = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "ROLLBACK_IN_PROGRESS", "DELETE_IN_PROGRESS")
-_RECORDS: Final = ("items", "messages", "_index_members")  # of a table, of a queue, and what is made anew from items
+_RECORDS: Final = ("items", "messages", "_index_members")  # of a table, of a queue, and an index rebuilt from items
 STORES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
-    # The services with records: the store whose resources have them, and the other stores of the service.
+    # Services with records: the store whose resources have records, and the other stores of the service.
     "dynamodb": (
         "tables",
         (
@@ -76,18 +75,18 @@ STORES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "sqs": ("queues", ("queue_name_to_url",)),
 }
 
-_HELD: Final = ("LEASE#", "SLOT#", "HEARD#")
-"""Items under these keys are held by a function ``until`` a time. When the engine starts, no function is at work."""
-_ALONE: Final = Path("/proc/self").exists()
-"""Elsewhere functions of an engine that was killed cannot be found, and may be at work until their time is over."""
+_LEASES: Final = ("LEASE#", "SLOT#", "HEARD#")
+"""Prefixes of items that a function holds ``until`` a time. When the engine starts, no function runs."""
+_NO_ORPHANS: Final = Path("/proc/self").exists()
+"""Without /proc the functions of a killed engine cannot be found and may still run."""
 
 Resource = tuple[str, str]
-"""A service, and the key of one of its resources as JSON: account, region, name."""
+"""A service and the key of one of its resources as JSON: account, region, name."""
 
 
 @dataclass(slots=True)
 class Changes:
-    """What a save writes. A record is (service, resource, key, value), with None as the value of one that is gone.
+    """The content of one save. A record is (service, resource, key, value); value None removes it.
 
     All earlier records of the resources in ``renewed`` are removed first.
     """
@@ -118,17 +117,17 @@ class Store:
         return dict(self._db.execute("SELECT name, state FROM services"))
 
     def records(self, service: str) -> Iterator[tuple[str, Any, Any]]:
-        """Yield (resource, key, value) of each record of a service, in the order they came."""
+        """Yield (resource, key, value) of each record of a service, in order of arrival."""
         rows = self._db.execute(
             "SELECT resource, key, value FROM records WHERE service = ? ORDER BY number", (service,)
         )
         while chunk := list(itertools.islice(rows, _ROWS)):
             resources, keys, values = zip(*chunk, strict=True)
-            # One call of the decoder for many rows is several times as fast as one for each.
+            # Decoding many rows in one call is several times as fast.
             yield from zip(resources, *(json.loads(f"[{','.join(each)}]") for each in (keys, values)), strict=True)
 
     def move_to(self, endpoint: str) -> None:
-        """Replace the address that the engine had before: names of queues hold it."""
+        """Replace the previous address of the engine, which is part of queue URLs."""
         before = self._db.execute("SELECT endpoint FROM engine").fetchone()
         if before == (endpoint,):
             return
@@ -144,19 +143,19 @@ class Store:
             self._db.execute("INSERT INTO engine VALUES (?)", (endpoint,))
 
     def write(self, changes: Changes, default: Callable[[object], object]) -> None:
-        """Write all changes or, if it raises, none. ``default`` encodes values that JSON does not know."""
+        """Write all changes or, on an exception, none. ``default`` encodes values that JSON does not support."""
         with _transaction(self._db):
             self._db.executemany("INSERT OR REPLACE INTO services VALUES (?, ?)", changes.services.items())
             self._db.executemany("DELETE FROM records WHERE service = ? AND resource = ?", changes.renewed)
             for service, resource, key, value in changes.records:
-                place = (service, resource, json.dumps(key))
+                row = (service, resource, json.dumps(key))
                 if value is None:
-                    self._db.execute("DELETE FROM records WHERE service = ? AND resource = ? AND key = ?", place)
+                    self._db.execute("DELETE FROM records WHERE service = ? AND resource = ? AND key = ?", row)
                 else:
                     self._db.execute(
                         "INSERT INTO records (service, resource, key, value) VALUES (?, ?, ?, ?)"
                         " ON CONFLICT (service, resource, key) DO UPDATE SET value = excluded.value",
-                        (*place, json.dumps(value, default=default)),
+                        (*row, json.dumps(value, default=default)),
                     )
 
 
@@ -171,10 +170,10 @@ def _transaction(db: sqlite3.Connection) -> Iterator[None]:
     db.execute("COMMIT")
 
 
-class Keeper:
-    """Loads the state when the engine starts, and saves it while the engine runs and when it ends.
+class StateSaver:
+    """Loads the state when the engine starts, and saves it while the engine runs and when it stops.
 
-    ``app`` is the module ``ministack.app``. :attr:`saved` is True once the save of a clean stop has succeeded.
+    ``app`` is the module ``ministack.app``. :attr:`saved` is True after the save of a clean stop.
     """
 
     def __init__(self, app: Any, home: Path, endpoint: str) -> None:
@@ -190,47 +189,47 @@ class Keeper:
         self._services = self._store.services()
         self._older = [] if self._services else list(self._folder.glob("*.json"))
         self._modules = {name: app._get_module(name) for name in STORES}
-        self._items: dict[Resource, dict[str, Any]] = {}  # of each table: what the file holds the items of
-        self._messages: dict[Resource, dict[str, Any]] = {}  # of each queue: what the file holds
+        self._items: dict[Resource, dict[str, Any]] = {}  # items of each table as saved
+        self._messages: dict[Resource, dict[str, Any]] = {}  # messages of each queue as saved
         self._written: dict[int, set[tuple[str, str]]] = defaultdict(set)  # keys, by the id() of a table's items
-        self._asked = {"cloudformation"}  # services that may have changed since the last save
+        self._requested = {"cloudformation"}  # services with requests since the last save
         self._changing_since: float | None = None
         self._waiting: deque[Changes] = deque()
         self._writing = threading.Lock()
         self._ended = False
-        self._trouble = ""
-        self._note_changes()
+        self._error = ""
+        self._track_changes()
 
-    def _note_changes(self) -> None:
-        """Have ministack tell of each item that it writes or removes, and of each request."""
+    def _track_changes(self) -> None:
+        """Track the items that ministack writes or removes, and its requests."""
         tables = self._modules["dynamodb"]
         for name in ("_set_item", "_remove_item"):
-            setattr(tables, name, self._noting_items(getattr(tables, name)))
+            setattr(tables, name, self._tracking_items(getattr(tables, name)))
         for name, handler in self._app.SERVICE_HANDLERS.items():
             if name not in STORES:
-                self._app.SERVICE_HANDLERS[name] = self._noting_requests(name, handler)
+                self._app.SERVICE_HANDLERS[name] = self._tracking_requests(name, handler)
 
-    def _noting_items(self, change: Callable[..., Any]) -> Callable[..., Any]:
-        def noted(table: dict[str, Any], partition: str, sort: str, *item: Any) -> Any:
+    def _tracking_items(self, change: Callable[..., Any]) -> Callable[..., Any]:
+        def tracked(table: dict[str, Any], partition: str, sort: str, *item: Any) -> Any:
             self._written[id(table["items"])].add((partition, sort))
             return change(table, partition, sort, *item)
 
-        return noted
+        return tracked
 
-    def _noting_requests(self, name: str, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        async def noted(*arguments: Any) -> Any:
+    def _tracking_requests(self, name: str, handler: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        async def tracked(*arguments: Any) -> Any:
             try:
                 return await handler(*arguments)
             finally:
-                self._asked.add(name)
+                self._requested.add(name)
 
-        return noted
+        return tracked
 
     # -- loading -----------------------------------------------------------------------------------------------------
 
     def load(self) -> None:
-        """Give each service its state, then begin to save. Runs in the engine's event loop."""
-        gc.disable()  # it would look through all that is loaded, again and again
+        """Load the state of each service, then start saving. Runs in the engine's event loop."""
+        gc.disable()  # it would scan the loaded state repeatedly
         for name, module in self._app._state_map.items():
             if name in self._services:
                 state = json.loads(self._services[name], object_hook=self._json._json_object_hook)
@@ -238,10 +237,10 @@ class Keeper:
             elif self._services:
                 continue
             else:
-                state = self._json.load_state(name)  # from the files of an engine of an older version
+                state = self._json.load_state(name)  # from the files of an older version
             if state:
                 if name == "sqs":
-                    _show_again(state)
+                    _make_visible(state)
                 self._app._get_module(module).load_persisted_state(state)
         gc.freeze()
         gc.enable()
@@ -258,43 +257,43 @@ class Keeper:
         resources = {json.dumps(key): resource for key, resource in state[STORES[name][0]]._data.items()}
         for resource in resources.values():
             resource[field_name] = part()
-        for place, key, value in self._store.records(name):
-            records = resources[place][field_name]
+        for resource, key, value in self._store.records(name):
+            records = resources[resource][field_name]
             if name == "sqs":
                 records.append(value)
                 continue
-            if key[0].startswith(_HELD) and "until" in value and _ALONE:
+            if key[0].startswith(_LEASES) and "until" in value and _NO_ORPHANS:
                 value["until"] = {"N": "0"}
             records.setdefault(key[0], {})[key[1]] = value
 
     # -- saving ------------------------------------------------------------------------------------------------------
 
     def save_last(self, _: object = None) -> None:
-        """Save at a clean stop, in the place of ministack's own way. Runs in the event loop."""
+        """Save at a clean stop, in place of ministack's save. Runs in the event loop."""
         self._ended = True
-        self._asked.add("cloudformation")
+        self._requested.add("cloudformation")
         self._collect()
         self.saved = self._write()
 
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Save again and again until the engine ends."""
+        """Save periodically until the engine stops."""
         due = 0.0
         while not self._ended:
             requested = self._request.exists()
             if not requested and time.monotonic() < due:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
                 continue
             began = time.monotonic()
-            # Changes that could not be written wait in memory; until they are, no others are collected.
+            # While changes wait in memory to be written, no others are collected.
             complete = not self._waiting and asyncio.run_coroutine_threadsafe(self._between_requests(), loop).result()
             if self._write() and complete and requested:
                 self._request.unlink(missing_ok=True)
             due = time.monotonic() + min(max(_SECONDS, _SHARE * (time.monotonic() - began)), _MOST_SECONDS)
 
     async def _between_requests(self) -> bool:
-        """Collect what changed; do nothing and return False while a stack changes.
+        """Collect changes; return False without collecting while a stack is being deployed.
 
-        A crash in the middle of a deployment then leaves the stack as it was before, and the next start deploys again.
+        After a crash during a deployment the saved stack is the previous one, and the next start deploys again.
         """
         if not self._stack_changes():
             self._changing_since = None
@@ -309,10 +308,10 @@ class Keeper:
         return any(each.get("StackStatus", "").endswith(_CHANGING) for each in stacks)
 
     def _collect(self) -> None:
-        """Put what changed since the last time into the list of what is to be written."""
+        """Add the changes since the last time to those waiting to be written."""
         changes = Changes()
         _drop_log_lines()
-        with self._modules["dynamodb"]._lock:  # a thread of ministack removes items whose time is over
+        with self._modules["dynamodb"]._lock:  # a thread of ministack removes expired items
             self._collect_items(changes)
         self._collect_messages(changes)
         self._collect_services(changes)
@@ -328,7 +327,7 @@ class Keeper:
                 keys: Iterable[tuple[str, str]] = written.get(id(items), ())
             else:
                 keys = [(partition, sort) for partition, sorts in items.items() for sort in sorts]
-            # An item need not be copied: a write replaces it and never changes it.
+            # Items are not copied: a write replaces an item and never modifies it.
             changes.records += [(*resource, (pk, sk), items.get(pk, _NOTHING).get(sk)) for pk, sk in keys]
         self._items = tables
 
@@ -342,22 +341,22 @@ class Keeper:
         self._messages = queues
 
     def _collect_services(self, changes: Changes) -> None:
-        """Collect the services' other state. Reading all of it is slow, so some is read only after a request."""
-        asked, self._asked = self._asked, set()
+        """Collect the other state of the services. It is slow to read, so some is read only after a request."""
+        requested, self._requested = self._requested, set()
         for name, get_state in self._app._build_persistence_save_dict().items():
             if name in STORES:
                 state = self._bare(name)
-            elif "cloudformation" in asked or (asked and name != "cloudformation"):
+            elif "cloudformation" in requested or (requested and name != "cloudformation"):
                 state = get_state()
             else:
                 continue
-            # None is the answer of a service that could not be imported.
+            # None: the service could not be imported.
             text = "" if state is None else json.dumps(state, default=self._json._json_default)
             if text and self._services.get(name) != text:
                 changes.services[name] = self._services[name] = text
 
     def _bare(self, name: str) -> dict[str, Any]:
-        """Return the state of a service without its records. ministack's own way copies each record."""
+        """Return the state of a service without its records, which ministack would copy."""
         store, others = STORES[name]
         module = self._modules[name]
         kept = getattr(module, f"_{store}")
@@ -371,7 +370,7 @@ class Keeper:
         return [((name, json.dumps(key)), resource) for key, resource in list(store._data.items())]
 
     def _write(self) -> bool:
-        """Write what waits for it, in order; return False if that fails."""
+        """Write the waiting changes in order; return False on failure."""
         with self._writing:
             try:
                 while self._waiting:
@@ -380,15 +379,15 @@ class Keeper:
                     self._store.write(self._waiting[0], self._json._json_default)
                     self._waiting.popleft()
             except (sqlite3.Error, OSError) as error:
-                if str(error) != self._trouble:
-                    _LOG.error("cannot save to %s: %s; a crash now loses what happened since", self._folder, error)
-                self._trouble = str(error)
+                if str(error) != self._error:
+                    _LOG.error("cannot save to %s: %s; a crash loses the changes since", self._folder, error)
+                self._error = str(error)
                 return False
             while self._older:
                 self._older.pop().unlink(missing_ok=True)
-            if self._trouble:
-                _LOG.info("the state is saved again")
-                self._trouble = ""
+            if self._error:
+                _LOG.info("saving works again")
+                self._error = ""
             return True
 
 
@@ -398,7 +397,7 @@ def _copied(queue: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _drop_log_lines() -> None:
-    """Forget the functions' log lines: ministack would hold all of them in memory, and they are in the log file."""
+    """Drop the functions' log lines, which ministack keeps in memory; they are in the log file."""
     logs: Any = sys.modules.get("ministack.services.cloudwatch_logs")
     if logs is not None:
         with logs._log_events_lock:
@@ -406,18 +405,18 @@ def _drop_log_lines() -> None:
                 group["streams"] = {}
 
 
-def _show_again(state: Mapping[str, Any]) -> None:
-    """Let messages that were in flight be received at once: no function is at work any more."""
+def _make_visible(state: Mapping[str, Any]) -> None:
+    """Make messages that were in flight visible: no function is running."""
     now = time.time()
     for queue in state["queues"]._data.values():
         for message in queue["messages"]:
             if message["receive_count"] and message["visible_at"] > now:
                 message["visible_at"] = now
-                message["receive_count"] -= 1  # a stop of the engine is no failure of the message
+                message["receive_count"] -= 1  # stopping the engine does not count as a failed delivery
 
 
 def _to_disk(folder: Path) -> None:
-    """Have the disk hold a folder's files."""
+    """Flush the files of a folder to disk."""
     for path in [*folder.glob("*"), folder] if folder.is_dir() else []:
         descriptor = os.open(path, os.O_RDONLY)
         try:

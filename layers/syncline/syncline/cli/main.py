@@ -1,6 +1,6 @@
-"""The command ``syncline``: its commands, their options, and how every one of them ends.
+"""The command ``syncline``: declarations of its subcommands and options.
 
-What a command does is in a module of its own, imported when it runs: ``--help`` waits for nothing.
+Each subcommand is implemented in a separate module, imported when it runs, so that ``--help`` is fast.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from syncline import __version__
-from syncline.cli import endings
+from syncline.cli import error_output
 from syncline.cli.command import NAME, command
-from syncline.cli.context import Answer, Context
-from syncline.cli.show import write
+from syncline.cli.context import CommandResult, Context
+from syncline.cli.output import write
 from syncline.kinds.table import KINDS
 
 _ONLY: Final = typer.Option(
     "--only",
     metavar="PART",
-    help=f"Scan only {', '.join(f'{kind.part} ({kind.name})' for kind in KINDS.values() if kind.part)}; "
-    "may be given several times.",
+    help=f"Scan only {', '.join(f'{kind.part} ({kind.name})' for kind in KINDS.values() if kind.part)}; repeatable.",
     show_default=False,
 )
 _ALLOW_REMOVALS: Final = typer.Option(
     "--allow-removals",
     metavar="N",
     min=0,
-    help="Allow up to N removals in this run, whatever the sync's limits.",
+    help="Allow up to N removals in this run, regardless of the sync's limits.",
     show_default=False,
 )
-_WAIT: Final = typer.Option("--wait", help="Wait for the end, with progress, and exit by it.", show_default=False)
+_WAIT: Final = typer.Option(
+    "--wait", help="Wait for the run to end, showing progress, and exit with its result.", show_default=False
+)
 
 
 class Commands(TyperGroup):
-    """All commands; wrong use ends like every other error. Those of one kind are imported on first use."""
+    """All commands. Usage errors are printed like other errors; commands of one kind are imported on first use."""
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -52,8 +53,8 @@ class Commands(TyperGroup):
         return get_group(import_module(f"syncline.kinds.{self._kinds[cmd_name]}.cli.main").app).commands[cmd_name]
 
     def main(self, *args: Any, **extra: Any) -> Any:
-        endings.prepare()
-        with endings.usage_told(as_json="--json" in (extra.get("args") or sys.argv)):
+        error_output.replace_unencodable()
+        with error_output.exit_on_usage_error(as_json="--json" in (extra.get("args") or sys.argv)):
             code = super().main(*args, **extra | {"standalone_mode": False})
         sys.exit(code if isinstance(code, int) else 0)
 
@@ -62,7 +63,7 @@ app = typer.Typer(
     name="syncline",
     cls=Commands,
     help="Sync container images, files, backups, artifacts and tokens between systems, and verify every copy.",
-    epilog="Exit codes: 0 all well, 1 some items failed or conflict, 2 wrong use or configuration, 130 interrupted.",
+    epilog="Exit codes: 0 success, 1 some items failed or conflict, 2 usage or configuration error, 130 interrupted.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -79,7 +80,7 @@ def _without_command(
     if version:
         write(f"syncline {__version__}")
         raise typer.Exit
-    endings.ask_for_command(context)
+    error_output.require_command(context)
 
 
 @command(app)
@@ -90,7 +91,7 @@ def up(
         int | None,
         typer.Option(help="Port to listen on (0 picks a free one). Defaults to the previous port.", min=0, max=65535),
     ] = None,
-) -> Answer:
+) -> CommandResult:
     """Start the engine on this machine."""
     from syncline.cli import commands_engine  # noqa: PLC0415
 
@@ -98,8 +99,8 @@ def up(
 
 
 @command(app)
-def down(context: Context) -> Answer:
-    """Stop that engine; its state is kept."""
+def down(context: Context) -> CommandResult:
+    """Stop the engine on this machine and keep its state."""
     from syncline.cli import commands_engine  # noqa: PLC0415
 
     return commands_engine.down(context)
@@ -108,29 +109,32 @@ def down(context: Context) -> Answer:
 @command(app)
 def apply(  # noqa: PLR0913 - each is an option
     context: Context,
-    file: Annotated[Path, typer.Argument(help="The file with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
+    file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
     *,
     prune: Annotated[
-        bool, typer.Option("--prune", help="Remove the syncs that are not in the file.", show_default=False)
+        bool, typer.Option("--prune", help="Remove syncs that are not in the file.", show_default=False)
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change; change nothing.", show_default=False)
+        bool, typer.Option("--dry-run", help="Show what would change, without changing anything.", show_default=False)
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.", show_default=False)] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove syncs without asking.", show_default=False)] = False,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Do not ask sources and targets whether they answer.", show_default=False)
+        bool,
+        typer.Option("--offline", help="Do not check that sources and targets can be reached.", show_default=False),
     ] = False,
-) -> Answer:
-    """Check syncs.yaml and make the syncs what it says."""
+) -> CommandResult:
+    """Check syncs.yaml and apply it."""
     from syncline.cli import commands_apply  # noqa: PLC0415
 
-    order = commands_apply.Order(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
+    order = commands_apply.ApplyOptions(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
     return commands_apply.apply(context, file, order)
 
 
 @command(app)
-def plan(context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None) -> Answer:
-    """Show what a run would move; move nothing."""
+def plan(
+    context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None
+) -> CommandResult:
+    """Show what a run would move, without moving anything."""
     from syncline.cli import commands_run  # noqa: PLC0415
 
     return commands_run.plan(context, name, only)
@@ -144,7 +148,7 @@ def run(
     wait: Annotated[bool, _WAIT] = False,
     only: Annotated[list[str] | None, _ONLY] = None,
     allow_removals: Annotated[int | None, _ALLOW_REMOVALS] = None,
-) -> Answer:
+) -> CommandResult:
     """Start a run of a sync."""
     from syncline.cli import commands_run  # noqa: PLC0415
 
@@ -154,11 +158,11 @@ def run(
 @command(app)
 def status(
     context: Context,
-    name: Annotated[str | None, typer.Argument(help="One sync; all when absent.", metavar="NAME")] = None,
+    name: Annotated[str | None, typer.Argument(help="Name of a sync. Defaults to all syncs.", metavar="NAME")] = None,
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run under way to its end, and exit by it.")] = False,
-) -> Answer:
-    """Show where the syncs and their runs stand."""
+    wait: Annotated[bool, typer.Option("--wait", help="Follow the run in progress and exit with its result.")] = False,
+) -> CommandResult:
+    """Show the state of the syncs and their runs."""
     from syncline.cli import commands_status  # noqa: PLC0415
 
     return commands_status.status(context, name, wait=wait)
@@ -170,13 +174,13 @@ def report(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A sync (its latest run) or a run; the latest run of all when absent.", metavar="[NAME|RUN]"
+            help="A sync (its latest run) or a run ID. Defaults to the latest run of all syncs.", metavar="[NAME|RUN]"
         ),
     ] = None,
     *,
     full: Annotated[bool, typer.Option("--full", help="Show digests in full.")] = False,
-) -> Answer:
-    """Show each item of a run, and what to do."""
+) -> CommandResult:
+    """Show each item of a run, and what to do about failures."""
     from syncline.cli import commands_report  # noqa: PLC0415
 
     return commands_report.report(context, what, full=full)
@@ -193,12 +197,12 @@ def retry(
         typer.Option(
             "--drop",
             metavar="ITEM",
-            help="Delete the dead letter of this item (* for all) and retry nothing; may be given several times.",
+            help="Delete the dead letter of ITEM (* for all) instead of retrying; repeatable.",
             show_default=False,
         ),
     ] = None,
-) -> Answer:
-    """Try again what was given up."""
+) -> CommandResult:
+    """Retry failed items of a sync."""
     from syncline.cli import commands_retry  # noqa: PLC0415
 
     return commands_retry.retry(context, name, wait=wait, drop=drop or [])
@@ -210,17 +214,15 @@ def acknowledge(
     name: Annotated[str, NAME],
     items: Annotated[
         list[str] | None,
-        typer.Argument(
-            help="Items as a report names them; the known failures are listed when absent.", metavar="[ITEM]..."
-        ),
+        typer.Argument(help="Items as shown in a report. Without items, list the known failures.", metavar="[ITEM]..."),
     ] = None,
     *,
     undo: Annotated[bool, typer.Option("--undo", help="Count them as failures again.", show_default=False)] = False,
-) -> Answer:
-    """Accept known failures until they change."""
-    from syncline.cli import commands_acknowledge  # noqa: PLC0415
+) -> CommandResult:
+    """Acknowledge known failures until they change."""
+    from syncline.cli import commands_report  # noqa: PLC0415
 
-    return commands_acknowledge.acknowledge(context, name, items or [], undo=undo)
+    return commands_report.acknowledge(context, name, items or [], undo=undo)
 
 
 @command(app)
@@ -228,9 +230,9 @@ def cancel(
     context: Context,
     name: Annotated[str, NAME],
     *,
-    wait: Annotated[bool, typer.Option("--wait", hidden=True)] = True,  # noqa: ARG001 - as it does in any case
-) -> Answer:
-    """End the run of a sync within ten seconds."""
+    wait: Annotated[bool, typer.Option("--wait", hidden=True)] = True,  # noqa: ARG001 - it always waits
+) -> CommandResult:
+    """Cancel the run of a sync; takes ten seconds at most."""
     from syncline.cli import commands_retry  # noqa: PLC0415
 
     return commands_retry.cancel(context, name)
@@ -241,8 +243,8 @@ def secret(
     context: Context,
     action: Annotated[str, typer.Argument(help="set.", metavar="ACTION")],
     name: Annotated[str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.")],
-) -> Answer:
-    """Store a secret where the functions look for it."""
+) -> CommandResult:
+    """Store a secret for the functions."""
     from syncline.cli import commands_secret  # noqa: PLC0415
 
     return commands_secret.secret(context, action, name)
@@ -252,22 +254,22 @@ def secret(
 def template(
     context: Context,
     folder: Annotated[
-        Path, typer.Argument(help="The folder to write to, new or empty.", metavar="[FOLDER]", show_default=True)
+        Path, typer.Argument(help="New or empty folder to write to.", metavar="[FOLDER]", show_default=True)
     ] = Path("syncline"),
     *,
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace an earlier copy, all but its samconfig.toml.", show_default=False),
+        typer.Option("--overwrite", help="Replace an earlier copy, except its samconfig.toml.", show_default=False),
     ] = False,
-) -> Answer:
-    """Write the template and all it needs to a folder for sam."""
+) -> CommandResult:
+    """Write the template and its parts to a folder, ready for sam."""
     from syncline.cli import commands_template  # noqa: PLC0415
 
     return commands_template.template(context, folder, overwrite=overwrite)
 
 
 def main() -> None:
-    """The entry point of the package's script."""
+    """Run the command: the entry point of the package."""
     app()
 
 

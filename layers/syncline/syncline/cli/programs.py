@@ -1,4 +1,4 @@
-"""Programs that the command runs: pip, sam, the engine. Their output goes to a log, and its end into the error."""
+"""Run programs (pip, sam) with output to a log; an error has the last lines of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHORTEST_SECRET: Final = 8  # characters; a shorter value is likely to be an or
 
 
 class ProgramError(SynclineError):
-    """ENGINE_FAILED by a program. ``output`` has the last lines that it printed, without secrets."""
+    """ENGINE_FAILED because of a program. ``output`` has its last lines of output, without secrets."""
 
     def __init__(self, what: str, output: Sequence[str]) -> None:
         super().__init__("ENGINE_FAILED", what)
@@ -40,7 +40,7 @@ class ProgramError(SynclineError):
 def run(
     command: list[str], folder: Path, log: Path, environ: Mapping[str, str] | None = None, *, seconds: float = _SECONDS
 ) -> None:
-    """Run a program to its end, its output appended to ``log``; raises ENGINE_FAILED with the last lines if it fails."""
+    """Run a program and append its output to ``log``; raises ENGINE_FAILED with the last lines if it fails."""
     with log.open("a") as output:
         output.write(f"$ {shlex.join(command)}\n")
         output.flush()
@@ -62,21 +62,21 @@ def run(
 
 
 def reason(error: Exception) -> str:
-    """Return why a program failed, in few words; the command itself is not among them."""
+    """Return the reason why a program failed, without the command line."""
     if isinstance(error, subprocess.CalledProcessError):
         return f"exit status {error.returncode}"
     if isinstance(error, subprocess.TimeoutExpired):
-        return f"no end after {error.timeout:.0f} s"
+        return f"timed out after {error.timeout:.0f} s"
     return str(error)
 
 
 def last_lines(log: Path, begin: int = 0) -> list[str]:
-    """Return the last lines of ``log`` after ``begin`` bytes: without blank ones, styles and secrets, and cut."""
+    """Return the last lines of ``log`` after ``begin`` bytes, shortened, without blank lines, styles and secrets."""
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(begin, size - _TAIL))
         if size - begin > _TAIL:
-            file.readline()  # a part of a line may begin in the middle of a secret
+            file.readline()  # a partial line could contain part of a secret
         text = file.read().decode(errors="replace")
     lines = [line.expandtabs(2).rstrip() for line in _STYLES.sub("", text).splitlines() if line.strip()]
     return list(_shown(lines[-_LINES:]))
@@ -90,7 +90,7 @@ def _shown(lines: Sequence[str]) -> Iterator[str]:
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
             register(value)
     for line in lines:
-        clean = visible(redact(redacted(line)))  # before it is cut: a part of a secret is not known
+        clean = visible(redact(redacted(line)))  # before shortening: part of a secret would not be recognized
         yield clean if len(clean) <= _WIDTH else f"{clean[:_WIDTH]}…"
 
 

@@ -1,7 +1,7 @@
-"""The project that is deployed: the template and what it refers to, in a checkout or in the installed package.
+"""The project to deploy: the template and the files it refers to, from a checkout or the installed package.
 
-A wheel holds it in ``syncline/project``, without the syncline package, which is beside it. Nothing here imports more
-than the standard library: setup.py copies with it.
+A wheel contains it as ``syncline/project``, without the syncline package. This module imports only the standard library
+and the errors, because setup.py uses it.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ INPUTS: Final = (
     "requirements/layer.txt",
     "requirements/kubernetes.txt",
 )
-"""The parts that a deployment is made of."""
+"""The inputs of a deployment."""
 PARTS: Final = (*INPUTS, "requirements/engine.txt", "examples", "events")
 SETTINGS: Final = "samconfig.toml"
-"""The part that people change: `sam deploy --guided` writes the parameters into it."""
+"""The part that users change: `sam deploy --guided` writes parameters to it."""
 _PACKAGE: Final = Path(__file__).resolve().parents[1]
 _LAYER: Final = Path("layers", "syncline")
 SHIPPED: Final = _PACKAGE / "project"
@@ -33,12 +33,12 @@ SHIPPED: Final = _PACKAGE / "project"
 
 
 def find(here: Path) -> Path:
-    """Return the project at ``here`` or the nearest above it, else the package's own."""
-    return next(filter(_is_project, (here, *here.parents)), None) or own()
+    """Return the project at ``here`` or the nearest above it, else that of the package."""
+    return next(filter(_is_project, (here, *here.parents)), None) or own_project()
 
 
-def own() -> Path:
-    """Return the project that this package belongs to: its checkout, or :data:`SHIPPED`."""
+def own_project() -> Path:
+    """Return the project of this package: its checkout, or :data:`SHIPPED`."""
     checkout = _PACKAGE.parents[2]
     return checkout if _is_project(checkout) else SHIPPED
 
@@ -48,21 +48,21 @@ def _is_project(folder: Path) -> bool:
 
 
 def home_folder(project: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the engine's home: SYNCLINE_HOME, or ``.syncline`` in the project, or for :data:`SHIPPED` the user's own."""
+    """Return the engine's home: SYNCLINE_HOME, ``.syncline`` in the project, or for :data:`SHIPPED` the user's data folder."""
     if home := environ.get("SYNCLINE_HOME"):
         return Path(home).absolute()
     if project != SHIPPED:
         return (project / ".syncline").absolute()
     data = environ.get("XDG_DATA_HOME", "")
-    # The specification of base directories has relative paths ignored.
+    # The XDG base directory specification ignores relative paths.
     folder = Path(data) if data.startswith("/") else Path(os.path.expanduser("~")) / ".local" / "share"  # noqa: PTH111
     if not folder.is_absolute():
-        raise SynclineError("USAGE", "this user has no home folder; --home names the folder for the engine's state")
+        raise SynclineError("USAGE", "this user has no home folder; name a folder for the engine's state with --home")
     return folder / "syncline"
 
 
 def writable(project: Path, home: Path) -> Path:
-    """Return ``project``, or a copy of it in the engine's home if it is in an installed package."""
+    """Return ``project``, or a writable copy in the engine's home if it is in an installed package."""
     if project != SHIPPED:
         return project
     copy = home / "project"
@@ -71,9 +71,9 @@ def writable(project: Path, home: Path) -> Path:
 
 
 def write(project: Path, folder: Path, *, keep: str | None = None) -> None:
-    """Write a project that can be built into ``folder``. Its parts there are replaced, other files stay.
+    """Write a complete project to ``folder``, replacing its parts and keeping other files.
 
-    ``keep`` names a part that is not replaced if it is there.
+    ``keep`` names a part that is not replaced if it exists.
     """
     copy_parts(project, folder, keep=keep)
     package = _PACKAGE if project == SHIPPED else project / _LAYER / "syncline"

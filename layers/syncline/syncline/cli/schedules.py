@@ -1,16 +1,21 @@
-"""The syncs' schedules in EventBridge Scheduler: one for each sync that has one, named as the sync."""
+"""The schedules of syncs in EventBridge Scheduler, one per sync and named like it, and their next start."""
 
 from __future__ import annotations
 
+import calendar
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from zoneinfo import ZoneInfo
 
-from syncline.config.sync import Sync
 from syncline.messages import Start, encode
 from syncline.model import Trigger
+from syncline.schedule import Cron, Rate, parse_schedule
 
 if TYPE_CHECKING:
-    from syncline.cli.target import Target
+    from syncline.cli.deployment import Deployment
+    from syncline.config.sync import Sync
+
 
 _COMPARED: Final = ("ScheduleExpression", "ScheduleExpressionTimezone", "FlexibleTimeWindow", "State", "Target")
 
@@ -18,16 +23,16 @@ _COMPARED: Final = ("ScheduleExpression", "ScheduleExpressionTimezone", "Flexibl
 class Schedules:
     """The stack's schedule group."""
 
-    def __init__(self, target: Target) -> None:
-        self._scheduler = target.scheduler
-        self._group = target.output("ScheduleGroupName")
-        self._role = target.output("SchedulerRoleArn")
-        self._queue = target.output("DiscoverQueueArn")
+    def __init__(self, deployment: Deployment) -> None:
+        self._scheduler = deployment.scheduler
+        self._group = deployment.output("ScheduleGroupName")
+        self._role = deployment.output("SchedulerRoleArn")
+        self._queue = deployment.output("DiscoverQueueArn")
 
     def put(self, syncs: Iterable[Sync], kept: Collection[str] = ()) -> dict[str, str]:
-        """Make the group hold just the schedules of ``syncs`` and those named ``kept``, writing only what differs.
+        """Write the schedules of ``syncs`` if they differ, and delete all others except those named ``kept``.
 
-        Return for each name what was done: created, updated, unchanged or deleted.
+        Return the change by name: created, updated, unchanged or deleted.
         """
         wanted = {sync.name: self._arguments(sync) for sync in syncs if sync.schedule is not None}
         done = {name: self._put(arguments) for name, arguments in wanted.items()}
@@ -64,7 +69,7 @@ class Schedules:
         }
 
     def _names(self) -> Iterator[str]:
-        """The group's schedules that lead to our queue; what somebody else put there is left alone."""
+        """Yield the names of the group's schedules that send to our queue; foreign schedules are left alone."""
         pages = self._scheduler.get_paginator("list_schedules").paginate(GroupName=self._group)
         for page in pages:
             for each in page["Schedules"]:
@@ -73,6 +78,72 @@ class Schedules:
 
 
 def _differs(present: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
-    # AWS adds defaults of its own below Target (such as its retry policy), which are not ours to compare.
+    # AWS adds defaults of its own below Deployment (such as its retry policy), which are not ours to compare.
     target = {key: present.get("Target", {}).get(key) for key in arguments["Target"]}
     return any({**present, "Target": target}.get(key) != arguments[key] for key in _COMPARED)
+
+
+_SATURDAY: Final = 5  # as datetime counts weekdays
+_FARTHEST: Final = 8 * 366 + 2  # days: 29 February may be eight years away
+
+
+def next_time(schedule: str, timezone: str | None, after: float, since: float) -> float | None:
+    """Return the first time of ``schedule`` after ``after`` in Unix seconds, or None if there is none.
+
+    EventBridge Scheduler does not report it. A ``rate`` counts from ``since``. ``timezone`` applies to ``cron``; None
+    means UTC.
+    """
+    parsed = parse_schedule(schedule)
+    if isinstance(parsed, Rate):
+        return since + parsed.seconds * max(1, -(-(after - since) // parsed.seconds))
+    zone = ZoneInfo(timezone or "UTC")
+    for moment in _moments(parsed, datetime.fromtimestamp(after, zone).date()):
+        local = moment.replace(tzinfo=zone)
+        # Skip times that do not exist because daylight saving time begins.
+        exists = local.astimezone(UTC).astimezone(zone).replace(tzinfo=None) == moment
+        if exists and local.timestamp() > after:
+            return local.timestamp()
+    return None
+
+
+def _moments(cron: Cron, first: date) -> Iterator[datetime]:
+    """Yield every time of a schedule from the day ``first`` on, without a time zone."""
+    for offset in range(_FARTHEST):
+        day = first + timedelta(days=offset)
+        if day.month in cron.months and day.year in cron.years and _is_day(cron, day):
+            for hour in sorted(cron.hours):
+                for minute in sorted(cron.minutes):
+                    yield datetime.combine(day, time(hour, minute))
+
+
+def _is_day(cron: Cron, day: date) -> bool:
+    last = calendar.monthrange(day.year, day.month)[1]
+    wanted = cron.day_of_month
+    if wanted == "?":
+        return _is_weekday(cron, day, last)
+    if wanted == "L":
+        return day.day == last
+    if isinstance(wanted, str):  # such as 15W
+        return day.day == _nearest_working_day(day.replace(day=min(int(wanted[:-1]), last)), last)
+    return day.day in wanted
+
+
+def _nearest_working_day(day: date, last: int) -> int:
+    """Return the weekday (Monday to Friday) nearest to ``day`` in the same month."""
+    if day.weekday() == _SATURDAY:
+        return day.day - 1 if day.day > 1 else 3
+    if day.weekday() > _SATURDAY:
+        return day.day + 1 if day.day < last else day.day - 2
+    return day.day
+
+
+def _is_weekday(cron: Cron, day: date, last: int) -> bool:
+    weekday = day.isoweekday() % 7 + 1
+    wanted = cron.day_of_week
+    if not isinstance(wanted, str):
+        return weekday in wanted
+    if wanted == "L":
+        return weekday == 7
+    number, mark, nth = wanted[0], wanted[1], wanted[2:]
+    in_order = day.day + 7 > last if mark == "L" else (day.day - 1) // 7 + 1 == int(nth)
+    return weekday == int(number) and in_order

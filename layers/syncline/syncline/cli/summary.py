@@ -1,4 +1,4 @@
-"""A run in a few words: what it did, how it ended, and the exit code that follows."""
+"""Runs, results and scopes as text, and the exit code of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
-from syncline.cli.show import Cell, Row, Style, digest, duration, many, number, size
+from syncline.cli.output import Cell, Row, Style, digest, duration, number, plural, size
 from syncline.kinds.table import KindInfo
 from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
@@ -19,14 +19,14 @@ TRIGGERS: Final = {
     Trigger.SCHEDULE: "by schedule",
     Trigger.WEBHOOK: "by webhook",
     Trigger.EVENT: "by event",
-    Trigger.MANUAL: "by hand",
+    Trigger.MANUAL: "manually",
     Trigger.RETRY: "as a retry",
-    Trigger.START: "after a start",
+    Trigger.START: "at startup",
 }
-Shown = TypeVar("Shown", Result, KnownFailure)
+ResultOrFailure = TypeVar("ResultOrFailure", Result, KnownFailure)
 OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.FAILED: ("failed", "red"),
-    Outcome.KNOWN: ("known", "red"),
+    Outcome.KNOWN: ("known failure", "red"),
     Outcome.CONFLICT: ("conflict", "yellow"),
     Outcome.CANCELLED: ("cancelled", "yellow"),
     Outcome.REMOVED: ("removed", ""),
@@ -37,23 +37,20 @@ OUTCOMES: Final[dict[Outcome, tuple[str, Style]]] = {
     Outcome.LEFT_OUT: ("left out", "dim"),
     Outcome.EQUAL: ("equal", "dim"),
 }
-"""In the order in which a report shows them, with the word and the style of each."""
+"""The outcomes in the order of a report, with the word and style of each."""
 _IN_PLAN: Final = {Outcome.LEFT_OUT: "would leave out"}
 _RANK: Final = {outcome: rank for rank, outcome in enumerate(OUTCOMES)}
-_WHOLE: Final = "*"
+_ALL: Final = "*"
 FOLD: Final = 2
-"""The cell of an item's row from which on a long row goes on in a second line."""
+"""The cell of an item's row at which a long row continues on a second line."""
 _MODE: Final = "mode:"
 _SCOPED: Final = re.compile(r"^(?:key|prefix|event:[^:]*):(?=.)", re.DOTALL)
 _NAMED: Final = 5
-"""Groups named on a line; the others are counted."""
+"""Groups that a line names; the others are counted."""
 
 
 def exit_code(run: Run) -> int:
-    """Return 0 if the run is over, or still goes on, without a failure, a conflict or an item left behind.
-
-    A known failure is one, unless it is acknowledged.
-    """
+    """Return 1 for a run with failures, conflicts or unacknowledged known failures, or one cancelled or lost; else 0."""
     return SOME_FAILED if _is_bad(run.counts) or run.status in (RunStatus.CANCELLED, RunStatus.LOST) else ALL_WELL
 
 
@@ -61,68 +58,68 @@ def _is_bad(counts: Counts) -> bool:
     return bool(counts.failed or counts.known or counts.conflict)
 
 
-def counted(counts: Counts) -> str:
-    """Return the counts of a run in words: ``41 moved (120.4 MiB), 2,310 equal, 3 left out, 1 conflict``."""
-    said = []
+def counts_text(counts: Counts) -> str:
+    """Return the counts of a run as text: ``41 moved (120.4 MiB), 2,310 equal, 3 left out, 1 conflict``."""
+    parts = []
     if counts.moved:
-        said.append(f"{number(counts.moved)} moved ({size(counts.bytes)})")
+        parts.append(f"{number(counts.moved)} moved ({size(counts.bytes)})")
     if counts.would_move:
-        said.append(f"{number(counts.would_move)} would move")
+        parts.append(f"{number(counts.would_move)} would move")
     if counts.would_remove:
-        said.append(f"{number(counts.would_remove)} would be removed")
-    said += [f"{number(count)} removed" for count in (counts.removed,) if count]
+        parts.append(f"{number(counts.would_remove)} would be removed")
+    parts += [f"{number(count)} removed" for count in (counts.removed,) if count]
     if counts.skipped:
-        said.append(f"{number(counts.skipped)} equal")
+        parts.append(f"{number(counts.skipped)} equal")
     if counts.left_out:
-        said.append(f"{number(counts.left_out)} left out")
+        parts.append(f"{number(counts.left_out)} left out")
     if counts.extra:
-        said.append(f"{number(counts.extra)} extra")
+        parts.append(f"{number(counts.extra)} extra")
     if counts.conflict:
-        said.append(many(counts.conflict, "conflict"))
-    said += [f"{number(counts.failed)} failed"] if counts.failed else []
-    said += known_words(counts.known, counts.acknowledged)
-    said += [f"{number(counts.cancelled)} left as they were"] if counts.cancelled else []
-    return ", ".join(said) or "nothing found"
+        parts.append(plural(counts.conflict, "conflict"))
+    parts += [f"{number(counts.failed)} failed"] if counts.failed else []
+    parts += known_words(counts.known, counts.acknowledged)
+    parts += [f"{number(counts.cancelled)} cancelled"] if counts.cancelled else []
+    return ", ".join(parts) or "nothing found"
 
 
 def known_words(known: int, acknowledged: int) -> list[str]:
-    """Return the known failures of a sync in words; nothing if there are none."""
-    said = [many(known, "known failure")] if known else []
-    return said + ([f"{number(acknowledged)} acknowledged"] if acknowledged else [])
+    """Return the numbers of known and acknowledged failures as text; an empty list for none."""
+    parts = [plural(known, "known failure")] if known else []
+    return parts + ([f"{number(acknowledged)} acknowledged"] if acknowledged else [])
 
 
-def named(scope: Scope) -> str:
-    """Return what a scan covers, on one line."""
+def scope_text(scope: Scope) -> str:
+    """Return a scope as one line of text."""
     if scope.groups is None:
         return "everything"
     groups = sorted({_group_name(group) for group in scope.groups})
     more = len(groups) - _NAMED
-    return visible(", ".join(groups[:_NAMED])) + (f" and {many(more, 'other')}" if more > 0 else "")
+    return visible(", ".join(groups[:_NAMED])) + (f" and {plural(more, 'other')}" if more > 0 else "")
 
 
 def _group_name(group: str) -> str:
-    """Return a group of a scope as people call it: without the words that tell keys, prefixes and events apart."""
+    """Return the display name of a group: without the prefix that distinguishes keys, prefixes and events."""
     if group.startswith(_MODE):
         return str(json.loads(group.removeprefix(_MODE))[0])
     return _SCOPED.sub("", group, count=1)
 
 
-def ending(run: Run) -> tuple[str, Style]:
-    """How a run that is over ended, in one line."""
+def ending_line(run: Run) -> tuple[str, Style]:
+    """Return a line on the result of a run that has ended, and its style."""
     took = duration((run.ended or run.started) - run.started)
     counts = run.counts
     match run.status:
         case RunStatus.CANCELLED:
-            return f"○ {run.sync}: cancelled after {took}: {counted(counts)}", "yellow"
+            return f"○ {run.sync}: cancelled after {took}: {counts_text(counts)}", "yellow"
         case RunStatus.LOST:
-            return f"✗ {run.sync}: lost: nothing more was heard of it; {counted(counts)}", "red"
+            return f"✗ {run.sync}: lost: it stopped making progress; {counts_text(counts)}", "red"
         case _ if _is_bad(counts):
-            return f"✗ {run.sync}: {counted(counts)}, in {took}", "red"
+            return f"✗ {run.sync}: {counts_text(counts)}, in {took}", "red"
         case _ if counts.moved or counts.removed or counts.would_move or counts.would_remove:
-            return f"✓ {run.sync}: {counted(counts)}, in {took}", "green"
+            return f"✓ {run.sync}: {counts_text(counts)}, in {took}", "green"
         case _:
-            said, style = _without_change(counts)
-            return f"✓ {run.sync}: {said}, in {took}", style
+            parts, style = _without_change(counts)
+            return f"✓ {run.sync}: {parts}, in {took}", style
 
 
 def _without_change(counts: Counts) -> tuple[str, Style]:
@@ -131,52 +128,52 @@ def _without_change(counts: Counts) -> tuple[str, Style]:
     acknowledged = f", {number(counts.acknowledged)} acknowledged" if counts.acknowledged else ""
     if counts.skipped:
         left_out = f", {number(counts.left_out)} left out" if counts.left_out else ""
-        return f"nothing differed, {many(counts.skipped, 'item')} equal{left_out}{extra}{acknowledged}", "green"
+        return f"no differences, {plural(counts.skipped, 'item')} equal{left_out}{extra}{acknowledged}", "green"
     if acknowledged:
-        return f"nothing else was found{extra}{acknowledged}", "yellow"
+        return f"no other items found{extra}{acknowledged}", "yellow"
     if counts.left_out:
-        # By the selection or by the rule for Secrets; the report says which.
-        return f"all that was found was left out ({many(counts.left_out, 'item')}){extra}", "yellow"
-    return f"nothing found: the source has nothing that the sync selects{extra}", "yellow"
+        # By the selection or by the rule for Secrets; the report has the reason.
+        return f"everything found was left out ({plural(counts.left_out, 'item')}){extra}", "yellow"
+    return f"nothing found: the source has no items that the sync selects{extra}", "yellow"
 
 
-def as_dict(run: Run) -> dict[str, Any]:
-    """The run for JSON, with how long it took (seconds) once it is over."""
+def run_dict(run: Run) -> dict[str, Any]:
+    """Return a run for JSON, with its duration in seconds once it has ended."""
     took = None if run.ended is None else round(run.ended - run.started, 3)
     return run.as_dict() | {"over": run.over, "seconds": took}
 
 
-def rank(result: Result) -> tuple[int, str, str]:
-    """Sorts results as a report shows them: what needs somebody first, then by name."""
+def report_order(result: Result) -> tuple[int, str, str]:
+    """Sort key of a report: results that need attention first, then by name."""
     return (_RANK[result.outcome], result.group, result.name)
 
 
-def as_called(kind: KindInfo, items: Iterable[Shown]) -> list[Shown]:
-    """Return results or known failures of a kind; where groups are hidden, items have their names alone."""
+def with_display_groups(kind: KindInfo, items: Iterable[ResultOrFailure]) -> list[ResultOrFailure]:
+    """Return results or known failures for display: without their groups if the kind hides groups."""
     if not kind.groups_hidden:
         return list(items)
-    return [each if _WHOLE in (each.group, each.name) else replace(each, group=each.name) for each in items]
+    return [each if _ALL in (each.group, each.name) else replace(each, group=each.name) for each in items]
 
 
 def item_name(result: Result) -> str:
-    """Return the item of a result as people call it."""
-    return item_of(result.group, result.name)
+    """Return the display name of a result's item."""
+    return item_text(result.group, result.name)
 
 
-def item_of(group: str, name: str) -> str:
-    """Return an item as people call it; a scan that failed as a whole has no item."""
-    if group == _WHOLE:
-        return "(the whole scan)" if name == _WHOLE else visible(name)
+def item_text(group: str, name: str) -> str:
+    """Return the display name of an item; a scan that failed completely has none."""
+    if group == _ALL:
+        return "(complete scan)" if name == _ALL else visible(name)
     called = _group_name(group)
-    if name == _WHOLE:
+    if name == _ALL:
         return visible(f"{called} (all)")
     return visible(name if called == name else f"{group}:{name}")
 
 
 def item_lines(results: Iterable[Result], *, full: bool = False, plan: bool = False) -> Iterator[Row | str]:
-    """Yield a report's lines: a row for each item and, below it, why it did not go well.
+    """Yield the lines of a report: a row per item and, below it, the code and reason of a failure.
 
-    Why a known failure fails was told in the run in which it first did; here it is told if ``full``.
+    The reason of a known failure is included only if ``full``: the run in which it first failed reported it.
     """
     for result in results:
         yield item_row(result, full=full, plan=plan)
@@ -186,7 +183,7 @@ def item_lines(results: Iterable[Result], *, full: bool = False, plan: bool = Fa
 
 
 def item_row(result: Result, *, full: bool = False, plan: bool = False) -> Row:
-    """Return the row of an item in a report: outcome, item, digests, size."""
+    """Return the row of an item: outcome, item, digests, size."""
     word, style = OUTCOMES[result.outcome]
     source, target = digest(result.source, full=full), digest(result.target, full=full)
     same = result.source is not None and result.source == result.target

@@ -1,19 +1,19 @@
-"""``gh-list``, ``gitlab-list`` and ``xref``: list builds, list the registry, and compare both."""
+"""``gh-list``, ``gitlab-list`` and ``xref``: list builds, list the registry, and show their differences."""
 
 from __future__ import annotations
 
 import time
 from typing import Any
 
-from syncline.cli.context import SOME_FAILED, Answer
-from syncline.cli.show import Out, size
+from syncline.cli.context import SOME_FAILED, CommandResult
+from syncline.cli.output import Output, size
 from syncline.kinds.artifacts.builds import Build, Destination, UnreadableRun
 from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.discover import TagLists
 
 
-def gh_list(setup: Setup, out: Out) -> Answer:
-    """List the latest runs with their metadata."""
+def gh_list(setup: Setup, out: Output) -> CommandResult:
+    """List the examine runs with their metadata."""
     shown: list[dict[str, Any]] = []
     for run in setup.builds.runs(time.time(), setup.odd.append):
         build = setup.builds.build(run)
@@ -33,11 +33,11 @@ def gh_list(setup: Setup, out: Out) -> Answer:
                 "images": [destination.image for destination in build.destinations],
             }
         )
-    return Answer({"runs": shown})
+    return CommandResult({"runs": shown})
 
 
-def gitlab_list(setup: Setup, out: Out) -> Answer:
-    """List the registry's repositories with their tags and, with GitLab's API, sizes and ages."""
+def gitlab_list(setup: Setup, out: Output) -> CommandResult:
+    """List the registry's repositories and tags, with sizes and ages if GitLab reports them."""
     tags, api = setup.tags, setup.target.api
     shown: list[dict[str, Any]] = []
     for repository in _repositories(setup, tags):
@@ -51,7 +51,7 @@ def gitlab_list(setup: Setup, out: Out) -> Answer:
             found.append(row)
         out.table([_cells(row) for row in found], indent=2)
         shown.append({"repository": repository, "tags": found})
-    return Answer({"repositories": shown})
+    return CommandResult({"repositories": shown})
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -59,10 +59,10 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     return (row["tag"], size(known) if known is not None else "", row.get("created", ""), row.get("digest", "")[:19])
 
 
-def xref(setup: Setup, out: Out, *, list_extra: bool) -> Answer:
-    """List images of builds that the registry lacks; with ``list_extra`` also tags that none of these builds made."""
+def xref(setup: Setup, out: Output, *, list_extra: bool) -> CommandResult:
+    """Show images of builds that the registry lacks; with ``list_extra`` also tags that no examine build made."""
     tags = setup.tags
-    _repositories(setup, tags)  # before reading many logs at GitHub, as the registry may reject the credentials
+    _repositories(setup, tags)  # first, as the registry may reject the credentials and GitHub's logs take long
     builds = setup.youngest(time.time())
     good = [build for build in builds if isinstance(build, Build)]
     missing = [
@@ -78,14 +78,14 @@ def xref(setup: Setup, out: Out, *, list_extra: bool) -> Answer:
     value: dict[str, Any] = {"missing": [_missing(build, destination) for build, destination in missing]}
     if list_extra:
         extra = _extra(setup, tags, good)
-        out.line(f"of no scanned build: {len(extra)}", "bold")
+        out.line(f"of no examine build: {len(extra)}", "bold")
         out.table([(name,) for name in extra], indent=2)
         value["extra"] = extra
-    flawed = [build for build in builds if isinstance(build, UnreadableRun)]
-    for each in flawed:
+    unreadable = [build for build in builds if isinstance(build, UnreadableRun)]
+    for each in unreadable:
         out.line(f"run {each.run.id}: {each.error}", "yellow")
-    value["flawed"] = [{"run": f.run.id, "code": f.error.code.name, "reason": f.error.what} for f in flawed]
-    return Answer(value, SOME_FAILED if flawed else 0)
+    value["unreadable"] = [{"run": f.run.id, "code": f.error.code.name, "reason": f.error.what} for f in unreadable]
+    return CommandResult(value, SOME_FAILED if unreadable else 0)
 
 
 def _missing(build: Build, destination: Destination) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _missing(build: Build, destination: Destination) -> dict[str, Any]:
 
 
 def _extra(setup: Setup, tags: TagLists, builds: list[Build]) -> list[str]:
-    """Return tags that match the mapping and were made by no build, without aliases."""
+    """Return tags that the mapping allows but no build made, without aliases."""
     made = {str(destination) for build in builds for destination in build.destinations}
     sync = setup.sync
     left_out = {*sync.aliases, "latest"}
@@ -107,7 +107,7 @@ def _extra(setup: Setup, tags: TagLists, builds: list[Build]) -> list[str]:
 
 
 def _repositories(setup: Setup, tags: TagLists) -> list[str]:
-    """Return the repositories of the project; without GitLab's API those of the mapping."""
+    """Return the repositories of the project; without GitLab's API those that the mapping can produce."""
     if setup.target.api is not None:
         return sorted(tags.repositories())
     build, project = setup.sync.build, setup.sync.target.project

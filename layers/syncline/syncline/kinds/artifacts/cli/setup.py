@@ -1,4 +1,4 @@
-"""The setup of the commands about artifacts: a sync of that kind, with values replaced by options."""
+"""The sync and the clients of the ``artifacts`` commands; options override values of the sync."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from pydantic import ValidationError
 
 from syncline.cli.context import Context
-from syncline.cli.show import Out, write
+from syncline.cli.output import Output, write
 from syncline.clients.http.client import Http
 from syncline.clients.http.failures import MAX_RETRY_AFTER
 from syncline.clients.http.listings import InvalidEntry
@@ -46,12 +46,12 @@ _DEFAULT: Final = "syncs.yaml"
 _SHIPPED: Final = "examples/artifacts-presto.yaml"
 _LONGEST_PAUSE: Final = MAX_RETRY_AFTER + 60
 _USUAL_USER: Final = "gitlab-ci-token"
-"""GitLab accepts any user name with a token, except for a job token, which needs this one."""
+"""GitLab accepts any user name with a token; a job token requires this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """The options of the command line and the environment; None for those not given."""
+    """Options from the command line and the environment; None if not given."""
 
     config: Path | None = None
     sync: str | None = None
@@ -73,9 +73,10 @@ class Options:
 
 @dataclass
 class Setup:
-    """The sync, and clients of its source and target. Facts are kept in this process only.
+    """The sync, and clients for its source and target. State lasts as long as this process.
 
-    ``odd`` collects invalid entries of listings. Pauses that servers request are waited for, up to an hour.
+    ``odd`` collects invalid entries of listings. Pauses that servers request are waited for in the process, up to an
+    hour.
     """
 
     options: Options
@@ -85,13 +86,13 @@ class Setup:
 
     def __post_init__(self) -> None:
         self._halted = threading.Event()
-        self._told: dict[str, float] = {}
-        policy = RetryPolicy(cap=_LONGEST_PAUSE, halted=self._halted.is_set, on_pause=self._tell_of_pause)
+        self._reported: dict[str, float] = {}
+        policy = RetryPolicy(cap=_LONGEST_PAUSE, halted=self._halted.is_set, on_pause=self._report_pause)
         self.http = Http(policy)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """End the requests and pauses of all threads on an interrupt (Ctrl-C) within the block."""
+        """Make Ctrl-C in the block end the requests and pauses of all threads."""
 
         def interrupted(number: int, frame: FrameType | None) -> None:
             self._halted.set()
@@ -106,30 +107,30 @@ class Setup:
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    def _tell_of_pause(self, host: str, seconds: float) -> None:
-        """Write the end of a pause for a host to stderr, once for all waiting threads."""
+    def _report_pause(self, host: str, seconds: float) -> None:
+        """Write to stderr until when requests to a host pause, once for all threads."""
         now = time.time()
-        if now >= self._told.get(host, 0.0):
-            self._told[host] = now + seconds
+        if now >= self._reported.get(host, 0.0):
+            self._reported[host] = now + seconds
             write(f"{visible(host)} asked to slow down; waiting until {utc_time_in(seconds)}", sys.stderr)
 
     @cached_property
     def has_file(self) -> bool:
-        """Return True if the sync is in a file of the user; otherwise the shipped example is used with the options."""
+        """True if the user has a file with the sync; otherwise the shipped example is used without endpoints and credentials."""
         return self.options.config is not None or Path(_DEFAULT).is_file()
 
     @cached_property
     def sync(self) -> ArtifactsSync:
-        """Return the sync. Raises CONFIG_INVALID, or USAGE if the file has none or several of the kind."""
+        """The sync; raises CONFIG_INVALID, or USAGE if the file has none or several of the kind."""
         options = self.options
-        file = (options.config or Path(_DEFAULT)) if self.has_file else Context(None, None, Out()).project / _SHIPPED
+        file = (options.config or Path(_DEFAULT)) if self.has_file else Context(None, None, Output()).project / _SHIPPED
         values = _chosen(file, options.sync).model_dump(mode="json")
         if not self.has_file:
             values["source"]["auth"] = {"token": "env:GH_TOKEN"}
             values["target"] |= {"api": None, "auth": {"username": _USUAL_USER, "password": "env:GITLAB_TOKEN"}}
             values["aliases"] = ()
         try:
-            return ArtifactsSync.model_validate(_with(values, options), context=STORED)
+            return ArtifactsSync.model_validate(_with_options(values, options), context=STORED)
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
             where = ".".join(map(str, wrong["loc"]))
@@ -139,7 +140,7 @@ class Setup:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """Return secrets from the options and the environment. Secrets in AWS are only for the functions."""
+        """Secrets from options and the environment; those on AWS are for the functions only."""
         options = self.options
         given = {
             _GITHUB: options.gh_token,
@@ -148,7 +149,7 @@ class Setup:
             _PASSWORD: options.registry_password or options.gitlab_token,
         }
         environ = {**os.environ, **{name: text for name, text in given.items() if text}}
-        return Secrets(_on_aws, _on_aws, environ, environment="this command")
+        return Secrets(_refuse_aws, _refuse_aws, environ, environment="this command")
 
     @cached_property
     def github(self) -> GitHub:
@@ -156,10 +157,10 @@ class Setup:
 
     @cached_property
     def target(self) -> ProjectTarget:
-        """Return the registry, and GitLab's API if known. Raises USAGE if neither a file nor an option names them."""
+        """The registry, and GitLab's API if configured. Raises USAGE if neither a file nor options name them."""
         sync, options = self.sync, self.options
         if not self.has_file and not (options.registry and options.gitlab_project):
-            what = f"there is no {_DEFAULT} here; name the registry with --registry HOST and --gitlab-project PATH, "
+            what = f"there is no {_DEFAULT} in this folder; name the registry with --registry HOST and --gitlab-project PATH, "
             raise SynclineError("USAGE", what + "or a file with a sync of artifacts with --config FILE")
         registry = registry_at(sync.target, self.secrets, self.http)
         return ProjectTarget(registry, gitlab_at(sync.target, self.secrets, self.http))
@@ -170,22 +171,22 @@ class Setup:
 
     @property
     def tags(self) -> TagLists:
-        """Return the current tags of the registry."""
+        """The current tags of the registry."""
         return TagLists(self.target, self.odd.append)
 
     def youngest(self, now: float) -> list[Build | UnreadableRun]:
-        """Return a build for each image tag, the youngest first, and unreadable runs."""
+        """Return the latest build of each image tag, newest first, and runs with invalid metadata."""
         return list(self.builds.youngest(self.builds.runs(now, self.odd.append)))
 
     def build(self, tag: str, now: float) -> Build:
-        """Return the youngest build of an image tag. Raises NOT_FOUND."""
+        """Return the latest build of an image tag. Raises NOT_FOUND."""
         known: list[str] = []
         for build in self.youngest(now):
             if isinstance(build, Build):
                 if build.tag == tag:
                     return build
                 known.append(build.tag)
-        what = f"none of the {self.sync.source.limit} scanned runs made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
+        what = f"none of the {self.sync.source.limit} runs examine made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
         raise SynclineError("NOT_FOUND", what)
 
 
@@ -203,8 +204,8 @@ def _chosen(file: Path, name: str | None) -> ArtifactsSync:
     raise SynclineError("USAGE", f"{file.name} has these syncs of artifacts: {names}; `--sync` names one of them")
 
 
-def _with(values: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Return a sync's values, replaced by those of the options."""
+def _with_options(values: dict[str, Any], options: Options) -> dict[str, Any]:
+    """Return a sync's values with those of the options in their destination."""
     source, target = values["source"], values["target"]
     _put(source, repository=options.repo, workflow=options.workflow, branch=options.branch, limit=options.limit)
     _put(source, url=options.gh_url)
@@ -234,11 +235,11 @@ def _put(values: dict[str, Any], **given: object) -> None:
 
 
 def _user_of(auth: Any) -> str | None:
-    """Return a user name of the file, or the one in the environment."""
+    """Return the user name if it is in the file or in the environment."""
     name = auth.get("username") if isinstance(auth, Mapping) else None
     return name if isinstance(name, str) and (":" not in name or name.startswith("env:")) else None
 
 
-def _on_aws() -> NoReturn:
+def _refuse_aws() -> NoReturn:
     what = "this command reads secrets from the environment (`env:NAME`) or its options, not from AWS"
     raise SynclineError("SECRET_MISSING", what)

@@ -1,4 +1,4 @@
-"""``download``, ``prepare``, ``push``, ``clean`` and ``retag``: the steps of a sync as separate commands."""
+"""``download``, ``prepare``, ``push``, ``clean`` and ``retag``: the sync step by step, with the code of the functions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from syncline.cli.context import SOME_FAILED, Answer
-from syncline.cli.show import Out, size
+from syncline.cli.context import SOME_FAILED, CommandResult
+from syncline.cli.output import Output, size
 from syncline.clients.github.client import Artifact
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import parse_repository, parse_tag
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.builds import Destination
-from syncline.kinds.artifacts.cli.files import METADATA, PLAN, Folder, LocalFile, download
+from syncline.kinds.artifacts.cli.downloads import METADATA, PLAN, DownloadFolder, LocalFile, download
 from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.examine import examine
 from syncline.kinds.artifacts.find_archive import ImageArchive, candidate_artifacts, find_archive
@@ -28,22 +28,22 @@ from syncline.model import Item
 
 _FOR_EVER: Final = StepContext(lambda: 3600.0)
 _AT_ONCE: Final = 2
-"""Images pushed at the same time."""
+"""Images pushed concurrently."""
 
 
-def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Answer:
-    """``download``: download the artifacts and metadata of the youngest run of an image tag.
+def fetch(setup: Setup, out: Output, tag: str, output: Path, *, force: bool) -> CommandResult:
+    """``download``: fetch the artifacts and metadata of the latest run of an image tag.
 
-    A complete file on disk is kept. A downloaded file replaces it only when it is complete, so that a good copy is never
+    Complete files on disk are kept. A new file replaces the old one once it is complete, so that a good copy is never
     lost.
     """
-    folder = Folder.of(output, tag)
+    folder = DownloadFolder.of(output, tag)
     build = setup.build(tag, time.time())
     repository = setup.sync.source.repository
     found = setup.github.artifacts(repository, build.run.id, setup.odd.append)
     before = _digests(folder)
-    whole = {a.id: digest for a in found if (digest := _whole(folder, a, before)) is not None}
-    # Copies of artifacts that GitHub has removed since; they may be the only ones.
+    whole = {a.id: digest for a in found if (digest := _intact_digest(folder, a, before)) is not None}
+    # Copies of artifacts that GitHub has removed since.
     kept = [artifact for artifact in found if artifact.expired and artifact.id in whole]
     if force or not kept or any(not artifact.expired for artifact in found):
         kept += candidate_artifacts(found, setup.sync.build, f"run {build.run.id}")
@@ -51,14 +51,14 @@ def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Ans
     for artifact in kept:
         about = {"id": artifact.id, "name": artifact.name, "file": _file(artifact)}
         if artifact.id in whole and (artifact.expired or not force):
-            out.line(f"{artifact.name} is there already")
+            out.line(f"{artifact.name} already downloaded")
             size_ = LocalFile(folder, _file(artifact)).size
             artifacts.append({**about, "digest": whole[artifact.id], "size": size_})
             continue
         content = setup.github.content(repository, artifact)
         done = download(content, folder, _file(artifact), artifact.digest, anew=force)
-        folder.forget_plan()
-        out.line(f"{artifact.name}: {size(done.came)}")
+        folder.remove_plan()
+        out.line(f"{artifact.name}: {size(done.received)}")
         artifacts.append({**about, "digest": done.digest, "size": done.size})
     destinations = [
         {"image": destination.image, "repository": destination.repository, "tag": destination.tag}
@@ -73,33 +73,33 @@ def fetch(setup: Setup, out: Out, tag: str, output: Path, *, force: bool) -> Ans
         "images": destinations,
     }
     folder.write(METADATA, value)
-    out.follow_up(f"syncline artifacts prepare {tag}", "verifies it")
-    return Answer(value)
+    out.hint(f"syncline artifacts prepare {tag}", "to verify it")
+    return CommandResult(value)
 
 
 def _file(artifact: Artifact) -> str:
     return f"{artifact.id}.zip"
 
 
-def _digests(folder: Folder) -> dict[str, str]:
-    """Return the digests of files at the time of their download."""
+def _digests(folder: DownloadFolder) -> dict[str, str]:
+    """Return the digests of files at their download."""
     try:
         return {each["file"]: each["digest"] for each in folder.read(METADATA, "download")["artifacts"]}
     except (SynclineError, KeyError, TypeError):
-        return {}  # without a readable record, only GitHub's digests count
+        return {}  # no readable record: only GitHub's digests are known
 
 
-def _whole(folder: Folder, artifact: Artifact, before: dict[str, str]) -> str | None:
-    """Return the digest of an artifact's file if it equals GitHub's, or the one at the time of the download."""
+def _intact_digest(folder: DownloadFolder, artifact: Artifact, before: dict[str, str]) -> str | None:
+    """Return the digest of an artifact's file on disk if it matches GitHub's or that of the download, else None."""
     digest = artifact.digest or before.get(_file(artifact))
     return digest if digest is not None and folder.digest(_file(artifact)) == digest else None
 
 
-def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -> Answer:
-    """``prepare``: verify every expected image in the downloads, and write the plan of their destinations."""
-    folder = Folder.of(downloads, tag)
+def prepare(setup: Setup, out: Output, tag: str, downloads: Path, *, clean: bool) -> CommandResult:
+    """``prepare``: verify every expected image in the downloads, and write the upload plan."""
+    folder = DownloadFolder.of(downloads, tag)
     if clean:
-        folder.forget_plan()
+        folder.remove_plan()
     about = folder.read(METADATA, f"syncline artifacts download {tag}")
     images: list[dict[str, Any]] = []
     for entry in about["images"]:
@@ -111,12 +111,12 @@ def prepare(setup: Setup, out: Out, tag: str, downloads: Path, *, clean: bool) -
         out.line(f"{destination.image}: {image.fingerprint[:19]}, {len(image.layers)} layers → {destination}")
     plan = {"image_tag": tag, "registry": setup.target.registry.host, "images": images}
     folder.write(PLAN, plan)
-    out.follow_up(f"syncline artifacts push {tag}", "brings them to the registry")
-    return Answer(plan)
+    out.hint(f"syncline artifacts push {tag}", "to push them to the registry")
+    return CommandResult(plan)
 
 
 @dataclass(frozen=True, slots=True)
-class Pushing:
+class PushOptions:
     """The options of ``push``."""
 
     force: bool = False
@@ -124,15 +124,15 @@ class Pushing:
     verbose: bool = False
 
 
-def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Answer:
-    """``push``: push the prepared images to the registry; an existing tag is replaced only with ``--force``."""
-    folder = Folder.of(downloads, tag)
+def push(setup: Setup, out: Output, tag: str, downloads: Path, how: PushOptions) -> CommandResult:
+    """``push``: push prepared images to the registry; an existing tag is replaced only with ``force``."""
+    folder = DownloadFolder.of(downloads, tag)
     about = folder.read(METADATA, f"syncline artifacts download {tag}")
     plan = folder.read(PLAN, f"syncline artifacts prepare {tag}")
     known = KnownLayers(setup.memory, setup.target.registry)
 
-    def one(entry: dict[str, Any]) -> dict[str, Any]:
-        destination = Destination(entry["image"], _moved(setup, entry["repository"]), entry["tag"])
+    def push_image(entry: dict[str, Any]) -> dict[str, Any]:
+        destination = Destination(entry["image"], _target_repository(setup, entry["repository"]), entry["tag"])
         try:
             return {"target": str(destination), **_push(setup, known, folder, about, destination, entry, how)}
         except SynclineError as error:
@@ -141,21 +141,21 @@ def push(setup: Setup, out: Out, tag: str, downloads: Path, how: Pushing) -> Ans
 
     results = []
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="push") as pool:
-        for result in pool.map(one, plan["images"]):
+        for result in pool.map(push_image, plan["images"]):
             results.append(result)
-            _tell(out, result, verbose=how.verbose)
+            _print_result(out, result, verbose=how.verbose)
     failed = any(result["outcome"] in {"failed", "conflict"} for result in results)
-    return Answer({"image_tag": tag, "images": results}, SOME_FAILED if failed else 0)
+    return CommandResult({"image_tag": tag, "images": results}, SOME_FAILED if failed else 0)
 
 
 def _push(  # noqa: PLR0913, PLR0917 - each is needed
     setup: Setup,
     known: KnownLayers,
-    folder: Folder,
+    folder: DownloadFolder,
     about: dict[str, Any],
     destination: Destination,
     entry: dict[str, Any],
-    how: Pushing,
+    how: PushOptions,
 ) -> dict[str, Any]:
     registry = setup.target.registry
     present, same = registry.manifest_digest(destination.repository, destination.tag), False
@@ -164,20 +164,20 @@ def _push(  # noqa: PLR0913, PLR0917 - each is needed
         same = fingerprint_of(manifest) == entry["config"]
         if same and is_complete(registry, destination.repository, destination.tag):
             return {"outcome": "skipped", "digest": present}
-        # The digest of an index may change in the push, so it is compared after pushing again.
+        # The digest of an index may change in transfer, so only pushing it again shows a difference.
         if not same and not manifest.is_index:
-            raise _differs(destination, fingerprint_of(manifest), entry["config"])
+            raise _conflict(destination, fingerprint_of(manifest), entry["config"])
     tag = str(about["image_tag"])
     found = _found(setup, folder, about, destination, tag)
     pushing = ImagePusher(registry, destination.repository, known, _FOR_EVER)
     written = pushing.push(found.open, found.where, _wanted(setup, destination, tag), ImageProgress())
-    assert written is not None, "there is all the time in the world"
+    assert written is not None, "the time limit is not reached"
     if written.saved != entry["config"]:
-        raise SynclineError("ARCHIVE_INVALID", f"{found.where} is no longer what was prepared; prepare it again")
+        raise SynclineError("ARCHIVE_INVALID", f"{found.where} changed since `prepare`; run `prepare` again")
     if present == written.manifest.digest and not how.force:
         return {"outcome": "skipped", "digest": present}
     if present is not None and not same and not how.force:
-        raise _differs(destination, present, written.manifest.digest)
+        raise _conflict(destination, present, written.manifest.digest)
     check_parts(registry, destination.repository, written.manifest)
     registry.put_tag(destination.repository, destination.tag, written.manifest, present, overwrite=how.force)
     for alias in how.aliases:
@@ -194,41 +194,41 @@ def _verify(registry: Registry, items: list[Item]) -> None:
             raise answer.error
 
 
-def _differs(destination: Destination, present: str, wanted: str) -> SynclineError:
+def _conflict(destination: Destination, present: str, wanted: str) -> SynclineError:
     return SynclineError("TAG_DIFFERS", f"{destination} is the image {present}, not {wanted}; `--force` replaces it")
 
 
-def _tell(out: Out, result: dict[str, Any], *, verbose: bool) -> None:
-    words = result.get("reason") or (size(result["bytes"]) if "bytes" in result else "is there already")
+def _print_result(out: Output, result: dict[str, Any], *, verbose: bool) -> None:
+    words = result.get("reason") or (size(result["bytes"]) if "bytes" in result else "already in the registry")
     out.line(f"{result['outcome']}  {result['target']}  {words}", "red" if "code" in result else "")
     if verbose and "digest" in result:
         out.table([(key, str(result[key])) for key in ("digest", "config") if key in result], indent=2)
 
 
-def clean(out: Out, tag: str, downloads: Path) -> Answer:
+def clean(out: Output, tag: str, downloads: Path) -> CommandResult:
     """``clean``: remove the downloads and the plan of an image tag."""
-    folder = Folder.of(downloads, tag)
+    folder = DownloadFolder.of(downloads, tag)
     removed = folder.remove()
-    out.line(f"{folder} {'is removed' if removed else 'was not there'}")
-    return Answer({"image_tag": tag, "removed": removed})
+    out.line(f"{folder} {'removed' if removed else 'does not exist'}")
+    return CommandResult({"image_tag": tag, "removed": removed})
 
 
-def retag(setup: Setup, out: Out, source: str, destination: str) -> Answer:
-    """``retag``: put the manifest of one tag under another tag of the same repository, without copying layers."""
+def retag(setup: Setup, out: Output, source: str, destination: str) -> CommandResult:
+    """``retag``: store the manifest of one tag under another tag of the same repository."""
     registry = setup.target.registry
     (repository, tag), (other, alias) = (_reference(setup, text) for text in (source, destination))
     if repository != other:
-        raise SynclineError(
-            "USAGE", f"{source} and {destination} are not of one repository, so layers would have to move"
-        )
+        raise SynclineError("USAGE", f"{source} and {destination} are in different repositories")
     manifest = registry.manifest(repository, tag)
     registry.put_manifest(repository, alias, manifest)
     out.line(f"{repository}:{alias} is {manifest.digest}, as {tag}")
-    return Answer({"target": f"{repository}:{alias}", "digest": manifest.digest, "config": fingerprint_of(manifest)})
+    return CommandResult(
+        {"target": f"{repository}:{alias}", "digest": manifest.digest, "config": fingerprint_of(manifest)}
+    )
 
 
 def _reference(setup: Setup, text: str) -> tuple[str, str]:
-    """Return the repository and tag of ``x86/app:tag``, adding the project if it is missing."""
+    """Return repository and tag of ``x86/app:tag``, below the project unless it begins with the project."""
     name, colon, tag = text.removeprefix(f"{setup.target.registry.host}/").rpartition(":")
     if not colon:
         raise SynclineError("USAGE", f"{text!r} has no tag; write repository:tag")
@@ -237,8 +237,8 @@ def _reference(setup: Setup, text: str) -> tuple[str, str]:
     return parse_repository(repository), parse_tag(tag)
 
 
-def _moved(setup: Setup, repository: str) -> str:
-    """Return a repository of the plan, below the current project (``--registry-project``)."""
+def _target_repository(setup: Setup, repository: str) -> str:
+    """Return a repository of the plan below the current project (``--registry-project``)."""
     project = setup.sync.target.project
     if repository.startswith(f"{project}/"):
         return repository
@@ -248,7 +248,9 @@ def _moved(setup: Setup, repository: str) -> str:
     return repository
 
 
-def _found(setup: Setup, folder: Folder, about: dict[str, Any], destination: Destination, tag: str) -> ImageArchive:
+def _found(
+    setup: Setup, folder: DownloadFolder, about: dict[str, Any], destination: Destination, tag: str
+) -> ImageArchive:
     files = [LocalFile(folder, Path(str(entry["file"])).name) for entry in about["artifacts"]]
     return find_archive(files, setup.sync.build, destination.image, tag)
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from syncline.cli.command import NAME, command, new_app
-from syncline.cli.context import Answer, Context
+from syncline.cli.context import CommandResult, Context
 
 app = new_app()
 
@@ -32,7 +32,7 @@ def restore(  # noqa: PLR0913 - each is an option
             "--key", metavar="REFERENCE", help="Reference to the key of encrypted files, if the sync no longer has it."
         ),
     ] = None,
-) -> Answer:
+) -> CommandResult:
     """Restore backups from git to a folder or bucket."""
     from syncline.kinds.backups.cli import restore as command_restore  # noqa: PLC0415
 

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from syncline.cli.context import NOT_DONE, SOME_FAILED, Answer, Context
-from syncline.cli.endings import as_value
-from syncline.cli.show import Style, many, size
+from syncline.cli.context import NOT_DONE, SOME_FAILED, CommandResult, Context
+from syncline.cli.error_output import error_dict
+from syncline.cli.output import Style, plural, size
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.visible import visible
@@ -38,7 +38,7 @@ class Order:
     overwrite: bool
 
 
-def restore(context: Context, name: str, order: Order) -> Answer:
+def restore(context: Context, name: str, order: Order) -> CommandResult:
     """Restore a part (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with the user's own rights.
 
     Everything is checked before anything is written. Raises USAGE for a sync or commit that cannot be restored,
@@ -53,15 +53,15 @@ def restore(context: Context, name: str, order: Order) -> Answer:
     from syncline.store.table import Database  # noqa: PLC0415
     from syncline.wiring.dependencies import Dependencies  # noqa: PLC0415
 
-    target = context.target
-    sync = load_sync(target.state.sync_config(name))
+    deployment = context.deployment
+    sync = load_sync(deployment.state.sync_config(name))
     if not isinstance(sync, BackupsSync) or not isinstance(sync.target, GitTarget):
         raise SynclineError("USAGE", f"{name} is not a sync of backups into git, so there is nothing to restore from")
     at = None if order.at is None else order.at.lower()
     if at is not None and not _COMMIT.fullmatch(at):
         raise SynclineError("USAGE", f"--at {order.at!r} is not a commit ID; write at least its first four digits")
     key = _key(context, sync, order.key)
-    parts = Dependencies(target.secrets, Http(), target.state, Database(target.table))
+    parts = Dependencies(deployment.secrets, Http(), deployment.state, Database(deployment.table))
     layout = layout_of(sync)
     branch = layout.branch_of(order.part.partition("/")[0])
     store = _store(sync, order.to, parts)
@@ -75,30 +75,30 @@ def restore(context: Context, name: str, order: Order) -> Answer:
         restored = restorer.write(plan)
     _print_result(context, order.part, str(store), restored)
     value = {"restored": {"part": order.part, "to": str(store), **asdict(restored)}}
-    return Answer(value, SOME_FAILED if restored.refused else 0)
+    return CommandResult(value, SOME_FAILED if restored.refused else 0)
 
 
-def _confirm_overwrite(context: Context, paths: list[str], store: str) -> Answer | None:
+def _confirm_overwrite(context: Context, paths: list[str], store: str) -> CommandResult | None:
     """List the files that would be overwritten and ask. Return None if the user agrees, else the answer to exit with."""
     out = context.out
     _print_lines(context, [f"would overwrite  {visible(path)}" for path in paths], "yellow")
-    files = many(len(paths), "file", "files")
-    if out.asks:
-        if out.agrees(f"Overwrite {files} in {store}?"):
+    files = plural(len(paths), "file", "files")
+    if out.interactive:
+        if out.confirm(f"Overwrite {files} in {store}?"):
             return None
         out.line("nothing was written")
-        return Answer(code=NOT_DONE)
+        return CommandResult(code=NOT_DONE)
     error = SynclineError("WOULD_OVERWRITE", f"{files} in {store} differ from the commit; nothing was written")
     if not out.as_json:
         raise error
-    return Answer({"error": as_value(error), "would_overwrite": paths}, NOT_DONE)
+    return CommandResult({"error": error_dict(error), "would_overwrite": paths}, NOT_DONE)
 
 
 def _print_result(context: Context, part: str, store: str, restored: RestoreResult) -> None:
     out = context.out
     refused = [f"not restored  {visible(each.path)}  {each.code}: {each.reason}" for each in restored.refused]
     _print_lines(context, refused, "red")
-    files = many(restored.files, "file", "files")
+    files = plural(restored.files, "file", "files")
     more = f", {restored.unchanged} were unchanged" if restored.unchanged else ""
     more += f", {restored.overwritten} of them overwritten" if restored.overwritten else ""
     more += f", {len(refused)} not restored" if refused else ""
@@ -121,9 +121,9 @@ def _key(context: Context, sync: BackupsSync, named: str | None) -> str | None:
     from syncline.secrets import Reference  # noqa: PLC0415
 
     if named is None:
-        return context.target.secrets.resolve(sync.secrets.encrypt) if isinstance(sync.secrets, Encrypt) else None
+        return context.deployment.secrets.resolve(sync.secrets.encrypt) if isinstance(sync.secrets, Encrypt) else None
     try:
-        return context.target.secrets.resolve(Reference.parse(named))
+        return context.deployment.secrets.resolve(Reference.parse(named))
     except ValueError as error:
         raise SynclineError("USAGE", f"--key {error}") from None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from syncline.cli.commands_run import config_of
-from syncline.cli.context import SOME_FAILED, Answer, Context
+from syncline.cli.context import SOME_FAILED, CommandResult, Context
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import ignore
 from syncline.config.sync import load_sync
@@ -18,12 +18,12 @@ from syncline.wiring.buckets import bucket_at
 from syncline.wiring.dependencies import Dependencies
 
 
-def check(context: Context, name: str) -> Answer:
+def check(context: Context, name: str) -> CommandResult:
     """Request source, target and reports of a sync, one by one; exit 1 if one of them fails.
 
     Raises NO_SUCH_SYNC, or USAGE for a sync that is not of files.
     """
-    stack = context.target
+    stack = context.deployment
     sync = load_sync(config_of(stack.state, name))
     if not isinstance(sync, FilesSync):
         raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; `check` is for one of files")
@@ -51,4 +51,6 @@ def check(context: Context, name: str) -> Answer:
         else:
             checked[what] = "answers"
             context.out.line(f"{what}: answers")
-    return Answer({"checked": checked}, SOME_FAILED if any(each != "answers" for each in checked.values()) else 0)
+    return CommandResult(
+        {"checked": checked}, SOME_FAILED if any(each != "answers" for each in checked.values()) else 0
+    )

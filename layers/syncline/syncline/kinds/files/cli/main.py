@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from syncline.cli.command import NAME, command, new_app
-from syncline.cli.context import Answer, Context
+from syncline.cli.context import CommandResult, Context
 
 app = new_app()
 
 
 @command(app)
-def check(context: Context, name: Annotated[str, NAME]) -> Answer:
+def check(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     """Check that source, target and reports of a sync of files respond."""
     from syncline.kinds.files.cli import check as command_check  # noqa: PLC0415
 
@@ -36,7 +36,7 @@ def state(  # noqa: PLR0913 - each is an argument of the command
     ] = None,
     *,
     reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,
-) -> Answer:
+) -> CommandResult:
     """Export, compare or import the state of a sync's files."""
     from syncline.kinds.files.cli import state as command_state  # noqa: PLC0415
 

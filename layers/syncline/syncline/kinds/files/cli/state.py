@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from syncline.cli.commands_run import config_of
-from syncline.cli.context import SOME_FAILED, Answer, Context
-from syncline.cli.show import many
+from syncline.cli.context import SOME_FAILED, CommandResult, Context
+from syncline.cli.output import plural
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.s3.client import Bucket
@@ -40,7 +40,7 @@ _PORTION: Final = 500
 
 def state(  # noqa: PLR0913 - what the command takes
     context: Context, action: str, name: str, file: Path | None, other: Path | None, *, reports: bool
-) -> Answer:
+) -> CommandResult:
     """Carry out one action on a sync's state.
 
     Raises NO_SUCH_SYNC, errors of the buckets, and USAGE for a sync of another kind, a missing file argument, or a file
@@ -48,7 +48,7 @@ def state(  # noqa: PLR0913 - what the command takes
     """
     if action not in ACTIONS:
         raise SynclineError("USAGE", f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
-    sync = load_sync(config_of(context.target.state, name))
+    sync = load_sync(config_of(context.deployment.state, name))
     if not isinstance(sync, FilesSync):
         raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; only one of files has such a state")
     actions = _State(context, sync)
@@ -72,22 +72,22 @@ class _State:
     def __init__(self, context: Context, sync: FilesSync) -> None:
         self._context = context
         self._sync = sync
-        target = context.target
-        database = Database(target.table)
+        deployment = context.deployment
+        database = Database(deployment.table)
         # References to variables mean those of the functions, not of the user's shell.
-        clients = (lambda: target.client("secretsmanager"), lambda: target.client("ssm"))
-        secrets = Secrets(*clients, target.environ or {}, local=target.local)
-        self._parts = Dependencies(secrets, Http(), target.state, database, context.now)
+        clients = (lambda: deployment.client("secretsmanager"), lambda: deployment.client("ssm"))
+        secrets = Secrets(*clients, deployment.environ or {}, local=deployment.local)
+        self._parts = Dependencies(secrets, Http(), deployment.state, database, context.now)
         self._records = records_of(sync, self._parts)
 
-    def export(self, file: Path | None, *, reports: bool) -> Answer:
+    def export(self, file: Path | None, *, reports: bool) -> CommandResult:
         """Write the present state."""
         counted = _Counted(self._rows())
         where = self._write("new", state_csv.written(counted), file, reports=reports)
-        self._context.out.line(f"{many(counted.count, 'file')} of {self._sync.name} written to {where}")
-        return Answer({"files": counted.count, "written": where})
+        self._context.out.line(f"{plural(counted.count, 'file')} of {self._sync.name} written to {where}")
+        return CommandResult({"files": counted.count, "written": where})
 
-    def diff(self, old: Path, new: Path | None, *, reports: bool) -> Answer:
+    def diff(self, old: Path, new: Path | None, *, reports: bool) -> CommandResult:
         """Write the differences between an older CSV file and a newer one, or the present state."""
         before = {row.file_path: row for row in _read(old)}
         rows = self._rows() if new is None else _read(new)
@@ -102,9 +102,9 @@ class _State:
         where = self._write("differences", state_csv.differences_written(counted()), target, reports=reports)
         summary = ", ".join(f"{count} {operation}" for operation, count in sorted(counts.items())) or "no differences"
         self._context.out.line(f"{summary}: written to {where}")
-        return Answer({"differences": counts, "written": where})
+        return CommandResult({"differences": counts, "written": where})
 
-    def import_(self, file: Path) -> Answer:
+    def import_(self, file: Path) -> CommandResult:
         """Record the files that the replaced service sent, if source and target still have them.
 
         Every row is compared with the object and with the target's file, since a row alone is no evidence.
@@ -134,20 +134,20 @@ class _State:
             self._records.write(found)
             taken += len(found)
         out, target = self._context.out, read.target.name
-        out.line(f"{many(taken, 'file')} of {self._sync.name} imported; they are not sent again")
+        out.line(f"{plural(taken, 'file')} of {self._sync.name} imported; they are not sent again")
         if absent or changed or rows:
             words = f"{absent} not at {target}, {changed} changed on either side, {len(rows)} no longer at the source"
             out.line(f"{words}: the next run compares them", "yellow")
         if outside:
             are = "row is not a file" if len(outside) == 1 else "rows are not files"
             below = f"{self._sync.name} below {self._sync.target.prefix or '/'}"
-            more = f" and {many(len(outside) - _NAMED, 'other')}" if len(outside) > _NAMED else ""
+            more = f" and {plural(len(outside) - _NAMED, 'other')}" if len(outside) > _NAMED else ""
             named = ", ".join(visible(path) for path in outside[:_NAMED])
             out.line(f"{len(outside)} {are} of {below}, left out: {named}{more}", "yellow")
         for entry in invalid:
             out.line(str(entry.error), "red")
         value = {"taken": taken, "absent": absent, "changed": changed, "gone": len(rows), "outside": len(outside)}
-        return Answer({**value, "invalid": [each.error.what for each in invalid]}, SOME_FAILED if invalid else 0)
+        return CommandResult({**value, "invalid": [each.error.what for each in invalid]}, SOME_FAILED if invalid else 0)
 
     def _portions(
         self, rows: dict[str, state_csv.CsvRow], bucket: Bucket, odd: OnInvalid
@@ -190,7 +190,7 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The target of a sync, read for many files at a time."""
+    """The target of a sync, read for plural files at a time."""
 
     sync: FilesSync
     target: Target

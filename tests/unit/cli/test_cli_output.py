@@ -1,4 +1,4 @@
-"""How things look: pure functions of numbers and texts."""
+"""Formatting of numbers, texts and tables."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from syncline.cli import show
-from syncline.cli.endings import tell
-from syncline.cli.show import Cell, Out
+from syncline.cli import output
+from syncline.cli.error_output import print_error
+from syncline.cli.output import Cell, Output
 from syncline.cli.summary import item_lines, item_name
 from syncline.errors import SynclineError
 from syncline.model import Outcome, Result
@@ -30,7 +30,7 @@ from syncline.visible import visible
     ],
 )
 def test_size(count: float, text: str) -> None:
-    assert show.size(count) == text
+    assert output.size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_size(count: float, text: str) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert show.duration(seconds) == text
+    assert output.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -69,28 +69,28 @@ def test_duration(seconds: float, text: str) -> None:
     ],
 )
 def test_about(seconds: float, text: str) -> None:
-    assert show.about(seconds) == text
+    assert output.rough_duration(seconds) == text
 
 
 def test_times_are_told_from_now() -> None:
-    assert show.ago(1000.0, 1000.4) == "just now"
-    assert show.ago(1000.0, 1180.0) == "3 min ago"
-    assert show.ago(8200.0, 1000.0) == "in 2 h"
+    assert output.relative_time(1000.0, 1000.4) == "just now"
+    assert output.relative_time(1000.0, 1180.0) == "3 min ago"
+    assert output.relative_time(8200.0, 1000.0) == "in 2 h"
 
 
 def test_numbers() -> None:
-    assert [show.number(n) for n in (0, 0.25, 9.94, 9.96, 12.4, 12345)] == ["0", "0.2", "9.9", "10", "12", "12,345"]
-    assert [show.many(n, "item") for n in (0, 1, 2000)] == ["0 items", "1 item", "2,000 items"]
-    assert show.many(2, "repository", "repositories") == "2 repositories"
+    assert [output.number(n) for n in (0, 0.25, 9.94, 9.96, 12.4, 12345)] == ["0", "0.2", "9.9", "10", "12", "12,345"]
+    assert [output.plural(n, "item") for n in (0, 1, 2000)] == ["0 items", "1 item", "2,000 items"]
+    assert output.plural(2, "repository", "repositories") == "2 repositories"
 
 
 def test_digests_are_short_unless_asked_for() -> None:
     digest = "sha256:" + "ab" * 32
-    assert show.digest(digest) == "abababababab"
-    assert show.digest("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
-    assert show.digest("run:7.1") == "run:7.1"
-    assert show.digest(digest, full=True) == digest
-    assert show.digest(None) == "-"
+    assert output.digest(digest) == "abababababab"
+    assert output.digest("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
+    assert output.digest("run:7.1") == "run:7.1"
+    assert output.digest(digest, full=True) == digest
+    assert output.digest(None) == "-"
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,7 +99,7 @@ def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
         "  a line of its own, as long as it likes",
         ("long", Cell("22", right=True)),
     ]
-    Out().table(rows, head=("NAME", "N"))
+    Output().table(rows, head=("NAME", "N"))
     assert capsys.readouterr().out.splitlines() == [
         "NAME  N",
         "a      1  x",
@@ -109,16 +109,16 @@ def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_an_empty_table_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Out().table([], head=("NAME",))
+    Output().table([], head=("NAME",))
     assert capsys.readouterr().out == ""
 
 
 def test_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
-    out = Out(as_json=True)
+    out = Output(as_json=True)
     out.line("words")
     out.table([("a", "b")])
-    out.follow_up("syncline status", "shows")
-    out.value({"name": "prüfung"})
+    out.hint("syncline status", "shows")
+    out.json({"name": "prüfung"})
     assert json.loads(capsys.readouterr().out) == {"name": "prüfung"}
 
 
@@ -130,22 +130,22 @@ class Terminal:
 
 
 @pytest.mark.parametrize(
-    ("environ", "painted"),
+    ("environ", "styled"),
     [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
 )
 def test_colours_go_to_terminals_only(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, painted: bool
+    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, styled: bool
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    text = show.painted("x", "red", Terminal())  # type: ignore[arg-type]
-    assert text == ("\x1b[31mx\x1b[0m" if painted else "x")
+    text = output.styled("x", "red", Terminal())  # type: ignore[arg-type]
+    assert text == ("\x1b[31mx\x1b[0m" if styled else "x")
 
 
 def test_a_name_neither_colours_a_terminal_nor_forges_lines(capsys: pytest.CaptureFixture[str]) -> None:
     result = Result("07", "x\x1b[31mred\nmoved  07:y\u2028", Outcome.MOVED, "e", "e")
-    out = Out()
+    out = Output()
     out.table(item_lines([result]))
     out.line(f"  {item_name(result)}: {result.outcome}")
     shown = capsys.readouterr().out
@@ -164,7 +164,7 @@ def test_what_hides_or_turns_text_is_written_out() -> None:
 
 
 def test_an_error_with_a_forged_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    tell(SynclineError("NOT_FOUND", f"there is no {HIDDEN}"), as_json=False)
+    print_error(SynclineError("NOT_FOUND", f"there is no {HIDDEN}"), as_json=False)
     first, action = capsys.readouterr().err.splitlines()
     assert first == f"error NOT_FOUND: there is no {SHOWN}"
     assert action.startswith("→ ")

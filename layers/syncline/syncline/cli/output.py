@@ -1,7 +1,6 @@
-"""How things look on a terminal and off it: sizes, times, digests, aligned columns, colours.
+"""Text output: sizes, times, digests, aligned columns, colours.
 
-Nothing here knows of AWS. Colours and control characters go to terminals only; ``NO_COLOR`` and ``TERM=dumb`` are
-honoured.
+Colours and control characters go to terminals only; ``NO_COLOR`` and ``TERM=dumb`` are honoured.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from syncline.visible import visible
 Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
 
 _ANSI: Final[dict[Style, str]] = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
-_SHORT_DIGEST: Final = 12  # hex digits; as many as git and docker show
-_LONGEST_WHOLE: Final = 20  # characters of a fingerprint that is not shortened
+_SHORT_DIGEST: Final = 12  # hex digits, as in git and docker
+_LONGEST_FULL: Final = 20  # characters of a fingerprint that is not shortened
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A text in a table with its style; ``right`` sets it to the right of its column."""
+    """A text in a table with its style; ``right`` aligns it to the right."""
 
     text: str
     style: Style = ""
@@ -36,28 +35,28 @@ Row = Sequence[Cell | str]
 
 
 def is_terminal(stream: IO[str]) -> bool:
-    """Whether control characters may be sent to ``stream``."""
+    """Return True if ``stream`` accepts control characters."""
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
-class Out:
-    """Where a command writes. With ``as_json`` nothing is written but the one object at the end."""
+class Output:
+    """The output of a command. With ``as_json`` it is one JSON object at the end and nothing else."""
 
     def __init__(self, *, as_json: bool = False) -> None:
         self.as_json = as_json
 
     @property
     def live(self) -> bool:
-        """Whether a line may be written again and again in one place."""
+        """True if a line can be updated in place."""
         return not self.as_json and is_terminal(sys.stdout)
 
     @property
-    def asks(self) -> bool:
-        """Return True if somebody is there to answer a question."""
+    def interactive(self) -> bool:
+        """True if a person can answer a question."""
         return not self.as_json and sys.stdin.isatty() and sys.stderr.isatty()
 
-    def agrees(self, question: str) -> bool:
-        """Ask a question on stderr and return True for yes. An empty answer is no, and so is the end of the input."""
+    def confirm(self, question: str) -> bool:
+        """Ask a question on stderr and return True for yes. An empty answer and the end of the input mean no."""
         while True:
             sys.stderr.write(f"{question} [y/N]: ")
             sys.stderr.flush()
@@ -69,16 +68,16 @@ class Out:
                 return answer in ("y", "yes")
 
     def line(self, text: str = "", style: Style = "") -> None:
-        """Write a line for people."""
+        """Write a line of text."""
         if not self.as_json:
-            write(painted(visible(text), style, sys.stdout))
+            write(styled(visible(text), style, sys.stdout))
 
     def table(
         self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = (), fold: int | None = None
     ) -> None:
-        """Write rows with their columns aligned, under a head if there are rows; a string is a line of its own.
+        """Write rows with aligned columns, below a head if there are any; a string is a separate line.
 
-        A row that is wider than the terminal goes on, from its cell ``fold``, on a second line.
+        A row wider than the terminal continues on a second line from its cell ``fold``.
         """
         if self.as_json:
             return
@@ -89,29 +88,29 @@ class Out:
         if fold is not None:
             lines = _folded(lines, widths, fold)
         shown = (line if isinstance(line, str) else _row(line, widths, sys.stdout) for line in lines)
-        # One write for the whole table: a report may have many thousand rows.
+        # One write for the complete table: a report may have thousands of rows.
         if lines:
             write("\n".join(" " * indent + line for line in shown))
 
-    def follow_up(self, command: str, why: str) -> None:
-        """The next command worth typing."""
+    def hint(self, command: str, why: str) -> None:
+        """Suggest the next command to type."""
         self.line(f"→ {command}  {why}", "dim")
 
-    def value(self, value: dict[str, Any]) -> None:
-        """The one JSON object."""
+    def json(self, value: dict[str, Any]) -> None:
+        """Write the JSON object if ``as_json``."""
         if self.as_json:
             write_json(value)
 
 
 def write(text: str, stream: IO[str] | None = None) -> None:
-    """A line, or several, to ``stream``: stdout when None."""
+    """Write one or more lines to ``stream``, by default stdout."""
     stream = stream or sys.stdout
     stream.write(f"{text}\n")
     stream.flush()
 
 
 def write_json(value: dict[str, Any]) -> None:
-    """An object on stdout."""
+    """Write an object to stdout as JSON."""
     write(json.dumps(value, indent=2, ensure_ascii=False))
 
 
@@ -120,14 +119,14 @@ def _cell(value: Cell | str) -> Cell:
 
 
 def _folded(lines: Sequence[str | list[Cell]], widths: list[int], fold: int) -> list[str | list[Cell]]:
-    """Part rows that are wider than the terminal, and set the column before ``fold`` to the width of those that are not."""
+    """Split rows that are wider than the terminal; the column before ``fold`` gets the width that the others need."""
     columns = shutil.get_terminal_size().columns
     indent = sum(widths[: fold - 1]) + 2 * (fold - 1)
-    room = columns - indent - sum(widths[fold:]) - 2 * (len(widths) - fold)
+    available = columns - indent - sum(widths[fold:]) - 2 * (len(widths) - fold)
     folded: list[str | list[Cell]] = []
     widest = 0
     for line in lines:
-        if isinstance(line, str) or len(line[fold - 1].text) <= room:
+        if isinstance(line, str) or len(line[fold - 1].text) <= available:
             widest = widest if isinstance(line, str) else max(widest, len(line[fold - 1].text))
             folded.append(line)
             continue
@@ -152,33 +151,33 @@ def _row(row: Sequence[Cell], widths: Sequence[int], stream: IO[str]) -> str:
     parts = []
     for cell, width in zip(row, widths, strict=False):
         padding = " " * (width - len(cell.text))
-        text = painted(cell.text, cell.style, stream)
+        text = styled(cell.text, cell.style, stream)
         parts.append(padding + text if cell.right else text + padding)
     return "  ".join(parts).rstrip()
 
 
-def painted(text: str, style: Style, stream: IO[str]) -> str:
-    """``text`` in a style, where ``stream`` shows styles."""
+def styled(text: str, style: Style, stream: IO[str]) -> str:
+    """Return ``text`` in a style if ``stream`` supports styles."""
     if not text or not style or not is_terminal(stream) or os.environ.get("NO_COLOR"):
         return text
     return f"\x1b[{_ANSI[style]}m{text}\x1b[0m"
 
 
 def size(count: float) -> str:
-    """Bytes for people: ``0 B``, ``12.3 KiB``, ``4.0 GiB``."""
+    """Return a number of bytes as text: ``0 B``, ``12.3 KiB``, ``4.0 GiB``."""
     if count < 1024:
         return f"{count:.0f} B"
     value = float(count)
     for unit in ("KiB", "MiB", "GiB", "TiB"):
         value /= 1024
-        # 1023.96 would round up to 1024.0 of a unit that has the next one.
+        # 1023.96 KiB would be shown as 1024.0 KiB instead of 1.0 MiB.
         if value < 1023.95 or unit == "TiB":
             break
     return f"{value:,.1f} {unit}"
 
 
 def duration(seconds: float) -> str:
-    """A span of time, two units at most: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    """Return a duration in at most two units: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
     if seconds < 9.95:
         return f"{max(seconds, 0):.1f} s"
     whole = round(seconds)
@@ -195,34 +194,34 @@ _UNITS: Final = (("min", "s", 60, 1), ("h", "min", 3600, 60), ("d", "h", 86_400,
 _LIMITS: Final = {"min": 60, "h": 24, "d": 10}
 
 
-def about(seconds: float) -> str:
-    """A span of time in one unit, for what is near enough: ``12 s``, ``3 min``, ``2 h``, ``5 d``."""
+def rough_duration(seconds: float) -> str:
+    """Return an approximate duration in one unit: ``12 s``, ``3 min``, ``2 h``, ``5 d``."""
     for unit, unit_seconds, most in (("s", 1, 59), ("min", 60, 59), ("h", 3600, 47)):
         if round(seconds / unit_seconds) <= most:
             return f"{max(round(seconds / unit_seconds), 0)} {unit}"
     return f"{round(seconds / 86_400)} d"
 
 
-def ago(then: float, now: float) -> str:
-    """A time gone by, or to come: ``just now``, ``3 min ago``, ``in 2 h``."""
+def relative_time(then: float, now: float) -> str:
+    """Return a time relative to now: ``just now``, ``3 min ago``, ``in 2 h``."""
     if abs(now - then) < 1:
         return "just now"
-    return f"{about(now - then)} ago" if then < now else f"in {about(then - now)}"
+    return f"{rough_duration(now - then)} ago" if then < now else f"in {rough_duration(then - now)}"
 
 
 def number(count: float) -> str:
-    """A count with its thousands apart: ``12,345``; one decimal below ten where it is not whole."""
+    """Return a count with thousands separators: ``12,345``; with one decimal if it is below ten and not an integer."""
     return f"{count:.1f}" if count < 9.95 and round(count, 1) != round(count) else f"{count:,.0f}"
 
 
-def many(count: int, one: str, more: str = "") -> str:
-    """A count with its word: ``1 item``, ``2 items``."""
+def plural(count: int, one: str, more: str = "") -> str:
+    """Return a count with its noun: ``1 item``, ``2 items``."""
     return f"{number(count)} {one if count == 1 else more or one + 's'}"
 
 
 def digest(value: str | None, *, full: bool = False) -> str:
-    """Return a fingerprint, short unless ``full``; ``-`` if there is none."""
+    """Return a fingerprint, shortened unless ``full``; ``-`` for None."""
     if value is None:
         return "-"
     digits = value.removeprefix("sha256:").removeprefix("sha512:")
-    return value if full or len(digits) <= _LONGEST_WHOLE else digits[:_SHORT_DIGEST]
+    return value if full or len(digits) <= _LONGEST_FULL else digits[:_SHORT_DIGEST]

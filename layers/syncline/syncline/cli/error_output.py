@@ -1,4 +1,4 @@
-"""How a command ends when it does not end well: one clear message and an exit code, never a traceback."""
+"""Errors as one message and an exit code, never a traceback."""
 
 from __future__ import annotations
 
@@ -14,131 +14,137 @@ from typing import Any, Final
 import typer
 
 from syncline.cli.context import INTERRUPTED, NOT_DONE, Context, InterruptedWaitError
-from syncline.cli.show import painted, write, write_json
+from syncline.cli.output import styled, write, write_json
 from syncline.errors import SynclineError
 from syncline.model import RunStatus
 from syncline.visible import visible
 
-_PIPE_CLOSED: Final = 141  # what a shell reports of a program that SIGPIPE ended
+_PIPE_CLOSED: Final = 141  # the exit code that a shell reports for SIGPIPE
 
 
-def prepare() -> None:
-    """Let no locale make a message impossible to print."""
+def replace_unencodable() -> None:
+    """Replace characters that the locale cannot encode, instead of failing to print them."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
-def ask_for_command(context: typer.Context) -> None:
-    """Show the help of a group that is called without one of its commands, and exit."""
+def require_command(context: typer.Context) -> None:
+    """Print the help and exit if a group is called without a command."""
     if context.invoked_subcommand is None:
         write(context.get_help(), sys.stderr)
         raise typer.Exit(NOT_DONE)
 
 
 @contextlib.contextmanager
-def told(context: Context, *, kind: str = "") -> Iterator[None]:
-    """Print whatever goes wrong within, and exit with its code. ``kind`` is that of a command that needs no engine."""
+def exit_on_error(context: Context, *, kind: str = "") -> Iterator[None]:
+    """Print an exception raised in the block and exit with its code.
+
+    ``kind`` is set for a command that needs no engine: advice then does not mention the engine.
+    """
     try:
         yield
     except InterruptedWaitError as interrupted:
-        _tell_of_interruption(context, interrupted)
+        _print_interruption(context, interrupted)
         raise typer.Exit(INTERRUPTED) from None
     except KeyboardInterrupt:
-        _say(context, {"interrupted": True}, ["interrupted"])
+        _print_lines(context, {"interrupted": True}, ["interrupted"])
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Nothing must be flushed into the closed pipe on the way out.
+        # The reader closed the pipe. Nothing may be flushed into it on exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(_PIPE_CLOSED) from None
     except (typer.Exit, typer.TyperException):
         raise
-    except Exception as error:  # noqa: BLE001 - nobody else is there to tell of it
+    except Exception as error:  # noqa: BLE001 - the last resort
         if os.environ.get("SYNCLINE_DEBUG"):
             traceback.print_exc()
-        tell(_coded(error, context), as_json=context.out.as_json, kind=kind)
+        print_error(_with_code(error, context), as_json=context.out.as_json, kind=kind)
         raise typer.Exit(NOT_DONE) from None
 
 
 @contextlib.contextmanager
-def usage_told(*, as_json: bool) -> Iterator[None]:
-    """Tell of arguments that make no sense, and exit."""
+def exit_on_usage_error(*, as_json: bool) -> Iterator[None]:
+    """Print a usage error raised in the block and exit."""
     try:
         yield
     except typer.TyperException as error:
         words = error.format_message() if hasattr(error, "format_message") else str(error)
-        tell(SynclineError("USAGE", words.rstrip(".")), as_json=as_json)
+        print_error(SynclineError("USAGE", words.rstrip(".")), as_json=as_json)
         sys.exit(NOT_DONE)
     except typer.Abort:
         sys.exit(INTERRUPTED)
 
 
-def tell(error: SynclineError, *, as_json: bool, kind: str = "") -> None:
-    """Print an error: for people on stderr, as JSON on stdout."""
+def print_error(error: SynclineError, *, as_json: bool, kind: str = "") -> None:
+    """Print an error, as text on stderr or as JSON on stdout."""
     problems, output = getattr(error, "problems", ()), getattr(error, "output", ())
     if as_json:
-        value = as_value(error, kind=kind)
+        value = error_dict(error, kind=kind)
         if output:
             value["output"] = list(output)
         if problems:
             value["problems"] = [asdict(problem) for problem in problems]
         write_json({"error": value})
         return
-    # Several problems have a line each below the code, and so has a program's output. Anything else is one line,
-    # whatever names are in it.
+    # Problems and the output of a program have one line each below the code. Anything else is one line.
     first, *more = map(visible, error.what.split("\n") if problems else [error.what, *output])
     if problems and more:
         first, more = f"{len(more) + 1} problems", [first, *more]
-    head = painted(f"error {error.code.name}:", "red", sys.stderr)
-    action = painted(f"→ {_advice(error, kind)}", "dim", sys.stderr)
+    head = styled(f"error {error.code.name}:", "red", sys.stderr)
+    action = styled(f"→ {_advice(error, kind)}", "dim", sys.stderr)
     write("\n".join([f"{head} {first}", *(f"  {line}" for line in more), action]), sys.stderr)
 
 
 def _advice(error: SynclineError, kind: str) -> str:
-    """Return what to do; ``kind`` is that of a command that needs no engine, "" for all others."""
+    """Return the advice for an error; ``kind`` is "" for commands that need an engine."""
     return error.code.advice(kind, engine=not kind)
 
 
-def as_value(error: SynclineError, *, kind: str = "") -> dict[str, Any]:
-    """Return an error as a part of a JSON object."""
+def error_dict(error: SynclineError, *, kind: str = "") -> dict[str, Any]:
+    """Return an error for JSON."""
     return {"code": error.code.name, "what": error.what, "action": _advice(error, kind)}
 
 
-def _tell_of_interruption(context: Context, interrupted: InterruptedWaitError) -> None:
+def _print_interruption(context: Context, interrupted: InterruptedWaitError) -> None:
     run = interrupted.run
     value = {"interrupted": True, "cancelled": interrupted.cancelled, "run": run.as_dict()}
     if interrupted.cancelled:
-        _say(context, value, [f"interrupted: the plan {run.id} was cancelled; it had moved nothing"])
+        _print_lines(context, value, [f"interrupted: plan {run.id} was cancelled; plans move nothing"])
         return
     if run.status is RunStatus.CANCELLING:
         again = context.command(f"cancel {run.sync}")
-        _say(
+        _print_lines(
             context,
             value,
-            [f"interrupted: run {run.id} of {run.sync} is being cancelled", f"→ {again}  waits for its end"],
+            [f"interrupted: run {run.id} of {run.sync} is being cancelled", f"→ {again}  to wait for its end"],
         )
         return
     follow, end = context.command(f"status {run.sync} --wait"), context.command(f"cancel {run.sync}")
-    lines = [f"interrupted: run {run.id} of {run.sync} goes on", f"→ {follow}  follows it", f"→ {end}  ends it"]
-    _say(context, value, lines)
+    lines = [
+        f"interrupted: run {run.id} of {run.sync} continues",
+        f"→ {follow}  to follow it",
+        f"→ {end}  to cancel it",
+    ]
+    _print_lines(context, value, lines)
 
 
-def _say(context: Context, value: dict[str, Any], lines: list[str]) -> None:
+def _print_lines(context: Context, value: dict[str, Any], lines: list[str]) -> None:
     if context.out.as_json:
         write_json(value)
     else:
         write("\n".join(lines), sys.stderr)
 
 
-def _coded(error: Exception, context: Context) -> SynclineError:
-    """Any exception as one with a code."""
+def _with_code(error: Exception, context: Context) -> SynclineError:
+    """Return an exception as an error with a code."""
     if isinstance(error, SynclineError):
         return error
     if "botocore.exceptions" in sys.modules:
         from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 - is imported already
 
-        from syncline.cli.aws_errors import as_syncline_error  # noqa: PLC0415 - needs botocore
+        from syncline.cli.aws import as_syncline_error  # noqa: PLC0415 - needs botocore
 
         if isinstance(error, BotoCoreError | ClientError):
-            return as_syncline_error(error, context.where, local=not context.stack)
-    return SynclineError("INTERNAL", f"{type(error).__name__}: {error}; SYNCLINE_DEBUG=1 shows where")
+            return as_syncline_error(error, context.deployment_name, local=not context.stack)
+    return SynclineError("INTERNAL", f"{type(error).__name__}: {error}; set SYNCLINE_DEBUG=1 for the traceback")

@@ -1,4 +1,4 @@
-"""``daemon``: the steps of the functions in one process, repeatedly and without queues: discover, transfer, verify."""
+"""``daemon``: discover, transfer and verify repeatedly in this process, with the steps of the functions but no queues."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any, Final
 
-from syncline.cli.context import SOME_FAILED, Answer
-from syncline.cli.show import Out, Style, size
+from syncline.cli.context import SOME_FAILED, CommandResult
+from syncline.cli.output import Output, Style, size
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.kind import Artifacts
@@ -22,26 +22,26 @@ _AT_ONCE: Final = 2
 
 
 def daemon(
-    setup: Setup, out: Out, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep
-) -> Answer:
-    """Keep the registry up to date with a scan every ``interval`` seconds; with ``once``, return the result of one scan."""
+    setup: Setup, out: Output, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep
+) -> CommandResult:
+    """Sync new builds every ``interval`` seconds; with ``once`` return the result of one scan."""
     known: set[tuple[str, str, str | None, str | None]] = set()
     kind = Artifacts(setup.sync, setup.github, setup.target, setup.http, memory=setup.memory, now=time.time)
     while True:
         try:
-            results = look(kind)
+            results = sync_once(kind)
         except SynclineError as error:
             if once or not error.retried:
                 raise
-            # The scan failed, so nothing is counted and known failures stay.
+            # Without a scan there is nothing to count; known failures stay known.
             out.line(f"{time.strftime('%H:%M:%S')}  {error}", "red")
             sleep(interval)
             continue
-        # The failure of an image is reported in full once, and counted while it lasts.
+        # A failure is reported in full once, then counted while it lasts.
         new = [result for result in results if _key(result) not in known]
         known = {_key(result) for result in results if result.outcome is Outcome.FAILED}
         for result in new:
-            _tell(out, result)
+            _print_result(out, result)
         counts = [
             f"{_count(results, Outcome.MOVED)} moved",
             f"{_count(new, Outcome.FAILED)} failed",
@@ -52,12 +52,12 @@ def daemon(
         if once:
             value: dict[str, Any] = {"results": [result.as_dict() for result in results]}
             bad = _count(results, Outcome.FAILED) + _count(results, Outcome.CONFLICT)
-            return Answer(value, SOME_FAILED if bad else 0)
+            return CommandResult(value, SOME_FAILED if bad else 0)
         sleep(interval)
 
 
-def look(kind: Artifacts) -> list[Result]:
-    """Scan once and process the items; return the outcome of each image."""
+def sync_once(kind: Artifacts) -> list[Result]:
+    """Scan once, transfer and verify the differences; return the result of each image."""
     results: list[Result] = []
     items: list[Item] = []
     for page in kind.discover(EVERYTHING, None, _FOR_EVER):
@@ -67,16 +67,16 @@ def look(kind: Artifacts) -> list[Result]:
     ordered = sorted(items, key=lambda item: item.group)
     groups = [list(members) for _, members in groupby(ordered, key=lambda item: item.group)]
     with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="group") as pool:
-        for found in pool.map(lambda group: [_moved(kind, item) for item in group], groups):
+        for found in pool.map(lambda group: [_transfer(kind, item) for item in group], groups):
             results += found
     return results
 
 
-def _moved(kind: Artifacts, item: Item) -> Result:
+def _transfer(kind: Artifacts, item: Item) -> Result:
     attempts = 0
     while True:
         attempts += 1
-        ended = _tried(kind, item)
+        ended = _attempt(kind, item)
         if isinstance(ended, Result):
             return ended
         if not ended.error.retried or attempts == _ATTEMPTS:
@@ -84,16 +84,16 @@ def _moved(kind: Artifacts, item: Item) -> Result:
         item = ended.item
 
 
-def _tried(kind: Artifacts, item: Item) -> Result | Failure:
-    for answer in kind.transfer([item], _FOR_EVER):
-        if isinstance(answer, Failure | Result):
-            return answer
-        for proof in kind.verify([answer.item], _FOR_EVER):
-            if isinstance(proof, Failure):
-                return Failure(item, proof.error)
-            source, sent = answer.item.source, answer.moved_bytes if isinstance(answer, Completed) else 0
+def _attempt(kind: Artifacts, item: Item) -> Result | Failure:
+    for transferred in kind.transfer([item], _FOR_EVER):
+        if isinstance(transferred, Failure | Result):
+            return transferred
+        for verified in kind.verify([transferred.item], _FOR_EVER):
+            if isinstance(verified, Failure):
+                return Failure(item, verified.error)
+            source, sent = transferred.item.source, transferred.moved_bytes if isinstance(transferred, Completed) else 0
             return Result(item.group, item.name, Outcome.MOVED, source, source, sent)
-    raise AssertionError  # every item has an outcome
+    raise AssertionError  # every item has a result
 
 
 def _failed(failure: Failure) -> Result:
@@ -109,7 +109,7 @@ def _count(results: list[Result], outcome: Outcome) -> int:
     return sum(result.outcome is outcome for result in results)
 
 
-def _tell(out: Out, result: Result) -> None:
+def _print_result(out: Output, result: Result) -> None:
     words = result.reason or size(result.moved_bytes)
     styles: dict[Outcome, Style] = {Outcome.FAILED: "red", Outcome.CONFLICT: "yellow", Outcome.EQUAL: "dim"}
     out.line(f"{result.outcome.value}  {result.group}:{result.name}  {words}", styles.get(result.outcome, ""))

@@ -1,4 +1,4 @@
-"""Which engine a command speaks to: the one on this machine, or a stack on AWS, and what of it the command needs."""
+"""The deployment that a command works on: the engine on this machine, or a stack on AWS."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from syncline.cli.aws_errors import as_syncline_error
-from syncline.cli.local_aws import LOCAL_CONFIG, local_session
+from syncline.cli.aws import LOCAL_CONFIG, as_syncline_error, local_session
 from syncline.errors import SynclineError
 from syncline.messages import Queues
 from syncline.model import Step
@@ -34,13 +33,13 @@ _CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 4}, connect
 
 
 @dataclass(frozen=True)
-class Target:
-    """A deployed stack. ``where`` is how messages call it, ``outputs`` and ``parameters`` are the stack's own.
+class Deployment:
+    """A deployed stack: its name in messages, its outputs and parameters.
 
-    ``home`` is the folder of the engine on this machine, None for a stack on AWS. ``endpoint`` is None for AWS's own.
+    ``home`` is the folder of the engine on this machine, None for a stack on AWS. ``endpoint`` is None for AWS itself.
     """
 
-    where: str
+    name: str
     outputs: Mapping[str, str]
     session: boto3.Session
     parameters: Mapping[str, str] = field(default_factory=dict)
@@ -49,19 +48,19 @@ class Target:
 
     @property
     def local(self) -> bool:
-        """Whether it is the engine on this machine."""
+        """True for the engine on this machine."""
         return self.home is not None
 
     def output(self, name: str) -> str:
-        """One of the stack's outputs; raises ENGINE_ABSENT where the stack is another's."""
+        """Return an output of the stack; raises ENGINE_ABSENT if it is not a Syncline stack."""
         try:
             return self.outputs[name]
         except KeyError:
-            what = f"{self.where} has no output {name}: it is not Syncline's, or of another version"
+            what = f"{self.name} has no output {name}: it is not a Syncline stack, or of another version"
             raise SynclineError("ENGINE_ABSENT", what) from None
 
     def client(self, service: str) -> Any:
-        """A client of boto3, made anew."""
+        """Return a new boto3 client."""
         return self.session.client(service, **self._arguments)  # type: ignore[call-overload]
 
     @property
@@ -94,17 +93,17 @@ class Target:
 
     @cached_property
     def environ(self) -> Mapping[str, str] | None:
-        """The environment of the functions, by which ``env:`` references are resolved; None where it may not be read."""
+        """The environment of the functions, for ``env:`` references; None if this person may not read it."""
         if self.home is not None:
             from syncline.cli.local_engine import environment_of  # noqa: PLC0415 - only `apply` asks
 
             return environment_of(self.home)
         try:
-            # All functions that resolve references are configured alike.
+            # All functions that resolve references have the same environment.
             name = self.output("DiscoverQueueArn").rpartition(":")[2]
             configuration = self.client("lambda").get_function_configuration(FunctionName=name)
         except ClientError as error:
-            if as_syncline_error(error, self.where, local=False).code.name == "AWS_DENIED":
+            if as_syncline_error(error, self.name, local=False).code.name == "AWS_DENIED":
                 return None
             raise
         variables: dict[str, str] = configuration.get("Environment", {}).get("Variables", {})
@@ -112,58 +111,58 @@ class Target:
 
     @cached_property
     def secrets(self) -> Secrets:
-        """The values of references, read with this person's rights."""
-        from syncline.secrets import Secrets  # noqa: PLC0415 - only `apply` looks at secrets
+        """Resolves references with this person's permissions."""
+        from syncline.secrets import Secrets  # noqa: PLC0415 - only `apply` needs secrets
 
         return Secrets(lambda: self.client("secretsmanager"), lambda: self.client("ssm"), local=self.local)
 
 
 @contextlib.contextmanager
-def _errors_told(where: str) -> Iterator[None]:
-    """Give boto's errors their codes."""
+def _with_codes(where: str) -> Iterator[None]:
+    """Raise errors of boto3 as errors with a code."""
     try:
         yield
     except (BotoCoreError, ClientError) as error:
         raise as_syncline_error(error, where, local=False) from None
 
 
-def on_aws(stack: str) -> Target:
-    """A stack in the account and region that boto3 finds; ``AWS_ENDPOINT_URL`` is honoured.
+def stack_deployment(stack: str) -> Deployment:
+    """Return a stack in the account and region that boto3 finds; ``AWS_ENDPOINT_URL`` is honoured.
 
     Raises ENGINE_ABSENT, AWS_DENIED or AWS_UNAVAILABLE.
     """
-    with _errors_told(f"the stack {stack}"):
+    with _with_codes(f"the stack {stack}"):
         session = boto3.Session()
     where = f"the stack {stack} in {session.region_name}" if session.region_name else f"the stack {stack}"
-    with _errors_told(where):
+    with _with_codes(where):
         cloudformation = session.client("cloudformation", config=_CONFIG)
         try:
             found = cloudformation.describe_stacks(StackName=stack)["Stacks"]
         except ClientError as error:
-            # CloudFormation has no code of its own for a stack that is not there.
+            # CloudFormation has no separate code for a stack that does not exist.
             if error.response.get("Error", {}).get("Code") == "ValidationError":
                 raise SynclineError("ENGINE_ABSENT", f"{where} does not exist") from None
             raise
     outputs = {each["OutputKey"]: each["OutputValue"] for each in found[0].get("Outputs", [])}
     parameters = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found[0].get("Parameters", [])}
-    return Target(where, outputs, session, parameters)
+    return Deployment(where, outputs, session, parameters)
 
 
-def on_this_machine(home: Path) -> Target:
-    """The engine that ``syncline up`` started in ``home``; raises ENGINE_ABSENT."""
-    from syncline.cli.local_engine import describe  # noqa: PLC0415 - a stack on AWS does without it
+def local_deployment(home: Path) -> Deployment:
+    """Return the engine that ``syncline up`` started in ``home``; raises ENGINE_ABSENT."""
+    from syncline.cli.local_engine import describe  # noqa: PLC0415 - not needed for a stack on AWS
 
     engine = describe(home)
     if engine is None:
         raise SynclineError("ENGINE_ABSENT", f"no engine runs in {home}")
-    return of_engine(engine, home)
+    return deployment_of(engine, home)
 
 
-def of_engine(engine: Engine, home: Path) -> Target:
-    """A running engine of this machine."""
+def deployment_of(engine: Engine, home: Path) -> Deployment:
+    """Return the stack of a running engine; raises ENGINE_ABSENT if nothing is deployed to it."""
     if not engine.outputs:
         raise SynclineError("ENGINE_ABSENT", f"the engine in {home} runs, but nothing is deployed to it yet")
     arguments = engine.client_arguments()
     endpoint = arguments.pop("endpoint_url")
     session = local_session(**arguments)
-    return Target(f"the engine at {endpoint}", engine.outputs, session, endpoint=endpoint, home=home)
+    return Deployment(f"the engine at {endpoint}", engine.outputs, session, endpoint=endpoint, home=home)

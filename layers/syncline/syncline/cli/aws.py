@@ -1,15 +1,30 @@
-"""What goes wrong between the command and AWS, or the local engine, as errors with a code.
-
-Imports botocore, so it is itself imported only once boto3 is.
-"""
+"""boto3 sessions for the engine on this machine, and errors of boto3 as errors with a code."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
+import boto3
+import botocore.session
 from botocore import exceptions as aws
+from botocore.config import Config
 
 from syncline.errors import SynclineError
+
+# Without a proxy: the engine is on 127.0.0.1, whatever HTTP_PROXY says.
+LOCAL_CONFIG: Final = Config(
+    retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=20, proxies={}
+)
+
+
+@cache
+def local_session(**arguments: str) -> boto3.Session:
+    """Return a session that ignores AWS_PROFILE: a profile that does not exist would be an error."""
+    return boto3.Session(
+        **arguments, botocore_session=botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+    )
+
 
 _DENIED_ERRORS: Final = (
     aws.NoCredentialsError,
@@ -46,21 +61,21 @@ _GONE_CODES: Final = frozenset(
 
 
 def as_syncline_error(error: aws.BotoCoreError | aws.ClientError, where: str, *, local: bool) -> SynclineError:
-    """An error of boto's with its code. ``where`` names the stack or the engine that was asked."""
+    """Return an error of boto3 as an error with a code. ``where`` names the stack or the engine."""
     if isinstance(error, aws.ClientError):
-        return _refused(error, where)
+        return _error_response(error, where)
     if isinstance(error, _DENIED_ERRORS):
-        return SynclineError("AWS_DENIED", f"{where} cannot be asked: {_sentence(error)}")
+        return SynclineError("AWS_DENIED", f"cannot access {where}: {_sentence(error)}")
     if isinstance(error, _SILENT_ERRORS):
         what = f"{where} does not answer: {_sentence(error)}"
         return SynclineError("ENGINE_ABSENT" if local else "AWS_UNAVAILABLE", what)
     if isinstance(error, aws.NoRegionError):
         return SynclineError("AWS_UNAVAILABLE", f"{where} cannot be found: no region is set; set AWS_DEFAULT_REGION")
-    return SynclineError("AWS_UNAVAILABLE", f"{where} cannot be asked: {_sentence(error)}")
+    return SynclineError("AWS_UNAVAILABLE", f"cannot access {where}: {_sentence(error)}")
 
 
-def _refused(error: aws.ClientError, where: str) -> SynclineError:
-    """An answer that is a refusal: its code decides, its words are passed on."""
+def _error_response(error: aws.ClientError, where: str) -> SynclineError:
+    """Return an error response of AWS with our code for it and AWS's message."""
     code = error.response.get("Error", {}).get("Code", "")
     words = error.response.get("Error", {}).get("Message", "") or "no reason given"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -73,5 +88,5 @@ def _refused(error: aws.ClientError, where: str) -> SynclineError:
 
 
 def _sentence(error: Exception) -> str:
-    """The error's own words on one line, without the dot at their end."""
+    """Return the message of an error on one line without the final dot."""
     return " ".join(str(error).split()).rstrip(".")

@@ -1,4 +1,4 @@
-"""What ``apply`` finds before a run does: servers that do not answer, and kinds that the engine does not know."""
+"""Checks of ``apply``: servers that do not answer, and kinds that the engine does not support."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from syncline.cli import reachability
+from syncline.cli import apply_checks
 from syncline.cli.commands_apply import _check_kinds
 from syncline.config.file import parse_syncs
 from syncline.errors import SynclineError
@@ -44,7 +44,7 @@ syncs:
 
 
 class Refusing(BaseHTTPRequestHandler):
-    """A server that lives and lets nobody in."""
+    """A server that rejects all credentials."""
 
     def do_GET(self) -> None:
         self.send_response(401)
@@ -62,7 +62,7 @@ def authority() -> Authority:
 
 @pytest.fixture
 def secure(authority: Authority) -> Iterator[str]:
-    """The host and port of a server with a certificate that only ``authority`` vouches for."""
+    """Host and port of a server whose certificate is signed by ``authority``."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
         server.socket = authority.server_context().wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -72,7 +72,7 @@ def secure(authority: Authority) -> Iterator[str]:
 
 @pytest.fixture
 def closed() -> Iterator[str]:
-    """An address at which nobody listens."""
+    """An address without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -89,7 +89,7 @@ def syncs(source: str, target: str) -> str:
 
 
 def test_what_does_not_answer_is_named_with_its_place(secure: str, closed: str) -> None:
-    found = reachability.unreachable(parse_syncs(syncs(secure, closed).encode()).syncs.values(), no_secrets())
+    found = apply_checks.unreachable(parse_syncs(syncs(secure, closed).encode()).syncs.values(), no_secrets())
     assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
     assert secure in found[0]
     assert "certificate" in found[0]
@@ -101,7 +101,7 @@ def test_a_refusal_is_an_answer(secure: str, authority: Authority, tmp_path: Pat
     (tmp_path / "ca.pem").write_text(authority.pem)
     text = syncs(f"{secure}\n      ca: file:ca.pem", f"{secure}\n      ca: file:ca.pem")
     read = parse_syncs(text.encode(), folder=tmp_path)
-    assert reachability.unreachable(read.syncs.values(), no_secrets()) == []
+    assert apply_checks.unreachable(read.syncs.values(), no_secrets()) == []
 
 
 def test_one_that_is_silent_does_not_hold_up_the_command() -> None:
@@ -110,13 +110,13 @@ def test_one_that_is_silent_does_not_hold_up_the_command() -> None:
         silent.listen()
         where = f"127.0.0.1:{silent.getsockname()[1]}"
         read = parse_syncs(syncs(where, where + "\n      plain_http: true").encode())
-        found = reachability.unreachable(read.syncs.values(), no_secrets(), 0.3)
+        found = apply_checks.unreachable(read.syncs.values(), no_secrets(), 0.3)
     assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
 
 
 def test_each_cluster_of_a_sync_of_tokens_is_asked(closed: str) -> None:
     read = parse_syncs(TOKENS.replace("CLUSTER", f"https://{closed}").encode())
-    found = reachability.unreachable(read.syncs.values(), no_secrets())
+    found = apply_checks.unreachable(read.syncs.values(), no_secrets())
     assert [each.partition(": ")[0] for each in found] == ["gateway.sources.one"]
 
 
@@ -133,8 +133,8 @@ def test_a_server_that_speaks_ssh_is_connected_to(address: str, monkeypatch: pyt
     read = parse_syncs(BACKUPS.replace("REPOSITORY", repository).encode())
     assert [each.path for each in read.syncs["clusters"].addresses()] == [("source",), ("target",)]
     monkeypatch.setattr(BackupsSource, "addresses", lambda _: iter(()))
-    found = reachability.unreachable(read.syncs.values(), no_secrets())
-    assert found == [f"clusters.target: {repository}: Connection refused (asked from here)"]
+    found = apply_checks.unreachable(read.syncs.values(), no_secrets())
+    assert found == [f"clusters.target: {repository}: Connection refused (checked from this machine)"]
     assert asked == [("git.example", 22 if address.startswith("git") else 2222)]
 
 
@@ -143,7 +143,7 @@ def test_apply_warns_and_applies_all_the_same(stack: Stack, closed: str) -> None
     result = stack.apply(syncs(closed, closed))
     assert result.exit_code == 0
     assert "warning: prod.source: " in result.stdout
-    assert "(asked from here)" in result.stdout
+    assert "(checked from this machine)" in result.stdout
     assert stack.target.state.sync_names() == ["prod"]
     assert "warning" not in stack.apply(syncs(closed, closed), "--offline").stdout
 
@@ -151,7 +151,7 @@ def test_apply_warns_and_applies_all_the_same(stack: Stack, closed: str) -> None
 def test_a_kind_that_the_engine_does_not_know_is_refused(stack: Stack) -> None:
     read = parse_syncs(SYNCS.encode()).syncs.values()
     older = replace(stack.target, outputs={**stack.target.outputs, "Kinds": "files,tokens"})
-    with pytest.raises(SynclineError, match=r"prod is a sync of images, which .* does not know; run `syncline up`"):
+    with pytest.raises(SynclineError, match=r".* does not support images, the kind of prod; run `syncline up`"):
         _check_kinds(older, read)
     _check_kinds(replace(older, outputs={**older.outputs, "Kinds": ",".join(KINDS)}), read)
     _check_kinds(stack.target, read)  # of an older stack, which does not say

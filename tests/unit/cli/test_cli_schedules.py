@@ -1,4 +1,4 @@
-"""When schedules come next, by the calendar."""
+"""The next start of schedules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from syncline.cli.next_time import next_time
+from syncline.cli.schedules import next_time
 
 
 def at(text: str) -> float:

@@ -1,4 +1,4 @@
-"""The folder of downloads and plans of an image tag, for the commands that work step by step."""
+"""The folder of downloads for an image tag, with metadata and upload plan, for the step-by-step commands."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _CHUNK: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
-    """The folder of one image tag, below that of all downloads. Links in it are not followed."""
+class DownloadFolder:
+    """The folder of one image tag below the folder of downloads. Links in it are never followed."""
 
     directory: Directory
     tag: str
 
     @classmethod
-    def of(cls, downloads: Path, tag: str) -> Folder:
-        """Raise REFERENCE_INVALID for an invalid tag, so that no name leads out of the folder."""
+    def of(cls, downloads: Path, tag: str) -> DownloadFolder:
+        """Return the folder of a tag; raises REFERENCE_INVALID for an invalid tag, which could lead outside."""
         return cls(Directory(downloads), parse_tag(tag))
 
     def __str__(self) -> str:
@@ -39,26 +39,26 @@ class Folder:
         return f"{self.tag}/{name}"
 
     def read(self, name: str, made_by: str) -> dict[str, Any]:
-        """Return a JSON file of the folder. Raises USAGE if the command that writes it was not run."""
+        """Return the content of a JSON file. Raises USAGE if the previous command has not written it."""
         try:
             with self.directory.open(self.path(name)) as file:
                 return dict(json.load(file))
         except FileNotFoundError:
-            raise SynclineError("USAGE", f"{self}/{name} does not exist: `{made_by}` makes it") from None
+            raise SynclineError("USAGE", f"{self}/{name} does not exist; run `{made_by}` first") from None
         except (ValueError, TypeError):
-            raise SynclineError("USAGE", f"{self}/{name} is not a JSON object; `{made_by}` makes it anew") from None
+            raise SynclineError("USAGE", f"{self}/{name} is not a JSON object; run `{made_by}` again") from None
 
     def write(self, name: str, value: dict[str, Any]) -> None:
         with self.directory.replace(self.path(name)) as file:
             file.write(json.dumps(value, indent=2).encode() + b"\n")
 
     def digest(self, name: str) -> str | None:
-        """Return the digest of a file in the folder, None if there is none."""
+        """Return the digest of a file, None if it does not exist."""
         with suppress(FileNotFoundError), self.directory.open(self.path(name)) as file:
             return f"sha256:{_hashed(file).hexdigest()}"
         return None
 
-    def forget_plan(self) -> None:
+    def remove_plan(self) -> None:
         self.directory.remove(self.path(PLAN))
 
     def remove(self) -> bool:
@@ -68,9 +68,9 @@ class Folder:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A downloaded file, as a source of bytes."""
+    """A downloaded file, with the interface of a remote file."""
 
-    folder: Folder
+    folder: DownloadFolder
     name: str
 
     @property
@@ -97,18 +97,18 @@ class LocalFile:
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """A downloaded file: the bytes received now, its size and its digest."""
+    """A finished download: bytes received now, total size and digest."""
 
-    came: int
+    received: int
     size: int
     digest: str
 
 
-def download(content: RemoteFile, folder: Folder, name: str, digest: str | None, *, anew: bool) -> Downloaded:
-    """Download a file, continuing a part on disk, and rename it when it is complete.
+def download(content: RemoteFile, folder: DownloadFolder, name: str, digest: str | None, *, anew: bool) -> Downloaded:
+    """Download a file, resuming a partial download, and rename it when it is complete.
 
-    With `anew`, or if GitHub gives no digest to check a part against, the download begins at the first byte. Raises
-    DIGEST_MISMATCH if the content differs from GitHub's.
+    With `anew`, or if GitHub reports no digest to check it against, a partial download is discarded. Raises
+    DIGEST_MISMATCH if the digest differs from GitHub's.
     """
     part, directory = folder.path(f"{name}.part"), folder.directory
     if anew or digest is None:
@@ -127,7 +127,7 @@ def download(content: RemoteFile, folder: Folder, name: str, digest: str | None,
     found = f"sha256:{hash_.hexdigest()}"
     if digest not in (None, found):
         directory.remove(part)
-        raise SynclineError("DIGEST_MISMATCH", f"{content.name} has the digest {found}, and GitHub says {digest}")
+        raise SynclineError("DIGEST_MISMATCH", f"{content.name} has the digest {found}, GitHub reports {digest}")
     directory.rename(part, folder.path(name))
     return Downloaded(content.size - begun, content.size, found)
 

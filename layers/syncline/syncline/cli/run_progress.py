@@ -1,0 +1,343 @@
+"""Start a run, follow it to its end, and show its progress."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Protocol
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from syncline.cli.aws import as_syncline_error
+from syncline.cli.context import Context, InterruptedWaitError
+from syncline.cli.output import number, plural, rough_duration, size
+from syncline.errors import SynclineError
+from syncline.messages import Outgoing, Start
+from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
+from syncline.store.batches import BatchRecord, Progress
+from syncline.store.runs import STALLED, new_run_id
+from syncline.store.state import LOST_AFTER, State, first_batch
+from syncline.visible import visible
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from syncline.cli.deployment import Deployment
+    from syncline.store.failures import Key
+
+
+_FIRST_PAUSE: Final = 0.05
+_LONGEST_PAUSE: Final = 1.0
+_SHARE: Final = 0.1  # pause between polls, as a share of the time waited so far
+_QUIET: Final = 120.0  # seconds without progress after which a message is shown
+_OUTAGE: Final = 60.0  # seconds for which AWS may be unreachable while waiting
+_PLAIN_EVERY: Final = 5.0
+_PLAIN_QUIET_EVERY: Final = 30.0
+
+
+def start_run(  # noqa: PLR0913 - each is a fact of the run
+    deployment: Deployment,
+    sync: str,
+    trigger: Trigger,
+    scope: Scope,
+    *,
+    plan: bool = False,
+    allow_removals: int | None = None,
+    asked: Iterable[Key] = (),
+) -> Run:
+    """Start a run and send the message for its first scan; raises ALREADY_RUNNING.
+
+    If the message cannot be sent the run is ended, as no function would work on it.
+    """
+    state = deployment.state
+    run, root = state.begin_run(
+        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked
+    )
+    try:
+        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan))
+    except BaseException:
+        state.cancel_run(sync, run.id)
+        state.end_batch(root, BatchRecord(()), Counts())
+        state.finish_run(sync, run.id)
+        raise
+    return run
+
+
+@contextlib.contextmanager
+def interruptible(state: State, run: Run) -> Iterator[None]:
+    """Turn Ctrl-C in the block into an InterruptedWaitError. The run continues; a plan is cancelled."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if run.plan:
+            state.cancel_run(run.sync, run.id)
+        raise InterruptedWaitError(run, cancelled=run.plan) from None
+
+
+def follow_run(context: Context, run: Run) -> Run:
+    """Show a run's progress until it ends and return it; a run without progress for LOST_AFTER is returned unended.
+
+    A run that is being cancelled is ended here if its functions do not end it in time.
+
+    Raises InterruptedWaitError on Ctrl-C.
+    """
+    state = context.deployment.state
+    with interruptible(state, run), _display(context, run) as display:
+        return _until_over(context, state, run, display)
+
+
+def poll_interval(elapsed: float) -> float:
+    """Return the seconds until the next poll after ``elapsed`` seconds of waiting: short at first, at most one."""
+    return min(max(elapsed * _SHARE, _FIRST_PAUSE), _LONGEST_PAUSE)
+
+
+class Display(Protocol):
+    """Shows a history. ``notes`` are words on the state of the run, such as why it waits."""
+
+    def show(self, history: ProgressHistory, notes: list[str]) -> None: ...
+
+
+def _until_over(context: Context, state: State, run: Run, display: Display) -> Run:
+    began = heard = time.monotonic()
+    history, progress = ProgressHistory(), None  # None until AWS has answered
+    while True:
+        now = time.monotonic()
+        with _tolerating_outage(context, now - heard):
+            ended = state.end_cancelled(run.sync, run.id)
+            if ended is not None:
+                request_report(context.deployment, ended)
+            run = ended or state.run(run.sync, run.id)
+            if run.over:
+                return run
+            latest = state.progress(run.id)
+            if latest != progress:
+                progress, heard = latest, now
+            history.add(Sample(now, latest.counts))
+        notes = [] if progress is None else state_words(run, progress, context.now())
+        display.show(history, notes or silence_words(now - heard))
+        if now - heard > LOST_AFTER:
+            return run
+        time.sleep(poll_interval(now - began))
+
+
+def request_report(deployment: Deployment, run: Run) -> None:
+    """Send a message so that a function reports the end of a run that no function has ended.
+
+    If this fails, a message of the run that is still in flight has the same effect.
+    """
+    if not run.plan:
+        with contextlib.suppress(BotoCoreError, ClientError, SynclineError):
+            deployment.queues.send([Outgoing(first_batch(run))])
+
+
+@contextlib.contextmanager
+def _tolerating_outage(context: Context, silent: float) -> Iterator[None]:
+    """Ignore temporary errors of AWS for up to ``_OUTAGE`` seconds of silence."""
+    try:
+        yield
+    except (BotoCoreError, ClientError) as error:
+        told = as_syncline_error(error, context.deployment_name, local=context.deployment.local)
+        if not told.retried or silent > _OUTAGE:
+            raise SynclineError(told.code.name, f"{told.what}; the run continues") from None
+
+
+def silence_words(silent: float) -> list[str]:
+    """Return a note if there was no progress for long."""
+    if silent < _QUIET:
+        return []
+    return [f"no progress for {rough_duration(silent)} (a large layer can take up to 15 min)"]
+
+
+@contextlib.contextmanager
+def _display(context: Context, run: Run) -> Iterator[Display]:
+    if context.out.as_json:
+        yield _NoDisplay()
+    elif context.out.live:
+        with _live_line(run) as line:
+            yield line
+    else:
+        yield PlainLines(context.out.line)
+
+
+class _NoDisplay:
+    def show(self, history: ProgressHistory, notes: list[str]) -> None:
+        pass
+
+
+class PlainLines:
+    """Writes a line every few seconds, less often if nothing changed."""
+
+    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._write = write
+        self._clock = clock
+        self._counts: Counts | None = None
+        self._at = clock()
+
+    def show(self, history: ProgressHistory, notes: list[str]) -> None:
+        now = self._clock()
+        due = _PLAIN_EVERY if history.counts != self._counts else _PLAIN_QUIET_EVERY
+        if now - self._at >= due:
+            self._write(", ".join(progress_words(history.counts, history.throughput) + notes))
+            self._at, self._counts = now, history.counts
+
+
+@contextlib.contextmanager
+def _live_line(run: Run) -> Iterator[Display]:
+    """Yield a line that is updated in place and removed at the end."""
+    from rich.live import Live  # noqa: PLC0415 - only terminals need it
+
+    with Live(refresh_per_second=5, transient=True) as live:
+        yield _LiveLine(run, live.update)
+
+
+class _LiveLine:
+    def __init__(self, run: Run, update: Callable[[Table], None]) -> None:
+        self._run = run
+        self._update = update
+
+    def show(self, history: ProgressHistory, notes: list[str]) -> None:
+        from rich.progress_bar import ProgressBar  # noqa: PLC0415
+        from rich.table import Table  # noqa: PLC0415
+
+        counts = history.counts
+        found = known_items(counts)
+        bar = ProgressBar(found or None, ended_items(counts), width=20, pulse=not found)
+        grid = Table.grid(padding=(0, 1))
+        grid.add_column(no_wrap=True)
+        grid.add_column(width=20)
+        grid.add_column(no_wrap=True, overflow="ellipsis")
+        grid.add_row(f"[bold]{self._run.sync}[/]", bar, ", ".join(progress_words(counts, history.throughput) + notes))
+        self._update(grid)
+
+
+WINDOW: Final = 20.0
+"""Seconds over which throughput is measured."""
+_SHORTEST: Final = 1.0  # seconds between samples below which throughput is unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A run's counts at a time (seconds of a monotonic clock)."""
+
+    at: float
+    counts: Counts
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Items ended and bytes sent, each per second."""
+
+    items: float = 0.0
+    bytes: float = 0.0
+
+
+def throughput(first: Sample, last: Sample) -> Throughput:
+    """Return the throughput between two samples, zero for less than a second."""
+    seconds = last.at - first.at
+    if seconds < _SHORTEST:
+        return Throughput()
+    items = max(ended_items(last.counts) - ended_items(first.counts), 0)
+    sent = max(last.counts.bytes - first.counts.bytes, 0)
+    return Throughput(items / seconds, sent / seconds)
+
+
+def ended_items(counts: Counts) -> int:
+    """Return the number of queued items that have ended. Conflicts are excluded, as the scan finds most of them."""
+    return counts.moved + counts.removed + counts.failed + counts.known + counts.cancelled
+
+
+def known_items(counts: Counts) -> int:
+    """Return the number of items queued so far, at least those that have ended."""
+    return max(counts.queued, ended_items(counts))
+
+
+def seconds_left(counts: Counts, items_per_second: float) -> float | None:
+    """Return the seconds until all items queued so far have ended; None if unknown."""
+    left = known_items(counts) - ended_items(counts)
+    if not left or items_per_second <= 0:
+        return None
+    return left / items_per_second
+
+
+@dataclass(slots=True)
+class ProgressHistory:
+    """The latest samples of a run while it is followed."""
+
+    _recent: deque[Sample] = field(default_factory=deque)
+
+    def add(self, sample: Sample) -> None:
+        self._recent.append(sample)
+        # Keep one sample from before the window, so that the samples span all of it.
+        while len(self._recent) > 2 and sample.at - self._recent[1].at >= WINDOW:
+            self._recent.popleft()
+
+    @property
+    def counts(self) -> Counts:
+        return self._recent[-1].counts if self._recent else Counts()
+
+    @property
+    def throughput(self) -> Throughput:
+        """The throughput of the last :data:`WINDOW` seconds; zero if nothing ended in them."""
+        return throughput(self._recent[0], self._recent[-1]) if self._recent else Throughput()
+
+
+def progress_words(counts: Counts, speed: Throughput) -> list[str]:
+    """Return a run's progress as phrases, the most important first."""
+    notes = _moving(counts, speed) if known_items(counts) else _scanning(counts)
+    if counts.failed:
+        notes.append(f"{number(counts.failed)} failed")
+    if counts.known:
+        notes.append(plural(counts.known, "known failure"))
+    if counts.conflict:
+        notes.append(plural(counts.conflict, "conflict"))
+    return notes
+
+
+def _scanning(counts: Counts) -> list[str]:
+    notes = ["scanning"]
+    if counts.would_move:
+        notes.append(f"{number(counts.would_move)} would move")
+    if counts.skipped:
+        notes.append(f"{number(counts.skipped)} equal so far")
+    if counts.left_out:
+        notes.append(f"{number(counts.left_out)} left out")
+    if counts.extra:
+        notes.append(f"{number(counts.extra)} extra")
+    return notes
+
+
+def _moving(counts: Counts, speed: Throughput) -> list[str]:
+    notes = [f"{number(ended_items(counts))} of {plural(known_items(counts), 'item')}"]
+    if speed.items:
+        notes.append(f"{number(speed.items)} items/s")
+    if speed.bytes:
+        notes.append(f"{size(speed.bytes)}/s")
+    left = seconds_left(counts, speed.items)
+    if left is not None:
+        notes.append(f"about {rough_duration(max(left, 1.0))} left")
+    return notes
+
+
+def waiting_reason(run: Run, progress: Progress, now: float) -> Waiting | None:
+    """Return the recorded reason why a run waits, if it has made no progress for a minute. ``now`` is in Unix seconds."""
+    waiting, advanced = run.waiting, max(progress.advanced, run.started)
+    if run.over or waiting is None or waiting.at < advanced or now - advanced < STALLED:
+        return None
+    return replace(waiting, since=max(waiting.since, advanced))
+
+
+def state_words(run: Run, progress: Progress, now: float) -> list[str]:
+    """Return notes on a run: if it is being cancelled, and why it waits."""
+    notes = ["cancelling"] if run.status is RunStatus.CANCELLING else []
+    waiting = waiting_reason(run, progress, now)
+    if waiting is not None:
+        again = f"; retrying at {_clock(waiting.until)}" if waiting.until > now else ""
+        notes.append(f"waiting since {_clock(waiting.since)}: {waiting.code}: {visible(waiting.what)}{again}")
+    return notes
+
+
+def _clock(moment: float) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(moment))
