@@ -1,6 +1,6 @@
-# What one can do here; `make` lists it.
+# Development tasks; `make` lists them.
 #
-# Everything stays in this folder: .venv and .venv-engine (Python environments), .build and .syncline (what runs).
+# Everything stays in this folder: .venv and .venv-engine (Python environments), .build and .syncline (engine and builds).
 
 PYTHON ?= python3
 NAME ?=
@@ -26,47 +26,47 @@ export SAM_CLI_TELEMETRY := 0
 .DEFAULT_GOAL := help
 .PHONY: help run push down test crashes soak sim canaries fuzz mutate sbom audit release lint format bench sam-local lock clean environments
 
-help: ## List what can be made
+help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
 
-run: environments ## Copy a sample registry to another one on this machine, and show the proof
+run: environments ## Sync a sample registry to another one on this machine, and verify the copy
 	@$(bin)/python -m demo run
 
-push: environments ## Push something new to the sample; its webhook has it copied at once
+push: environments ## Push a new image to the sample; a webhook starts its sync
 	@$(bin)/python -m demo push
 
-down: ## Stop what `make run` started; its content is kept
+down: ## Stop what `make run` started; keep its content
 	@test ! -x $(bin)/python || $(bin)/python -m demo down
 
-test: environments ## Run the unit and integration tests; what this machine lacks for some is listed at the end
+test: environments ## Run the unit and integration tests; missing programs are listed at the end
 	@$(bin)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/integration tests/simulation tests/unit
 
-crashes: environments ## Kill the engine fifty times at random moments, and check what is left; CRASHES=... times
+crashes: environments ## Kill the engine fifty times at random moments and check its state; CRASHES=n sets the number
 	@CRASHES=$(CRASHES) $(bin)/python -m pytest --timeout 7200 -s -n 0 tests/integration/test_engine_crashes.py
 
-soak: environments ## Run all five kinds for MINUTES (60 by default) with kills of functions, engine and servers; SEED=n
+soak: environments ## Run all kinds for MINUTES (default 60) while killing functions, engine and servers; SEED=n
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-sim: environments ## Simulate SEEDS="first last" (2,000 by default), or one SEED=n with its trace
+sim: environments ## Simulate SEEDS="first last" (default 2,000), or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
 canaries: environments ## Simulate canaries and probes of tokens: SEEDS="first last", or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation.canaries $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
-fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz every parser for SECONDS in all (60 by default); TARGET=... fuzzes one
+fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz all parsers for SECONDS in total (default 60); TARGET=... selects one
 	@PYTHONPATH=layers/syncline:.:$$(echo .venv-fuzz/lib/python3*/site-packages) $(bin)/python -m tests.fuzz --seconds $(SECONDS) $(TARGET)
 
-mutate: environments .venv-mutate/requirements.sha256 ## Put faults into changed lines that decide, and see tests fail; FILES="...", ALL=1, SAMPLE=n, SAMPLE_SEED=n
+mutate: environments .venv-mutate/requirements.sha256 ## Mutate changed decisions and check that tests fail; FILES="...", ALL=1, SAMPLE=n, SAMPLE_SEED=n
 	@PYTHONHASHSEED=0 PYTHONPATH=layers/syncline:.:$$(echo .venv-mutate/lib/python3*/site-packages) nice $(bin)/python -m tests.mutation \
 		$(if $(ALL),--all) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SAMPLE_SEED),--sample-seed $(SAMPLE_SEED)) $(if $(ALL)$(FILES),--record) $(FILES)
 
 sbom: ## Write a bill of materials (CycloneDX) of the pinned requirements to .build/sbom.json
 	@mkdir -p .build && $(PYTHON) scripts/sbom .build/sbom.json && echo .build/sbom.json
 
-audit: .venv-audit/requirements.sha256 ## Look for known vulnerabilities of the pinned requirements
+audit: .venv-audit/requirements.sha256 ## Check the pinned requirements for known vulnerabilities
 	@$(PYTHON) scripts/audit .venv-audit/bin/python
 
-release: ## Build a signed release of the commit in .build/release; KEY=... is the SSH key to sign with
+release: ## Build a signed release of the commit in .build/release; KEY=... is the SSH signing key
 	@scripts/release $(KEY)
 
 lint: environments ## Check style and types
@@ -74,24 +74,24 @@ lint: environments ## Check style and types
 	@$(bin)/ruff format --check --quiet $(code)
 	@$(bin)/mypy $(code)
 
-format: environments ## Put the code into its form
+format: environments ## Format the code
 	@$(bin)/ruff check --fix $(code)
 	@$(bin)/ruff format $(code)
 
-bench: environments ## Compare with other tools; NAME=... runs one of the comparisons
+bench: environments ## Run the benchmarks against other tools; NAME=... selects one
 	@$(bin)/python -m bench $(NAME)
 
-sam-local: environments ## Invoke every function in the Lambda image, and build and run the container's, on Docker
+sam-local: environments ## Invoke every function in the Lambda image, and build and run the container, on Docker
 	@$(bin)/python -m pytest tests/sam
 
 lock: ## Pin the newest versions that requirements/*.in allow
 	@scripts/lock
 
-clean: ## Remove what was built; .syncline and the environments stay
+clean: ## Remove build output and caches; .syncline and the environments stay
 	@rm -rf .build .aws-sam .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	@find . -name __pycache__ -type d -not -path './.venv*' -prune -exec rm -rf {} +
 
-# The two have nothing to do with each other, so they are installed side by side.
+# The two are independent, so they are installed in parallel.
 environments:
 	@$(MAKE) --silent --jobs=2 $(environments)
 

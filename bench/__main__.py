@@ -1,9 +1,9 @@
 """``python -m bench [NAME]``: run the measurements whose name is NAME or begins with ``NAME.``; all without one.
 
 A kind's measurements are in a module named after it. ``MEASUREMENTS`` there maps what follows the kind in a name to a
-function that makes the measurement; ``LONG`` names those that take an hour or much of the disk, which are made only
-when asked for by their name. Whether an aim is met is shown, and never changes the exit code: time is not
-asserted. The exit code is 1 where a measurement could not be made for another reason than a program that is absent.
+function that makes the measurement; ``LONG`` names those that take an hour or much disk space, which run
+only if they are named. Unmet aims are shown but do not change the exit code. It is 1 if a measurement failed for another
+reason than a missing program.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
     if not chosen or len(arguments) > 1:
         print(f"usage: python -m bench [NAME]; NAME is one of {', '.join(_names())}", file=sys.stderr)
         return 2
-    # Ended like this, it still ends its servers and its engine.
+    # SIGTERM still stops the servers and the engine.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     load = os.getloadavg()[0]
     rows: list[Row] = []
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _measurements() -> Iterator[tuple[str, Measurement, bool]]:
-    """Name, function, and whether it takes long."""
+    """Name, function, and True for a long measurement."""
     for kind in KINDS:
         module = importlib.import_module(f"bench.{kind}")
         for name, measure in module.MEASUREMENTS.items():

@@ -24,7 +24,7 @@ from tests.standins.registry import Registry
 _ROUNDS: Final = 3
 _MOST_MEMORY: Final = 250  # MiB
 _GIB: Final = 1 << 30
-_PROJECTION_DISK: Final = 20 * _GIB  # the bundle, and what the registry keeps of it
+_PROJECTION_DISK: Final = 20 * _GIB  # the bundle and its copy in the registry
 _PARTS_LAYERS: Final = 32  # of 640 MiB, some 350 of which are left when packed
 _SLOW: Final = 20e6  # bytes a second
 _LIMIT: Final = 900  # seconds that a function may take
@@ -66,7 +66,7 @@ def skopeo(place: Place) -> list[Row]:
             return unpacked + copied
 
     with _github(made) as github:
-        _first(place, github)  # starts the functions' processes, and has the files in memory
+        _first(place, github)  # warm up: start the functions, cache the files
         ran, theirs = in_turns(_ROUNDS, lambda: _first(place, github), theirs_once if peer else None)
         again, known = _again(place, github, made)
     firsts = [each.seconds for each, _ in ran]
@@ -83,7 +83,7 @@ def skopeo(place: Place) -> list[Row]:
 
 
 def projection(place: Place) -> list[Row]:
-    """The seed's 11 GiB: one of its images by one function, and all of them by as many as this machine runs at once."""
+    """The seed's 11 GiB: one image by one function, and all images by concurrent functions."""
     program("docker-registry")
     free = shutil.disk_usage(place.folder).free
     if free < _PROJECTION_DISK:
@@ -120,7 +120,7 @@ def projection(place: Place) -> list[Row]:
 
 
 def parts(place: Place) -> list[Row]:
-    """One archive of 11 GiB over a connection of 20 MB/s: more than one function has the time for."""
+    """One archive of 11 GiB over a connection of 20 MB/s, which takes longer than one function may run."""
     program("docker-registry")
     free = shutil.disk_usage(place.folder).free
     if free < 2 * _PROJECTION_DISK:
@@ -150,7 +150,7 @@ LONG: Final = ("projection", "parts")
 
 
 def _first(place: Place, github: GitHubServer, images: int = len(bundle.NAMES)) -> tuple[Ran, float | None]:
-    """The bundle into an empty registry by a new sync; with the peak of a function's memory in MiB."""
+    """Sync the bundle into an empty registry; return seconds and peak memory of a function in MiB."""
     with _empty_registry(place) as target:
         name = place.functions.apply(_sync(github, target))
         with memory.peak(lambda: place.functions.processes("transfer")) as peak:
@@ -159,7 +159,7 @@ def _first(place: Place, github: GitHubServer, images: int = len(bundle.NAMES)) 
 
 
 def _again(place: Place, github: GitHubServer, made: bundle.Bundle) -> tuple[list[float], list[float]]:
-    """Seconds for the same build once more, and for another build with the same images."""
+    """Return the seconds for the same build again, and for another build with the same images."""
     again: list[float] = []
     known: list[float] = []
     for _ in range(_ROUNDS):
@@ -204,7 +204,7 @@ def _sync(github: GitHubServer, target: Registry) -> dict[str, Any]:
     sync = yaml.safe_load((ROOT / "examples/artifacts-presto.yaml").read_text())["syncs"]["presto-images"]
     for key in ("schedule", "webhook", "aliases"):
         del sync[key]
-    for key in ("time", "check"):  # the made-up build has neither
+    for key in ("time", "check"):  # the synthetic build has neither
         del sync["build"]["metadata"][key]
     sync["source"] |= {"url": github.url, "repository": github.repository, "auth": {"token": f"env:{GITHUB_TOKEN}"}}
     sync["target"] = {"registry": target.host, "plain_http": True, "project": _PROJECT}

@@ -1,9 +1,9 @@
-"""Backups from a bucket into git, against what the scripts did that we replace, and against rclone with git.
+"""Backups from a bucket into git, against the replaced scripts, and against rclone with git.
 
 The same 40 changes (23 new, 15 modified, 2 deleted) in a bucket of 100,000 files in 60 clusters, over smart HTTP on the
-loopback interface. The seed's way downloads every object, clones, adds, commits and pushes, each time anew; `rclone
-sync` keeps its working copy from one time to the next, which a function cannot. Ours is told by the bucket's events
-which keys to look at; a look at everything is measured too.
+loopback interface. The seed downloads every object, clones, adds, commits and pushes each time; `rclone sync`
+keeps its working copy, which a function cannot. Ours gets the changed keys from the bucket's events; a full scan is
+measured, too.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RCLONE: Final = Path(sys.executable).parent / "rclone"
 
 @dataclass(frozen=True)
 class Taken:
-    """What one way took, once: of its ``seconds`` the ``server`` of git was at work in some."""
+    """Cost of one round; ``server`` is the part of ``seconds`` spent by the git server."""
 
     seconds: float
     server: float
@@ -52,7 +52,7 @@ class Taken:
 
 
 def at_100k(place: Place) -> Sequence[Row]:
-    """All three ways, and ours with a look at everything."""
+    """Compare the three methods, and ours with a full scan."""
     with ExitStack() as stack:
         world = filled(stack, place.folder / "backups", FILES)
         folder = place.folder / "ways"
@@ -70,7 +70,7 @@ def at_100k(place: Place) -> Sequence[Row]:
             synced.append(_taken(world, folder, partial(_rclone, world, folder / "kept")))
             _next(world)
             full.append(_taken(world, folder, partial(_ours, world, memory, None)))
-            # What is now on the branch is what the next round begins with.
+            # The next round starts from this branch.
             world.bare.git("update-ref", "refs/heads/before", "refs/heads/main")
         return [
             *_rows("100k", " (seed)", _UNITS, ours, seed, {"seconds": 1 / 20, "from_bucket": 0.01}),
@@ -82,17 +82,17 @@ def at_100k(place: Place) -> Sequence[Row]:
 
 
 def at_1m(place: Place) -> Sequence[Row]:
-    """Ours in a repository ten times as large because it has ten times as many clusters."""
+    """Ours with ten times as many clusters."""
     return _grown(place, "1m", 10 * CLUSTERS)
 
 
 def at_1m_wide(place: Place) -> Sequence[Row]:
-    """Ours where as many clusters have folders ten times as large; a commit reads each folder that it touches."""
+    """Ours with folders ten times as large; a commit reads each folder that it changes."""
     return _grown(place, "1m.wide", CLUSTERS)
 
 
 def _grown(place: Place, name: str, clusters: int) -> list[Row]:
-    """The same change at both sizes: the cost is to be that of the change."""
+    """Measure the same change at both sizes: the cost should depend on the change only."""
     figures: dict[int, list[Taken]] = {}
     for files, many in ((FILES, CLUSTERS), (MANY, clusters)):
         with ExitStack() as stack:
@@ -140,12 +140,12 @@ def _rows(  # noqa: PLR0913, PLR0917 - each is a part of the rows
 
 
 def _next(world: Filled) -> None:
-    """The branch as it was before, for the next way."""
+    """Reset the branch for the next method."""
     world.reset()
 
 
 def _taken(world: Filled, folder: Path, way: Callable[[], tuple[float, float, float]]) -> Taken:
-    """Go one way and count what passes by; a way gives its seconds, MiB and bytes on disk."""
+    """Run one method and measure its traffic; it returns seconds, MiB and bytes on disk."""
     del folder
     world.http.received = world.http.sent = 0
     world.http.seconds = 0.0
@@ -156,7 +156,7 @@ def _taken(world: Filled, folder: Path, way: Callable[[], tuple[float, float, fl
 
 
 def _memory(world: Filled, folder: Path, *, look: bool = True) -> Path:
-    """What ours remembers when it begins: what a first look, which reads everything, has noted."""
+    """Return the state of ours after a first full scan."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "memory"
     kept = InMemoryIndex()
@@ -177,7 +177,7 @@ def _ours(world: Filled, memory: Path, keys: Sequence[str] | None) -> tuple[floa
 
 
 def _seed(world: Filled, folder: Path) -> tuple[float, float, float]:
-    """Download all, clone, copy, add, commit, push, and nothing kept."""
+    """Download all, clone, copy, add, commit, push; keep nothing."""
     clone, down = folder / "clone", folder / "clone" / "down"
     steps = [
         ["git", "clone", "--quiet", world.repository, str(clone)],
@@ -191,7 +191,7 @@ def _seed(world: Filled, folder: Path) -> tuple[float, float, float]:
 
 
 def _rclone(world: Filled, folder: Path, *, first: bool = False) -> tuple[float, float, float]:
-    """A working copy that is kept: `rclone sync` into it, add, commit, push."""
+    """`rclone sync` into a kept working copy, add, commit, push."""
     if first:
         subprocess.run(["git", "clone", "--quiet", world.repository, str(folder)], check=True)
     steps = [] if first else [["git", "-C", str(folder), "pull", "--quiet", "--no-rebase"]]
@@ -213,7 +213,7 @@ def _commit(folder: Path) -> list[list[str]]:
 
 
 def _measured(steps: Sequence[Sequence[str]], folder: Path) -> tuple[float, float, float]:
-    """Seconds, the most that a step held in memory (MiB), and bytes on disk at the end."""
+    """Return seconds, peak memory of a step (MiB), and bytes on disk at the end."""
     environment = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", **ENVIRONMENT}
     largest = 0.0
     began = time.perf_counter()

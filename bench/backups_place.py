@@ -1,6 +1,6 @@
-"""A backup bucket of any size on a real S3 server, the repository that has it, and what is changed between rounds.
+"""A backup bucket of any size on a real S3 server, its repository, and the changes between rounds.
 
-Contents follow from their keys, so nothing has to be kept in memory: a few lines of YAML, 300 to 4,000 bytes.
+Contents are derived from keys, so that nothing is kept in memory: a few lines of YAML, 300 to 4,000 bytes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BUCKET: Final = "cluster-backups"
 
 
 def content(key: str, version: int = 0) -> bytes:
-    """What an object holds."""
+    """Return the content of an object."""
     digest = hashlib.sha256(f"{key}#{version}".encode()).hexdigest()
     lines = [f"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {key}\n  uid: {digest}\ndata:\n"]
     lines += [f"  key-{n}: value of {digest[n % 32 :]}\n" for n in range(2 + int(digest[:2], 16) // 6)]
@@ -40,7 +40,7 @@ def content(key: str, version: int = 0) -> bytes:
 
 
 def keys(files: int, clusters: int) -> Iterator[str]:
-    """The keys of a bucket of so many files in so many clusters."""
+    """Return the keys of a bucket."""
     for number in range(files):
         cluster, rest = number % clusters, number // clusters
         yield f"cluster-{cluster:03}/namespace-{rest % NAMESPACES:02}/resource-{rest // NAMESPACES:05}.yaml"
@@ -67,12 +67,12 @@ class Filled:
         return self.s3.root / BUCKET / key
 
     def change(self) -> list[str]:
-        """Change the bucket as the comparison says: the keys of what is new, modified and deleted."""
+        """Change the bucket; return the new, modified and deleted keys."""
         self.version += 1
         spread = [
             key for n, key in enumerate(keys(self.files, self.clusters)) if n % (self.files // 100) == self.version % 7
         ]
-        # Those that a round before has deleted are not changed again.
+        # Files deleted in an earlier round are not changed again.
         there = [key for key in spread if self.path(key).exists()]
         modified, deleted = there[:MODIFIED], there[-DELETED:]
         new = [f"{key.rpartition('/')[0]}/new-{self.version}-{n}.yaml" for n, key in enumerate(there[20 : 20 + NEW])]
@@ -83,17 +83,17 @@ class Filled:
         return [*new, *modified, *deleted]
 
     def sent_by_bucket(self) -> int:
-        """Bytes that the S3 server's process has written so far, nearly all of them to its clients."""
+        """Return the bytes written by the S3 server's process so far, nearly all to its clients."""
         counters = Path(f"/proc/{self.s3._process.pid}/io").read_text().splitlines()  # noqa: SLF001
         return int(dict(line.split(": ") for line in counters)["wchar"])
 
     def reset(self) -> None:
-        """Take the branch back to what it was, so that the next way does the same work."""
+        """Reset the branch, so that the next method does the same work."""
         self.bare.git("update-ref", "refs/heads/main", "refs/heads/before")
 
 
 def filled(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS) -> Filled:
-    """A bucket and a repository of so many files, for as long as ``stack`` lives."""
+    """Return a bucket and a repository that live as long as ``stack``."""
     folder.mkdir(parents=True)
     root = folder / "s3"
     bare = make_bare(folder / "git" / "r.git")
@@ -121,19 +121,19 @@ def filled(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS)
 
 
 def disk(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
             try:
                 total += (Path(place) / name).lstat().st_size
-            except FileNotFoundError:  # gone while we look
+            except FileNotFoundError:  # gone meanwhile
                 continue
     return total
 
 
 def resident(pid: int) -> int:
-    """Bytes that a process and all it started hold in memory now, shared ones counted for each."""
+    """Return the resident bytes of a process and its children; shared pages count for each."""
     total = 0
     waiting = [pid]
     while waiting:
@@ -147,7 +147,7 @@ def resident(pid: int) -> int:
 
 
 class Watch:
-    """The most that a process and what it started held in memory, looked at every few milliseconds."""
+    """Peak memory of a process and its children, sampled every few milliseconds."""
 
     def __init__(self, pid: int, folder: Path | None = None) -> None:
         self.memory = self.disk = 0

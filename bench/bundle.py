@@ -21,7 +21,7 @@ TAG: Final = "presto-1-linux-amd64"
 LAYERS: Final = 4  # of each image, two of them common to all
 LAYER: Final = 128 * MIB
 _BLOCK: Final = 64 * 1024
-_RANDOM: Final = 0.25  # the share of blocks that nothing makes smaller, as in images with packed files
+_RANDOM: Final = 0.25  # share of incompressible blocks, as in images with compressed files
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Bundle:
 
 
 def make(folder: Path) -> Bundle:
-    """Write the bundle: 2 GiB when unpacked."""
+    """Write the bundle, 2 GiB unpacked."""
     folder.mkdir()
     pool = _pool()
     common = [_layer(f"common-{number}", pool) for number in range(LAYERS // 2)]
@@ -58,18 +58,18 @@ def make(folder: Path) -> Bundle:
 
 
 def block() -> dict[str, str]:
-    """What the build says of itself."""
+    """Return the metadata in the build's log."""
     flags = dict.fromkeys(("Build native CPU", "Build native GPU", "Build Java worker"), "true")
     return {"Presto ref": "1", "Velox ref": "1", "Target platform": "linux/amd64", "Image tag": TAG, **flags}
 
 
 def sample(size: int) -> bytes:
-    """As many bytes of a layer."""
+    """Return a number of bytes of a layer."""
     return _layer("sample", _pool())[:size]
 
 
 def _pool() -> list[bytes]:
-    """Blocks of programs and texts: those of this very Python and its packages."""
+    """Return blocks of program and text files of this Python and its packages."""
     root = Path(json.__file__).parents[1]
     blocks: list[bytes] = []
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.so"), *root.rglob("*.pyc")]):

@@ -1,8 +1,8 @@
-"""A bundle of the replaced script's size, written without packing all of it: its segments are packed once and used often.
+"""A bundle of the replaced script's size, made from segments that are compressed once and repeated.
 
-Deflate streams that end on a byte may stand behind one another, so both the archives' gzip and the deflate of the zip
-around it are put together from packed segments in an order of their own for each layer. Reading it costs what reading
-any other bundle costs; writing it, hardly more than the disk.
+Byte-aligned deflate streams can be concatenated, so the gzip of the archives and the deflate of the zip around them are
+assembled from compressed segments, in a different order for each layer. Reading costs the same as for any other bundle;
+writing costs little more than disk access.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class _Layer:
 
 
 def make(folder: Path, names: Sequence[str] = bundle.NAMES, layers: int = LAYERS) -> bundle.Bundle:
-    """Write the zip of the images' archives: of four with eight layers each, 20 GiB when unpacked and 11 when packed."""
+    """Write the zip of the images' archives: four with eight layers each, 20 GiB unpacked and 11 compressed."""
     folder.mkdir()
     data = bundle.sample(_POOL * SEGMENT)
     pool = [_Piece.of(data[at : at + SEGMENT]) for at in range(0, len(data), SEGMENT)]
@@ -72,7 +72,7 @@ def make(folder: Path, names: Sequence[str] = bundle.NAMES, layers: int = LAYERS
 
 
 def _layer(name: str, pool: list[_Piece]) -> _Layer:
-    """A layer with one file, made of segments of the pool in an order that is this layer's alone."""
+    """Return a layer with one file, made of segments of the pool in a unique order."""
     pieces = random.Random(name).choices(pool, k=SEGMENTS)
     pieces = [_Piece.of(_header(f"opt/{name}", SEGMENTS * SEGMENT)), *pieces, _Piece.of(bytes(1024))]
     digest = hashlib.sha256()
@@ -82,7 +82,7 @@ def _layer(name: str, pool: list[_Piece]) -> _Layer:
 
 
 def _gzip(layers: list[_Layer], name: str) -> Iterator[tuple[bytes, bytes]]:
-    """An archive as Docker 1.10 to 24 writes it, through gzip: pieces, and what each becomes in the zip."""
+    """Yield a gzipped archive in the format of Docker 1.10 to 24: pieces, each with its deflate in the zip."""
     yield HEADER, packed_segment(HEADER)
     crc = size = 0
     for piece in _archive(layers, name):
@@ -123,7 +123,7 @@ def _header(name: str, size: int) -> bytes:
 
 
 class _Ready:
-    """In a zip's compressor's place: what it is given is there deflated already."""
+    """Compressor for a zip whose input is already deflated."""
 
     zipped = b""
 

@@ -1,4 +1,4 @@
-"""What the measured registries hold: images of random bytes, which nothing makes smaller."""
+"""Content of the measured registries: images of incompressible random bytes."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Filler:
                 each.result()
 
     def one_layer(self, repository: str, tag: str, size: int) -> str:
-        """Push an image of one layer of ``size`` bytes, never held in memory; the layer's digest."""
+        """Push an image with one streamed layer of ``size`` bytes; return the layer's digest."""
         hashed = hashlib.sha256()
         for chunk in _chunks(size):
             hashed.update(chunk)

@@ -1,7 +1,7 @@
 """Fair shares: how long a push to one sync takes while another sync has a long backlog.
 
-The peer is the same push on the idle engine. Both are times from the beginning of the run to its end, as recorded: the
-image is discovered, moved and verified. ``BENCH_FAIR=2000`` tries it with a smaller backlog, under a name that says so.
+The peer is the same push on the idle engine. Both are recorded times of runs, in which the image is discovered, moved
+and verified. ``BENCH_FAIR=2000`` tries it with a smaller backlog, under a name that says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.standins.oci import OciRegistry
 _COUNT: Final = int(os.environ.get("BENCH_FAIR", "10000"))
 _ROUNDS: Final = 5
 _BEGUN: Final = 50
-"""Images of the backlog that have arrived before the first push is measured."""
+"""Images of the backlog that are copied before the first push is measured."""
 _PATIENCE: Final = 300.0
 
 

@@ -13,14 +13,14 @@ from syncline.clients.http.client import Http
 
 
 class Manager:
-    """The file manager's stand-in in a process of its own."""
+    """The file manager's stand-in in a separate process."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         self.url = process.stdout.readline().strip()
 
     def seen(self) -> dict[str, Any]:
-        """Return the server's own figures: requests by operation, the most at a time, files, bytes received."""
+        """Return the server's own figures: requests by operation, peak concurrency, files, bytes received."""
         seen: dict[str, Any] = Http().request("GET", f"{self.url}/_seen").json()
         return seen
 

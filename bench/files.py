@@ -1,4 +1,4 @@
-"""The kind ``files``: the deployed functions, against the seed's way of doing it, curl, and rclone."""
+"""The kind ``files``: the deployed functions, against the seed's method, curl, and rclone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SMALL_BYTES: Final = 4096
 _DELAY: Final = 0.02  # seconds that the file manager takes for a request
 _AT_ONCE: Final = 96
 _SAMPLE: Final = 300
-"""Objects that the seed's way is measured with: each takes the same time, so the rest is multiplied."""
+"""Objects that the seed's method is measured with; the result is multiplied, as each takes the same time."""
 _LARGE_BYTES: Final = 5 * 1024**3
 _EDGE: Final = "the-edge-of-a-part"
 _MOST_MEMORY: Final = 150  # MiB
@@ -90,7 +90,7 @@ def mirror(place: Place) -> list[Row]:
 
 
 def _mirrored(place: Place, rclone: Rclone, name: str) -> Ran:
-    """A run into an empty bucket of the same server."""
+    """Run a sync into an empty bucket of the same server."""
     target = {**bucket(rclone.url, name), "requests": 32}
     sync = {"kind": "files", "source": bucket(rclone.url, "source"), "target": target, "overwrite": True}
     ran = place.functions.run(place.functions.apply(sync))
@@ -101,7 +101,7 @@ def _mirrored(place: Place, rclone: Rclone, name: str) -> Ran:
 
 def changes(place: Place) -> list[Row]:
     """100 events with 1,000 and with 1,000,000 records in state: the calls they cause."""
-    del place  # in a process of its own, so that every call is counted
+    del place  # in a separate process, so that every call is counted
     rows = []
     counted: dict[int, Mapping[str, int]] = {}
     for records in (1_000, 1_000_000):
@@ -126,7 +126,7 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
 
 @contextmanager
 def _source(place: Place, count: int) -> Iterator[Rclone]:
-    """A real S3 server with small objects, which were there before it began."""
+    """Start a real S3 server that already has small objects."""
     with tempfile.TemporaryDirectory(dir=place.folder) as folder:
         rng = random.Random(1)
         for number in range(count):
@@ -155,7 +155,7 @@ def _sync(rclone: Rclone, target: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _one_after_another(rclone: Rclone, url: str) -> float:
-    """The seed's way: read an object whole, set its permissions, save it; the next. Seconds for all objects."""
+    """Return the seconds of the seed's method: for each object in turn, read it completely, set its permissions, save it."""
     bucket = Bucket(Endpoint.parse(rclone.url), "source", lambda: AccessKeys(ACCESS, SECRET), Http())
     http = Http()
     keys = [each.key for each in bucket.page(limit=_SAMPLE).objects]
@@ -181,7 +181,7 @@ def _one_after_another(rclone: Rclone, url: str) -> float:
 
 
 def _curl(rclone: Rclone, url: str) -> float:
-    # The form is written by hand: curl's own -F holds what comes through a pipe, and gives up at such a size.
+    # The form is built here, because curl -F buffers piped input and fails at this size.
     head = "".join(
         f'--{_EDGE}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}'
         for name, more, value in (

@@ -1,7 +1,7 @@
-"""``python -m bench.files_calls RECORDS``: the calls that 100 events cause with so many records in state, one a line.
+"""``python -m bench.files_calls RECORDS``: the calls caused by 100 events with RECORDS records in state, one per line.
 
 The steps run in this process, so that every call is counted; the table is that of a real engine, the bucket is rclone's,
-and the file manager is the stand-in. Messages go through the tests' own pump.
+and the file manager is the stand-in. Messages go through the pump of the tests.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import boto3
-from syncline.cli.target import of_engine
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deployment import deployment_of
 from syncline.kinds.files.records import Record
 from syncline.messages import Queues
 from syncline.model import Step
@@ -36,7 +36,7 @@ _WRITERS: Final = 4
 def main(records: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "engine")
-        target = of_engine(engine.up(home, _ROOT, port=0, say=_say), home)
+        target = deployment_of(engine.up(home, _ROOT, port=0, say=_say), home)
         try:
             for what, count in sorted(_calls(Path(folder), target.table, records).items()):
                 print(what, count)

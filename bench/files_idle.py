@@ -1,8 +1,8 @@
-"""The kind ``files`` with nothing to do: 100,000 objects that are at the target already.
+"""The kind ``files`` with nothing to do: 100,000 equal objects.
 
 Each measurement fills an empty target by a run of ours, whose time is a row without a peer, and then runs the sync five
-more times, in turns with rclone on the same servers. ``BENCH_FILES_IDLE=5000`` tries the measurements with fewer objects, under
-names that say so.
+more times, in turns with rclone on the same servers. ``BENCH_FILES_IDLE=5000`` measures with fewer objects, under
+different names.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _first(functions: Functions, name: str) -> Ran:
 
 
 def _idle(functions: Functions, name: str) -> Ran:
-    """Run with nothing to do, and make sure that the run saw that."""
+    """Run with nothing to do, and check that nothing was moved."""
     ran = functions.run(name)
     if ran.moved or ran.skipped != _COUNT:
         counts = f"moved {ran.moved} and found {ran.skipped} of {_COUNT} equal"
@@ -170,7 +170,7 @@ def _write_files(root: Path) -> None:
 
 
 def _name(number: int, chance: random.Random) -> str:
-    """Return a file name as people and programs choose them."""
+    """Return a realistic file name."""
     match number % 4:
         case 0:
             return f"invoice-{number:06}.pdf"

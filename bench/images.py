@@ -29,7 +29,7 @@ _ROUNDS: Final = 7
 
 
 def cold(place: Place) -> list[Row]:
-    """Nothing is at the target yet: 30 repositories with 3 tags each, and one layer that all of them share."""
+    """Empty target: 30 repositories with 3 tags each, and one layer shared by all."""
     program("docker-registry")
     skopeo = Skopeo(place.folder) if present("skopeo") else None
     with Registry(folder=place.folder / "cold") as source:
@@ -57,7 +57,7 @@ def cold(place: Place) -> list[Row]:
 
 
 def nothing(place: Place) -> list[Row]:
-    """Everything is at the target: 270 repositories with 3 tags each, Quay's API in front of both registries."""
+    """Equal target: 270 repositories with 3 tags each, Quay's API in front of both registries."""
     program("docker-registry")
     skopeo = Skopeo(place.folder) if present("skopeo") else None
     folders = _equal_registries(place.folder)
@@ -81,7 +81,7 @@ def nothing(place: Place) -> list[Row]:
 
         ours()
         if skopeo:
-            peer()  # it, too, has done this before
+            peer()  # warm up the peer, too
         ran, theirs = in_turns(_ROUNDS, ours, peer if skopeo else None)
     requests = [_requests(skopeo, folders)] if skopeo else []
     note = "the functions were warm; skopeo had synced the same before"
@@ -93,7 +93,7 @@ def nothing(place: Place) -> list[Row]:
 
 
 def layer(place: Place) -> list[Row]:
-    """One image with one layer of 1 GiB, which is not at the target."""
+    """One image with one layer of 1 GiB, missing at the target."""
     program("docker-registry")
     with Registry(folder=place.folder / "layer") as source:
         digest = Filler(source.host).one_layer(_LARGE, "v1", _LARGE_BYTES)
@@ -140,7 +140,7 @@ def _api(quay: QuayProcess) -> dict[str, str]:
 
 
 def _moved(functions: Functions, sync: Mapping[str, Any], images: int) -> Ran:
-    """Run a new sync that has to move this many images."""
+    """Run a new sync and check that it moves this many images."""
     ran = functions.run(functions.apply(sync))
     if ran.moved != images:
         raise NotMadeError(f"{ran.moved} images were moved, not {images}")
@@ -154,7 +154,7 @@ def _empty_registry(place: Place) -> Iterator[Registry]:
 
 
 def _equal_registries(place: Path) -> list[Path]:
-    """The folders of two registries that hold the same."""
+    """Return the folders of two registries with equal content."""
     folders = [place / "nothing-source", place / "nothing-target"]
     with Registry(folder=folders[0]) as source:
         Filler(source.host).images(_NOTHING, _TAGS, 4096, ())
@@ -170,7 +170,7 @@ def _registries(folders: Sequence[Path], *, access_log: bool = False) -> Iterato
 
 
 def _requests(skopeo: Skopeo, folders: Sequence[Path]) -> int:
-    """How many requests skopeo makes, counted in a round of its own: logging them takes the registries time."""
+    """Return the number of requests of skopeo, counted in a separate round because logging slows the registries."""
     with _registries(folders, access_log=True) as registries:
         source, target = registries
         skopeo.sync(source.host, _NOTHING, f"{target.host}/bench")

@@ -1,7 +1,7 @@
 """Memory of a scan of one repository with very many tags, none of which the target has.
 
-``python -m bench.images_listing SOURCE TARGET`` scans in a process of its own and prints its largest resident set in MiB
-and the number of tags that it found.
+``python -m bench.images_listing SOURCE TARGET`` scans in a separate process and prints its peak resident set in MiB and
+the number of tags found.
 """
 
 from __future__ import annotations

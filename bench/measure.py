@@ -1,4 +1,4 @@
-"""What a measurement is: values of ours and of the peer's, taken in turns, and the row that they come to."""
+"""Measurements: values of ours and of a peer taken in turns, and the resulting row."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ T = TypeVar("T")
 
 
 class NotMadeError(Exception):
-    """A measurement cannot be made here; the text says why."""
+    """A measurement cannot be made here, for the reason in the text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. ``ours`` and ``peer`` hold a value for each round, in ``unit``; lower is better.
 
-    ``aim`` bounds the ratio of the medians or, where the row is compared with nobody (``peer`` is None), the median of
-    ours itself. None means that the row is there for information. ``note`` says what is odd about it.
+    ``aim`` bounds the ratio of the medians or, without a peer, our median. None means that the
+    row is informative only. ``note`` is a remark.
     """
 
     name: str
@@ -43,12 +43,12 @@ class Row:
 
     @property
     def met(self) -> bool | None:
-        """Whether the aim is met; None where there is none, or nobody to compare with."""
+        """True if the aim is met; None without an aim or without a value to compare."""
         value = self.median if self.peer is None else self.ratio
         return None if self.aim is None or value is None else value <= self.aim
 
     def as_dict(self) -> dict[str, Any]:
-        """The row as the result files have it."""
+        """Return the row for the result files."""
         ratio = None if self.ratio is None else round(self.ratio, 4)
         peer = None if self.peer_median is None else round(self.peer_median, 4)
         ours = round(self.median, 4)
@@ -56,7 +56,7 @@ class Row:
 
 
 def in_turns(rounds: int, ours: Callable[[], T], peer: Callable[[], float] | None) -> tuple[list[T], list[float]]:
-    """Measure both ``rounds`` times; each begins every other round, so that neither profits from the other's wake."""
+    """Measure both ``rounds`` times, taking turns to go first, so that neither profits from warm caches."""
     our_values: list[T] = []
     peer_values: list[float] = []
     for number in range(rounds):

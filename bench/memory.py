@@ -1,4 +1,4 @@
-"""How much memory processes take at most, by Linux's own account."""
+"""Peak memory of processes, as reported by Linux."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PEAK: Final = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 @dataclass(slots=True)
 class Peak:
-    """The largest resident set that one of the processes had, everything it ever loaded included; None if unknown."""
+    """Peak resident set of any of the processes, including libraries; None if unknown."""
 
     mebibytes: float | None = None
 
 
 @contextmanager
 def peak(processes: Callable[[], Sequence[int]]) -> Iterator[Peak]:
-    """Watch processes within the ``with`` block; the result is there after it. ``processes`` is asked at both ends."""
+    """Measure processes in the ``with`` block; the result is available after it. ``processes`` is called at both ends."""
     for pid in processes():
         Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
     found = Peak()

@@ -21,7 +21,7 @@ _SECONDS: Final = 900
 
 
 def present(*names: str) -> bool:
-    """Whether all these programs are installed."""
+    """Return True if all programs are installed."""
     try:
         for name in names:
             program(name)
@@ -31,23 +31,23 @@ def present(*names: str) -> bool:
 
 
 class Skopeo:
-    """``skopeo sync`` from one plain registry to another, with what it remembers of blobs in a folder of its own."""
+    """``skopeo sync`` from one plain registry to another, with its blob cache in a separate folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="skopeo-", dir=folder))
 
     def forget(self) -> None:
-        """Let it begin as if it had never seen a blob."""
+        """Clear its blob cache."""
         shutil.rmtree(self._folder / "containers", ignore_errors=True)
 
     def sync(self, source: str, repositories: Sequence[str], target: str) -> float:
-        """Copy all tags of repositories of the host ``source`` to ``target``, a host and a path; the seconds."""
+        """Copy all tags of repositories of the host ``source`` to ``target``, a host and a path; return the seconds."""
         file = self._folder / "sync.yaml"
         images: dict[str, list[str]] = {name: [] for name in repositories}
         file.write_text(json.dumps({source: {"tls-verify": False, "images": images}}))  # JSON is YAML
         command = [program("skopeo"), "--insecure-policy", "sync", "--src", "yaml", "--dest", "docker"]
         command += ["--scoped=false", "--dest-tls-verify=false", str(file), target]
-        # Root's cache would else be that of the whole machine; a user's is found below XDG_DATA_HOME.
+        # Root's cache would be that of the machine; a user's is below XDG_DATA_HOME.
         environ = os.environ | {"_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": str(self._folder)}
         return _timed(command, environ)
 
@@ -95,22 +95,22 @@ class RcloneClient:
 
 
 class Docker:
-    """The program ``docker`` with an engine of its own."""
+    """The program ``docker`` with a separate engine."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = dict(environment)
 
     def run(self, *arguments: str) -> float:
-        """One command; the seconds."""
+        """Run one command; return the seconds."""
         return _timed([program("docker"), *arguments], self._environment)
 
     def forget(self) -> None:
-        """Remove all images, so that the next load and push begin with nothing."""
+        """Remove all images before the next load and push."""
         self.run("system", "prune", "--all", "--force")
 
 
 def curl_layer(source: str, target: str, repository: str, digest: str) -> float:
-    """Copy one layer between two plain registries by ``curl | curl``; the seconds from first to last request."""
+    """Copy one layer between two plain registries by ``curl | curl``; return the seconds from first to last request."""
     script = """
 set -eo pipefail
 place=$(curl -sf -X POST -o /dev/null -w '%header{location}' "http://$TARGET/v2/$NAME/blobs/uploads/")

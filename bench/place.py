@@ -1,4 +1,4 @@
-"""Where measurements run: a folder of their own, and the functions, deployed to an engine of their own."""
+"""The environment of measurements: a separate folder, and the functions deployed to a separate engine."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from syncline.cli.local_aws import LOCAL_CONFIG, local_session
 from bench.measure import NotMadeError
 from syncline.cli import deploy
 from syncline.cli import local_engine as engine
+from syncline.cli.aws import LOCAL_CONFIG, local_session
 from tests.standins import github
 from tests.standins.quay import TOKEN
 from tests.standins.rclone import ACCESS, SECRET
@@ -33,17 +34,16 @@ _COMMAND_SECONDS: Final = 1800
 
 def bucket(url: str, name: str) -> dict[str, str | dict[str, str]]:
     """Return the configuration of a bucket on one of the tests' S3 servers."""
-    # Keys of the tests, and of no other server: they may stand in the engine's environment.
+    # Credentials of the test servers only, so the engine's environment may have them.
     auth = {"access_key": "env:BENCH_S3_ACCESS", "secret_key": "env:BENCH_S3_SECRET"}
     return {"bucket": name, "endpoint": url, "auth": auth}
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A run that went well.
+    """A successful run.
 
-    ``seconds`` are those from its beginning to its end, as recorded; ``command_seconds`` those of the whole command
-    that waited for it. ``moved`` and ``skipped`` count items; ``requests`` were made to source and target.
+    ``seconds`` is its recorded duration, ``command_seconds`` that of the command that waited for it. ``moved`` and ``skipped`` count items; ``requests`` were made to source and target.
     """
 
     seconds: float
@@ -54,7 +54,7 @@ class Ran:
 
 
 class Place:
-    """A folder below ``.build``, gone at the end; the engine is started when it is first needed."""
+    """A temporary folder below ``.build``; the engine starts on first use."""
 
     def __init__(self) -> None:
         (ROOT / ".build").mkdir(exist_ok=True)
@@ -75,8 +75,8 @@ class Place:
 
     @cached_property
     def functions(self) -> Functions:
-        """The deployed functions; nothing has called them yet."""
-        # What the engine inherits, and the functions from it; none of it opens anything but servers of ours.
+        """The deployed functions, not called yet."""
+        # Inherited by the engine and the functions; only valid for our servers.
         os.environ |= {GITHUB_TOKEN: github.TOKEN, QUAY_TOKEN: TOKEN}
         os.environ |= {"BENCH_S3_ACCESS": ACCESS, "BENCH_S3_SECRET": SECRET}
         engine.up(self._home, ROOT, port=0, say=self.say)
@@ -84,35 +84,35 @@ class Place:
 
 
 class Functions:
-    """The functions as they are deployed, steered by the command ``syncline``."""
+    """The deployed functions, controlled through the command ``syncline``."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._applied = 0
 
     def apply(self, config: Mapping[str, Any]) -> str:
-        """Make a sync of ``config`` the only one; its name, which no other had: nothing of another is remembered."""
+        """Apply ``config`` as the only sync, under a new name without state; return the name."""
         self._applied += 1
         name = f"bench-{self._applied}"
         self.apply_all({name: config})
         return name
 
     def apply_all(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
-        """Make these syncs, by name, the only ones."""
+        """Apply these syncs, by name, as the only ones."""
         file = self._home / "syncs.yaml"
         file.write_text(json.dumps({"syncs": configs}))  # JSON is YAML
         self._syncline("apply", str(file), "--prune", "--offline")
 
     def begin(self, name: str) -> None:
-        """Start a run of a sync, and do not wait for it."""
+        """Start a run of a sync without waiting for it."""
         self._syncline("run", name)
 
     def cancel(self, name: str) -> None:
-        """End the run of a sync that is in progress."""
+        """Cancel the run in progress of a sync."""
         self._syncline("cancel", name)
 
     def run(self, name: str) -> Ran:
-        """Run a sync to its end; raises NotMadeError if not all went well."""
+        """Run a sync to its end; raises NotMadeError if it has failures."""
         began = time.perf_counter()
         answer = self._syncline("run", name, "--wait")
         took = time.perf_counter() - began
@@ -121,13 +121,13 @@ class Functions:
         return Ran(run["seconds"], took, counts["moved"], counts["skipped"], counts["requests"])
 
     def output(self, name: str) -> str:
-        """An output of the stack, such as a function's address."""
+        """Return an output of the stack, such as a function URL."""
         running = engine.describe(self._home)
         assert running is not None
         return running.outputs[name]
 
     def invoke(self, function: str) -> Any:
-        """What a function answers to a schedule."""
+        """Invoke a function like a schedule; return its response."""
         running = engine.describe(self._home)
         assert running is not None
         arguments = deploy.client_arguments(running.endpoint)
@@ -137,7 +137,7 @@ class Functions:
         return json.loads(answer["Payload"].read())
 
     def processes(self, function: str) -> list[int]:
-        """The processes of a function that are kept warm; none where there is no /proc to ask."""
+        """Return the warm processes of a function; none without /proc."""
         mark = f"{self._home}/tmp/ministack-lambda-syncline-{function}-".encode()
         found = []
         for command in Path("/proc").glob("[0-9]*/cmdline"):

@@ -1,4 +1,4 @@
-"""The table for people and the files for programs."""
+"""Results as a table and as files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _LEFT: Final = (0, 3, 6)
 
 
 def write(name: str, rows: Iterable[Row]) -> Path:
-    """Write one measurement's rows; the file."""
+    """Write the rows of a measurement; return the file."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps([row.as_dict() for row in rows], indent=2) + "\n")
@@ -30,7 +30,7 @@ def write(name: str, rows: Iterable[Row]) -> Path:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """All rows as text, a note below where one has one."""
+    """Return all rows as text, with notes below."""
     lines = [_HEAD, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     text = [
@@ -64,7 +64,7 @@ def _span(values: Sequence[float]) -> str:
 
 
 def machine(load: float) -> str:
-    """What the numbers were made with; ``load`` is the machine's load before that."""
+    """Describe the machine and versions; ``load`` is the load before the measurements."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     parts = [
         time.strftime("%Y-%m-%d", time.gmtime()),

@@ -1,4 +1,4 @@
-"""What verdicts are compared with: a plain asyncio client that asks the same instances the same, and judges nothing."""
+"""The peer of verdicts: a plain asyncio client that sends the same requests and does not evaluate the responses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class PlainClient:
-    """Keeps one connection to each instance, asks all of them at once, and asks again whoever says 401."""
+    """Keeps one connection per instance, requests all at once, and repeats requests that get 401."""
 
     def __init__(self, instances: Sequence[Instance], tls: ssl.SSLContext, schedule: AskSchedule) -> None:
         self._instances = instances
@@ -39,7 +39,7 @@ class PlainClient:
         self._thread.join()
 
     def ask(self, token: str) -> None:
-        """Return once every instance has said 200."""
+        """Return when every instance has responded 200."""
         self._run(self._ask_all(token))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -30,24 +30,24 @@ _WARM: Final = 15  # runs before those that count
 _SYNCED_AFTER: Final = 0.3  # seconds
 _ORIGIN: Final = 0
 _AIMS: Final = {20: 5.0, 100: 15.0}  # milliseconds at the 99th percentile
-_GO_BUDGET: Final = 1000.0  # milliseconds: the published original's request_deadline, after which it says Timeout
+_GO_BUDGET: Final = 1000.0  # milliseconds: the published original's request_deadline, after which it reports Timeout
 _VERDICTS: Final = 10_000
 _AT_ONCE: Final = 50
 _STARTS: Final = 15
 
 
 def twenty(_place: Place) -> list[Row]:
-    """20 replicas: all have the token, and all have it 300 ms after the question."""
+    """20 replicas: all have the token at once, and all have it 300 ms after the request."""
     return _latencies(20)
 
 
 def hundred(_place: Place) -> list[Row]:
-    """100 replicas, the same."""
+    """Likewise with 100 replicas."""
     return _latencies(100)
 
 
 def wrong(_place: Place) -> list[Row]:
-    """10,000 verdicts, 50 at a time, on tokens of which it is known which replicas have them."""
+    """10,000 verdicts, 50 concurrent, on tokens with known replicas."""
     program("nginx")
     with Gateway(10, interval=0.2) as gateway, _served(gateway, retry_for=0.4, deadline=20) as container:
         chance = random.Random(99)
@@ -70,7 +70,7 @@ def wrong(_place: Place) -> list[Row]:
 
 
 def start(_place: Place) -> list[Row]:
-    """A new process until its probe is ready for the first request: imports, clients and connections' contexts."""
+    """Start of a process until its probe is ready: imports, clients and TLS contexts."""
     code = (
         "import time; began = time.perf_counter()\n"
         "import sys; sys.path.insert(0, 'functions/probe')\n"
@@ -91,7 +91,7 @@ def start(_place: Place) -> list[Row]:
 
 
 def url(place: Place) -> list[Row]:
-    """20 replicas that all have the token, asked for through the function URL of the engine on this machine."""
+    """20 replicas that all have the token, requested through the function URL of the engine on this machine."""
     program("nginx")
     with (
         Gateway(20, interval=1) as gateway,
@@ -147,7 +147,7 @@ def _served(gateway: Gateway, **more: Any) -> Iterator[Container]:
 
 
 class _Asker:
-    """Asks for verdicts over connections that are kept, one for each thread."""
+    """Requests verdicts over kept connections, one per thread."""
 
     def __init__(self, port: int, path: str = "/v1/synced") -> None:
         self._port = port
@@ -166,7 +166,7 @@ class _Asker:
 
 @dataclass(frozen=True, slots=True)
 class _Took:
-    """Milliseconds from the moment at which the last replica first said yes until it was known, and in all."""
+    """Milliseconds from the last replica's first positive response to the verdict, and in total."""
 
     over: list[float]
     whole: list[float]
@@ -233,7 +233,7 @@ def _percentile(values: Sequence[float], percent: int) -> float:
 
 
 def _built_layer() -> Path:
-    """What the layer of the functions brings, as the engine on this machine has it."""
+    """Return the layer of the functions, as the engine on this machine has it."""
     found = sorted((_ROOT / ".build/layer").glob("*"), key=lambda each: each.stat().st_mtime)
     if not found:
         raise NotMadeError("the layer has not been built: syncline up")

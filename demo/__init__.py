@@ -1,1 +1,1 @@
-"""What `make run` shows: two registries on this machine, the first with images, and a sync that keeps the second true."""
+"""The sample of `make run`: two registries on this machine, and a sync from the first to the second."""

@@ -7,11 +7,10 @@ import os
 import sys
 from typing import Final
 
-from syncline.cli.endings import tell
-
 from demo import scenes
 from demo.settings import Settings
 from syncline.cli.deploy import local_environment
+from syncline.cli.error_output import print_error
 from syncline.errors import SynclineError
 
 INTERRUPTED: Final = 130
@@ -21,7 +20,7 @@ _SCENES: Final = {"run": scenes.run, "push": scenes.push, "down": scenes.down}
 
 
 def main(arguments: list[str]) -> int:
-    """Play the scene that is asked for; its exit code."""
+    """Play a scene; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("scene", choices=_SCENES)
     play = _SCENES[parser.parse_args(arguments).scene]
@@ -29,17 +28,17 @@ def main(arguments: list[str]) -> int:
     try:
         return play(Settings.load())
     except KeyboardInterrupt:
-        sys.stderr.write("\ninterrupted: make run goes on from here, make down stops what runs\n")
+        sys.stderr.write("\ninterrupted: `make run` continues from here, `make down` stops the sample\n")
         return INTERRUPTED
     except SynclineError as error:
-        tell(error, as_json=False)
+        print_error(error, as_json=False)
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
     return NOT_DONE
 
 
 def _stay_on_this_machine() -> None:
-    """Forget what somebody has set for AWS, a stack there, or a proxy: it has no part in this."""
+    """Remove settings for AWS, a stack, or a proxy from the environment."""
     kept = local_environment(os.environ)
     kept.pop("SYNCLINE_STACK", None)
     os.environ.clear()

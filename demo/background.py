@@ -1,6 +1,6 @@
-"""Programs that stay when the command that started them has ended: remembered by process id and start time.
+"""Background processes, identified by process ID and start time.
 
-The start time tells a process from a later one with the same id, so nothing of anybody else's is ever ended.
+The start time distinguishes a process from a later one with the same ID, so that no other process is ended.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from typing import Final
 START_LIMIT: Final = 60.0  # seconds
 STOP_LIMIT: Final = 90.0  # an engine with a full registry writes for a while
 
-_LOOK_EVERY: Final = 0.05
+_POLL_EVERY: Final = 0.05
 
 
 def start(folder: Path, command: list[str], environment: Mapping[str, str], answers: Callable[[], bool]) -> None:
-    """Run a program whose log and process id are kept in ``folder``; returns when ``answers`` says so.
+    """Start a program with its log and process ID in ``folder``, and return when ``answers`` returns True.
 
-    Raises RuntimeError with the end of its log if it ends, or does not answer in a minute.
+    Raises RuntimeError with the end of its log if it ends, or does not answer within a minute.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
@@ -31,7 +31,7 @@ def start(folder: Path, command: list[str], environment: Mapping[str, str], answ
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    # A session of its own: an interrupt at the terminal is for the command, not for what it has started.
+    # A separate session: Ctrl-C at the terminal interrupts the command, not this program.
     pid = os.posix_spawn(command[0], command, environment, file_actions=streams, setsid=True)
     remember(folder, pid)
     end = time.monotonic() + START_LIMIT
@@ -41,16 +41,16 @@ def start(folder: Path, command: list[str], environment: Mapping[str, str], answ
             _reap(pid)
             text = log.read_text("utf-8", "replace").strip()
             raise RuntimeError(f"{folder.name} did not start; {log} ends with: {text[-800:]}")
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_EVERY)
 
 
 def remember(folder: Path, pid: int) -> None:
-    """Keep a process's id, for :func:`running` and :func:`stop`."""
+    """Record a process ID for :func:`running` and :func:`stop`."""
     (folder / "pid").write_text(f"{pid} {_started(pid)}\n")
 
 
 def running(folder: Path) -> int | None:
-    """The id of the process of ``folder``, if it still runs."""
+    """Return the ID of the process of ``folder``, None if it does not run."""
     try:
         pid, started = (folder / "pid").read_text().split()
     except (FileNotFoundError, ValueError):
@@ -59,7 +59,7 @@ def running(folder: Path) -> int | None:
 
 
 def stop(folder: Path) -> bool:
-    """Ask the process of ``folder`` to end and wait until it has; False if there was none."""
+    """Terminate the process of ``folder`` and wait for its end; return False if there was none."""
     pid = running(folder)
     if pid is not None:
         _signal(pid, signal.SIGTERM)
@@ -68,15 +68,15 @@ def stop(folder: Path) -> bool:
             if time.monotonic() > end:
                 _signal(pid, signal.SIGKILL)
             _reap(pid)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_EVERY)
     (folder / "pid").unlink(missing_ok=True)
     return pid is not None
 
 
 def _started(pid: int) -> str:
-    """When a process started, in the kernel's clock ticks; empty if there is none, or only what a parent has to reap."""
+    """Return the start time of a process in clock ticks; empty if it does not exist or is a zombie."""
     try:
-        # The name in parentheses may hold anything; behind it fields are counted from the third.
+        # The name in parentheses may contain anything; the third field follows it.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return ""

@@ -39,10 +39,10 @@ _LAYERS: Final[Mapping[str, Callable[[], Layer]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A repository: what its images are made of, and its versions, the last of which is also ``latest``.
+    """A repository: the layers of its images, and its versions.
 
-    ``same`` are more names of the last version. ``docker`` are versions in Docker's form instead of OCI's.
-    ``architectures``: an index of one image for each.
+    ``same`` are further tags of the last version. ``docker`` are versions in Docker's format instead of OCI's.
+    ``architectures``: the image is an index of one image for each.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Repository:
         return (*self.versions, *self.same)
 
     def images(self) -> Iterator[tuple[Image, tuple[str, ...]]]:
-        """Each version's image with its tags."""
+        """Yield each version's image with its tags."""
         for version in self.versions:
             tags = (version, *self.same) if version == self.versions[-1] else (version,)
             yield self._image(version), tags
@@ -83,7 +83,7 @@ class Repository:
 
 @cache
 def made(name: str) -> Layer:
-    """A layer that several images share, made once."""
+    """Return a shared layer, made once."""
     return _LAYERS[name]()
 
 

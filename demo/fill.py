@@ -1,4 +1,4 @@
-"""Filling prod: the tags of the catalog that it does not have yet. A tag that is there is left as it is."""
+"""Fill prod with the missing tags of the catalog. Existing tags are not changed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from syncline.clients.registry.client import Registry
 
 @dataclass(slots=True)
 class Filled:
-    """What was pushed: ``blobs`` has the size in bytes of each by its digest."""
+    """The tags and blobs that were pushed; ``blobs`` maps digests to sizes in bytes."""
 
     tags: int = 0
     blobs: dict[str, int] = field(default_factory=dict)
@@ -27,15 +27,15 @@ class Filled:
 
 
 class Pusher:
-    """Pushes images to a registry, each blob once: to other repositories it is mounted."""
+    """Pushes images to a registry, each blob once; other repositories mount it."""
 
     def __init__(self, target: Registry) -> None:
         self._target = target
-        self._places: dict[str, str] = {}
+        self._repositories: dict[str, str] = {}
         self.done = Filled()
 
     def push(self, repository: str, tag: str, image: Image) -> None:
-        """One image under one tag."""
+        """Push an image under a tag."""
         self._push(repository, tag, image)
         self.done.tags += 1
 
@@ -48,22 +48,22 @@ class Pusher:
         self._target.put_manifest(repository, reference, image.manifest)
 
     def _blob(self, repository: str, digest: str, data: bytes) -> None:
-        place = self._places.get(digest)
-        if place is None or not self._target.mount_blob(repository, digest, place):
+        mounted_from = self._repositories.get(digest)
+        if mounted_from is None or not self._target.mount_blob(repository, digest, mounted_from):
             self._target.begin_upload(repository).put(digest, data, len(data))
             self.done.blobs[digest] = len(data)
-        self._places[digest] = repository
+        self._repositories[digest] = repository
 
 
 def fill(settings: Settings, say: Callable[[str], None]) -> Filled:
-    """Push to prod what is missing of the catalog; ``say`` is told before it takes time."""
+    """Push missing tags of the catalog to prod; ``say`` is called with a message before slow steps."""
     prod = registry("prod", settings)
     missing = {each: _missing(each, prod) for each in REPOSITORIES}
     if not any(missing.values()):
         return Filled()
     say("making images from the files of this machine")
     names = sorted({name for each in REPOSITORIES if missing[each] for name in each.layers})
-    with ThreadPoolExecutor() as pool:  # compressing leaves Python's lock alone
+    with ThreadPoolExecutor() as pool:  # compressing releases the GIL
         list(pool.map(made, names))
     pusher = Pusher(prod)
     for repository, tags in missing.items():

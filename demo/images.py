@@ -21,7 +21,7 @@ SOURCE: Final = "syncline sample"
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The media types of one way to write an image down."""
+    """The media types of an image format."""
 
     manifest: str
     config: str
@@ -42,7 +42,7 @@ DOCKER: Final = Form(
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What an image's configuration says; ``entry`` is the Python program in it that a container runs."""
+    """The data of an image's configuration; ``entry`` is the Python program that a container runs."""
 
     name: str
     version: str
@@ -52,7 +52,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A manifest with everything it points to: ``blobs`` by digest, ``children`` are the images of an index."""
+    """A manifest with its content: ``blobs`` by digest, ``children`` are the images of an index."""
 
     manifest: Manifest
     blobs: Mapping[str, bytes] = field(repr=False)
@@ -64,7 +64,7 @@ class Image:
 
 
 def image(about: About, layers: Sequence[Layer], form: Form = OCI) -> Image:
-    """An image of these layers."""
+    """Return an image of layers."""
     config = _encoded(_config(about, layers))
     manifest = {
         "schemaVersion": 2,
@@ -77,7 +77,7 @@ def image(about: About, layers: Sequence[Layer], form: Form = OCI) -> Image:
 
 
 def index(images: Mapping[str, Image]) -> Image:
-    """One image for several architectures, each with its own."""
+    """Return an index with an image per architecture."""
     entries = []
     for architecture, each in images.items():
         entry = descriptor(each.manifest.media_type, each.manifest.body)
@@ -87,13 +87,13 @@ def index(images: Mapping[str, Image]) -> Image:
 
 
 def manifest_of(media_type: str, value: Mapping[str, Any]) -> Manifest:
-    """A manifest's bytes and their digest."""
+    """Return a manifest with its digest."""
     body = _encoded(value)
     return Manifest(digest_of(body), media_type, body)
 
 
 def descriptor(media_type: str, data: bytes) -> dict[str, Any]:
-    """How a manifest names ``data``."""
+    """Return the descriptor of ``data``."""
     return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
 

@@ -31,7 +31,7 @@ _LEFT_OUT: Final = frozenset({"__pycache__", "site-packages", "dist-packages", "
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A layer as registries keep it: ``data`` is a gzipped tar, ``diff_id`` the digest of the tar itself."""
+    """A layer as stored by registries: ``data`` is a gzipped tar, ``diff_id`` the digest of the tar."""
 
     digest: str
     diff_id: str
@@ -44,18 +44,18 @@ Files = Mapping[PurePosixPath, Path | bytes]
 
 
 def layer(what: str, files: Files) -> Layer:
-    """A layer of these files; ``what`` says in a word what they are."""
+    """Return a layer of files; ``what`` is a short description."""
     raw = _tar(files)
     data = gzip.compress(raw, _LEVEL, mtime=0)
     return Layer(digest_of(data), digest_of(raw), what, data)
 
 
 def interpreter() -> Layer:
-    """This machine's Python program with the shared libraries it needs: an image that begins with it runs here."""
+    """Return a layer of this machine's Python program and its shared libraries, the base of runnable images."""
     program = Path(sys.executable).resolve()
     files: dict[PurePosixPath, Path | bytes] = {PREFIX / "bin" / "python3": program}
     for path in _libraries([program, *_extensions()]):
-        # The loader's place is written into the program; the rest is found by LD_LIBRARY_PATH.
+        # The program has the path of the loader; the other libraries are found by LD_LIBRARY_PATH.
         at = PurePosixPath(str(path)).relative_to("/") if path.name.startswith("ld-") else PREFIX / "lib" / path.name
         files[at] = path
     files[PurePosixPath("etc/os-release")] = Path("/etc/os-release")
@@ -66,7 +66,7 @@ def interpreter() -> Layer:
 
 
 def standard_library() -> Layer:
-    """This Python's standard library, as text and extension modules."""
+    """Return a layer of the standard library: source files and extension modules."""
     root = Path(sysconfig.get_path("stdlib"))
     texts = (path for path in _files_below(root) if path.suffix == ".py" or path.name == "LICENSE.txt")
     files: dict[PurePosixPath, Path | bytes] = {LIBRARY / PurePosixPath(path.relative_to(root)): path for path in texts}
@@ -75,7 +75,7 @@ def standard_library() -> Layer:
 
 
 def packages(*names: str) -> Layer:
-    """Python packages of this environment, with what they say about their licence."""
+    """Return a layer of Python packages of this environment, with their licences."""
     files: dict[PurePosixPath, Path | bytes] = {}
     for name in names:
         for entry in distribution(name).files or ():
@@ -86,19 +86,19 @@ def packages(*names: str) -> Layer:
 
 
 def licences() -> Layer:
-    """The licence texts that Debian brings."""
+    """Return a layer of Debian's licence texts."""
     files = {PurePosixPath("licences") / path.name: path for path in sorted(_LICENCES.glob("*")) if path.is_file()}
     return layer("licences", {PurePosixPath("licences/README"): b"Licence texts, one a file.\n", **files})
 
 
 def machine() -> str:
-    """This machine's architecture as images name it."""
+    """Return this machine's architecture as named in images."""
     name = platform.machine().lower()
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
 
 
 def _extensions() -> list[Path]:
-    """The standard library's extension modules, but for windows and for tests of Python's own."""
+    """Return the extension modules of the standard library, except those for Tk and for tests."""
     modules = Path(str(sysconfig.get_config_var("DESTSHARED"))).glob("*.so")
     return sorted(path for path in modules if not path.name.startswith(_NO_EXTENSION))
 
@@ -113,11 +113,11 @@ def _files_below(root: Path) -> Iterator[Path]:
 
 
 def _libraries(programs: Iterable[Path]) -> list[Path]:
-    """The shared libraries that programs and extension modules are linked with, the loader among them."""
+    """Return the shared libraries of programs and extension modules, including the loader."""
     listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)  # noqa: S603, S607 - part of libc
     words = (line.split() for line in listed.stdout.splitlines() if line.startswith("\t"))
     paths = {Path(word) for line in words for word in line if word.startswith("/")}
-    # Modules written in Rust want this one beside the C library.
+    # Modules written in Rust need this one, too.
     paths |= {path.with_name("libgcc_s.so.1") for path in paths if path.name.startswith("libc.so")}
     return sorted(path for path in paths if path.is_file())
 

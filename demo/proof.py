@@ -1,4 +1,4 @@
-"""The proof that dr is what prod is, found without Syncline's own code: by skopeo, or else by plain requests."""
+"""Verify that dr equals prod without Syncline's code: with skopeo, or with plain requests."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _AT_ONCE: Final = 4
 _TIMEOUT: Final = 30.0  # seconds
 
 Read = Callable[[str, str, str], bytes | None]
-"""(server, repository, reference) -> a manifest's exact bytes, None if it is not there."""
+"""(server, repository, reference) -> a manifest's exact bytes, None if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """``witness`` is who looked, ``differing`` the tags that dr does not have as prod has them."""
+    """The result of a comparison by ``witness``; ``differing`` are tags that are missing or differ at dr."""
 
     witness: str
     tags: int
@@ -78,7 +78,7 @@ def public_key() -> Path:
 
 
 class Plain:
-    """The two registries, read with `requests`: nothing of Syncline, and no setting of the environment."""
+    """A client for both registries that uses only `requests`, without settings of the environment."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.url
@@ -94,7 +94,7 @@ class Plain:
         return [(name, tag) for name in names for tag in self._found(server, f"{name}/tags/list?n=1000").json()["tags"]]
 
     def manifest(self, server: str, repository: str, reference: str) -> bytes | None:
-        """Return the exact bytes of a manifest, or None if it is not there."""
+        """Return the exact bytes of a manifest, or None if it does not exist."""
         answer = self._get(server, f"{repository}/manifests/{reference}")
         return answer.content if answer.status_code == 200 else None
 
@@ -122,7 +122,7 @@ def _witness(settings: Settings, plain: Plain) -> tuple[str, Read]:
         image = f"docker://{settings.host(server)}/{repository}:{reference}"
         command = [skopeo, "inspect", *options, image]
         ended = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - a fixed program, no shell
-        if ended.returncode != 0 and server == "prod":  # where the tag is for sure
+        if ended.returncode != 0 and server == "prod":  # where the tag exists
             raise RuntimeError(f"skopeo cannot read {image}: {ended.stderr.decode(errors='replace').strip()[-300:]}")
         return ended.stdout if ended.returncode == 0 else None
 

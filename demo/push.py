@@ -1,4 +1,4 @@
-"""Something new at prod: an image that no run has seen, pushed as a person would push it."""
+"""Push a new image to prod, as a person would."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from demo.settings import Settings
 REPOSITORY: Final = "web/frontend"
 LONGEST_WAIT: Final = 60.0  # seconds
 
-_LOOK_EVERY: Final = 0.05
+_POLL_EVERY: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Pushed:
-    """An image as it was pushed, at a time of ``time.monotonic``."""
+    """A pushed image; ``at`` is a time of ``time.monotonic``."""
 
     tag: str
     digest: str
@@ -28,7 +28,7 @@ class Pushed:
 
 
 def push(settings: Settings) -> Pushed:
-    """Push a new version of a repository; its registry tells Quay, and Quay tells Syncline."""
+    """Push a new version of a repository. The registry notifies Quay, and Quay notifies Syncline."""
     prod = registry("prod", settings)
     (repository,) = (each for each in REPOSITORIES if each.name == REPOSITORY)
     tag = f"build-{1 + sum(each.startswith('build-') for each in prod.tags(REPOSITORY))}"
@@ -37,17 +37,17 @@ def push(settings: Settings) -> Pushed:
     pusher.push(REPOSITORY, tag, image)
     pushed = Pushed(tag, image.digest, time.monotonic())
     if not settings.real:
-        # The engine's registry tells nobody of a push. What docker-registry would have sent:
+        # The engine's registry sends no notifications. This is what docker-registry would have sent:
         target = {"repository": REPOSITORY, "tag": tag, "digest": image.digest, "mediaType": image.manifest.media_type}
         ask_quay(settings, "events", json.dumps({"events": [{"action": "push", "target": target}]}).encode())
     return pushed
 
 
-def arrived(settings: Settings, pushed: Pushed) -> float | None:
-    """Wait until dr has what was pushed: the seconds it took, None if it did not come within a minute."""
+def wait_for_copy(settings: Settings, pushed: Pushed) -> float | None:
+    """Wait until dr has the pushed image; return the seconds since the push, None after a minute."""
     dr = registry("dr", settings)
     while dr.manifest_digest(REPOSITORY, pushed.tag) != pushed.digest:
         if time.monotonic() - pushed.at > LONGEST_WAIT:
             return None
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_EVERY)
     return time.monotonic() - pushed.at

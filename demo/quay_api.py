@@ -1,4 +1,4 @@
-"""The stand-in for Quay as the sample runs it: its passwords come from the settings, not from its arguments."""
+"""The stand-in for Quay of the sample. Its passwords come from the settings, not from arguments."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from tests.standins import quay
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until terminated."""
     settings = Settings.load()
     quay.main(
         [

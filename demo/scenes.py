@@ -1,4 +1,4 @@
-"""What a person sees: each scene says what it does, does it with the commands that anybody would type, and shows it."""
+"""The scenes of the sample: each runs the commands that a user would type, and shows their output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from syncline.cli.show import Out, duration, many, size
-from syncline.cli.target import of_engine
+from syncline.cli.show import duration, size
 
 from demo import proof, servers, sync
 from demo import push as pushing
@@ -19,16 +18,18 @@ from demo.catalog import REPOSITORIES, SIGNED
 from demo.fill import fill
 from demo.settings import ROOT, SYNC, USER, Settings, credentials_file, home, is_free
 from syncline.cli import local_engine as engines
+from syncline.cli.deployment import deployment_of
 from syncline.cli.local_engine import Engine
+from syncline.cli.output import Output, duration, plural, size
 
 _SOME_FAILED: Final = 1
 _LINES_OF_REPORT: Final = 9
 
-out: Final = Out()
+out: Final = Output()
 
 
 def run(settings: Settings) -> int:
-    """From nothing to a copy that is proved; a second time, to the news that nothing differs."""
+    """Set up everything, sync, and verify the copy."""
     began = time.monotonic()
     settings = _registries(settings)
     title("Engine: the functions and queues of template.yaml, on this machine")
@@ -40,34 +41,34 @@ def run(settings: Settings) -> int:
     if code := _syncline("apply", _shown(sync.write_syncs(settings))):
         return code
     servers.ask_quay(settings, "webhook", sync.hook_address(settings, engine).encode())
-    if of_engine(engine, home()).state.current_run(SYNC):
-        _syncline("status", SYNC, "--wait")  # begun by the schedule, or by a start after an unclean stop
+    if deployment_of(engine, home()).state.current_run(SYNC):
+        _syncline("status", SYNC, "--wait")  # started by the schedule, or by `up` after a kill
     code = _syncline("run", SYNC, "--wait")
     if code not in (0, _SOME_FAILED):
         return code
     _syncline("report", SYNC, head=_LINES_OF_REPORT)
-    title("Proof: looked at without Syncline")
-    proved = _proof(settings)
-    title(f"Done in {duration(time.monotonic() - began)}. Where to look next")
+    title("Verification, without Syncline's code")
+    verified = _verify(settings)
+    title(f"Done in {duration(time.monotonic() - began)}. Next steps")
     out.table(_next(settings), indent=2)
-    return code if proved else _SOME_FAILED
+    return code if verified else _SOME_FAILED
 
 
 def push(settings: Settings) -> int:
-    """Something new at prod, and how soon dr has it."""
+    """Push a new image to prod, and show the time until dr has it."""
     if not servers.are_running() or engines.describe(home()) is None:
-        raise RuntimeError("nothing runs here: make run comes first")
+        raise RuntimeError("the sample is not running; start it with `make run`")
     pushed = pushing.push(settings)
     out.line(f"pushed {settings.host('prod')}/{pushing.REPOSITORY}:{pushed.tag}  {pushed.digest[:19]}")
-    seconds = pushing.arrived(settings, pushed)
+    seconds = pushing.wait_for_copy(settings, pushed)
     if seconds is None:
         raise RuntimeError(f"dr does not have it after {pushing.LONGEST_WAIT:.0f} s: see `syncline status`")
-    out.line(f"copied to {settings.host('dr')} {duration(seconds)} later, told by Quay's webhook", "green")
+    out.line(f"copied to {settings.host('dr')} {duration(seconds)} later, started by Quay's webhook", "green")
     return _syncline("status")
 
 
 def down(settings: Settings) -> int:
-    """Stop everything; all content stays."""
+    """Stop everything and keep its content."""
     del settings
     code = _syncline("down")
     stopped = servers.stop()
@@ -76,7 +77,7 @@ def down(settings: Settings) -> int:
 
 
 def title(text: str) -> None:
-    """The beginning of a part."""
+    """Print the title of a section."""
     out.line()
     out.line(text, "bold")
 
@@ -91,16 +92,16 @@ def _registries(settings: Settings) -> Settings:
         ("quay", settings.host("quay"), "Quay's API, a stand-in"),
     ]
     out.table([(*row, "started" if started else "running") for row in rows], indent=2)
-    servers.ask_quay(settings, "webhook")  # of what is pushed here the run below takes care
+    servers.ask_quay(settings, "webhook")  # no webhook for these pushes: the run below copies them
     servers.create_repositories([each.name for each in REPOSITORIES], settings)
     filled = fill(settings, lambda text: out.line(f"  {text}", "dim"))
     servers.ask_quay(settings, "refresh")
-    there = f"{many(len(REPOSITORIES), 'repository', 'repositories')}, {many(_tags(), 'tag')}"
+    content = f"{plural(len(REPOSITORIES), 'repository', 'repositories')}, {plural(_tags(), 'tag')}"
     if filled.tags:
-        pushed = f"{many(filled.tags, 'tag')} pushed, {size(filled.bytes)} in {many(len(filled.blobs), 'blob')}"
-        out.line(f"  prod has {there}: {pushed}")
+        pushed = f"{plural(filled.tags, 'tag')} pushed, {size(filled.bytes)} in {plural(len(filled.blobs), 'blob')}"
+        out.line(f"  prod has {content}: {pushed}")
     else:
-        out.line(f"  prod has {there} already")
+        out.line(f"  prod has {content} already")
     return settings
 
 
@@ -108,9 +109,9 @@ def _tags() -> int:
     return sum(len(each.tags) for each in REPOSITORIES) + 1  # and the signature
 
 
-def _proof(settings: Settings) -> bool:
+def _verify(settings: Settings) -> bool:
     found = proof.compare(settings)
-    tags = f"{many(found.tags, 'tag')} of {many(found.repositories, 'repository', 'repositories')}"
+    tags = f"{plural(found.tags, 'tag')} of {plural(found.repositories, 'repository', 'repositories')}"
     if found.differing:
         out.line(f"  {found.witness}: of {tags} these differ: {', '.join(found.differing)}", "red")
     else:
@@ -125,7 +126,7 @@ def _proof(settings: Settings) -> bool:
 
 
 def _next(settings: Settings) -> list[tuple[str, str]]:
-    """What one may want now, and the command to type for it."""
+    """Return next steps, each with the command to type."""
     syncline = _shown(Path(sys.executable).with_name("syncline"))
     password = f"$(cat {_shown(home() / 'sample' / 'password')})"
     image = f"{settings.host('dr')}/{SIGNED[0]}:{SIGNED[1]}"
@@ -133,16 +134,16 @@ def _next(settings: Settings) -> list[tuple[str, str]]:
     return [
         ("each sync and its last run", f"{syncline} status"),
         ("each image with its digests", f"{syncline} report --full"),
-        ("push something new to prod", "make push"),
-        ("what the functions say", f"less {_shown(home() / 'engine.log')}"),
-        ("what dr has", f"curl -u {USER}:{password} {settings.url('dr')}/v2/_catalog"),
+        ("push a new image to prod", "make push"),
+        ("the log of the functions", f"less {_shown(home() / 'engine.log')}"),
+        ("the repositories of dr", f"curl -u {USER}:{password} {settings.url('dr')}/v2/_catalog"),
         *([("run a copy", docker)] if shutil.which("docker") else []),
-        ("stop all this", "make down"),
+        ("stop the sample", "make down"),
     ]
 
 
 def _another_port() -> tuple[str, ...]:
-    """An option for `up` where another program has the port on which the engine would listen."""
+    """Return an option for `up` if another program uses the engine's port."""
     if engines.describe(home()) is not None:
         return ()
     try:
@@ -160,12 +161,12 @@ def _engine() -> Engine:
 
 
 def _shown(path: Path) -> str:
-    """A path as one would type it here."""
+    """Return a path as typed in this folder."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
 def _syncline(*words: str, head: int | None = None) -> int:
-    """Run a command of Syncline's as if it were typed here; its exit code. ``head`` shows its first lines only."""
+    """Run a `syncline` command and return its exit code. ``head`` limits its output to the first lines."""
     out.line(f"$ syncline {' '.join(words)}" + (f" | head -{head}" if head else ""), "cyan")
     command = [sys.executable, "-m", "syncline.cli.main", *words]
     pipe = None if head is None else subprocess.PIPE
@@ -175,7 +176,7 @@ def _syncline(*words: str, head: int | None = None) -> int:
     try:
         shown, _ = process.communicate()
     except KeyboardInterrupt:
-        process.communicate()  # it was interrupted too, and has something to say
+        process.communicate()  # it was interrupted too, and prints a message
         raise
     for line in (shown or "").splitlines()[:head]:
         out.line(line)

@@ -1,7 +1,7 @@
-"""The sample's servers: two registries, and Quay's API in front of the first.
+"""The servers of the sample: two registries, and Quay's API in front of the first.
 
-The registries are Debian's docker-registry with passwords where it is installed. Else the engine's own registry stands
-in, which needs none: an emulator of AWS for each, serving nothing but its ECR.
+The registries are Debian's docker-registry with passwords if it is installed; otherwise two instances of the AWS
+emulator that serve only ECR, without passwords.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.standins.programs import ProgramAbsentError, program
 REGISTRIES: Final = ("prod", "dr")
 
 _SESSION: Final = requests.Session()
-_SESSION.trust_env = False  # a proxy of the environment has no business on loopback
+_SESSION.trust_env = False  # no proxy for loopback addresses
 _ENGINE_PYTHON: Final = ROOT / ".venv-engine" / "bin" / "python"
 
 
@@ -50,12 +50,12 @@ def start(settings: Settings) -> tuple[Settings, bool]:
 
 def are_running() -> bool:
     """Return True if all servers run."""
-    return all(background.running(_place(name)) for name in SERVERS)
+    return all(background.running(_folder_of(name)) for name in SERVERS)
 
 
 def stop() -> list[str]:
     """End the servers that run; return their names."""
-    return [name for name in reversed(SERVERS) if background.stop(_place(name))]
+    return [name for name in reversed(SERVERS) if background.stop(_folder_of(name))]
 
 
 def registry(name: str, settings: Settings) -> Registry:
@@ -76,7 +76,7 @@ def create_repositories(names: Iterable[str], settings: Settings) -> None:
 
 
 def ask_quay(settings: Settings, what: str, body: bytes = b"") -> None:
-    """Steer the stand-in for Quay: ``refresh``, ``webhook`` with an address, ``events`` with a notification."""
+    """Control the stand-in for Quay: ``refresh``, ``webhook`` with an address, ``events`` with a notification."""
     answer = _SESSION.post(f"{settings.url('quay')}/-/{what}", body, timeout=60)
     if not answer.ok:
         raise RuntimeError(f"the stand-in for Quay answered {what} with {answer.status_code}")
@@ -90,7 +90,7 @@ def _has_docker_registry() -> bool:
     return True
 
 
-def _place(name: str) -> Path:
+def _folder_of(name: str) -> Path:
     return folder() / name
 
 
@@ -98,21 +98,21 @@ def _start_docker_registry(name: str, settings: Settings) -> None:
     server = docker_registry.Registry(
         auth=docker_registry.Htpasswd({USER: settings.password}),
         notify=f"{settings.url('quay')}/-/events" if name == "prod" else None,
-        folder=_place(name),
+        folder=_folder_of(name),
         port=settings.ports[name],
     )
     try:
         server.start()
         assert server.pid is not None
-        background.remember(_place(name), server.pid)
+        background.remember(_folder_of(name), server.pid)
     except BaseException:
         server.halt()
         raise
 
 
 def _start_engine_registry(name: str, settings: Settings) -> None:
-    place = _place(name)
-    state = place / "state"
+    folder_ = _folder_of(name)
+    state = folder_ / "state"
     state.mkdir(parents=True, exist_ok=True)
     environment = {
         **_plain_environment(),
@@ -124,17 +124,17 @@ def _start_engine_registry(name: str, settings: Settings) -> None:
         "TMPDIR": str(state),
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
-        # It would otherwise look for containers of its own to remove.
+        # Otherwise it would remove containers.
         "DOCKER_HOST": f"unix://{state}/no-docker.sock",
     }
     command = [str(_ENGINE_PYTHON), "-m", "ministack"]
-    background.start(place, command, environment, lambda: _answers(f"{settings.url(name)}/v2/"))
+    background.start(folder_, command, environment, lambda: _answers(f"{settings.url(name)}/v2/"))
 
 
 def _start_quay(settings: Settings) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "demo.quay_api"]
-    background.start(_place("quay"), command, environment, lambda: _answers(f"{settings.url('quay')}/-/counts"))
+    background.start(_folder_of("quay"), command, environment, lambda: _answers(f"{settings.url('quay')}/-/counts"))
 
 
 def _plain_environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Where the sample lives and how its parts are reached; kept in a file that only its owner may read."""
+"""The folder, ports and passwords of the sample, in a file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -23,10 +23,7 @@ _PORTS: Final = {"prod": 5701, "dr": 5702, "quay": 5780}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Ports by server, and the passwords of this sample alone.
-
-    ``real`` says that the registries are docker-registry, not those of the engine.
-    """
+    """Ports by server, and passwords of the sample. ``real``: the registries are docker-registry, not the emulator's."""
 
     ports: dict[str, int]
     real: bool = True
@@ -36,14 +33,14 @@ class Settings:
 
     @classmethod
     def load(cls) -> Self:
-        """Those of the last time, or new ones."""
+        """Return the saved settings, or new ones."""
         try:
             return cls(**json.loads(_file().read_text()))
         except FileNotFoundError:
             return cls(dict(_PORTS))
 
     def save(self) -> None:
-        """Keep them, and what other programs want to read of them in forms of their own."""
+        """Save the settings, and the password and credentials files for other programs."""
         home().mkdir(mode=0o700, parents=True, exist_ok=True)
         folder().mkdir(exist_ok=True)
         _write_secret(_file(), json.dumps(asdict(self), indent=2) + "\n")
@@ -53,7 +50,7 @@ class Settings:
         _write_secret(credentials_file(), json.dumps({"auths": hosts}, indent=2) + "\n")
 
     def with_free_ports(self) -> Settings:
-        """The same, with another port for each that something else has."""
+        """Return the settings with ports that are free."""
         return replace(self, ports={name: port if is_free(port) else free_port() for name, port in self.ports.items()})
 
     def host(self, server: str) -> str:
@@ -64,23 +61,23 @@ class Settings:
 
 
 def home() -> Path:
-    """Where everything is kept that runs on this machine: ``.syncline``, or ``SYNCLINE_HOME``."""
+    """Return the engine's home: ``.syncline``, or ``SYNCLINE_HOME``."""
     given = os.environ.get("SYNCLINE_HOME")
     return Path(given).absolute() if given else ROOT / ".syncline"
 
 
 def folder() -> Path:
-    """The sample's part of it."""
+    """Return the folder of the sample."""
     return home() / "sample"
 
 
 def credentials_file() -> Path:
-    """A file with the credentials for both registries, as docker, podman and skopeo read it."""
+    """Return the file with the credentials for both registries, in the format of docker, podman and skopeo."""
     return folder() / "config.json"
 
 
 def is_free(port: int) -> bool:
-    """Whether a program may listen on a port of 127.0.0.1."""
+    """Return True if a port of 127.0.0.1 is free."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,6 +1,6 @@
-"""Signatures as cosign stores them: an image beside the one it signs, under a tag made of that one's digest.
+"""Signatures as stored by cosign: an image in the repository of the signed image, with a tag made from its digest.
 
-Its only layer is the signed text, which names the digest; the signature is an annotation of the layer.
+Its only layer is the signed payload, which has the digest; the signature is an annotation of the layer.
 https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md
 """
 
@@ -22,12 +22,12 @@ from syncline.clients.registry.reference import digest_of
 LAYER_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 ANNOTATION: Final = "dev.cosignproject.cosign/signature"
 
-_DETERMINISTIC: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: signing again changes nothing
+_DETERMINISTIC: Final = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)  # RFC 6979: the same signature each time
 _NEVER: Final = "0001-01-01T00:00:00Z"
 
 
 def key_pair(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, Path]:
-    """The signing key kept in ``folder``, made if there is none, and the file of its public half."""
+    """Return the signing key in ``folder``, created if needed, and the file of its public key."""
     private, public = folder / "sample-signing.key", folder / "sample-signing.pub"
     if not private.exists():
         key = ec.generate_private_key(ec.SECP256R1())
@@ -42,12 +42,12 @@ def key_pair(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, Path]:
 
 
 def tag_for(digest: str) -> str:
-    """The tag under which the signature of an image is found."""
+    """Return the tag of the signature of an image."""
     return f"{digest.replace(':', '-')}.sig"
 
 
 def sign(image: Image, name: str, key: ec.EllipticCurvePrivateKey) -> Image:
-    """The signature of ``image``, which its signer calls ``name``."""
+    """Return the signature of ``image`` as an image; ``name`` is its reference in the payload."""
     text = {
         "critical": {
             "identity": {"docker-reference": name},
@@ -79,7 +79,7 @@ def sign(image: Image, name: str, key: ec.EllipticCurvePrivateKey) -> Image:
 
 
 def signs(manifest: Mapping[str, Any], payload: bytes, digest: str, public: Path) -> bool:
-    """Whether a signature, as a registry gives it, holds for the image of that digest with the key in ``public``."""
+    """Return True if a signature is valid for the image with that digest and the key in ``public``."""
     key = serialization.load_pem_public_key(public.read_bytes())
     assert isinstance(key, ec.EllipticCurvePublicKey), public
     (layer,) = manifest["layers"]

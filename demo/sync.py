@@ -1,4 +1,4 @@
-"""The sample's sync: its part of syncs.yaml, and the secrets that it refers to."""
+"""The sync of the sample: its syncs.yaml and secrets."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from pathlib import Path
 from string import Template
 from typing import Final
 
-from syncline.cli.target import of_engine
-
 from demo.catalog import ORGANIZATIONS
 from demo.settings import ROOT, SYNC, USER, Settings, home
+from syncline.cli.deployment import deployment_of
 from syncline.cli.local_engine import Engine
 
 SECRET: Final = "syncline/sample"  # noqa: S105 - its name
@@ -19,7 +18,7 @@ _TEMPLATE: Final = Template(Path(__file__).with_name("syncs.template.yaml").read
 
 
 def write_syncs(settings: Settings) -> Path:
-    """Write syncs.yaml for the registries as they listen now; its path."""
+    """Write syncs.yaml for the current ports of the registries; return its path."""
     text = _TEMPLATE.substitute(
         schema=ROOT / "schema" / "syncs.schema.json",
         sync=SYNC,
@@ -36,8 +35,8 @@ def write_syncs(settings: Settings) -> Path:
 
 
 def put_secrets(settings: Settings, engine: Engine) -> None:
-    """Store what syncs.yaml refers to in the engine's Secrets Manager, as one would on AWS."""
-    secretsmanager = of_engine(engine, home()).client("secretsmanager")
+    """Store the secrets of syncs.yaml in the engine's Secrets Manager, as on AWS."""
+    secretsmanager = deployment_of(engine, home()).client("secretsmanager")
     text = json.dumps({"password": settings.password, "api": settings.api_token, "hook": settings.hook})
     try:
         secretsmanager.create_secret(Name=SECRET, SecretString=text)
@@ -46,5 +45,5 @@ def put_secrets(settings: Settings, engine: Engine) -> None:
 
 
 def hook_address(settings: Settings, engine: Engine) -> str:
-    """Where Quay is to tell of pushes."""
+    """Return the webhook URL for Quay."""
     return f"{engine.outputs['ReceiveUrl'].rstrip('/')}/hooks/{SYNC}/{settings.hook}"
