@@ -111,10 +111,10 @@ def _check_variable(deployment: Deployment, reference: Reference) -> SynclineErr
     here = os.environ.get(reference.name)
     if environ is None:
         return f"{reference} could not be checked: you are not allowed to read the functions' configuration"
-    there = environ.get(reference.name)
-    if there:
+    remote = environ.get(reference.name)
+    if remote:
         # The functions have the environment of the shell in which `syncline up` was run.
-        if deployment.local and here is not None and here != there:
+        if deployment.local and here is not None and here != remote:
             return f"{reference} has another value here than when the engine was started; {_RESTART} to use this value"
         return None
     if not deployment.local:
@@ -142,11 +142,11 @@ def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN)
     Each server gets one request without credentials, all at the same time; any response counts as an answer. An
     unresolvable certificate authority is ignored.
     """
-    places: dict[ServerAddress, list[str]] = {}
+    positions: dict[ServerAddress, list[str]] = {}
     for sync in syncs:
         for each in sync.addresses():
             where = ".".join(map(str, (sync.name, *each.path)))
-            places.setdefault(each._replace(path=()), []).append(where)
+            positions.setdefault(each._replace(path=()), []).append(where)
     found: dict[ServerAddress, str] = {}
     answered: set[ServerAddress] = set()
     deadline = time.monotonic() + within
@@ -166,15 +166,17 @@ def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN)
             answered.add(address)
 
     # Daemon threads: a DNS lookup cannot be cancelled and must not delay the command.
-    threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in places]
+    threads = [threading.Thread(target=ask, args=(address,), daemon=True) for address in positions]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    silent = {address: f"{address.url} did not answer within {within:.0f} s" for address in places.keys() - answered}
-    told = silent | found
+    silent = {address: f"{address.url} did not answer within {within:.0f} s" for address in positions.keys() - answered}
+    reasons = silent | found
     return sorted(
-        f"{where}: {told[address]} (checked from this machine)" for address in told for where in places[address]
+        f"{where}: {reasons[address]} (checked from this machine)"
+        for address in reasons
+        for where in positions[address]
     )
 
 

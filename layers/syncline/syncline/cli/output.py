@@ -180,14 +180,14 @@ def duration(seconds: float) -> str:
     """Return a duration in at most two units: ``0.4 s``, ``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
     if seconds < 9.95:
         return f"{max(seconds, 0):.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
+    rounded = round(seconds)
+    if rounded < 60:
+        return f"{rounded} s"
     for large, small, large_seconds, small_seconds in _UNITS:
-        if whole < large_seconds * _LIMITS[large]:
-            rest = whole % large_seconds // small_seconds
-            return f"{whole // large_seconds} {large}" + (f" {rest} {small}" if rest else "")
-    return f"{whole // 86_400} d"
+        if rounded < large_seconds * _LIMITS[large]:
+            rest = rounded % large_seconds // small_seconds
+            return f"{rounded // large_seconds} {large}" + (f" {rest} {small}" if rest else "")
+    return f"{rounded // 86_400} d"
 
 
 _UNITS: Final = (("min", "s", 60, 1), ("h", "min", 3600, 60), ("d", "h", 86_400, 3600))
@@ -217,6 +217,11 @@ def number(count: float) -> str:
 def plural(count: int, one: str, more: str = "") -> str:
     """Return a count with its noun: ``1 item``, ``2 items``."""
     return f"{number(count)} {one if count == 1 else more or one + 's'}"
+
+
+def count_phrases(*counts: tuple[int, str]) -> list[str]:
+    """Return the counts that are not zero, each with its words: ``2,310 equal``, ``3 left out``."""
+    return [f"{number(count)} {words}" for count, words in counts if count]
 
 
 def digest(value: str | None, *, full: bool = False) -> str:

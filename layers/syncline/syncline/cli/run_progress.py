@@ -13,7 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.cli.aws import as_syncline_error
 from syncline.cli.context import Context, InterruptedWaitError
-from syncline.cli.output import number, plural, rough_duration, size
+from syncline.cli.output import count_phrases, number, plural, rough_duration, size
 from syncline.errors import SynclineError
 from syncline.messages import Outgoing, Start
 from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
@@ -101,11 +101,11 @@ class Display(Protocol):
 
 
 def _until_over(context: Context, state: State, run: Run, display: Display) -> Run:
-    began = heard = time.monotonic()
+    began = progressed = time.monotonic()
     history, progress = ProgressHistory(), None  # None until AWS has answered
     while True:
         now = time.monotonic()
-        with _tolerating_outage(context, now - heard):
+        with _tolerating_outage(context, now - progressed):
             ended = state.end_cancelled(run.sync, run.id)
             if ended is not None:
                 request_report(context.deployment, ended)
@@ -114,11 +114,11 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
                 return run
             latest = state.progress(run.id)
             if latest != progress:
-                progress, heard = latest, now
+                progress, progressed = latest, now
             history.add(Sample(now, latest.counts))
         notes = [] if progress is None else state_words(run, progress, context.now())
-        display.show(history, notes or silence_words(now - heard))
-        if now - heard > LOST_AFTER:
+        display.show(history, notes or silence_words(now - progressed))
+        if now - progressed > LOST_AFTER:
             return run
         time.sleep(poll_interval(now - began))
 
@@ -139,9 +139,9 @@ def _tolerating_outage(context: Context, silent: float) -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError) as error:
-        told = as_syncline_error(error, context.deployment_name, local=context.deployment.local)
-        if not told.retried or silent > _OUTAGE:
-            raise SynclineError(told.code.name, f"{told.what}; the run continues") from None
+        coded = as_syncline_error(error, context.deployment_name, local=context.deployment.local)
+        if not coded.retried or silent > _OUTAGE:
+            raise SynclineError(coded.code.name, f"{coded.what}; the run continues") from None
 
 
 def silence_words(silent: float) -> list[str]:
@@ -287,8 +287,7 @@ class ProgressHistory:
 def progress_words(counts: Counts, speed: Throughput) -> list[str]:
     """Return a run's progress as phrases, the most important first."""
     notes = _moving(counts, speed) if known_items(counts) else _scanning(counts)
-    if counts.failed:
-        notes.append(f"{number(counts.failed)} failed")
+    notes += count_phrases((counts.failed, "failed"))
     if counts.known:
         notes.append(plural(counts.known, "known failure"))
     if counts.conflict:
@@ -297,16 +296,15 @@ def progress_words(counts: Counts, speed: Throughput) -> list[str]:
 
 
 def _scanning(counts: Counts) -> list[str]:
-    notes = ["scanning"]
-    if counts.would_move:
-        notes.append(f"{number(counts.would_move)} would move")
-    if counts.skipped:
-        notes.append(f"{number(counts.skipped)} equal so far")
-    if counts.left_out:
-        notes.append(f"{number(counts.left_out)} left out")
-    if counts.extra:
-        notes.append(f"{number(counts.extra)} extra")
-    return notes
+    return [
+        "scanning",
+        *count_phrases(
+            (counts.would_move, "would move"),
+            (counts.skipped, "equal so far"),
+            (counts.left_out, "left out"),
+            (counts.extra, "extra"),
+        ),
+    ]
 
 
 def _moving(counts: Counts, speed: Throughput) -> list[str]:

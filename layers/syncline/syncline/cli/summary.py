@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
-from syncline.cli.output import Cell, Row, Style, digest, duration, number, plural, size
+from syncline.cli.output import Cell, Row, Style, count_phrases, digest, duration, number, plural, size
 from syncline.kinds.table import KindInfo
 from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
@@ -60,32 +60,26 @@ def _is_bad(counts: Counts) -> bool:
 
 def counts_text(counts: Counts) -> str:
     """Return the counts of a run as text: ``41 moved (120.4 MiB), 2,310 equal, 3 left out, 1 conflict``."""
-    parts = []
-    if counts.moved:
-        parts.append(f"{number(counts.moved)} moved ({size(counts.bytes)})")
-    if counts.would_move:
-        parts.append(f"{number(counts.would_move)} would move")
-    if counts.would_remove:
-        parts.append(f"{number(counts.would_remove)} would be removed")
-    parts += [f"{number(count)} removed" for count in (counts.removed,) if count]
-    if counts.skipped:
-        parts.append(f"{number(counts.skipped)} equal")
-    if counts.left_out:
-        parts.append(f"{number(counts.left_out)} left out")
-    if counts.extra:
-        parts.append(f"{number(counts.extra)} extra")
-    if counts.conflict:
-        parts.append(plural(counts.conflict, "conflict"))
-    parts += [f"{number(counts.failed)} failed"] if counts.failed else []
+    parts = [f"{number(counts.moved)} moved ({size(counts.bytes)})"] if counts.moved else []
+    parts += count_phrases(
+        (counts.would_move, "would move"),
+        (counts.would_remove, "would be removed"),
+        (counts.removed, "removed"),
+        (counts.skipped, "equal"),
+        (counts.left_out, "left out"),
+        (counts.extra, "extra"),
+    )
+    parts += [plural(counts.conflict, "conflict")] if counts.conflict else []
+    parts += count_phrases((counts.failed, "failed"))
     parts += known_words(counts.known, counts.acknowledged)
-    parts += [f"{number(counts.cancelled)} cancelled"] if counts.cancelled else []
+    parts += count_phrases((counts.cancelled, "cancelled"))
     return ", ".join(parts) or "nothing found"
 
 
 def known_words(known: int, acknowledged: int) -> list[str]:
     """Return the numbers of known and acknowledged failures as text; an empty list for none."""
     parts = [plural(known, "known failure")] if known else []
-    return parts + ([f"{number(acknowledged)} acknowledged"] if acknowledged else [])
+    return parts + count_phrases((acknowledged, "acknowledged"))
 
 
 def scope_text(scope: Scope) -> str:

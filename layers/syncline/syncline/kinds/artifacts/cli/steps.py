@@ -42,18 +42,18 @@ def fetch(setup: Setup, out: Output, tag: str, output: Path, *, force: bool) -> 
     repository = setup.sync.source.repository
     found = setup.github.artifacts(repository, build.run.id, setup.odd.append)
     before = _digests(folder)
-    whole = {a.id: digest for a in found if (digest := _intact_digest(folder, a, before)) is not None}
+    intact = {a.id: digest for a in found if (digest := _intact_digest(folder, a, before)) is not None}
     # Copies of artifacts that GitHub has removed since.
-    kept = [artifact for artifact in found if artifact.expired and artifact.id in whole]
+    kept = [artifact for artifact in found if artifact.expired and artifact.id in intact]
     if force or not kept or any(not artifact.expired for artifact in found):
         kept += candidate_artifacts(found, setup.sync.build, f"run {build.run.id}")
     artifacts: list[dict[str, Any]] = []
     for artifact in kept:
         about = {"id": artifact.id, "name": artifact.name, "file": _file(artifact)}
-        if artifact.id in whole and (artifact.expired or not force):
+        if artifact.id in intact and (artifact.expired or not force):
             out.line(f"{artifact.name} already downloaded")
             size_ = LocalFile(folder, _file(artifact)).size
-            artifacts.append({**about, "digest": whole[artifact.id], "size": size_})
+            artifacts.append({**about, "digest": intact[artifact.id], "size": size_})
             continue
         content = setup.github.content(repository, artifact)
         done = download(content, folder, _file(artifact), artifact.digest, anew=force)
