@@ -14,8 +14,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
-from syncline.cli.local_aws import LOCAL_CONFIG, local_session
-
 from bench.measure import NotMadeError
 from syncline.cli import deploy
 from syncline.cli import local_engine as engine

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Final
 
-from syncline.cli.show import duration, size
-
 from demo import proof, servers, sync
 from demo import push as pushing
 from demo.catalog import REPOSITORIES, SIGNED

@@ -1,1 +1,1 @@
-"""Kinds of syncs: images, files, backups, artifacts and tokens, each in a package of its own."""
+"""The kinds of syncs: `table` describes them, `kind` is their contract, and each has a package with all that is particular to it."""

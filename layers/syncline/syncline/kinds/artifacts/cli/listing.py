@@ -84,7 +84,7 @@ def xref(setup: Setup, out: Output, *, list_extra: bool) -> CommandResult:
     unreadable = [build for build in builds if isinstance(build, UnreadableRun)]
     for each in unreadable:
         out.line(f"run {each.run.id}: {each.error}", "yellow")
-    value["unreadable"] = [{"run": f.run.id, "code": f.error.code.name, "reason": f.error.what} for f in unreadable]
+    value["flawed"] = [{"run": f.run.id, "code": f.error.code.name, "reason": f.error.what} for f in unreadable]
     return CommandResult(value, SOME_FAILED if unreadable else 0)
 
 
