@@ -24,7 +24,7 @@ from typing import Final
 from bench.backups_place import BUCKET, CLUSTERS, Filled, Watch, disk, filled
 from bench.measure import Row
 from bench.place import Place
-from tests.backups_memory import InMemoryIndex
+from tests.rig.backups_memory import InMemoryIndex
 from tests.standins.git_places import ENVIRONMENT
 from tests.standins.rclone import ACCESS, SECRET
 

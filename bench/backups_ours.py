@@ -30,7 +30,7 @@ from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.source import Reader
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import EVERYTHING, Scope
-from tests.backups_memory import InMemoryIndex, InMemoryOwnership
+from tests.rig.backups_memory import InMemoryIndex, InMemoryOwnership
 from tests.standins.rclone import ACCESS, SECRET
 
 

@@ -21,9 +21,9 @@ from syncline.cli.deployment import deployment_of
 from syncline.kinds.files.records import Record
 from syncline.messages import Queues
 from syncline.model import Step
-from tests.integration.files_chain import FilesChain, record
-from tests.pump import Clock, Mail, Reaper
-from tests.stack import EVENTS, dead_url, url
+from tests.rig.files import FilesChain, record
+from tests.rig.pump import Clock, Mail, Reaper
+from tests.rig.stack import EVENTS, dead_url, url
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.rclone import Rclone
 

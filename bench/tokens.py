@@ -19,7 +19,7 @@ from bench.measure import NotMadeError, Row
 from bench.place import QUAY_TOKEN, Place
 from bench.token_peers import PlainClient
 from syncline.kinds.tokens.ask import AskSchedule
-from tests.container import Container, cluster_of, sync_of
+from tests.rig.container import Container, cluster_of, sync_of
 from tests.standins.nginx import Gateway
 from tests.standins.programs import program
 from tests.standins.quay import TOKEN as QUAY_TOKEN_VALUE

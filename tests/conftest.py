@@ -36,7 +36,7 @@ os.environ.update(_AWS)
 hypothesis.settings.register_profile("syncline", print_blob=True, deadline=None)
 hypothesis.settings.load_profile("syncline")
 
-from tests import grants, quick_moto, stack  # noqa: E402 - imports what looks at the environment
+from tests.rig import grants, quick_moto, stack  # noqa: E402 - imports what looks at the environment
 
 grants.install()
 quick_moto.install()
@@ -117,14 +117,11 @@ def _connections_stay_here() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_kept_connections() -> None:
-    """Keep no connection to a server of another test: ports come again."""
+def _forget_servers() -> None:
+    """Forget the servers of other tests, whose ports are used again: connections, pauses and refused credentials."""
     sys.modules["syncline.clients.http.transfer"]._pools.clear()
-
-
-@pytest.fixture(autouse=True)
-def _no_kept_refusals() -> None:
-    """Let no test know of the credentials that the servers of another one refused: ports come again."""
+    if "syncline.clients.http.pacing" in sys.modules:
+        sys.modules["syncline.clients.http.pacing"].PACE._hosts.clear()
     if "syncline.clients.http.rejections" in sys.modules:
         sys.modules["syncline.clients.http.rejections"].REJECTIONS.forget()
 
@@ -148,7 +145,7 @@ def _run_ids_have_their_form() -> Iterator[None]:
     begin = State.begin_run
 
     def checked(state: State, sync: str, run_id: str, *args: Any, **more: Any) -> Any:
-        assert is_run_id(run_id), f"{run_id!r} is no ID of a run; tests.run_ids makes one"
+        assert is_run_id(run_id), f"{run_id!r} is no ID of a run; tests.rig.run_ids makes one"
         return begin(state, sync, run_id, *args, **more)
 
     with pytest.MonkeyPatch.context() as patched:

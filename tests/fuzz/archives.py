@@ -25,7 +25,7 @@ from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.examine import examine
 from syncline.kinds.artifacts.read_archive import WantedImage
 from tests.fuzz.target import Target, must, refusals
-from tests.secret_ways import packed
+from tests.rig.secret_documents import packed
 from tests.standins import saved
 
 _SMALL: Final = ArchiveLimits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)

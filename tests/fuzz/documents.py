@@ -27,7 +27,7 @@ from syncline.kinds.artifacts.config import Metadata
 from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmless, without_secrets
 from syncline.kinds.backups.secrets_documents import split_json, split_yaml
 from tests.fuzz.target import Target, must, refusals
-from tests.secret_ways import CONFIG, JSON, WAYS, YAML
+from tests.rig.secret_documents import CONFIG, JSON, WAYS, YAML
 
 _RULES: Final = Metadata.model_validate(
     {

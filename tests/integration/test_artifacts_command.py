@@ -19,7 +19,7 @@ from syncline.cli.output import Output
 from syncline.clients.registry.manifest import MANIFEST_TYPES
 from syncline.kinds.artifacts.cli import daemon
 from syncline.kinds.artifacts.cli.setup import Options, Setup
-from tests.integration.artifacts_chain import EXAMPLE, block, build, expected, image, log
+from tests.rig.artifacts import EXAMPLE, block, build, expected, image, log
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Stored, zipped
 from tests.standins.gitlab import TOKEN as GITLAB_TOKEN

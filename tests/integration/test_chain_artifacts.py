@@ -20,7 +20,7 @@ from syncline.kinds.artifacts import upload
 from syncline.kinds.artifacts.records import PushRecord, PushRecords
 from syncline.messages import Start
 from syncline.model import Outcome, Scope, Step, Trigger
-from tests.integration.artifacts_chain import (
+from tests.rig.artifacts import (
     PROJECT,
     ArtifactsChain,
     ArtifactsWorld,
@@ -32,8 +32,8 @@ from tests.integration.artifacts_chain import (
     image,
     log,
 )
-from tests.integration.chain import SYNC
-from tests.pump import Duplicates, Letter, Manners, When
+from tests.rig.images import SYNC
+from tests.rig.pump import Duplicates, Letter, Manners, When
 from tests.standins import saved
 from tests.standins.github import Stored, zipped
 from tests.standins.oci import Fault

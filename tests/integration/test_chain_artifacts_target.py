@@ -11,7 +11,7 @@ from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, Scope, Step, Trigger
-from tests.integration.artifacts_chain import (
+from tests.rig.artifacts import (
     PROJECT,
     ArtifactsChain,
     ArtifactsWorld,
@@ -21,8 +21,8 @@ from tests.integration.artifacts_chain import (
     image,
     log,
 )
-from tests.integration.chain import SYNC
-from tests.pump import Letter
+from tests.rig.images import SYNC
+from tests.rig.pump import Letter
 from tests.standins import saved
 from tests.standins.github import zipped
 from tests.standins.oci import Fault

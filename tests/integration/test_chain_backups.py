@@ -36,9 +36,9 @@ from syncline.telemetry import logger
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.syncs import Kinds, Syncs
-from tests.backups_world import make_bucket, s3_server
-from tests.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
-from tests.stack import EVENTS, dead_url, table_of_test, url
+from tests.rig.backups import make_bucket, s3_server
+from tests.rig.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
+from tests.rig.stack import EVENTS, dead_url, table_of_test, url
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.programs import needs, program
 

@@ -9,8 +9,8 @@ from moto import mock_aws
 
 from syncline.messages import decode, encode
 from syncline.model import RunStatus, Step, Trigger
-from tests.integration.chain import SYNC, Chain, World, world
-from tests.pump import Letter
+from tests.rig.images import SYNC, Chain, World, world
+from tests.rig.pump import Letter
 
 
 @pytest.fixture(scope="module")

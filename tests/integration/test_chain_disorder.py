@@ -14,8 +14,8 @@ from moto import mock_aws
 
 from syncline.messages import Batch, decode
 from syncline.model import RunStatus, Step
-from tests.integration.chain import SYNC, Chain, World, small, world
-from tests.pump import Duplicates, Letter, Manners
+from tests.rig.images import SYNC, Chain, World, small, world
+from tests.rig.pump import Duplicates, Letter, Manners
 from tests.standins.oci import OciRegistry
 
 

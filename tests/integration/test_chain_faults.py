@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from syncline.model import RunStatus
-from tests.integration.chain import Chain, Key, World, small, world
+from tests.rig.images import Chain, Key, World, small, world
 from tests.standins.oci import Fault, OciRegistry, bad_gateway, throttled
 from tests.standins.oci_store import Repository, Store, digest_of
 

@@ -12,7 +12,7 @@ from moto import mock_aws
 from syncline.kinds.images import facts
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import RunStatus
-from tests.integration.chain import Chain, World, small, world
+from tests.rig.images import Chain, World, small, world
 from tests.standins.oci import Fault
 from tests.standins.oci_store import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository, Stored, descriptor, digest_of
 from tests.standins.quay import TOKEN, QuayServer

@@ -10,7 +10,7 @@ import pytest
 from moto import mock_aws
 
 from syncline.model import Outcome, Result
-from tests.integration.chain import Chain, World, world
+from tests.rig.images import Chain, World, world
 from tests.standins.oci_store import (
     OCI_CONFIG,
     OCI_INDEX,

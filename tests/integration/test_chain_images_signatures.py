@@ -11,7 +11,7 @@ from moto import mock_aws
 
 from syncline.kinds.images import discover as looking
 from syncline.model import Outcome, Result
-from tests.integration.chain import Chain, World, world
+from tests.rig.images import Chain, World, world
 from tests.standins.oci_store import OCI_LAYER, OCI_MANIFEST, Store, descriptor, digest_of
 
 APP: Final = "team/app"

@@ -10,7 +10,7 @@ from moto import mock_aws
 
 from syncline.kinds.images import transfer as parts
 from syncline.model import Outcome, Result
-from tests.integration.chain import Chain, World, world
+from tests.rig.images import Chain, World, world
 from tests.standins.oci import Fault
 from tests.standins.oci_store import Repository, digest_of
 

@@ -13,8 +13,8 @@ from moto import mock_aws
 
 from syncline.kinds.images import facts
 from syncline.kinds.images import transfer as parts
-from tests.integration.chain import Chain, World, small, world
-from tests.pump import Duplicates, Manners, When
+from tests.rig.images import Chain, World, small, world
+from tests.rig.pump import Duplicates, Manners, When
 
 SHARES: Final = 6  # each test takes every sixth effect, so that a failure is near what it names
 

@@ -15,8 +15,8 @@ from syncline.kinds.images import transfer as copying
 from syncline.kinds.images import transfer as parts
 from syncline.model import Step
 from syncline.steps import engine
-from tests.integration.chain import SYNC, Chain, Key, World, world
-from tests.pump import Duplicates, Manners, When
+from tests.rig.images import SYNC, Chain, Key, World, world
+from tests.rig.pump import Duplicates, Manners, When
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.oci_store import digest_of
 

@@ -13,8 +13,8 @@ from moto import mock_aws
 
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import Counts, RunStatus
-from tests.integration.chain import Chain, World, world
-from tests.pump import Duplicates, Manners, When
+from tests.rig.images import Chain, World, world
+from tests.rig.pump import Duplicates, Manners, When
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_INDEX, Repository, Store, Stored, descriptor, digest_of
 

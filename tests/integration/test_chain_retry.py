@@ -10,7 +10,7 @@ from moto import mock_aws
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.runs import new_run_id
-from tests.integration.chain import SYNC, Chain, World, world
+from tests.rig.images import SYNC, Chain, World, world
 from tests.standins.oci import Fault
 
 APP, BASE = ("mirror/team/app", "1.0"), ("mirror/team/base", "1.0")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from moto import mock_aws
 
 from syncline.model import Counts, Outcome, Run, RunStatus, Step, Trigger
-from tests.integration.chain import SYNC, Chain, World, world
-from tests.pump import Duplicates, Manners, When
+from tests.rig.images import SYNC, Chain, World, world
+from tests.rig.pump import Duplicates, Manners, When
 
 NAME: Final = "team/app"
 TAGS: Final = ("1.0", "2.0", "3.0")

@@ -16,8 +16,8 @@ import yaml
 from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource, _ExpiredError
 from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig
 from syncline.errors import SynclineError
-from tests.container import Container, sync_of, wait_for
-from tests.manifests import FILE, NAMESPACE, RELEASE, SETTINGS, helm, rendered
+from tests.rig.container import Container, sync_of, wait_for
+from tests.rig.manifests import FILE, NAMESPACE, RELEASE, SETTINGS, helm, rendered
 from tests.standins.kube_apiserver import ADMIN, KubeApiserver, kube_apiserver, list_path
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, pod
 from tests.standins.made_up import Naps

@@ -23,11 +23,11 @@ from syncline.kinds.kind import StepContext
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.runs import new_run_id
-from tests.backups_world import World as BackupsWorld
-from tests.backups_world import make_bucket, s3_server
-from tests.integration.artifacts_chain import ArtifactsChain, ArtifactsWorld, artifacts_world, build, config
-from tests.integration.chain import SYNC, Chain, World, world
-from tests.integration.files_chain import FilesChain, FilesWorld
+from tests.rig.artifacts import ArtifactsChain, ArtifactsWorld, artifacts_world, build, config
+from tests.rig.backups import World as BackupsWorld
+from tests.rig.backups import make_bucket, s3_server
+from tests.rig.files import FilesChain, FilesWorld
+from tests.rig.images import SYNC, Chain, World, world
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
 from tests.standins.s3 import S3Server

@@ -26,9 +26,9 @@ from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.syncs import Kinds, Syncs
-from tests.pump import Clock, Mail
-from tests.run_ids import made_run_id
-from tests.stack import EVENTS, create_table, dead_url, url
+from tests.rig.pump import Clock, Mail
+from tests.rig.run_ids import made_run_id
+from tests.rig.stack import EVENTS, create_table, dead_url, url
 from tests.standins.git_places import make_bare
 from tests.standins.scripted_http import Reply, ScriptedServer
 

@@ -16,10 +16,10 @@ import pytest
 from moto import mock_aws
 
 from syncline.model import Run
-from tests.integration import files_chain
-from tests.integration.artifacts_chain import ArtifactsWorld, build
-from tests.integration.chain import Chain, World, small
-from tests.integration.files_chain import FilesChain, FilesWorld
+from tests.rig import files
+from tests.rig.artifacts import ArtifactsWorld, build
+from tests.rig.files import FilesChain, FilesWorld
+from tests.rig.images import Chain, World, small
 from tests.standins import github
 from tests.standins.github import GitHubServer
 from tests.standins.oci import OciRegistry
@@ -103,9 +103,9 @@ def test_artifacts(output: Callable[[], str], given: str) -> None:
 
 @pytest.mark.parametrize("given", [PLANTED, WRONG])
 def test_files(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", PLANTED)
+    monkeypatch.setitem(files._SECRETS, "FILES_TOKEN", PLANTED)
     with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
-        monkeypatch.setitem(files_chain._SECRETS, "FILES_TOKEN", given)
+        monkeypatch.setitem(files._SECRETS, "FILES_TOKEN", given)
         chain.configure()
         chain.put("a", b"content")
         written = Written(chain, output)
@@ -116,7 +116,7 @@ def test_files(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given
 
 @pytest.mark.parametrize("given", [PLANTED, WRONG])
 def test_keys_of_a_bucket(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given: str) -> None:
-    monkeypatch.setitem(files_chain._SECRETS, "S3_SECRET", given)
+    monkeypatch.setitem(files._SECRETS, "S3_SECRET", given)
     with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
         chain.configure()
         chain.put("a", b"content")

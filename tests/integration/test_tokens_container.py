@@ -17,7 +17,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 
 from syncline.web.openapi import document
-from tests.container import CANARY, Container, cluster_of, slices_of, sync_of, wait_for
+from tests.rig.container import CANARY, Container, cluster_of, slices_of, sync_of, wait_for
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needs

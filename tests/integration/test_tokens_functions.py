@@ -33,9 +33,9 @@ from syncline.store.read_only_table import open_table
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.web.openapi import document
-from tests.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
-from tests.integration.gateways import misbehaving
-from tests.stack import new_table
+from tests.rig.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
+from tests.rig.stack import new_table
+from tests.rig.tokens import misbehaving
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs

@@ -15,7 +15,7 @@ from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.probe import Prober
 from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, TokenState, Verdict
-from tests.integration.gateways import ALL, listing, misbehaving, rules, verdict, verdicts
+from tests.rig.tokens import ALL, listing, misbehaving, rules, verdict, verdicts
 from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs
 

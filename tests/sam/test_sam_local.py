@@ -28,7 +28,7 @@ from syncline.store.events import EventStore
 from syncline.store.instances import InstanceLists
 from syncline.store.table import Database
 from syncline.web.openapi import document
-from tests.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
+from tests.rig.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
     BACKUP,
     BUILDS,

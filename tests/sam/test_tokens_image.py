@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from syncline.web.openapi import document
-from tests.container import CANARY, TOKEN, Container, cluster_of, sync_of, wait_for
-from tests.manifests import FILE
+from tests.rig.container import CANARY, TOKEN, Container, cluster_of, sync_of, wait_for
+from tests.rig.manifests import FILE
 from tests.sam.docker_engine import Engine
 from tests.sam.lambda_image import IMAGE, ensure_image, pull
 from tests.sam.world import TOP

@@ -29,6 +29,7 @@ from syncline.store.table import AWS_ERRORS, Database
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.syncs import Kinds, Syncs
+from tests.rig.stack import EVENTS, QUEUES, dead_url, url
 from tests.simulation.functions import Functions
 from tests.simulation.functions import Mapping as Source
 from tests.simulation.invariants import Leases
@@ -37,7 +38,6 @@ from tests.simulation.network import Calls, Client, Faults, Network
 from tests.simulation.queues import ModelSqs, Queue
 from tests.simulation.table import ModelTable
 from tests.simulation.vault import Vault
-from tests.stack import EVENTS, QUEUES, dead_url, url
 
 CONCURRENCY: Final = {Step.DISCOVER: 2, Step.TRANSFER: 3, Step.COMMIT: 2, Step.VERIFY: 2}
 """Functions of each step at a time: fewer than on AWS, enough to meet each other."""

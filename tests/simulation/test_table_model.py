@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
+from tests.rig.stack import create_table
 from tests.simulation.expressions import ValidationError
 from tests.simulation.table import ModelTable
-from tests.stack import create_table
 
 Table = Any
 _KEYS = st.sampled_from([("a", "1"), ("a", "2"), ("b", "1")])

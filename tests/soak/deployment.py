@@ -21,7 +21,7 @@ import yaml
 
 from syncline.cli import local_engine as engine
 from syncline.cli.local_engine import Engine
-from tests.container import CANARY
+from tests.rig.container import CANARY
 from tests.soak.serve import BUCKETS, REPOSITORY
 from tests.soak.servers import TOP, USER, Servers
 from tests.standins.nginx import HOST

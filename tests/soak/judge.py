@@ -176,7 +176,7 @@ def _backups(work: Work) -> Iterator[str]:
 
 
 def _artifacts(work: Work) -> Iterator[str]:
-    from tests.integration.artifacts_chain import expected, image  # noqa: PLC0415 - it is large
+    from tests.rig.artifacts import expected, image  # noqa: PLC0415 - it is large
 
     dr = work.servers.dr.registry
     for number, run in enumerate(work.builds, 1):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from tests.container import slices_of
+from tests.rig.container import slices_of
 from tests.soak.serve import REQUESTS
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.kubernetes import KubernetesApi

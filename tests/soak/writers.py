@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from tests.integration.artifacts_chain import build
+from tests.rig.artifacts import build
 from tests.soak.deployment import KINDS, REPOSITORIES, WORKFLOW, Deployment
 from tests.soak.s3_client import S3Client
 from tests.soak.serve import BUCKETS, REPOSITORY

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.store.state import State
-from tests.pump import Clock, Reaper, guard
-from tests.stack import new_table
+from tests.rig.made_up import Steps, steps
+from tests.rig.pump import Clock, Reaper, guard
+from tests.rig.stack import new_table
 
 
 @pytest.fixture
@@ -22,3 +23,10 @@ def state(clock: Clock) -> Iterator[State]:
     with new_table() as table:
         guard(table.meta.client, Reaper(), threading.Lock())
         yield State(table, clock.time, clock.every)
+
+
+@pytest.fixture(name="steps")
+def _steps() -> Iterator[Steps]:
+    """The three steps around a kind made up, with an empty table."""
+    with steps() as made:
+        yield made

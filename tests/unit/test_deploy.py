@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from syncline.config.file import parse_syncs
-from tests.manifests import (
+from tests.rig.manifests import (
     CHART,
     EXAMPLE,
     FILE,
@@ -80,7 +80,7 @@ def _without_none(value: Any) -> Any:
 
 
 def test_the_generated_files_are_current() -> None:
-    """After a change of the chart or of the models of tokens: ``python -m tests.manifests``."""
+    """After a change of the chart or of the models of tokens: ``python -m tests.rig.manifests``."""
     assert SCHEMA.read_text() == values_schema()
     assert FILE.read_text().splitlines(keepends=True)[0] == first_line()
 

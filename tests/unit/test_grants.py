@@ -11,8 +11,8 @@ import pytest
 from moto import mock_aws
 
 from syncline.web.console import Console
-from tests import grants
-from tests.stack import create_table
+from tests.rig import grants
+from tests.rig.stack import create_table
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from syncline.messages import (
     to_json,
 )
 from syncline.model import EVERYTHING, Item, Scope, Step, Trigger
-from tests.pump import LARGEST_MESSAGE
+from tests.rig.pump import LARGEST_MESSAGE
 
 # Lone surrogates too, as JSON carries them: of a high and a low one it makes a character.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20).map(

@@ -1,7 +1,7 @@
 """Limits of every address that everybody may reach: what is refused before it is decoded, read or asked for.
 
 docs/explanation/threat-model.md lists them, with those that the tests beside each part hold: sizes of `receive` in
-tests/unit/steps/test_receive.py, what a client of the container may send in tests/integration/test_tokens_container.py.
+tests/unit/web/test_receive.py, what a client of the container may send in tests/integration/test_tokens_container.py.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from syncline.model import Step
 from syncline.wiring import functions
 from syncline.wiring.console import console
 from syncline.wiring.environments import ENVIRONMENTS
-from tests import grants
+from tests.rig import grants
 
 Resources = dict[str, dict[str, Any]]
 

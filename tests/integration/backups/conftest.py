@@ -11,7 +11,7 @@ import pytest
 from syncline.clients.folder.target import FolderTarget
 from syncline.clients.http.client import Http
 from syncline.kinds.backups.stores import BucketStore
-from tests.backups_world import World, make_bucket, make_world, s3_server
+from tests.rig.backups import World, make_bucket, make_world, s3_server
 
 logging.getLogger("werkzeug").setLevel(logging.ERROR)
 

@@ -17,8 +17,8 @@ from syncline.kinds.backups import discover as looking
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import EVERYTHING, Item, Outcome, Result
-from tests.backups_memory import InMemoryIndex
-from tests.backups_world import Caps, World, make_bucket
+from tests.rig.backups import Caps, World, make_bucket
+from tests.rig.backups_memory import InMemoryIndex
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
 

@@ -12,10 +12,10 @@ from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import RunStatus, Scope, Trigger
-from tests.backups_world import s3_server
 from tests.integration.test_chain_backups import SYNC, Chain
-from tests.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
-from tests.pump import Pump
+from tests.rig.backups import s3_server
+from tests.rig.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
+from tests.rig.pump import Pump
 from tests.standins.git_places import make_bare
 
 KEY: Final = "east/n/subject.yaml"

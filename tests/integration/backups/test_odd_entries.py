@@ -11,7 +11,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Scope
-from tests.backups_world import World, make_world
+from tests.rig.backups import World, make_world
 from tests.standins.git_places import Bare
 
 FILES = {f"{c}/n{n}/f{f}": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(2) for f in range(2)}

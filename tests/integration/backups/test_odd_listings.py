@@ -21,7 +21,7 @@ from syncline.secrets import Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
-from tests.stack import table_of_test
+from tests.rig.stack import table_of_test
 from tests.standins.git_places import Bare, make_bare
 from tests.standins.odd_listings import Spoil, bad_size, no_key, spoiling
 from tests.standins.s3 import ACCESS, SECRET, S3Server

@@ -19,7 +19,7 @@ from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Outcome, Result, Scope
-from tests.backups_world import Download, World, blobs, content
+from tests.rig.backups import Download, World, blobs, content
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"

@@ -14,8 +14,8 @@ from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Scope
-from tests.backups_memory import InMemoryRecords
-from tests.backups_world import PACE, Caps, Download, World, blobs, content
+from tests.rig.backups import PACE, Caps, Download, World, blobs, content
+from tests.rig.backups_memory import InMemoryRecords
 
 FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(12)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"

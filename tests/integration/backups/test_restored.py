@@ -22,7 +22,7 @@ from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.stores import BucketStore, FileStore
 from syncline.kinds.kind import StepContext
 from syncline.model import Outcome, Result, Scope
-from tests.backups_world import Caps, Download, World, content, make_bucket, make_world
+from tests.rig.backups import Caps, Download, World, content, make_bucket, make_world
 
 FILES = {
     f"{c}/{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in ("a", "b") for f in range(3)

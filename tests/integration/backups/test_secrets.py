@@ -12,9 +12,9 @@ import pytest
 
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy, decrypt
 from syncline.model import Outcome
-from tests.backups_memory import InMemoryIndex
-from tests.backups_world import World
-from tests.secret_ways import HARMLESS, PLANTED, WAYS
+from tests.rig.backups import World
+from tests.rig.backups_memory import InMemoryIndex
+from tests.rig.secret_documents import HARMLESS, PLANTED, WAYS
 
 FILES = {f"{c}/n{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "west") for n in range(3) for f in range(4)}
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"

@@ -14,7 +14,7 @@ from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import EVERYTHING
-from tests.backups_world import Caps, Download, World
+from tests.rig.backups import Caps, Download, World
 from tests.standins.git_places import make_bare
 from tests.standins.s3 import ACCESS, SECRET, Answer, S3Server
 

@@ -8,7 +8,7 @@ import pytest
 from moto import mock_aws
 
 from tests.integration.files.targets import COPIED, TARGET, TARGETS, Pair
-from tests.integration.files_chain import FilesChain, FilesWorld
+from tests.rig.files import FilesChain, FilesWorld
 from tests.standins.rclone import Rclone
 from tests.standins.s3 import S3Server
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from syncline.clients.s3.upload import PART_SIZE
 from syncline.model import Counts, Run
-from tests.integration.files_chain import FilesChain, record
+from tests.rig.files import FilesChain, record
 from tests.standins.s3 import Asked, S3Server, StoredObject, StoredUpload
 
 COPIED: Final = "copied by the service"

@@ -14,8 +14,8 @@ import pytest
 from syncline.kinds.files import discover, items, state_csv
 from syncline.kinds.files import kind as files
 from syncline.model import Outcome
-from tests.integration.files_chain import MODE, SYNC, FilesChain, record
-from tests.pump import Duplicates, Manners, MortalHttp
+from tests.rig.files import MODE, SYNC, FilesChain, record
+from tests.rig.pump import Duplicates, Manners, MortalHttp
 from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone

@@ -6,8 +6,8 @@ import random
 
 import pytest
 
-from tests.integration.files_chain import FilesChain, FilesWorld, record
-from tests.pump import Duplicates, Manners, When
+from tests.rig.files import FilesChain, FilesWorld, record
+from tests.rig.pump import Duplicates, Manners, When
 
 KILLS = 12
 SEED = 4246237352  # among its kills is one of a function that holds turns at the target, for which others then wait

@@ -13,7 +13,7 @@ from moto import mock_aws
 from moto.server import ThreadedMotoServer
 
 from syncline.clients.s3.upload import PART_SIZE
-from tests.integration.files_chain import FilesChain, FilesWorld, record
+from tests.rig.files import FilesChain, FilesWorld, record
 from tests.standins.scripted_http import Reply, Request, ScriptedServer
 
 NAMES = [

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from syncline.kinds.files import state_csv
-from tests.integration.files_chain import MODE, SYNC, FilesChain, record
-from tests.pump import Duplicates, Manners
+from tests.rig.files import MODE, SYNC, FilesChain, record
+from tests.rig.pump import Duplicates, Manners
 
 REMOVED = "ObjectRemoved:Delete"
 

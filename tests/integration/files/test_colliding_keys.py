@@ -9,7 +9,7 @@ import pytest
 
 from syncline.model import Outcome, Run
 from tests.integration.files.targets import Pair, accounted
-from tests.integration.files_chain import record
+from tests.rig.files import record
 
 Normalised = Callable[[str], str]
 

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.model import Run
 from tests.integration.files.targets import BUCKETS, LARGE_PARTS, PARTS, TARGET, Pair
-from tests.integration.files_chain import SYNC, record
+from tests.rig.files import SYNC, record
 from tests.standins.s3 import S3Server, StoredObject
 
 SECOND: Final = "b-to-c"

@@ -10,9 +10,9 @@ import pytest
 
 from syncline.messages import Start
 from syncline.model import RunStatus, Scope, Trigger
-from tests.integration.files_chain import MODE, SYNC, FilesChain, record
-from tests.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
-from tests.pump import Pump
+from tests.rig.files import MODE, SYNC, FilesChain, record
+from tests.rig.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
+from tests.rig.pump import Pump
 from tests.simulation.table import ModelTable
 
 KEPT: Final = {f"kept/{number}": b"%d" % number for number in range(4)}

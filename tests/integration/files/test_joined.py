@@ -10,7 +10,7 @@ import pytest
 from syncline.messages import Start
 from syncline.model import Counts, Outcome, RunStatus, Scope, Step, Trigger
 from tests.integration.files.targets import Pair
-from tests.pump import Duplicates, Manners, When
+from tests.rig.pump import Duplicates, Manners, When
 
 NEW: Final = ("a", "b", "c")
 EQUAL: Final = tuple(f"equal/{number:02}" for number in range(20))

@@ -14,9 +14,9 @@ from syncline.clients.s3 import upload as bucket_upload
 from syncline.clients.s3.upload import PART_SIZE
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
-from tests.integration.files_chain import SYNC, FilesChain
-from tests.pump import When
-from tests.stack import QUEUES
+from tests.rig.files import SYNC, FilesChain
+from tests.rig.pump import When
+from tests.rig.stack import QUEUES
 from tests.standins.s3 import S3Server
 
 MIB: Final = 1024 * 1024

@@ -8,7 +8,7 @@ import pytest
 
 from syncline.model import Run
 from tests.integration.files.targets import SENT, TARGET, Pair
-from tests.integration.files_chain import FilesChain
+from tests.rig.files import FilesChain
 from tests.standins.odd_listings import Spoil, bad_size, bad_time, empty, no_key, no_size, no_text, spoiling
 from tests.standins.s3 import S3Server
 

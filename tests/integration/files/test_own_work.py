@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.integration.files_chain import FilesChain
+from tests.rig.files import FilesChain
 from tests.standins.file_manager_wire import Answer, json_answer
 
 LOST = [Answer(200, b"", drop=True), json_answer({"error": "bad gateway"}, 502), Answer(504, b"<html>", "text/html")]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import pytest
 
-from tests.integration.files_chain import MODE, FilesChain
+from tests.rig.files import MODE, FilesChain
 
 ZULU: Final = "2026-11-25T01:00:00Z"
 BEFORE: Final = {"zone": "2026-11-25T02:30:00+02:00", "west": "2026-11-24T18:59:00-06:00"}

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.model import Outcome, Result, Run
 from tests.integration.files.targets import MANAGER, ROOT, Pair, events
-from tests.integration.files_chain import MODE
+from tests.rig.files import MODE
 
 HOUR: Final = 3600.0
 DAY: Final = 24 * HOUR

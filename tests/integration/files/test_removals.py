@@ -11,8 +11,8 @@ import pytest
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Run, Scope, Step, Trigger
 from syncline.store.runs import new_run_id
-from tests.integration.files_chain import SYNC, FilesChain, record
-from tests.pump import Duplicates, Letter, When
+from tests.rig.files import SYNC, FilesChain, record
+from tests.rig.pump import Duplicates, Letter, When
 
 HOUR: Final = 3600.0
 ALL: Final = 100

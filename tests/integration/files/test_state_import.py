@@ -14,7 +14,7 @@ from syncline.cli.deployment import Deployment
 from syncline.cli.output import Output
 from syncline.kinds.files import state_csv
 from syncline.kinds.files.cli import state as command_state
-from tests.integration.files_chain import _SECRETS, MODE, SYNC, FilesChain
+from tests.rig.files import _SECRETS, MODE, SYNC, FilesChain
 
 CONTENT: Final = {f"{number:02}": b"%d" % number * (number + 1) for number in range(30)}
 

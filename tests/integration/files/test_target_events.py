@@ -9,7 +9,7 @@ import pytest
 
 from syncline.messages import Start
 from syncline.model import Run, Trigger
-from tests.integration.files_chain import SYNC, FilesChain
+from tests.rig.files import SYNC, FilesChain
 
 CONTENT: Final = {"a": b"the first", "b": b"the second", "folder/c": b"the third"}
 WAYS: Final = ("list", "queue", "webhook", "key")

@@ -27,7 +27,7 @@ from syncline.model import Counts, Item, Outcome, Run, Scope, Step, Trigger
 from syncline.model import Result as ItemResult
 from syncline.store.batches import BatchRecord
 from syncline.store.state import first_batch
-from tests.run_ids import made_run_id
+from tests.rig.run_ids import made_run_id
 
 ROOT: Final = Path(__file__).resolve().parents[3]
 REGION: Final = "us-east-1"

@@ -11,7 +11,7 @@ from syncline.model import Result as ItemResult
 from syncline.steps.results import final_counts, mark_known, record_failures
 from syncline.store.batches import BatchRecord
 from syncline.store.state import first_batch
-from tests.run_ids import made_run_id
+from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, failed, moved
 
 

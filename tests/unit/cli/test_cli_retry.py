@@ -18,7 +18,7 @@ from syncline.steps.results import answer_retry, mark_known
 from syncline.store.batches import BatchRecord
 from syncline.store.failures import KnownFailure
 from syncline.store.state import State, first_batch
-from tests.run_ids import made_run_id
+from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, moved
 
 

@@ -19,7 +19,7 @@ from syncline.store.batches import BatchRecord
 from syncline.store.instances import InstanceLists
 from syncline.store.state import State, first_batch
 from syncline.store.table import Database
-from tests.run_ids import made_run_id
+from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 TWO = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(

@@ -1,24 +1,14 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from aws_lambda_powertools.metrics import EphemeralMetrics
 
 from syncline.steps import discover
-from tests.made_up import Steps, steps
 
 CHUNK_ITEMS = 4
 """Items after which a scan sends on what it found, where ``small_chunks`` is used."""
 CHUNK_RESULTS = 20
 """Results after which it does."""
-
-
-@pytest.fixture(name="steps")
-def _steps() -> Iterator[Steps]:
-    """The three steps around a kind made up, with an empty table."""
-    with steps() as made:
-        yield made
 
 
 @pytest.fixture

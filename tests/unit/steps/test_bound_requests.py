@@ -15,8 +15,8 @@ from syncline.model import Item, Outcome, Run, RunStatus, Step
 from syncline.steps.engine import REPORT_SECONDS
 from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.store.state import State
-from tests.made_up import MadeUp, Steps, Told, pages
-from tests.stack import QUEUES
+from tests.rig.made_up import MadeUp, Steps, Told, pages
+from tests.rig.stack import QUEUES
 
 
 def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None:

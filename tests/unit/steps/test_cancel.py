@@ -9,9 +9,9 @@ from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import BatchRecord
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
-from tests.pump import KilledError, Letter, When
-from tests.run_ids import made_run_id
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
+from tests.rig.pump import KilledError, Letter, When
+from tests.rig.run_ids import made_run_id
 
 GRACE = 10
 NEXT = made_run_id(1)

@@ -16,9 +16,9 @@ from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Trigger
 from syncline.steps.discover import CHUNK_SECONDS
-from tests.made_up import SYNC, Answer, Steps, items, pages
-from tests.pump import Letter
-from tests.run_ids import made_run_id
+from tests.rig.made_up import SYNC, Answer, Steps, items, pages
+from tests.rig.pump import Letter
+from tests.rig.run_ids import made_run_id
 from tests.unit.steps.conftest import CHUNK_ITEMS, CHUNK_RESULTS
 
 pytestmark = pytest.mark.usefixtures("small_chunks")

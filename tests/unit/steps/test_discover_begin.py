@@ -12,9 +12,9 @@ from syncline.kinds.kind import Page, StepContext
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, RunStatus, Scope, Step, Trigger
 from syncline.telemetry import logger
-from tests.made_up import SYNC, Steps, items, pages
-from tests.pump import Letter
-from tests.run_ids import made_run_id
+from tests.rig.made_up import SYNC, Steps, items, pages
+from tests.rig.pump import Letter
+from tests.rig.run_ids import made_run_id
 
 UNDER_WAY = made_run_id(-1)
 

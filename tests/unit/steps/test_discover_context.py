@@ -12,8 +12,8 @@ from syncline.kinds.kind import Failure, Page, StepContext, would_move
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope, Trigger
 from syncline.steps.discover import begin, is_named
-from tests.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, pages
-from tests.run_ids import made_run_id
+from tests.rig.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, pages
+from tests.rig.run_ids import made_run_id
 from tests.unit.steps.conftest import CHUNK_ITEMS
 
 LATER = made_run_id(2)

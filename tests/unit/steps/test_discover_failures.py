@@ -11,7 +11,7 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import EVERYTHING, Item, RunStatus, Scope
 from syncline.steps import engine as engine_module
-from tests.made_up import Answer, Steps, items, pages
+from tests.rig.made_up import Answer, Steps, items, pages
 from tests.unit.steps.conftest import CHUNK_ITEMS, CHUNK_RESULTS
 
 pytestmark = pytest.mark.usefixtures("small_chunks")

@@ -12,11 +12,11 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.messages import Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
-from tests.interleaving import deliver_meanwhile
-from tests.made_up import SYNC, Answer, Steps, items, pages, transfer_of
-from tests.pump import KilledError, Letter
-from tests.run_ids import made_run_id
-from tests.stack import QUEUES
+from tests.rig.interleaving import deliver_meanwhile
+from tests.rig.made_up import SYNC, Answer, Steps, items, pages, transfer_of
+from tests.rig.pump import KilledError, Letter
+from tests.rig.run_ids import made_run_id
+from tests.rig.stack import QUEUES
 
 
 def copy_of(steps: Steps, letter: Letter) -> Letter:

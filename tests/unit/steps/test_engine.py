@@ -29,8 +29,8 @@ from syncline.store.batches import BatchRecord
 from syncline.store.failures import KnownFailure
 from syncline.store.leases import Lease
 from syncline.store.state import State
-from tests.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, transfer_of
-from tests.run_ids import made_run_id
+from tests.rig.made_up import MADE_UP_RUN, SYNC, MadeUp, Steps, items, transfer_of
+from tests.rig.run_ids import made_run_id
 
 TRANSFER = transfer_of("1", "2", "3", attempt=2)
 NO_CHANCE = random.Random(0)

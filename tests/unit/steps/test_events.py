@@ -12,7 +12,7 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Kind
 from syncline.messages import Start, decode
 from syncline.model import Trigger
-from tests.made_up import SYNC, MadeUp, Steps
+from tests.rig.made_up import SYNC, MadeUp, Steps
 
 QUIET, LONGEST = 5.0, 20.0
 SECONDS = 60.0

@@ -18,11 +18,11 @@ from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.store.events import EventStore
 from syncline.store.state import State
-from tests.interleaving import deliver_meanwhile
-from tests.made_up import MADE_UP_RUN, SYNC, Steps, items
-from tests.pump import Duplicates, KilledError, Manners, When
-from tests.run_ids import made_run_id
-from tests.stack import EVENTS, QUEUES
+from tests.rig.interleaving import deliver_meanwhile
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Steps, items
+from tests.rig.pump import Duplicates, KilledError, Manners, When
+from tests.rig.run_ids import made_run_id
+from tests.rig.stack import EVENTS, QUEUES
 
 
 class MadeUpSync(Sync):

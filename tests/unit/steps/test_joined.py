@@ -10,7 +10,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Scope, Step
-from tests.made_up import SYNC, Answer, Steps, items
+from tests.rig.made_up import SYNC, Answer, Steps, items
 
 FACTS = "FACT#told@"
 

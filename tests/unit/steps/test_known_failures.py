@@ -12,9 +12,9 @@ from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinishe
 from syncline.messages import Start
 from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trigger
 from syncline.store.runs import new_run_id
-from tests.made_up import SYNC, Answer, MadeUp, Steps, items
-from tests.made_up import steps as made_steps
-from tests.pump import Duplicates, When
+from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
+from tests.rig.made_up import steps as made_steps
+from tests.rig.pump import Duplicates, When
 
 BAD = Item("team/app", "bad", "digest of bad")
 

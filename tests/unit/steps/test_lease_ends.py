@@ -10,10 +10,10 @@ import pytest
 from syncline.kinds.kind import Completed, StepContext, Unfinished
 from syncline.messages import Batch, decode
 from syncline.model import Item, RunStatus, Step
-from tests.aws_faults import disturb
-from tests.made_up import MADE_UP_RUN, Answer, Steps, transfer_of
-from tests.pump import KilledError, Letter
-from tests.stack import QUEUES
+from tests.rig.aws_faults import disturb
+from tests.rig.made_up import MADE_UP_RUN, Answer, Steps, transfer_of
+from tests.rig.pump import KilledError, Letter
+from tests.rig.stack import QUEUES
 
 pytestmark = pytest.mark.moto
 

@@ -14,7 +14,7 @@ from syncline.steps.results import ALL, answer_retry, final_counts, is_verified,
 from syncline.store.batches import BatchRecord
 from syncline.store.failures import LETTER_KEPT, Failures, Key, KnownFailure
 from syncline.store.table import Database
-from tests.stack import new_table
+from tests.rig.stack import new_table
 
 SYNC = "images"
 RUNS = [f"2026112{day}-101522-0000000000" for day in range(1, 8)]

@@ -11,8 +11,8 @@ from syncline.messages import Batch
 from syncline.model import EVERYTHING, Outcome, Result, Scope, Step, Trigger
 from syncline.steps.results import first_results
 from syncline.store.state import State
-from tests.pump import Clock
-from tests.run_ids import made_run_id
+from tests.rig.pump import Clock
+from tests.rig.run_ids import made_run_id
 
 SYNC, RUN = "images", made_run_id(1)
 OWN = Batch(RUN, SYNC, Step.TRANSFER, "own")

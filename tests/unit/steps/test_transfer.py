@@ -10,9 +10,9 @@ from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, RunStatus, Step
 from syncline.steps.engine import MAX_ATTEMPTS, MAX_IDLE
 from syncline.steps.transfer import MAX_LEASE_DELAY
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
-from tests.pump import Letter
-from tests.stack import QUEUES
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
+from tests.rig.pump import Letter
+from tests.rig.stack import QUEUES
 
 
 def copy_of(letter: Letter) -> Letter:

@@ -13,7 +13,7 @@ from syncline.messages import Batch, decode
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Step
 from syncline.steps.transfer import LEASE_POLL_SECONDS, MAX_LEASE_DELAY, RESERVED_SECONDS, transfer
 from syncline.store.leases import LeaseHeldError
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
 
 GROUP = "made.up/team/app"
 LEFT = 100.0

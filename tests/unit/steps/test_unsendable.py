@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.model import Item, RunStatus, Step
 from syncline.store.table import pack, unpack
-from tests.made_up import SYNC, Answer, Steps, items, transfer_of
+from tests.rig.made_up import SYNC, Answer, Steps, items, transfer_of
 
 GROUP = "team/app"
 LARGE = {"state": "x" * 1_100_000}

@@ -10,7 +10,7 @@ from syncline.kinds.kind import GRACE_SECONDS, Completed, Failure, StepContext, 
 from syncline.messages import Batch, decode
 from syncline.model import EVERYTHING, Item, Outcome, RunStatus, Step, Trigger
 from syncline.steps.engine import MAX_ATTEMPTS
-from tests.made_up import MADE_UP_RUN, SYNC, Steps, transfer_of
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Steps, transfer_of
 
 NOT_THERE = SynclineError("NOT_ARRIVED", "it is not there")
 

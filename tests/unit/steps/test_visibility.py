@@ -9,9 +9,9 @@ import pytest
 from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
-from tests.pump import KilledError, Manners
-from tests.stack import EVENTS, QUEUES
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
+from tests.rig.pump import KilledError, Manners
+from tests.rig.stack import EVENTS, QUEUES
 
 MINUTE = 60
 

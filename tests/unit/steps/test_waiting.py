@@ -20,8 +20,8 @@ from syncline.store.table import Database
 from syncline.wiring import functions as wiring
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.environments import TransferEnvironment
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
-from tests.pump import Letter
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, transfer_of
+from tests.rig.pump import Letter
 
 SLOW_DOWN = SynclineError("THROTTLED", "registry.example asked to slow down", retry_after=90.0)
 RUN = Run("r", SYNC, 1, Trigger.MANUAL, EVERYTHING, started=1000.0)

@@ -17,10 +17,10 @@ from syncline.messages import Batch, DeadLetter, QueuedLetter, Start, encode, to
 from syncline.model import EVERYTHING, Item, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.steps.engine import MAX_DEATHS
 from syncline.store.state import REPORTS
-from tests.aws_faults import disturb
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
-from tests.pump import Duplicates, KilledError, Letter, Manners
-from tests.stack import QUEUES
+from tests.rig.aws_faults import disturb
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
+from tests.rig.pump import Duplicates, KilledError, Letter, Manners
+from tests.rig.stack import QUEUES
 
 pytestmark = pytest.mark.moto
 

@@ -19,10 +19,10 @@ from syncline.steps.engine import MAX_DEATHS
 from syncline.steps.events import EventGatherer
 from syncline.store.events import EventStore
 from syncline.store.state import State
-from tests.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
-from tests.pump import Letter
-from tests.run_ids import made_run_id
-from tests.stack import url
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
+from tests.rig.pump import Letter
+from tests.rig.run_ids import made_run_id
+from tests.rig.stack import url
 
 AWS_PAUSE = 30
 RUN_PAUSE = 15

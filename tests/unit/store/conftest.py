@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from syncline.store import files
-from tests.stack import new_table
+from tests.rig.stack import new_table
 from tests.unit.store.stepped import SteppedDatabase
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from syncline.store.files import FileRecords, shard_of
 from syncline.store.files_encoding import unpack
 from syncline.store.table import Database
-from tests.pump import Clock
+from tests.rig.pump import Clock
 
 AWKWARD: Final = ["a", "a/b", "a b", "ä", "a\u0308", "日本/🎈", "n" * 1024, "\x01", "~", "\ud83d", "\ud83d\ude00", "😀"]
 NAMES: Final = [*AWKWARD, *(f"k{n:03}" for n in range(60))]

@@ -11,8 +11,8 @@ from syncline.store import backup_index as manifests
 from syncline.store.backup_index import KEPT, PARTS, BackupIndex
 from syncline.store.backup_records import FileCount, IndexEntry, LeftOutCode
 from syncline.store.table import Database, unpack
-from tests.pump import KilledError
-from tests.stack import new_table
+from tests.rig.pump import KilledError
+from tests.rig.stack import new_table
 
 
 class Clock:

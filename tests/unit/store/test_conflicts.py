@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 
 from syncline.store.state import State
 from syncline.store.table import Database
-from tests.stack import new_table
+from tests.rig.stack import new_table
 
 pytestmark = pytest.mark.moto
 

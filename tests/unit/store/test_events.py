@@ -9,7 +9,7 @@ import pytest
 from syncline.model import LARGEST_SCOPE
 from syncline.store.events import KEPT, Claim, EventStore, Note
 from syncline.store.table import LONGEST_KEY, Database
-from tests.pump import Clock
+from tests.rig.pump import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

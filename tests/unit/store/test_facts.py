@@ -9,8 +9,8 @@ import pytest
 
 from syncline.store.facts import RETENTION, Facts
 from syncline.store.table import Database
-from tests.pump import Clock
-from tests.stack import new_table
+from tests.rig.pump import Clock
+from tests.rig.stack import new_table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

@@ -11,7 +11,7 @@ from syncline.errors import CodeName
 from syncline.model import Outcome, Result
 from syncline.store.failures import LETTER_KEPT, SHARDS, Failures, KnownFailure
 from syncline.store.table import Database
-from tests.pump import Clock
+from tests.rig.pump import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

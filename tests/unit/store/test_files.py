@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from syncline.errors import SynclineError
 from syncline.store import files
 from syncline.store.files import KEPT, SHARDS, FileRecords, shard_of
-from tests.pump import Clock
+from tests.rig.pump import Clock
 from tests.unit.store.stepped import (
     NAMES,
     SteppedDatabase,

@@ -15,8 +15,8 @@ from syncline.store import files
 from syncline.store.files import KEPT, FileRecords
 from syncline.store.files_encoding import Row
 from syncline.store.table import Database
-from tests.pump import Clock
-from tests.stack import new_table, table_of_test
+from tests.rig.pump import Clock
+from tests.rig.stack import new_table, table_of_test
 from tests.unit.store.stepped import (
     NAMES,
     CrashError,

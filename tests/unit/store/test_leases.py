@@ -11,8 +11,8 @@ from syncline.model import EVERYTHING, Counts, Outcome, Result, Trigger
 from syncline.store.batches import BatchRecord
 from syncline.store.leases import LONGEST, LeaseHeldError
 from syncline.store.state import State
-from tests.pump import Clock
-from tests.run_ids import made_run_id
+from tests.rig.pump import Clock
+from tests.rig.run_ids import made_run_id
 
 RESULTS = (Result("team/app", "1", Outcome.MOVED),)
 

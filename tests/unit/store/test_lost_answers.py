@@ -9,8 +9,8 @@ import pytest
 from syncline.store.events import EventStore
 from syncline.store.facts import Facts
 from syncline.store.table import Database
-from tests.aws_faults import disturb
-from tests.pump import Clock
+from tests.rig.aws_faults import disturb
+from tests.rig.pump import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

@@ -15,8 +15,8 @@ from syncline.ownership import Grant, Limits, RemovalRequest, allowance
 from syncline.store import removals
 from syncline.store.removals import RemovalWindows
 from syncline.store.table import Database
-from tests.pump import Clock
-from tests.stack import new_table
+from tests.rig.pump import Clock
+from tests.rig.stack import new_table
 
 DAY: Final = 24 * 3600.0
 LIMITS: Final = Limits(0.1, 250, DAY)

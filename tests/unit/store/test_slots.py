@@ -10,8 +10,8 @@ import pytest
 from syncline.store.leases import Lease, Leases
 from syncline.store.runs import RETENTION
 from syncline.store.table import Database
-from tests.aws_faults import disturb
-from tests.pump import Clock
+from tests.rig.aws_faults import disturb
+from tests.rig.pump import Clock
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

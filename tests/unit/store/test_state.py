@@ -18,9 +18,9 @@ from syncline.store.batches import SHARDS, BatchRecord, Progress, _hash, _shard_
 from syncline.store.runs import new_run_id
 from syncline.store.state import JOINED_FOR, LOST_AFTER, State, first_batch
 from syncline.store.table import pack
-from tests.pump import Clock
-from tests.run_ids import made_run_id
-from tests.stack import new_table
+from tests.rig.pump import Clock
+from tests.rig.run_ids import made_run_id
+from tests.rig.stack import new_table
 
 FIRST, SECOND = made_run_id(1), made_run_id(2)
 

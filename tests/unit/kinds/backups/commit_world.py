@@ -26,7 +26,7 @@ from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Result
 from syncline.ownership import Limits
 from syncline.store.backup_records import IndexEntry, LeftOutCode
-from tests.backups_memory import InMemoryIndex, InMemoryOwnership
+from tests.rig.backups_memory import InMemoryIndex, InMemoryOwnership
 
 AUTHOR, COMMITTER = Person("Author", "author@example.com"), Person("Bot", "bot@example.com")
 SECONDS: Final = 1_750_000_000.0

@@ -13,7 +13,7 @@ from syncline.kinds.backups.report import BATCH, SYNC
 from syncline.kinds.kind import Completed, StepContext
 from syncline.ownership import Limits
 from syncline.store.backup_records import IndexEntry
-from tests.backups_memory import InMemoryOwnership
+from tests.rig.backups_memory import InMemoryOwnership
 from tests.unit.kinds.backups.commit_world import AUTHOR, COMMITTER, SECONDS, World, filled, outcome
 
 A, B, C = (f"east/shop/{name}" for name in "abc")

@@ -6,7 +6,7 @@ import pytest
 
 from syncline.kinds.backups.ownership import OwnedFile, OwnedFiles, content_marks
 from syncline.kinds.backups.paths import Layout
-from tests.backups_memory import InMemoryOwnership
+from tests.rig.backups_memory import InMemoryOwnership
 
 EAST, WEST = OwnedFile("blob 1", "etag 1", 7, 5), OwnedFile("blob 2", "etag 2", 8)
 

@@ -9,7 +9,7 @@ from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.removals import GoneFiles, Limiter, Renames, SourceView
 from syncline.kinds.kind import StepContext
 from syncline.ownership import Limits
-from tests.backups_memory import InMemoryOwnership
+from tests.rig.backups_memory import InMemoryOwnership
 
 HOUR = 3600.0
 

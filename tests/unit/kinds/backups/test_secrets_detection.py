@@ -15,7 +15,7 @@ import pytest
 
 from syncline.kinds.backups import secrets_detection
 from syncline.kinds.backups.secrets_detection import Verdict, inspect, without_secrets
-from tests.secret_ways import CONFIG, WAYS, YAML, packed
+from tests.rig.secret_documents import CONFIG, WAYS, YAML, packed
 
 
 def zipped(data: bytes) -> bytes:

@@ -27,7 +27,7 @@ from syncline.kinds.backups.secrets_filter import (
     decrypt,
     encrypt,
 )
-from tests.secret_ways import CONFIG, HARMLESS, JSON, PLANTED, WAYS, YAML, packed
+from tests.rig.secret_documents import CONFIG, HARMLESS, JSON, PLANTED, WAYS, YAML, packed
 
 KEY = base64.b64encode(bytes(range(64))).decode()
 OTHER = base64.b64encode(bytes(64)).decode()

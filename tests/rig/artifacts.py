@@ -1,0 +1,189 @@
+"""The step chain from GitHub to a registry: builds, their images, and what must be true after anything that happens."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import boto3
+import yaml
+
+from syncline.clients.http.retry import HOST_THROTTLE
+from syncline.config.sync import load_sync
+from syncline.messages import Queues
+from syncline.model import Outcome, Run, RunStatus, Step
+from tests.rig.images import SYNC, Chain
+from tests.rig.pump import Clock, Mail, Reaper, guard
+from tests.rig.stack import EVENTS, dead_url, table_of_test, url
+from tests.standins import saved
+from tests.standins.github import TOKEN, GitHubServer, Stored, zipped
+from tests.standins.github import Run as WorkflowRun
+from tests.standins.oci import OciRegistry
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb.service_resource import Table
+
+EXAMPLE: Final = Path(__file__).parents[2] / "examples/artifacts-presto.yaml"
+PROJECT: Final = "group/project"
+KEYS: Final = {
+    "Presto repository": "prestodb/presto",
+    "Velox repository": "rapidsai/velox",
+    "Worker bundle mode": "all_native",
+    "Registry push": "false",
+    "Generated at": "2023-11-14T22:30:00Z",
+}
+BASE: Final = saved.layer({"bin/sh": b"a base that all images share " * 500})
+
+
+def block(tag: str, *, java: bool = False, gpu: bool = False) -> dict[str, str]:
+    """What a build with an image tag says of itself."""
+    platform = "linux/" + tag.rpartition("-")[2]
+    flags = {"Build native CPU": "true", "Build native GPU": str(gpu).lower(), "Build Java worker": str(java).lower()}
+    return {
+        "Presto ref": "92865fb",
+        "Velox ref": "65797d5",
+        "Target platform": platform,
+        **flags,
+        "Image tag": tag,
+        **KEYS,
+    }
+
+
+def log(values: Mapping[str, str]) -> str:
+    """A job's log: the step's script with its variables, then what it printed."""
+    at = "2023-11-14T22:30:00.1234567Z "
+    script = [f'echo "{key}: ${{{key.upper().replace(" ", "_")}}}"' for key in values]
+    lines = ["##[group]Run print the metadata", *(f"\x1b[36;1m{line}\x1b[0m" for line in script), "##[endgroup]"]
+    lines += ["Image build metadata", *(f"{key}: \x1b[1m{value}\x1b[0m" for key, value in values.items()), "Done"]
+    return "\ufeff" + "".join(f"{at}{line}\n" for line in lines)
+
+
+def image(name: str, tag: str, *layers: bytes) -> saved.Image:
+    return saved.Image([BASE, *(layers or (saved.layer({name: f"{name} {tag}".encode()}),))], f"{name}:{tag}")
+
+
+def expected(values: Mapping[str, str]) -> list[str]:
+    kinds = {
+        "Build Java worker": "java-worker",
+        "Build native CPU": "native-worker-cpu",
+        "Build native GPU": "native-worker-gpu",
+    }
+    return ["presto-coordinator", *(f"presto-{kind}" for key, kind in kinds.items() if values[key] == "true")]
+
+
+def build(number: int, tag: str, images: Sequence[saved.Image] | None = None, **flags: bool) -> WorkflowRun:
+    """A run whose artifact has an archive for each image it announces, of a Docker before 25 or a later one in turn."""
+    values = block(tag, **flags)
+    images = images if images is not None else [image(name, tag) for name in expected(values)]
+    forms = (saved.since_25, saved.until_24)
+    files = {
+        f"{each.name.partition(':')[0]}-{tag}.tar.gz": gzip.compress(forms[(number + at) % 2](each), 1)
+        for at, each in enumerate(images)
+    }
+    artifact = Stored(number * 10, f"images-{tag}", zipped(files))
+    logs = {"0_build.txt": log(values), "build/3_Print metadata.txt": log(values), "1_other.txt": "\ufeffnothing\n"}
+    created = 1_700_000_000.0 + number
+    return WorkflowRun(number, logs, [artifact], "presto-build-images.yml", created=created, updated=created + 3600)
+
+
+@dataclass
+class ArtifactsChain(Chain):
+    """A chain whose source is GitHub; ``images`` are those that must be at the target, by repository and tag."""
+
+    github: GitHubServer = field(kw_only=True)
+
+    def configure(self, **more: Any) -> None:
+        """Apply the example's sync against the servers here."""
+        self.apply(config(self.github, self.target.host, **more))
+
+    def apply(self, values: Mapping[str, Any]) -> None:
+        self.state.put_sync(SYNC, load_sync(json.dumps(values)).model_dump_json())
+
+    def remember(self) -> None:
+        self.before = self.target.store.tags()
+
+    def config_digest(self, repository: str, tag: str) -> str | None:
+        store = self.target.store
+        digest = store.digest(repository, tag)
+        return (
+            None if digest is None else str(json.loads(store.manifest(repository, digest)[1].body)["config"]["digest"])
+        )
+
+    def check_images(self, images: Mapping[tuple[str, str], saved.Image]) -> Run:
+        """The latest run ended well, every image is there whole, and nothing else is but aliases."""
+        run = self.latest()
+        assert run.status is RunStatus.DONE, run
+        assert self.state.progress(run.id).settled
+        assert not self.mail.waiting()
+        assert not self.target.store.broken()
+        for (repository, tag), each in images.items():
+            assert self.config_digest(f"{PROJECT}/{repository}", tag) == f"sha256:{each.id}", (repository, tag)
+        there = {key for key in self.target.store.tags() if key[1] != "latest"}
+        assert there == {(f"{PROJECT}/{repository}", tag) for repository, tag in images}
+        outcomes = {result.outcome for result in self.results(run).values()}
+        assert outcomes <= {Outcome.MOVED, Outcome.EQUAL}, self.results(run)
+        return run
+
+
+def config(github: GitHubServer, registry: str, **more: Any) -> dict[str, Any]:
+    """The example's sync with the servers of a test in it."""
+    values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
+    values["source"] |= {"url": github.url, "repository": github.repository, "auth": {"token": "env:GITHUB_TOKEN"}}
+    values["target"] = {"registry": registry, "plain_http": True, "project": PROJECT}
+    values["build"]["metadata"].pop("check")  # the tags here are shorter
+    values |= {"name": SYNC, **more}
+    values.pop("webhook"), values.pop("schedule")
+    return dict(values)
+
+
+class ArtifactsWorld:
+    """Servers and moto, made once and used by one chain after another."""
+
+    def __init__(self, github: GitHubServer, target: OciRegistry) -> None:
+        self.github = github
+        self.target = target
+        self._table: Table | None = None
+
+    def chain(self, runs: Sequence[WorkflowRun], seed: int = 1, **config: Any) -> ArtifactsChain:
+        """A chain with these builds, its sync applied."""
+        self.target.clear()
+        github = self.github
+        github.runs, github.requests[:], github.ranges[:], github.skew = list(runs), [], [], 0.0
+        github.cut, github.before = [], lambda _method, _target: None
+        HOST_THROTTLE._hosts.clear()
+        if self._table is not None:
+            self._table.delete()
+        clock, reaper, lock = Clock(), Reaper(), threading.Lock()
+        table, sqs, mail = table_of_test(), boto3.client("sqs"), Mail(clock)
+        self._table = table
+        mail.connect(sqs)
+        for client in (table.meta.client, sqs):
+            guard(client, reaper, lock)
+        queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+        chain = ArtifactsChain(
+            self.target,
+            self.target,
+            table,
+            mail,
+            clock,
+            reaper,
+            queues,
+            github=github,
+            seed=seed,
+            secrets={"GITHUB_TOKEN": TOKEN},
+        )
+        chain.configure(**config)
+        return chain
+
+
+@contextmanager
+def artifacts_world() -> Iterator[ArtifactsWorld]:
+    """For a module's tests, inside of ``mock_aws``."""
+    with GitHubServer("rapidsai/velox-testing") as github, OciRegistry() as target:
+        yield ArtifactsWorld(github, target)

@@ -1,0 +1,524 @@
+"""The tests' own pump: it is the queues between the steps, and delivers their messages as badly as it is told to.
+
+The table is moto's and boto3 is real; what boto3 sends to SQS, validated by botocore, the pump takes itself. It keeps
+a clock of its own, so that delays, visibility timeouts and leases pass at once, and it can kill a step before, within
+and after any call that has an effect. A killed step does nothing more: every later call of its dies too, as the
+``finally`` of a dead process does not run, and its messages come again once their visibility timeout has passed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import os
+import random
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any, Final, cast
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
+
+from syncline.clients.http.client import Http, Response
+from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
+from syncline.clients.http.retry import RetryPolicy
+from syncline.model import Step
+from syncline.steps.transfer import RESERVED_SECONDS
+from syncline.steps.worker import Worker
+from tests.rig.grants import outside
+from tests.rig.stack import EVENTS, QUEUES, dead_url, url
+
+LARGEST_MESSAGE: Final = 1024 * 1024
+_EFFECTS: Final = frozenset(
+    {
+        "TransactWriteItems",
+        "BatchWriteItem",
+        "UpdateItem",
+        "PutItem",
+        "DeleteItem",
+        "SendMessage",
+        "SendMessageBatch",
+        "ChangeMessageVisibilityBatch",
+    }
+)
+_DEDUPLICATED: Final = 300.0  # seconds
+_WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+# As template.yaml sets them: metrics are not written without.
+os.environ.setdefault("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
+os.environ.setdefault("POWERTOOLS_SERVICE_NAME", "pump")
+
+
+class KilledError(BaseException):
+    """The step is dead. Nothing of Syncline's may catch it."""
+
+
+class When(StrEnum):
+    """Where in a call with an effect a step is killed."""
+
+    BEFORE = "before"
+    WITHIN = "within"  # after the first bytes of a streamed body
+    AFTER = "after"
+
+
+class Clock:
+    """Time that passes when the pump says so, in Unix seconds."""
+
+    def __init__(self, now: float = 1_790_000_000.0) -> None:
+        self.now = now
+        self._lock = threading.RLock()
+        self._timers: list[_Timer] = []
+        self._firing = False
+
+    def time(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        with self._lock:
+            end = self.now + seconds
+            while not self._firing and (due := [each for each in self._timers if each.due <= end]):
+                timer = min(due, key=lambda each: each.due)
+                self.now = max(self.now, timer.due)
+                timer.due += timer.seconds
+                self._firing = True
+                try:
+                    timer.action()
+                finally:
+                    self._firing = False
+            self.now = max(self.now, end)
+
+    @contextmanager
+    def every(self, seconds: float, action: Callable[[], None]) -> Iterator[None]:
+        """Call `action` every so many seconds of this clock while the block runs."""
+        timer = _Timer(self.now + seconds, seconds, action)
+        self._timers.append(timer)
+        try:
+            yield
+        finally:
+            self._timers.remove(timer)
+
+
+@dataclass(slots=True, eq=False)
+class _Timer:
+    due: float
+    seconds: float
+    action: Callable[[], None]
+
+
+class Reaper:
+    """Counts the calls with an effect, from 1, and kills at those that ``plan`` names.
+
+    ``on_call`` is called before each call, whether it has an effect or not: another function may do something then.
+    """
+
+    def __init__(self) -> None:
+        self.plan: set[tuple[int, When]] = set()
+        self.effects: list[str] = []
+        self.streamed: list[int] = []
+        self.on_call: Callable[[], None] = lambda: None
+        self.dead = False
+        self._lock = threading.Lock()
+
+    def breathe(self) -> None:
+        if self.dead:
+            raise KilledError
+
+    def count(self, name: str, *, streamed: bool = False) -> int:
+        with self._lock:
+            self.effects.append(name)
+            number = len(self.effects)
+            if streamed:
+                self.streamed.append(number)
+        return number
+
+    def pass_by(self, number: int, when: When) -> None:
+        self.breathe()
+        if (number, when) in self.plan:
+            self.dead = True
+            raise KilledError(f"{when} effect {number}, {self.effects[number - 1]}")
+
+    @contextmanager
+    def call(self, name: str, *, effect: bool) -> Iterator[None]:
+        """Around a call of AWS or of a registry."""
+        self.breathe()
+        outside(self.on_call)
+        number = self.count(name) if effect else 0
+        self.pass_by(number, When.BEFORE)
+        yield
+        self.pass_by(number, When.AFTER)
+
+
+class MortalHttp(Http):
+    """HTTP of a step that can be killed; it waits by the pump's clock.
+
+    Requests that write below a path that begins as one of ``effects`` count as calls with an effect.
+    """
+
+    def __init__(self, reaper: Reaper, clock: Clock, effects: tuple[str, ...] = ("/v2/",)) -> None:
+        self._effects = effects
+        super().__init__(RetryPolicy(chance=lambda: 0.5, sleep=clock.sleep, clock=clock.time))
+        self._reaper = reaper
+
+    def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
+        streamed = request.body is not None and not isinstance(request.body, bytes)
+        self._reaper.breathe()
+        outside(self._reaper.on_call)
+        number = 0
+        if request.method in _WRITING and request.address.target.startswith(self._effects):
+            number = self._reaper.count(f"{request.method} {request.address.target}", streamed=streamed)
+        self._reaper.pass_by(number, When.BEFORE)
+        if streamed:
+            request = replace(request, body=self._mortal(request.body, number))
+        response = super()._send(request, limits, stream=stream)
+        try:
+            self._reaper.pass_by(number, When.AFTER)
+        except KilledError:
+            response.close()
+            raise
+        return response
+
+    def _mortal(self, body: Body, number: int) -> Iterator[bytes]:
+        assert body is not None
+        assert not isinstance(body, bytes)
+        for chunk in body:
+            yield chunk
+            self._reaper.pass_by(number, When.WITHIN)
+
+
+def check_expressions(arguments: Any) -> None:
+    """Refuse what DynamoDB refuses and moto lets pass: placeholders that are empty, unused or undefined."""
+    if isinstance(arguments, list):
+        for each in arguments:
+            check_expressions(each)
+    if not isinstance(arguments, dict):
+        return
+    for name in ("Put", "Update", "TransactItems"):
+        check_expressions(arguments.get(name))
+    given: set[str] = set()
+    for kind in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
+        assert arguments.get(kind) != {}, f"{kind} must not be empty"
+        given |= set(arguments.get(kind, ()))
+    texts = [text for name, text in arguments.items() if name.endswith("Expression") and isinstance(text, str)]
+    used = set(re.findall(r"[#:]\w+", " ".join(texts)))
+    assert given == used, f"placeholders {given} for {used}"
+
+
+def guard(client: Any, reaper: Reaper, lock: threading.Lock) -> None:
+    """Let a client's calls be killed, and pass one at a time: moto's transactions are not safe among threads."""
+    call_it = client._make_api_call
+
+    def call(operation: str, arguments: Any) -> Any:
+        check_expressions(arguments)
+        with reaper.call(operation, effect=operation in _EFFECTS), lock:
+            return call_it(operation, arguments)
+
+    client._make_api_call = call
+
+
+@dataclass(slots=True)
+class Letter:
+    """A message in a queue; ``due`` is when it can be seen."""
+
+    id: str
+    url: str
+    body: str
+    sent: float
+    due: float
+    received: int = 0
+    receipt: str = ""
+    copied: bool = False
+    order: str | None = None  # the message group, in a FIFO queue
+
+    @property
+    def step(self) -> Step:
+        """The function it comes to."""
+        return Step.DISCOVER if self.url == EVENTS else next(step for step in Step if url(step) == self.url)
+
+
+class Mail:
+    """The queues, dead-letter queues among them, as SQS answers for them; :meth:`answer` is boto3's other end."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.letters: list[Letter] = []
+        self._clock = clock
+        self._numbers = itertools.count(1)
+        self._lock = threading.Lock()
+        self._seen: dict[tuple[str, str, str], float] = {}
+        self.refuses: set[str] = set()
+        """Operations that are answered with a fault."""
+
+    def connect(self, sqs: Any) -> None:
+        """Take what a client sends to SQS, after botocore has checked and written it."""
+        sqs.meta.events.register("before-call.sqs", self._before_call)
+
+    def lying_in(self, queue: str) -> list[Letter]:
+        return [letter for letter in self.letters if letter.url == queue]
+
+    def dead(self) -> list[tuple[Step, Letter]]:
+        return [(step, letter) for step in Step for letter in self.lying_in(dead_url(step))]
+
+    def waiting(self) -> list[Letter]:
+        """What lies in the steps' own queues."""
+        return [letter for queue in (*map(url, Step), EVENTS) for letter in self.lying_in(queue)]
+
+    def remove(self, letter: Letter) -> None:
+        with self._lock:
+            self.letters = [each for each in self.letters if each is not letter]
+
+    def add(self, letter: Letter) -> None:
+        with self._lock:
+            self.letters.append(letter)
+
+    def _before_call(self, model: Any, params: Any, **_: Any) -> tuple[AWSResponse, dict[str, Any]]:
+        if model.name in self.refuses:
+            fault = {"Error": {"Code": "AWS.SimpleQueueService.UnsupportedOperation", "Message": "a fault"}}
+            return AWSResponse("", 400, HTTPHeaders(), None), fault
+        answer = self._answer(model.name, json.loads(params["body"]))
+        return AWSResponse("", 200, HTTPHeaders(), None), answer
+
+    def _answer(self, operation: str, asked: dict[str, Any]) -> dict[str, Any]:
+        match operation:
+            case "SendMessage":
+                return {"MessageId": self._take(asked["QueueUrl"], asked)}
+            case "SendMessageBatch":
+                entries = asked["Entries"]
+                assert 1 <= len(entries) <= 10
+                if len(entries) > 1:
+                    assert sum(len(each["MessageBody"].encode(errors="replace")) for each in entries) <= LARGEST_MESSAGE
+                assert len({entry["Id"] for entry in entries}) == len(entries)
+                taken = [each for each in entries if _refusal(each["MessageBody"]) is None]
+                done = [{"Id": e["Id"], "MessageId": self._take(asked["QueueUrl"], e)} for e in taken]
+                failed = [
+                    {"Id": each["Id"], "SenderFault": True, "Code": code, "Message": "not taken"}
+                    for each in entries
+                    if (code := _refusal(each["MessageBody"])) is not None
+                ]
+                return {"Successful": done, "Failed": failed}
+            case "ChangeMessageVisibilityBatch":
+                entries = asked["Entries"]
+                assert 1 <= len(entries) <= 10
+                for entry in entries:
+                    assert 0 <= entry["VisibilityTimeout"] <= 43_200
+                    for letter in self.lying_in(asked["QueueUrl"]):
+                        if letter.receipt == entry["ReceiptHandle"]:
+                            letter.due = self._clock.now + entry["VisibilityTimeout"]
+                return {"Successful": [{"Id": entry["Id"]} for entry in entries], "Failed": []}
+            case _:
+                raise AssertionError(f"no step calls {operation}")
+
+    def _take(self, queue: str, entry: dict[str, Any]) -> str:
+        delay = entry.get("DelaySeconds", 0)
+        assert 0 <= delay <= 900
+        assert queue in {each(step) for step in Step for each in (url, dead_url)}
+        number = f"message-{next(self._numbers):05}"
+        now = self._clock.now
+        group, identity = entry.get("MessageGroupId"), entry.get("MessageDeduplicationId")
+        if queue.endswith(".fifo"):
+            assert group, "a FIFO queue takes no message without a group"
+            assert identity, "nor one without an identity"
+            assert "DelaySeconds" not in entry, "a FIFO queue delays no single message"
+            if now - self._seen.get((queue, group, identity), -_DEDUPLICATED) < _DEDUPLICATED:
+                return number
+            self._seen[queue, group, identity] = now
+        else:
+            assert identity is None
+            assert queue.endswith("-dead") or group, "the sync, among which SQS delivers fairly"
+        order = group if queue.endswith(".fifo") else None
+        self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=order))
+        return number
+
+
+def _refusal(body: str) -> str | None:
+    """Return the code with which SQS refuses a body of an entry, None if it takes it."""
+    if re.search("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", body):
+        return "InvalidMessageContents"
+    return None if len(body.encode()) <= LARGEST_MESSAGE else "InvalidParameterValue"
+
+
+_SHORTER_TIME: Final = 0.1
+_SHORTER_LOOK: Final = 0.06
+
+
+class Context:
+    """A function's context. Each look at the time that is left lets ``tick`` seconds pass."""
+
+    aws_request_id = "request-of-the-pump"
+    function_name = "function-of-the-pump"
+
+    def __init__(self, clock: Clock, seconds: float, tick: float = 0.0) -> None:
+        self._clock = clock
+        self._end = clock.now + seconds
+        self._tick = tick
+
+    def get_remaining_time_in_millis(self) -> int:
+        self._clock.sleep(self._tick)
+        return round((self._end - self._clock.now) * 1000)
+
+
+class Duplicates(StrEnum):
+    """When each message is delivered a second time."""
+
+    NEVER = "never"
+    AT_ONCE = "at once"
+    LATER = "later"
+    AT_THE_END = "at the end"
+
+
+@dataclass(slots=True)
+class Manners:
+    """How messages are delivered: in what order, how often, how late (at most ``late`` seconds)."""
+
+    rng: random.Random
+    shuffle: bool = False
+    duplicates: Duplicates = Duplicates.NEVER
+    late: float = 0.0
+    batches: bool = False  # several messages at once, up to the event source mapping's batch size
+
+
+@dataclass(slots=True)
+class Pump:
+    """Delivers until nothing is left. ``new_worker`` makes a step's worker as a fresh process has it."""
+
+    mail: Mail
+    clock: Clock
+    reaper: Reaper
+    new_worker: Callable[[Step], Worker]
+    manners: Manners
+    tick: float = 0.0
+    delivered: list[Letter] = field(default_factory=list)
+    on_delivery: Callable[[Letter], None] = lambda _letter: None
+    _warm: dict[Step, Worker] = field(default_factory=dict)
+
+    def run(self, most: int = 3000) -> None:
+        """Deliver what there is, and what follows from it."""
+        for _ in range(most):
+            letters = self._next()
+            if not letters:
+                if self.manners.duplicates is not Duplicates.AT_THE_END or not self._bring_back():
+                    return
+                continue
+            self.deliver(letters)
+        raise AssertionError(f"no end after {most} deliveries: {[letter.body for letter in self.mail.waiting()]}")
+
+    def run_until(self, when: float, most: int = 3000) -> None:
+        """Deliver what there is to be seen before ``when``; then it is that time."""
+        for _ in range(most):
+            if not any(letter.due < when for letter in _in_order(self.mail.waiting())):
+                break
+            self.deliver(self._next())
+        self.clock.sleep(max(0.0, when - self.clock.now))
+
+    def deliver(self, letters: list[Letter], worker: Worker | None = None) -> None:
+        """Give messages of one queue to its function, and do with them what its answer says."""
+        step, queue = letters[0].step, QUEUES[letters[0].step]
+        for letter in letters:
+            letter.received += 1
+            letter.receipt = f"{letter.id}-{letter.received}"
+            letter.due = self.clock.now + queue.visibility
+            self.on_delivery(letter)
+        worker = worker or self._worker(step)
+        try:
+            context = Context(self.clock, *self._time(queue.function_timeout))
+            answer = worker.handle(_event(letters), cast("LambdaContext", context))
+        except KilledError:
+            self.reaper.dead = False
+            self._warm.pop(step, None)
+            return
+        failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
+        for letter in letters:
+            if letter.id not in failed:
+                self.mail.remove(letter)
+                self._was_delivered(letter)
+
+    def _time(self, seconds: float) -> tuple[float, float]:
+        """Return the time of a function and of a look at it.
+
+        With a tick, both are shorter: a function makes as many looks as before, and a look takes less than requests have
+        beyond the end of their step.
+        """
+        return (
+            (seconds, 0.0)
+            if not self.tick
+            else (RESERVED_SECONDS + (seconds - RESERVED_SECONDS) * _SHORTER_TIME, self.tick * _SHORTER_LOOK)
+        )
+
+    def _worker(self, step: Step) -> Worker:
+        if step not in self._warm:
+            self._warm[step] = self.new_worker(step)
+        return self._warm[step]
+
+    def _next(self) -> list[Letter]:
+        """What is delivered next, after what has been received too often has been laid aside as SQS does."""
+        for letter in self.mail.waiting():
+            if letter.received >= QUEUES[letter.step].receives:
+                self.mail.remove(letter)
+                self.mail.add(replace(letter, url=dead_url(letter.step)))
+        waiting = self.mail.waiting()
+        if not waiting:
+            return []
+        self.clock.sleep(max(0.0, min(letter.due for letter in _in_order(waiting)) - self.clock.now))
+        seen = [letter for letter in _in_order(waiting) if letter.due <= self.clock.now]
+        if self.manners.shuffle:
+            self.manners.rng.shuffle(seen)
+        first = seen[0]
+        if self.manners.late and not first.received:
+            self.clock.sleep(self.manners.rng.uniform(0, self.manners.late))
+        together = [letter for letter in seen if letter.url == first.url]
+        most = QUEUES[first.step].batch_size if self.manners.batches else 1
+        return together[: self.manners.rng.randint(1, most)]
+
+    def _was_delivered(self, letter: Letter) -> None:
+        if letter.copied:
+            return
+        self.delivered.append(letter)
+        if self.manners.duplicates is Duplicates.AT_ONCE:
+            self.mail.letters.insert(0, self._copy(letter, 0.0))
+        elif self.manners.duplicates is Duplicates.LATER:
+            self.mail.add(self._copy(letter, self.manners.rng.uniform(0, 600)))
+
+    def _copy(self, letter: Letter, delay: float) -> Letter:
+        return replace(letter, due=self.clock.now + delay, copied=True)
+
+    def _bring_back(self) -> bool:
+        """Everything once more, now that it is over."""
+        letters, self.delivered = self.delivered, []
+        for letter in letters:
+            self.mail.add(self._copy(letter, 0.0))
+        return bool(letters)
+
+
+def _in_order(letters: list[Letter]) -> list[Letter]:
+    """Without those of a FIFO queue that have an earlier one of their group before them."""
+    first: dict[str, str] = {}
+    return [letter for letter in letters if not letter.order or first.setdefault(letter.order, letter.id) == letter.id]
+
+
+def _event(letters: list[Letter]) -> dict[str, Any]:
+    """What an event source mapping hands to its function."""
+    return {"Records": [_record(letter) for letter in letters]}
+
+
+def _record(letter: Letter) -> dict[str, Any]:
+    attributes: Mapping[str, str] = {
+        "ApproximateReceiveCount": str(letter.received),
+        "SentTimestamp": str(round(letter.sent * 1000)),
+        "SenderId": "AIDAOFTHETESTS",
+        "ApproximateFirstReceiveTimestamp": str(round(letter.sent * 1000)),
+    }
+    return {
+        "messageId": letter.id,
+        "receiptHandle": letter.receipt,
+        "body": letter.body,
+        "attributes": attributes,
+        "messageAttributes": {},
+        "md5OfBody": hashlib.md5(letter.body.encode(), usedforsecurity=False).hexdigest(),
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:eu-central-1:123456789012:{letter.url.rpartition('/')[2]}",
+        "awsRegion": "eu-central-1",
+    }

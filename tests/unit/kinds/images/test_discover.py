@@ -1,0 +1,427 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncline.clients.http.listings import InvalidEntry
+from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
+from syncline.errors import CodeName, SynclineError
+from syncline.kinds.images import discover
+from syncline.kinds.kind import StepContext
+from syncline.model import EVERYTHING, Item, Outcome, Scope
+from tests.unit.kinds.images.world import RegistryPair, found
+
+
+def test_a_push_has_no_other_organization_listed_than_its_own() -> None:
+    content = {"team/a": {"1": "d1"}, "other/b": {"1": "d2"}}
+    pair = RegistryPair(content, content, api=True, source={"organizations": ["team", "other", "third"]})
+    assert pair.source_api is not None
+    assert pair.target_api is not None
+    pair.scan(Scope.of(["team/a"]))
+    assert (pair.source_api.listed, pair.target_api.listed) == ([], ["team"])
+
+
+def test_only_what_differs_is_found() -> None:
+    pair = RegistryPair(
+        {"team/a": {"new": "d1", "same": "d2", "other": "d3"}, "team/b": {"new": "d4"}},
+        {"team/a": {"same": "d2", "other": "d9", "only here": "d5"}},
+    )
+    first, second = pair.scan()
+    assert (first.cursor, second.cursor) == ("team/a", "team/b")
+    assert first.items == (Item("team/a", "new"),)
+    assert first.equal == 1
+    (conflict,) = first.results
+    assert (conflict.outcome, conflict.code, conflict.source, conflict.target) == (
+        Outcome.CONFLICT,
+        "TAG_DIFFERS",
+        "d3",
+        "d9",
+    )
+    assert found([second]) == [("team/b", "new")]
+
+
+def test_where_a_sync_may_overwrite_what_differs_moves() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}}, overwrite=True)
+    (page,) = pair.scan()
+    assert page.items == (Item("team/a", "1", "d1", "d9"),)
+    assert page.results == ()
+
+
+def test_digests_of_listings_are_not_asked_for_again() -> None:
+    content = {f"team/{n}": {str(m): f"d{m}" for m in range(5)} for n in range(8)}
+    pair = RegistryPair(content, {**content, "team/0": {}}, api=True)
+    pages = pair.scan()
+    assert sum(page.equal for page in pages) == 35
+    assert len(found(pages)) == 5
+    assert pair.source.asked == pair.target.asked == []
+
+
+def test_plain_registries_are_asked_only_for_tags_that_both_have() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1", "2": "d2"}}, {"team/a": {"2": "d2"}})
+    pair.scan()
+    assert [each for each in pair.source.asked if each.startswith("digest")] == ["digest team/a:2"]
+    assert [each for each in pair.target.asked if each.startswith("digest")] == ["digest team/a:2"]
+
+
+def test_a_repository_that_the_target_lacks_is_marked_as_fresh() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {"team/b": {"2": "d2"}})
+    first, second = pair.scan()
+    assert [item.detail for item in first.items] == [{"fresh": True}]
+    assert [item.detail for item in second.items] == [{}]
+
+
+@pytest.mark.parametrize(("referrers", "scheduled", "named"), [("with-images", 0, 2), ("always", 2, 2), ("none", 0, 0)])
+def test_a_scheduled_scan_asks_for_no_referrers_of_what_is_equal(referrers: str, scheduled: int, named: int) -> None:
+    content = {"team/a": {"1": "d1", "latest": "d1", "2": "d2"}}
+    for scope, wanted in ((EVERYTHING, scheduled), (Scope.of(["team/a"]), named)):
+        pair = RegistryPair(content, content, referrers=referrers)
+        assert sum(page.equal for page in pair.scan(scope)) == 3
+        assert len([each for each in pair.source.asked if each.startswith("referrers")]) == wanted
+        assert not [each for each in pair.target.asked if each.startswith("referrers")], "the source has none"
+
+
+def test_names_at_the_target_have_its_prefix() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}}, {"mirror/team/a": {"1": "d1"}}, target={"prefix": "mirror"})
+    (page,) = pair.scan()
+    assert (page.equal, page.items) == (1, ())
+    (page,) = pair.scan(Scope.of(["mirror/team/a", "elsewhere/team/a", "mirror/team/gone"]))[:1]
+    assert (page.cursor, page.equal) == ("team/a", 1)
+
+
+def test_a_scope_is_scanned_without_listing_everything() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {}, source={"catalog": True})
+    pair.source.catalog_pages = lambda _invalid, _start: pytest.fail("everything is listed")  # type: ignore[method-assign,assignment]
+    assert found(pair.scan(Scope.of(["team/b"]))) == [("team/b", "1")]
+
+
+def test_a_hint_for_what_the_sync_does_not_take_comes_to_nothing() -> None:
+    pair = RegistryPair(
+        {"team/a": {"1": "d1"}, "x/b": {"1": "d"}}, {}, select={"repositories": {"include": ["team/*"]}}
+    )
+    assert found(pair.scan(Scope.of(["x/b"]))) == []
+    assert found(pair.scan()) == [("team/a", "1")]
+
+
+def test_tags_are_selected_and_signatures_follow() -> None:
+    signature = f"sha256-{'0' * 64}.sig"
+    pair = RegistryPair({"team/a": {"v1": "1", "dev": "2", signature: "3"}}, {}, select={"tags": {"include": ["v*"]}})
+    (page,) = pair.scan()
+    assert found([page]) == [("team/a", signature), ("team/a", "v1")]
+    assert [item.detail["signed"] for item in page.items] == [True, True]
+
+
+@given(
+    sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6),
+    page_tags=st.integers(1, 4),
+    at=st.integers(0, 30),
+)
+def test_a_scan_resumes_behind_any_page(sizes: list[int], page_tags: int, at: int) -> None:
+    content = {f"team/{n}": {f"t{m}": f"d{n}{m}" for m in range(size)} for n, size in enumerate(sizes)}
+    before, discover.PAGE_TAGS = discover.PAGE_TAGS, page_tags  # type: ignore[misc]
+    try:
+        pair = RegistryPair(content, {})
+        pages = pair.scan()
+        everything = [(name, tag) for name, tags in content.items() for tag in tags]
+        assert found(pages) == everything
+        assert all(len(page.items) <= page_tags for page in pages)
+        cursor = pages[at % len(pages)].cursor
+        assert found(pages[: at % len(pages) + 1]) + found(pair.scan(cursor=cursor)) == everything
+    finally:
+        discover.PAGE_TAGS = before  # type: ignore[misc]
+
+
+def test_a_scan_stops_when_the_time_is_over() -> None:
+    content = {f"team/{n:02}": {"1": "d"} for n in range(60)}
+    pair = RegistryPair(content, {})
+    left, number = [1.0] * 5, 0
+    for number, page in enumerate(pair.pages(EVERYTHING, None, StepContext(lambda: sum(left)))):
+        assert page.cursor == f"team/{number:02}"
+        left.pop()
+    assert number == 4
+    assert len(pair.source.asked) < 60
+
+
+def test_a_repository_with_more_tags_than_a_function_has_time_for_is_left_between_two_pages() -> None:
+    tags = {f"t{n:04}": f"d{n}" for n in range(discover.PAGE_TAGS * 3)}
+    pair = RegistryPair({"team/a": tags, "team/b": {"1": "d"}}, {"team/a": tags})
+
+    def asked() -> int:
+        return sum(each.startswith("digest") for each in pair.source.asked)
+
+    cursor, skipped, functions = None, 0, []
+    while cursor != "team/b":
+        pair.source.asked.clear()
+        for page in pair.pages(EVERYTHING, cursor, StepContext(lambda: 60.0 if asked() <= discover.PAGE_TAGS else 0.0)):
+            cursor, skipped = page.cursor, skipped + page.equal
+        functions.append(asked())
+    assert skipped == len(tags)
+    assert functions == [discover.PAGE_TAGS * 2, discover.PAGE_TAGS]
+
+
+def test_digests_of_one_repository_are_asked_for_side_by_side() -> None:
+    tags = {f"t{n}": f"d{n}" for n in range(8)}
+    pair = RegistryPair({"team/a": tags}, {"team/a": tags})
+    together = threading.Barrier(8, timeout=10)
+
+    def manifest_digest(_repository: str, reference: str) -> str:
+        together.wait()
+        return tags[reference]
+
+    pair.source.manifest_digest = manifest_digest  # type: ignore[method-assign,assignment]
+    (page,) = pair.scan()
+    assert page.equal == 8
+
+
+def test_one_repository_that_cannot_be_read_does_not_stop_the_scan() -> None:
+    pair = RegistryPair({"team/a": {"1": "d"}, "team/b": {"1": "d"}, "team/c": {"1": "d"}}, {})
+    pair.source.broken["team/b"] = SynclineError("FORBIDDEN", "no")
+    pages = pair.scan()
+    assert found(pages) == [("team/a", "1"), ("team/c", "1")]
+    (failure,) = pages[1].failures
+    assert (failure.item.group, failure.item.name, failure.error.code.name) == ("team/b", "*", "FORBIDDEN")
+
+
+def test_a_tag_removed_at_the_source_since_it_was_listed_is_no_item() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1", "2": "d2"}}, {"team/a": {"1": "d9", "2": "d2"}})
+    pair.source.manifest_digest = lambda _name, tag: None if tag == "1" else "d2"  # type: ignore[method-assign,assignment]
+    (page,) = pair.scan()
+    assert (page.items, page.results, page.equal) == ((), (), 1)
+
+
+def test_a_tag_removed_at_the_target_since_it_was_listed_moves() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}})
+    pair.target.manifest_digest = lambda _name, _tag: None  # type: ignore[method-assign,assignment]
+    assert found(pair.scan()) == [("team/a", "1")]
+
+
+@pytest.mark.parametrize("api", [True, False])
+def test_an_empty_list_of_everything_is_never_nothing_to_do(api: bool) -> None:
+    with pytest.raises(SynclineError, match="LISTING_INCOMPLETE"):
+        RegistryPair({}, {}, api=api).scan()
+
+
+def test_one_empty_organization_among_others_costs_itself_alone() -> None:
+    pair = RegistryPair({"team/a": {"1": "d"}}, {}, api=True, source={"organizations": ["gone", "team"]})
+    pages = pair.scan()
+    assert found(pages) == [("team/a", "1")]
+    (failure,) = (each for page in pages for each in page.failures)
+    assert (failure.item, failure.error.code.name) == (Item("*", "gone"), "SOURCE_ABSENT")
+
+
+def test_an_empty_list_of_tags_must_be_confirmed_by_the_registry() -> None:
+    pair = RegistryPair({"team/a": {"1": "d"}, "team/b": {}}, {}, api=True)
+    assert pair.source_api is not None
+    pair.source_api.content = {"team/a": {}, "team/b": {}}
+    first, second = pair.scan()
+    assert [failure.error.code.name for failure in first.failures] == ["LISTING_INCOMPLETE"]
+    assert (second.items, second.failures) == ((), ())
+
+
+def test_where_the_api_knows_nothing_the_registry_decides() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d1"}}, api=True)
+    assert pair.target_api is not None
+    pair.target_api.content = {}
+    (page,) = pair.scan()
+    assert page.equal == 1
+    assert pair.target.asked == ["tags team/a", "digest team/a:1"]
+
+
+@pytest.mark.parametrize("state", ["READ_ONLY", "MIRROR"])
+def test_a_repository_that_takes_no_pushes_fails_item_by_item(state: str) -> None:
+    pair = RegistryPair({"team/a": {"1": "d1", "2": "d2", "3": "d3"}}, {"team/a": {"1": "d1", "2": "d9"}}, api=True)
+    assert pair.target_api is not None
+    pair.target_api.states = {"team/a": state}
+    (page,) = pair.scan()
+    assert (page.items, page.equal, len(page.results)) == ((), 1, 1)
+    assert [(f.item.name, f.error.code.name) for f in page.failures] == [("3", "READ_ONLY")]
+
+
+@pytest.mark.parametrize("code", ["NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED"])
+def test_a_namespace_that_the_target_does_not_have_yet_is_no_failure(code: CodeName) -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}}, {}, api=True)
+    assert pair.target_api is not None
+    pair.target_api.broken["team"] = SynclineError(code, "no such namespace")
+    assert found(pair.scan()) == [("team/a", "1")]
+
+
+def test_a_target_whose_api_does_not_answer_fails_the_scan() -> None:
+    pair = RegistryPair({"team/a": {"1": "d1"}}, {}, api=True)
+    assert pair.target_api is not None
+    pair.target_api.broken["team"] = SynclineError("SERVER_ERROR", "it failed")
+    with pytest.raises(SynclineError, match="SERVER_ERROR"):
+        pair.scan()
+
+
+def test_a_repository_that_the_target_does_not_list_is_not_asked_for() -> None:
+    tags = {"1": "d1"}
+    pair = RegistryPair({"team/a": tags, "team/b": tags, "team/b/c": tags}, {"team/b": tags}, api=True)
+    assert pair.target_api is not None
+    assert found(pair.scan()) == [("team/a", "1"), ("team/b/c", "1")]
+    assert pair.target_api.asked == ["team/b"]
+    pair.target_api.invalid = [InvalidEntry("entry 2", "team/x", SynclineError("REFERENCE_INVALID", "no name"))]
+    pair.scan()
+    assert "team/a" in pair.target_api.asked, "after an invalid entry the listing is not all there is"
+
+
+@pytest.mark.parametrize(("name", "label"), [("team/x", "team/x"), (None, "entry 2"), ("other/x", None)])
+def test_an_invalid_repository_of_the_target_is_a_failure_if_it_may_be_one_of_the_sync(
+    name: str | None, label: str | None
+) -> None:
+    content = {"team/a": {"1": "d1"}}
+    pair = RegistryPair(content, content, api=True, select={"repositories": {"include": ["team/*"]}})
+    assert pair.target_api is not None
+    pair.target_api.invalid = [InvalidEntry("entry 2", name, SynclineError("REFERENCE_INVALID", "no name"))]
+    pages = pair.scan()
+    assert [each.item for page in pages for each in page.failures] == ([] if label is None else [Item("*", label)])
+    assert not [each for page in pair.scan(Scope.of(["team/a"])) for each in page.failures]
+    assert not [each for page in pair.scan(cursor="team/0") for each in page.failures], "it was reported before"
+
+
+def test_a_scan_resumes_behind_the_failures_of_invalid_repositories() -> None:
+    pair = RegistryPair({f"team/{letter}": {"1": "d1"} for letter in "abc"}, {}, api=True)
+    for number, api in enumerate((pair.source_api, pair.target_api)):
+        assert api is not None
+        api.invalid = [InvalidEntry(f"entry {number}", None, SynclineError("REFERENCE_INVALID", "no name"))]
+    pages = pair.scan()
+    assert [each.item.name for page in pages for each in page.failures] == ["entry 1", "entry 0"]
+    for at, page in enumerate(pages):
+        rest = pair.scan(cursor=page.cursor)
+        assert found(pages[: at + 1]) + found(rest) == found(pages)
+        assert not [each for each in rest if each.failures]
+
+
+class TestNamed:
+    """What a person names must exist."""
+
+    @staticmethod
+    def failures(pair: RegistryPair, scope: Scope, *, named: bool, cursor: str | None = None) -> list[tuple[str, str]]:
+        pages = pair.pages(scope, cursor, StepContext(lambda: 60.0, named=named))
+        return [(each.item.group, each.error.code.name) for page in pages for each in page.failures]
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_a_repository_of_the_scope(self, named: bool) -> None:
+        pair = RegistryPair({"team/a": {"1": "d"}}, {}, select={"repositories": {"include": ["team/*"]}})
+        absent = [("other/b", "SOURCE_ABSENT"), ("team/gone", "SOURCE_ABSENT")] if named else []
+        scope = Scope.of(["team/a", "team/gone", "other/b"])
+        assert self.failures(pair, scope, named=named) == absent
+        assert self.failures(pair, scope, named=named, cursor="team/a") == absent[1:], "the other was told before"
+        pages = list(pair.pages(scope, None, StepContext(lambda: 60.0, named=named)))
+        for at, page in enumerate(pages):
+            assert found(pages[: at + 1]) + found(pair.scan(scope, page.cursor)) == [("team/a", "1")]
+
+    def test_a_repository_of_the_configuration(self) -> None:
+        pair = RegistryPair(
+            {"team/a": {"1": "d"}}, {}, source={"catalog": False, "repositories": ["team/a", "team/gone"]}
+        )
+        assert self.failures(pair, EVERYTHING, named=False) == [("team/gone", "SOURCE_ABSENT")]
+
+
+class TestUnverified:
+    """Where something was put and could not be verified, equal tags are no proof of whole images."""
+
+    @staticmethod
+    def pair(*, cut: bool = True) -> RegistryPair:
+        content = {"team/a": {f"t{n}": f"d{n}" for n in range(3)}}
+        pair = RegistryPair({"team/a": {**content["team/a"], "new": "d9"}}, content)
+        pair.notes.note_unverified("team/a")
+        if cut:
+            pair.target.cut = {"team/a"}
+        return pair
+
+    def test_images_that_are_incomplete_are_sent_again(self) -> None:
+        pair = self.pair()
+        pages = pair.scan()
+        assert [tag for _, tag in found(pages)] == ["new", "t0", "t1", "t2"]
+        assert pair.notes.has_unverified("team/a")
+
+    def test_where_all_are_whole_the_note_is_forgotten(self) -> None:
+        pair = self.pair(cut=False)
+        assert [tag for _, tag in found(pair.scan())] == ["new"]
+        assert not pair.notes.has_unverified("team/a")
+
+    @pytest.mark.parametrize(
+        "context", [StepContext(lambda: 60.0, plan=True), StepContext(lambda: 60.0)], ids=["plan", "rest"]
+    )
+    def test_a_plan_and_a_part_of_a_scan_forget_nothing(self, context: StepContext) -> None:
+        pair = self.pair(cut=False)
+        list(pair.pages(EVERYTHING, None if context.plan else "team/a:new", context))
+        assert pair.notes.has_unverified("team/a")
+
+    def test_one_broken_image_among_many_keeps_the_note(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(discover, "PAGE_TAGS", 1)
+        pair = self.pair(cut=False)
+        pair.target.invalid["t0"] = SynclineError("NOT_FOUND", "no such manifest")
+        assert [tag for _, tag in found(pair.scan())] == ["new", "t0"]
+        assert pair.notes.has_unverified("team/a")
+
+    def test_elsewhere_nothing_is_read(self) -> None:
+        pair = self.pair()
+        pair.notes.forget_unverified("team/a")
+        assert [tag for _, tag in found(pair.scan())] == ["new"]
+        assert not [each for each in pair.target.asked if each.startswith("manifest")]
+
+
+class TestReferrers:
+    """A tag is equal only if the target lists all that refers to its image, where that is asked."""
+
+    ONE, TWO, SIGNATURE = (f"sha256:{each * 64}" for each in "123")
+
+    def pair(self) -> RegistryPair:
+        content = {"team/a": {"1": self.ONE, "2": self.TWO}}
+        pair = RegistryPair(content, content, referrers="always")
+        pair.source.signed = {self.ONE: (Descriptor(self.SIGNATURE, 2, OCI_MANIFEST),)}
+        return pair
+
+    def test_an_image_that_lacks_one_is_sent_again(self) -> None:
+        pair = self.pair()
+        assert found(pair.scan()) == [("team/a", "1")]
+        pair.target.signed = pair.source.signed
+        assert found(pair.scan()) == []
+
+    def test_only_images_that_are_equal_are_asked_about(self) -> None:
+        pair = self.pair()
+        pair.target.content = {"team/a": {"1": self.ONE}}
+        assert found(pair.scan()) == [("team/a", "1"), ("team/a", "2")]
+        asked = [each for each in pair.source.asked if each.startswith("referrers")]
+        assert asked == [f"referrers team/a@{self.ONE}"]
+
+    @pytest.mark.parametrize(
+        ("code", "sent"),
+        [("MANIFEST_INVALID", False), ("MANIFEST_UNSUPPORTED", False), ("NOT_FOUND", False), ("FORBIDDEN", True)],
+    )
+    def test_what_is_no_image_has_none(self, code: CodeName, *, sent: bool) -> None:
+        """Anything else is for the transfer to say."""
+        pair = self.pair()
+        pair.source.invalid[self.TWO] = SynclineError(code, "no")
+        assert found(pair.scan()) == [("team/a", "1"), ("team/a", "2")][: 1 + sent]
+
+
+class TestConflicts:
+    """A tag with another digest at the target stays, except where we know better."""
+
+    OURS, THEIRS = "sha256:" + "1" * 64, "sha256:" + "2" * 64
+
+    def scan(self, target: str, *, noted: str = "", error: CodeName | None = None) -> tuple[list[str], list[str]]:
+        """Return the tags that are sent on, and the codes of the failures and conflicts."""
+        pair = RegistryPair({"team/a": {"1": self.OURS}}, {"team/a": {"1": target}})
+        if noted:
+            pair.notes.note_outdated("team/a", "1", noted)
+        if error:
+            pair.source.invalid["1"] = pair.target.invalid["1"] = SynclineError(error, "no")
+        pages = pair.scan()
+        codes = [each.code for page in pages for each in page.results]
+        codes += [each.error.code.name for page in pages for each in page.failures]
+        return [tag for _, tag in found(pages)], [code for code in codes if code]
+
+    def test_a_tag_that_we_copied_and_that_moved_on_is_replaced(self) -> None:
+        assert self.scan(self.THEIRS, noted=self.THEIRS) == (["1"], [])
+        assert self.scan(self.THEIRS, noted="sha256:" + "3" * 64) == ([], ["TAG_DIFFERS"])
+        assert self.scan(self.THEIRS) == ([], ["TAG_DIFFERS"])
+
+    @pytest.mark.parametrize(("error", "code"), [("MANIFEST_INVALID", "TAG_DIFFERS"), ("SERVER_ERROR", "SERVER_ERROR")])
+    def test_where_the_algorithms_differ_the_bytes_are_read(self, error: CodeName, code: str) -> None:
+        """If they cannot be, it is a conflict, or tried again."""
+        assert self.scan("sha512:" + "1" * 128, error=error) == ([], [code])
