@@ -14,16 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
-
 from syncline.cli import local_engine as engine
 from syncline.cli.deployment import deployment_of
 from syncline.kinds.files.records import Record
-from syncline.messages import Queues
-from syncline.model import Step
 from tests.rig.files import FilesChain, record
-from tests.rig.pump import Clock, Mail, Reaper
-from tests.rig.stack import EVENTS, dead_url, url
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.rclone import Rclone
 
@@ -45,19 +39,15 @@ def main(records: int) -> None:
 
 
 def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
-    clock, counted = Clock(), Counter[str]()
-    mail = Mail(clock)
-    sqs = boto3.client("sqs", region_name="eu-central-1", aws_access_key_id="x", aws_secret_access_key="x")
-    mail.connect(sqs)
-    queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+    counted = Counter[str]()
     with Rclone(folder / "root") as rclone, FileManagerServer(token="token-of-the-tests") as manager:
-        chain = FilesChain(rclone, "source", manager, table, mail, clock, Reaper(), queues)
+        chain = FilesChain(rclone, "source", manager, table=table)
         chain.make_bucket("source")
         chain.configure()
         _fill(chain, records)
         for number in range(_EVENTS):
-            chain.put(f"changed-{number:03}", b"%d" % number)
-        chain.requests.clear()
+            chain.upload(f"changed-{number:03}", b"%d" % number)
+        chain.https.clear()
         chain.pump.manners.batches = True
         lock = threading.Lock()
 
@@ -69,7 +59,7 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
         chain.hear(*(record("source", f"changed-{number:03}") for number in range(_EVENTS)))
         assert len(manager.files) == _EVENTS
         counted["api"] = sum(manager.operations.values())
-        counted["s3"] = sum(http.requests_made for http in chain.requests) - counted["api"]
+        counted["s3"] = sum(http.requests_made for http in chain.https) - counted["api"]
     return counted
 
 

@@ -10,8 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from moto import mock_aws
 
+from tests.rig.artifacts import ArtifactsWorld
+from tests.rig.images import ImagesWorld
 from tests.standins.certificates import Authority
+from tests.standins.github import GitHubServer
+from tests.standins.oci import OciRegistry
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair
 from tests.standins.programs import needs, program
 from tests.standins.quay import QuayServer
@@ -24,6 +29,20 @@ from tests.standins.token_server import TokenServer
 def namespace() -> str:
     """A namespace no other test uses."""
     return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def registries() -> Iterator[ImagesWorld]:
+    """Two registries in memory, for chains of images."""
+    with mock_aws(), OciRegistry() as source, OciRegistry() as target:
+        yield ImagesWorld(source, target)
+
+
+@pytest.fixture(scope="module")
+def builds() -> Iterator[ArtifactsWorld]:
+    """GitHub and a registry in memory, for chains of artifacts."""
+    with mock_aws(), GitHubServer("rapidsai/velox-testing") as github, OciRegistry() as target:
+        yield ArtifactsWorld(github, target)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from syncline.clients.github import client as github
 from syncline.clients.github.client import RemoteFile
@@ -24,7 +23,6 @@ from tests.rig.artifacts import (
     PROJECT,
     ArtifactsChain,
     ArtifactsWorld,
-    artifacts_world,
     block,
     build,
     config,
@@ -43,12 +41,6 @@ OLD, NEW, ARM = "presto-1-linux-amd64", "presto-2-linux-amd64", "presto-2-linux-
 SHARES = 4
 
 
-@pytest.fixture(scope="module")
-def destination() -> Iterator[ArtifactsWorld]:
-    with mock_aws(), artifacts_world() as made:
-        yield made
-
-
 def images(*tags: str, **flags: bool) -> dict[tuple[str, str], saved.Image]:
     """The images that builds of these tags left, where they belong at GitLab."""
     found = {}
@@ -59,9 +51,8 @@ def images(*tags: str, **flags: bool) -> dict[tuple[str, str], saved.Image]:
     return found
 
 
-def started(destination: ArtifactsWorld, seed: int = 1) -> ArtifactsChain:
-    chain = destination.chain([build(1, OLD), build(2, NEW), build(3, ARM)], seed)
-    chain.remember()
+def started(builds: ArtifactsWorld, seed: int = 1) -> ArtifactsChain:
+    chain = builds.chain([build(1, OLD), build(2, NEW), build(3, ARM)], seed)
     chain.start()
     chain.reaper.effects.clear()
     return chain
@@ -75,22 +66,22 @@ def check(chain: ArtifactsChain) -> None:
 
 
 @pytest.mark.moto
-def test_everything_arrives_and_a_second_look_finds_nothing(destination: ArtifactsWorld) -> None:
-    chain = started(destination)
+def test_everything_arrives_and_a_second_look_finds_nothing(builds: ArtifactsWorld) -> None:
+    chain = started(builds)
     chain.pump.run()
     check(chain)
     assert chain.latest().counts.moved == 6
-    destination.github.requests.clear()
+    builds.github.requests.clear()
     writes = len(chain.reaper.effects)
     second = chain.run()
     assert (second.counts.moved, second.counts.skipped, second.counts.queued) == (0, 6, 0)
-    assert [target.partition("?")[0].rpartition("/")[2] for _, target in destination.github.requests] == ["runs"]
+    assert [target.partition("?")[0].rpartition("/")[2] for _, target in builds.github.requests] == ["runs"]
     assert not [effect for effect in chain.reaper.effects[writes:] if "/v2/" in effect]
 
 
 @pytest.mark.moto
-def test_a_webhook_looks_at_its_run_alone(destination: ArtifactsWorld) -> None:
-    chain = destination.chain([build(1, OLD), build(2, NEW)])
+def test_a_webhook_looks_at_its_run_alone(builds: ArtifactsWorld) -> None:
+    chain = builds.chain([build(1, OLD), build(2, NEW)])
     chain.clock.sleep(1)
     chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["run:2"])))
     chain.pump.run()
@@ -100,8 +91,8 @@ def test_a_webhook_looks_at_its_run_alone(destination: ArtifactsWorld) -> None:
 @pytest.mark.parametrize(
     "name", [OLD, f"{PROJECT}/x86/presto-coordinator", f"{PROJECT}/x86/presto-coordinator:presto-1"]
 )
-def test_a_part_by_its_name(destination: ArtifactsWorld, name: str) -> None:
-    chain = destination.chain([build(1, OLD), build(2, ARM)])
+def test_a_part_by_its_name(builds: ArtifactsWorld, name: str) -> None:
+    chain = builds.chain([build(1, OLD), build(2, ARM)])
     chain.run(name)
     wanted = images(OLD)
     if name != OLD:
@@ -110,31 +101,31 @@ def test_a_part_by_its_name(destination: ArtifactsWorld, name: str) -> None:
 
 
 @pytest.mark.moto
-def test_the_most_recent_run_of_a_tag_wins(destination: ArtifactsWorld) -> None:
+def test_the_most_recent_run_of_a_tag_wins(builds: ArtifactsWorld) -> None:
     other = [image("presto-coordinator", OLD, b""), image("presto-native-worker-cpu", OLD, b"")]
-    chain = destination.chain([build(1, OLD, other), build(2, OLD)])
+    chain = builds.chain([build(1, OLD, other), build(2, OLD)])
     chain.run()
     chain.check_images(images(OLD))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_an_alias_points_at_the_youngest_image(destination: ArtifactsWorld, overwrite: bool) -> None:
+def test_an_alias_points_at_the_youngest_image(builds: ArtifactsWorld, overwrite: bool) -> None:
     """Where a tag was built again and not replaced, its image still is that of the older build."""
     before = [image(name, OLD, saved.layer({"a": b"1"})) for name in ("presto-coordinator", "presto-native-worker-cpu")]
-    chain = destination.chain([build(1, OLD, before), build(2, NEW)], overwrite=overwrite)
+    chain = builds.chain([build(1, OLD, before), build(2, NEW)], overwrite=overwrite)
     chain.run()
-    destination.github.runs.append(build(3, OLD))
+    builds.github.runs.append(build(3, OLD))
     chain.run()
     youngest = image("presto-coordinator", OLD if overwrite else NEW)
     assert chain.config_digest(f"{PROJECT}/x86/presto-coordinator", "latest") == f"sha256:{youngest.id}"
 
 
 @pytest.mark.parametrize("limit", [1, 2])
-def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(destination: ArtifactsWorld, limit: int) -> None:
+def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(builds: ArtifactsWorld, limit: int) -> None:
     """Also where the youngest is older than the runs that the sync looks at."""
     other = [image("presto-coordinator", OLD, b""), image("presto-native-worker-cpu", OLD, b"")]
     runs = [build(1, OLD, other), build(2, OLD), build(3, NEW), build(4, NEW)]
-    chain = destination.chain(runs, source={**config(destination.github, "")["source"], "limit": limit})
+    chain = builds.chain(runs, source={**config(builds.github, "")["source"], "limit": limit})
     for run, there in (("run:1", {}), ("run:2", images(OLD)), ("run:1", images(OLD))):
         chain.clock.sleep(1)
         chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([run])))
@@ -143,14 +134,14 @@ def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(destination
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_tag_that_was_built_again(destination: ArtifactsWorld, overwrite: bool) -> None:
+def test_a_tag_that_was_built_again(builds: ArtifactsWorld, overwrite: bool) -> None:
     before = [
         image("presto-coordinator", OLD, saved.layer({"a": b"1"})),
         image("presto-native-worker-cpu", OLD, saved.layer({"b": b"1"})),
     ]
-    chain = destination.chain([build(1, OLD, before)], overwrite=overwrite)
+    chain = builds.chain([build(1, OLD, before)], overwrite=overwrite)
     chain.run()
-    destination.github.runs.append(build(2, OLD))
+    builds.github.runs.append(build(2, OLD))
     chain.run()
     named = {(f"x86/{each.name.partition(':')[0]}", "presto-1"): each for each in before}
     chain.check_images(images(OLD) if overwrite else named)
@@ -159,10 +150,10 @@ def test_a_tag_that_was_built_again(destination: ArtifactsWorld, overwrite: bool
 
 
 @pytest.mark.moto
-def test_an_alias_follows_the_youngest_build_and_is_mended(destination: ArtifactsWorld) -> None:
-    chain = destination.chain([build(2, NEW)])
+def test_an_alias_follows_the_youngest_build_and_is_mended(builds: ArtifactsWorld) -> None:
+    chain = builds.chain([build(2, NEW)])
     chain.run()
-    destination.github.runs.append(build(1, OLD))  # an older one that comes later
+    builds.github.runs.append(build(1, OLD))  # an older one that comes later
     chain.run()
     repository = f"{PROJECT}/x86/presto-coordinator"
     newest = chain.config_digest(repository, "presto-2")
@@ -174,13 +165,13 @@ def test_an_alias_follows_the_youngest_build_and_is_mended(destination: Artifact
     assert mended.counts.moved == 1
 
 
-def test_an_alias_follows_where_a_younger_build_cannot_be_had(destination: ArtifactsWorld) -> None:
+def test_an_alias_follows_where_a_younger_build_cannot_be_had(builds: ArtifactsWorld) -> None:
     """In the same run, whenever that is found out."""
-    chain = destination.chain([build(1, OLD)], aliases=[])
+    chain = builds.chain([build(1, OLD)], aliases=[])
     chain.run()
     younger = build(2, NEW)
     younger.artifacts[0].expired = True
-    destination.github.runs.append(younger)
+    builds.github.runs.append(younger)
     chain.configure()
     run = chain.run()
     repository = f"{PROJECT}/x86/presto-coordinator"
@@ -189,8 +180,8 @@ def test_an_alias_follows_where_a_younger_build_cannot_be_had(destination: Artif
     assert chain.run().counts.moved == 0
 
 
-def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(destination: ArtifactsWorld) -> None:
-    chain = destination.chain([build(1, OLD), build(2, NEW)])
+def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(builds: ArtifactsWorld) -> None:
+    chain = builds.chain([build(1, OLD), build(2, NEW)])
     chain.run()
     repository = f"{PROJECT}/x86/presto-coordinator"
     chain.target.store.add_image(repository, "presto-2", b"of a stranger")
@@ -200,7 +191,7 @@ def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(destinat
 
 @pytest.mark.moto  # threads move the clock: with the model the functions get less done in their time
 def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
-    destination: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
+    builds: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The download is so slow that a function gets through a part of a layer only."""
     monkeypatch.setattr(github, "CHUNK", 4096)
@@ -209,7 +200,7 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     dice = random.Random(3)
     names = ("presto-coordinator", "presto-native-worker-cpu")
     large = [image(name, OLD, saved.layer({name: dice.randbytes(600_000)})) for name in names]
-    chain = destination.chain([build(1, OLD, large)])
+    chain = builds.chain([build(1, OLD, large)])
     chunks = RemoteFile._chunks
 
     def slow(file: RemoteFile, *arguments: Any) -> Iterator[bytes]:
@@ -261,8 +252,8 @@ class TestWhatChangedSinceTheScan:
 
         return put
 
-    def test_a_younger_build_is_not_replaced(self, destination: ArtifactsWorld) -> None:
-        chain = destination.chain([build(1, OLD)], overwrite=True)
+    def test_a_younger_build_is_not_replaced(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, OLD)], overwrite=True)
         self.before_transfers(chain, self.pushed_by(chain, "2.1"))
         chain.run(self.REPOSITORY)
         there = chain.target.store.digest(self.REPOSITORY, "presto-1")
@@ -272,16 +263,16 @@ class TestWhatChangedSinceTheScan:
         assert chain.run(self.REPOSITORY).counts.queued == 0
         assert chain.target.store.digest(self.REPOSITORY, "presto-1") == there
 
-    def test_an_older_build_of_ours_is_no_conflict(self, destination: ArtifactsWorld) -> None:
-        chain = destination.chain([build(1, OLD)])
+    def test_an_older_build_of_ours_is_no_conflict(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, OLD)])
         self.before_transfers(chain, self.pushed_by(chain, "0.1"))
         run = chain.run(self.REPOSITORY)
         assert (run.counts.conflict, run.counts.failed) == (0, 0)
         assert chain.config_digest(self.REPOSITORY, "latest") == chain.config_digest(self.REPOSITORY, "presto-1")
 
-    def test_a_later_attempt_is_not_taken_for_the_one_that_was_scanned(self, destination: ArtifactsWorld) -> None:
+    def test_a_later_attempt_is_not_taken_for_the_one_that_was_scanned(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
-        chain = destination.chain([made])
+        chain = builds.chain([made])
 
         def fail_again() -> None:
             made.attempt, made.conclusion = 2, "failure"
@@ -296,8 +287,8 @@ class TestWhatChangedSinceTheScan:
 
 class TestWhatGoesWrong:
     @pytest.mark.parametrize("aliases", [[], ["latest"]])
-    def test_a_tag_that_is_gone_before_it_is_verified(self, destination: ArtifactsWorld, aliases: list[str]) -> None:
-        chain = destination.chain([build(1, OLD)], aliases=aliases)
+    def test_a_tag_that_is_gone_before_it_is_verified(self, builds: ArtifactsWorld, aliases: list[str]) -> None:
+        chain = builds.chain([build(1, OLD)], aliases=aliases)
         lost: list[Step] = []
 
         def lose(letter: Letter) -> None:
@@ -311,45 +302,45 @@ class TestWhatGoesWrong:
         assert lost
         chain.check_images(images(OLD))
 
-    def test_a_younger_artifact_that_is_no_archive_hides_no_image(self, destination: ArtifactsWorld) -> None:
+    def test_a_younger_artifact_that_is_no_archive_hides_no_image(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         made.artifacts.append(Stored(11, "notes", b"written by a later step, and not put into a zip"))
-        chain = destination.chain([made])
+        chain = builds.chain([made])
         assert chain.run().counts.failed == 0
         chain.check_images(images(OLD))
 
-    def test_a_younger_archive_of_something_else_hides_no_image(self, destination: ArtifactsWorld) -> None:
+    def test_a_younger_archive_of_something_else_hides_no_image(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         made.artifacts.append(Stored(11, "logs", gzip.compress(b"written by a later step, and not put into a zip")))
-        chain = destination.chain([made])
+        chain = builds.chain([made])
         assert chain.run().counts.failed == 0
         chain.check_images(images(OLD))
 
-    def test_an_expired_artifact_beside_one_that_is_there(self, destination: ArtifactsWorld) -> None:
+    def test_an_expired_artifact_beside_one_that_is_there(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         made.artifacts[0].expired = True
         made.artifacts.append(Stored(11, "tests", zipped({"results.xml": b"<tests/>"})))
-        chain = destination.chain([made])
+        chain = builds.chain([made])
         failed = [r for r in chain.results(chain.run()).values() if r.outcome is Outcome.FAILED]
         assert {r.code for r in failed} == {"ARTIFACT_EXPIRED"}
         assert f"images-{OLD} has expired" in (failed[0].reason or "")
 
     @pytest.mark.parametrize("expired", [False, True])
-    def test_an_artifact_of_an_earlier_attempt_counts_no_more(self, destination: ArtifactsWorld, expired: bool) -> None:
+    def test_an_artifact_of_an_earlier_attempt_counts_no_more(self, builds: ArtifactsWorld, expired: bool) -> None:
         before, made = build(1, OLD), build(2, OLD, [image("presto-coordinator", OLD)])
         made.attempt = 2
         made.artifacts[0].expired = expired
         made.artifacts.insert(0, before.artifacts[0])
-        chain = destination.chain([made])
+        chain = builds.chain([made])
         failed = {r.group: r.code for r in chain.results(chain.run()).values() if r.outcome is Outcome.FAILED}
         worker = f"{PROJECT}/x86/presto-native-worker-cpu"
         assert failed[worker] == ("ARTIFACT_EXPIRED" if expired else "IMAGE_ABSENT")
         assert len(failed) == (2 if expired else 1)
 
-    def test_an_expired_artifact_is_asked_for_once(self, destination: ArtifactsWorld) -> None:
+    def test_an_expired_artifact_is_asked_for_once(self, builds: ArtifactsWorld) -> None:
         runs = [build(1, OLD), build(2, NEW)]
         runs[0].artifacts[0].expired = True
-        chain = destination.chain(runs)
+        chain = builds.chain(runs)
         first = chain.run()
         codes = {r.code for r in chain.results(first).values() if r.outcome is Outcome.FAILED}
         assert codes == {"ARTIFACT_EXPIRED"}
@@ -368,10 +359,10 @@ class TestWhatGoesWrong:
             ({"0_build.txt": log(block(OLD)).replace("presto-1-", "presto/1-")}, "no form of `mapping`"),
         ],
     )
-    def test_metadata_that_cannot_be_used(self, destination: ArtifactsWorld, logs: dict[str, str], words: str) -> None:
+    def test_metadata_that_cannot_be_used(self, builds: ArtifactsWorld, logs: dict[str, str], words: str) -> None:
         flawed = build(1, OLD)
         flawed.logs = logs
-        chain = destination.chain([flawed, build(2, NEW)])
+        chain = builds.chain([flawed, build(2, NEW)])
         first = chain.run()
         (failed,) = [r for r in chain.results(first).values() if r.outcome is Outcome.FAILED]
         assert failed.group == "run:1"
@@ -388,12 +379,10 @@ class TestWhatGoesWrong:
             ({f"presto-coordinator-{OLD}.tar.gz": saved.tar([("../etc/passwd", b"root")])}, "ARCHIVE_REFUSED"),
         ],
     )
-    def test_an_artifact_that_cannot_be_used(
-        self, destination: ArtifactsWorld, files: dict[str, bytes], code: str
-    ) -> None:
+    def test_an_artifact_that_cannot_be_used(self, builds: ArtifactsWorld, files: dict[str, bytes], code: str) -> None:
         flawed = build(1, OLD)
         flawed.artifacts[0].content = zipped(files)
-        chain = destination.chain([flawed, build(2, NEW)])
+        chain = builds.chain([flawed, build(2, NEW)])
         run = chain.run(f"{PROJECT}/x86/presto-coordinator")
         failed = {r.code for r in chain.results(run).values() if r.outcome is Outcome.FAILED}
         assert failed == {code}
@@ -401,12 +390,12 @@ class TestWhatGoesWrong:
         assert not [tag for repository, tag in chain.target.store.tags() if tag == "presto-1"]
         assert not chain.target.store.broken()
 
-    def test_a_tag_that_gitlab_refuses(self, destination: ArtifactsWorld) -> None:
-        chain = destination.chain([build(1, OLD), build(2, NEW)])
+    def test_a_tag_that_gitlab_refuses(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, OLD), build(2, NEW)])
         denied = Fault(
             403, {"Content-Type": "application/json"}, b'{"errors": [{"code": "DENIED", "message": "protected tag"}]}'
         )
-        destination.target.fault("PUT", "/manifests/presto-1$", denied, times=None)
+        builds.target.fault("PUT", "/manifests/presto-1$", denied, times=None)
         run = chain.run()
         results = chain.results(run).values()
         assert {r.code for r in results if r.outcome is Outcome.FAILED} == {"FORBIDDEN"}
@@ -414,23 +403,23 @@ class TestWhatGoesWrong:
         assert not [tag for _, tag in chain.target.store.tags() if tag == "presto-1"]
         assert not chain.target.store.broken()
 
-    def test_connections_of_the_store_that_break(self, destination: ArtifactsWorld) -> None:
-        chain = started(destination)
-        destination.github.cut = [100, 10**9, 10, 300, 5, 10**9, 7]
+    def test_connections_of_the_store_that_break(self, builds: ArtifactsWorld) -> None:
+        chain = started(builds)
+        builds.github.cut = [100, 10**9, 10, 300, 5, 10**9, 7]
         chain.pump.run()
         check(chain)
 
-    def test_a_limit_at_github_is_waited_for(self, destination: ArtifactsWorld) -> None:
-        chain = started(destination)
+    def test_a_limit_at_github_is_waited_for(self, builds: ArtifactsWorld) -> None:
+        chain = started(builds)
         answers = [json_answer(403, {"message": "secondary limit"}, Retry_After="60")] * 3
-        destination.github.before = lambda _method, _target: answers.pop() if answers else None
+        builds.github.before = lambda _method, _target: answers.pop() if answers else None
         chain.pump.run()
         check(chain)
 
 
 @pytest.fixture(scope="module")
-def effects(destination: ArtifactsWorld) -> list[str]:
-    chain = started(destination)
+def effects(builds: ArtifactsWorld) -> list[str]:
+    chain = started(builds)
     chain.pump.run()
     check(chain)
     return list(chain.reaper.effects)
@@ -438,10 +427,10 @@ def effects(destination: ArtifactsWorld) -> list[str]:
 
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(destination: ArtifactsWorld, effects: list[str], when: When, share: int) -> None:
+def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str], when: When, share: int) -> None:
     assert len(effects) > 60
     for number in range(1 + share, len(effects) + 1, SHARES * 3):  # every third one, to stay within minutes
-        chain = started(destination)
+        chain = started(builds)
         chain.reaper.plan = {(number, when)}
         print(f"killed {when} effect {number}, {effects[number - 1]}")
         chain.pump.run()
@@ -456,9 +445,9 @@ def test_a_step_killed_at_any_effect(destination: ArtifactsWorld, effects: list[
     late=st.sampled_from([0.0, 900.0]),
 )
 def test_killed_often_while_messages_come_in_disorder(
-    destination: ArtifactsWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+    builds: ArtifactsWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
-    chain = started(destination, seed)
+    chain = started(builds, seed)
     chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
     chain.reaper.plan = set(kills)
     chain.pump.run()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import Outcome, Result, Run, Scope, Step, Trigger
@@ -15,7 +14,6 @@ from tests.rig.artifacts import (
     PROJECT,
     ArtifactsChain,
     ArtifactsWorld,
-    artifacts_world,
     block,
     build,
     image,
@@ -33,12 +31,6 @@ COORDINATOR = f"{PROJECT}/x86/presto-coordinator"
 WORKER = f"{PROJECT}/x86/presto-native-worker-cpu"
 KNOWN = ("failed", "known")
 """Outcomes of a failure that is reported in a later run."""
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[ArtifactsWorld]:
-    with mock_aws(), artifacts_world() as made:
-        yield made
 
 
 def once(act: Callable[[], object], method: str, pattern: str) -> Callable[[str, str], None]:
@@ -78,8 +70,8 @@ class TestTags:
         return chain.target.store.add_image(COORDINATOR, "presto-1", b"a stranger's layer")
 
     @pytest.mark.parametrize("moment", [*MOMENTS, None])
-    def test_is_left_alone(self, place: ArtifactsWorld, moment: tuple[str, str] | None) -> None:
-        chain = place.chain([build(1, TAG)], aliases=[])
+    def test_is_left_alone(self, builds: ArtifactsWorld, moment: tuple[str, str] | None) -> None:
+        chain = builds.chain([build(1, TAG)], aliases=[])
         theirs: list[str] = []
 
         def act() -> None:
@@ -102,22 +94,22 @@ class TestTags:
         assert (found.reason or "").count("sha256:") == 2, "both digests are named"
         assert (run.counts.moved, run.counts.conflict) == (1, 1)
 
-    def test_stays_a_conflict_in_later_runs_until_it_is_solved(self, place: ArtifactsWorld) -> None:
-        chain = place.chain([build(1, TAG)], aliases=[])
+    def test_stays_a_conflict_in_later_runs_until_it_is_solved(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, TAG)], aliases=[])
         chain.target.before = once(lambda: self.stranger(chain), *self.MOMENTS[0])
         first = result(chain, chain.run())
-        place.github.ranges.clear()
+        builds.github.ranges.clear()
         second = chain.run()
         assert result(chain, second) == replace(first, reason=result(chain, second).reason)
         assert (result(chain, second).reason or "").count("sha256:") == 2
         assert (second.counts.conflict, second.counts.skipped, second.counts.queued) == (1, 1, 0)
-        assert not place.github.ranges, "the archive is not read again"
+        assert not builds.github.ranges, "the archive is not read again"
         del repository(chain).tags["presto-1"]
         assert result(chain, chain.run()).outcome is Outcome.MOVED
         assert chain.run().counts.skipped == 2
 
-    def test_is_named_if_it_comes_right_after_ours(self, place: ArtifactsWorld) -> None:
-        chain = place.chain([build(1, TAG)], aliases=[])
+    def test_is_named_if_it_comes_right_after_ours(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, TAG)], aliases=[])
         puts: list[str] = []
         theirs: list[str] = []
 
@@ -133,8 +125,8 @@ class TestTags:
         assert (found.outcome, found.code) == (Outcome.CONFLICT, "TAG_DIFFERS")
         assert theirs[0] in (found.reason or "")
 
-    def test_is_no_image_for_an_alias(self, place: ArtifactsWorld) -> None:
-        chain = place.chain([build(1, TAG), build(2, "presto-2-linux-amd64")])
+    def test_is_no_image_for_an_alias(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, TAG), build(2, "presto-2-linux-amd64")])
         chain.target.before = once(
             lambda: chain.target.store.add_image(COORDINATOR, "presto-2", b"a stranger's layer"), *self.MOMENTS[0]
         )
@@ -143,20 +135,20 @@ class TestTags:
             assert (run.counts.moved, run.counts.conflict) == counts
             assert chain.config_digest(COORDINATOR, "latest") == chain.config_digest(COORDINATOR, "presto-1")
 
-    def test_is_replaced_if_the_sync_says_so(self, place: ArtifactsWorld) -> None:
-        chain = place.chain([build(1, TAG)], aliases=[], overwrite=True)
+    def test_is_replaced_if_the_sync_says_so(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, TAG)], aliases=[], overwrite=True)
         chain.target.before = once(lambda: self.stranger(chain), *self.MOMENTS[0])
         assert result(chain, chain.run()).outcome is Outcome.MOVED
         assert chain.config_digest(COORDINATOR, "presto-1") == f"sha256:{image('presto-coordinator', TAG).id}"
 
-    def test_of_the_same_image_is_equal(self, place: ArtifactsWorld) -> None:
+    def test_of_the_same_image_is_equal(self, builds: ArtifactsWorld) -> None:
         """Its manifest differs in white space alone; the config decides."""
-        chain = place.chain([build(1, TAG)], aliases=[])
+        chain = builds.chain([build(1, TAG)], aliases=[])
         chain.run()
         store = chain.target.store
         ours = store.manifest(COORDINATOR, "presto-1")[1]
         theirs = json.dumps(json.loads(ours.body), indent=7).encode()
-        again = place.chain([build(1, TAG)], aliases=[])
+        again = builds.chain([build(1, TAG)], aliases=[])
         again.target.store = store
         del repository(again).tags["presto-1"]
 
@@ -194,9 +186,9 @@ class TestParts:
     @pytest.mark.parametrize("harm", [cut, lose, lose_config])
     @pytest.mark.parametrize("aliases", [[], ["latest"]])
     def test_after_the_tag_was_put(
-        self, place: ArtifactsWorld, aliases: list[str], harm: Callable[[ArtifactsChain], None]
+        self, builds: ArtifactsWorld, aliases: list[str], harm: Callable[[ArtifactsChain], None]
     ) -> None:
-        chain = place.chain([build(1, TAG)], aliases=aliases)
+        chain = builds.chain([build(1, TAG)], aliases=aliases)
         harmed: list[bool] = []
 
         def on_delivery(letter: Letter) -> None:
@@ -213,9 +205,9 @@ class TestParts:
     @pytest.mark.parametrize("overwrite", [False, True])
     @pytest.mark.parametrize("harm", [cut, lose])
     def test_again_and_again_is_a_failure_and_no_later_run_calls_it_equal(
-        self, place: ArtifactsWorld, harm: Callable[[ArtifactsChain], None], *, overwrite: bool
+        self, builds: ArtifactsWorld, harm: Callable[[ArtifactsChain], None], *, overwrite: bool
     ) -> None:
-        chain = place.chain([build(1, TAG)], aliases=[], overwrite=overwrite)
+        chain = builds.chain([build(1, TAG)], aliases=[], overwrite=overwrite)
 
         def on_delivery(letter: Letter) -> None:
             if letter.step is Step.VERIFY and COORDINATOR in letter.body:
@@ -232,37 +224,37 @@ class TestParts:
         third = chain.run()
         assert (third.counts.moved, third.counts.skipped) == (0, 2)
 
-    def test_a_verification_that_could_not_be_made(self, place: ArtifactsWorld) -> None:
+    def test_a_verification_that_could_not_be_made(self, builds: ArtifactsWorld) -> None:
         """The next run makes it, although the tag is there."""
-        chain = place.chain([build(1, TAG)], aliases=[])
+        chain = builds.chain([build(1, TAG)], aliases=[])
         harmed: list[bool] = []
 
         def on_delivery(letter: Letter) -> None:
             if letter.step is Step.VERIFY and not harmed and COORDINATOR in letter.body:
                 harmed.append(True)
                 cut(chain)
-                place.target.fault("GET", f"/{COORDINATOR}/manifests/presto-1", Fault(403), times=None)
+                builds.target.fault("GET", f"/{COORDINATOR}/manifests/presto-1", Fault(403), times=None)
 
         chain.pump.on_delivery = on_delivery
         assert result(chain, chain.run()).code == "FORBIDDEN"
-        place.target.heal()
+        builds.target.heal()
         second = chain.run()
         assert (second.counts.moved, second.counts.skipped) == (1, 1)
         assert not chain.target.store.broken()
 
     @pytest.mark.parametrize("broken", [True, False])
-    def test_of_an_older_build_that_was_never_verified(self, place: ArtifactsWorld, *, broken: bool) -> None:
+    def test_of_an_older_build_that_was_never_verified(self, builds: ArtifactsWorld, *, broken: bool) -> None:
         """Without `overwrite` a younger build replaces it only if it is broken."""
-        chain = place.chain([build(1, TAG)], aliases=[])
+        chain = builds.chain([build(1, TAG)], aliases=[])
 
         def on_delivery(letter: Letter) -> None:
             if letter.step is Step.VERIFY and COORDINATOR in letter.body:
-                place.target.fault("GET", f"/{COORDINATOR}/manifests/presto-1", Fault(403), times=None)
+                builds.target.fault("GET", f"/{COORDINATOR}/manifests/presto-1", Fault(403), times=None)
 
         chain.pump.on_delivery = on_delivery
         chain.run()
         chain.pump.on_delivery = lambda _letter: None
-        place.target.heal()
+        builds.target.heal()
         if broken:
             lose(chain)
         older = chain.config_digest(COORDINATOR, "presto-1")
@@ -270,7 +262,7 @@ class TestParts:
             image(name, TAG, saved.layer({name: b"again"}))
             for name in ("presto-coordinator", "presto-native-worker-cpu")
         ]
-        place.github.runs.append(build(2, TAG, other))
+        builds.github.runs.append(build(2, TAG, other))
         run = chain.run()
         assert (run.counts.moved, run.counts.skipped, run.counts.conflict) == ((1, 1, 0) if broken else (0, 2, 0))
         wanted = f"sha256:{other[0].id}" if broken else older
@@ -279,11 +271,11 @@ class TestParts:
         assert chain.run().counts.skipped == 2
 
     @pytest.mark.parametrize("harm", [cut, lose])
-    def test_before_the_tag_is_put(self, place: ArtifactsWorld, harm: Callable[[ArtifactsChain], None]) -> None:
+    def test_before_the_tag_is_put(self, builds: ArtifactsWorld, harm: Callable[[ArtifactsChain], None]) -> None:
         """A base layer that is known, and that the target has no more when the manifest is to be put."""
-        chain = place.chain([build(1, TAG)], aliases=[])
+        chain = builds.chain([build(1, TAG)], aliases=[])
         chain.run()
-        place.github.runs.append(build(2, "presto-2-linux-amd64"))
+        builds.github.runs.append(build(2, "presto-2-linux-amd64"))
         base = layers(chain)[0]
         blobs = repository(chain).blobs
         whole: list[bool] = []
@@ -309,14 +301,14 @@ class TestParts:
 
 
 class TestKnownFailures:
-    def test_an_image_that_failed_is_no_equal_one(self, place: ArtifactsWorld) -> None:
+    def test_an_image_that_failed_is_no_equal_one(self, builds: ArtifactsWorld) -> None:
         flawed = build(1, TAG)
         archives: dict[str, str | bytes] = {
             f"presto-coordinator-{TAG}.tar.gz": b"\x1f\x8b\x08\x00 not gzip at all",
             f"presto-native-worker-cpu-{TAG}.tar": saved.until_24(image("presto-native-worker-cpu", TAG)),
         }
         flawed.artifacts[0].content = zipped(archives)
-        chain = place.chain([flawed], aliases=[])
+        chain = builds.chain([flawed], aliases=[])
         first = result(chain, chain.run())
         assert (first.outcome, first.code) == (Outcome.FAILED, "ARCHIVE_INVALID")
         assert first.source
@@ -326,10 +318,10 @@ class TestKnownFailures:
         assert (found.source, found.reason) == (first.source, first.reason), "it is told apart from a new one by these"
         assert (second.counts.skipped, second.counts.queued) == (1, 0)
 
-    def test_a_run_that_cannot_be_understood(self, place: ArtifactsWorld) -> None:
+    def test_a_run_that_cannot_be_understood(self, builds: ArtifactsWorld) -> None:
         flawed = build(1, TAG)
         flawed.logs = {"0_build.txt": "nothing"}
-        chain = place.chain([flawed], aliases=[])
+        chain = builds.chain([flawed], aliases=[])
         (first,) = chain.results(chain.run()).values()
         (second,) = chain.results(chain.run()).values()
         assert first.outcome is Outcome.FAILED
@@ -351,11 +343,11 @@ class TestDeliveries:
     @pytest.mark.parametrize("when", ["at once", "while it is transferred", "while it is verified"])
     @pytest.mark.parametrize("full", [False, True])
     def test_count_each_image_once(
-        self, place: ArtifactsWorld, many_files: dict[str, str | bytes], when: str, *, full: bool
+        self, builds: ArtifactsWorld, many_files: dict[str, str | bytes], when: str, *, full: bool
     ) -> None:
         made = build(1, TAG, java=True, gpu=True)
         made.logs = many_files
-        chain = place.chain([made], aliases=[])
+        chain = builds.chain([made], aliases=[])
         wanted = {"at once": None, "while it is transferred": Step.TRANSFER, "while it is verified": Step.VERIFY}[when]
         told: list[bool] = []
 
@@ -369,7 +361,6 @@ class TestDeliveries:
                 tell(10)
 
         chain.pump.on_delivery = on_delivery
-        chain.remember()
         if full:
             chain.start()
         else:
@@ -385,14 +376,14 @@ class TestDeliveries:
             assert counts.moved + counts.skipped in (0, 4), counts
             assert counts.queued == counts.moved
         assert not chain.target.store.broken()
-        assert len(place.github.ranges) < 150, "3,404 were seen"
+        assert len(builds.github.ranges) < 150, "3,404 were seen"
 
-    def test_a_failure_is_told_once(self, place: ArtifactsWorld) -> None:
+    def test_a_failure_is_told_once(self, builds: ArtifactsWorld) -> None:
         flawed = build(1, TAG)
         flawed.logs = {"0_build.txt": "nothing"}
         expired = build(2, "presto-2-linux-amd64")
         expired.artifacts[0].expired = True
-        chain = place.chain([flawed, expired], aliases=[])
+        chain = builds.chain([flawed, expired], aliases=[])
         for number in (1, 2):
             for _ in range(11):
                 chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([f"run:{number}"])))
@@ -402,8 +393,8 @@ class TestDeliveries:
             assert {each.outcome.value for each in results} <= set(KNOWN)
             assert len(results) <= 3
 
-    def test_a_scan_that_is_tried_again_sends_what_it_has_not_sent(self, place: ArtifactsWorld) -> None:
-        chain = place.chain([build(1, TAG)], aliases=[])
-        place.target.fault("GET", f"/{WORKER}/tags/list", Fault(503), times=12)
+    def test_a_scan_that_is_tried_again_sends_what_it_has_not_sent(self, builds: ArtifactsWorld) -> None:
+        chain = builds.chain([build(1, TAG)], aliases=[])
+        builds.target.fault("GET", f"/{WORKER}/tags/list", Fault(503), times=12)
         run = chain.run()
         assert (run.counts.moved, run.counts.failed) == (2, 0)

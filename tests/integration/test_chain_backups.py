@@ -4,159 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import random
 import subprocess
-import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import boto3
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
 
 from syncline.clients.git.repository import RemoteBranch
-from syncline.clients.http.client import Http
-from syncline.clients.http.retry import HOST_THROTTLE
-from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.messages import Queues, Start
-from syncline.model import Outcome, Result, Run, RunStatus, Scope, Step, Trigger
-from syncline.secrets import Secrets
-from syncline.steps.engine import StepEngine
-from syncline.steps.worker import Worker
-from syncline.store.events import EventStore
-from syncline.store.state import State
-from syncline.store.table import Database
+from syncline.messages import Start
+from syncline.model import Outcome, Run, Scope, Trigger
 from syncline.telemetry import logger
-from syncline.wiring.dependencies import Dependencies
-from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.syncs import Kinds, Syncs
-from tests.rig.backups import make_bucket, s3_server
-from tests.rig.pump import Clock, Duplicates, Letter, Mail, Manners, MortalHttp, Pump, Reaper, When, guard
-from tests.rig.stack import EVENTS, dead_url, table_of_test, url
-from tests.standins.git_places import Bare, make_bare
+from tests.rig.backups import SYNC, BackupsChain, s3_server
+from tests.rig.pump import Duplicates, Manners, Reaper, When
+from tests.standins.git_places import make_bare
 from tests.standins.programs import needs, program
 
-SYNC: Final = "clusters"
 FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
 CHANGED: Final = {"east/n/f0.yaml": b"changed", "north/n/new.yaml": b"new"}
-KEYS: Final = {"access_key": "AKIDOFTHETESTS", "secret_key": "env:S3_SECRET"}
 HEARD: Final = 9  # effects of event_store the three events: longer unseen, a note, a message that asks for a scan
 GONE: Final = "west/n/f3.yaml"
 AFTER: Final = {key: data for key, data in (FILES | CHANGED).items() if key != GONE}
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
-
-
-@dataclass
-class Chain:
-    """Bucket, branch, table, queues and functions."""
-
-    s3: str
-    bare: Bare
-    name: str
-    seed: int = 1
-    clock: Clock = field(default_factory=Clock)
-    reaper: Reaper = field(default_factory=Reaper)
-
-    def __post_init__(self) -> None:
-        self.bucket = make_bucket(self.s3, self.name, Http())
-        self.table, sqs, self.mail = table_of_test(), boto3.client("sqs"), Mail(self.clock)
-        self.mail.connect(sqs)
-        lock = threading.Lock()
-        for client in (self.table.meta.client, sqs):
-            guard(client, self.reaper, lock)
-        self.queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
-        self.state = State(self.table, self.clock.time, self.clock.every)
-        self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(self.seed)))
-        HOST_THROTTLE._hosts.clear()  # it remembers times of the last chain's clock
-
-    def configure(self, **more: Any) -> None:
-        target = more.pop("target", {})
-        target = target if "directory" in target else {"repository": f"file://{self.bare.path}"} | target
-        source = {"bucket": self.name, "endpoint": self.s3, "auth": KEYS}
-        config = {
-            "name": SYNC,
-            "kind": "backups",
-            "source": source,
-            "target": target,
-            "removals": {"share": 0.5},
-            **more,
-        }
-        sync = load_sync(json.dumps(config))
-        self.state.put_sync(SYNC, sync.model_dump_json())
-        EventStore(Database(self.table), self.clock.time).subscribe(SYNC, sync.event_sources())
-
-    def new_worker(self, step: Step) -> Worker:
-        state = State(self.table, self.clock.time, self.clock.every)
-        database, http = Database(self.table), MortalHttp(self.reaper, self.clock)
-        syncs = Syncs(
-            state,
-            Kinds(Dependencies(Secrets(_never, _never, {"S3_SECRET": "secret-of-the-tests"}), http, state, database)),
-        )
-        clock, rng, bind = self.clock, random.Random(self.seed), syncs.bind(http)
-        engine = StepEngine(
-            state, self.queues, syncs.kind_of, clock.time, rng, clock.sleep, every=clock.every, bind=bind
-        )
-        return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, self.clock.time), engine))
-
-    def put(self, objects: Mapping[str, bytes]) -> None:
-        for key, data in objects.items():
-            self.bucket.put(key, data)
-
-    def notify(self, *keys: str, name: str = "ObjectCreated:Put") -> None:
-        """An event for each key, in a message of its own, as S3 sends them."""
-        for key in keys:
-            about = {"bucket": {"name": self.name}, "object": {"key": key, "size": 1, "eTag": "x", "sequencer": "01"}}
-            record = {"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "s3": about}
-            number = f"event-{len(self.mail.letters)}-{key}"
-            self.mail.add(Letter(number, EVENTS, json.dumps({"Records": [record]}), self.clock.now, self.clock.now))
-
-    def start(self, *groups: str, plan: bool = False) -> None:
-        self.clock.sleep(1)  # the ids of runs sort by seconds
-        self.queues.start(Start(SYNC, Trigger.MANUAL, Scope.of(groups or None), plan=plan))
-
-    def run(self, *groups: str) -> Run:
-        self.start(*groups)
-        self.pump.run()
-        return self.latest()
-
-    def latest(self) -> Run:
-        return max(self.state.runs(SYNC, 20), key=lambda run: run.number)
-
-    def results(self, run: Run) -> dict[str, Result]:
-        return {result.name: result for result in self.state.results(run.id)}
-
-    def check(self, expected: Mapping[str, bytes], most_commits: int) -> None:
-        """What must hold after anything: the branch is what the bucket is, by few commits, and nothing is left over."""
-        assert self.bare.files() == expected
-        assert len(self.bare.commits()) <= most_commits
-        assert not self.mail.waiting()
-        assert not self.mail.dead()
-        for run in self.state.runs(SYNC, 20):
-            assert run.status is RunStatus.DONE, run
-            assert self.state.progress(run.id).settled
-            counts = run.counts
-            assert counts.failed == counts.conflict == 0
-            assert counts.queued == counts.ended
-        self.bare.check()
-
-    def check_again(self) -> None:
-        """A full look finds nothing to do."""
-        self.reaper.plan = set()
-        commits = self.bare.commits()
-        counts = self.run().counts
-        assert (counts.queued, counts.skipped) == (0, len(self.bare.files()))
-        assert self.bare.commits() == commits
-
-
-def _never() -> Any:
-    raise AssertionError("no secret is asked for")
 
 
 @pytest.fixture(scope="module")
@@ -180,25 +53,25 @@ def make(s3: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
     monkeypatch.setattr(RemoteBranch, "_push", mortal)
 
-    def new(seed: int = 1, **config: Any) -> Chain:
+    def new(seed: int = 1, **config: Any) -> BackupsChain:
         folder: Path = tmp_path_factory.mktemp("chain")
-        chain = Chain(s3, make_bare(folder / "r.git"), f"b{random.Random().randbytes(8).hex()}", seed)
+        chain = BackupsChain(s3, make_bare(folder / "r.git"), seed)
         reapers.append(chain.reaper)
         chain.configure(**config)
-        chain.put(FILES)
+        chain.upload(FILES)
         return chain
 
     return new
 
 
-def changed(chain: Chain) -> Chain:
+def changed(chain: BackupsChain) -> BackupsChain:
     """Filled once; then some objects changed, with their events on the way."""
     chain.run()
-    chain.put(CHANGED)
+    chain.upload(CHANGED)
     chain.bucket.delete(GONE)
     chain.reaper.effects.clear()
-    chain.notify(*CHANGED)
-    chain.notify(GONE, name="ObjectRemoved:Delete")
+    chain.changed(*CHANGED)
+    chain.changed(GONE, name="ObjectRemoved:Delete")
     return chain
 
 
@@ -235,7 +108,7 @@ def test_the_queries_of_git_sync_find_what_runs_did(
 
     def logged(changed: Mapping[str, bytes]) -> Run:
         monkeypatch.setattr(logger.registered_handler, "stream", written := io.StringIO())
-        chain.put(changed)
+        chain.upload(changed)
         run: Run = chain.run()
         log.write_text(written.getvalue())
         return run
@@ -278,7 +151,7 @@ def test_foreign_files_are_extras_whatever_the_table_remembers(make: Make) -> No
     for item in chain.table.scan()["Items"]:
         if str(item["pk"]).startswith(("FILES#", "KNOWN#", "FACT#")):
             chain.table.delete_item(Key={"pk": item["pk"], "sk": item["sk"]})
-    chain.put(CHANGED)
+    chain.upload(CHANGED)
     chain.bucket.delete(GONE)
     counts = chain.run().counts
     assert (counts.moved, counts.removed, counts.extra) == (2, 1, 2)
@@ -311,7 +184,7 @@ def test_scans_of_one_event_each_pass_no_limit_together(make: Make) -> None:
     removed = []
     for key in east:
         chain.bucket.delete(key)
-        chain.notify(key, name="ObjectRemoved:Delete")
+        chain.changed(key, name="ObjectRemoved:Delete")
         chain.pump.run()
         removed.append(chain.latest().counts.removed)
     assert removed == [1, 0, 0, 0]
@@ -321,8 +194,8 @@ def test_scans_of_one_event_each_pass_no_limit_together(make: Make) -> None:
 def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
     chain = make()
     chain.run()
-    chain.notify("east/n/f0.yaml", "east/n/never.yaml", name="ObjectRemoved:Delete")
-    chain.notify("elsewhere", "east/n/")
+    chain.changed("east/n/f0.yaml", "east/n/never.yaml", name="ObjectRemoved:Delete")
+    chain.changed("elsewhere", "east/n/")
     chain.pump.run()
     assert chain.latest().counts.skipped == 2
     chain.check(FILES, 1)
@@ -346,7 +219,7 @@ def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatc
     while number <= effects:
         chain = make(number)
         chain.run()
-        chain.put({"north/n/new.yaml": b"new", "south/n/new.yaml": b"new", "west/n/f0.yaml": b"changed"})
+        chain.upload({"north/n/new.yaml": b"new", "south/n/new.yaml": b"new", "west/n/f0.yaml": b"changed"})
         chain.bucket.delete(gone)
         chain.reaper.effects.clear()
         chain.reaper.plan = {(number, When.AFTER)}
@@ -374,7 +247,7 @@ SECRET = b"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {password: c
 def test_a_plan_tells_removals_and_secrets_from_what_would_be_moved(make: Make, tmp_path: Path, target: Any) -> None:
     chain = make(target={"directory": str(tmp_path / "copies")}) if target else make()
     chain.run()
-    chain.put({"north/n/new.yaml": b"kind: ConfigMap\n", "south/n/secret.yaml": SECRET})
+    chain.upload({"north/n/new.yaml": b"kind: ConfigMap\n", "south/n/secret.yaml": SECRET})
     chain.bucket.delete("east/n/f1.yaml")
     chain.clock.sleep(1)
     chain.start(plan=True)
@@ -394,7 +267,7 @@ def test_a_plan_tells_removals_and_secrets_from_what_would_be_moved(make: Make, 
 
 def test_a_refused_key_fails_alone_and_is_not_tried_again(make: Make) -> None:
     chain = make()
-    chain.put({"east/.git/config": b"x"})
+    chain.upload({"east/.git/config": b"x"})
     run = chain.run()
     assert (run.counts.moved, run.counts.failed) == (len(FILES), 1)
     assert chain.results(run)["east/.git/config"].code == "PATH_REFUSED"
@@ -423,7 +296,7 @@ def test_time_that_is_short_makes_more_functions_and_one_truth(make: Make) -> No
 @pytest.fixture(scope="module")
 def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """The effects of an undisturbed delivery of events."""
-    chain = Chain(s3, make_bare(tmp_path_factory.mktemp("effects") / "r.git"), "undisturbed")
+    chain = BackupsChain(s3, make_bare(tmp_path_factory.mktemp("effects") / "r.git"))
     push = RemoteBranch._push
 
     def counted(branch: RemoteBranch, commit: str) -> SynclineError | None:
@@ -433,7 +306,7 @@ def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(RemoteBranch, "_push", counted)
         chain.configure()
-        chain.put(FILES)
+        chain.upload(FILES)
         changed(chain).pump.run()
     chain.check(AFTER, 2)
     return list(chain.reaper.effects)

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from moto import mock_aws
 
 from syncline.messages import decode, encode
 from syncline.model import RunStatus, Step, Trigger
-from tests.rig.images import SYNC, Chain, World, world
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld
 from tests.rig.pump import Letter
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Chain:
-    chain = place.chain()
+def chain(registries: ImagesWorld) -> ImagesChain:
+    chain = registries.chain()
     for name in ("team/app", "team/base"):
         chain.source.store.add_image(name, "1.0", name.encode())
     chain.configure(target=mirrored(chain, "mirror"))
     return chain
 
 
-def mirrored(chain: Chain, prefix: str) -> dict[str, object]:
+def mirrored(chain: ImagesChain, prefix: str) -> dict[str, object]:
     return {"registry": chain.target.host, "plain_http": True, "prefix": prefix}
 
 
@@ -49,7 +40,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
-def test_a_run_keeps_the_configuration_that_it_began_with(chain: Chain, change: str, step: Step) -> None:
+def test_a_run_keeps_the_configuration_that_it_began_with(chain: ImagesChain, change: str, step: Step) -> None:
     changed: list[str] = []
 
     def apply(letter: Letter) -> None:
@@ -61,18 +52,18 @@ def test_a_run_keeps_the_configuration_that_it_began_with(chain: Chain, change: 
     run = chain.run()
     assert changed
     assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 2, 0), chain.results(run)
-    assert chain.dead() == {}
+    assert chain.dead_items() == {}
     assert {name for name, _ in chain.target.store.tags()} == {"mirror/team/app", "mirror/team/base"}
 
 
-def test_the_next_run_has_the_new_configuration(chain: Chain) -> None:
+def test_the_next_run_has_the_new_configuration(chain: ImagesChain) -> None:
     chain.run()
     chain.configure(target=mirrored(chain, "elsewhere"))
     assert chain.run().counts.moved == 2
     assert {name for name, _ in chain.target.store.tags()} >= {"elsewhere/team/app", "elsewhere/team/base"}
 
 
-def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configuration(chain: Chain) -> None:
+def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configuration(chain: ImagesChain) -> None:
     """Joined to that run it would be scanned by a configuration that does not know it."""
     chain.configure(target=mirrored(chain, "mirror"), select={"repositories": {"include": ["team/app"]}})
     told: list[str] = []
@@ -89,7 +80,7 @@ def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configurat
     assert len(chain.state.runs(SYNC)) == 2
 
 
-def test_a_run_whose_configuration_is_lost_says_so_at_once(chain: Chain) -> None:
+def test_a_run_whose_configuration_is_lost_says_so_at_once(chain: ImagesChain) -> None:
     began = chain.clock.now
 
     def lose(letter: Letter) -> None:
@@ -103,11 +94,11 @@ def test_a_run_whose_configuration_is_lost_says_so_at_once(chain: Chain) -> None
     run = chain.run()
     assert {result.code for result in chain.results(run).values()} == {"CONFIG_CHANGED"}
     assert chain.clock.now - began < 10
-    assert {dead.code for dead in chain.dead().values()} == {"CONFIG_CHANGED"}
-    assert all(decode(encode(dead)) == dead for dead in chain.dead().values())
+    assert {dead.code for dead in chain.dead_items().values()} == {"CONFIG_CHANGED"}
+    assert all(decode(encode(dead)) == dead for dead in chain.dead_items().values())
 
 
-def test_a_full_scan_after_a_change_is_not_passed_over(chain: Chain) -> None:
+def test_a_full_scan_after_a_change_is_not_passed_over(chain: ImagesChain) -> None:
     told: list[str] = []
 
     def apply(letter: Letter) -> None:

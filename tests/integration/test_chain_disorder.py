@@ -4,35 +4,27 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from syncline.messages import Batch, decode
 from syncline.model import RunStatus, Step
-from tests.rig.images import SYNC, Chain, World, small, world
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld, small
 from tests.rig.pump import Duplicates, Letter, Manners
 from tests.standins.oci import OciRegistry
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Chain:
-    return small(place.chain())
+def chain(registries: ImagesWorld) -> ImagesChain:
+    return small(registries.chain())
 
 
 @pytest.mark.parametrize("duplicates", list(Duplicates))
 @pytest.mark.parametrize("late", [0.0, 1800.0])
-def test_each_message_twice_and_late(chain: Chain, duplicates: Duplicates, late: float) -> None:
+def test_each_message_twice_and_late(chain: ImagesChain, duplicates: Duplicates, late: float) -> None:
     chain.pump.manners = Manners(random.Random(1), False, duplicates, late)
     chain.run()
     chain.check()
@@ -48,21 +40,21 @@ def test_each_message_twice_and_late(chain: Chain, duplicates: Duplicates, late:
     concurrency=st.sampled_from([1, 8]),
 )
 def test_any_order(
-    place: World,
+    registries: ImagesWorld,
     seed: int,
     duplicates: Duplicates,
     late: float,
     batches: bool,
     concurrency: int,
 ) -> None:
-    chain = small(place.chain(seed), concurrency=concurrency)
+    chain = small(registries.chain(seed), concurrency=concurrency)
     chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, batches)
     chain.run()
     chain.check()
     chain.check_again()
 
 
-def test_the_same_batch_in_two_functions_at_the_same_time(chain: Chain) -> None:
+def test_the_same_batch_in_two_functions_at_the_same_time(chain: ImagesChain) -> None:
     """Every message of the run is given to two functions at once, which meet in the middle of it."""
     chain.remember()
     chain.start()
@@ -85,7 +77,7 @@ def test_the_same_batch_in_two_functions_at_the_same_time(chain: Chain) -> None:
     chain.check_again()
 
 
-def test_an_event_for_one_repository_joins_the_run_under_way(chain: Chain) -> None:
+def test_an_event_for_one_repository_joins_the_run_under_way(chain: ImagesChain) -> None:
     """Something is pushed behind the look's back; the event that says so comes before the run is over."""
     chain.remember()
     chain.start()
@@ -102,9 +94,9 @@ def test_an_event_for_one_repository_joins_the_run_under_way(chain: Chain) -> No
     chain.check()
 
 
-def test_a_late_transfer_does_not_undo_a_newer_one(place: World) -> None:
+def test_a_late_transfer_does_not_undo_a_newer_one(registries: ImagesWorld) -> None:
     """A look finds a tag at one digest; it moves, an event finds the other; the first transfer comes last."""
-    chain = place.chain()
+    chain = registries.chain()
     chain.configure(overwrite=True)
     chain.target.store.add_image("team/app", "latest", b"oldest")
     chain.source.store.add_image("team/app", "latest", b"old")
@@ -121,8 +113,8 @@ def test_a_late_transfer_does_not_undo_a_newer_one(place: World) -> None:
     assert chain.latest().counts.failed == 0
 
 
-def test_a_tag_that_moved_since_the_look_is_no_conflict_with_itself(place: World) -> None:
-    chain = place.chain()
+def test_a_tag_that_moved_since_the_look_is_no_conflict_with_itself(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     chain.configure()
     chain.source.store.add_image("team/app", "latest", b"old")
     chain.start()
@@ -136,8 +128,8 @@ def test_a_tag_that_moved_since_the_look_is_no_conflict_with_itself(place: World
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_tag_that_vanishes_between_two_requests(place: World, side: str) -> None:
-    chain = place.chain()
+def test_a_tag_that_vanishes_between_two_requests(registries: ImagesWorld, side: str) -> None:
+    chain = registries.chain()
     chain.configure()
     chain.source.store.add_image("team/app", "1.0", b"one")
     chain.source.store.add_image("team/app", "2.0", b"two")
@@ -162,7 +154,7 @@ def test_a_tag_that_vanishes_between_two_requests(place: World, side: str) -> No
     assert counts.moved == (1 if side == "source" else 2)
 
 
-def test_a_run_that_is_cancelled_leaves_nothing_half_there(chain: Chain) -> None:
+def test_a_run_that_is_cancelled_leaves_nothing_half_there(chain: ImagesChain) -> None:
     chain.remember()
     chain.start()
     chain.pump.deliver(chain.mail.waiting())
@@ -178,9 +170,9 @@ def test_a_run_that_is_cancelled_leaves_nothing_half_there(chain: Chain) -> None
     chain.check()
 
 
-def test_repositories_of_many_tags_go_in_several_messages(place: World) -> None:
+def test_repositories_of_many_tags_go_in_several_messages(registries: ImagesWorld) -> None:
     """Two transfers of one repository: one waits for the other's lease, and neither is lost."""
-    chain = place.chain()
+    chain = registries.chain()
     chain.configure(concurrency=8)
     image = chain.source.store.add_image("team/app", "first", b"a layer")
     tags = chain.source.store.repositories["team/app"].tags

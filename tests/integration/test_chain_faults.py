@@ -10,19 +10,13 @@ import pytest
 from moto import mock_aws
 
 from syncline.model import RunStatus
-from tests.rig.images import Chain, Key, World, small, world
+from tests.rig.images import ImagesChain, ImagesWorld, Key, small
 from tests.standins.oci import Fault, OciRegistry, bad_gateway, throttled
 from tests.standins.oci_store import Repository, Store, digest_of
 
 ITEM: Final[Key] = ("team/web", "2.0")
 LAYER: Final = digest_of(b"web 2.0")  # in that item alone
 OFTEN: Final = 4  # as often as one function tries, less often than an item is tried
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,7 @@ REFUSALS: Final = (
 )
 
 
-def pair(chain: Chain) -> Chain:
+def pair(chain: ImagesChain) -> ImagesChain:
     """Two repositories with a layer in common; one has a tag that conflicts."""
     source = chain.source.store
     source.add_image("team/app", "1.0", b"the base", b"app 1.0")
@@ -100,8 +94,8 @@ def pair(chain: Chain) -> Chain:
     return chain
 
 
-def disturbed(place: World, case: Case, times: int | None) -> Chain:
-    chain = pair(place.chain())
+def disturbed(registries: ImagesWorld, case: Case, times: int | None) -> ImagesChain:
+    chain = pair(registries.chain())
     registry: OciRegistry = getattr(chain, case.side)
     registry.fault(case.method, case.pattern, case.fault, times=times)
     chain.run()
@@ -110,18 +104,18 @@ def disturbed(place: World, case: Case, times: int | None) -> Chain:
 
 # What is answered with a status is tried again by the same function: once is not enough to come to the step.
 @pytest.mark.parametrize("case", [case for case in CASES if not case.fault.status], ids=str)
-def test_what_happens_once_heals(place: World, case: Case) -> None:
-    disturbed(place, case, 1).check()
+def test_what_happens_once_heals(registries: ImagesWorld, case: Case) -> None:
+    disturbed(registries, case, 1).check()
 
 
 @pytest.mark.parametrize("case", [*CASES, *WAITS], ids=str)
-def test_what_happens_often_heals(place: World, case: Case) -> None:
-    disturbed(place, case, OFTEN).check()
+def test_what_happens_often_heals(registries: ImagesWorld, case: Case) -> None:
+    disturbed(registries, case, OFTEN).check()
 
 
 @pytest.mark.parametrize("case", [*CASES, *REFUSALS], ids=str)
-def test_what_stays_fails_with_its_code_and_harms_nothing_else(place: World, case: Case) -> None:
-    chain = disturbed(place, case, None)
+def test_what_stays_fails_with_its_code_and_harms_nothing_else(registries: ImagesWorld, case: Case) -> None:
+    chain = disturbed(registries, case, None)
     failing = {ITEM: case.code} if case.code else {}
     if case.pattern == "/v2/team/web/blobs/sha256":
         assert chain.latest().counts.failed == 1
@@ -140,8 +134,8 @@ def test_what_stays_fails_with_its_code_and_harms_nothing_else(place: World, cas
 @pytest.mark.parametrize(
     "fault", [throttled(), Fault(500), bad_gateway(), Fault(cut=5)], ids=["429", "500", "502", "cut"]
 )
-def test_a_listing_that_fails_for_a_while_heals(place: World, listing: str, side: str, fault: Fault) -> None:
-    chain = pair(place.chain())
+def test_a_listing_that_fails_for_a_while_heals(registries: ImagesWorld, listing: str, side: str, fault: Fault) -> None:
+    chain = pair(registries.chain())
     registry: OciRegistry = getattr(chain, side)
     registry.fault("GET", listing, fault, times=OFTEN)
     chain.run()
@@ -149,15 +143,15 @@ def test_a_listing_that_fails_for_a_while_heals(place: World, listing: str, side
 
 
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_repository_that_cannot_be_listed_fails_alone(place: World, side: str) -> None:
-    chain = pair(place.chain())
+def test_a_repository_that_cannot_be_listed_fails_alone(registries: ImagesWorld, side: str) -> None:
+    chain = pair(registries.chain())
     registry: OciRegistry = getattr(chain, side)
     registry.fault("GET", "team/web/tags/list", Fault(500), times=None)
     run = chain.run()
     assert run.status is RunStatus.DONE
     assert (run.counts.moved, run.counts.failed) == (1, 1)
-    assert {key: dead.code for key, dead in chain.dead().items()} == {("*", "*"): "SERVER_ERROR"}
-    (dead,) = chain.dead().values()
+    assert {key: dead.code for key, dead in chain.dead_items().items()} == {("*", "*"): "SERVER_ERROR"}
+    (dead,) = chain.dead_items().values()
     assert dead.batch.scope.groups == ("team/web",)
 
 
@@ -173,20 +167,20 @@ def test_a_repository_that_cannot_be_listed_fails_alone(place: World, side: str)
     ],
 )
 def test_a_catalog_that_cannot_be_read_fails_the_run_and_is_never_nothing_to_do(
-    place: World, fault: Fault, code: str
+    registries: ImagesWorld, fault: Fault, code: str
 ) -> None:
-    chain = small(place.chain())
+    chain = small(registries.chain())
     chain.source.fault("GET", "_catalog", fault, times=None)
     run = chain.run()
     assert run.status is RunStatus.DONE
     assert (run.counts.failed, run.counts.moved, run.counts.skipped) == (1, 0, 0)
-    (dead,) = chain.dead().values()
+    (dead,) = chain.dead_items().values()
     assert dead.code.startswith(code)
     assert dead.batch.scope.everything
 
 
-def test_two_hundred_and_seventy_repositories_over_three_pages_are_all_found(place: World) -> None:
-    chain = place.chain()
+def test_two_hundred_and_seventy_repositories_over_three_pages_are_all_found(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     for number in range(270):
         chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
     chain.configure()
@@ -198,9 +192,9 @@ def test_two_hundred_and_seventy_repositories_over_three_pages_are_all_found(pla
     assert len(chain.source.asked("GET", "_catalog")) == 3
 
 
-def test_a_look_goes_on_over_several_functions(place: World) -> None:
+def test_a_look_goes_on_over_several_functions(registries: ImagesWorld) -> None:
     """Each look at the time that is left takes so long that a function gets through a few repositories only."""
-    chain = place.chain()
+    chain = registries.chain()
     for number in range(40):
         chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
         if number % 2:
@@ -217,16 +211,16 @@ def test_a_look_goes_on_over_several_functions(place: World) -> None:
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[World]:
+def guarded() -> Iterator[ImagesWorld]:
     """Both registries want tokens."""
     users = {"robot": "robot's password"}
     with mock_aws(), OciRegistry(users) as source, OciRegistry(users) as target:
-        yield World(source, target)
+        yield ImagesWorld(source, target)
 
 
-def signed_in(place: World) -> Chain:
+def signed_in(registries: ImagesWorld) -> ImagesChain:
     auth = {"username": "robot", "password": "env:ROBOT"}
-    chain = place.chain()
+    chain = registries.chain()
     chain.secrets = {"ROBOT": "robot's password"}
     source = {"registry": chain.source.host, "plain_http": True, "catalog": True, "auth": auth}
     target = {"registry": chain.target.host, "plain_http": True, "auth": auth}
@@ -251,7 +245,9 @@ EXPIRED: Final = Fault(expire_tokens=True)
         ("target", "GET", "/manifests/"),
     ],
 )
-def test_a_token_may_expire_at_any_request(guarded: World, side: str, method: str, pattern: str, first: int) -> None:
+def test_a_token_may_expire_at_any_request(
+    guarded: ImagesWorld, side: str, method: str, pattern: str, first: int
+) -> None:
     """Once in a run: of requests that are made at a time, one may have its second try when a second token expires."""
     chain = signed_in(guarded)
     registry: OciRegistry = getattr(chain, side)
@@ -261,12 +257,12 @@ def test_a_token_may_expire_at_any_request(guarded: World, side: str, method: st
     chain.check_again()
 
 
-def test_a_wrong_password_fails_with_its_code_and_is_in_no_message(guarded: World) -> None:
+def test_a_wrong_password_fails_with_its_code_and_is_in_no_message(guarded: ImagesWorld) -> None:
     chain = signed_in(guarded)
     chain.secrets = {"ROBOT": "another password"}
     run = chain.run()
     assert (run.status, run.counts.failed) == (RunStatus.DONE, 1)
-    (dead,) = chain.dead().values()
+    (dead,) = chain.dead_items().values()
     assert dead.code in ("UNAUTHORIZED", "REFUSED")
     assert "another password" not in "".join(letter.body for _, letter in chain.mail.dead())
 
@@ -275,7 +271,7 @@ def test_a_wrong_password_fails_with_its_code_and_is_in_no_message(guarded: Worl
 
 
 def test_bytes_that_are_not_the_digests_never_reach_a_registry_that_does_not_check(
-    place: World, monkeypatch: pytest.MonkeyPatch
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both for blobs that are held in memory and for those that are streamed."""
 
@@ -286,6 +282,6 @@ def test_bytes_that_are_not_the_digests_never_reach_a_registry_that_does_not_che
     monkeypatch.setattr(Store, "finish", trusting)
     for small_size in (0, 4 * 1024 * 1024):
         monkeypatch.setattr("syncline.kinds.images.transfer.BUFFERED", small_size)
-        chain = disturbed(place, Case("source", "GET", BLOB, Fault(wrong=True), None), None)
+        chain = disturbed(registries, Case("source", "GET", BLOB, Fault(wrong=True), None), None)
         chain.check({ITEM: "DIGEST_MISMATCH"})
         assert LAYER not in chain.target.store.repositories["team/web"].blobs

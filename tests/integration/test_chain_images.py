@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from moto import mock_aws
 
 from syncline.kinds.images import facts
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import RunStatus
-from tests.rig.images import Chain, World, small, world
+from tests.rig.images import ImagesChain, ImagesWorld, small
 from tests.standins.oci import Fault
 from tests.standins.oci_store import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository, Stored, descriptor, digest_of
 from tests.standins.quay import TOKEN, QuayServer
@@ -23,20 +21,14 @@ DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Chain:
-    chain = place.chain()
+def chain(registries: ImagesWorld) -> ImagesChain:
+    chain = registries.chain()
     chain.configure(concurrency=4)
     return chain
 
 
-def put(chain: Chain, name: str, tag: str, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
+def put(chain: ImagesChain, name: str, tag: str, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
     """A manifest of any form, with its blobs, straight into the source; its digest."""
     repository = chain.source.store.repositories.setdefault(name, Repository())
     repository.blobs |= {digest_of(blob): blob for blob in blobs}
@@ -46,7 +38,7 @@ def put(chain: Chain, name: str, tag: str, media_type: str, manifest: dict[str, 
     return digest_of(body)
 
 
-def test_manifests_arrive_byte_for_byte(chain: Chain) -> None:
+def test_manifests_arrive_byte_for_byte(chain: ImagesChain) -> None:
     small(chain)
     chain.run()
     source, target = chain.source.store.repositories, chain.target.store.repositories
@@ -58,7 +50,7 @@ def test_manifests_arrive_byte_for_byte(chain: Chain) -> None:
                 assert target[name].manifests[digest] == stored
 
 
-def test_an_image_as_docker_pushes_it(chain: Chain) -> None:
+def test_an_image_as_docker_pushes_it(chain: ImagesChain) -> None:
     config, layer = b'{"os": "linux"}', b"a layer"
     manifest = {
         "schemaVersion": 2,
@@ -75,7 +67,7 @@ def test_an_image_as_docker_pushes_it(chain: Chain) -> None:
     chain.check()
 
 
-def test_indexes_within_indexes(chain: Chain) -> None:
+def test_indexes_within_indexes(chain: ImagesChain) -> None:
     store = chain.source.store
     inner = store.add_image("team/deep", None, b"a layer")
     for _ in range(DEEPEST - 1):
@@ -85,7 +77,7 @@ def test_indexes_within_indexes(chain: Chain) -> None:
     chain.check()
 
 
-def test_indexes_nested_without_end_are_refused(chain: Chain) -> None:
+def test_indexes_nested_without_end_are_refused(chain: ImagesChain) -> None:
     store = chain.source.store
     inner = store.add_image("team/deep", "sound", b"a layer")
     for _ in range(DEEPEST + 2):
@@ -95,7 +87,7 @@ def test_indexes_nested_without_end_are_refused(chain: Chain) -> None:
     chain.check({("team/deep", "deep"): "MANIFEST_INVALID"})
 
 
-def test_parts_named_more_than_once_are_sent_once(chain: Chain) -> None:
+def test_parts_named_more_than_once_are_sent_once(chain: ImagesChain) -> None:
     store = chain.source.store
     image = store.add_image("team/twice", "1", b"layer", b"layer")
     store.add_index("team/twice", "2", image, image)
@@ -104,7 +96,7 @@ def test_parts_named_more_than_once_are_sent_once(chain: Chain) -> None:
     assert len(chain.target.asked("PUT", f"digest={digest_of(b'layer')}")) == 1
 
 
-def test_an_image_without_layers_and_one_with_an_empty_layer(chain: Chain) -> None:
+def test_an_image_without_layers_and_one_with_an_empty_layer(chain: ImagesChain) -> None:
     chain.source.store.add_image("team/empty", "none")
     chain.source.store.add_image("team/empty", "nothing", b"")
     chain.source.store.add_index("team/empty", "index")
@@ -112,7 +104,7 @@ def test_an_image_without_layers_and_one_with_an_empty_layer(chain: Chain) -> No
     chain.check()
 
 
-def test_a_signature_with_a_subject(chain: Chain) -> None:
+def test_a_signature_with_a_subject(chain: ImagesChain) -> None:
     image = chain.source.store.add_image("team/signed", "1", b"layer")
     stored = chain.source.store.repositories["team/signed"].manifests[image]
     chain.source.store.add_image(
@@ -122,7 +114,7 @@ def test_a_signature_with_a_subject(chain: Chain) -> None:
     chain.check()
 
 
-def test_a_layer_that_lies_elsewhere_is_not_missed(chain: Chain) -> None:
+def test_a_layer_that_lies_elsewhere_is_not_missed(chain: ImagesChain) -> None:
     config, foreign = b"{}", b"a layer of Windows"
     manifest = {
         "schemaVersion": 2,
@@ -150,7 +142,7 @@ def test_a_layer_that_lies_elsewhere_is_not_missed(chain: Chain) -> None:
     ],
 )
 def test_what_is_no_image_fails_alone_and_at_once(
-    chain: Chain, media_type: str, body: dict[str, Any], code: str
+    chain: ImagesChain, media_type: str, body: dict[str, Any], code: str
 ) -> None:
     chain.source.store.add_image("team/mixed", "sound", b"layer")
     put(chain, "team/mixed", "odd", media_type, body)
@@ -159,15 +151,15 @@ def test_what_is_no_image_fails_alone_and_at_once(
     assert len(chain.source.asked("GET", "/manifests/odd")) == 1
 
 
-def test_a_tag_that_differs_moves_where_the_sync_may_overwrite(place: World) -> None:
-    chain = small(place.chain(), overwrite=True)
+def test_a_tag_that_differs_moves_where_the_sync_may_overwrite(registries: ImagesWorld) -> None:
+    chain = small(registries.chain(), overwrite=True)
     chain.run()
     assert chain.latest().counts.conflict == 0
     assert chain.target.store.tags() == chain.source.store.tags()
 
 
-def test_names_at_the_target_have_the_prefix(place: World) -> None:
-    chain = place.chain()
+def test_names_at_the_target_have_the_prefix(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     target = {"registry": chain.target.host, "plain_http": True, "prefix": "mirror/prod"}
     chain.configure(target=target)
     chain.source.store.add_image("team/app", "1", b"layer")
@@ -184,10 +176,10 @@ def test_names_at_the_target_have_the_prefix(place: World) -> None:
 
 @pytest.mark.parametrize("worth_noting", [0, 1 << 30], ids=["shared memory", "own memory"])
 def test_a_shared_layer_crosses_the_network_once(
-    place: World, monkeypatch: pytest.MonkeyPatch, worth_noting: int
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch, worth_noting: int
 ) -> None:
     monkeypatch.setattr(facts, "WORTH_NOTING", worth_noting)
-    chain = place.chain()
+    chain = registries.chain()
     chain.configure()
     for name in ("a", "b", "c"):
         chain.source.store.add_image(f"team/{name}", "1", b"the base", name.encode())
@@ -202,10 +194,10 @@ def test_a_shared_layer_crosses_the_network_once(
     [Fault(405), Fault(401), Fault(403), Fault(404), Fault(202, {"Location": "/v2/team/b/blobs/uploads/x?y=z"})],
 )
 def test_where_mounting_is_refused_the_layer_is_sent(
-    place: World, monkeypatch: pytest.MonkeyPatch, fault: Fault
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
-    chain = place.chain()
+    chain = registries.chain()
     chain.configure()
     for name in ("a", "b", "c"):
         chain.source.store.add_image(f"team/{name}", "1", b"the base", name.encode())
@@ -215,9 +207,9 @@ def test_where_mounting_is_refused_the_layer_is_sent(
     chain.check_again()
 
 
-def test_a_place_that_is_wrong_costs_a_request_only(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_is_wrong_costs_a_request_only(registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
-    chain = place.chain()
+    chain = registries.chain()
     chain.configure()
     chain.source.store.add_image("team/a", "1", b"the base")
     key = f"{chain.target.host}@{digest_of(b'the base')}"
@@ -230,7 +222,7 @@ def test_a_place_that_is_wrong_costs_a_request_only(place: World, monkeypatch: p
 # -- Quay's API
 
 
-def quay_sync(chain: Chain, source: QuayServer, target: QuayServer | None = None) -> None:
+def quay_sync(chain: ImagesChain, source: QuayServer, target: QuayServer | None = None) -> None:
     def api(server: QuayServer) -> dict[str, Any]:
         return {"api": {"kind": "quay", "url": server.url, "token": "env:QUAY"}}
 
@@ -241,14 +233,14 @@ def quay_sync(chain: Chain, source: QuayServer, target: QuayServer | None = None
     )
 
 
-def mirror(chain: Chain, server: QuayServer) -> None:
+def mirror(chain: ImagesChain, server: QuayServer) -> None:
     """Let Quay's API know what the source holds."""
     for name, repository in chain.source.store.repositories.items():
         server.put(name, dict(repository.tags))
 
 
-def test_all_of_quays_pages_are_read(place: World) -> None:
-    chain = place.chain()
+def test_all_of_quays_pages_are_read(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     for number in range(270):
         chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
     with QuayServer() as quay:
@@ -261,8 +253,8 @@ def test_all_of_quays_pages_are_read(place: World) -> None:
     assert len(chain.results(chain.latest())) == 270
 
 
-def test_between_two_quays_a_run_with_nothing_to_do_asks_no_registry(place: World) -> None:
-    chain = small(place.chain())
+def test_between_two_quays_a_run_with_nothing_to_do_asks_no_registry(registries: ImagesWorld) -> None:
+    chain = small(registries.chain())
     with QuayServer() as quay, QuayServer() as dr:
         mirror(chain, quay)
         quay_sync(chain, quay, dr)
@@ -275,13 +267,13 @@ def test_between_two_quays_a_run_with_nothing_to_do_asks_no_registry(place: Worl
         assert len(chain.source.requests) + len(chain.target.requests) == asked
 
 
-def test_a_token_that_quay_does_not_know_is_never_nothing_to_do(place: World) -> None:
-    chain = small(place.chain())
+def test_a_token_that_quay_does_not_know_is_never_nothing_to_do(registries: ImagesWorld) -> None:
+    chain = small(registries.chain())
     with QuayServer() as quay:
         mirror(chain, quay)
         quay_sync(chain, quay)
         chain.secrets = {"QUAY": "another token"}
         run = chain.run()
     assert (run.status, run.counts.failed, run.counts.moved) == (RunStatus.DONE, 1, 0)
-    (dead,) = chain.dead().values()
+    (dead,) = chain.dead_items().values()
     assert dead.code in ("UNAUTHORIZED", "LISTING_INCOMPLETE")

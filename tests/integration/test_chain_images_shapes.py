@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from moto import mock_aws
 
 from syncline.model import Outcome, Result
-from tests.rig.images import Chain, World, world
+from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci_store import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -27,21 +25,15 @@ CACHE_CONFIG: Final = "application/vnd.buildkit.cacheconfig.v0"
 ARTIFACT: Final = "application/vnd.oci.artifact.manifest.v1+json"
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Chain:
-    chain = place.chain()
+def chain(registries: ImagesWorld) -> ImagesChain:
+    chain = registries.chain()
     chain.configure()
     chain.source.store.takes_all = chain.target.store.takes_all = True
     return chain
 
 
-def put(chain: Chain, tag: str | None, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
+def put(chain: ImagesChain, tag: str | None, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
     """Put a manifest of any form, with its blobs, straight into the source and return its digest."""
     repository = chain.source.store.repositories.setdefault(APP, Repository())
     repository.blobs |= {digest_of(blob): blob for blob in blobs}
@@ -52,11 +44,11 @@ def put(chain: Chain, tag: str | None, media_type: str, manifest: dict[str, Any]
     return digest_of(body)
 
 
-def result(chain: Chain, tag: str) -> Result:
+def result(chain: ImagesChain, tag: str) -> Result:
     return chain.results(chain.latest())[APP, tag]
 
 
-def check_copied(chain: Chain, tag: str, *blobs: bytes) -> None:
+def check_copied(chain: ImagesChain, tag: str, *blobs: bytes) -> None:
     """Check that a tag moved byte for byte, with these blobs, and that the next run finds nothing to do."""
     there, here = (side.store.repositories[APP] for side in (chain.source, chain.target))
     assert result(chain, tag).outcome is Outcome.MOVED, result(chain, tag)
@@ -74,7 +66,7 @@ def cache_index(*blobs: bytes) -> dict[str, Any]:
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, descriptor(CACHE_CONFIG, config)]}
 
 
-def test_an_index_whose_entries_are_blobs(chain: Chain) -> None:
+def test_an_index_whose_entries_are_blobs(chain: ImagesChain) -> None:
     blobs = (b"a layer", b"another layer", b'{"layers": []}')
     put(chain, "cache", OCI_INDEX, cache_index(*blobs), *blobs)
     chain.source.store.add_image(APP, "1.0", b"an image")
@@ -83,7 +75,7 @@ def test_an_index_whose_entries_are_blobs(chain: Chain) -> None:
     check_copied(chain, "cache", *blobs)
 
 
-def test_a_blob_lost_from_an_index_of_blobs_has_not_arrived(chain: Chain) -> None:
+def test_a_blob_lost_from_an_index_of_blobs_has_not_arrived(chain: ImagesChain) -> None:
     blobs = (b"a layer", b"another layer", b'{"layers": []}')
     put(chain, "cache", OCI_INDEX, cache_index(*blobs), *blobs)
     lost: list[str] = []
@@ -102,7 +94,7 @@ def test_a_blob_lost_from_an_index_of_blobs_has_not_arrived(chain: Chain) -> Non
     check_copied(chain, "cache", *blobs)
 
 
-def sparse(chain: Chain) -> tuple[str, list[str]]:
+def sparse(chain: ImagesChain) -> tuple[str, list[str]]:
     """Tag an index of three platforms of which the source has one; return its digest and those of the absent ones."""
     store = chain.source.store
     entries, absent = [], []
@@ -118,7 +110,7 @@ def sparse(chain: Chain) -> tuple[str, list[str]]:
     return put(chain, "sparse", OCI_INDEX, value), absent
 
 
-def test_a_sparse_index_keeps_its_digest_and_its_absent_platforms_are_named(chain: Chain) -> None:
+def test_a_sparse_index_keeps_its_digest_and_its_absent_platforms_are_named(chain: ImagesChain) -> None:
     sparse(chain)
     chain.run()
     reason = result(chain, "sparse").reason or ""
@@ -128,7 +120,7 @@ def test_a_sparse_index_keeps_its_digest_and_its_absent_platforms_are_named(chai
     check_copied(chain, "sparse", b"amd64")
 
 
-def test_a_child_that_the_source_has_is_not_taken_for_an_absent_one(chain: Chain) -> None:
+def test_a_child_that_the_source_has_is_not_taken_for_an_absent_one(chain: ImagesChain) -> None:
     sparse(chain)
     lost: list[str] = []
 
@@ -148,7 +140,7 @@ def test_a_child_that_the_source_has_is_not_taken_for_an_absent_one(chain: Chain
     assert len(chain.target.store.repositories[APP].manifests) == 2
 
 
-def test_a_target_that_refuses_a_sparse_index_is_named_as_the_cause(chain: Chain) -> None:
+def test_a_target_that_refuses_a_sparse_index_is_named_as_the_cause(chain: ImagesChain) -> None:
     chain.target.store.takes_all = False
     _, absent = sparse(chain)
     chain.source.store.add_image(APP, "1.0", b"an image")
@@ -162,7 +154,7 @@ def test_a_target_that_refuses_a_sparse_index_is_named_as_the_cause(chain: Chain
     assert absent
 
 
-def test_a_manifest_of_an_unknown_type_comes_with_all_that_it_references(chain: Chain) -> None:
+def test_a_manifest_of_an_unknown_type_comes_with_all_that_it_references(chain: ImagesChain) -> None:
     store = chain.source.store
     inner = store.add_image(APP, None, b"a layer of the inner image")
     subject = store.add_image(APP, None, b"a layer of the subject")
@@ -186,7 +178,7 @@ def test_a_manifest_of_an_unknown_type_comes_with_all_that_it_references(chain: 
     )
 
 
-def test_an_unknown_type_below_an_index(chain: Chain) -> None:
+def test_an_unknown_type_below_an_index(chain: ImagesChain) -> None:
     value = {"mediaType": ARTIFACT, "blobs": [descriptor("application/vnd.example.weights", b"weights")]}
     child = put(chain, None, ARTIFACT, value, b"weights")
     stored = chain.source.store.repositories[APP].manifests[child]
@@ -202,7 +194,9 @@ def test_an_unknown_type_below_an_index(chain: Chain) -> None:
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["taken", "refused"])
-def test_a_referrer_of_an_unknown_type_comes_along_where_the_target_takes_it(chain: Chain, *, taken: bool) -> None:
+def test_a_referrer_of_an_unknown_type_comes_along_where_the_target_takes_it(
+    chain: ImagesChain, *, taken: bool
+) -> None:
     chain.target.store.takes_all = taken
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     subject = descriptor(OCI_MANIFEST, chain.source.store.repositories[APP].manifests[image].body)
@@ -218,7 +212,7 @@ def test_a_referrer_of_an_unknown_type_comes_along_where_the_target_takes_it(cha
         assert chain.latest().counts.skipped == 1
 
 
-def test_a_target_that_refuses_an_unknown_type_is_named_as_the_cause(chain: Chain) -> None:
+def test_a_target_that_refuses_an_unknown_type_is_named_as_the_cause(chain: ImagesChain) -> None:
     chain.target.store.takes_all = False
     put(chain, "model", ARTIFACT, {"mediaType": ARTIFACT, "blobs": []})
     chain.run()
@@ -227,7 +221,7 @@ def test_a_target_that_refuses_an_unknown_type_is_named_as_the_cause(chain: Chai
     assert ARTIFACT in (found.reason or "")
 
 
-def test_a_target_that_refuses_foreign_layers_is_named_as_the_cause(chain: Chain) -> None:
+def test_a_target_that_refuses_foreign_layers_is_named_as_the_cause(chain: ImagesChain) -> None:
     foreign = descriptor(OCI_LAYER, b"a layer of Windows", urls=["https://files.example.com/layer"])
     value = {
         "schemaVersion": 2,

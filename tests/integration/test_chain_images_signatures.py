@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from moto import mock_aws
 
 from syncline.kinds.images import discover as looking
 from syncline.model import Outcome, Result
-from tests.rig.images import Chain, World, world
+from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci_store import OCI_LAYER, OCI_MANIFEST, Store, descriptor, digest_of
 
 APP: Final = "team/app"
@@ -19,15 +18,9 @@ SIGNATURE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 ATTESTATION: Final = "application/vnd.dsse.envelope.v1+json"
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Iterator[Chain]:
-    chain = place.chain()
+def chain(registries: ImagesWorld) -> Iterator[ImagesChain]:
+    chain = registries.chain()
     chain.configure()
     yield chain
     chain.target.before = lambda _method, _target: None
@@ -50,7 +43,7 @@ def list_referrers(store: Store, image: str, *whats: bytes) -> str:
     return tag
 
 
-def result(chain: Chain, tag: str) -> Result:
+def result(chain: ImagesChain, tag: str) -> Result:
     return chain.results(chain.latest())[APP, tag]
 
 
@@ -58,7 +51,7 @@ def result(chain: Chain, tag: str) -> Result:
     ("suffix", "kind"),
     [(".sig", SIGNATURE), (".att", ATTESTATION), (".sbom", "text/spdx"), (".sig", OCI_LAYER)],
 )
-def test_a_second_signature_follows(chain: Chain, suffix: str, kind: str) -> None:
+def test_a_second_signature_follows(chain: ImagesChain, suffix: str, kind: str) -> None:
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = sign(chain.source.store, image, b"signed by ann", suffix=suffix, kind=kind)
     assert chain.run().counts.moved == 2
@@ -70,7 +63,7 @@ def test_a_second_signature_follows(chain: Chain, suffix: str, kind: str) -> Non
 
 
 @pytest.mark.parametrize("left", [(), (b"signed by ann",), (b"signed by ann", b"signed by eve")])
-def test_a_signature_that_was_revoked_stays_and_is_a_conflict(chain: Chain, left: tuple[bytes, ...]) -> None:
+def test_a_signature_that_was_revoked_stays_and_is_a_conflict(chain: ImagesChain, left: tuple[bytes, ...]) -> None:
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = sign(chain.source.store, image, b"signed by ann", b"signed by bob")
     chain.run()
@@ -84,7 +77,7 @@ def test_a_signature_that_was_revoked_stays_and_is_a_conflict(chain: Chain, left
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_list_of_referrers_that_grows_follows(chain: Chain, algorithm: str) -> None:
+def test_a_list_of_referrers_that_grows_follows(chain: ImagesChain, algorithm: str) -> None:
     chain.target.store.algorithm = algorithm
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
@@ -97,7 +90,7 @@ def test_a_list_of_referrers_that_grows_follows(chain: Chain, algorithm: str) ->
     assert not chain.target.store.broken()
 
 
-def test_a_list_of_referrers_that_shrank_stays_and_is_a_conflict(chain: Chain) -> None:
+def test_a_list_of_referrers_that_shrank_stays_and_is_a_conflict(chain: ImagesChain) -> None:
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = list_referrers(chain.source.store, image, b"one", b"two")
@@ -114,7 +107,9 @@ def test_a_list_of_referrers_that_shrank_stays_and_is_a_conflict(chain: Chain) -
 @pytest.mark.parametrize("grown", [False, True], ids=["others", "more"])
 @pytest.mark.parametrize("suffix", ["", ".sig"])
 @pytest.mark.parametrize("shape", ["index", "image"])
-def test_an_ordinary_image_under_such_a_tag_is_protected(chain: Chain, shape: str, suffix: str, *, grown: bool) -> None:
+def test_an_ordinary_image_under_such_a_tag_is_protected(
+    chain: ImagesChain, shape: str, suffix: str, *, grown: bool
+) -> None:
     tag = "sha256-" + "5" * 64 + suffix
     parts = {chain.source: (b"a", b"b") if grown else (b"a",), chain.target: (b"a",) if grown else (b"z",)}
     for side, layers in parts.items():
@@ -130,7 +125,7 @@ def test_an_ordinary_image_under_such_a_tag_is_protected(chain: Chain, shape: st
     assert chain.latest().counts.moved == 0
 
 
-def test_a_referrer_is_not_added_to_an_ordinary_image(chain: Chain) -> None:
+def test_a_referrer_is_not_added_to_an_ordinary_image(chain: ImagesChain) -> None:
     """The target has no referrers API, and an ordinary index under the tag that would list them."""
     chain.target.lists_referrers = False
     store = chain.source.store
@@ -150,7 +145,7 @@ def test_a_referrer_is_not_added_to_an_ordinary_image(chain: Chain) -> None:
 @pytest.mark.parametrize("page_tags", [1, 100])
 @pytest.mark.parametrize("concurrency", [1, 8])
 def test_signatures_are_there_before_the_tags_that_they_sign(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch, page_tags: int, concurrency: int
+    chain: ImagesChain, monkeypatch: pytest.MonkeyPatch, page_tags: int, concurrency: int
 ) -> None:
     monkeypatch.setattr(looking, "PAGE_TAGS", page_tags)
     chain.configure(concurrency=concurrency)
@@ -171,7 +166,7 @@ def test_signatures_are_there_before_the_tags_that_they_sign(
     chain.check()
 
 
-def test_a_signature_that_conflicts_does_not_hold_its_image_back(chain: Chain) -> None:
+def test_a_signature_that_conflicts_does_not_hold_its_image_back(chain: ImagesChain) -> None:
     store = chain.source.store
     image = store.add_image(APP, "1.0", b"an image")
     tag = sign(store, image, b"signed by ann")
@@ -181,7 +176,7 @@ def test_a_signature_that_conflicts_does_not_hold_its_image_back(chain: Chain) -
     assert (result(chain, tag).outcome, result(chain, tag).target) == (Outcome.CONFLICT, theirs)
 
 
-def test_a_signature_that_cannot_be_copied_does_not_hold_its_image_back(chain: Chain) -> None:
+def test_a_signature_that_cannot_be_copied_does_not_hold_its_image_back(chain: ImagesChain) -> None:
     store = chain.source.store
     image = store.add_image(APP, "1.0", b"an image")
     tag = sign(store, image, b"signed by ann")
@@ -191,7 +186,7 @@ def test_a_signature_that_cannot_be_copied_does_not_hold_its_image_back(chain: C
     assert (result(chain, tag).outcome, result(chain, tag).code) == (Outcome.FAILED, "NOT_FOUND")
 
 
-def test_lists_of_other_bytes_and_the_same_entries_become_the_sources(chain: Chain) -> None:
+def test_lists_of_other_bytes_and_the_same_entries_become_the_sources(chain: ImagesChain) -> None:
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = list_referrers(chain.source.store, image, b"one")

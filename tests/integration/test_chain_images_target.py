@@ -6,32 +6,25 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from moto import mock_aws
 
 from syncline.kinds.images import transfer as parts
 from syncline.model import Outcome, Result
-from tests.rig.images import Chain, World, world
+from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci import Fault
 from tests.standins.oci_store import Repository, digest_of
 
 APP: Final = "team/app"
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Iterator[Chain]:
-    chain = place.chain()
+def chain(registries: ImagesWorld) -> Iterator[ImagesChain]:
+    chain = registries.chain()
     chain.configure()
     yield chain
     chain.target.before = chain.source.before = lambda _method, _target: None
 
 
-def result(chain: Chain, tag: str = "1.0") -> Result:
+def result(chain: ImagesChain, tag: str = "1.0") -> Result:
     """The result of a tag in the latest run."""
     return chain.results(chain.latest())[APP, tag]
 
@@ -46,7 +39,7 @@ def both_named(found: Result, ours: str, theirs: str) -> bool:
 
 
 @pytest.mark.parametrize("had", [False, True], ids=["absent", "replaced"])
-def test_a_tag_that_somebody_else_puts_during_the_transfer_is_a_conflict(chain: Chain, *, had: bool) -> None:
+def test_a_tag_that_somebody_else_puts_during_the_transfer_is_a_conflict(chain: ImagesChain, *, had: bool) -> None:
     ours = chain.source.store.add_image(APP, "1.0", b"ours")
     if had:
         chain.configure(overwrite=True)
@@ -70,7 +63,7 @@ def test_a_tag_that_somebody_else_puts_during_the_transfer_is_a_conflict(chain: 
         assert chain.target.store.digest(APP, "1.0") == theirs[0]
 
 
-def test_a_tag_that_somebody_else_puts_right_after_us_is_a_conflict(chain: Chain) -> None:
+def test_a_tag_that_somebody_else_puts_right_after_us_is_a_conflict(chain: ImagesChain) -> None:
     ours = chain.source.store.add_image(APP, "1.0", b"ours")
     theirs: list[str] = []
     put: list[str] = []
@@ -95,7 +88,7 @@ def test_a_tag_that_somebody_else_puts_right_after_us_is_a_conflict(chain: Chain
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_layer_missing_below_a_child_that_is_there_is_sent(chain: Chain, *, overwrite: bool) -> None:
+def test_a_layer_missing_below_a_child_that_is_there_is_sent(chain: ImagesChain, *, overwrite: bool) -> None:
     chain.configure(overwrite=overwrite)
     child = chain.source.store.add_image(APP, None, b"a layer", b"another layer")
     digest = chain.source.store.add_index(APP, "1.0", child)
@@ -117,7 +110,7 @@ def test_a_layer_missing_below_a_child_that_is_there_is_sent(chain: Chain, *, ov
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("lost", ["layer", "truncated", "child"])
-def test_what_disappears_right_after_the_put_comes_back(chain: Chain, lost: str, *, overwrite: bool) -> None:
+def test_what_disappears_right_after_the_put_comes_back(chain: ImagesChain, lost: str, *, overwrite: bool) -> None:
     """First it disappears for as long as the run goes on, so that the image is given up; the next run repairs it."""
     chain.configure(overwrite=overwrite)
     child = chain.source.store.add_image(APP, None, b"a layer of an image")
@@ -148,7 +141,7 @@ def test_what_disappears_right_after_the_put_comes_back(chain: Chain, lost: str,
     assert len(chain.target.asked("GET", "/manifests/")) <= asked + 3, "it is looked through once more, not always"
 
 
-def test_what_disappears_once_is_sent_again_in_the_same_run(chain: Chain) -> None:
+def test_what_disappears_once_is_sent_again_in_the_same_run(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "1.0", b"a layer")
     lost: list[str] = []
 
@@ -164,7 +157,7 @@ def test_what_disappears_once_is_sent_again_in_the_same_run(chain: Chain) -> Non
     assert not chain.target.store.broken()
 
 
-def test_what_could_not_be_verified_is_verified_by_the_next_run(chain: Chain) -> None:
+def test_what_could_not_be_verified_is_verified_by_the_next_run(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "1.0", b"a layer")
     chain.target.fault("GET", "/manifests/1.0", Fault(500), times=None)
     chain.run()
@@ -176,7 +169,7 @@ def test_what_could_not_be_verified_is_verified_by_the_next_run(chain: Chain) ->
     assert not chain.target.store.broken()
 
 
-def test_a_blob_that_the_target_has_truncated_is_sent_again(chain: Chain) -> None:
+def test_a_blob_that_the_target_has_truncated_is_sent_again(chain: ImagesChain) -> None:
     layer = b"a layer of more than ten bytes" * 3
     chain.source.store.add_image(APP, "1.0", layer)
     chain.target.store.repositories[APP] = Repository(blobs={digest_of(layer): layer[:10]})
@@ -186,7 +179,7 @@ def test_a_blob_that_the_target_has_truncated_is_sent_again(chain: Chain) -> Non
     assert not chain.target.store.broken()
 
 
-def test_a_blob_that_the_target_keeps_truncated_is_named_and_nothing_is_tagged(chain: Chain) -> None:
+def test_a_blob_that_the_target_keeps_truncated_is_named_and_nothing_is_tagged(chain: ImagesChain) -> None:
     layer = b"a layer of more than ten bytes" * 3
     chain.source.store.add_image(APP, "1.0", layer)
     chain.target.store.keeps_blobs = True
@@ -206,7 +199,7 @@ def test_a_blob_that_the_target_keeps_truncated_is_named_and_nothing_is_tagged(c
 @pytest.mark.parametrize("sizeless", [False, True])
 @pytest.mark.parametrize("small", [True, False])
 def test_a_blob_whose_manifest_states_another_size_is_refused_once(
-    chain: Chain, monkeypatch: pytest.MonkeyPatch, *, sizeless: bool, small: bool
+    chain: ImagesChain, monkeypatch: pytest.MonkeyPatch, *, sizeless: bool, small: bool
 ) -> None:
     """Whether the source tells the size before the bytes or only by them, and however the blob is sent."""
     if not small:
@@ -228,7 +221,7 @@ def test_a_blob_whose_manifest_states_another_size_is_refused_once(
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: Chain, algorithm: str) -> None:
+def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: ImagesChain, algorithm: str) -> None:
     chain.target.store.algorithm = algorithm
     old = chain.source.store.add_image(APP, "latest", b"the old one")
     moved: list[str] = []
@@ -250,7 +243,7 @@ def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: Cha
     assert chain.run().counts.skipped == 1
 
 
-def test_a_tag_that_moved_on_is_left_where_somebody_else_has_put_another(chain: Chain) -> None:
+def test_a_tag_that_moved_on_is_left_where_somebody_else_has_put_another(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "latest", b"the old one")
     moved: list[str] = []
 
@@ -267,7 +260,7 @@ def test_a_tag_that_moved_on_is_left_where_somebody_else_has_put_another(chain: 
     assert chain.target.store.digest(APP, "latest") == theirs
 
 
-def test_a_tag_that_moves_on_after_its_transfer_is_a_conflict_as_ever(chain: Chain) -> None:
+def test_a_tag_that_moves_on_after_its_transfer_is_a_conflict_as_ever(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "latest", b"the old one")
     chain.run()
     chain.source.store.add_image(APP, "latest", b"the new one")
@@ -281,7 +274,7 @@ def test_a_tag_that_moves_on_after_its_transfer_is_a_conflict_as_ever(chain: Cha
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("side", ["source", "target"])
 def test_a_digest_of_another_algorithm_is_equal_where_the_bytes_are(
-    chain: Chain, side: str, *, overwrite: bool
+    chain: ImagesChain, side: str, *, overwrite: bool
 ) -> None:
     chain.configure(overwrite=overwrite)
     getattr(chain, side).store.algorithm = "sha512"
@@ -293,7 +286,7 @@ def test_a_digest_of_another_algorithm_is_equal_where_the_bytes_are(
     assert len(chain.target.asked("PUT")) == puts
 
 
-def test_a_digest_of_another_algorithm_differs_where_the_bytes_do(chain: Chain) -> None:
+def test_a_digest_of_another_algorithm_differs_where_the_bytes_do(chain: ImagesChain) -> None:
     chain.target.store.algorithm = "sha512"
     chain.source.store.add_image(APP, "1.0", b"a layer")
     chain.target.store.add_image(APP, "1.0", b"another")

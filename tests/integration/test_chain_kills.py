@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from syncline.kinds.images import facts
 from syncline.kinds.images import transfer as parts
-from tests.rig.images import Chain, World, small, world
+from tests.rig.images import ImagesChain, ImagesWorld, small
 from tests.rig.pump import Duplicates, Manners, When
 
 SHARES: Final = 6  # each test takes every sixth effect, so that a failure is near what it names
 
 
 @pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def effects(place: World) -> list[str]:
+def effects(registries: ImagesWorld) -> list[str]:
     """The effects of an undisturbed run, which is right itself."""
-    chain = _started(place)
+    chain = _started(registries)
     chain.pump.run()
     chain.check()
     effects = list(chain.reaper.effects)
@@ -36,8 +28,8 @@ def effects(place: World) -> list[str]:
     return effects
 
 
-def _started(place: World) -> Chain:
-    chain = small(place.chain())
+def _started(registries: ImagesWorld) -> ImagesChain:
+    chain = small(registries.chain())
     chain.remember()
     chain.start()
     chain.reaper.effects.clear()
@@ -46,10 +38,10 @@ def _started(place: World) -> Chain:
 
 @pytest.mark.parametrize("share", range(SHARES))
 @pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(place: World, effects: list[str], when: When, share: int) -> None:
+def test_a_step_killed_at_any_effect(registries: ImagesWorld, effects: list[str], when: When, share: int) -> None:
     assert len(effects) > 35
     for number in range(1 + share, len(effects) + 1, SHARES):
-        chain = _started(place)
+        chain = _started(registries)
         chain.reaper.plan = {(number, when)}
         print(f"killed {when} effect {number}, {effects[number - 1]}")
         chain.pump.run()
@@ -58,16 +50,16 @@ def test_a_step_killed_at_any_effect(place: World, effects: list[str], when: Whe
             chain.check_again()
 
 
-def test_a_step_killed_within_any_streamed_request(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_killed_within_any_streamed_request(registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parts, "BUFFERED", 0)
-    chain = _started(place)
+    chain = _started(registries)
     chain.reaper.streamed.clear()
     chain.pump.run()
     chain.check()
     streamed = list(chain.reaper.streamed)
     assert len(streamed) > 5
     for number in streamed:
-        chain = _started(place)
+        chain = _started(registries)
         chain.reaper.plan = {(number, When.WITHIN)}
         print(f"killed within effect {number}")
         chain.pump.run()
@@ -75,13 +67,13 @@ def test_a_step_killed_within_any_streamed_request(place: World, monkeypatch: py
 
 
 def test_a_step_killed_around_what_all_functions_remember_together(
-    place: World, monkeypatch: pytest.MonkeyPatch
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A layer common to two repositories is claimed, noted, and mounted; who claimed it may die."""
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
 
-    def started() -> Chain:
-        chain = place.chain()
+    def started() -> ImagesChain:
+        chain = registries.chain()
         for name in ("a", "b"):
             chain.source.store.add_image(f"team/{name}", "1", b"the base")
         chain.configure()
@@ -113,9 +105,14 @@ def test_a_step_killed_around_what_all_functions_remember_together(
     concurrency=st.sampled_from([1, 4]),
 )
 def test_killed_often_while_messages_come_in_disorder(
-    place: World, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float, concurrency: int
+    registries: ImagesWorld,
+    kills: set[tuple[int, When]],
+    seed: int,
+    duplicates: Duplicates,
+    late: float,
+    concurrency: int,
 ) -> None:
-    chain = small(place.chain(seed), concurrency=concurrency)
+    chain = small(registries.chain(seed), concurrency=concurrency)
     chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
     chain.remember()
     chain.start()

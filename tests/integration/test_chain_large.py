@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from moto import mock_aws
 
 from syncline import running_hash
 from syncline.kinds.images import pieces
@@ -15,7 +13,7 @@ from syncline.kinds.images import transfer as copying
 from syncline.kinds.images import transfer as parts
 from syncline.model import Step
 from syncline.steps import engine
-from tests.rig.images import SYNC, Chain, Key, World, world
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld, Key
 from tests.rig.pump import Duplicates, Manners, When
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.oci_store import digest_of
@@ -26,12 +24,6 @@ LAYER: Final = random.Random(1).randbytes(CHUNK * CHUNKS - 77)
 OTHER: Final = random.Random(2).randbytes(CHUNK * CHUNKS + 5)
 ITEM: Final[Key] = ("team/large", "1.0")
 BLOB: Final = f"/blobs/{digest_of(LAYER)}"
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
 
 
 @pytest.fixture(autouse=True)
@@ -52,25 +44,25 @@ def openssl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return bool(request.param)
 
 
-def large(place: World, *layers: bytes, tick: float = 0.0, **config: object) -> Chain:
-    chain = place.chain()
+def large(registries: ImagesWorld, *layers: bytes, tick: float = 0.0, **config: object) -> ImagesChain:
+    chain = registries.chain()
     chain.source.store.add_image(*ITEM, *(layers or (LAYER,)))
     chain.configure(**config)
     chain.pump.tick = tick
     return chain
 
 
-def transfers(chain: Chain) -> int:
+def transfers(chain: ImagesChain) -> int:
     return sum(1 for letter in chain.pump.delivered if letter.step is Step.TRANSFER)
 
 
-def sent(chain: Chain) -> int:
+def sent(chain: ImagesChain) -> int:
     """Bytes that the target was sent for large layers."""
     return sum(len(each.body) for each in chain.target.asked("PATCH"))
 
 
-def test_a_layer_in_one_function(place: World) -> None:
-    chain = large(place)
+def test_a_layer_in_one_function(registries: ImagesWorld) -> None:
+    chain = large(registries)
     chain.run()
     chain.check()
     assert transfers(chain) == 1
@@ -80,8 +72,8 @@ def test_a_layer_in_one_function(place: World) -> None:
 
 @pytest.mark.usefixtures("openssl")
 @pytest.mark.parametrize("tick", [35.0, 40.0])
-def test_a_layer_over_several_functions(place: World, tick: float) -> None:
-    chain = large(place, tick=tick)
+def test_a_layer_over_several_functions(registries: ImagesWorld, tick: float) -> None:
+    chain = large(registries, tick=tick)
     chain.run()
     chain.check()
     assert transfers(chain) >= 3
@@ -90,8 +82,8 @@ def test_a_layer_over_several_functions(place: World, tick: float) -> None:
     chain.check_again()
 
 
-def test_what_was_hashed_is_not_read_again(place: World) -> None:
-    chain = large(place, tick=30.0)
+def test_what_was_hashed_is_not_read_again(registries: ImagesWorld) -> None:
+    chain = large(registries, tick=30.0)
     chain.run()
     assert transfers(chain) >= 3
     first, *others = chain.source.asked("GET", BLOB)
@@ -101,8 +93,8 @@ def test_what_was_hashed_is_not_read_again(place: World) -> None:
 
 @pytest.mark.usefixtures("openssl")
 @pytest.mark.parametrize("forget_before", [1, 3])
-def test_an_upload_that_the_registry_forgot_starts_again(place: World, forget_before: int) -> None:
-    chain = large(place, tick=30.0)
+def test_an_upload_that_the_registry_forgot_starts_again(registries: ImagesWorld, forget_before: int) -> None:
+    chain = large(registries, tick=30.0)
     delivered: list[Step] = []
 
     def forget(letter: object) -> None:
@@ -117,8 +109,8 @@ def test_an_upload_that_the_registry_forgot_starts_again(place: World, forget_be
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_two_layers_at_once_are_both_taken_up_again(place: World, concurrency: int) -> None:
-    chain = large(place, LAYER, OTHER, tick=20.0, concurrency=concurrency)
+def test_two_layers_at_once_are_both_taken_up_again(registries: ImagesWorld, concurrency: int) -> None:
+    chain = large(registries, LAYER, OTHER, tick=20.0, concurrency=concurrency)
     chain.run()
     chain.check()
     assert transfers(chain) >= 3
@@ -127,10 +119,10 @@ def test_two_layers_at_once_are_both_taken_up_again(place: World, concurrency: i
     chain.check_again()
 
 
-def test_many_small_layers_over_several_functions(place: World) -> None:
+def test_many_small_layers_over_several_functions(registries: ImagesWorld) -> None:
     """None is begun when the time is over, however small: together they may take longer than a function has."""
     layers = [b"%d" % number * 100 for number in range(12)]
-    chain = large(place, *layers, tick=25.0)
+    chain = large(registries, *layers, tick=25.0)
     chain.run()
     chain.check()
     assert transfers(chain) >= 2
@@ -140,9 +132,9 @@ def test_many_small_layers_over_several_functions(place: World) -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_a_layer_that_two_images_share_is_sent_and_counted_once(place: World, concurrency: int) -> None:
+def test_a_layer_that_two_images_share_is_sent_and_counted_once(registries: ImagesWorld, concurrency: int) -> None:
     """By one thread over several functions, and by several threads in one."""
-    chain = large(place, tick=30.0 if concurrency == 1 else 0.0, concurrency=concurrency)
+    chain = large(registries, tick=30.0 if concurrency == 1 else 0.0, concurrency=concurrency)
     chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
     chain.run()
     chain.check()
@@ -152,9 +144,9 @@ def test_a_layer_that_two_images_share_is_sent_and_counted_once(place: World, co
     assert len(LAYER) < chain.latest().counts.bytes < len(LAYER) + 2000
 
 
-def test_what_several_threads_send_over_several_functions_is_what_is_counted(place: World) -> None:
+def test_what_several_threads_send_over_several_functions_is_what_is_counted(registries: ImagesWorld) -> None:
     """Which request the end of the time meets is chance. An image that it fails goes on in a batch of its own."""
-    chain = large(place, tick=30.0, concurrency=4)
+    chain = large(registries, tick=30.0, concurrency=4)
     chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
     chain.run()
     chain.check()
@@ -164,11 +156,11 @@ def test_what_several_threads_send_over_several_functions_is_what_is_counted(pla
 
 
 def test_an_image_that_came_too_late_does_not_begin_a_shared_layer_anew(
-    place: World, monkeypatch: pytest.MonkeyPatch
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One image knows how far the layer is; the other, whose turn never came, is asked for first by the next function."""
     monkeypatch.setattr(copying, "as_completed", lambda running: reversed(list(running)))
-    chain = large(place, tick=30.0, concurrency=1)
+    chain = large(registries, tick=30.0, concurrency=1)
     chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
     chain.run()
     chain.check()
@@ -176,8 +168,8 @@ def test_an_image_that_came_too_late_does_not_begin_a_shared_layer_anew(
     assert len(LAYER) <= sent(chain) < len(LAYER) + 2000
 
 
-def test_the_images_of_an_index_over_several_functions_are_all_counted(place: World) -> None:
-    chain = large(place, tick=25.0)
+def test_the_images_of_an_index_over_several_functions_are_all_counted(registries: ImagesWorld) -> None:
+    chain = large(registries, tick=25.0)
     store = chain.source.store
     children = [store.add_image("team/large", None, layer) for layer in (LAYER, OTHER)]
     store.repositories["team/large"].tags.clear()
@@ -204,8 +196,10 @@ def test_the_images_of_an_index_over_several_functions_are_all_counted(place: Wo
     ],
     ids=lambda value: "" if isinstance(value, Fault) else str(value)[:20],
 )
-def test_a_broken_connection_is_gone_through(place: World, side: str, method: str, pattern: str, fault: Fault) -> None:
-    chain = large(place, LAYER[: CHUNK * 12], tick=50.0)
+def test_a_broken_connection_is_gone_through(
+    registries: ImagesWorld, side: str, method: str, pattern: str, fault: Fault
+) -> None:
+    chain = large(registries, LAYER[: CHUNK * 12], tick=50.0)
     registry: OciRegistry = getattr(chain, side)
     registry.fault(method, pattern, fault, times=3)
     chain.run()
@@ -214,8 +208,8 @@ def test_a_broken_connection_is_gone_through(place: World, side: str, method: st
 
 @pytest.mark.usefixtures("openssl")
 @pytest.mark.parametrize(("side", "method"), [("source", "GET"), ("target", "PATCH")])
-def test_a_connection_that_breaks_in_every_function(place: World, side: str, method: str) -> None:
-    chain = large(place, tick=30.0)
+def test_a_connection_that_breaks_in_every_function(registries: ImagesWorld, side: str, method: str) -> None:
+    chain = large(registries, tick=30.0)
     registry: OciRegistry = getattr(chain, side)
     fault = Fault(cut=CHUNK * 3 + 100) if method == "GET" else Fault(take=CHUNK * 3 + 100)
     for first in (1, 3, 5):
@@ -224,11 +218,13 @@ def test_a_connection_that_breaks_in_every_function(place: World, side: str, met
     chain.check()
 
 
-def test_a_layer_whose_reads_always_break_takes_many_functions(place: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_layer_whose_reads_always_break_takes_many_functions(
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each gets further before it fails, so none counts as a failed try."""
     monkeypatch.setattr(pieces, "_BREAKS", 1)
     monkeypatch.setattr(pieces, "_MARK", CHUNK)
-    chain = large(place)
+    chain = large(registries)
     chain.source.fault("GET", BLOB, Fault(cut=CHUNK * 2 + 100), times=None)
     chain.run()
     chain.check()
@@ -238,27 +234,27 @@ def test_a_layer_whose_reads_always_break_takes_many_functions(place: World, mon
 
 @pytest.mark.parametrize("tick", [30.0, 35.0, 40.0])
 def test_a_layer_whose_requests_outlive_their_functions(
-    place: World, monkeypatch: pytest.MonkeyPatch, tick: float
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch, tick: float
 ) -> None:
     """The end of a function's time ends its request, so only the next function learns how far that got."""
     monkeypatch.setattr(engine, "GRACE_SECONDS", 0.0)
-    chain = large(place, LAYER * 3, tick=tick)
+    chain = large(registries, LAYER * 3, tick=tick)
     chain.run()
     chain.check()
     assert transfers(chain) > engine.MAX_ATTEMPTS
 
 
-def test_a_piece_goes_on_where_the_connection_broke(place: World) -> None:
-    chain = large(place)
+def test_a_piece_goes_on_where_the_connection_broke(registries: ImagesWorld) -> None:
+    chain = large(registries)
     chain.source.fault("GET", BLOB, Fault(cut=CHUNK * 7 + 100), times=2)
     chain.run()
     chain.check()
     assert sent(chain) < len(LAYER) + 3 * CHUNK
 
 
-def test_a_registry_that_forgets_broken_uploads(place: World) -> None:
+def test_a_registry_that_forgets_broken_uploads(registries: ImagesWorld) -> None:
     """As docker-registry 2.8: there is nothing to go on with, and the layer starts again."""
-    chain = large(place)
+    chain = large(registries)
     chain.target.forgets_broken = True
     try:
         chain.target.fault("PATCH", "", Fault(take=CHUNK * 7), times=2)
@@ -269,8 +265,8 @@ def test_a_registry_that_forgets_broken_uploads(place: World) -> None:
 
 
 @pytest.mark.parametrize("tick", [0.0, 30.0])
-def test_wrong_bytes_of_a_large_layer_are_found_out(place: World, tick: float) -> None:
-    chain = large(place, tick=tick)
+def test_wrong_bytes_of_a_large_layer_are_found_out(registries: ImagesWorld, tick: float) -> None:
+    chain = large(registries, tick=tick)
     chain.source.fault("GET", BLOB, Fault(wrong=True), times=None)
     chain.run()
     chain.check({ITEM: "DIGEST_MISMATCH"})
@@ -281,10 +277,10 @@ def test_wrong_bytes_of_a_large_layer_are_found_out(place: World, tick: float) -
 @pytest.mark.parametrize("blob", [LAYER[: CHUNK * 9], LAYER + b"and more"], ids=["short", "long"])
 @pytest.mark.parametrize("sizeless", [False, True])
 def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(
-    place: World, blob: bytes, tick: float, *, sizeless: bool
+    registries: ImagesWorld, blob: bytes, tick: float, *, sizeless: bool
 ) -> None:
     """The source's answer is whole in itself; it must not look like a layer that needs more time for ever."""
-    chain = large(place, tick=tick)
+    chain = large(registries, tick=tick)
     chain.source.fault("GET", BLOB, Fault(sizeless=sizeless), times=None)
     chain.source.store.repositories["team/large"].blobs[digest_of(LAYER)] = blob
     chain.run()
@@ -292,11 +288,11 @@ def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(
     assert transfers(chain) < 40
 
 
-def test_a_token_that_expires_within_a_layer(place: World) -> None:
+def test_a_token_that_expires_within_a_layer(registries: ImagesWorld) -> None:
     users = {"robot": "robot's password"}
     auth = {"username": "robot", "password": "env:ROBOT"}
     with OciRegistry(users) as target:
-        guarded = World(place.source, target)
+        guarded = ImagesWorld(registries.source, target)
         for method in ("PATCH", "PUT", "GET"):
             chain = guarded.chain()
             chain.secrets = {"ROBOT": "robot's password"}
@@ -308,11 +304,11 @@ def test_a_token_that_expires_within_a_layer(place: World) -> None:
             chain.check()
 
 
-def test_a_step_killed_anywhere_in_a_layer_over_several_functions(place: World, openssl: bool) -> None:
+def test_a_step_killed_anywhere_in_a_layer_over_several_functions(registries: ImagesWorld, openssl: bool) -> None:
     """Before every second effect and after the others; without OpenSSL the other way round."""
 
-    def started() -> Chain:
-        chain = large(place, LAYER[: CHUNK * 16], tick=40.0)
+    def started() -> ImagesChain:
+        chain = large(registries, LAYER[: CHUNK * 16], tick=40.0)
         chain.remember()
         chain.start()
         chain.reaper.effects.clear()
@@ -333,16 +329,16 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(place: World, 
 
 
 @pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE])
-def test_messages_in_disorder_while_a_layer_goes_on(place: World, duplicates: Duplicates) -> None:
-    chain = large(place, LAYER, OTHER, tick=30.0, concurrency=4)
+def test_messages_in_disorder_while_a_layer_goes_on(registries: ImagesWorld, duplicates: Duplicates) -> None:
+    chain = large(registries, LAYER, OTHER, tick=30.0, concurrency=4)
     chain.pump.manners = Manners(random.Random(7), True, duplicates, 900.0, True)
     chain.run()
     chain.check()
     chain.check_again()
 
 
-def test_cancelling_within_a_layer(place: World) -> None:
-    chain = large(place, tick=30.0)
+def test_cancelling_within_a_layer(registries: ImagesWorld) -> None:
+    chain = large(registries, tick=30.0)
 
     def cancel(_letter: object) -> None:
         if len(chain.pump.delivered) == 2:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-from moto import mock_aws
 
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import Counts, RunStatus
-from tests.rig.images import Chain, World, world
+from tests.rig.images import ImagesChain, ImagesWorld
 from tests.rig.pump import Duplicates, Manners, When
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_INDEX, Repository, Store, Stored, descriptor, digest_of
@@ -24,12 +22,6 @@ SIDES: Final = pytest.mark.parametrize(
     [(True, True), (True, False), (False, True), (False, False)],
     ids=lambda has: "api" if has else "tag",
 )
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
 
 
 def refer(store: Store, subject: str, what: bytes, **more: Any) -> str:
@@ -48,7 +40,7 @@ def list_by_tags(store: Store) -> None:
             store.add_index(NAME, subject.replace(":", "-"), *found)
 
 
-def signed(chain: Chain, *, there: bool, here: bool) -> dict[str, str]:
+def signed(chain: ImagesChain, *, there: bool, here: bool) -> dict[str, str]:
     """An image and an index, with a signature each, one of an index's child, and one of a signature; all by name."""
     chain.source.lists_referrers, chain.target.lists_referrers = there, here
     store = chain.source.store
@@ -76,7 +68,7 @@ def listed(registry: OciRegistry, subject: str) -> set[str]:
     return {entry["digest"] for entry in json.loads(repository.manifests[tagged].body)["manifests"]}
 
 
-def check(chain: Chain) -> None:
+def check(chain: ImagesChain) -> None:
     """Every referrer that the source lists is listed at the target, byte for byte, with its parts; the run is right."""
     there, here = chain.source.store.repositories[NAME], chain.target.store.repositories[NAME]
     referrers = set[str]()
@@ -94,10 +86,10 @@ def check(chain: Chain) -> None:
     run = chain.latest()
     assert (run.status, run.counts.failed, run.counts.conflict) == (RunStatus.DONE, 0, 0)
     assert chain.state.progress(run.id).settled
-    assert not chain.dead()
+    assert not chain.dead_items()
 
 
-def again(chain: Chain) -> Counts:
+def again(chain: ImagesChain) -> Counts:
     """A further scheduled run, which asks for nobody's referrers and writes nothing."""
     asked, wrote = looks(chain), len(writes(chain))
     counts = chain.run().counts
@@ -106,18 +98,18 @@ def again(chain: Chain) -> Counts:
     return counts
 
 
-def looks(chain: Chain) -> int:
+def looks(chain: ImagesChain) -> int:
     """How many requests there were for what refers to something."""
     return sum(len(registry.asked("GET", "/referrers/")) for registry in (chain.source, chain.target))
 
 
-def writes(chain: Chain) -> list[str]:
+def writes(chain: ImagesChain) -> list[str]:
     return [each.target for each in chain.target.requests if each.method in ("PUT", "POST", "PATCH")]
 
 
 @SIDES
-def test_all_that_refers_to_an_image_comes_along(place: World, *, there: bool, here: bool) -> None:
-    chain = place.chain()
+def test_all_that_refers_to_an_image_comes_along(registries: ImagesWorld, *, there: bool, here: bool) -> None:
+    chain = registries.chain()
     chain.configure(concurrency=4)
     signed(chain, there=there, here=here)
     tags = len(chain.source.store.tags())
@@ -128,8 +120,8 @@ def test_all_that_refers_to_an_image_comes_along(place: World, *, there: bool, h
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["api", "tag"])
-def test_it_is_there_and_listed_before_the_tag_is(place: World, *, here: bool) -> None:
-    chain = place.chain()
+def test_it_is_there_and_listed_before_the_tag_is(registries: ImagesWorld, *, here: bool) -> None:
+    chain = registries.chain()
     chain.configure()
     made = signed(chain, there=True, here=here)
     seen: list[bool] = []
@@ -148,8 +140,10 @@ def test_it_is_there_and_listed_before_the_tag_is(place: World, *, here: bool) -
 
 
 @SIDES
-def test_a_signature_made_later_comes_when_its_repository_is_named(place: World, *, there: bool, here: bool) -> None:
-    chain = place.chain()
+def test_a_signature_made_later_comes_when_its_repository_is_named(
+    registries: ImagesWorld, *, there: bool, here: bool
+) -> None:
+    chain = registries.chain()
     chain.configure()
     made = signed(chain, there=there, here=here)
     chain.run()
@@ -169,8 +163,8 @@ def test_a_signature_made_later_comes_when_its_repository_is_named(place: World,
     assert again(chain).queued == 0
 
 
-def test_a_sync_that_always_looks_needs_no_name(place: World) -> None:
-    chain = place.chain()
+def test_a_sync_that_always_looks_needs_no_name(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     chain.configure(referrers="always")
     made = signed(chain, there=True, here=True)
     chain.run()
@@ -181,8 +175,8 @@ def test_a_sync_that_always_looks_needs_no_name(place: World) -> None:
     assert chain.run().counts.queued == 0
 
 
-def test_a_sync_that_never_looks_asks_for_none(place: World) -> None:
-    chain = place.chain()
+def test_a_sync_that_never_looks_asks_for_none(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     chain.configure(referrers="none")
     made = signed(chain, there=True, here=True)
     chain.run()
@@ -194,8 +188,8 @@ def test_a_sync_that_never_looks_asks_for_none(place: World) -> None:
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["api", "tag"])
-def test_what_the_target_lists_besides_stays(place: World, *, there: bool) -> None:
-    chain = place.chain()
+def test_what_the_target_lists_besides_stays(registries: ImagesWorld, *, there: bool) -> None:
+    chain = registries.chain()
     chain.configure()
     made = signed(chain, there=there, here=False)
     target = chain.target.store
@@ -214,8 +208,8 @@ def test_what_the_target_lists_besides_stays(place: World, *, there: bool) -> No
     assert (counts.queued, counts.conflict, counts.failed) == (0, conflicts, 0)
 
 
-def test_what_is_listed_and_is_none_is_left_out(place: World) -> None:
-    chain = place.chain()
+def test_what_is_listed_and_is_none_is_left_out(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     chain.configure()
     store = chain.source.store
     chain.source.lists_referrers = False
@@ -238,8 +232,8 @@ def test_what_is_listed_and_is_none_is_left_out(place: World) -> None:
     assert (sound in here, gone in here) == (True, False)
 
 
-def test_referrers_of_referrers_without_end_are_refused(place: World) -> None:
-    chain = place.chain()
+def test_referrers_of_referrers_without_end_are_refused(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     chain.configure()
     last = chain.source.store.add_image(NAME, "deep", b"an image")
     for depth in range(DEEPEST + 1):
@@ -248,8 +242,8 @@ def test_referrers_of_referrers_without_end_are_refused(place: World) -> None:
     chain.check({(NAME, "deep"): "MANIFEST_INVALID"})
 
 
-def test_many_referrers_come_over_many_pages(place: World) -> None:
-    chain = place.chain()
+def test_many_referrers_come_over_many_pages(registries: ImagesWorld) -> None:
+    chain = registries.chain()
     chain.configure()
     chain.source.referrers_page = chain.target.referrers_page = 2
     image = chain.source.store.add_image(NAME, "1.0", b"an image")
@@ -263,8 +257,8 @@ def test_many_referrers_come_over_many_pages(place: World) -> None:
 # -- whatever dies
 
 
-def begun(place: World, *, there: bool) -> Chain:
-    chain = place.chain()
+def begun(registries: ImagesWorld, *, there: bool) -> ImagesChain:
+    chain = registries.chain()
     chain.configure()
     signed(chain, there=there, here=False)
     chain.remember()
@@ -274,13 +268,13 @@ def begun(place: World, *, there: bool) -> Chain:
 
 
 @pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(place: World, when: When) -> None:
-    chain = begun(place, there=True)
+def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(registries: ImagesWorld, when: When) -> None:
+    chain = begun(registries, there=True)
     chain.pump.run()
     effects = [number for number, each in enumerate(chain.reaper.effects, 1) if re.search("PUT.*/manifests/", each)]
     assert len(effects) > 12
     for number in effects[:: 2 if when is When.BEFORE else 1]:
-        chain = begun(place, there=True)
+        chain = begun(registries, there=True)
         chain.reaper.plan = {(number, when)}
         chain.pump.run()
         check(chain)
@@ -288,8 +282,8 @@ def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(place: World,
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["api", "tag"])
-def test_messages_that_come_twice_and_in_any_order(place: World, *, there: bool) -> None:
-    chain = begun(place, there=there)
+def test_messages_that_come_twice_and_in_any_order(registries: ImagesWorld, *, there: bool) -> None:
+    chain = begun(registries, there=there)
     chain.pump.manners = Manners(random.Random(1), shuffle=True, duplicates=Duplicates.AT_ONCE)
     chain.pump.run()
     check(chain)

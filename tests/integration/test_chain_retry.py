@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.runs import new_run_id
-from tests.rig.images import SYNC, Chain, World, world
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld
 from tests.standins.oci import Fault
 
 APP, BASE = ("mirror/team/app", "1.0"), ("mirror/team/base", "1.0")
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def chain(place: World) -> Chain:
+def chain(registries: ImagesWorld) -> ImagesChain:
     """Two images, copied."""
-    chain = place.chain()
+    chain = registries.chain()
     for name in ("team/app", "team/base"):
         chain.source.store.add_image(name, "1.0", name.encode())
     configure(chain)
@@ -33,11 +24,11 @@ def chain(place: World) -> Chain:
     return chain
 
 
-def configure(chain: Chain, **more: object) -> None:
+def configure(chain: ImagesChain, **more: object) -> None:
     chain.configure(target={"registry": chain.target.host, "plain_http": True, "prefix": "mirror"}, **more)
 
 
-def retry(chain: Chain, *keys: tuple[str, str], scope: Scope | None = None) -> Run:
+def retry(chain: ImagesChain, *keys: tuple[str, str], scope: Scope | None = None) -> Run:
     """The run that `syncline retry` begins for dead letters of these items."""
     chain.clock.sleep(1)
     scope = scope or Scope.of(group for group, _ in keys)
@@ -47,54 +38,54 @@ def retry(chain: Chain, *keys: tuple[str, str], scope: Scope | None = None) -> R
     return chain.state.run(SYNC, run.id)
 
 
-def solved(chain: Chain, *keys: tuple[str, str]) -> set[tuple[str, str]]:
+def solved(chain: ImagesChain, *keys: tuple[str, str]) -> set[tuple[str, str]]:
     """The items whose dead letters may go."""
     return {key for key, each in chain.state.failures.find(SYNC, keys).items() if each.solved}
 
 
 @pytest.mark.parametrize("scope", [None, EVERYTHING])
-def test_what_is_equal_by_now_is_verified(chain: Chain, scope: Scope | None) -> None:
+def test_what_is_equal_by_now_is_verified(chain: ImagesChain, scope: Scope | None) -> None:
     run = retry(chain, APP, scope=scope)
     assert chain.results(run)[APP].outcome is Outcome.EQUAL
     assert (run.counts.failed, run.counts.skipped) == (0, 1 if scope is None else 2)
     assert solved(chain, APP, BASE) == {APP}
 
 
-def test_what_moves_is_verified(chain: Chain) -> None:
+def test_what_moves_is_verified(chain: ImagesChain) -> None:
     chain.target.store.repositories["mirror/team/app"].tags.clear()
     run = retry(chain, APP)
     assert run.counts.moved == 1
     assert solved(chain, APP) == {APP}
 
 
-def test_what_fails_again_is_not(chain: Chain) -> None:
+def test_what_fails_again_is_not(chain: ImagesChain) -> None:
     chain.target.store.repositories["mirror/team/app"].tags.clear()
     chain.target.fault("PUT", "/v2/mirror/team/app/manifests/", Fault(403), times=None)
     run = retry(chain, APP)
     assert run.counts.failed == 1
     assert solved(chain, APP) == set()
-    assert APP not in chain.dead(), "it has a dead letter: the one that is retried"
+    assert APP not in chain.dead_items(), "it has a dead letter: the one that is retried"
 
 
-def test_what_is_no_longer_at_the_source_says_so(chain: Chain) -> None:
+def test_what_is_no_longer_at_the_source_says_so(chain: ImagesChain) -> None:
     chain.source.store.repositories["team/app"].tags = {"2.0": next(iter(chain.source.store.tags().values()))}
     run = retry(chain, APP)
     result = chain.results(run)[APP]
     assert (result.outcome, result.code) == (Outcome.FAILED, "ITEM_GONE")
     assert run.counts.failed == 1
     assert solved(chain, APP) == set()
-    assert ("mirror/team/app", "1.0") not in chain.dead(), "its dead letter is there already"
+    assert ("mirror/team/app", "1.0") not in chain.dead_items(), "its dead letter is there already"
 
 
 @pytest.mark.parametrize("scope", [None, EVERYTHING])
-def test_a_tag_that_is_no_longer_selected_says_so(chain: Chain, scope: Scope | None) -> None:
+def test_a_tag_that_is_no_longer_selected_says_so(chain: ImagesChain, scope: Scope | None) -> None:
     configure(chain, select={"tags": {"exclude": ["1.*"]}})
     run = retry(chain, APP, scope=scope)
     assert chain.results(run)[APP].code == "ITEM_GONE"
     assert solved(chain, APP) == set()
 
 
-def test_a_repository_that_is_no_longer_selected_says_so(chain: Chain) -> None:
+def test_a_repository_that_is_no_longer_selected_says_so(chain: ImagesChain) -> None:
     configure(chain, select={"repositories": {"exclude": ["team/app"]}})
     run = retry(chain, APP, BASE)
     assert {key: each.code for key, each in chain.results(run).items() if each.code} == {
@@ -105,7 +96,7 @@ def test_a_repository_that_is_no_longer_selected_says_so(chain: Chain) -> None:
     assert chain.results(run)[APP].code == "ITEM_GONE"
 
 
-def test_what_belongs_to_another_target_now_says_so(chain: Chain) -> None:
+def test_what_belongs_to_another_target_now_says_so(chain: ImagesChain) -> None:
     """Today: "nothing found: the source has nothing there", exit code 0, and the letters are gone."""
     chain.configure(target={"registry": chain.target.host, "plain_http": True, "prefix": "elsewhere"})
     run = retry(chain, APP, BASE)
@@ -114,7 +105,7 @@ def test_what_belongs_to_another_target_now_says_so(chain: Chain) -> None:
     assert solved(chain, APP, BASE) == set()
 
 
-def test_a_group_that_could_not_be_scanned_is_verified_by_a_scan_of_it(chain: Chain) -> None:
+def test_a_group_that_could_not_be_scanned_is_verified_by_a_scan_of_it(chain: ImagesChain) -> None:
     whole = ("mirror/team/app", "*")
     assert retry(chain, whole).counts.failed == 0
     assert solved(chain, whole) == {whole}

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Final
 
-import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from syncline.model import Counts, Outcome, Run, RunStatus, Step, Trigger
-from tests.rig.images import SYNC, Chain, World, world
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld
 from tests.rig.pump import Duplicates, Manners, When
 
 NAME: Final = "team/app"
@@ -20,13 +17,7 @@ TAGS: Final = ("1.0", "2.0", "3.0")
 WEBHOOKS: Final = 6
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
-def first_transfer(chain: Chain, *, conflicts: bool = False) -> Chain:
+def first_transfer(chain: ImagesChain, *, conflicts: bool = False) -> ImagesChain:
     """Scan a repository of three new tags, one equal one and, if asked for, one that differs; its transfer waits."""
     chain.configure()
     for tag in TAGS:
@@ -42,12 +33,12 @@ def first_transfer(chain: Chain, *, conflicts: bool = False) -> Chain:
     return chain
 
 
-def push(chain: Chain, times: int = WEBHOOKS) -> None:
+def push(chain: ImagesChain, times: int = WEBHOOKS) -> None:
     for _ in range(times):
         chain.start(NAME, trigger=Trigger.WEBHOOK)
 
 
-def check(chain: Chain) -> Counts:
+def check(chain: ImagesChain) -> Counts:
     """Each tag has ended once in the only run, as its state before and after says."""
     assert len(chain.state.runs(SYNC)) == 1
     counts = chain.check().counts
@@ -57,7 +48,7 @@ def check(chain: Chain) -> Counts:
     return counts
 
 
-def check_killed(chain: Chain) -> list[Run]:
+def check_killed(chain: ImagesChain) -> list[Run]:
     """Each tag was moved once. A webhook that comes after the first run begins one of its own, which finds all equal."""
     runs = chain.state.runs(SYNC)
     moved = 0
@@ -71,15 +62,15 @@ def check_killed(chain: Chain) -> list[Run]:
     return runs
 
 
-def test_webhooks_during_the_first_transfer(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_webhooks_during_the_first_transfer(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     push(chain)
     chain.pump.run()
     check(chain)
 
 
-def test_webhooks_whose_transfers_come_first(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_webhooks_whose_transfers_come_first(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     (late,) = chain.mail.waiting()
     late.due += 600
     push(chain)
@@ -87,8 +78,8 @@ def test_webhooks_whose_transfers_come_first(place: World) -> None:
     check(chain)
 
 
-def test_webhooks_between_transfer_and_verify(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_webhooks_between_transfer_and_verify(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     chain.pump.deliver(chain.mail.waiting())
     assert [letter.step for letter in chain.mail.waiting()] == [Step.VERIFY]
     push(chain)
@@ -96,15 +87,15 @@ def test_webhooks_between_transfer_and_verify(place: World) -> None:
     check(chain)
 
 
-def test_a_conflict_is_told_once(place: World) -> None:
-    chain = first_transfer(place.chain(), conflicts=True)
+def test_a_conflict_is_told_once(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain(), conflicts=True)
     push(chain)
     chain.pump.run()
     assert check(chain).conflict == 1
 
 
-def test_a_failure_is_told_once(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_a_failure_is_told_once(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     digest = chain.source.store.digest(NAME, "2.0")
     assert digest is not None
     for store in chain.source.store.repositories.values():
@@ -119,8 +110,8 @@ def test_a_failure_is_told_once(place: World) -> None:
     assert len(chain.mail.dead()) == 1
 
 
-def test_a_tag_pushed_behind_the_first_scan_is_moved_by_the_one_that_joined(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_a_tag_pushed_behind_the_first_scan_is_moved_by_the_one_that_joined(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     chain.source.store.add_image(NAME, "pushed", b"just now")
     push(chain)
     chain.pump.run()
@@ -128,8 +119,8 @@ def test_a_tag_pushed_behind_the_first_scan_is_moved_by_the_one_that_joined(plac
     assert (run.counts.moved, run.counts.queued, run.counts.skipped) == (4, 4, 1)
 
 
-def test_a_cancelled_run_counts_each_tag_once(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_a_cancelled_run_counts_each_tag_once(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     push(chain)
     scans = [letter for letter in chain.mail.waiting() if letter.step is Step.DISCOVER]
     chain.pump.deliver(scans)
@@ -141,15 +132,15 @@ def test_a_cancelled_run_counts_each_tag_once(place: World) -> None:
     assert chain.results(run).keys() == {(NAME, tag) for tag in TAGS}
 
 
-def test_killed_at_any_effect(place: World) -> None:
-    chain = first_transfer(place.chain())
+def test_killed_at_any_effect(registries: ImagesWorld) -> None:
+    chain = first_transfer(registries.chain())
     push(chain, 2)
     chain.reaper.effects.clear()
     chain.pump.run()
     check(chain)
     for number in range(1, len(chain.reaper.effects) + 1, 5):
         for when in (When.BEFORE, When.AFTER):
-            killed = first_transfer(place.chain())
+            killed = first_transfer(registries.chain())
             push(killed, 2)
             killed.reaper.effects.clear()
             killed.reaper.plan = {(number, when)}
@@ -166,9 +157,9 @@ def test_killed_at_any_effect(place: World) -> None:
     late=st.sampled_from([0.0, 900.0]),
 )
 def test_killed_often_while_messages_come_in_disorder(
-    place: World, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+    registries: ImagesWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
-    chain = first_transfer(place.chain(seed), conflicts=True)
+    chain = first_transfer(registries.chain(seed), conflicts=True)
     chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
     push(chain, 3)
     chain.reaper.effects.clear()

@@ -23,11 +23,12 @@ from syncline.kinds.kind import StepContext
 from syncline.messages import Start
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.runs import new_run_id
-from tests.rig.artifacts import ArtifactsChain, ArtifactsWorld, artifacts_world, build, config
+from tests.rig.artifacts import ArtifactsChain, ArtifactsWorld, build, config
 from tests.rig.backups import World as BackupsWorld
 from tests.rig.backups import make_bucket, s3_server
+from tests.rig.chain import Chain
 from tests.rig.files import FilesChain, FilesWorld
-from tests.rig.images import SYNC, Chain, World, world
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import make_bare
 from tests.standins.s3 import S3Server
@@ -35,31 +36,25 @@ from tests.standins.s3 import S3Server
 TAG = "presto-1-linux-amd64"
 
 
-def failed(chain: Chain | FilesChain, run: Run) -> set[tuple[str, str, str | None]]:
+def failed(chain: Chain, run: Run) -> set[tuple[str, str, str | None]]:
     return {(each.group, each.name, each.code) for each in chain.state.results(run.id) if each.code}
 
 
 # -- images ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def place() -> Iterator[World]:
-    with mock_aws(), world() as made:
-        yield made
-
-
 @pytest.fixture
-def images(place: World) -> Chain:
-    chain = place.chain()
+def images(registries: ImagesWorld) -> ImagesChain:
+    chain = registries.chain()
     chain.source.store.add_image("team/app", "1.0", b"app")
     return chain
 
 
-def source(chain: Chain, **which: object) -> dict[str, object]:
+def source(chain: ImagesChain, **which: object) -> dict[str, object]:
     return {"registry": chain.source.host, "plain_http": True, **which}
 
 
-def test_a_repository_in_the_configuration(images: Chain) -> None:
+def test_a_repository_in_the_configuration(images: ImagesChain) -> None:
     images.configure(source=source(images, repositories=["team/app", "team/typo"]))
     run = images.run()
     assert failed(images, run) == {("team/typo", "*", "SOURCE_ABSENT")}
@@ -68,7 +63,7 @@ def test_a_repository_in_the_configuration(images: Chain) -> None:
 
 
 @pytest.mark.parametrize("trigger", [Trigger.MANUAL, Trigger.WEBHOOK])
-def test_a_repository_on_the_command_line(images: Chain, trigger: Trigger) -> None:
+def test_a_repository_on_the_command_line(images: ImagesChain, trigger: Trigger) -> None:
     """A notification is a hint: what it names may have been removed since."""
     images.configure()
     images.start("team/typo", trigger=trigger)
@@ -77,24 +72,18 @@ def test_a_repository_on_the_command_line(images: Chain, trigger: Trigger) -> No
     assert failed(images, images.latest()) == wanted
 
 
-def test_a_repository_without_tags_is_there(images: Chain) -> None:
+def test_a_repository_without_tags_is_there(images: ImagesChain) -> None:
     images.source.store.repositories["team/app"].tags.clear()
     images.configure(source=source(images, repositories=["team/app"]))
     assert failed(images, images.run()) == set()
 
 
-def test_patterns_that_match_nothing(images: Chain) -> None:
+def test_patterns_that_match_nothing(images: ImagesChain) -> None:
     images.configure(select={"repositories": {"include": ["other/*"]}, "tags": {"include": ["v*"]}})
     assert failed(images, images.run()) == set()
 
 
 # -- artifacts ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def builds() -> Iterator[ArtifactsWorld]:
-    with mock_aws(), artifacts_world() as made:
-        yield made
 
 
 @pytest.fixture
@@ -153,7 +142,7 @@ def files(server: S3Server) -> Iterator[FilesChain]:
     with mock_aws(), FilesWorld(server).chain() as chain:
         server.objects[chain.name] = {}
         server.clock = chain.clock.time
-        chain.put("docs/a.txt", b"a")
+        chain.upload("docs/a.txt", b"a")
         chain.configure()
         yield chain
 
@@ -251,7 +240,7 @@ def test_a_prefix_of_clusters_in_the_configuration(backups: BackupsWorld) -> Non
 
 @pytest.mark.parametrize("groups", [(), ("key:docs/a.txt", "key:docs/gone.txt")])
 def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...]) -> None:
-    files.put("docs/b.txt", b"b")
+    files.upload("docs/b.txt", b"b")
     files.run()
     asked = [(group_of(name), name) for name in ("docs/a.txt", "docs/gone.txt")]
     files.clock.sleep(1)
@@ -269,7 +258,7 @@ def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...
 
 def test_a_key_that_fails_in_a_scan_is_solved_by_its_transfer(files: FilesChain) -> None:
     """A failure at the scan has the same identity as the transfer's result."""
-    files.put("docs/b\x01.txt", b"odd")
+    files.upload("docs/b\x01.txt", b"odd")
     run = files.run()
     (bad,) = [each for each in files.state.results(run.id) if each.code]
     assert bad.group == group_of(bad.name)

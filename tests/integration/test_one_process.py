@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
 import pytest
 from moto import mock_aws
 
@@ -18,7 +17,7 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues
-from syncline.model import EVERYTHING, Step, Trigger
+from syncline.model import EVERYTHING, Trigger
 from syncline.secrets import Secrets
 from syncline.steps.discover import discover
 from syncline.steps.engine import StepEngine
@@ -26,9 +25,10 @@ from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.syncs import Kinds, Syncs
+from tests.rig.chain import connected_sqs, queues
 from tests.rig.pump import Clock, Mail
 from tests.rig.run_ids import made_run_id
-from tests.rig.stack import EVENTS, create_table, dead_url, url
+from tests.rig.stack import create_table
 from tests.standins.git_places import make_bare
 from tests.standins.scripted_http import Reply, ScriptedServer
 
@@ -113,10 +113,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Table, Que
     bare = make_bare(tmp_path_factory.mktemp("git") / "bare")
     with mock_aws(), ScriptedServer() as server:
         server.reply_to = lambda _request: Reply(404)  # type: ignore[method-assign, assignment]
-        sqs, mail = boto3.client("sqs"), Mail(Clock())
-        mail.connect(sqs)
-        queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
-        yield create_table(), queues, server, f"file://{bare.path}"
+        yield create_table(), queues(connected_sqs(Mail(Clock()))), server, f"file://{bare.path}"
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)

@@ -18,8 +18,9 @@ from moto import mock_aws
 from syncline.model import Run
 from tests.rig import files
 from tests.rig.artifacts import ArtifactsWorld, build
-from tests.rig.files import FilesChain, FilesWorld
-from tests.rig.images import Chain, World, small
+from tests.rig.chain import Chain
+from tests.rig.files import FilesWorld
+from tests.rig.images import ImagesWorld, small
 from tests.standins import github
 from tests.standins.github import GitHubServer
 from tests.standins.oci import OciRegistry
@@ -32,7 +33,7 @@ WRONG: Final = "pl4nted/s3cret+that=is;wrong"
 class Written:
     """All that a chain writes. ``has`` tells whether a secret is in it, in any of the forms that it may have."""
 
-    def __init__(self, chain: Chain | FilesChain, output: Callable[[], str]) -> None:
+    def __init__(self, chain: Chain, output: Callable[[], str]) -> None:
         self._chain = chain
         self._output = output
         self._sent: list[str] = []
@@ -78,7 +79,7 @@ def test_images(output: Callable[[], str], given: str) -> None:
     users = {"robot": PLANTED}
     auth = {"username": "robot", "password": "env:ROBOT"}
     with mock_aws(), OciRegistry(users) as source, OciRegistry(users) as target:
-        chain = World(source, target).chain()
+        chain = ImagesWorld(source, target).chain()
         chain.secrets = {"ROBOT": given}
         ends = {
             "source": {"registry": source.host, "plain_http": True, "catalog": True, "auth": auth},
@@ -107,7 +108,7 @@ def test_files(output: Callable[[], str], monkeypatch: pytest.MonkeyPatch, given
     with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
         monkeypatch.setitem(files._SECRETS, "FILES_TOKEN", given)
         chain.configure()
-        chain.put("a", b"content")
+        chain.upload("a", b"content")
         written = Written(chain, output)
         run = chain.run()
         assert (run.counts.moved > 0) is (given is PLANTED)
@@ -119,14 +120,14 @@ def test_keys_of_a_bucket(output: Callable[[], str], monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(files._SECRETS, "S3_SECRET", given)
     with mock_aws(), S3Server() as server, FilesWorld(server).chain() as chain:
         chain.configure()
-        chain.put("a", b"content")
+        chain.upload("a", b"content")
         written = Written(chain, output)
         check(written, chain.run(), given)
 
 
 def test_the_search_finds_a_secret(output: Callable[[], str]) -> None:
     with mock_aws(), OciRegistry() as source, OciRegistry() as target:
-        chain = World(source, target).chain()
+        chain = ImagesWorld(source, target).chain()
         written = Written(small(chain), output)
         chain.start(f"team/{base64.b64encode(f'robot:{PLANTED}'.encode()).decode()}")
         assert written.has(PLANTED)

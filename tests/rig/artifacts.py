@@ -4,30 +4,19 @@ from __future__ import annotations
 
 import gzip
 import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-import boto3
 import yaml
 
-from syncline.clients.http.retry import HOST_THROTTLE
-from syncline.config.sync import load_sync
-from syncline.messages import Queues
-from syncline.model import Outcome, Run, RunStatus, Step
-from tests.rig.images import SYNC, Chain
-from tests.rig.pump import Clock, Mail, Reaper, guard
-from tests.rig.stack import EVENTS, dead_url, table_of_test, url
+from syncline.model import Outcome, Run
+from tests.rig.chain import Chain
+from tests.rig.images import SYNC
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Stored, zipped
 from tests.standins.github import Run as WorkflowRun
 from tests.standins.oci import OciRegistry
-
-if TYPE_CHECKING:
-    from mypy_boto3_dynamodb.service_resource import Table
 
 EXAMPLE: Final = Path(__file__).parents[2] / "examples/artifacts-presto.yaml"
 PROJECT: Final = "group/project"
@@ -92,21 +81,17 @@ def build(number: int, tag: str, images: Sequence[saved.Image] | None = None, **
     return WorkflowRun(number, logs, [artifact], "presto-build-images.yml", created=created, updated=created + 3600)
 
 
-@dataclass
 class ArtifactsChain(Chain):
-    """A chain whose source is GitHub; ``images`` are those that must be at the target, by repository and tag."""
+    """GitHub, a registry and the steps between them."""
 
-    github: GitHubServer = field(kw_only=True)
+    def __init__(self, github: GitHubServer, target: OciRegistry, seed: int = 1) -> None:
+        super().__init__(SYNC, {"GITHUB_TOKEN": TOKEN}, seed)
+        self.github = github
+        self.target = target
 
     def configure(self, **more: Any) -> None:
-        """Apply the example's sync against the servers here."""
+        """Apply the example's sync with the servers of this chain."""
         self.apply(config(self.github, self.target.host, **more))
-
-    def apply(self, values: Mapping[str, Any]) -> None:
-        self.state.put_sync(SYNC, load_sync(json.dumps(values)).model_dump_json())
-
-    def remember(self) -> None:
-        self.before = self.target.store.tags()
 
     def config_digest(self, repository: str, tag: str) -> str | None:
         store = self.target.store
@@ -117,10 +102,7 @@ class ArtifactsChain(Chain):
 
     def check_images(self, images: Mapping[tuple[str, str], saved.Image]) -> Run:
         """The latest run ended well, every image is there whole, and nothing else is but aliases."""
-        run = self.latest()
-        assert run.status is RunStatus.DONE, run
-        assert self.state.progress(run.id).settled
-        assert not self.mail.waiting()
+        run = self.check_ended()
         assert not self.target.store.broken()
         for (repository, tag), each in images.items():
             assert self.config_digest(f"{PROJECT}/{repository}", tag) == f"sha256:{each.id}", (repository, tag)
@@ -143,47 +125,18 @@ def config(github: GitHubServer, registry: str, **more: Any) -> dict[str, Any]:
 
 
 class ArtifactsWorld:
-    """Servers and moto, made once and used by one chain after another."""
+    """GitHub and a registry, used by one chain after another."""
 
     def __init__(self, github: GitHubServer, target: OciRegistry) -> None:
         self.github = github
         self.target = target
-        self._table: Table | None = None
 
     def chain(self, runs: Sequence[WorkflowRun], seed: int = 1, **config: Any) -> ArtifactsChain:
-        """A chain with these builds, its sync applied."""
+        """Return a chain with these builds and an empty registry, its sync applied."""
         self.target.clear()
         github = self.github
         github.runs, github.requests[:], github.ranges[:], github.skew = list(runs), [], [], 0.0
         github.cut, github.before = [], lambda _method, _target: None
-        HOST_THROTTLE._hosts.clear()
-        if self._table is not None:
-            self._table.delete()
-        clock, reaper, lock = Clock(), Reaper(), threading.Lock()
-        table, sqs, mail = table_of_test(), boto3.client("sqs"), Mail(clock)
-        self._table = table
-        mail.connect(sqs)
-        for client in (table.meta.client, sqs):
-            guard(client, reaper, lock)
-        queues = Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
-        chain = ArtifactsChain(
-            self.target,
-            self.target,
-            table,
-            mail,
-            clock,
-            reaper,
-            queues,
-            github=github,
-            seed=seed,
-            secrets={"GITHUB_TOKEN": TOKEN},
-        )
+        chain = ArtifactsChain(github, self.target, seed)
         chain.configure(**config)
         return chain
-
-
-@contextmanager
-def artifacts_world() -> Iterator[ArtifactsWorld]:
-    """For a module's tests, inside of ``mock_aws``."""
-    with GitHubServer("rapidsai/velox-testing") as github, OciRegistry() as target:
-        yield ArtifactsWorld(github, target)

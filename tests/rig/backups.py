@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,13 +31,69 @@ from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.source import Reader
 from syncline.kinds.backups.stores import BucketStore
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
-from syncline.model import EVERYTHING, Item, Outcome, Result, Scope
+from syncline.model import EVERYTHING, Item, Outcome, Result, RunStatus, Scope
 from syncline.ownership import Limits
 from tests.rig.backups_memory import Clock, InMemoryIndex, InMemoryOwnership
+from tests.rig.chain import Chain
+from tests.rig.files import record
 from tests.standins.git_places import Bare, make_bare
 
+SYNC: Final = "clusters"
 PACE: Final = StepContext(lambda: 60.0, work="run")
 BOT: Final = Person("Backup Bot", "backup@example.com")
+
+logging.getLogger("werkzeug").setLevel(logging.ERROR)
+
+
+class BackupsChain(Chain):
+    """A new bucket on the server `s3`, a branch and the steps between them."""
+
+    def __init__(self, s3: str, bare: Bare, seed: int = 1) -> None:
+        super().__init__(SYNC, {"S3_SECRET": "secret-of-the-tests"}, seed)
+        self.s3 = s3
+        self.bare = bare
+        self.bucket = make_bucket(s3, f"b{uuid.uuid4().hex}", Http())
+
+    def configure(self, **more: Any) -> None:
+        """Apply a sync of the bucket to the branch; `more` are fields to add or replace, those of `target` one by one."""
+        target = more.pop("target", {})
+        target = target if "directory" in target else {"repository": f"file://{self.bare.path}"} | target
+        keys = {"access_key": "AKIDOFTHETESTS", "secret_key": "env:S3_SECRET"}
+        source = {"bucket": self.bucket.name, "endpoint": self.s3, "auth": keys}
+        self.apply({"kind": "backups", "source": source, "target": target, "removals": {"share": 0.5}, **more})
+
+    def upload(self, objects: Mapping[str, bytes]) -> None:
+        for key, data in objects.items():
+            self.bucket.put(key, data)
+
+    def changed(self, *keys: str, name: str = "ObjectCreated:Put") -> None:
+        """Post an event for each key, in a message of its own, as S3 sends them."""
+        self.post(*(record(self.bucket.name, key, name, "01") for key in keys))
+
+    def key_of(self, result: Result) -> str:
+        return result.name
+
+    def check(self, expected: Mapping[str, bytes], most_commits: int) -> None:
+        """What must hold after anything: the branch is what the bucket is, by few commits, and nothing is left over."""
+        assert self.bare.files() == expected
+        assert len(self.bare.commits()) <= most_commits
+        assert not self.mail.waiting()
+        assert not self.mail.dead()
+        for run in self.state.runs(SYNC, 20):
+            assert run.status is RunStatus.DONE, run
+            assert self.state.progress(run.id).settled
+            counts = run.counts
+            assert counts.failed == counts.conflict == 0
+            assert counts.queued == counts.ended
+        self.bare.check()
+
+    def check_again(self) -> None:
+        """A full look finds nothing to do."""
+        self.reaper.plan = set()
+        commits = self.bare.commits()
+        counts = self.run().counts
+        assert (counts.queued, counts.skipped) == (0, len(self.bare.files()))
+        assert self.bare.commits() == commits
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import random
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-import boto3
-
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.messages import Batch, DeadLetter, Queues, Start, decode, encode
-from syncline.model import EVERYTHING, Item, Result, Run, Scope, Step, Trigger
+from syncline.messages import Batch, Outgoing
+from syncline.model import EVERYTHING, Counts, Item, Result, Run, Scope, Step, Trigger
 from syncline.steps.engine import StepEngine
 from syncline.steps.events import EventGatherer
 from syncline.steps.worker import Worker
-from syncline.store.events import EventStore
-from syncline.store.state import State, first_batch
-from syncline.store.table import Database
+from syncline.store.batches import BatchRecord
+from syncline.store.state import first_batch
 from syncline.wiring.functions import STEPS
-from tests.rig.pump import Clock, Letter, Mail, Manners, Pump, Reaper, guard
+from tests.rig.chain import Rig
+from tests.rig.pump import Letter
 from tests.rig.run_ids import made_run_id
-from tests.rig.stack import EVENTS, dead_url, new_table, url
+from tests.rig.stack import new_table
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -93,62 +89,33 @@ class Told(MadeUp):
         self.ended_runs.append(run.id)
 
 
-@dataclass
-class Steps:
-    """The three steps around one kind."""
+class Steps(Rig):
+    """The steps around one kind, all of which share an engine."""
 
-    table: Table
-    kind: MadeUp = field(default_factory=MadeUp)
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        self.clock, self.reaper, self.lock = Clock(), Reaper(), threading.Lock()
-        self.state = State(self.table, self.clock.time, self.clock.every)
-        self.mail = Mail(self.clock)
-        sqs = boto3.client("sqs")
-        self.mail.connect(sqs)
-        for client in (self.table.meta.client, sqs):
-            guard(client, self.reaper, self.lock)
-        urls = {step: url(step) for step in Step}
-        self.queues = Queues(sqs, urls, {step: dead_url(step) for step in Step}, EVENTS)
+    def __init__(self, table: Table, kind: MadeUp) -> None:
+        super().__init__(SYNC, table=table)
+        self.kind = kind
+        clock, rng = self.clock, random.Random(self.seed)
         self.engine = StepEngine(
-            self.state,
-            self.queues,
-            lambda _run: self.kind,
-            self.clock.time,
-            random.Random(self.seed),
-            self.clock.sleep,
-            every=self.clock.every,
+            self.state, self.queues, self._kind_of, clock.time, rng, clock.sleep, every=clock.every
         )
-        self.event_store = EventStore(Database(self.table), self.clock.time)
         self.configs: dict[str, Sync] = {}
         self.gatherer = EventGatherer(
-            self.event_store, sources_of, self._config, lambda _name: self.kind, self.queues, self.clock.time
+            self.event_store, sources_of, self._config, self._kind_of, self.queues, clock.time
         )
-        self.pump = Pump(self.mail, self.clock, self.reaper, self.worker, Manners(random.Random(self.seed)))
+
+    def _kind_of(self, _run: Run | str) -> MadeUp:
+        return self.kind  # a test may have replaced it
 
     def _config(self, name: str) -> Sync:
         return self.configs.get(name) or Sync(name=name, kind="made-up")
 
-    def worker(self, step: Step) -> Worker:
+    def new_worker(self, step: Step) -> Worker:
         return Worker(step, STEPS[step], self.engine, self.gatherer)
 
-    def start(self, *groups: str, run: str | None = None, plan: bool = False) -> Letter:
-        """A start message in the queue."""
-        self.queues.start(Start(SYNC, Trigger.MANUAL, Scope.of(groups) if groups else EVERYTHING, run, plan))
-        return self.mail.letters[-1]
-
     def notify(self, *groups: str, source: str = "made.up") -> None:
-        """Events of a source, in the queue for those."""
-        for group in groups:
-            body, now = json.dumps({"source": source, "group": group}), self.clock.now
-            self.mail.add(Letter(f"event-{len(self.mail.letters)}-{group}", EVENTS, body, now, now))
-
-    def run(self) -> Run:
-        """A whole run, pumped to its end."""
-        self.start()
-        self.pump.run()
-        return self.latest()
+        """Post an event of a source for each group."""
+        self.post(*({"source": source, "group": group} for group in groups))
 
     def begin(self, run_id: str = MADE_UP_RUN) -> tuple[Run, Batch]:
         """A run and its first batch, which no message carries."""
@@ -156,40 +123,10 @@ class Steps:
 
     def begin_with(self, batch: Batch) -> Letter:
         """A run whose look is over, and has led to this batch, which lies in its queue."""
-        from syncline.messages import Outgoing  # noqa: PLC0415
-        from syncline.model import Counts  # noqa: PLC0415
-        from syncline.store.batches import BatchRecord  # noqa: PLC0415
-
         run, root = self.begin(batch.run)
         assert root == first_batch(run)
         self.state.end_batch(root, BatchRecord((), (Outgoing(batch),)), Counts(queued=len(batch.items)))
         return self.put(batch)
-
-    def put(self, message: Batch | Start | DeadLetter | str, step: Step | None = None, **more: Any) -> Letter:
-        """A message in its queue."""
-        where = step or (message.step if isinstance(message, Batch) else Step.DISCOVER)
-        body = message if isinstance(message, str) else encode(message)
-        now = self.clock.now
-        letter = Letter(f"letter-{len(self.mail.letters)}-{now}", url(where), body, now, now, **more)
-        self.mail.add(letter)
-        return letter
-
-    def latest(self) -> Run:
-        return self.state.runs(SYNC, 1)[0]
-
-    def results(self, run: Run | None = None) -> dict[tuple[str, str], Result]:
-        """A run's results by item; fails where an item has two."""
-        found: dict[tuple[str, str], Result] = {}
-        for result in self.state.results((run or self.latest()).id):
-            assert (result.group, result.name) not in found, result
-            found[result.group, result.name] = result
-        return found
-
-    def dead(self) -> list[DeadLetter]:
-        """Return the dead letters of all steps; each must have a reason."""
-        letters = [decode(letter.body) for _, letter in self.mail.dead()]
-        assert all(isinstance(each, DeadLetter) and each.reason for each in letters), letters
-        return [each for each in letters if isinstance(each, DeadLetter)]
 
 
 def sources_of(body: Any) -> tuple[str, ...]:

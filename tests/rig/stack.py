@@ -98,6 +98,15 @@ def table_of_test() -> Table:
     return create_table() if on_moto else cast("Table", QuickTable(f"syncline-{next(_numbers)}"))
 
 
+def lone_table() -> Table:
+    """Return an empty table as `table_of_test`, and delete all others: moto copies every table for each transaction."""
+    if on_moto:
+        client = boto3.client("dynamodb")
+        for name in client.list_tables()["TableNames"]:
+            client.delete_table(TableName=name)
+    return table_of_test()
+
+
 def create_table() -> Table:
     """Create a table in moto, which must be at work."""
     return boto3.resource("dynamodb").create_table(

@@ -19,7 +19,7 @@ from syncline.clients.http.limits import HttpRequest, TransferLimits
 from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
 from syncline.messages import Queues
-from syncline.model import Step
+from syncline.model import Run, Step
 from syncline.secrets import Secrets
 from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
@@ -27,8 +27,7 @@ from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import AWS_ERRORS, Database
 from syncline.wiring.dependencies import Dependencies
-from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.syncs import Kinds, Syncs
+from tests.rig.chain import queues, worker
 from tests.rig.stack import EVENTS, QUEUES, dead_url, url
 from tests.simulation.functions import Functions
 from tests.simulation.functions import Mapping as Source
@@ -98,8 +97,7 @@ class Stack:
         return Secrets(lambda: vault, lambda: vault, self.environ, self.machine.time)
 
     def queues(self, calls: Calls) -> Queues:
-        sqs = cast("Any", Client(calls, self.sqs))
-        return Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
+        return queues(Client(calls, self.sqs))
 
     def worker(self, process: Process, step: Step) -> Worker:
         """Return the worker of a step, as :mod:`syncline.wiring.functions` makes it in a fresh process."""
@@ -107,14 +105,13 @@ class Stack:
         table = cast("Any", Client(calls, self.table))
         clock = self.machine.time
         state, database, http = State(table, clock), Database(table), SimHttp(calls)
-        parts = Dependencies(self.secrets(calls), http, state, database, clock)
-        syncs = Syncs(state, Kinds(parts))
-        bind = syncs.bind(
-            http, lambda run, what: engine.note_waiting(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
-        )
+        dependencies = Dependencies(self.secrets(calls), http, state, database, clock)
         rng = random.Random(self.machine.rng.random())
-        engine = StepEngine(state, self.queues(calls), syncs.kind_of, clock, rng, self.machine.sleep, bind=bind)
-        return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(database, clock), engine))
+
+        def slow(engine: StepEngine, run: Run, what: str) -> None:
+            engine.note_waiting(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
+
+        return worker(step, dependencies, self.queues(calls), rng, self.machine.sleep, slow=slow)
 
     def operator(self, name: str) -> Operator:
         """Return a person with a terminal; each of their commands is a process of its own."""

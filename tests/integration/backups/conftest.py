@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,6 @@ from syncline.clients.folder.target import FolderTarget
 from syncline.clients.http.client import Http
 from syncline.kinds.backups.stores import BucketStore
 from tests.rig.backups import World, make_bucket, make_world, s3_server
-
-logging.getLogger("werkzeug").setLevel(logging.ERROR)
 
 
 @pytest.fixture(scope="module")

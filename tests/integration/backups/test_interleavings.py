@@ -12,8 +12,7 @@ from moto import mock_aws
 
 from syncline.messages import Start
 from syncline.model import RunStatus, Scope, Trigger
-from tests.integration.test_chain_backups import SYNC, Chain
-from tests.rig.backups import s3_server
+from tests.rig.backups import SYNC, BackupsChain, s3_server
 from tests.rig.interleaving import Schedule, at_every_call, deliver, deliver_meanwhile, every_schedule
 from tests.rig.pump import Pump
 from tests.standins.git_places import make_bare
@@ -37,18 +36,18 @@ class Subjects:
 
     s3: str
     folder: Path
-    chain: Chain | None = None
+    chain: BackupsChain | None = None
     number: int = 0
     wanted: bytes | None = None
     scope: str = KEY
     """What is scanned when something happened: the object alone, or its whole cluster."""
 
-    def new(self, *, synced: bool) -> Chain:
+    def new(self, *, synced: bool) -> BackupsChain:
         self.number += 1
         bare = make_bare(self.folder / f"{self.number}.git")
-        chain = self.chain = Chain(self.s3, bare, f"{self.folder.name.replace('_', '-')}-{self.number}")
+        chain = self.chain = BackupsChain(self.s3, bare)
         chain.configure(removals={"share": 1.0})
-        chain.put(KEPT | ({KEY: b"of old"} if synced else {}))
+        chain.upload(KEPT | ({KEY: b"of old"} if synced else {}))
         if synced:
             chain.run()
         else:

@@ -28,7 +28,7 @@ NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/"
 def fill(chain: FilesChain, names: Sequence[str] = NAMES, **config: Any) -> None:
     chain.configure(**config)
     for name in names:
-        chain.put(name, name.encode() * 3 if name != "empty" else b"")
+        chain.upload(name, name.encode() * 3 if name != "empty" else b"")
 
 
 class TestLooks:
@@ -47,7 +47,7 @@ class TestLooks:
     def test_what_changed_and_nothing_else(self, chain: FilesChain) -> None:
         fill(chain)
         chain.run()
-        chain.put("a", b"something else")
+        chain.upload("a", b"something else")
         received = chain.manager.received
         run = chain.run()
         chain.check()
@@ -56,8 +56,8 @@ class TestLooks:
 
     def test_permissions_by_metadata(self, chain: FilesChain) -> None:
         fill(chain)
-        chain.put("secret", b"x", permissions="rw-------")
-        chain.put("octal", b"x", mode="0100640")
+        chain.upload("secret", b"x", permissions="rw-------")
+        chain.upload("octal", b"x", mode="0100640")
         chain.run()
         chain.check(modes={"/data/secret": "rw-------", "/data/octal": "rw-r-----"})
 
@@ -82,14 +82,14 @@ class TestLooks:
         chain.configure(removals={"share": 0.5})
         keys = [f"{'de'[n % 2]}/{n:03}" for n in range(30)]
         for key in keys:
-            chain.put(key, key.encode())
+            chain.upload(key, key.encode())
         chain.pump.tick = tick
         assert chain.run().counts.moved == 30
         chain.check()
         for key in keys[::3]:
             chain.bucket.delete(key)
         for key in keys[1::6]:
-            chain.put(key, b"changed")
+            chain.upload(key, b"changed")
         run = chain.run()
         chain.check()
         assert (run.counts.removed, run.counts.moved, run.counts.failed) == (10, 5, 0)
@@ -107,7 +107,7 @@ class TestLooks:
         fill(chain, removals={"share": 0.5})
         chain.run()
         chain.bucket.delete(NAMES[0])
-        chain.put(NAMES[1], b"changed")
+        chain.upload(NAMES[1], b"changed")
         chain.start(plan=True)
         chain.pump.run()
         plan = chain.latest()
@@ -141,7 +141,7 @@ class TestLooks:
 
     def test_a_large_file_is_streamed(self, chain: FilesChain) -> None:
         chain.configure()
-        chain.put("large", b"0123456789abcdef" * (200 * 1024))
+        chain.upload("large", b"0123456789abcdef" * (200 * 1024))
         chain.run()
         chain.check()
 
@@ -185,7 +185,7 @@ class TestRemovals:
         chain.run()
         for name in NAMES[:3]:
             chain.bucket.delete(name)
-        chain.put("new", b"is moved all the same")
+        chain.upload("new", b"is moved all the same")
         run = chain.run()
         assert chain.results(run)["*"].code == "REMOVALS_CAPPED"
         assert (run.counts.removed, run.counts.moved) == (0, 1)
@@ -194,7 +194,7 @@ class TestRemovals:
 
     def test_an_empty_bucket_removes_nothing(self, chain: FilesChain) -> None:
         chain.configure(removals={"share": 1.0})
-        chain.put("only", b"x")
+        chain.upload("only", b"x")
         chain.run()
         chain.bucket.delete("only")
         run = chain.run()
@@ -207,7 +207,7 @@ class TestRemovals:
         chain.bucket.delete("a")
         chain.start()
         chain.pump.deliver(chain.mail.waiting()[:1])  # the look
-        chain.put("a", b"is back")
+        chain.upload("a", b"is back")
         chain.pump.run()
         chain.check()
 
@@ -217,7 +217,7 @@ class TestRenames:
         fill(chain, removals={})
         chain.run()
         received, number = chain.manager.received, chain.manager.files["/data/b/c"].internal_id
-        chain.put("moved/c", b"b/c" * 3)
+        chain.upload("moved/c", b"b/c" * 3)
         chain.bucket.delete("b/c")
         run = chain.run()
         chain.check()
@@ -229,7 +229,7 @@ class TestRenames:
         fill(chain, removals={"share": 0.9})
         chain.run()
         for name in ("one", "two"):
-            chain.put(name, b"b/c" * 3)
+            chain.upload(name, b"b/c" * 3)
         chain.bucket.delete("b/c")
         run = chain.run()
         chain.check()
@@ -240,7 +240,7 @@ class TestRenames:
         fill(chain, removals={})
         chain.run()
         received = chain.manager.received
-        chain.put("z", b"aaa")
+        chain.upload("z", b"aaa")
         chain.bucket.delete("a")
         chain.hear(record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "z", "ObjectCreated:Copy"))
         chain.check()
@@ -268,7 +268,7 @@ class TestEvents:
         chain.check()
         chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))  # forged: it is there
         chain.check()
-        chain.put("lost", b"nobody said a word")
+        chain.upload("lost", b"nobody said a word")
         chain.run()
         chain.check()
 
@@ -281,7 +281,7 @@ class TestEvents:
             if key in there:
                 chain.bucket.delete(key)
             else:
-                chain.put(key, b"the %d" % number)
+                chain.upload(key, b"the %d" % number)
             there ^= {key}
             name = "ObjectCreated:Put" if key in there else "ObjectRemoved:Delete"
             told.append(record(chain.name, key, name, f"{number:016X}"))
@@ -302,16 +302,16 @@ class TestEvents:
         fill(chain, removals={})
         chain.run()
         chain.bucket.delete("a")
-        chain.notify(record(chain.name, "a", "ObjectRemoved:Delete", "02"))
+        chain.post(record(chain.name, "a", "ObjectRemoved:Delete", "02"))
         chain.pump.run_until(chain.clock.now + 2.5)  # it is looked at
-        chain.notify(record(chain.name, "a", sequencer="01"))
+        chain.post(record(chain.name, "a", sequencer="01"))
         chain.pump.run()
         chain.check()
         assert "/data/a" not in chain.manager.files
 
     def test_of_another_bucket_or_malformed(self, chain: FilesChain) -> None:
         fill(chain)
-        chain.notify(record("elsewhere", "a"), {"Records": [{"eventVersion": "9"}]}, record(chain.name, "a"))
+        chain.post(record("elsewhere", "a"), {"Records": [{"eventVersion": "9"}]}, record(chain.name, "a"))
         chain.pump.run()
         assert set(chain.manager.files) == {"/data/a"}
 
@@ -341,7 +341,7 @@ class TestEvents:
         assert set(chain.manager.files) == {"/data/b c"}
         chain.hear({"service": chain.manager.url, **event, "file_path": "/data/a"})
         assert set(chain.manager.files) == {"/data/b c", "/data/a"}
-        chain.notify({"service": chain.manager.url, "events": [{"event_type": "explode"}]}, {"service": "elsewhere"})
+        chain.post({"service": chain.manager.url, "events": [{"event_type": "explode"}]}, {"service": "elsewhere"})
         chain.pump.run()
         assert len(chain.manager.files) == 2
 
@@ -399,7 +399,7 @@ class TestTelling:
         chain.run()
         told = {"event_type": "change_permission", "file_path": "/data/a", "timestamp": "2026-11-25T01:00:00Z"}
         chain.manager.events = [told | {"metadata": {"new_permissions": "rwxr-x---"}}]
-        chain.put("b c", b"something new")
+        chain.upload("b c", b"something new")
         chain.run()
         chain.check(modes={"/data/a": "rwxr-x---"})
         operations = chain.manager.reports[-1]["operations"]
@@ -454,7 +454,7 @@ class TestFailures:
 
     def test_keys_that_make_no_path(self, chain: FilesChain) -> None:
         fill(chain)
-        chain.put("tab\there", b"x")
+        chain.upload("tab\there", b"x")
         run = chain.run()
         assert chain.results(run)["tab\there"].code == "PATH_REFUSED"
         assert run.counts.moved == len(NAMES)
@@ -468,13 +468,13 @@ class TestFailures:
 
     def test_an_object_replaced_while_it_streams(self, chain: FilesChain) -> None:
         chain.configure()
-        chain.put("large", b"old" * (1 << 20))
+        chain.upload("large", b"old" * (1 << 20))
         replaced: list[str] = []
 
         def replace(path: str) -> None:
             if not replaced:
                 replaced.append(path)
-                chain.put("large", b"new" * (1 << 20) + b"!")
+                chain.upload("large", b"new" * (1 << 20) + b"!")
 
         chain.manager.on_save = replace
         chain.run()
@@ -509,7 +509,7 @@ class TestToAnotherBucket:
 
         assert found() == chain.objects()
         chain.bucket.delete("a")
-        chain.put("b/c", b"changed")
+        chain.upload("b/c", b"changed")
         chain.run()
         assert found() == chain.objects()
         assert chain.run().counts.queued == 0
@@ -519,7 +519,7 @@ class TestToAnotherBucket:
         target = {**chain.endpoint("target-listed"), "prefix": f"{chain.name}/"}
         chain.configure(target=target, overwrite=True)
         for number in range(40):
-            chain.put(f"d{number % 2}/f{number}", b"%d" % number)
+            chain.upload(f"d{number % 2}/f{number}", b"%d" % number)
         run = chain.run()
         assert run.counts.moved == 40
         assert run.counts.requests == 40 + 4  # the copies, a listing of each side, and one of each folder

@@ -18,18 +18,18 @@ def prepared(chain: FilesChain) -> FilesChain:
     """A sync with all there is to do: new, changed, renamed, removed, large and equal files, and an event beside."""
     chain.configure(removals={"share": 0.9})
     for name in ("equal", "changed", "renamed", "removed"):
-        chain.put(name, name.encode())
+        chain.upload(name, name.encode())
     chain.run()
     chain.check()
-    chain.put("changed", b"changed by now")
-    chain.put("under/another-name", b"renamed")
+    chain.upload("changed", b"changed by now")
+    chain.upload("under/another-name", b"renamed")
     chain.bucket.delete("renamed")
     chain.bucket.delete("removed")
-    chain.put("new", b"new", permissions="rw-------")
-    chain.put("large", b"0123456789abcdef" * (100 * 1024))
+    chain.upload("new", b"new", permissions="rw-------")
+    chain.upload("large", b"0123456789abcdef" * (100 * 1024))
     chain.reaper.effects.clear()
     chain.start()
-    chain.notify(record(chain.name, "changed"), record(chain.name, "removed", "ObjectRemoved:Delete"))
+    chain.post(record(chain.name, "changed"), record(chain.name, "removed", "ObjectRemoved:Delete"))
     return chain
 
 

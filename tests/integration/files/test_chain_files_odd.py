@@ -66,13 +66,13 @@ def test_names_of_every_sort(chain: FilesChain) -> None:
     chain.configure(removals={})
     assert max(len(name.encode()) for name in NAMES) == 1024
     for name in NAMES:
-        chain.put(name, b"" if name == "empty" else name.encode() * 2)
+        chain.upload(name, b"" if name == "empty" else name.encode() * 2)
     run = chain.run()
     chain.check()
     assert (run.counts.moved, run.counts.failed) == (len(NAMES), 0)
     assert chain.run().counts.skipped == len(NAMES)
     for name in NAMES:
-        chain.put(name, b"by event")
+        chain.upload(name, b"by event")
     chain.hear(*(record(chain.name, name) for name in NAMES))
     chain.check()
     chain.bucket.delete("deep")
@@ -97,7 +97,7 @@ def test_versions_and_their_markers(chain: FilesChain) -> None:
     s3 = boto3.client("s3")
     s3.put_bucket_versioning(Bucket=chain.name, VersioningConfiguration={"Status": "Enabled"})
     chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={})
-    chain.put("a", b"the first")
+    chain.upload("a", b"the first")
     chain.hear(record(chain.name, "a", sequencer="0A"))
     chain.check()
     marker = s3.delete_object(Bucket=chain.name, Key="a")["VersionId"]
@@ -200,8 +200,8 @@ def listing(keys: Sequence[str], more: str = "") -> bytes:
 @pytest.mark.parametrize("key", ["../../etc/passwd", "a/../../b", "."])
 def test_a_forged_event_begins_no_run(chain: FilesChain, key: str) -> None:
     chain.configure()
-    chain.put("a.txt", b"a")
-    chain.notify(record(chain.name, key), record("bucket-of-nobody", "a.txt"), {"Records": [{"forged": True}]})
+    chain.upload("a.txt", b"a")
+    chain.post(record(chain.name, key), record("bucket-of-nobody", "a.txt"), {"Records": [{"forged": True}]})
     chain.pump.run()
     assert chain.state.runs(chain.sync) == []
     assert chain.mail.dead() == []

@@ -24,7 +24,7 @@ class TestOrder:
     def test_a_late_creation_costs_no_request_and_raises_nothing(self, chain: FilesChain) -> None:
         ordered(chain)
         for key in "ab":
-            chain.put(key, b"x")
+            chain.upload(key, b"x")
             chain.hear(record(chain.name, key, sequencer="0A"))
         chain.bucket.delete("a")
         assert chain.hear(record(chain.name, "a", REMOVED, "0B")).counts.removed == 1
@@ -43,21 +43,21 @@ class TestOrder:
 
     def test_a_deletion_by_a_marker(self, chain: FilesChain) -> None:
         ordered(chain)
-        chain.put("a", b"x")
+        chain.upload("a", b"x")
         chain.hear(record(chain.name, "a", sequencer="0A"))
         chain.bucket.delete("a")
         chain.hear(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
         chain.check()
         assert chain.hear(record(chain.name, "a", sequencer="0A")).counts.requests == 0
-        chain.put("a", b"again")
+        chain.upload("a", b"again")
         chain.hear(record(chain.name, "a", sequencer="0C"))
         chain.check()
 
     def test_a_rename_keeps_the_order_of_both_keys(self, chain: FilesChain) -> None:
         ordered(chain)
-        chain.put("a", b"content")
+        chain.upload("a", b"content")
         chain.hear(record(chain.name, "a", sequencer="0A"))
-        chain.put("b", b"content")
+        chain.upload("b", b"content")
         chain.bucket.delete("a")
         told = [record(chain.name, "b", "ObjectCreated:Copy", "0B"), record(chain.name, "a", REMOVED, "0C")]
         chain.pump.manners.batches = True
@@ -68,13 +68,13 @@ class TestOrder:
 
     def test_a_full_look_forgets_a_number_that_proved_wrong(self, chain: FilesChain) -> None:
         ordered(chain)
-        chain.put("a", b"x")
+        chain.upload("a", b"x")
         chain.hear(record(chain.name, "a", sequencer="F" * 18))
-        chain.put("a", b"other")
+        chain.upload("a", b"other")
         assert chain.hear(record(chain.name, "a", sequencer="0B")).counts.requests == 0
         chain.run()
         chain.check()
-        chain.put("a", b"and another")
+        chain.upload("a", b"and another")
         chain.hear(record(chain.name, "a", sequencer="0C"))
         chain.check()
 
@@ -87,7 +87,7 @@ class TestOrder:
             if key in there:
                 chain.bucket.delete(key)
             else:
-                chain.put(key, b"the %d" % number)
+                chain.upload(key, b"the %d" % number)
             there ^= {key}
             told.append(record(chain.name, key, "ObjectCreated:Put" if key in there else REMOVED, f"00{number:014X}"))
             if number % 8 == 0:
@@ -100,11 +100,11 @@ class TestOrder:
 
 def test_a_rename_that_cannot_be_made_forgets_no_file(chain: FilesChain) -> None:
     chain.configure(removals={"share": 0.9}, overwrite=True)
-    chain.put("a", b"content")
-    chain.put("b", b"is there all the time")
+    chain.upload("a", b"content")
+    chain.upload("b", b"is there all the time")
     chain.run()
     chain.manager.put("/data/z", b"somebody else's, in the way")
-    chain.put("z", b"content")
+    chain.upload("z", b"content")
     chain.bucket.delete("a")
     chain.run()
     assert chain.manager.files["/data/z"].content == b"content"
@@ -127,16 +127,16 @@ class TestSheets:
             return {row[at]: [*row[:at], *row[at + 1 : at + 4]] for row in rows}
 
         for key, content in (("same", b"1"), ("changed", b"22"), ("gone", b"333"), ("old name", b"4444")):
-            chain.put(key, content)
+            chain.upload(key, content)
         run = chain.run().id
         first = sheet(run, "after")
         assert len(first) == 4
         assert sheet(run, "before") == {}
         assert sheet(run, "differences") == {path: ["create", *row] for path, row in first.items()}
 
-        chain.put("changed", b"another")
-        chain.put("new", b"55555")
-        chain.put("new name", b"4444")
+        chain.upload("changed", b"another")
+        chain.upload("new", b"55555")
+        chain.upload("new name", b"4444")
         chain.bucket.delete("gone")
         chain.bucket.delete("old name")
         run = chain.run().id
@@ -168,10 +168,10 @@ class TestSheets:
         bucket = chain.bucket_called(f"{chain.name}-reports")
         chain.make_bucket(f"{chain.name}-reports")
         ordered(chain, reports=chain.endpoint(f"{chain.name}-reports"))
-        chain.put("a", b"1")
-        chain.put("b", b"1")
+        chain.upload("a", b"1")
+        chain.upload("b", b"1")
         chain.run()
-        chain.put("a", b"22")
+        chain.upload("a", b"22")
         run = chain.hear(record(chain.name, "a", sequencer="0A")).id
         lines = {
             what: bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()

@@ -43,7 +43,7 @@ class Subject:
         gathering = {"quiet": 0, "longest": 0}
         chain.configure(source=source, target=target, removals={"share": 1.0}, events=gathering)
         for key, content in KEPT.items():
-            chain.put(key, content)
+            chain.upload(key, content)
         chain.run()
         chain.check()
         self.restore = cast("ModelTable", self.chain.table).saved()
@@ -69,12 +69,12 @@ class Subject:
         chain = self.chain
         if self.events:
             chain.clock.sleep(0.001)  # the notifications' names are made of it
-            chain.notify(record(chain.name, self.key, name, f"{self.sequencer:016X}"))
+            chain.post(record(chain.name, self.key, name, f"{self.sequencer:016X}"))
         else:
             chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([f"key:{self.key}"])))
 
     def put(self, content: bytes = b"the first") -> None:
-        self.chain.put(self.key, content)
+        self.chain.upload(self.key, content)
         self.contents[self.key] = content
         self.tell()
 

@@ -61,7 +61,7 @@ def put_all(chain: FilesChain, server: S3Server, large: bytes) -> None:
     """Put a large object at the source, and small ones."""
     server.put(chain.name, "large", large)
     for key, content in SMALL.items():
-        chain.put(key, content)
+        chain.upload(key, content)
 
 
 def transfers(chain: FilesChain) -> int:

@@ -22,8 +22,8 @@ def lost(request: pytest.FixtureRequest) -> Answer:
 @pytest.mark.parametrize("times", [1, 3])
 def test_of_a_create(chain: FilesChain, lost: Answer, content: bytes, times: int) -> None:
     chain.configure()
-    chain.put("a", content, permissions="rw-------")
-    chain.put("b", b"another")
+    chain.upload("a", content, permissions="rw-------")
+    chain.upload("b", b"another")
     chain.manager.lose("create", "/data/a", times, lost)
     run = chain.run()
     assert (chain.ended(run, "a"), chain.ended(run, "b")) == ("moved", "moved")
@@ -33,9 +33,9 @@ def test_of_a_create(chain: FilesChain, lost: Answer, content: bytes, times: int
 
 def test_of_an_update(chain: FilesChain, lost: Answer) -> None:
     chain.configure()
-    chain.put("a", b"of old")
+    chain.upload("a", b"of old")
     chain.run()
-    chain.put("a", b"0123456789abcdef" * (200 * 1024))
+    chain.upload("a", b"0123456789abcdef" * (200 * 1024))
     chain.manager.lose("update", "/data/a", 1, lost)
     assert chain.ended(chain.run(), "a") == "moved"
     chain.check()
@@ -46,10 +46,10 @@ def test_of_an_update(chain: FilesChain, lost: Answer) -> None:
 def test_of_a_rename(chain: FilesChain, lost: Answer, new_key: str) -> None:
     chain.configure(removals={"share": 1.0})
     for key, content in (("a", b"renamed"), ("b", b"stays")):
-        chain.put(key, content)
+        chain.upload(key, content)
     chain.run()
     received, number = chain.manager.received, chain.manager.files["/data/a"].internal_id
-    chain.put(new_key, b"renamed")
+    chain.upload(new_key, b"renamed")
     chain.bucket.delete("a")
     chain.manager.lose("move" if "/" in new_key else "rename", "/data/a", 1, lost)
     run = chain.run()
@@ -62,7 +62,7 @@ def test_of_a_rename(chain: FilesChain, lost: Answer, new_key: str) -> None:
 def test_of_a_delete(chain: FilesChain, lost: Answer) -> None:
     chain.configure(removals={"share": 1.0})
     for key in "abc":
-        chain.put(key, key.encode())
+        chain.upload(key, key.encode())
     chain.run()
     chain.bucket.delete("a")
     chain.manager.lose("delete", "/data/a", 1, lost)
@@ -74,7 +74,7 @@ def test_of_a_delete(chain: FilesChain, lost: Answer) -> None:
 
 def test_of_permissions(chain: FilesChain, lost: Answer) -> None:
     chain.configure()
-    chain.put("a", b"content", permissions="r--------")
+    chain.upload("a", b"content", permissions="r--------")
     chain.manager.lose("permissions", "/data/a", 1, lost)
     assert chain.ended(chain.run(), "a") == "moved"
     chain.check(modes={"/data/a": "r--------"})
@@ -83,7 +83,7 @@ def test_of_permissions(chain: FilesChain, lost: Answer) -> None:
 def test_a_file_that_somebody_else_created_meanwhile_is_a_conflict(chain: FilesChain, lost: Answer) -> None:
     """A lost answer is no proof that what is there is ours."""
     chain.configure()
-    chain.put("a", b"ours")
+    chain.upload("a", b"ours")
 
     def replaced(_path: str) -> None:
         chain.manager.put("/data/a", b"somebody else's", permissions="rwx------")

@@ -45,8 +45,8 @@ def mode_of(chain: FilesChain, key: str = "a") -> str:
 def filled(strict: FilesChain) -> FilesChain:
     strict.manager.strict_modes = True
     strict.listen()
-    strict.put("a", b"content")
-    strict.put("b", b"another")
+    strict.upload("a", b"content")
+    strict.upload("b", b"another")
     strict.run()
     strict.check()
     return strict
@@ -112,10 +112,10 @@ class TestKept:
         hear(filled, told(mode))
         assert mode_of(filled) == mode
         for number in range(2):
-            filled.put("a", b"changed %d" % number)
+            filled.upload("a", b"changed %d" % number)
             filled.run()
             filled.check(modes={"/data/a": mode})
-        filled.put("a", b"changed by the way")
+        filled.upload("a", b"changed by the way")
         filled.run("key:a")
         filled.check(modes={"/data/a": mode})
         hear(filled, told("rwxrwxrwx", BEFORE["zone"]))
@@ -124,7 +124,7 @@ class TestKept:
     def test_and_when_the_file_is_renamed(self, filled: FilesChain) -> None:
         filled.listen(removals={"share": 1.0})
         hear(filled, told("---------"))
-        filled.put("z", b"content")
+        filled.upload("z", b"content")
         filled.bucket.delete("a")
         filled.run()
         assert filled.manager.operations["rename"] == 1
@@ -155,12 +155,12 @@ class TestValid:
 
     @pytest.mark.parametrize("mode", INVALID)
     def test_nor_one_from_the_queue(self, filled: FilesChain, mode: str) -> None:
-        filled.notify({"service": filled.manager.url, "events": [told(mode)]})
+        filled.post({"service": filled.manager.url, "events": [told(mode)]})
         filled.clock.sleep(1)
-        filled.notify({"service": filled.manager.url, "events": [told("rwx------", key="b")]})
+        filled.post({"service": filled.manager.url, "events": [told("rwx------", key="b")]})
         filled.pump.run()
         assert (mode_of(filled), mode_of(filled, "b")) == (MODE, "rwx------")
-        filled.put("a", b"changed")
+        filled.upload("a", b"changed")
         run = filled.run()
         assert run.counts.failed == 0
         filled.check(modes={"/data/b": "rwx------"})
@@ -178,7 +178,7 @@ class TestValid:
     )
     def test_from_metadata(self, filled: FilesChain, text: str, mode: str) -> None:
         """What is no mode is as if it were not there; special bits are dropped."""
-        filled.put("set by metadata", b"content", permissions=text)
+        filled.upload("set by metadata", b"content", permissions=text)
         run = filled.run()
         assert run.counts.failed == 0
         filled.check(modes={"/data/set by metadata": mode})
@@ -186,7 +186,7 @@ class TestValid:
 
     @pytest.mark.parametrize("number", ["4755", "0101755"])
     def test_from_a_number_in_metadata(self, filled: FilesChain, number: str) -> None:
-        filled.put("set by number", b"content", mode=number)
+        filled.upload("set by number", b"content", mode=number)
         assert filled.run().counts.failed == 0
         filled.check(modes={"/data/set by number": "rwxr-xr-x"})
 

@@ -67,7 +67,7 @@ def row(chain: FilesChain, key: str, **changes: str) -> state_csv.CsvRow:
 def filled(chain: FilesChain) -> FilesChain:
     chain.configure()
     for key, content in CONTENT.items():
-        chain.put(key, content)
+        chain.upload(key, content)
     return chain
 
 
@@ -122,7 +122,7 @@ def test_an_imported_file_may_be_replaced_when_its_object_changes(filled: FilesC
     for key, content in CONTENT.items():
         filled.manager.put(f"/data/{key}", content)
     import_sheet(filled, tmp_path, [row(filled, key) for key in CONTENT])
-    filled.put("03", b"changed since")
+    filled.upload("03", b"changed since")
     run = filled.run()
     assert (run.counts.moved, run.counts.conflict) == (1, 0)
     filled.check()
@@ -137,7 +137,7 @@ def test_permissions_that_are_none_are_not_taken_from_a_sheet(filled: FilesChain
     rows = [row(filled, key, **({"permissions": mode} if key == "03" else {})) for key in CONTENT]
     import_sheet(filled, tmp_path, rows)
     assert set(exported_modes(filled, tmp_path).values()) == {MODE}
-    filled.put("03", b"changed since")
+    filled.upload("03", b"changed since")
     run = filled.run()
     assert run.counts.failed == 0
     filled.check()

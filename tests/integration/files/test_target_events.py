@@ -45,7 +45,7 @@ class Told:
 def told(chain: FilesChain, request: pytest.FixtureRequest) -> Told:
     chain.listen(removals={"share": 1.0})
     for key, content in CONTENT.items():
-        chain.put(key, content)
+        chain.upload(key, content)
     assert chain.run().counts.moved == len(CONTENT)
     chain.check()
     return Told(chain, request.param)
@@ -92,7 +92,7 @@ def test_a_file_replaced_at_the_target_is_a_conflict(told: Told) -> None:
 def test_a_file_created_where_one_of_ours_will_be_is_a_conflict(told: Told) -> None:
     chain = told.chain
     chain.manager.put("/data/new", b"somebody else's")
-    chain.put("new", b"ours")
+    chain.upload("new", b"ours")
     run = told.tell("create", "new")
     assert chain.ended(run, "new") == "FILE_DIFFERS"
     assert run.counts.conflict == 1

@@ -130,7 +130,7 @@ def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
     steps.begin_with(transfer_of("1"))
     advanced = steps.state.progress(MADE_UP_RUN).advanced
     steps.clock.sleep(100.0)
-    worker, letter = steps.worker(Step.TRANSFER), steps.mail.letters[-1]
+    worker, letter = steps.new_worker(Step.TRANSFER), steps.mail.letters[-1]
     assert worker is not None
     assert letter is not None
     heard: list[float] = []

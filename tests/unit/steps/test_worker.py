@@ -196,7 +196,7 @@ def test_two_deliveries_at_the_same_time_have_one_effect(steps: Steps, step: Ste
 
     steps.pump.on_delivery = meet
     threads = [
-        threading.Thread(target=steps.pump.deliver, args=([each], steps.worker(step))) for each in (letter, twin)
+        threading.Thread(target=steps.pump.deliver, args=([each], steps.new_worker(step))) for each in (letter, twin)
     ]
     for thread in threads:
         thread.start()
