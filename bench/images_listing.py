@@ -27,7 +27,7 @@ from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_reply
 
 FEW: Final = 100_000
 MANY: Final = 1_000_000

@@ -17,8 +17,8 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.clients.s3.upload import PART_SIZE, part_size
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer
 from tests.standins.rclone import ACCESS, SECRET, Rclone
-from tests.standins.scripted_http import Reply, ScriptedServer
 
 NAMES = ["a b", "a+b", "a%20b", "ä", "a\u0308", "日本/🎈", "a'b\"c<d>&e", "x/" + "n" * 200, "a=1&b=2?c#d", "~tilde!*()"]
 

@@ -32,10 +32,10 @@ from tests.rig.artifacts import (
 )
 from tests.rig.images import SYNC
 from tests.rig.pump import Duplicates, Letter, Manners, When
+from tests.rig.server import json_reply
 from tests.standins import saved
 from tests.standins.github import Stored, zipped
 from tests.standins.oci import Fault
-from tests.standins.serving import json_answer
 
 OLD, NEW, ARM = "presto-1-linux-amd64", "presto-2-linux-amd64", "presto-2-linux-arm64"
 SHARES = 4
@@ -411,7 +411,7 @@ class TestWhatGoesWrong:
 
     def test_a_limit_at_github_is_waited_for(self, builds: ArtifactsWorld) -> None:
         chain = started(builds)
-        answers = [json_answer(403, {"message": "secondary limit"}, Retry_After="60")] * 3
+        answers = [json_reply({"message": "secondary limit"}, 403, Retry_After="60")] * 3
         builds.github.before = lambda _method, _target: answers.pop() if answers else None
         chain.pump.run()
         check(chain)

@@ -242,8 +242,8 @@ def test_a_refused_token_is_sent_once_and_a_renewed_one_at_once(
     sent: list[str] = []
     takes = GitHttp.authorised
 
-    def authorised(server: GitHttp, header: str | None) -> bool:
-        if header is not None:
+    def authorised(server: GitHttp, header: str) -> bool:
+        if header:
             sent.append(header)
         return takes(server, header)
 

@@ -28,9 +28,9 @@ from syncline.wiring.syncs import Kinds, Syncs
 from tests.rig.chain import connected_sqs, queues
 from tests.rig.pump import Clock, Mail
 from tests.rig.run_ids import made_run_id
+from tests.rig.server import Reply, ScriptedServer
 from tests.rig.stack import create_table
 from tests.standins.git_places import make_bare
-from tests.standins.scripted_http import Reply, ScriptedServer
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table

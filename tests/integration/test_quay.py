@@ -15,7 +15,7 @@ import pytest
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.quay import Quay, QuayTag
-from tests.standins.lean_http import LeanServer, Request, reply
+from tests.rig.server import Reply, Request, Server, reply
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair
 from tests.standins.programs import needs
 from tests.standins.quay import TOKEN, QuayServer
@@ -88,11 +88,11 @@ class TestQuayBeforeARegistry:
         needs("docker-registry")
         received: list[dict[str, Any]] = []
 
-        def take(request: Request) -> bytes:
-            received.append(json.loads(request.body))
+        def take(request: Request) -> Reply:
+            received.append(json.loads(request.read()))
             return reply(200, b"{}")
 
-        receiver = LeanServer(take)
+        receiver = Server(take)
         receiver.start()
         repository = f"{namespace}/app"
         hook = f"http://127.0.0.1:{receiver.port}/hook?secret=in-the-path"

@@ -19,8 +19,8 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.clients.s3.sigv4 import EMPTY_SHA256, AccessKeys, Signer, SigningRequest
 from syncline.clients.s3.upload import PART_SIZE
 from syncline.errors import SynclineError
+from tests.rig.server import ScriptedServer
 from tests.standins.s3 import ACCESS, SECRET, S3Server
-from tests.standins.scripted_http import ScriptedServer
 
 NAMES = ["a", "a/", "a/b", "a/c/d", "a b", "a+b%", "b//c", "b/d", "e\x01f", "z<>&'\"", "ä/ü", "日本/🎈", "~*!()"]
 

@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final
 
+from tests.rig.server import Reply
 from tests.soak.durable import Durable, Tally
-from tests.standins import s3_wire, serving
+from tests.standins import s3_wire
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import Answer, Form
 from tests.standins.git_http import git_http
@@ -72,7 +73,7 @@ class _GitHub(GitHubServer):
         self._seen: set[str] = set()
         self.requests = Tally(folder / REQUESTS)
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> serving.Answer:
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         for file in sorted(self._folder.glob("*.run")):
             if file.name not in self._seen:
                 self._seen.add(file.name)

@@ -13,12 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
+from tests.rig.server import Reply, Request, Server
 from tests.standins.programs import program
-from tests.standins.serving import Server
 
 
 @dataclass
@@ -36,111 +34,67 @@ class GitHttp:
     answer_with: int | None = None  # a status that every request gets
     url: str = ""
 
-    def authorised(self, header: str | None) -> bool:
+    def authorised(self, header: str) -> bool:
         if not self.users:
             return True
-        word, _, code = (header or "").partition(" ")
+        word, _, code = header.partition(" ")
         name, _, password = base64.b64decode(code).decode().partition(":") if word == "Basic" else ("", "", "")
         return bool(password) and self.users.get(name) == password
 
-
-@contextmanager
-def git_http(
-    root: Path, users: dict[str, str] | None = None, host: str = "127.0.0.1", port: int = 0
-) -> Iterator[GitHttp]:
-    """The server on ``port``, a free one if it is 0, of the loopback interface where nothing else is said, until the block ends."""
-    state = GitHttp(root, users or {})
-
-    class Handler(_Handler):
-        server_state = state
-
-    server = Server(Handler, host, port)
-    state.url = f"http://{host}:{server.port}"
-    server.start()
-    try:
-        yield state
-    finally:
-        server.stop()
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_state: GitHttp
-
-    def log_message(self, *_: Any) -> None:
-        pass
-
-    def do_GET(self) -> None:
-        self._serve(b"")
-
-    def do_POST(self) -> None:
-        self._serve(self._body())
-
-    def _body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        chunks = []
-        while size := int(self.rfile.readline(), 16):
-            chunks.append(self.rfile.read(size))
-            self.rfile.readline()
-        self.rfile.readline()
-        return b"".join(chunks)
-
-    def _serve(self, body: bytes) -> None:
-        state = self.server_state
-        state.requests.append(f"{self.command} {self.path}")
-        state.received += len(body)
-        if state.answer_with is not None:
-            self._answer(state.answer_with, {}, b"")
-            return
-        if not state.authorised(self.headers.get("Authorization")):
-            self._answer(401, {"WWW-Authenticate": 'Basic realm="git"'}, b"")
-            return
-        push = self.command == "POST" and self.path.endswith("/git-receive-pack")
-        if push and state.before_push:
-            state.before_push.pop(0)()
-        head, _, content = self._backend(body).partition(b"\r\n\r\n")
+    def handle(self, request: Request) -> Reply | None:
+        body = request.read()
+        self.requests.append(f"{request.method} {request.target}")
+        self.received += len(body)
+        if self.answer_with is not None:
+            return Reply(self.answer_with)
+        if not self.authorised(request.authorization):
+            return Reply(401, headers={"WWW-Authenticate": 'Basic realm="git"'})
+        push = request.method == "POST" and request.target.endswith("/git-receive-pack")
+        if push and self.before_push:
+            self.before_push.pop(0)()
+        head, _, content = self._backend(request).partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        # The client's probe is a push's POST too, with four bytes that say nothing.
-        if push and state.lose_pushes and len(body) > 4:
-            state.lose_pushes -= 1
-            self.close_connection = True
-            return
-        status = int(headers.pop("Status", "200").split()[0])
-        self._answer(status, headers, content)
+        # The client's probe is the POST of a push, too, with four bytes.
+        if push and self.lose_pushes and len(body) > 4:
+            self.lose_pushes -= 1
+            return None
+        self.sent += len(content)
+        return Reply(int(headers.pop("Status", "200").split()[0]), content, headers)
 
-    def _backend(self, body: bytes) -> bytes:
-        path, _, query = self.path.partition("?")
+    def _backend(self, request: Request) -> bytes:
+        path, _, query = request.target.partition("?")
         environment = {
             "PATH": os.environ["PATH"],
-            "GIT_PROJECT_ROOT": str(self.server_state.root),
+            "GIT_PROJECT_ROOT": str(self.root),
             "GIT_HTTP_EXPORT_ALL": "1",
             "GIT_CONFIG_COUNT": "1",
             "GIT_CONFIG_KEY_0": "safe.directory",
             "GIT_CONFIG_VALUE_0": "*",
             "REMOTE_USER": "someone",
             "REMOTE_ADDR": "127.0.0.1",
-            "REQUEST_METHOD": self.command,
+            "REQUEST_METHOD": request.method,
             "PATH_INFO": path,
             "QUERY_STRING": query,
-            "CONTENT_TYPE": self.headers.get("Content-Type", ""),
-            "CONTENT_LENGTH": str(len(body)),
-            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            "CONTENT_TYPE": request.headers.get("content-type", ""),
+            "CONTENT_LENGTH": str(len(request.body)),
+            "HTTP_CONTENT_ENCODING": request.headers.get("content-encoding", ""),
+            "GIT_PROTOCOL": request.headers.get("git-protocol", ""),
         }
         command = [program("git"), "http-backend"]
         began = time.perf_counter()
         done = subprocess.run(
-            command, input=body, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
+            command, input=request.body, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=False
         )
-        self.server_state.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - began
         return done.stdout
 
-    def _answer(self, status: int, headers: dict[str, str], content: bytes) -> None:
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-        self.server_state.sent += len(content)
+
+@contextmanager
+def git_http(
+    root: Path, users: dict[str, str] | None = None, host: str = "127.0.0.1", port: int = 0
+) -> Iterator[GitHttp]:
+    """Serve the repositories below `root` on `port` of `host`, a free port if it is 0, until the block ends."""
+    state = GitHttp(root, users or {})
+    with Server(state.handle, host, port) as server:
+        state.url = f"http://{host}:{server.port}"
+        yield state

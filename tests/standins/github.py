@@ -36,9 +36,10 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from tests.rig.server import FilePart, Reply, json_reply
+from tests.standins.api import ApiServer, refusal
 from tests.standins.openapi.cut import ERROR
 from tests.standins.openapi.description import Description
-from tests.standins.serving import Answer, ApiServer, Part, json_answer, refusal
 
 URL_LIFE: Final = 60.0
 MOST_FILTERED: Final = 1000
@@ -200,22 +201,22 @@ class GitHubServer(ApiServer):
     def now(self) -> float:
         return time.time() + self.skew
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer:
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         if target.startswith("/store/"):
             return self._stored(target, headers)
         return super().answer(method, target.removeprefix(self._prefix), headers, body)
 
     # -- the API ----------------------------------------------------------------------------------------------------
 
-    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
-        if not headers.get("User-Agent"):
+    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Reply:
+        if not headers.get("user-agent"):
             raise refusal(403, "Request forbidden by administrative rules. Please set a User-Agent header")
-        version = headers.get("X-GitHub-Api-Version")
+        version = headers.get("x-github-api-version")
         if version is not None and version not in VERSIONS:
             raise refusal(400, f'Version "{version}" is not supported')
         parts = urlsplit(target)
         path, query = unquote(parts.path), parse_qs(parts.query, keep_blank_values=True)
-        authorization = headers.get("Authorization", "")
+        authorization = headers.get("authorization", "")
         if path.startswith("/app/") or path == f"/repos/{self.repository}/installation":
             return self._as_app(method, path, authorization)
         scheme, _, token = authorization.partition(" ")
@@ -226,7 +227,7 @@ class GitHubServer(ApiServer):
             raise refusal(404, "Not Found")
         return self._actions(path.removeprefix(prefix), query, target, known=bool(authorization))
 
-    def _actions(self, path: str, query: Mapping[str, list[str]], target: str, *, known: bool) -> Answer:
+    def _actions(self, path: str, query: Mapping[str, list[str]], target: str, *, known: bool) -> Reply:
         url = self.repository_url
         if match := re.fullmatch(r"workflows/([^/]+)/runs", path):
             return self._page("workflow_runs", self._listed(match[1], query), query, target)
@@ -238,7 +239,7 @@ class GitHubServer(ApiServer):
         if match is None or run is None or int(match[3] or 1) > run.attempt:
             raise refusal(404, "Not Found")
         if match[2] is None:
-            return json_answer(200, run.shown(url, self.runs.index(run) + 1))
+            return json_reply(run.shown(url, self.runs.index(run) + 1))
         if match[2] == "/artifacts":
             return self._page("artifacts", [each.shown(url, run) for each in run.artifacts], query, target)
         attempt = int(match[3] or run.attempt)
@@ -255,17 +256,17 @@ class GitHubServer(ApiServer):
             runs = runs[:MOST_FILTERED]
         return [run.shown(self.repository_url, self.runs.index(run) + 1) for run in runs]
 
-    def _page(self, key: str, entries: list[dict[str, Any]], query: Mapping[str, list[str]], target: str) -> Answer:
+    def _page(self, key: str, entries: list[dict[str, Any]], query: Mapping[str, list[str]], target: str) -> Reply:
         size = min(100, max(1, int(query.get("per_page", ["30"])[0])))
         page = max(1, int(query.get("page", ["1"])[0]))
-        answer = json_answer(200, {"total_count": len(entries), key: entries[(page - 1) * size : page * size]})
+        links = {}
         if page * size < len(entries):
             rest = {name: values[0] for name, values in query.items() if name != "page"}
             there = f"{self.url}{self._prefix}{urlsplit(target).path}?{urlencode({**rest, 'page': page + 1})}"
-            answer.headers["Link"] = f'<{there}>; rel="next", <{there}>; rel="last"'
-        return answer
+            links["Link"] = f'<{there}>; rel="next", <{there}>; rel="last"'
+        return json_reply({"total_count": len(entries), key: entries[(page - 1) * size : page * size]}, 200, **links)
 
-    def _download(self, artifact: Stored | None, path: str, *, known: bool) -> Answer:
+    def _download(self, artifact: Stored | None, path: str, *, known: bool) -> Reply:
         if artifact is None:
             raise refusal(404, "Not Found")
         if not known:
@@ -274,7 +275,7 @@ class GitHubServer(ApiServer):
             raise refusal(410, "Artifact has expired")
         until = self.now() + URL_LIFE
         there = f"{self.store_url}{path}?se={until:.3f}&sig={self._signature(path, until)}"
-        return Answer(302, b"", {"Location": there})
+        return Reply(302, b"", {"Location": there})
 
     def _signature(self, path: str, until: float) -> str:
         return hmac.new(self._secret, f"{path} {until:.3f}".encode(), "sha256").hexdigest()
@@ -282,20 +283,20 @@ class GitHubServer(ApiServer):
     def _run(self, number: int) -> Run | None:
         return next((run for run in self.runs if run.id == number), None)
 
-    def _as_app(self, method: str, path: str, authorization: str) -> Answer:
+    def _as_app(self, method: str, path: str, authorization: str) -> Reply:
         app = self.app
         if app is None or not self._is_app(app, authorization):
             raise refusal(401, "A JSON web token could not be decoded")
         if method == "GET" and path == f"/repos/{self.repository}/installation":
             about = {**DESCRIPTION.least("installation"), "id": app.installation, "app_id": int(app.id)}
-            return json_answer(200, about)
+            return json_reply(about)
         if method == "POST" and path == f"/app/installations/{app.installation}/access_tokens":
             token = f"ghs_{secrets.token_hex(18)}"
             self.tokens.add(token)
-            return json_answer(
-                201, {"token": token, "expires_at": iso(self.now() + 3600), "permissions": {"actions": "read"}}
+            return json_reply(
+                {"token": token, "expires_at": iso(self.now() + 3600), "permissions": {"actions": "read"}}, 201
             )
-        return json_answer(404, {"message": "Not Found"})
+        return json_reply({"message": "Not Found"}, 404)
 
     def _is_app(self, app: AppKey, authorization: str) -> bool:
         scheme, _, text = authorization.partition(" ")
@@ -312,7 +313,7 @@ class GitHubServer(ApiServer):
 
     # -- the store --------------------------------------------------------------------------------------------------
 
-    def _stored(self, target: str, headers: Mapping[str, str]) -> Answer:
+    def _stored(self, target: str, headers: Mapping[str, str]) -> Reply:
         """What the store answers: a refusal, or content from the offset that is asked for."""
         parts = urlsplit(target)
         query = parse_qs(parts.query)
@@ -329,14 +330,16 @@ class GitHubServer(ApiServer):
         if content is None:
             return _xml(404, "BlobNotFound")
         size = len(content) if isinstance(content, bytes) else content.stat().st_size
-        match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("Range", "")) if self.does_ranges else None
+        match = re.fullmatch(r"bytes=(\d+)-(\d*)", headers.get("range", "")) if self.does_ranges else None
         start, end = (int(match[1]), min(size, int(match[2]) + 1 if match[2] else size)) if match else (0, size)
         if match and start >= size:
             return _xml(416, "InvalidRange")
         self.ranges.append((kind, start, end))
-        body = content[start:end] if isinstance(content, bytes) else Part(content, start, end, self.rate, self._count)
+        body = (
+            content[start:end] if isinstance(content, bytes) else FilePart(content, start, end, self.rate, self._count)
+        )
         said = {"Content-Range": f"bytes {start}-{end - 1}/{size}"} if match else {}
-        return Answer(206 if match else 200, body, said, cut=self.cut.pop(0) if self.cut else None)
+        return Reply(206 if match else 200, body, said, cut=self.cut.pop(0) if self.cut else None)
 
     def _content(self, kind: str, number: str) -> bytes | Path | None:
         """Return what the store has under a number, None if it was removed meanwhile."""
@@ -367,9 +370,9 @@ def _fits(run: Run, query: Mapping[str, list[str]]) -> bool:
     )
 
 
-def _xml(status: int, code: str) -> Answer:
+def _xml(status: int, code: str) -> Reply:
     body = f'<?xml version="1.0" encoding="utf-8"?><Error><Code>{code}</Code><Message>refused</Message></Error>'
-    return Answer(status, body.encode(), {"Content-Type": "application/xml"})
+    return Reply(status, body.encode(), {"Content-Type": "application/xml"})
 
 
 def _decoded(text: str) -> bytes:

@@ -18,9 +18,10 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
+from tests.rig.server import Reply, json_reply
+from tests.standins.api import ApiServer, refusal
 from tests.standins.openapi.description import Description
 from tests.standins.registry import Registry
-from tests.standins.serving import Answer, ApiServer, json_answer, refusal
 
 TOKEN: Final = "glpat-of-the-tests"
 JOB_TOKEN: Final = "glcbt-of-the-tests"
@@ -67,7 +68,7 @@ class GitLabServer(ApiServer):
         self.public = public
         self._ids: dict[str, int] = {}
 
-    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Answer:
+    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Reply:
         known = self._known(headers)
         parts = urlsplit(target)
         match = re.fullmatch(r"/api/v4/projects/([^/]+)/registry/repositories(?:/(\d+)/tags(?:/([^/]+))?)?", parts.path)
@@ -88,12 +89,12 @@ class GitLabServer(ApiServer):
         if name not in tags[path]:
             raise refusal(404, "404 Tag Not Found")
         details = {"digest": tags[path][name], "total_size": 350224384, "created_at": "2026-01-06T16:49:51.272+00:00"}
-        return json_answer(200, {**self._tag(path, name), **details, "revision": "2" * 64, "short_revision": "2" * 9})
+        return json_reply({**self._tag(path, name), **details, "revision": "2" * 64, "short_revision": "2" * 9})
 
     def _known(self, headers: Mapping[str, str]) -> bool:
-        """Whether the caller says who it is; a wrong token is refused."""
-        given = {name: headers[name] for name in ("PRIVATE-TOKEN", "JOB-TOKEN", "Authorization") if name in headers}
-        good = {"PRIVATE-TOKEN": TOKEN, "JOB-TOKEN": JOB_TOKEN, "Authorization": f"Bearer {TOKEN}"}
+        """Return True if the caller is authenticated. Refuse a wrong token."""
+        good = {"private-token": TOKEN, "job-token": JOB_TOKEN, "authorization": f"Bearer {TOKEN}"}
+        given = {name: headers[name] for name in good if name in headers}
         if any(good[name] != value for name, value in given.items()):
             raise refusal(401, "401 Unauthorized")
         return bool(given)
@@ -116,7 +117,7 @@ class GitLabServer(ApiServer):
     def _tag(self, path: str, name: str) -> dict[str, Any]:
         return {"name": name, "path": f"{path}:{name}", "location": f"registry.example/{path}:{name}"}
 
-    def _page(self, entries: list[dict[str, Any]], query: Mapping[str, list[str]], path: str) -> Answer:
+    def _page(self, entries: list[dict[str, Any]], query: Mapping[str, list[str]], path: str) -> Reply:
         size = min(100, max(1, int(query.get("per_page", ["20"])[0])))
         page = max(1, int(query.get("page", ["1"])[0]))
         last = max(1, -(-len(entries) // size))
@@ -125,6 +126,4 @@ class GitLabServer(ApiServer):
             f'<{self.url}{path}?{urlencode({"page": number, "per_page": size})}>; rel="{name}"'
             for name, number in links.items()
         )
-        answer = json_answer(200, entries[(page - 1) * size : page * size])
-        answer.headers["Link"] = text
-        return answer
+        return json_reply(entries[(page - 1) * size : page * size], Link=text)

@@ -27,8 +27,8 @@ from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
 
 from kubernetes.client import V1EndpointSlice, V1Pod
 
+from tests.rig.server import Reply, Request, Server, reply
 from tests.standins.certificates import Authority
-from tests.standins.lean_http import LeanServer, Request, reply
 
 _PATHS: Final = {
     "endpointslices": re.compile(r"/apis/discovery\.k8s\.io/v1/namespaces/([a-z0-9-]+)/endpointslices"),
@@ -89,10 +89,10 @@ class KubernetesApi:
         self._objects: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._version = 1000
         self._oldest = 0
-        self._scripted: deque[bytes] = deque()
+        self._scripted: deque[Reply] = deque()
         self._after: Callable[[], None] | None = None
         self._lock = threading.Lock()
-        self._server = LeanServer(self._answer, host=host, tls=self.authority.server_context(host))
+        self._server = Server(self._answer, host=host, tls=self.authority.server_context(host))
         self._host = host
 
     @property
@@ -133,7 +133,8 @@ class KubernetesApi:
         """Answer the next request with these bytes."""
         self._scripted.append(reply(status, body))
 
-    def _answer(self, request: Request) -> bytes:
+    def _answer(self, request: Request) -> Reply:
+        request.read()
         self.requests.append(request.target)
         if self._scripted:
             return self._scripted.popleft()
@@ -154,7 +155,7 @@ class KubernetesApi:
             self._after()
         return answer
 
-    def _refusal(self, request: Request, resource: str, namespace: str) -> bytes | None:
+    def _refusal(self, request: Request, resource: str, namespace: str) -> Reply | None:
         granted = self._granted(request.authorization)
         if granted is None:
             return _status(401, "Unauthorized")
@@ -174,7 +175,7 @@ class KubernetesApi:
             token = self._eks_identity(token)
         return self.grants.get(token)
 
-    def _list(self, resource: str, namespace: str, query: Mapping[str, str]) -> bytes:
+    def _list(self, resource: str, namespace: str, query: Mapping[str, str]) -> Reply:
         limit_text = query.get("limit", "0")
         if not limit_text.isdigit():
             return _status(400, "limit is not a number")
@@ -312,7 +313,7 @@ def _selector(text: str) -> Callable[[Mapping[str, Any]], bool] | None:
     return matches
 
 
-def _status(status: int, message: str, **headers: str) -> bytes:
+def _status(status: int, message: str, **headers: str) -> Reply:
     body = {
         "kind": "Status",
         "apiVersion": "v1",

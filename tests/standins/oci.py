@@ -17,15 +17,14 @@ import json
 import re
 import secrets
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
+from tests.rig.server import ALL, Reply, Request, Server
 from tests.standins.oci_store import OCI_INDEX, TYPES, RefusalError, Session, Store, named_by, subject_of
-from tests.standins.oci_wire import Answer, Asked, Fault, Server, bad_gateway, throttled
-
-__all__ = ["Answer", "Asked", "Fault", "OciRegistry", "bad_gateway", "throttled"]
 
 _UPLOAD: Final = re.compile(r"/v2/(?P<name>.+)/blobs/uploads/(?P<session>[^/]+)?")
 _BLOB: Final = re.compile(r"/v2/(?P<name>.+)/blobs/(?P<digest>[^/]+)")
@@ -34,6 +33,42 @@ _TAGS: Final = re.compile(r"/v2/(?P<name>.+)/tags/list")
 _REFERRERS: Final = re.compile(r"/v2/(?P<name>.+)/referrers/(?P<digest>[^/]+)")
 _BYTES: Final = re.compile(r"bytes=(\d+)-")
 _PAGE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong with a request.
+
+    With ``status`` it is answered so and not carried out. ``take``: only so many bytes of its body are taken, then
+    the connection closes without an answer; what was taken of a chunk is kept, as registries do. ``lose_answer``: it
+    is carried out, but the connection closes instead of an answer. ``cut``: of the answer's body only so many bytes
+    are sent. ``wrong``: the answer's body has other bytes, as many. ``sizeless``: the answer is chunked and so tells
+    no size. ``expire_tokens``, ``forget_uploads``: so before it is carried out. ``delay`` in seconds.
+    """
+
+    status: int = 0
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    take: int | None = None
+    lose_answer: bool = False
+    cut: int | None = None
+    wrong: bool = False
+    sizeless: bool = False
+    expire_tokens: bool = False
+    forget_uploads: bool = False
+    delay: float = 0.0
+
+
+def throttled(retry_after: float | None = None) -> Fault:
+    """429, as Quay says it (with no time) or as others do."""
+    headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    return Fault(429, headers, b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}')
+
+
+def bad_gateway() -> Fault:
+    """502 from a proxy that knows no JSON."""
+    page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
+    return Fault(502, {"Content-Type": "text/html"}, page)
 
 
 @dataclass(slots=True)
@@ -59,7 +94,7 @@ class OciRegistry:
     def __init__(self, users: Mapping[str, str] | None = None, *, forgets_broken: bool = False) -> None:
         self.store = Store()
         self.users = users
-        self.requests: list[Asked] = []
+        self.requests: list[Request] = []
         self.before: Callable[[str, str], None] = lambda _method, _target: None
         self.forgets_broken = forgets_broken
         self.broken = threading.Semaphore(0)
@@ -68,7 +103,7 @@ class OciRegistry:
         self._orders: list[_Order] = []
         self._tokens: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
-        self._server = Server(self)
+        self._server = Server(self._handle)
         self.host = f"127.0.0.1:{self._server.port}"
         self.url = f"http://{self.host}"
 
@@ -98,13 +133,30 @@ class OciRegistry:
         with self._lock:
             self._orders.clear()
 
-    def asked(self, method: str, pattern: str = "") -> list[Asked]:
+    def asked(self, method: str, pattern: str = "") -> list[Request]:
         """The requests of a method (``*`` for any) whose target has ``pattern`` (a regex)."""
         return [each for each in self.requests if method in ("*", each.method) and re.search(pattern, each.target)]
 
     # -- one request ------------------------------------------------------------------------------------------------
 
-    def fault_for(self, method: str, target: str) -> Fault:
+    def _handle(self, request: Request) -> Reply | None:
+        self.before(request.method, request.target)
+        fault = self._fault_for(request.method, request.target)
+        time.sleep(fault.delay)
+        request.read(ALL if fault.take is None else fault.take)
+        if not request.whole or fault.take is not None:
+            request.body, request.whole = request.body[: fault.take], False
+            self._broke_off(request)
+            self.requests.append(request)
+            return None
+        reply = self._carry_out(request, fault)
+        request.status = reply.status
+        self.requests.append(request)
+        assert isinstance(reply.body, bytes)
+        body = bytes(255 - byte for byte in reply.body) if fault.wrong else reply.body
+        return Reply(reply.status, body, reply.headers, chunked=fault.sizeless, drop=fault.lose_answer, cut=fault.cut)
+
+    def _fault_for(self, method: str, target: str) -> Fault:
         with self._lock:
             for order in self._orders:
                 if order.method in ("*", method) and order.pattern.search(target):
@@ -114,14 +166,14 @@ class OciRegistry:
                         return order.fault
         return Fault()
 
-    def carry_out(self, asked: Asked, fault: Fault) -> Answer:
+    def _carry_out(self, asked: Request, fault: Fault) -> Reply:
         """The answer to a request."""
         if fault.expire_tokens:
             self._tokens.clear()
         if fault.forget_uploads:
             self.store.sessions.clear()
         if fault.status:
-            return Answer(fault.status, fault.headers, fault.body)
+            return Reply(fault.status, fault.body, fault.headers)
         try:
             if asked.path == "/token":
                 return self._token(asked)
@@ -130,9 +182,9 @@ class OciRegistry:
                 return self._do(asked)
         except RefusalError as error:
             body = json.dumps({"errors": [{"code": error.code, "message": error.message}]}).encode()
-            return Answer(error.status, {"Content-Type": "application/json", **error.headers}, body)
+            return Reply(error.status, body, {"Content-Type": "application/json", **error.headers})
 
-    def broke_off(self, asked: Asked) -> None:
+    def _broke_off(self, asked: Request) -> None:
         """What becomes of a request whose body did not come to its end."""
         match = _UPLOAD.fullmatch(asked.path)
         with self.store.lock, contextlib.suppress(RefusalError):
@@ -144,9 +196,9 @@ class OciRegistry:
                     self.store.append(session, asked.headers.get("content-range", ""), None, asked.body)
         self.broken.release()
 
-    def _do(self, asked: Asked) -> Answer:
+    def _do(self, asked: Request) -> Reply:
         if asked.path == "/v2/":
-            return Answer(200, {}, b"{}")
+            return Reply(200, b"{}")
         if asked.path == "/v2/_catalog":
             return self._list(asked, sorted(self.store.repositories), "repositories", {})
         places = [(_TAGS, self._tags), (_UPLOAD, self._upload), (_BLOB, self._blob), (_MANIFEST, self._manifest)]
@@ -155,13 +207,13 @@ class OciRegistry:
         for pattern, does in places:
             if match := pattern.fullmatch(asked.path):
                 return does(asked, match)
-        return Answer(404, {"Content-Type": "text/plain"}, b"404 page not found\n")
+        return Reply(404, b"404 page not found\n", {"Content-Type": "text/plain"})
 
-    def _tags(self, asked: Asked, match: re.Match[str]) -> Answer:
+    def _tags(self, asked: Request, match: re.Match[str]) -> Reply:
         name = match["name"]
         return self._list(asked, sorted(self.store.repository(name).tags), "tags", {"name": name})
 
-    def _list(self, asked: Asked, names: list[str], key: str, more: dict[str, Any]) -> Answer:
+    def _list(self, asked: Request, names: list[str], key: str, more: dict[str, Any]) -> Reply:
         _only(asked, "GET")
         size, last = int(asked.query("n") or _PAGE), asked.query("last")
         rest = [name for name in names if name > last]
@@ -169,9 +221,9 @@ class OciRegistry:
         if len(rest) > size:
             link = f"{asked.path}?n={size}&last={quote(rest[size - 1], safe='')}"
             headers["Link"] = f'<{link}>; rel="next"'
-        return Answer(200, headers, json.dumps({**more, key: rest[:size]}).encode())
+        return Reply(200, json.dumps({**more, key: rest[:size]}).encode(), headers)
 
-    def _referrers(self, asked: Asked, match: re.Match[str]) -> Answer:
+    def _referrers(self, asked: Request, match: re.Match[str]) -> Reply:
         """An empty list of what is not there, as the specification wants it; pages are of the registry's own making."""
         _only(asked, "GET")
         entries = self.store.referrers(match["name"], match["digest"])
@@ -180,21 +232,21 @@ class OciRegistry:
         if len(entries) > at + self.referrers_page:
             headers["Link"] = f'<{asked.path}?at={at + self.referrers_page}>; rel="next"'
         index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries[at : at + self.referrers_page]}
-        return Answer(200, headers, json.dumps(index).encode())
+        return Reply(200, json.dumps(index).encode(), headers)
 
-    def _blob(self, asked: Asked, match: re.Match[str]) -> Answer:
+    def _blob(self, asked: Request, match: re.Match[str]) -> Reply:
         _only(asked, "GET", "HEAD")
         data = self.store.blob(match["name"], match["digest"])
         headers = {"Content-Type": "application/octet-stream", "Docker-Content-Digest": match["digest"]}
         wanted = _BYTES.fullmatch(asked.headers.get("range", ""))
         if wanted is None:
-            return Answer(200, headers, data)
+            return Reply(200, data, headers)
         first = int(wanted[1])
         if first >= len(data):
-            return Answer(416, {"Content-Range": f"bytes */{len(data)}"})
-        return Answer(206, {**headers, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"}, data[first:])
+            return Reply(416, b"", {"Content-Range": f"bytes */{len(data)}"})
+        return Reply(206, data[first:], {**headers, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"})
 
-    def _manifest(self, asked: Asked, match: re.Match[str]) -> Answer:
+    def _manifest(self, asked: Request, match: re.Match[str]) -> Reply:
         _only(asked, "GET", "HEAD", "PUT")
         name, reference = match["name"], match["reference"]
         if asked.method == "PUT":
@@ -203,15 +255,15 @@ class OciRegistry:
             location = f"/v2/{name}/manifests/{digest}"
             subject = subject_of(asked.body)
             listed = {"OCI-Subject": subject} if subject and self.lists_referrers else {}
-            return Answer(201, {"Location": location, "Docker-Content-Digest": digest, **listed})
+            return Reply(201, b"", {"Location": location, "Docker-Content-Digest": digest, **listed})
         digest, stored = self.store.manifest(name, reference)
         if stored.media_type in TYPES and stored.media_type not in asked.headers.get("accept", ""):
             raise RefusalError(404, "MANIFEST_UNKNOWN", f"it is of type {stored.media_type}, which is not accepted")
         other = self.store.algorithm != "sha256" and ":" not in reference
         told = named_by(self.store.algorithm, stored.body) if other else digest
-        return Answer(200, {"Content-Type": stored.media_type, "Docker-Content-Digest": told}, stored.body)
+        return Reply(200, stored.body, {"Content-Type": stored.media_type, "Docker-Content-Digest": told})
 
-    def _upload(self, asked: Asked, match: re.Match[str]) -> Answer:
+    def _upload(self, asked: Request, match: re.Match[str]) -> Reply:
         name, session = match["name"], match["session"]
         if session is None:
             _only(asked, "POST")
@@ -225,7 +277,7 @@ class OciRegistry:
             return self._goes_on(204, session)
         if asked.method == "DELETE":
             del self.store.sessions[session]
-            return Answer(204)
+            return Reply(204)
         length = asked.headers.get("content-length")
         if asked.method == "PATCH":
             wanted = asked.headers.get("content-range", "")
@@ -238,16 +290,16 @@ class OciRegistry:
         self.store.finish(name, session, asked.query("digest"), asked.body)
         return _created(name, asked.query("digest"))
 
-    def _session(self, asked: Asked, match: re.Match[str]) -> Session:
+    def _session(self, asked: Request, match: re.Match[str]) -> Session:
         return self.store.session(match["name"], match["session"], asked.query("_state"))
 
-    def _goes_on(self, status: int, session: str) -> Answer:
+    def _goes_on(self, status: int, session: str) -> Reply:
         size = len(self.store.sessions[session].data)
-        return Answer(status, {"Location": self.store.location(session), "Range": f"0-{max(0, size - 1)}"})
+        return Reply(status, b"", {"Location": self.store.location(session), "Range": f"0-{max(0, size - 1)}"})
 
     # -- tokens -----------------------------------------------------------------------------------------------------
 
-    def _token(self, asked: Asked) -> Answer:
+    def _token(self, asked: Request) -> Reply:
         assert self.users is not None
         given = asked.headers.get("authorization", "").removeprefix("Basic ")
         name, _, password = base64.b64decode(given).decode().partition(":")
@@ -255,9 +307,9 @@ class OciRegistry:
             raise RefusalError(401, "UNAUTHORIZED")
         token = secrets.token_hex(12)
         self._tokens[token] = tuple(parse_qs(urlsplit(asked.target).query).get("scope", []))
-        return Answer(200, {"Content-Type": "application/json"}, json.dumps({"token": token}).encode())
+        return Reply(200, json.dumps({"token": token}).encode(), {"Content-Type": "application/json"})
 
-    def _authorize(self, asked: Asked) -> None:
+    def _authorize(self, asked: Request) -> None:
         if self.users is None:
             return
         granted = self._tokens.get(asked.headers.get("authorization", "").removeprefix("Bearer "))
@@ -268,7 +320,7 @@ class OciRegistry:
             raise RefusalError(401, "UNAUTHORIZED", headers={"WWW-Authenticate": challenge})
 
 
-def _wanted(asked: Asked) -> list[tuple[str, str]]:
+def _wanted(asked: Request) -> list[tuple[str, str]]:
     """What a request needs: pairs of a resource and an action."""
     if asked.path == "/v2/_catalog":
         return [("registry:catalog", "*")]
@@ -284,10 +336,10 @@ def _grants(scopes: tuple[str, ...], resource: str, action: str) -> bool:
     return any(s.rpartition(":")[0] == resource and action in s.rpartition(":")[2].split(",") for s in scopes)
 
 
-def _only(asked: Asked, *methods: str) -> None:
+def _only(asked: Request, *methods: str) -> None:
     if asked.method not in methods:
         raise RefusalError(405, "UNSUPPORTED", f"{asked.method} here", {"Allow": ", ".join(methods)})
 
 
-def _created(name: str, digest: str) -> Answer:
-    return Answer(201, {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})
+def _created(name: str, digest: str) -> Reply:
+    return Reply(201, b"", {"Location": f"/v2/{name}/blobs/{digest}", "Docker-Content-Digest": digest})

@@ -34,8 +34,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from tests.rig.server import RefusalError, Reply, Request, Server, json_reply, reply
 from tests.standins.certificates import Authority
-from tests.standins.lean_http import LeanServer, Request, json_reply, reply
 from tests.standins.quay_source import Source, changes
 from tests.standins.quay_store import STATES, Repository, Store, Tag
 from tests.standins.registry import basic
@@ -48,14 +48,6 @@ _TAGS: Final = re.compile(r"/api/v1/repository/([^/]+(?:/[^/]+)+)/tag/")
 
 Query = Mapping[str, list[str]]
 Namespaces = frozenset[str] | None  # what a caller may read; None: all of them
-
-
-class _RefusalError(Exception):
-    """An answer other than 200."""
-
-    def __init__(self, answer: bytes) -> None:
-        super().__init__()
-        self.answer = answer
 
 
 class QuayServer:
@@ -84,11 +76,11 @@ class QuayServer:
         self._readers: dict[str, Namespaces] = {token: None, **(tokens or {})}
         self._anonymous = anonymous
         self._store = Store()
-        self._cache: dict[tuple[str, str], bytes] = {}
-        self._scripted: dict[str, deque[bytes]] = {}
+        self._cache: dict[tuple[str, str], Reply] = {}
+        self._scripted: dict[str, deque[Reply]] = {}
         self._lock = threading.RLock()
         self._scheme = "https" if tls else "http"
-        self._server = LeanServer(self._answer, tls=tls.server_context() if tls else None, port=port)
+        self._server = Server(self._answer, tls=tls.server_context() if tls else None, port=port)
         self._sender = ThreadPoolExecutor(1, "quay-webhooks")
         self.expire_page_tokens()
 
@@ -203,22 +195,20 @@ class QuayServer:
             self._cache.clear()
             yield self._store
 
-    def _answer(self, request: Request) -> bytes:
+    def _answer(self, request: Request) -> Reply:
+        request.read()
         with self._lock:
             cached = self._cache.get((request.target, request.authorization))
             if cached is not None and request.method == "GET" and not self._scripted:
                 self.counts["tags"] += 1  # nothing else is cached
                 return cached
-        try:
-            path, _, query = request.target.partition("?")
-            if path.startswith("/-/"):
-                return self._steer(request, path)
-            with self._lock:
-                return self._api(request, unquote(path), parse_qs(query, keep_blank_values=True))
-        except _RefusalError as refusal:
-            return refusal.answer
+        path, _, query = request.target.partition("?")
+        if path.startswith("/-/"):
+            return self._steer(request, path)
+        with self._lock:
+            return self._api(request, unquote(path), parse_qs(query, keep_blank_values=True))
 
-    def _api(self, request: Request, path: str, query: Query) -> bytes:
+    def _api(self, request: Request, path: str, query: Query) -> Reply:
         tags = _TAGS.fullmatch(path)
         if tags:
             kind = "tags"
@@ -236,10 +226,10 @@ class QuayServer:
         if kind == "other":
             raise self._refusal(404, "not_found", "Not Found")
         if request.method != "GET":
-            raise _RefusalError(json_reply(405, {"message": "The method is not allowed for the requested URL."}))
+            raise RefusalError(json_reply({"message": "The method is not allowed for the requested URL."}, 405))
         known, namespaces = self._caller(request.authorization)
         if not known and not self._anonymous:
-            raise _RefusalError(json_reply(401, {"error": "Anonymous access is not allowed"}))
+            raise RefusalError(json_reply({"error": "Anonymous access is not allowed"}, 401))
         if tags is None:
             return self._repositories(query, namespaces, known=known)
         repository = self._readable(tags[1], namespaces, known=known)
@@ -254,7 +244,7 @@ class QuayServer:
             return True, self._readers[parts[1]]
         return False, frozenset()
 
-    def _repositories(self, query: Query, namespaces: Namespaces, *, known: bool) -> bytes:
+    def _repositories(self, query: Query, namespaces: Namespaces, *, known: bool) -> Reply:
         namespace = query.get("namespace", [""])[0]
         public, starred = _truth(query, "public"), _truth(query, "starred")
         if not (namespace or public or starred):
@@ -263,8 +253,8 @@ class QuayServer:
         if starred:
             if not known:
                 words = "The browser (or proxy) sent a request that this server could not understand."
-                raise _RefusalError(json_reply(400, {"message": words}))
-            return json_reply(200, {"repositories": []})
+                raise RefusalError(json_reply({"message": words}, 400))
+            return json_reply({"repositories": []})
         member = known and (namespaces is None or namespace in namespaces)
         found: list[Repository] = []
         if member or public:
@@ -274,7 +264,7 @@ class QuayServer:
         value: dict[str, Any] = {"repositories": shown}
         if len(found) > PAGE:
             value["next_page"] = self._pages.encrypt(json.dumps({"start_index": found[PAGE].id}).encode()).decode()
-        return json_reply(200, value)
+        return json_reply(value)
 
     def _start(self, page: str | None) -> int:
         if page is None:
@@ -295,35 +285,35 @@ class QuayServer:
             raise self._refusal(404, "not_found", "Not Found")
         return repository
 
-    def _tags(self, repository: Repository, query: Query) -> bytes:
+    def _tags(self, repository: Repository, query: Query) -> Reply:
         limit = min(100, max(1, _number(query, "limit", 50)))
         page = max(1, _number(query, "page", 1))
         name = query.get("specificTag", [""])[0] or None
         rows = repository.history(only_active=_truth(query, "onlyActiveTags"), name=name)
         first = (page - 1) * limit
         shown = [row.shown() for row in rows[first : first + limit]]
-        return json_reply(200, {"tags": shown, "page": page, "has_additional": len(rows) > first + limit})
+        return json_reply({"tags": shown, "page": page, "has_additional": len(rows) > first + limit})
 
-    def _refusal(self, status: int, error_type: str, words: str) -> _RefusalError:
+    def _refusal(self, status: int, error_type: str, words: str) -> RefusalError:
         about = f"{self.url}/api/v1/error/{error_type}"
         value = {"detail": words, "error_message": words, "error_type": error_type, "title": error_type}
-        return _RefusalError(json_reply(status, {**value, "type": about, "status": status}))
+        return RefusalError(json_reply({**value, "type": about, "status": status}, status))
 
-    def _steer(self, request: Request, path: str) -> bytes:
+    def _steer(self, request: Request, path: str) -> Reply:
         match request.method, path:
             case "GET", "/-/counts":
-                return json_reply(200, self.counts)
+                return json_reply(self.counts)
             case "DELETE", "/-/counts":
                 self.counts.clear()
             case "POST", "/-/refresh":
-                return json_reply(200, {"tags": self.refresh()})
+                return json_reply({"tags": self.refresh()})
             case "POST", "/-/events":
                 self.learn(request.body)
             case "POST", "/-/webhook":
                 self.webhook = request.body.decode() or None
             case _:
-                return json_reply(404, {})
-        return json_reply(200, {})
+                return json_reply({}, 404)
+        return json_reply({})
 
 
 def _truth(query: Query, name: str) -> bool:
@@ -334,7 +324,7 @@ def _number(query: Query, name: str, default: int) -> int:
     try:
         return int(query.get(name, [str(default)])[0])
     except ValueError:
-        raise _RefusalError(json_reply(400, {"message": {name: "not a number"}})) from None
+        raise RefusalError(json_reply({"message": {name: "not a number"}}, 400)) from None
 
 
 def _post(url: str, body: bytes) -> int:

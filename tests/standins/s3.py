@@ -22,6 +22,7 @@ from itertools import count
 from typing import Final, Self
 from urllib.parse import parse_qsl, unquote
 
+from tests.rig.server import Reply, Request, Server
 from tests.standins import s3_store as store
 from tests.standins.s3_store import StoredObject, StoredUpload
 from tests.standins.s3_wire import (
@@ -30,7 +31,6 @@ from tests.standins.s3_wire import (
     Answer,
     Asked,
     RefusalError,
-    Server,
     acl_of,
     byte_range,
     check,
@@ -98,7 +98,7 @@ class S3Server:
         self.defects: list[str] = []
         self._upload_numbers = count(1)
         self._lock = threading.Lock()
-        self._server = Server(self, port)
+        self._server = Server(self._handle, port=port, errors=self.defects)
         self.port = self._server.port
         self.url = f"http://127.0.0.1:{self.port}"
 
@@ -131,6 +131,17 @@ class S3Server:
         return [each for each in self.requests if each.operation == operation]
 
     # -- requests ------------------------------------------------------------------------------------------------
+
+    def _handle(self, request: Request) -> Reply | None:
+        if request.method in ("PUT", "POST") and not request.headers.get("content-length", "").isdigit():
+            return Reply(411, b"<Error><Code>MissingContentLength</Code></Error>", close=True)
+        request.read()
+        answer = self.answer(request.method, request.target, request.headers, request.body) if request.whole else None
+        if answer is None:
+            return None
+        status, headers, body = answer
+        kept = {name: text for name, text in headers.items() if name != "Connection"}
+        return Reply(status, body, kept, close=headers.get("Connection") == "close")
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer | None:
         """Return the answer to a request, None to close the connection."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-import socketserver
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Final
 from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from tests.standins import s3_store as store
-from tests.standins import serving
 
 ACCESS: Final = "accesskeyofthetests"
 SECRET: Final = "secretkeyofthetests"
@@ -60,7 +57,6 @@ _AMZ_HEADERS: Final = frozenset(
         "x-amz-metadata-directive",
     }
 )
-_LARGEST_HEAD: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,62 +159,3 @@ def refusal(refused: RefusalError, method: str) -> Answer:
         return refused.status, {}, b""
     inner = f"<Code>{refused.code}</Code><Message>{escape(refused.message)}</Message>"
     return refused.status, {"Content-Type": "application/xml"}, f"<Error>{inner}</Error>".encode()
-
-
-class Site(Protocol):
-    """The stand-in behind a server. ``defects`` collects tracebacks of its own errors."""
-
-    defects: list[str]
-
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Answer | None: ...
-
-
-class Server(serving.Server):
-    def __init__(self, site: Site, port: int = 0) -> None:
-        self.site = site
-        super().__init__(_Connection, port=port)
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - socketserver calls it so
-        """Keep a defect of the stand-in, or of a test's hook, for the end of the test."""
-        import traceback  # noqa: PLC0415 - for defects alone
-
-        self.site.defects.append(traceback.format_exc())
-
-
-class _Connection(socketserver.StreamRequestHandler):
-    server: Server
-    disable_nagle_algorithm = True
-
-    def handle(self) -> None:
-        while self._answer_one():
-            pass
-
-    def _answer_one(self) -> bool:
-        line = self.rfile.readline(_LARGEST_HEAD).decode("latin-1").split()
-        if len(line) != 3 or line[2] != "HTTP/1.1":
-            return False
-        headers: dict[str, str] = {}
-        while (text := self.rfile.readline(_LARGEST_HEAD).decode("latin-1").strip()) != "":
-            name, _, value = text.partition(":")
-            headers[name.lower()] = value.strip()
-        length = headers.get("content-length", "0" if line[0] not in ("PUT", "POST") else "")
-        if not length.isdigit():
-            self._send(line[0], (411, {"Connection": "close"}, b"<Error><Code>MissingContentLength</Code></Error>"))
-            return False
-        body = self.rfile.read(int(length))
-        if len(body) < int(length):
-            return False
-        answer = self.server.site.answer(line[0], line[1], headers, body)
-        if answer is None:
-            return False
-        self._send(line[0], answer)
-        return answer[1].get("Connection") != "close"
-
-    def _send(self, method: str, answer: Answer) -> None:
-        status, headers, body = answer
-        given = {name.lower() for name in headers}
-        lines = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", *(f"{name}: {headers[name]}" for name in headers)]
-        if status not in (204, 304) and "content-length" not in given:
-            lines.append(f"Content-Length: {len(body)}")
-        head = "\r\n".join((*lines, "", "")).encode("latin-1")
-        self.wfile.write(head if method == "HEAD" else head + body)

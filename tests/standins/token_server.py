@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
+from tests.rig.server import Reply, Request, Server, json_reply, reply
 from tests.standins.certificates import Authority, PrivateKey, as_pem, self_signed
-from tests.standins.lean_http import LeanServer, Request, json_reply, reply
 
 REGISTRY_LEEWAY: Final = 60  # seconds past `exp` for which docker-registry still accepts a token
 
@@ -97,20 +97,23 @@ class TokenServer:
         self.say_expires_in = True
         self.requests: list[TokenRequest] = []
         self._signer = _Signer(algorithm, key_header)
-        self._scheme = "https" if tls else "http"
-        self._server = LeanServer(self._answer, tls=tls.server_context() if tls else None)
+        self._tls = tls
+        self._server: Server | None = None
 
     @property
     def realm(self) -> str:
         """The address where tokens are to be had."""
-        return f"{self._scheme}://127.0.0.1:{self._server.port}/token"
+        port = self._server.port if self._server else 0
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{port}/token"
 
     def start(self) -> Self:
+        self._server = Server(self._answer, tls=self._tls.server_context() if self._tls else None)
         self._server.start()
         return self
 
     def stop(self) -> None:
-        self._server.stop()
+        if self._server is not None:
+            self._server.stop()
 
     def settings(self, folder: Path) -> dict[str, Any]:
         """The `auth` part of a registry's configuration, its files written to ``folder``."""
@@ -142,7 +145,8 @@ class TokenServer:
         }
         return self._signer.sign({**usual, **claims})
 
-    def _answer(self, request: Request) -> bytes:
+    def _answer(self, request: Request) -> Reply:
+        request.read()
         url = urlsplit(request.target)
         if url.path != "/token":
             return _error(404, "nothing here")
@@ -152,10 +156,10 @@ class TokenServer:
         account = self._account(request.authorization)
         scopes = tuple(scope for value in query.get("scope", []) for scope in value.split())
         answer = self._grant(account, query, scopes)
-        self.requests.append(TokenRequest(account or "", scopes, int(answer[9:12])))
+        self.requests.append(TokenRequest(account or "", scopes, answer.status))
         return answer
 
-    def _grant(self, account: str | None, query: Mapping[str, list[str]], scopes: tuple[str, ...]) -> bytes:
+    def _grant(self, account: str | None, query: Mapping[str, list[str]], scopes: tuple[str, ...]) -> Reply:
         if account is None or query.get("account", [account])[0] != account:
             return _error(401, "wrong name or password", WWW_Authenticate='Basic realm="tokens"')
         if query.get("service") != [self.service]:
@@ -172,14 +176,14 @@ class TokenServer:
                 access.append({"type": match["type"], "name": match["name"], "actions": granted})
         return self._token(account, access)
 
-    def _token(self, account: str, access: Sequence[Mapping[str, Any]]) -> bytes:
+    def _token(self, account: str, access: Sequence[Mapping[str, Any]]) -> Reply:
         token = self.sign(account, access)
         fields = ("token", "access_token") if self.field == "both" else (self.field,)
         value: dict[str, Any] = dict.fromkeys(fields, token)
         value["issued_at"] = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
         if self.say_expires_in:
             value["expires_in"] = self.lifetime
-        return json_reply(200, value)
+        return json_reply(value)
 
     def _account(self, authorization: str) -> str | None:
         """The name that the credentials prove, empty without any, None if they are wrong."""
@@ -195,7 +199,7 @@ class TokenServer:
         return name if right and user is not None and secrets.compare_digest(password, user.password) else None
 
 
-def _error(status: int, words: str, **headers: str) -> bytes:
+def _error(status: int, words: str, **headers: str) -> Reply:
     body = json.dumps({"details": words}).encode()
     return reply(status, body, **headers)
 

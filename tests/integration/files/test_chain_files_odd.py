@@ -14,7 +14,7 @@ from moto.server import ThreadedMotoServer
 
 from syncline.clients.s3.upload import PART_SIZE
 from tests.rig.files import FilesChain, FilesWorld, record
-from tests.standins.scripted_http import Reply, Request, ScriptedServer
+from tests.rig.server import Reply, Request, ScriptedServer
 
 NAMES = [
     "a b",

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.config import BackupsSource
 from syncline.kinds.table import KINDS
 from syncline.secrets import Secrets
+from tests.rig.server import Reply, Server
 from tests.standins.certificates import Authority
 from tests.unit.cli.cli_stack import ROOT, SYNCS, Stack
 
@@ -43,18 +42,6 @@ syncs:
 """
 
 
-class Refusing(BaseHTTPRequestHandler):
-    """A server that rejects all credentials."""
-
-    def do_GET(self) -> None:
-        self.send_response(401)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
 def authority() -> Authority:
     return Authority()
@@ -62,12 +49,9 @@ def authority() -> Authority:
 
 @pytest.fixture
 def secure(authority: Authority) -> Iterator[str]:
-    """Host and port of a server whose certificate is signed by ``authority``."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        server.socket = authority.server_context().wrap_socket(server.socket, server_side=True)
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield f"127.0.0.1:{server.server_port}"
-        server.shutdown()
+    """The host and port of a server with a certificate that only ``authority`` vouches for."""
+    with Server(lambda _request: Reply(401), tls=authority.server_context()) as server:
+        yield f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture

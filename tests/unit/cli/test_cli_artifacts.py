@@ -25,8 +25,8 @@ from syncline.kinds.artifacts.cli.setup import Options, Setup
 from syncline.kinds.artifacts.config import GitHubToken
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.model import Outcome, Result
+from tests.rig.server import ScriptedServer, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import ScriptedServer, json_reply
 
 EXAMPLE = Path(__file__).parents[3] / "examples/artifacts-presto.yaml"
 VARIABLES = (

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from syncline.cli.main import app
-from tests.standins.scripted_http import Reply, ScriptedServer, json_reply
+from tests.rig.server import Reply, ScriptedServer, json_reply
 from tests.unit.cli.cli_stack import REGION, SYNCS, Stack
 
 _NAMESPACE = 'xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"'

@@ -9,8 +9,8 @@ import pytest
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
+from tests.rig.server import ScriptedServer
 from tests.standins.made_up import Naps, Person
-from tests.standins.scripted_http import ScriptedServer
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from syncline.clients.gitlab.client import GitLab, GitLabTag
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
+from tests.rig.server import json_reply
 from tests.standins import github, gitlab
 from tests.standins.github import AppKey, GitHubServer
 from tests.standins.gitlab import GitLabServer
 from tests.standins.openapi.description import Description
-from tests.standins.serving import json_answer
 
 REPOSITORY = "team/builds"
 RUNS = f"/repos/{REPOSITORY}/actions/workflows/build.yml/runs"
@@ -39,19 +39,19 @@ class TestTheLeastThatIsPromised:
         return GitHub(Endpoint.parse(server.url), SecretToken(lambda: None), Http())
 
     def test_a_run(self, server: GitHubServer) -> None:
-        server.before = lambda _method, _target: json_answer(200, LEAST)
+        server.before = lambda _method, _target: json_reply(LEAST)
         run = self.client(server).run(REPOSITORY, 7)
         assert (run.attempt, run.branch, run.conclusion, run.started) == (1, "", "", run.created)
 
     def test_artifacts(self, server: GitHubServer) -> None:
         value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.least("artifact"), "name": "image"}]}
-        server.before = lambda _method, _target: json_answer(200, value)
+        server.before = lambda _method, _target: json_reply(value)
         (artifact,) = self.client(server).artifacts(REPOSITORY, 7)
         assert (artifact.digest, artifact.created) == (None, "")
 
     def test_a_token(self, server: GitHubServer) -> None:
         value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
-        server.before = lambda _method, _target: json_answer(201, value)
+        server.before = lambda _method, _target: json_reply(value, 201)
         app = AppKey.make()
         tokens = AppTokenSource(
             Endpoint.parse(server.url), AppInstallation(app.id, lambda: app.pem, REPOSITORY, 42), Http()
@@ -62,9 +62,9 @@ class TestTheLeastThatIsPromised:
         """GitLab promises no single field: of what is told beside a tag, any may be missing, its name may not."""
         with GitLabServer(dict) as server:
             client = GitLab(Endpoint.parse(server.url), "group/project", lambda: None, Http())
-            server.before = lambda _method, _target: json_answer(200, {})
+            server.before = lambda _method, _target: json_reply({})
             assert client.tag(3, "v1") == GitLabTag(None, None, None)
-            server.before = lambda _method, _target: json_answer(200, [{}])
+            server.before = lambda _method, _target: json_reply([{}])
             with pytest.raises(SynclineError) as error:
                 list(client.tags(3))
             assert error.value.code.name == "ENTRY_INVALID"
@@ -124,7 +124,7 @@ def test_an_answer(target: str, status: int, headers: Mapping[str, str], value: 
 def test_a_request_that_is_not_described_fails_the_test_that_made_it() -> None:
     def play() -> None:
         with GitHubServer(REPOSITORY) as server:
-            server.before = lambda _method, _target: json_answer(200, {})
+            server.before = lambda _method, _target: json_reply({})
             urllib.request.urlopen(f"{server.url}{RUNS}?since=yesterday").close()
 
     with pytest.raises(AssertionError, match="no parameter 'since'"):

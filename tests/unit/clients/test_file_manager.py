@@ -19,9 +19,9 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.http.retry import HOST_THROTTLE, RetryPolicy
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import Answer, json_answer
-from tests.standins.scripted_http import Reply, ScriptedServer
 
 TOKEN = "token-of-the-tests"
 NAMES = [

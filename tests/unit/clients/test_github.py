@@ -13,9 +13,9 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import refuse
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, json_reply
 from tests.standins.github import TOKEN, AppKey, GitHubServer, Run, Stored
 from tests.standins.made_up import Naps
-from tests.standins.serving import Answer, json_answer
 
 REPOSITORY = "team/builds"
 CONTENT = bytes(range(256)) * 20_000
@@ -95,14 +95,14 @@ class TestListings:
 
     @pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"workflow_runs": {}}'])
     def test_answers_of_another_form(self, server: GitHubServer, answer: bytes) -> None:
-        server.before = lambda _method, _target: Answer(200, answer)
+        server.before = lambda _method, _target: Reply(200, answer)
         with pytest.raises(SynclineError) as error:
             runs(client(server))
         assert code_of(error) == "BAD_ANSWER"
 
     def test_a_page_that_comes_again(self, server: GitHubServer) -> None:
         there = f"{server.url}/repos/{REPOSITORY}/actions/workflows/build.yml/runs?per_page=100"
-        answer = json_answer(200, {"workflow_runs": []}, Link=f'<{there}>; rel="next"')
+        answer = json_reply({"workflow_runs": []}, Link=f'<{there}>; rel="next"')
         server.before = lambda _method, _target: answer
         with pytest.raises(SynclineError) as error:
             runs(client(server))
@@ -227,7 +227,7 @@ class TestDownloads:
         logs = github.logs(REPOSITORY, github.run(REPOSITORY, 1))
         server.runs[0].logs_gone = True
         if status != 404:
-            server.before = lambda _method, _target: json_answer(status, {"message": "Server Error"})
+            server.before = lambda _method, _target: json_reply({"message": "Server Error"}, status)
         with pytest.raises(SynclineError, match="logs of run 1") as error:
             assert logs.size
         assert code_of(error) == "ARTIFACT_EXPIRED"
@@ -243,7 +243,7 @@ class TestDownloads:
 
 class TestPatience:
     def test_a_secondary_limit(self, server: GitHubServer) -> None:
-        server.before = lambda _m, _t: json_answer(403, {"message": "secondary rate limit"}, Retry_After="77")
+        server.before = lambda _m, _t: json_reply({"message": "secondary rate limit"}, 403, Retry_After="77")
         with pytest.raises(SynclineError) as error:
             runs(client(server))
         assert (code_of(error), error.value.retry_after) == ("THROTTLED", 77)
@@ -251,7 +251,7 @@ class TestPatience:
     @pytest.mark.parametrize("status", [403, 429])
     def test_a_primary_limit_lasts_until_its_reset(self, server: GitHubServer, status: int) -> None:
         reset = str(int(time.time()) + 600)
-        answer = json_answer(status, {"message": "limit"}, X_RateLimit_Remaining="0", X_RateLimit_Reset=reset)
+        answer = json_reply({"message": "limit"}, status, X_RateLimit_Remaining="0", X_RateLimit_Reset=reset)
         server.before = lambda _m, _t: answer
         with pytest.raises(SynclineError) as error:
             runs(client(server))
@@ -259,7 +259,7 @@ class TestPatience:
         assert error.value.retry_after == pytest.approx(600, abs=5)
 
     def test_what_is_merely_forbidden(self, server: GitHubServer) -> None:
-        server.before = lambda _m, _t: json_answer(403, {"message": "no"}, X_RateLimit_Remaining="4000")
+        server.before = lambda _m, _t: json_reply({"message": "no"}, 403, X_RateLimit_Remaining="4000")
         with pytest.raises(SynclineError) as error:
             runs(client(server))
         assert code_of(error) == "FORBIDDEN"

@@ -11,8 +11,8 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, json_reply
 from tests.standins.gitlab import JOB_TOKEN, PROJECT_ID, TOKEN, GitLabServer
-from tests.standins.serving import Answer, json_answer
 
 PROJECT = "group/project"
 DIGEST = "sha256:" + "ab" * 32
@@ -78,15 +78,15 @@ def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None
 @pytest.mark.parametrize(
     ("answer", "code"),
     [
-        (Answer(200, b"<html>"), "BAD_ANSWER"),
-        (json_answer(200, {}), "BAD_ANSWER"),
-        (json_answer(200, [{"id": 1}]), "ENTRY_INVALID"),
-        (json_answer(200, [1]), "ENTRY_INVALID"),
-        (json_answer(429, {}, Retry_After="30"), "THROTTLED"),
-        (Answer(502, b"<html>bad gateway</html>"), "SERVER_ERROR"),
+        (Reply(200, b"<html>"), "BAD_ANSWER"),
+        (json_reply({}), "BAD_ANSWER"),
+        (json_reply([{"id": 1}]), "ENTRY_INVALID"),
+        (json_reply([1]), "ENTRY_INVALID"),
+        (json_reply({}, 429, Retry_After="30"), "THROTTLED"),
+        (Reply(502, b"<html>bad gateway</html>"), "SERVER_ERROR"),
     ],
 )
-def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
+def test_other_answers(server: GitLabServer, answer: Reply, code: str) -> None:
     server.before = lambda _method, _target: answer
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
@@ -95,7 +95,7 @@ def test_other_answers(server: GitLabServer, answer: Answer, code: str) -> None:
 
 def test_a_page_that_comes_again(server: GitLabServer) -> None:
     target = "/api/v4/projects/group%2Fproject/registry/repositories?per_page=100"
-    server.before = lambda _method, _target: json_answer(200, [], Link=f'<{server.url}{target}>; rel="next"')
+    server.before = lambda _method, _target: json_reply([], Link=f'<{server.url}{target}>; rel="next"')
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
     assert error.value.code.name == "LISTING_INCOMPLETE"

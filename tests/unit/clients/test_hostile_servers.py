@@ -28,8 +28,8 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, ScriptedServer
 
 DIGEST: Final = "sha256:" + "ab" * 32
 DEEP: Final = b"[" * 200_000

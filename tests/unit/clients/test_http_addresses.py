@@ -9,7 +9,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.transfer import pool_for
 from syncline.clients.replicas.instances import is_probed
 from syncline.errors import SynclineError
-from tests.standins.scripted_http import ScriptedServer
+from tests.rig.server import ScriptedServer
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from syncline.clients.http import authorities
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer
 from tests.standins.certificates import Authority
-from tests.standins.scripted_http import Reply, ScriptedServer
 
 
 @pytest.mark.parametrize("by", ["system", "own", "nobody"])

@@ -15,9 +15,9 @@ from syncline.clients.http import transfer as connections
 from syncline.clients.http.client import BODY_LIMIT, Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer, errors_reply, json_reply
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
 
 OK = Reply(200, b"fine")
 

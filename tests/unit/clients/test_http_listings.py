@@ -34,8 +34,8 @@ from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
+from tests.rig.server import Reply, Request, ScriptedServer, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, json_reply
 
 DIGEST = "sha256:" + "ab" * 32
 PAGE = 20_000

@@ -25,8 +25,8 @@ from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 
 ITEMS = 30
 DIGEST = "sha256:" + "a" * 64

@@ -11,8 +11,8 @@ from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, ScriptedServer
 from tests.unit.clients.test_http_transfer import BODY, raw
 
 OK = Reply(200, b"fine")

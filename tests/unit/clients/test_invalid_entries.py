@@ -22,8 +22,8 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, ScriptedServer, json_reply
 
 DIGEST: Final = "sha256:" + "ab" * 32
 SHAPELESS: Final = st.one_of(

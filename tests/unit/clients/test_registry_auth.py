@@ -14,8 +14,8 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryAuth, RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_reply
 from tests.standins.made_up import Naps, Person
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 
 DIGEST = "sha256:" + "a" * 64
 FOUND = Reply(200, headers={"Docker-Content-Digest": DIGEST})

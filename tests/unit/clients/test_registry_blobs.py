@@ -14,9 +14,9 @@ from syncline.clients.registry.client import BlobStream, Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import digest_matches, digest_of
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply
 from tests.standins.certificates import Authority
 from tests.standins.made_up import Person
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply
 
 CONTENT = bytes(range(256)) * 40
 DIGEST = digest_of(CONTENT)

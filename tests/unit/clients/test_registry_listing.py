@@ -13,8 +13,8 @@ from syncline.clients.registry.client import Registry, TagTakenError
 from syncline.clients.registry.manifest import ARTIFACT_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
+from tests.rig.server import Reply, ScriptedServer, errors_reply, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
 
 TAGS = "/v2/org/app/tags/list"
 MANIFESTS = "/v2/org/app/manifests/"

@@ -18,7 +18,7 @@ from syncline.clients.registry.manifest import (
 )
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
-from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
+from tests.rig.server import Reply, ScriptedServer, errors_reply, json_reply
 
 SUBJECT = digest_of(b"an image")
 API = f"/v2/org/app/referrers/{SUBJECT}"

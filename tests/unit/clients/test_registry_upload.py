@@ -13,7 +13,7 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
 from syncline.clients.registry.upload import MAX_REPLAY, BlobUpload
 from syncline.errors import SynclineError
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_reply
 
 CONTENT = b"0123456789" * 100
 DIGEST = digest_of(CONTENT)

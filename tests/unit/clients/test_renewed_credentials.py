@@ -12,7 +12,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.secrets import redact
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_reply
 
 DIGEST = "sha256:" + "a" * 64
 FOUND = Reply(200, headers={"Docker-Content-Digest": DIGEST})

@@ -24,8 +24,8 @@ from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.records import PushRecords
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Scope
+from tests.rig.server import ScriptedServer, errors_reply, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import ScriptedServer, errors_reply, json_reply
 
 EXAMPLE: Final = Path(__file__).parents[4] / "examples/artifacts-presto.yaml"
 RUNS: Final = "/repos/rapidsai/velox-testing/actions/workflows/presto-build-images.yml/runs"

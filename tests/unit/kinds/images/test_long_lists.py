@@ -28,8 +28,8 @@ from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import RegistryClients, ScanPosition
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Item, Scope
+from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, Request, ScriptedServer, errors_reply, json_reply
 from tests.unit.kinds.images.world import RegistryPair, found
 
 TAGS = {f"t{n:03}": f"d{n}" for n in range(730)}

@@ -21,8 +21,8 @@ from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
+from tests.rig.server import Reply, ScriptedServer, errors_reply, json_reply
 from tests.standins.made_up import Naps
-from tests.standins.scripted_http import Reply, ScriptedServer, errors_reply, json_reply
 
 DIGEST = "sha256:" + "ab" * 32
 OTHER = "sha256:" + "cd" * 32

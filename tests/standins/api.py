@@ -1,0 +1,60 @@
+"""The base of stand-ins for an HTTP API that its maker describes in OpenAPI."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Self
+
+from tests.rig.server import RefusalError, Reply, Request, Server, json_reply
+from tests.standins.openapi.description import Description, Witness
+
+
+def refusal(status: int, message: str) -> RefusalError:
+    return RefusalError(json_reply({"message": message}, status))
+
+
+class ApiServer(ABC):
+    """An API held to its description: a request or an answer that the description does not allow fails the test.
+
+    ``requests`` has method and target of every request. ``before`` is called with each of them, and may return an
+    answer, which is not held to the description.
+    """
+
+    def __init__(self, description: Description, port: int = 0) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.before: Callable[[str, str], Reply | None] = lambda _method, _target: None
+        self.witness = Witness(description)
+        self._server = Server(self._handle, port=port, errors=self.witness.told)
+        self.port = self._server.port
+        self.host = f"127.0.0.1:{self.port}"
+        self.url = f"http://{self.host}"
+
+    def __enter__(self) -> Self:
+        self._server.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._server.stop()
+        assert kind is not None or not self.witness.told, self.witness.told
+
+    def _handle(self, request: Request) -> Reply:
+        return self.answer(request.method, request.target, request.headers, request.read())
+
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
+        self.requests.append((method, target))
+        self.witness.request(method, target, body)
+        scripted = self.before(method, target)
+        if scripted is not None:
+            return scripted
+        try:
+            answer = self.own_answer(method, target, headers)
+        except RefusalError as refused:
+            answer = refused.reply
+        assert isinstance(answer.body, bytes)
+        self.witness.answer(method, target, answer.status, dict(answer.headers), answer.body)
+        return answer
+
+    @abstractmethod
+    def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Reply:
+        """Return the answer of the API. Raises RefusalError."""
