@@ -32,7 +32,7 @@ from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
 from syncline.web.function_url import HttpRequest
 
-TEMPLATE: Final = Path(__file__).parents[3] / "template.yaml"
+TEMPLATE: Final = Path(__file__).parents[4] / "template.yaml"
 ONE: Final = Instance("one", "10.0.0.1", 8443)
 SYNC: Final[Mapping[str, Any]] = {
     "kind": "tokens",

@@ -15,7 +15,7 @@ from syncline.kinds.tokens.metrics import BUCKETS, CloudWatchMetrics, Prometheus
 from syncline.kinds.tokens.scrape import ScrapeResult
 from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 
-TEMPLATE: Final = Path(__file__).parents[3] / "template.yaml"
+TEMPLATE: Final = Path(__file__).parents[4] / "template.yaml"
 SIGHTINGS: Final = (
     CheckResult(CanaryCheck.WRITE, "gateway-001", CheckOutcome.ARRIVED, 0.7),
     CheckResult(CanaryCheck.WRITE, "gateway-002", CheckOutcome.LOST, 0.4, "it was there, and is not any more"),
