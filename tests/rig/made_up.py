@@ -101,7 +101,12 @@ class Steps(Rig):
         )
         self.configs: dict[str, Sync] = {}
         self.gatherer = EventGatherer(
-            self.event_store, sources_of, self._config, self._kind_of, self.queues, clock.time
+            self.event_store,
+            sources_of,
+            self._config,
+            lambda _sync, event: self.kind.changed_groups(event),
+            self.queues,
+            clock.time,
         )
 
     def _kind_of(self, _run: Run | str) -> MadeUp:

@@ -9,10 +9,9 @@ import pytest
 
 from syncline.config.sync import Gathering, Sync
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.kind import Kind
 from syncline.messages import Start, decode
 from syncline.model import Trigger
-from tests.rig.made_up import SYNC, MadeUp, Steps
+from tests.rig.made_up import SYNC, Steps
 
 QUIET, LONGEST = 5.0, 20.0
 SECONDS = 60.0
@@ -45,14 +44,14 @@ def starts(steps: Steps) -> list[tuple[Start, float]]:
 
 def refuse(steps: Steps, code: CodeName, *names: str) -> None:
     """Let syncs not be told of events, for an error with this code."""
-    kind = steps.gatherer.kind
+    read = steps.gatherer.changed_groups
 
-    def kind_of(name: str) -> Kind:
-        if name in names:
+    def changed_groups(sync: Sync, event: object) -> tuple[str, ...]:
+        if sync.name in names:
             raise SynclineError(code, "it is so")
-        return kind(name)
+        return read(sync, event)
 
-    object.__setattr__(steps.gatherer, "kind", kind_of)
+    object.__setattr__(steps.gatherer, "changed_groups", changed_groups)
 
 
 class TestGather:
@@ -90,13 +89,7 @@ class TestGather:
         assert notes(steps) == notes(steps, "another") == [("b",)]
 
     def test_messages_that_one_of_two_syncs_cannot_read_are_returned(self, steps: Steps) -> None:
-        def odd(_body: object) -> tuple[str, ...]:
-            raise SynclineError("MESSAGE_INVALID", "not like that")
-
-        strict = MadeUp()
-        object.__setattr__(strict, "changed_groups", odd)
-        kinds: dict[str, Kind] = {"another": strict, SYNC: steps.kind}
-        object.__setattr__(steps.gatherer, "kind", kinds.get)
+        refuse(steps, "MESSAGE_INVALID", "another")
         steps.event_store.subscribe("another", ["made.up"])
         assert steps.gatherer.gather([("1", event("a"))]) == {"1"}
         assert (notes(steps), notes(steps, "another")) == ([("a",)], [])

@@ -13,7 +13,7 @@ from botocore.exceptions import ClientError
 
 from syncline.config.sync import Gathering, Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Kind, Page, StepContext
+from syncline.kinds.kind import Page, StepContext
 from syncline.messages import Batch, Start, decode
 from syncline.model import Run, RunStatus, Scope, Step, Trigger
 from syncline.store.events import EventStore
@@ -137,15 +137,15 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, scann
 @pytest.fixture
 def missing(steps: Steps) -> set[str]:
     """The syncs of which a secret is missing; at first it is one of two that hear of the same source."""
-    gone, kind = {"another"}, steps.gatherer.kind
+    gone, read = {"another"}, steps.gatherer.changed_groups
     steps.event_store.subscribe("another", ["made.up"])
 
-    def kind_of(name: str) -> Kind:
-        if name in gone:
+    def changed_groups(sync: Sync, event: object) -> tuple[str, ...]:
+        if sync.name in gone:
             raise SynclineError("SECRET_MISSING", "it is gone")
-        return kind(name)
+        return read(sync, event)
 
-    object.__setattr__(steps.gatherer, "kind", kind_of)
+    object.__setattr__(steps.gatherer, "changed_groups", changed_groups)
     return gone
 
 

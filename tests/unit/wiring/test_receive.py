@@ -92,6 +92,14 @@ def event(sync: str, body: str) -> dict[str, Any]:
     return {"rawPath": http["path"], "headers": {}, "requestContext": {"http": http}, "body": body}
 
 
+@pytest.mark.usefixtures("sqs")
+def test_a_kind_that_reads_no_events_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("syncline.kinds.images.wiring.changed_groups")
+    answer = wiring.receiver().handle(event("images", json.dumps({"repository": "team/app"})))
+    assert answer["statusCode"] == 400
+    assert json.loads(answer["body"]) == {"error": "a sync of images takes no webhooks or events"}
+
+
 @pytest.mark.parametrize("kind", SYNCS)
 def test_no_secret_but_the_webhooks_own_is_read(sqs: SQSClient, kind: str) -> None:
     """There are no others in this account; their absence would be an answer of 503."""

@@ -192,13 +192,6 @@ class Kind(Protocol):
         """Return the full name of the target reference of a group, which has one writer at a time across all syncs."""
         ...
 
-    def changed_groups(self, event: object) -> tuple[str, ...]:
-        """Return the groups to be scanned after an event, given its decoded body.
-
-        Raises MESSAGE_INVALID if it is no event of the kind.
-        """
-        ...
-
     def requests(self) -> int:
         """Return the number of requests made to source and target so far."""
         ...

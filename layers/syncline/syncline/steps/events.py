@@ -9,7 +9,6 @@ from typing import Any, Final
 
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Kind
 from syncline.messages import Queues, Start
 from syncline.model import Trigger
 from syncline.store.events import Claim, EventStore
@@ -26,13 +25,14 @@ class EventGatherer:
     """Notes events for the syncs that subscribe to their sources, and claims scans of what was noted.
 
     `sources` returns the names of the sources of an event, given its body; it raises MESSAGE_INVALID if the body is no
-    event of any kind.
+    event of any kind. `changed_groups` returns the groups of a sync that an event names; it raises MESSAGE_INVALID if the
+    sync cannot read it.
     """
 
     event_store: EventStore
     sources: Callable[[object], tuple[str, ...]]
     config: Callable[[str], Sync]
-    kind: Callable[[str], Kind]
+    changed_groups: Callable[[Sync, object], tuple[str, ...]]
     queues: Queues
     clock: Callable[[], float]
 
@@ -80,10 +80,10 @@ class EventGatherer:
         sync = self.config(name)
         if not sync.enabled:
             return set()
-        kind, groups, refused = self.kind(name), set[str](), set[str]()
+        groups, refused = set[str](), set[str]()
         for message_id, body in events:
             try:
-                groups |= set(kind.changed_groups(body))
+                groups |= set(self.changed_groups(sync, body))
             except SynclineError as error:
                 if error.code.name != "MESSAGE_INVALID":
                     raise

@@ -19,6 +19,7 @@ from botocore.config import Config
 
 from syncline.clients.http.client import Http
 from syncline.clients.s3.events import events_in, is_notification
+from syncline.config.sync import Sync
 from syncline.environment import FunctionEnvironment
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
@@ -91,7 +92,12 @@ def worker(step: Step) -> Worker:
 
 def gatherer(syncs: Syncs, event_store: EventStore, engine: StepEngine) -> EventGatherer:
     """Return the reader of the events that sources send."""
-    return EventGatherer(event_store, _sources, syncs.config, syncs.kind, engine.queues, engine.clock)
+
+    def changed_groups(sync: Sync, event: object) -> tuple[str, ...]:
+        syncs.kind(sync.name)  # an event is put off while a secret of the sync is missing
+        return changed_groups_of(sync, event, engine.clock())
+
+    return EventGatherer(event_store, _sources, syncs.config, changed_groups, engine.queues, engine.clock)
 
 
 def _sources(body: object) -> tuple[str, ...]:

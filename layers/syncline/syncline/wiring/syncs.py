@@ -98,7 +98,10 @@ def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
 
     ``now`` is the time of the event. Raises MESSAGE_INVALID if the sync cannot read it.
     """
-    groups: tuple[str, ...] = _wiring(sync).changed_groups(sync, event, now)
+    read = getattr(_wiring(sync), "changed_groups", None)
+    if read is None:
+        raise SynclineError("MESSAGE_INVALID", f"a sync of {sync.kind} takes no webhooks or events")
+    groups: tuple[str, ...] = read(sync, event, now)
     return groups
 
 

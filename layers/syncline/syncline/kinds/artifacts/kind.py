@@ -9,7 +9,6 @@ from syncline.clients.http.client import Http
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
-from syncline.kinds.artifacts.events import runs_in
 from syncline.kinds.artifacts.facts import FactStore
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.records import PushRecords
@@ -64,9 +63,6 @@ class Artifacts:
 
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"
-
-    def changed_groups(self, event: object) -> tuple[str, ...]:
-        return runs_in(event, self._sync.source)
 
     def requests(self) -> int:
         return self._http.requests_made

@@ -266,9 +266,6 @@ class Downloads:
     def reference(self, group: str) -> str:
         return f"{self._store}#{group}"
 
-    def changed_groups(self, event: object) -> tuple[str, ...]:
-        return self._layout.keys_in(event, self._bucket.name)
-
     def requests(self) -> int:
         return self._http.requests_made
 

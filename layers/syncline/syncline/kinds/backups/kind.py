@@ -69,9 +69,6 @@ class Backups:
     def reference(self, group: str) -> str:
         return self._settings.reference(group)
 
-    def changed_groups(self, event: object) -> tuple[str, ...]:
-        return self._layout.keys_in(event, self._bucket.name)
-
     def requests(self) -> int:
         """Return the number of requests to the bucket, plus one for each time the repository was opened."""
         return self._http.requests_made + self._opened

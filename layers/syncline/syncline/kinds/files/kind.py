@@ -17,7 +17,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.files import state_csv
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.discover import FileScan, FilesState, ScanCursor
-from syncline.kinds.files.events import EventScope, groups_in, groups_of
+from syncline.kinds.files.events import EventScope, groups_of
 from syncline.kinds.files.records import PreviousRecord, Record, RemovedRecord, Task
 from syncline.kinds.files.targets import Target
 from syncline.kinds.files.transfer import FileTransfer, TransferResult
@@ -116,9 +116,6 @@ class Files:
 
     def reference(self, group: str) -> str:
         return f"{self._target.name}/{self._sync.target.prefix}#{group}"
-
-    def changed_groups(self, event: object) -> tuple[str, ...]:
-        return groups_in(self._sync, event, self._deps.state.clock())
 
     def requests(self) -> int:
         return self._deps.http.requests_made

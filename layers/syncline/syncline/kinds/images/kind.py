@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from syncline.clients.http.client import Http
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
-from syncline.kinds.images.events import groups_in
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.pieces import CopyRoute
@@ -59,9 +58,6 @@ class Images:
 
     def reference(self, group: str) -> str:
         return f"{self._target.registry.host}/{group}"
-
-    def changed_groups(self, event: object) -> tuple[str, ...]:
-        return groups_in(self._sync, event)
 
     def requests(self) -> int:
         return self._http.requests_made
