@@ -30,7 +30,7 @@ from pathlib import Path
 from syncline.cli.summary import ending_line, item_row, with_display_groups
 from syncline.config.file import read_syncs
 from syncline.kinds.table import kind_info
-from tests.sync_chain import Chain
+from tests.rig.chain import Chain
 
 (sync,) = read_syncs(Path(sys.argv[1])).syncs.values()
 chain = Chain(sync.name, {})
