@@ -69,10 +69,11 @@ audit: .venv-audit/requirements.sha256 ## Check the pinned requirements for know
 release: ## Build a signed release of the commit in .build/release; KEY=... is the SSH signing key
 	@scripts/release $(KEY)
 
-lint: environments ## Check style and types
+lint: environments ## Check style, types and unused code
 	@$(bin)/ruff check --quiet $(code)
 	@$(bin)/ruff format --check --quiet $(code)
 	@$(bin)/mypy $(code)
+	@$(bin)/vulture
 
 format: environments ## Format the code
 	@$(bin)/ruff check --fix $(code)

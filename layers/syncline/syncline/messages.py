@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 VERSION: Final = 1
 MAX_DELAY: Final = 900
 """Limit of SQS for the delay of a message, in seconds."""
-LARGEST_MESSAGE: Final = 1_000_000
-"""Limit of a message in bytes, below the 1 MiB of SQS."""
 _SEND_BYTES: Final = 240_000
 _SEND_ENTRIES: Final = 10
 _REFUSALS: Final = ("InvalidMessageContents", "InvalidParameterValue", "BatchRequestTooLong")
