@@ -73,7 +73,7 @@ def test_a_file_that_is_no_state(text: str) -> None:
 def test_other_columns_are_an_error_that_names_the_right_ones() -> None:
     with pytest.raises(SynclineError) as error:
         list(state_csv.read(["path,size\n"]))
-    assert error.value.what == f"the first line of the sheet must be {','.join(state_csv.COLUMNS)}; it is path,size"
+    assert error.value.what == f"the first line of the CSV file must be {','.join(state_csv.COLUMNS)}; it is path,size"
 
 
 @pytest.mark.parametrize(
@@ -81,18 +81,18 @@ def test_other_columns_are_an_error_that_names_the_right_ones() -> None:
     [
         (
             ["/data/a,rw-r--r--,1,t,m,i", "/data/b,rw-r--r--," + "9" * 5000 + ",t,m,i"],
-            "line 3 of the sheet: the size is '" + "9" * 100 + "…', not a number of at most ",
+            "line 3 of the CSV file: the size is '" + "9" * 100 + "…', not a number of at most ",
         ),
-        (["/data/a,rw-r--r--,-1,t,m,i"], "line 2 of the sheet: the size is '-1', not a number of at most "),
-        ([",rw-r--r--,1,t,m,i"], "line 2 of the sheet: file_path is empty"),
-        (["/data/a,rw-r--r--,1"], "line 2 of the sheet has 3 cells; a file has 6: file_path,permissions,"),
+        (["/data/a,rw-r--r--,-1,t,m,i"], "line 2 of the CSV file: the size is '-1', not a number of at most "),
+        ([",rw-r--r--,1,t,m,i"], "line 2 of the CSV file: file_path is empty"),
+        (["/data/a,rw-r--r--,1"], "line 2 of the CSV file has 3 cells; a file has 6: file_path,permissions,"),
         (
             ["/data/a,rw-r--r--,1,t,m,i", "/data/" + "b" * 200_000 + ",rw-r--r--,1,t,m,i"],
-            "line 3 of the sheet cannot be read",
+            "line 3 of the CSV file cannot be read",
         ),
         (
             ["/data/a,rw-r--r--,1,t,m,i", "/data/b,,1,t,m,i", "/data/a,,2,t,m,i"],
-            "line 4 of the sheet names '/data/a' again",
+            "line 4 of the CSV file names '/data/a' again",
         ),
     ],
 )

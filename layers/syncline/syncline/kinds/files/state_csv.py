@@ -72,20 +72,20 @@ def read(lines: Iterable[str]) -> Iterator[CsvRow]:
         head = next(reader, None)
         if head is None or tuple(cell.strip() for cell in head) != COLUMNS:
             found = "missing" if head is None else _shortened(",".join(head))
-            what = f"the first line of the sheet must be {','.join(COLUMNS)}; it is {found}"
+            what = f"the first line of the CSV file must be {','.join(COLUMNS)}; it is {found}"
             raise SynclineError("USAGE", what)
         for line in reader:
             if not line:
                 continue
             cells = [cell[1:] if cell[:1] == "'" and _FORMULA.match(cell) else cell for cell in line]
             if (problem := _problem(cells)) is not None:
-                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet{problem}")
+                raise SynclineError("USAGE", f"line {reader.line_num} of the CSV file{problem}")
             if cells[0] in paths:
-                raise SynclineError("USAGE", f"line {reader.line_num} of the sheet names {cells[0]!r} again")
+                raise SynclineError("USAGE", f"line {reader.line_num} of the CSV file names {cells[0]!r} again")
             paths.add(cells[0])
             yield CsvRow(*cells)
     except csv.Error as error:
-        raise SynclineError("USAGE", f"line {reader.line_num} of the sheet cannot be read: {error}") from None
+        raise SynclineError("USAGE", f"line {reader.line_num} of the CSV file cannot be read: {error}") from None
 
 
 def _problem(cells: Sequence[str]) -> str | None:

@@ -13,7 +13,7 @@ from syncline.kinds.artifacts.discover import TagLists
 
 
 def gh_list(setup: Setup, out: Output) -> CommandResult:
-    """List the examine runs with their metadata."""
+    """List the examined runs with their metadata."""
     shown: list[dict[str, Any]] = []
     for run in setup.builds.runs(time.time(), setup.odd.append):
         build = setup.builds.build(run)
@@ -60,7 +60,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def xref(setup: Setup, out: Output, *, list_extra: bool) -> CommandResult:
-    """Show images of builds that the registry lacks; with ``list_extra`` also tags that no examine build made."""
+    """Show images of builds that the registry lacks; with ``list_extra`` also tags that no examined build made."""
     tags = setup.tags
     _repositories(setup, tags)  # first, as the registry may reject the credentials and GitHub's logs take long
     builds = setup.youngest(time.time())
@@ -78,7 +78,7 @@ def xref(setup: Setup, out: Output, *, list_extra: bool) -> CommandResult:
     value: dict[str, Any] = {"missing": [_missing(build, destination) for build, destination in missing]}
     if list_extra:
         extra = _extra(setup, tags, good)
-        out.line(f"of no examine build: {len(extra)}", "bold")
+        out.line(f"of no examined build: {len(extra)}", "bold")
         out.table([(name,) for name in extra], indent=2)
         value["extra"] = extra
     unreadable = [build for build in builds if isinstance(build, UnreadableRun)]

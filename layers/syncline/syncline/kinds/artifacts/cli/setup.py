@@ -186,7 +186,7 @@ class Setup:
                 if build.tag == tag:
                     return build
                 known.append(build.tag)
-        what = f"none of the {self.sync.source.limit} runs examine made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
+        what = f"none of the {self.sync.source.limit} runs examined made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
         raise SynclineError("NOT_FOUND", what)
 
 

@@ -190,7 +190,7 @@ class _State:
 
 @dataclass(frozen=True, slots=True)
 class _Target:
-    """The target of a sync, read for plural files at a time."""
+    """The target of a sync, read for several files at a time."""
 
     sync: FilesSync
     target: Target
