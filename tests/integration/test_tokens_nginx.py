@@ -21,7 +21,7 @@ from tests.standins.programs import needs
 
 SHORT: Final = AskSchedule(retry_for=0.3, deadline=30, first_delay=0.01, longest_delay=0.05)
 LONG: Final = AskSchedule(retry_for=30, deadline=60, first_delay=0.01, longest_delay=0.05)
-NOT_HTTP: Final = "garbage: the answer is not valid HTTP (Received HTTP/0.9 when not allowed)"
+NOT_HTTP: Final = "garbage: the response is not valid HTTP (Received HTTP/0.9 when not allowed)"
 HARD: Final = AskSchedule(retry_for=0.3, deadline=0.6, first_delay=0.01, longest_delay=0.05)
 
 
@@ -125,7 +125,7 @@ def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: G
         silent.resume()
     assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
     assert found.origin is not None
-    assert (found.origin.state, found.origin.reason) == (TokenState.FAILED, "unreachable: no connection in time")
+    assert (found.origin.state, found.origin.reason) == (TokenState.FAILED, "unreachable: no connection within the time limit")
 
 
 def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
@@ -281,7 +281,7 @@ def _endless_head(tls: ssl.SSLSocket) -> None:
         (_garbage, TokenState.FAILED, NOT_HTTP),
         (_flood, TokenState.FAILED, NOT_HTTP),
         (_endless_head, TokenState.FAILED, "garbage: the head is too long"),
-        (_hang_up, TokenState.FAILED, "closed: closed without an answer"),
+        (_hang_up, TokenState.FAILED, "closed: closed without a response"),
         (_drip, TokenState.PENDING, ""),
         (_dripping_body, TokenState.YES, ""),
     ],
