@@ -125,7 +125,10 @@ def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: G
         silent.resume()
     assert (found.verdict, found.reason) == (Verdict.SYNCED, Reason.ALL_AGREE)
     assert found.origin is not None
-    assert (found.origin.state, found.origin.reason) == (TokenState.FAILED, "unreachable: no connection within the time limit")
+    assert (found.origin.state, found.origin.reason) == (
+        TokenState.FAILED,
+        "unreachable: no connection within the time limit",
+    )
 
 
 def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
