@@ -1,4 +1,4 @@
-"""The figures of the page on reliability."""
+"""Tests of the figures on the reliability page."""
 
 from __future__ import annotations
 
