@@ -1,1 +1,1 @@
-"""The rig that all kinds' tests share: table, queues, workers, delivery of messages, clocks and faults."""
+"""The rig that the tests of all kinds share: table, queues, workers, delivery of messages, clocks and faults."""

@@ -1,4 +1,4 @@
-"""The step chain from GitHub to a registry: builds, their images, and what must be true after anything that happens."""
+"""The step chain from GitHub to a registry: builds, their images, and invariants after every run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BASE: Final = saved.layer({"bin/sh": b"a base that all images share " * 500})
 
 
 def block(tag: str, *, java: bool = False, gpu: bool = False) -> dict[str, str]:
-    """What a build with an image tag says of itself."""
+    """Return the values of a build with an image tag, as its log names them."""
     platform = "linux/" + tag.rpartition("-")[2]
     flags = {"Build native CPU": "true", "Build native GPU": str(gpu).lower(), "Build Java worker": str(java).lower()}
     return {
@@ -45,7 +45,7 @@ def block(tag: str, *, java: bool = False, gpu: bool = False) -> dict[str, str]:
 
 
 def log(values: Mapping[str, str]) -> str:
-    """A job's log: the step's script with its variables, then what it printed."""
+    """Return a job's log: the step's script with its variables, then its output."""
     at = "2023-11-14T22:30:00.1234567Z "
     script = [f'echo "{key}: ${{{key.upper().replace(" ", "_")}}}"' for key in values]
     lines = ["##[group]Run print the metadata", *(f"\x1b[36;1m{line}\x1b[0m" for line in script), "##[endgroup]"]
@@ -67,7 +67,7 @@ def expected(values: Mapping[str, str]) -> list[str]:
 
 
 def build(number: int, tag: str, images: Sequence[saved.Image] | None = None, **flags: bool) -> WorkflowRun:
-    """A run whose artifact has an archive for each image it announces, of a Docker before 25 or a later one in turn."""
+    """Return a run with an archive for each announced image, of a Docker before 25 and a later one in turn."""
     values = block(tag, **flags)
     images = images if images is not None else [image(name, tag) for name in expected(values)]
     forms = (saved.since_25, saved.until_24)
@@ -101,7 +101,7 @@ class ArtifactsChain(Chain):
         )
 
     def check_images(self, images: Mapping[tuple[str, str], saved.Image]) -> Run:
-        """The latest run ended well, every image is there whole, and nothing else is but aliases."""
+        """Check that the latest run succeeded and the registry holds every complete image and only aliases besides."""
         run = self.check_ended()
         assert not self.target.store.broken()
         for (repository, tag), each in images.items():
@@ -114,7 +114,7 @@ class ArtifactsChain(Chain):
 
 
 def config(github: GitHubServer, registry: str, **more: Any) -> dict[str, Any]:
-    """The example's sync with the servers of a test in it."""
+    """Return the example's sync with the servers of a test."""
     values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
     values["source"] |= {"url": github.url, "repository": github.repository, "auth": {"token": "env:GITHUB_TOKEN"}}
     values["target"] = {"registry": registry, "plain_http": True, "project": PROJECT}

@@ -1,4 +1,4 @@
-"""Faults of AWS between boto3 and moto: answers that are lost, and requests that are refused."""
+"""Faults of AWS between boto3 and moto: lost responses and refused requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class _Raw:
 class Fault:
     """Disturbs the next `left` requests of an operation whose body holds a text.
 
-    With `lose_answer` the request takes effect, and its answer is lost; otherwise it is refused with `code`.
+    With `lose_answer` the request is executed and its response is lost; otherwise it is refused with `code`.
     """
 
     left: int

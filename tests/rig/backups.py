@@ -67,14 +67,14 @@ class BackupsChain(Chain):
             self.bucket.put(key, data)
 
     def changed(self, *keys: str, name: str = "ObjectCreated:Put") -> None:
-        """Post an event for each key, in a message of its own, as S3 sends them."""
+        """Post an event for each key, in a separate message, as S3 does."""
         self.post(*(record(self.bucket.name, key, name, "01") for key in keys))
 
     def key_of(self, result: Result) -> str:
         return result.name
 
     def check(self, expected: Mapping[str, bytes], most_commits: int) -> None:
-        """What must hold after anything: the branch is what the bucket is, by few commits, and nothing is left over."""
+        """Check the invariants after any run: the branch equals the bucket, in few commits, without leftovers."""
         assert self.bare.files() == expected
         assert len(self.bare.commits()) <= most_commits
         assert not self.mail.waiting()
@@ -88,7 +88,7 @@ class BackupsChain(Chain):
         self.bare.check()
 
     def check_again(self) -> None:
-        """A full look finds nothing to do."""
+        """Check that a full scan finds nothing to do."""
         self.reaper.plan = set()
         commits = self.bare.commits()
         counts = self.run().counts
@@ -193,7 +193,7 @@ class World:
 
     @staticmethod
     def shares(pages: Sequence[Page]) -> list[list[Item]]:
-        """Return the items that the step discover puts into one message each."""
+        """Return the items that the step discover puts into each message."""
         groups = [groupby(page.items, key=lambda item: item.group) for page in pages]
         return [list(members) for page in groups for _, members in page]
 
@@ -208,7 +208,7 @@ class World:
         return sum(page.equal for page in pages)
 
     def forgetful(self) -> World:
-        """Return the same world with a lost table."""
+        """Return the same world after the loss of its table."""
         return self.but(index=InMemoryIndex(), kept=InMemoryOwnership(self.clock))
 
     def but(self, **changes: Any) -> World:
@@ -269,7 +269,7 @@ def _failed(item: Item, code: CodeName, reason: str) -> Result:
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """An S3 server that takes any key; its address."""
+    """Yield the address of an S3 server that accepts any key."""
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     try:
@@ -293,7 +293,7 @@ def make_world(s3: str, folder: Path) -> World:
 
 
 def make_bucket(url: str, name: str, http: Http) -> Bucket:
-    """A new bucket."""
+    """Return a new bucket."""
     bucket = Bucket(Endpoint.parse(url), name, lambda: AccessKeys("AKIDOFTHETESTS", "secret-of-the-tests"), http)
     bucket.put("", b"")  # PUT of the bucket itself
     return bucket

@@ -61,7 +61,7 @@ class InMemoryRecords:
 
 
 class InMemoryTable:
-    """A table as far as the windows of removals use it."""
+    """The part of the table's interface that the windows of removals use."""
 
     def __init__(self) -> None:
         self._items: dict[tuple[str, str], dict[str, Any]] = {}

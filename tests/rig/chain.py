@@ -1,7 +1,7 @@
 """The rig of all step chains: table, queues, the pump that delivers messages, clock, faults, and the product's workers.
 
-`Rig` holds what every chain has; its subclasses give the worker of a step. `Chain` builds workers by the product's own
-wiring. The modules of the kinds (`images`, `files`, `artifacts`, `backups`) add a source and a target each.
+`Rig` holds the parts of every chain; its subclasses provide the worker of a step. `Chain` builds workers with the
+product's wiring. The modules of the kinds (`images`, `files`, `artifacts`, `backups`) add a source and a target each.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ if TYPE_CHECKING:
 
 
 def queues(sqs: Any) -> Queues:
-    """Return the product's queues, with the URLs of the tests."""
+    """Return the product's queues with the test URLs."""
     return Queues(sqs, {step: url(step) for step in Step}, {step: dead_url(step) for step in Step}, EVENTS)
 
 
 def connected_sqs(mail: Mail) -> Any:
-    """Return a client of SQS whose calls `mail` answers."""
+    """Return an SQS client whose calls `mail` answers."""
     sqs = boto3.client("sqs")
     mail.connect(sqs)
     return sqs
@@ -60,9 +60,9 @@ def worker(
     every: Every = every,
     slow: Callable[[StepEngine, Run, str], None] = lambda _engine, _run, _what: None,
 ) -> Worker:
-    """Return the worker of a step, as :mod:`syncline.wiring.functions` makes it in a fresh process.
+    """Return the worker of a step as :mod:`syncline.wiring.functions` makes it in a fresh process.
 
-    `slow` is called for a server of a run that is slow.
+    `slow` is called when a server of a run is slow.
     """
     syncs = Syncs(dependencies.state, Kinds(dependencies))
     bind = syncs.bind(dependencies.http, lambda run, what: slow(engine, run, what))
@@ -101,13 +101,13 @@ class Rig(ABC):
     # -- messages
 
     def put(self, message: Batch | Start | DeadLetter | str, step: Step | None = None, **more: Any) -> Letter:
-        """Put a message into the queue of its step; `more` are further fields of the letter."""
+        """Put a message into the queue of its step; `more` adds fields to the letter."""
         to = step or (message.step if isinstance(message, Batch) else Step.DISCOVER)
         body = message if isinstance(message, str) else encode(message)
         return self._post(url(to), body, **more)
 
     def post(self, *events: Any) -> None:
-        """Put events of a source into their queue, one message each."""
+        """Put events of a source into their queue, one in each message."""
         for event in events:
             self._post(EVENTS, json.dumps(event))
 
@@ -126,7 +126,7 @@ class Rig(ABC):
     # -- runs
 
     def run(self, *groups: str) -> Run:
-        """Carry out a run to its end."""
+        """Execute a run to its end."""
         self.clock.sleep(1)  # the IDs of runs sort by seconds
         self.start(*groups)
         self.pump.run()
@@ -137,7 +137,7 @@ class Rig(ABC):
         return max(self.state.runs(self.sync, 20), key=lambda run: run.number)
 
     def results(self, run: Run | None = None) -> dict[Any, Result]:
-        """Return the results of a run, by default the latest one, by item. Fail where an item has two."""
+        """Return the results of a run, by default the latest one, by item. Fail if an item has two."""
         found: dict[Any, Result] = {}
         for result in self.state.results((run or self.latest()).id):
             key = self.key_of(result)
@@ -150,7 +150,7 @@ class Rig(ABC):
         return result.group, result.name
 
     def dead(self) -> list[DeadLetter]:
-        """Return the dead letters. Fail where one has no reason, an unknown code or the queue of another step."""
+        """Return the dead letters. Fail if one has no reason, an unknown code or the queue of another step."""
         found = []
         for step, letter in self.mail.dead():
             dead = decode(letter.body)
@@ -162,7 +162,7 @@ class Rig(ABC):
         return found
 
     def check_ended(self) -> Run:
-        """Check that the latest run is done and settled and that no message is left; return the run."""
+        """Return the latest run. Fail unless it is done and settled and no message is left."""
         run = self.latest()
         assert run.status is RunStatus.DONE, run
         assert self.state.current_run(self.sync) is None
@@ -174,10 +174,10 @@ class Rig(ABC):
 
 
 class Chain(Rig):
-    """A rig whose workers are made by the product's wiring, with HTTP, clock and secrets replaced."""
+    """A rig whose workers are made by the product's wiring, with replaced HTTP, clock and secrets."""
 
     effects: tuple[str, ...] = ("/v2/",)
-    """Beginnings of paths: requests that write below them can be killed."""
+    """Prefixes of paths: requests that write below them can be killed."""
 
     def __init__(self, sync: str, secrets: Mapping[str, str], seed: int = 1, table: Table | None = None) -> None:
         super().__init__(sync, seed, table)

@@ -1,4 +1,4 @@
-"""The container's process, as its image starts it, with the Kubernetes stand-in listing a gateway's instances."""
+"""The container's process, started as its image starts it; the Kubernetes stand-in lists a gateway's instances."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ CANARY: Final = {
 
 
 def slices_of(instances: Sequence[Instance], port: int, service: str = "nginx") -> dict[str, Any]:
-    """An EndpointSlice of a gateway's instances."""
+    """Return an EndpointSlice of a gateway's instances."""
     endpoints = [endpoint(each.name, each.address, ready=each.ready) for each in instances]
     return endpoint_slice(f"{service}-abcde", service, endpoints, (("https", port),))
 
 
 def sync_of(gateway: Gateway, api: KubernetesApi, **more: Any) -> dict[str, Any]:
-    """A sync that has the stand-in list a gateway; ``more`` adds keys or replaces them."""
+    """Return a sync that lists a gateway through the stand-in; ``more`` adds or replaces keys."""
     source = {
         "namespace": "gateway",
         "service": "nginx",
@@ -57,7 +57,7 @@ def sync_of(gateway: Gateway, api: KubernetesApi, **more: Any) -> dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer of the container's."""
+    """A response of the container."""
 
     status: int
     headers: Mapping[str, str]
@@ -69,7 +69,7 @@ class Said:
 
 
 class Container:
-    """Runs ``python -m syncline.kinds.tokens.container`` on a free port with syncs as ``syncs.yaml`` has them."""
+    """Runs ``python -m syncline.kinds.tokens.container`` on a free port, with syncs in the form of ``syncs.yaml``."""
 
     def __init__(
         self, syncs: Mapping[str, Any], *, canary_every: float = 0, scrape_every: float = 1, token: str = TOKEN
@@ -101,13 +101,13 @@ class Container:
         self._stack.close()
 
     def _command(self, syncs: Path, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        """The process to start, and its environment."""
+        """Return the process, not yet started, and its environment."""
         environ = {**os.environ, **settings, "PYTHONPATH": str(LAYER), "CONTAINER_SYNCS": str(syncs)}
         environ |= {"CLUSTER_TOKEN": self._token, "POWERTOOLS_SERVICE_NAME": "tokens"}
         return [sys.executable, "-m", "syncline.kinds.tokens.container"], environ
 
     def stop(self) -> int:
-        """Tell it to end as Kubernetes does; its exit code."""
+        """Stop the process as Kubernetes does; return its exit code."""
         process, self._process = self._process, None
         if process is None:
             return 0
@@ -120,7 +120,7 @@ class Container:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """What it has logged."""
+        """Return the log so far."""
         return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
 
     @property
@@ -139,7 +139,7 @@ class Container:
         return self.get(path, {"X-Auth-Token": token, "X-Nginx-Origin": origin})
 
     def figure(self, name: str) -> float:
-        """What ``/metrics`` says of a metric with its labels; 0 where it is not there."""
+        """Return the value of a metric with its labels in ``/metrics``, 0 if it is absent."""
         lines = self.get("/metrics").body.decode().splitlines()
         return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), 0.0)
 
@@ -164,7 +164,7 @@ class Container:
 
 
 def wait_for(holds: Callable[[], bool], limit: float = 60.0) -> None:
-    """Wait until something holds."""
+    """Wait until a condition holds."""
     end = time.monotonic() + limit
     while not holds():
         assert time.monotonic() < end
@@ -173,7 +173,7 @@ def wait_for(holds: Callable[[], bool], limit: float = 60.0) -> None:
 
 @contextlib.contextmanager
 def cluster_of(gateway: Gateway, token: str = TOKEN) -> Iterator[KubernetesApi]:
-    """The Kubernetes stand-in, listing a gateway."""
+    """Yield the Kubernetes stand-in that lists a gateway."""
     with KubernetesApi({token: GRANTS[TOKEN]}) as api:
         api.put("endpointslices", "gateway", slices_of(gateway.listed, gateway.port))
         yield api

@@ -1,4 +1,4 @@
-"""A chain from an S3 server to a file manager, and the conditions that hold after any run."""
+"""A chain from an S3 server to a file manager, and the invariants after every run."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FilesChain(Chain):
         self.bucket = self.bucket_called(name)
 
     def bucket_called(self, name: str) -> Bucket:
-        """A client of the tests' own."""
+        """Return a client for the tests themselves."""
         return Bucket(Endpoint.parse(self.url), name, lambda: AccessKeys(ACCESS, SECRET), Http())
 
     def make_bucket(self, name: str) -> None:
@@ -66,12 +66,12 @@ class FilesChain(Chain):
         return {"bucket": name, "endpoint": url or self.url, "auth": auth}
 
     def configure(self, **more: Any) -> None:
-        """Apply a sync of the whole bucket to the file manager; ``more`` are fields to add or replace."""
+        """Apply a sync of the complete bucket to the file manager; ``more`` adds or replaces fields."""
         self._config = {"kind": "files", "source": self.endpoint(self.name), "target": self._target(), **more}
         self._applied = self.apply(self._config)
 
     def listen(self, **more: Any) -> None:
-        """Apply the sync as `configure` does, with a target whose own events are asked for in every full scan."""
+        """Apply the sync as `configure` does, with a target whose events every full scan reads."""
         self.configure(target={**self._target(), "events": True}, **more)
 
     def _target(self) -> dict[str, Any]:
@@ -79,7 +79,7 @@ class FilesChain(Chain):
 
     @property
     def records(self) -> FileRecords:
-        """The records of the configured sync at its target."""
+        """Return the records of the configured sync at its target."""
         assert isinstance(self._applied, FilesSync)
         return FileRecords(self.database, self.sync, self._applied.target_id(), self.clock.time)
 
@@ -94,7 +94,7 @@ class FilesChain(Chain):
         return self.bucket.put(key, content, ObjectHead("", len(content), "text/plain", metadata=metadata))
 
     def hear(self, *bodies: Any) -> Run:
-        """Post events, and carry out the run that they cause."""
+        """Post events, and execute the run that they cause."""
         self.post(*bodies)
         self.pump.run()
         return self.latest()
@@ -103,20 +103,20 @@ class FilesChain(Chain):
         return result.name
 
     def ended(self, run: Run, key: str) -> str:
-        """Return how a key ended in a run: its code, else its outcome, and "equal" where the run has no result of it."""
+        """Return the outcome of a key in a run: its code, else its outcome, or "equal" if it has no result."""
         result = self.results(run).get(key)
         return "equal" if result is None else result.code or result.outcome.value
 
     def objects(self) -> dict[str, bytes]:
-        """What the bucket holds."""
+        """Return the content of the bucket."""
         return {
             each.key: self.bucket.read(each.key, 1 << 30)[1] for page in self.bucket.pages() for each in page.objects
         }
 
     def check(self, *, besides: Mapping[str, bytes] | None = None, modes: Mapping[str, str] | None = None) -> Run:
-        """Every byte and permission is at the file manager, every record is right, and the run is over.
+        """Check that every byte and permission is at the file manager, every record is correct, and the run has ended.
 
-        ``besides`` are paths that the file manager has of its own; ``modes`` permissions that are not the usual ones.
+        ``besides`` are additional paths at the file manager; ``modes`` are permissions other than the default.
         """
         run = self.check_ended()
         wanted = {f"/data/{key}": content for key, content in self.objects().items()}
@@ -127,12 +127,12 @@ class FilesChain(Chain):
         return run
 
     def known(self) -> set[str]:
-        """Return the keys of the files that the sync's records count as being at the target."""
+        """Return the keys of the files that the sync's records count as present at the target."""
         return {key for key, _ in self.records.scan()}
 
 
 class FilesWorld:
-    """An S3 server, used by one chain after another; each has a bucket and a file manager of its own."""
+    """An S3 server that one chain after another uses; each has a separate bucket and file manager."""
 
     def __init__(self, rclone: Rclone | S3Server) -> None:
         self.rclone = rclone
@@ -140,7 +140,7 @@ class FilesWorld:
 
     @contextmanager
     def chain(self, seed: int = 1, service: str = "") -> Iterator[FilesChain]:
-        """A new chain; ``service`` is the address of the source service, if it is not rclone."""
+        """Yield a new chain; ``service`` is the address of a source service other than rclone."""
         self._number += 1
         name = f"source{self._number:05}"
         with FileManagerServer(token=_SECRETS["FILES_TOKEN"]) as manager:
@@ -152,6 +152,6 @@ class FilesWorld:
 def record(
     bucket: str, key: str, name: str = "ObjectCreated:Put", sequencer: str = "0055AED6DCD90281E5"
 ) -> dict[str, Any]:
-    """A notification as S3 sends it."""
+    """Return a notification in S3's format."""
     about = {"bucket": {"name": bucket}, "object": {"key": quote_plus(key), "sequencer": sequencer}}
     return {"Records": [{"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": name, "s3": about}]}

@@ -1,9 +1,9 @@
-"""Hold the AWS calls that a function makes in a test to the role that the template gives that function.
+"""Check the AWS calls of a function in a test against the role that the template gives that function.
 
-The emulator and moto allow every call, AWS only what the role names. While a function is at work in a test, each call
-of botocore and each request to a bucket is looked up in the policies of its role, taken from the template as SAM
-translates it. A call that the role does not allow fails the test. With ``--unused-grants`` the run ends with a list of
-what roles allow and no test used.
+The emulator and moto allow every call; AWS allows only those in the role. While a function works in a test, each call
+of botocore and each request to a bucket is checked against the policies of its role, from the template as SAM
+translates it. A call that the role does not allow fails the test. With ``--unused-grants``, the session ends with a
+list of the grants that no test used.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ENTRIES: Final[list[tuple[type, str, Callable[[Any], str]]]] = [
     (Scraping, "scrape", lambda _: "Scrape"),
     (Canaries, "run", lambda _: "Canary"),
 ]
-"""The method of each function's work, and the name of the function that calls it."""
+"""Method that does each function's work, and the name of the function that calls it."""
 _NOT_CALLED: Final = {
     "logs:CreateLogStream": "Lambda writes the logs",
     "logs:PutLogEvents": "Lambda writes the logs",
@@ -57,16 +57,16 @@ _NOT_CALLED: Final = {
     "ec2:*": "Lambda connects functions to subnets",
     "kms:*": "other services use the key for a function",
 }
-"""Actions that a role needs although its function's code never calls them."""
+"""Actions that a role needs although its function never calls them."""
 
 _at_work: ContextVar[str | None] = ContextVar("function", default=None)
 _denied: dict[tuple[str, str], str] = {}
 used: set[tuple[str, str, str]] = set()
-"""Function, action and pattern of the resource of each grant that a test used."""
+"""Function, action and resource pattern of each grant that a test used."""
 
 
 def outside(action: Callable[[], None]) -> None:
-    """Do something in the midst of a function's work that is not the function's own: no role holds for it."""
+    """Run an action without the role of the function that it interrupts."""
     token = _at_work.set(None)
     try:
         action()
@@ -76,7 +76,7 @@ def outside(action: Callable[[], None]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One action on the resources that match ``resource``, and whether it is on condition."""
+    """One action on the resources that match ``resource``, and whether it has a condition."""
 
     action: str
     resource: str
@@ -85,7 +85,7 @@ class Grant:
 
 @functools.cache
 def translated() -> dict[str, Any]:
-    """Return the template as CloudFormation gets it, with the code where ``sam deploy`` would put it."""
+    """Return the template as CloudFormation receives it, with the code paths of ``sam deploy``."""
     template = yaml_parse(TEMPLATE.read_text())
     for resource in template["Resources"].values():
         for name in {"CodeUri", "ContentUri"} & set(resource["Properties"]):
@@ -98,7 +98,7 @@ def translated() -> dict[str, Any]:
 
 @functools.cache
 def grants_of(function: str) -> tuple[Grant, ...]:
-    """Return what the role of a function allows."""
+    """Return the grants of a function's role."""
     resources = translated()["Resources"]
     role = resources[f"{function}Role"]["Properties"]
     documents = [policy["PolicyDocument"] for policy in role["Policies"]]
@@ -114,7 +114,7 @@ def grants_of(function: str) -> tuple[Grant, ...]:
 
 
 def _chosen(value: Any) -> Any:
-    """Return a policy's reference as it is where every condition of the template holds."""
+    """Return the value of a policy's reference if every condition of the template holds."""
     return value["Fn::If"][1] if isinstance(value, dict) and "Fn::If" in value else value
 
 
@@ -123,7 +123,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _text(value: Any) -> str:
-    """Return the ARN that an expression of the template stands for."""
+    """Return the ARN of an expression of the template."""
     match value:
         case str():
             return value
@@ -161,7 +161,7 @@ def _table(name: str) -> str:
 
 
 def needed_for(service: str, operation: str, asked: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the actions that a call of AWS takes, each with the ARN of its resource."""
+    """Yield the actions that an AWS call needs, each with the ARN of its resource."""
     match service, operation:
         case "dynamodb", "TransactWriteItems":
             for entry in asked["TransactItems"]:
@@ -194,7 +194,7 @@ _BUCKET: Final = "arn:aws:s3:::syncline-tests"
 def needed_for_object(  # noqa: C901, PLR0911 - one case for each request of S3
     method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]
 ) -> Iterable[str]:
-    """Return the actions that a request to a bucket takes, were the bucket one of the function's own."""
+    """Return the actions that a request to a bucket needs, as if the role's prefix covered the bucket."""
     version = "Version" if "versionId" in query or "versionId=" in headers.get("x-amz-copy-source", "") else ""
     match method:
         case "GET" if not key:
@@ -224,7 +224,7 @@ def needed_for_object(  # noqa: C901, PLR0911 - one case for each request of S3
 
 
 def check(action: str, arn: str) -> None:
-    """Note a call that the role of the function at work does not allow."""
+    """Record a call that the role of the current function does not allow."""
     function = _at_work.get()
     if function is None:
         return
@@ -237,21 +237,21 @@ def check(action: str, arn: str) -> None:
 
 
 def check_call(service: str, operation: str, asked: Mapping[str, Any]) -> None:
-    """Note the actions of a call of AWS that the role of the function at work does not allow."""
+    """Record the actions of an AWS call that the role of the current function does not allow."""
     if _at_work.get() is not None:
         for action, arn in needed_for(service, operation, asked):
             check(action, arn)
 
 
 def fail_if_denied() -> None:
-    """Fail if a function has made a call that its role does not allow since this was asked last."""
+    """Fail if a function has made a call since the last check that its role does not allow."""
     found = [f"{function}Role does not allow {action} on {arn}" for (function, action), arn in _denied.items()]
     _denied.clear()
     assert not found, f"{'; '.join(sorted(found))}: add it to the role in template.yaml"
 
 
 def unused(seen: Iterable[tuple[str, str, str]]) -> list[str]:
-    """Return the grants that are not among those ``seen`` in use, for a report."""
+    """Return the used grants that are not in ``seen``, for a report."""
     some = set(seen)
     functions = [name.removesuffix("Function") for name in translated()["Resources"] if name.endswith("Function")]
     return [
@@ -288,7 +288,7 @@ def install() -> None:
 
 
 def _take_into_threads() -> None:
-    """Let a thread work for the function that starts it."""
+    """Assign a thread to the function that starts it."""
     start = threading.Thread.start
 
     def start_at_work(self: threading.Thread) -> None:

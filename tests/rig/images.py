@@ -1,4 +1,4 @@
-"""A chain between two in-memory registries, and the conditions that hold after any run."""
+"""A chain between two in-memory registries, and the invariants after every run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Key = tuple[str, str]  # repository and tag
 
 
 class ImagesChain(Chain):
-    """Two registries and the steps between them; ``before`` is what the target held before the run."""
+    """Two registries and the steps between them; ``before`` is the target's content before the run."""
 
     def __init__(self, source: OciRegistry, target: OciRegistry, seed: int = 1) -> None:
         super().__init__(SYNC, {}, seed)
@@ -24,7 +24,7 @@ class ImagesChain(Chain):
         self.before: dict[Key, str] = {}
 
     def configure(self, **more: Any) -> None:
-        """Apply a sync of everything the source's catalog lists; ``more`` are further fields of its configuration."""
+        """Apply a sync of the source's complete catalog; ``more`` adds fields to its configuration."""
         endpoints = {
             "source": {"registry": self.source.host, "plain_http": True, "catalog": True},
             "target": {"registry": self.target.host, "plain_http": True},
@@ -36,18 +36,18 @@ class ImagesChain(Chain):
         return super().run(*groups)
 
     def remember(self) -> None:
-        """Note the tags of the target as they are before a run."""
+        """Record the tags of the target before a run."""
         self.before = self.target.store.tags()
 
     def dead_items(self) -> dict[Key, DeadLetter]:
-        """Return the dead letters by item; one of a whole scope is that of ``("*", "*")``."""
+        """Return the dead letters by item; the letter of a complete scope has the key ``("*", "*")``."""
         found: dict[Key, DeadLetter] = {}
         for dead in self.dead():
             found |= dict.fromkeys([(item.group, item.name) for item in dead.batch.items] or [("*", "*")], dead)
         return found
 
     def check(self, failing: Mapping[Key, str] | None = None) -> Run:
-        """What must hold after any run of everything: see the assertions. ``failing`` names failed items' codes."""
+        """Check the invariants after any complete run. ``failing`` has the codes of failed items."""
         failing = failing or {}
         run = self.check_ended()
         results, dead = self.results(run), self.dead_items()
@@ -83,7 +83,7 @@ class ImagesChain(Chain):
         return run
 
     def check_again(self) -> None:
-        """A second run finds everything equal, but for what is in conflict, and moves nothing."""
+        """Check that a second run finds everything equal, except conflicts, and moves nothing."""
         first = self.latest().counts
         self.reaper.plan = set()
         writes = len(self.reaper.effects)
@@ -95,23 +95,24 @@ class ImagesChain(Chain):
 
 
 class ImagesWorld:
-    """Two registries, used by one chain after another."""
+    """Two registries that one chain after another uses."""
 
     def __init__(self, source: OciRegistry, target: OciRegistry) -> None:
         self.source = source
         self.target = target
 
     def chain(self, seed: int = 1) -> ImagesChain:
-        """Return a chain between the registries, which are empty then."""
+        """Return a chain between the registries, after emptying them."""
         self.source.clear()
         self.target.clear()
         return ImagesChain(self.source, self.target, seed)
 
 
 def small(chain: ImagesChain, **config: Any) -> ImagesChain:
-    """Three repositories, seven tags.
+    """Return a chain with three repositories and seven tags.
 
-    An index, layers shared within and across repositories, a signature, an equal tag and one that conflicts.
+    They contain an index, layers shared within and across repositories, a signature, an equal tag and a conflicting
+    one.
     """
     source, target = chain.source.store, chain.target.store
     base = b"the base layer that all share " * 40

@@ -1,12 +1,12 @@
-"""Every order in which messages can be delivered and things can happen, one schedule after another.
+"""Every order of message deliveries and actions, one schedule after another.
 
     for schedule in every_schedule(most=500):
         ...
         deliver(pump, schedule, [delete])
 
 At each point with several options the schedule chooses one. The first schedule takes the first option everywhere; the
-next one repeats the same choices but for the last that has another option. So all are tried, and a failing schedule
-can be run again by its list of choices.
+next one repeats the same choices except the last one that has another option. So all are tried, and the list of choices
+reproduces a failing schedule.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Act = Callable[[], None]
 
 
 class Schedule:
-    """Choices at points, in order; behind the end of ``choices`` the first option is taken."""
+    """Choices at points, in order; after the end of ``choices`` the first option is taken."""
 
     def __init__(self, choices: Sequence[int] = ()) -> None:
         self._choices = choices
@@ -36,7 +36,7 @@ class Schedule:
         return choice
 
     def following(self) -> Schedule | None:
-        """Return the schedule that differs in the last choice that can differ, None if this was the last one."""
+        """Return the schedule that differs in the last choice with another option, None if this was the last one."""
         taken = list(self.taken)
         while taken and taken[-1][0] + 1 == taken[-1][1]:
             taken.pop()
@@ -47,7 +47,7 @@ class Schedule:
 
 
 def every_schedule(most: int) -> Iterator[Schedule]:
-    """Return all schedules, at most so many: an end that does not come is a defect of the test or the code."""
+    """Yield all schedules. Fail if there are more than ``most``: the test or the code does not end."""
     schedule: Schedule | None = Schedule()
     for _ in range(most):
         if schedule is None:
@@ -58,10 +58,10 @@ def every_schedule(most: int) -> Iterator[Schedule]:
 
 
 def deliver(pump: Pump, schedule: Schedule, acts: Sequence[Act]) -> None:
-    """Deliver messages one at a time, and do ``acts`` in their order, all in the order that the schedule chooses.
+    """Deliver messages one at a time, and call ``acts`` in their order, in the order that the schedule chooses.
 
-    A message may be chosen before its delay is over; then it is that time. Each is delivered as SQS may deliver it, so
-    one of a FIFO queue does not overtake another of its group.
+    If a message is chosen before its delay has passed, the clock advances. The order is one that SQS may choose: a
+    message of a FIFO queue does not overtake another of its group.
     """
     left = list(acts)
     while True:
@@ -85,7 +85,7 @@ def _deliver_one(pump: Pump, schedule: Schedule, letter: Letter) -> None:
 
 
 def deliver_meanwhile(pump: Pump, most: int) -> None:
-    """Deliver up to ``most`` messages that can be seen now to other functions, while one is at work."""
+    """Deliver up to ``most`` visible messages to other functions while one is working."""
     for _ in range(most):
         seen = [letter for letter in _in_order(pump.mail.waiting()) if letter.due <= pump.clock.now]
         if not seen:
@@ -94,10 +94,10 @@ def deliver_meanwhile(pump: Pump, most: int) -> None:
 
 
 def at_every_call(begin: Callable[[], Pump], act: Act, check: Callable[[int], None], stride: int) -> int:
-    """Do ``act`` before a call that any function makes: the first one, then, begun anew, each ``stride``-th after it.
+    """Call ``act`` before a call of any function: the first, then, after a restart, each ``stride``-th after it.
 
-    ``begin`` makes what is to be delivered, and ``check`` looks at the result by the number of the call. Return the
-    number at which no call was left.
+    ``begin`` queues the messages, and ``check`` checks the result, given the number of the call. Return the first
+    number without a call.
     """
     number = 1
     while True:
@@ -113,9 +113,9 @@ def at_every_call(begin: Callable[[], Pump], act: Act, check: Callable[[int], No
 
 @contextmanager
 def _at_call(reaper: Reaper, number: int, act: Act) -> Iterator[list[int]]:
-    """Do ``act`` before the ``number``-th call, from 1, that any function makes within the block.
+    """Call ``act`` before the ``number``-th call, from 1, that any function makes within the block.
 
-    The list that is given holds the number of calls so far. Calls that ``act`` leads to are not counted.
+    The yielded list holds the number of calls so far. Calls that ``act`` causes are not counted.
     """
     calls = [0]
     inside = False

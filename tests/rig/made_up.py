@@ -1,4 +1,4 @@
-"""Steps without registries: the engine, the table and the pump around a kind made up by a test."""
+"""Steps without registries: the engine, the table and the pump around a kind that a test defines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Answer = Completed | Unfinished | Result | Failure
 
 @dataclass
 class MadeUp:
-    """A kind whose looks, transfers and proofs are what the test says; each item arrives unless it says otherwise."""
+    """A kind whose scans, transfers and verifications the test defines; by default each item completes."""
 
     pages: Sequence[Page] = ()
     look: Callable[[Scope, str | None, StepContext], Iterable[Page]] | None = None
@@ -90,7 +90,7 @@ class Told(MadeUp):
 
 
 class Steps(Rig):
-    """The steps around one kind, all of which share an engine."""
+    """The steps around one kind, which share an engine."""
 
     def __init__(self, table: Table, kind: MadeUp) -> None:
         super().__init__(SYNC, table=table)
@@ -123,11 +123,11 @@ class Steps(Rig):
         self.post(*({"source": source, "group": group} for group in groups))
 
     def begin(self, run_id: str = MADE_UP_RUN) -> tuple[Run, Batch]:
-        """A run and its first batch, which no message carries."""
+        """Return a run and its first batch, which no message carries."""
         return self.state.begin_run(SYNC, run_id, Trigger.MANUAL, EVERYTHING)
 
     def begin_with(self, batch: Batch) -> Letter:
-        """A run whose look is over, and has led to this batch, which lies in its queue."""
+        """Return a run whose scan has ended and led to this batch, which is in its queue."""
         run, root = self.begin(batch.run)
         assert root == first_batch(run)
         self.state.end_batch(root, BatchRecord((), (Outgoing(batch),)), Counts(queued=len(batch.items)))
@@ -135,7 +135,7 @@ class Steps(Rig):
 
 
 def sources_of(body: Any) -> tuple[str, ...]:
-    """The sources of a made-up event: ``{"source": NAME, "group": GROUP}``."""
+    """Return the sources of an event of the test kind: ``{"source": NAME, "group": GROUP}``."""
     try:
         return (str(body["source"]),)
     except KeyError:
@@ -144,13 +144,13 @@ def sources_of(body: Any) -> tuple[str, ...]:
 
 @contextmanager
 def steps(kind: MadeUp | None = None) -> Iterator[Steps]:
-    """Steps with a table of their own."""
+    """Yield steps with a separate table."""
     with new_table() as table:
         yield Steps(table, kind or MadeUp())
 
 
 def items(*names: str, group: str = "team/app") -> tuple[Item, ...]:
-    """Items that the target does not have."""
+    """Return items that the target does not have."""
     return tuple(Item(group, name, f"digest of {name}") for name in names)
 
 
@@ -161,5 +161,5 @@ def pages(count: int, each: int = 1) -> list[Page]:
 
 
 def transfer_of(*names: str, run: str = MADE_UP_RUN, group: str = "team/app", **more: Any) -> Batch:
-    """A transfer of :func:`items`."""
+    """Return a transfer of :func:`items`."""
     return Batch(run, SYNC, Step.TRANSFER, f"batch-{'-'.join(names)}", items(*names, group=group), hop=1, **more)

@@ -1,8 +1,8 @@
-"""The chart's generated files: the schema of its values, and the plain manifests for those who do not use helm.
+"""The chart's generated files: the schema of its values, and plain manifests for use without helm.
 
 ``python -m tests.rig.manifests`` writes both. It takes the definitions in ``deploy/helm/values.schema.json`` from the schema
 of ``syncs.yaml``, and renders ``deploy/manifests/tokens.yaml``. The first line of that file holds a digest of the chart,
-so that a test finds a forgotten rendering where helm is not installed.
+so that a test detects an outdated rendering even without helm.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ SETTINGS: Final = (
 
 
 def helm() -> str | None:
-    """The program, from the PATH or as ``scripts/helm`` builds it; None where there is none."""
+    """Return the path of helm, from PATH or built by ``scripts/helm``; None if there is none."""
     return shutil.which("helm", path=f"{os.environ.get('PATH', os.defpath)}:{ROOT / '.build/helm'}")
 
 
 def rendered(program: str, *settings: str, example: bool = True) -> str:
-    """Return the rendered chart; ``settings`` are arguments for helm such as ``--set``."""
+    """Return the rendered chart; ``settings`` are arguments for helm, such as ``--set``."""
     command = [program, "template", RELEASE, str(CHART), "--namespace", NAMESPACE, "--kube-version", KUBERNETES]
     if example:
         command += ["--values", str(EXAMPLE)]
@@ -94,7 +94,7 @@ def _referenced(value: Any) -> Iterator[str]:
 
 
 def main() -> int:
-    """Write both files; return 1 where there is no helm."""
+    """Write both files; return 1 if helm is absent."""
     SCHEMA.write_text(values_schema())
     program = helm()
     if program is None:

@@ -1,9 +1,10 @@
-"""The tests' own pump: it is the queues between the steps, and delivers their messages as badly as it is told to.
+"""The pump of the tests: the queues between the steps, with configurable disorder and faults in delivery.
 
-The table is moto's and boto3 is real; what boto3 sends to SQS, validated by botocore, the pump takes itself. It keeps
-a clock of its own, so that delays, visibility timeouts and leases pass at once, and it can kill a step before, within
-and after any call that has an effect. A killed step does nothing more: every later call of its dies too, as the
-``finally`` of a dead process does not run, and its messages come again once their visibility timeout has passed.
+The table is the model or moto's, and boto3 is real; the pump receives boto3's requests to SQS after botocore has
+validated them. It has a separate clock, so that delays, visibility timeouts and leases pass at once, and it can kill
+a step before, within and after any call that has an effect. A killed step has no further effect: its later calls fail
+too, because the ``finally`` of a dead process does not run. Its messages are redelivered after their visibility
+timeout.
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ os.environ.setdefault("POWERTOOLS_SERVICE_NAME", "pump")
 
 
 class KilledError(BaseException):
-    """The step is dead. Nothing of Syncline's may catch it."""
+    """The step was killed. No code of Syncline may catch this."""
 
 
 class When(StrEnum):
-    """Where in a call with an effect a step is killed."""
+    """Position within a call with an effect at which a step is killed."""
 
     BEFORE = "before"
     WITHIN = "within"  # after the first bytes of a streamed body
@@ -68,7 +69,7 @@ class When(StrEnum):
 
 
 class Clock:
-    """Time that passes when the pump says so, in Unix seconds."""
+    """Clock in Unix seconds that the pump advances."""
 
     def __init__(self, now: float = 1_790_000_000.0) -> None:
         self.now = now
@@ -95,7 +96,7 @@ class Clock:
 
     @contextmanager
     def every(self, seconds: float, action: Callable[[], None]) -> Iterator[None]:
-        """Call `action` every so many seconds of this clock while the block runs."""
+        """Call `action` at a fixed interval in seconds of this clock while the block runs."""
         timer = _Timer(self.now + seconds, seconds, action)
         self._timers.append(timer)
         try:
@@ -112,9 +113,9 @@ class _Timer:
 
 
 class Reaper:
-    """Counts the calls with an effect, from 1, and kills at those that ``plan`` names.
+    """Counter of the calls with an effect, from 1; it kills at those in ``plan``.
 
-    ``on_call`` is called before each call, whether it has an effect or not: another function may do something then.
+    ``on_call`` is called before each call, with or without an effect, so that another function may act then.
     """
 
     def __init__(self) -> None:
@@ -145,7 +146,7 @@ class Reaper:
 
     @contextmanager
     def call(self, name: str, *, effect: bool) -> Iterator[None]:
-        """Around a call of AWS or of a registry."""
+        """Wrap a call to AWS or to a registry."""
         self.breathe()
         outside(self.on_call)
         number = self.count(name) if effect else 0
@@ -155,9 +156,9 @@ class Reaper:
 
 
 class MortalHttp(Http):
-    """HTTP of a step that can be killed; it waits by the pump's clock.
+    """HTTP client of a step that can be killed; it waits by the pump's clock.
 
-    Requests that write below a path that begins as one of ``effects`` count as calls with an effect.
+    Requests that write below a path with one of the prefixes ``effects`` count as calls with an effect.
     """
 
     def __init__(self, reaper: Reaper, clock: Clock, effects: tuple[str, ...] = ("/v2/",)) -> None:
@@ -192,7 +193,7 @@ class MortalHttp(Http):
 
 
 def check_expressions(arguments: Any) -> None:
-    """Refuse what DynamoDB refuses and moto lets pass: placeholders that are empty, unused or undefined."""
+    """Refuse requests that DynamoDB refuses and moto accepts: empty, unused or undefined placeholders."""
     if isinstance(arguments, list):
         for each in arguments:
             check_expressions(each)
@@ -210,7 +211,7 @@ def check_expressions(arguments: Any) -> None:
 
 
 def guard(client: Any, reaper: Reaper, lock: threading.Lock) -> None:
-    """Let a client's calls be killed, and pass one at a time: moto's transactions are not safe among threads."""
+    """Let a client's calls be killed, and run them one at a time: moto's transactions are not thread-safe."""
     call_it = client._make_api_call
 
     def call(operation: str, arguments: Any) -> Any:
@@ -223,7 +224,7 @@ def guard(client: Any, reaper: Reaper, lock: threading.Lock) -> None:
 
 @dataclass(slots=True)
 class Letter:
-    """A message in a queue; ``due`` is when it can be seen."""
+    """A message in a queue; it is visible from ``due``."""
 
     id: str
     url: str
@@ -237,12 +238,12 @@ class Letter:
 
     @property
     def step(self) -> Step:
-        """The function it comes to."""
+        """Name of the function that receives it."""
         return Step.DISCOVER if self.url == EVENTS else next(step for step in Step if url(step) == self.url)
 
 
 class Mail:
-    """The queues, dead-letter queues among them, as SQS answers for them; :meth:`answer` is boto3's other end."""
+    """The queues, including dead-letter queues, as SQS presents them; boto3's calls end in :meth:`answer`."""
 
     def __init__(self, clock: Clock) -> None:
         self.letters: list[Letter] = []
@@ -251,10 +252,10 @@ class Mail:
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, str, str], float] = {}
         self.refuses: set[str] = set()
-        """Operations that are answered with a fault."""
+        """Operations that fail with a fault."""
 
     def connect(self, sqs: Any) -> None:
-        """Take what a client sends to SQS, after botocore has checked and written it."""
+        """Receive a client's request to SQS, after botocore has checked and serialized it."""
         sqs.meta.events.register("before-call.sqs", self._before_call)
 
     def lying_in(self, queue: str) -> list[Letter]:
@@ -264,7 +265,7 @@ class Mail:
         return [(step, letter) for step in Step for letter in self.lying_in(dead_url(step))]
 
     def waiting(self) -> list[Letter]:
-        """What lies in the steps' own queues."""
+        """Return the messages in the steps' own queues."""
         return [letter for queue in (*map(url, Step), EVENTS) for letter in self.lying_in(queue)]
 
     def remove(self, letter: Letter) -> None:
@@ -335,7 +336,7 @@ class Mail:
 
 
 def _refusal(body: str) -> str | None:
-    """Return the code with which SQS refuses a body of an entry, None if it takes it."""
+    """Return the code with which SQS refuses the body of an entry, None if it accepts it."""
     if re.search("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", body):
         return "InvalidMessageContents"
     return None if len(body.encode()) <= LARGEST_MESSAGE else "InvalidParameterValue"
@@ -346,7 +347,7 @@ _SHORTER_LOOK: Final = 0.06
 
 
 class Context:
-    """A function's context. Each look at the time that is left lets ``tick`` seconds pass."""
+    """A function's context. Each read of the remaining time takes ``tick`` seconds."""
 
     aws_request_id = "request-of-the-pump"
     function_name = "function-of-the-pump"
@@ -362,7 +363,7 @@ class Context:
 
 
 class Duplicates(StrEnum):
-    """When each message is delivered a second time."""
+    """Time at which each message is delivered again."""
 
     NEVER = "never"
     AT_ONCE = "at once"
@@ -372,7 +373,7 @@ class Duplicates(StrEnum):
 
 @dataclass(slots=True)
 class Manners:
-    """How messages are delivered: in what order, how often, how late (at most ``late`` seconds)."""
+    """Delivery of messages: order, number of deliveries, and delay (at most ``late`` seconds)."""
 
     rng: random.Random
     shuffle: bool = False
@@ -383,7 +384,7 @@ class Manners:
 
 @dataclass(slots=True)
 class Pump:
-    """Delivers until nothing is left. ``new_worker`` makes a step's worker as a fresh process has it."""
+    """Delivers until no message is left. ``new_worker`` makes a step's worker as in a fresh process."""
 
     mail: Mail
     clock: Clock
@@ -396,7 +397,7 @@ class Pump:
     _warm: dict[Step, Worker] = field(default_factory=dict)
 
     def run(self, most: int = 3000) -> None:
-        """Deliver what there is, and what follows from it."""
+        """Deliver the present messages, and those that follow from them."""
         for _ in range(most):
             letters = self._next()
             if not letters:
@@ -407,7 +408,7 @@ class Pump:
         raise AssertionError(f"no end after {most} deliveries: {[letter.body for letter in self.mail.waiting()]}")
 
     def run_until(self, when: float, most: int = 3000) -> None:
-        """Deliver what there is to be seen before ``when``; then it is that time."""
+        """Deliver the messages that become visible before ``when``; then set the clock to it."""
         for _ in range(most):
             if not any(letter.due < when for letter in _in_order(self.mail.waiting())):
                 break
@@ -415,7 +416,7 @@ class Pump:
         self.clock.sleep(max(0.0, when - self.clock.now))
 
     def deliver(self, letters: list[Letter], worker: Worker | None = None) -> None:
-        """Give messages of one queue to its function, and do with them what its answer says."""
+        """Pass messages of one queue to its function, and handle them as its response says."""
         step, queue = letters[0].step, QUEUES[letters[0].step]
         for letter in letters:
             letter.received += 1
@@ -437,10 +438,10 @@ class Pump:
                 self._was_delivered(letter)
 
     def _time(self, seconds: float) -> tuple[float, float]:
-        """Return the time of a function and of a look at it.
+        """Return a function's time and the time that one read of the clock takes.
 
-        With a tick, both are shorter: a function makes as many looks as before, and a look takes less than requests have
-        beyond the end of their step.
+        With a tick, both are shorter: a function reads the clock as often as before, and one read takes less than the
+        time that requests have after the end of their step.
         """
         return (
             (seconds, 0.0)
@@ -454,7 +455,7 @@ class Pump:
         return self._warm[step]
 
     def _next(self) -> list[Letter]:
-        """What is delivered next, after what has been received too often has been laid aside as SQS does."""
+        """Return the next delivery, after moving messages with too many receives to the dead-letter queue."""
         for letter in self.mail.waiting():
             if letter.received >= QUEUES[letter.step].receives:
                 self.mail.remove(letter)
@@ -486,7 +487,7 @@ class Pump:
         return replace(letter, due=self.clock.now + delay, copied=True)
 
     def _bring_back(self) -> bool:
-        """Everything once more, now that it is over."""
+        """Queue every message once more after the end; return True if there are any."""
         letters, self.delivered = self.delivered, []
         for letter in letters:
             self.mail.add(self._copy(letter, 0.0))
@@ -494,13 +495,13 @@ class Pump:
 
 
 def _in_order(letters: list[Letter]) -> list[Letter]:
-    """Without those of a FIFO queue that have an earlier one of their group before them."""
+    """Return the messages without those that follow an earlier one of their FIFO group."""
     first: dict[str, str] = {}
     return [letter for letter in letters if not letter.order or first.setdefault(letter.order, letter.id) == letter.id]
 
 
 def _event(letters: list[Letter]) -> dict[str, Any]:
-    """What an event source mapping hands to its function."""
+    """Return the event that an event source mapping passes to its function."""
     return {"Records": [_record(letter) for letter in letters]}
 
 

@@ -1,4 +1,4 @@
-"""What makes moto quick enough for thousands of tests, with the same answers.
+"""Optimizations that make moto fast enough for thousands of tests, with the same responses.
 
 moto sorts the whole table for each query, and its server lists its own folder for each request.
 """
@@ -14,11 +14,11 @@ from moto.dynamodb.models.table import Table
 _QUERY: Final = Table.query
 _MODULES: Final = tuple(backends.list_of_moto_modules())
 _INDEX: Final = 6
-"""The place of the index's name among the arguments after the key."""
+"""Position of the index's name among the arguments after the key."""
 
 
 def install() -> None:
-    """Let every query without an index read its partition alone, and keep the list of moto's modules."""
+    """Make every query without an index read only its partition, and cache the list of moto's modules."""
     Table.query = _query  # type: ignore[method-assign]
     backends.list_of_moto_modules = lambda: _MODULES
 

@@ -1,4 +1,4 @@
-"""The model of DynamoDB's table with the interface of boto3's ``Table``, for tests that only need a table."""
+"""The model of a DynamoDB table with the interface of boto3's ``Table``, for tests that only need a table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _METHODS: Final = {
 
 
 class QuickTable(ModelTable):
-    """A table that is its own client. Every call passes `_make_api_call`, as in boto3, and is held to the roles."""
+    """A table that is its own client. As in boto3, every call passes `_make_api_call`, which checks the roles."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -66,4 +66,4 @@ class QuickTable(ModelTable):
         return self._make_api_call("TransactWriteItems", arguments)
 
     def delete(self) -> None:
-        """Delete the table. Nobody uses it again, so nothing is to be done."""
+        """Delete the table. This does nothing, since no test uses it again."""

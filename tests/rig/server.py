@@ -1,10 +1,10 @@
-"""The HTTP/1.1 server on loopback behind all stand-ins, and a scripted one that a test tells what to answer.
+"""The HTTP/1.1 server on loopback behind all stand-ins, and a server with scripted replies.
 
     with ScriptedServer() as server:
         server.on("GET", "/v2/", Reply(429, headers={"Retry-After": "0"}), Reply(200, b"{}"))
 
-`Server` has a thread for each connection and calls a handler for each request. A handler reads the body, as much of it
-as it wants, and returns a `Reply`, which says what goes wrong on the wire: delays, lost answers, bodies cut short.
+`Server` has a thread for each connection and calls a handler for each request. A handler may read
+the body, and returns a `Reply` with the faults on the wire: delays, lost responses, truncated bodies.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _PIECE: Final = 1 << 20
 class Request:
     """A request: `target` is path and query as they came, header names are in lower case.
 
-    `body` is what was read of the body, `chunks` the sizes of its frames if it was chunked. `whole` is False if the
+    `body` has the bytes read so far, `chunks` the sizes of the frames of a chunked body. `whole` is False if the
     client closed the connection within the body; `rest` is True while a part of the body has not been read.
     """
 
@@ -49,7 +49,7 @@ class Request:
     whole: bool = True
     rest: bool = False
     status: int = 0
-    """The status of the answer, where a stand-in records it."""
+    """Status of the response, if a stand-in records it."""
     stream: BufferedIOBase | None = field(default=None, repr=False)
 
     @property
@@ -65,7 +65,7 @@ class Request:
         return parse_qs(urlsplit(self.target).query, keep_blank_values=True).get(name, [""])[0]
 
     def read(self, limit: int = ALL) -> bytes:
-        """Read up to `limit` bytes of the body, more if the last frame of a chunked one has more; return them."""
+        """Read and return up to `limit` bytes of the body, more if the last frame of a chunked one has more."""
         assert self.stream is not None
         if self.headers.get("transfer-encoding") == "chunked":
             self._read_frames(limit)
@@ -113,11 +113,11 @@ class FilePart:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and the faults in it.
+    """A response and its faults.
 
-    `length` replaces the Content-Length: one larger than `body` cuts the body short, and the connection closes. `cut`
-    closes the connection after so many bytes of the body. `drop` closes it without an answer. `delay` is in seconds,
-    before the answer. `read` is how much of the request's body a scripted server reads before it answers.
+    `length` replaces the Content-Length; one larger than `body` truncates the body and closes the connection. `cut`
+    closes the connection after that many bytes of the body. `drop` closes it without a response. `delay` is in seconds,
+    before the response. `read` is the number of bytes of the request's body that a scripted server reads first.
     """
 
     status: int = 200
@@ -137,7 +137,7 @@ class Reply:
 
 
 class RefusalError(Exception):
-    """Ends a request with an answer other than the one it asked for."""
+    """Ends a request with a response other than the requested one."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply)
@@ -145,13 +145,13 @@ class RefusalError(Exception):
 
 
 def reply(status: int, body: bytes, content_type: str = "application/json", **headers: str) -> Reply:
-    """Return a reply with a content type; underscores in header names stand for dashes."""
+    """Return a reply with a content type; underscores in header names become dashes."""
     named = {name.replace("_", "-"): text for name, text in headers.items()}
     return Reply(status, body, {"Content-Type": content_type, **named})
 
 
 def json_reply(value: Any, status: int = 200, **headers: str) -> Reply:
-    """Return a reply of JSON; underscores in header names stand for dashes."""
+    """Return a reply of JSON; underscores in header names become dashes."""
     return reply(status, json.dumps(value).encode(), **headers)
 
 
@@ -167,7 +167,7 @@ Handler = Callable[[Request], Reply | None]
 class Server(socketserver.ThreadingTCPServer):
     """Listens on `port` of `host`, a free port if it is 0. Tracebacks of its handler go to `errors`.
 
-    A connection that the client closes early is no error.
+    A connection that the client closes early is not an error.
     """
 
     daemon_threads = True
@@ -239,7 +239,7 @@ class _Connection(socketserver.StreamRequestHandler):
             pass
 
     def _answer_one(self) -> bool:
-        """Answer a request; return True if another one may come on this connection."""
+        """Answer a request; return True if another may follow on this connection."""
         line = self.rfile.readline(_LONGEST_LINE).decode("latin-1").split()
         if len(line) != 3 or not line[2].startswith("HTTP/1."):
             return False
@@ -261,7 +261,7 @@ class _Connection(socketserver.StreamRequestHandler):
         return not reply.closes and not request.rest and headers.get("connection", "").lower() != "close"
 
     def _send(self, method: str, reply: Reply) -> bool:
-        """Send an answer; return False if its body is cut."""
+        """Send a response; return False if its body is cut."""
         body, size = reply.body, 0 if method == "HEAD" else len(reply.body)
         pairs = list(reply.headers.items() if isinstance(reply.headers, Mapping) else reply.headers)
         if reply.chunked:
@@ -298,7 +298,7 @@ Scripted = Reply | Callable[[Request], Reply]
 class ScriptedServer:
     """Answers each request to a method and path with the next of its replies; the last one stays.
 
-    A request without a script is answered with 501, and fails the test when the server closes. `name` is the host in
+    A request without a script gets 501, and fails the test when the server closes. `name` is the host in
     its address: 127.0.0.1 or localhost.
     """
 
@@ -318,7 +318,7 @@ class ScriptedServer:
         return self._server.connections
 
     def on(self, method: str, path: str, *replies: Scripted) -> Self:
-        """Script the replies to a path; one that holds a ``?`` is for that exact query alone."""
+        """Script the replies to a path; a path with a ``?`` matches that exact query only."""
         with self._lock:
             self._script[method, path] = list(replies)
         return self
@@ -328,7 +328,7 @@ class ScriptedServer:
         return [r for r in self.requests if r.method == method and path in (r.path, r.target)]
 
     def wait_for(self, method: str, path: str, limit: float = 10.0) -> list[Request]:
-        """Return the same once there is one: a request that the client broke off is recorded a moment after."""
+        """Return the same, but wait for the first: a request that the client aborted is recorded a moment later."""
         with self._recorded:
             self._recorded.wait_for(lambda: self.asked(method, path), limit)
         return self.asked(method, path)

@@ -1,4 +1,4 @@
-"""What ``template.yaml`` declares, as far as tests in one process need it: the queues' numbers and the table's keys."""
+"""The part of ``template.yaml`` that tests in one process need: the queues' numbers and the table's keys."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _Loader.add_multi_constructor("!", _plain)
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """Times in seconds; ``receives`` is how often a message is received before SQS lays it aside."""
+    """Times in seconds; ``receives`` is the number of receives before SQS moves a message to the dead-letter queue."""
 
     visibility: float
     receives: int
@@ -79,22 +79,22 @@ def _order(step: Step) -> str:
 
 
 EVENTS: Final = f"{_HERE}-events"
-"""The queue that sources notify."""
+"""Queue that sources notify."""
 
 
 on_moto = False
-"""True while a test marked ``moto`` runs, whose table is moto's behind boto3. The other tests use the model."""
+"""True during a test marked ``moto``, whose table is moto's behind boto3. Other tests use the model."""
 
 
 @contextmanager
 def new_table() -> Iterator[Table]:
-    """Give an empty table of its own to a block."""
+    """Provide a block with a separate, empty table."""
     with mock_aws() if on_moto else nullcontext():
         yield table_of_test()
 
 
 def table_of_test() -> Table:
-    """Return an empty table, as `on_moto` says. Moto must be at work if it is True."""
+    """Return an empty table of the type that `on_moto` selects. Moto must be active if it is True."""
     return create_table() if on_moto else cast("Table", QuickTable(f"syncline-{next(_numbers)}"))
 
 
@@ -108,7 +108,7 @@ def lone_table() -> Table:
 
 
 def create_table() -> Table:
-    """Create a table in moto, which must be at work."""
+    """Create a table in moto, which must be active."""
     return boto3.resource("dynamodb").create_table(
         TableName=f"syncline-{next(_numbers)}",
         **{name: _TABLE[name] for name in ("AttributeDefinitions", "KeySchema", "BillingMode")},

@@ -1,4 +1,4 @@
-"""What the tests with real nginx instances share: rules, verdicts, and servers that misbehave."""
+"""Rules, verdicts and misbehaving servers that the tests with real nginx instances share."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ALL: Final = Quorum()
 def rules(
     gateway: Gateway, *, quorum: Quorum = ALL, schedule: AskSchedule | None = None, path: str = "/check"
 ) -> ProbeRules:
-    """How a gateway of the tests is asked."""
+    """Return the settings with which the tests ask a gateway."""
     # The machine may be busy with other things, so only tests of the deadline have a short one.
     waits = schedule or AskSchedule.of(gateway.interval, deadline=30)
     return ProbeRules(path, HOST, "auth_token", quorum, waits, stale_after=60, ca=gateway.authority.pem)
@@ -38,7 +38,7 @@ def listing(instances: Sequence[Instance], age: float = 0.0) -> Listing:
 def verdict(
     how: ProbeRules, instances: Sequence[Instance], token: str, origin: str | None = None, times: int = 1
 ) -> ProbeResult:
-    """The last of so many verdicts in a row, from the view of the first instance unless another is named."""
+    """Return the last of several consecutive verdicts, seen from the first instance unless another is named."""
     return verdicts(how, instances, [token] * times, origin)[-1]
 
 
@@ -60,7 +60,7 @@ def verdicts(
 def misbehaving(
     address: str, port: int, context: ssl.SSLContext, behave: Callable[[ssl.SSLSocket], None]
 ) -> Iterator[None]:
-    """A TLS server that does with each connection what ``behave`` says, in a thread of its own."""
+    """A TLS server that handles each connection with ``behave``, in a separate thread."""
     with socket.create_server((address, port), backlog=64) as server:
         over = threading.Event()
 

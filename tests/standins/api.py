@@ -1,4 +1,4 @@
-"""The base of stand-ins for an HTTP API that its maker describes in OpenAPI."""
+"""The base of stand-ins for an HTTP API with an OpenAPI description."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def refusal(status: int, message: str) -> RefusalError:
 
 
 class ApiServer(ABC):
-    """An API held to its description: a request or an answer that the description does not allow fails the test.
+    """An API checked against its description: a request or a response that violates it fails the test.
 
-    ``requests`` has method and target of every request. ``before`` is called with each of them, and may return an
-    answer, which is not held to the description.
+    ``requests`` has method and target of every request. ``before`` is called with each of them, and may return a
+    response, which is not checked.
     """
 
     def __init__(self, description: Description, port: int = 0) -> None:
@@ -57,4 +57,4 @@ class ApiServer(ABC):
 
     @abstractmethod
     def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Reply:
-        """Return the answer of the API. Raises RefusalError."""
+        """Return the response of the API. Raises RefusalError."""

@@ -1,4 +1,4 @@
-"""Certificates made on the spot: an authority of the tests' own, and the certificates it signs."""
+"""Certificates made at run time: a test authority, and the certificates it signs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOOPBACK = x509.SubjectAlternativeName(
 
 
 class Authority:
-    """A certificate authority nobody knows: what it signs is refused unless :attr:`pem` is trusted."""
+    """An unknown certificate authority: its certificates are refused unless :attr:`pem` is trusted."""
 
     def __init__(self, name: str = "Authority of the tests") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
@@ -33,11 +33,11 @@ class Authority:
 
     @property
     def pem(self) -> str:
-        """The authority's certificate, to be trusted."""
+        """The authority's certificate, as a trust anchor."""
         return as_pem(self._certificate)
 
     def write_server_files(self, folder: Path, name: str | None = None) -> tuple[Path, Path]:
-        """A certificate and its key, as files in ``folder``: for the loopback addresses, or for the name or address alone."""
+        """Write a certificate and its key to ``folder``, for loopback or only ``name``; return both paths."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(key.public_key(), name or "localhost", self._certificate.subject, self._key.public_key())
         names = _LOOPBACK if name is None else x509.SubjectAlternativeName([_general_name(name)])
@@ -52,14 +52,14 @@ class Authority:
         return certificate_file, key_file
 
     def server_context(self, name: str | None = None) -> ssl.SSLContext:
-        """For a server in this process, on loopback or called ``name``."""
+        """Return a context for a server in this process, on loopback or called ``name``."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.TemporaryDirectory() as folder:
             context.load_cert_chain(*self.write_server_files(Path(folder), name))
         return context
 
     def client_context(self) -> ssl.SSLContext:
-        """For a client that trusts this authority alone."""
+        """Return a context for a client that trusts only this authority."""
         return ssl.create_default_context(cadata=self.pem)
 
 
@@ -71,7 +71,7 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def self_signed(key: PrivateKey, name: str, *, authority: bool = False) -> x509.Certificate:
-    """A certificate that vouches for itself, good for a day to sign other certificates or tokens."""
+    """Return a self-signed certificate, valid for a day, that may sign other certificates or tokens."""
     builder = _builder(key.public_key(), name, _name(name), key.public_key(), authority=authority)
     return builder.sign(key, hashes.SHA256())
 

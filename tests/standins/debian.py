@@ -1,4 +1,4 @@
-"""The Debian that this machine is one of: where its packages come from."""
+"""Package sources of the Debian release on this machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import subprocess
 
 
 def mirror() -> str:
-    """Where this machine's apt gets its own release from; RuntimeError if it is no Debian or knows no mirror."""
+    """Return the mirror of this machine's release; RuntimeError if it is not Debian or has no mirror."""
     release = platform.freedesktop_os_release()
     wanted = f"/dists/{release.get('VERSION_CODENAME')}/InRelease"
     if release.get("ID") == "debian":
@@ -19,7 +19,7 @@ def mirror() -> str:
 
 
 def proxies() -> dict[str, str]:
-    """The proxies by which apt fetches, as variables of an environment."""
+    """Return apt's proxies, as environment variables."""
     found = {
         scheme: _run("apt-config", "dump", "--format", "%v%n", f"Acquire::{scheme}::Proxy").strip()
         for scheme in ("http", "https")

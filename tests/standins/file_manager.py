@@ -1,4 +1,4 @@
-"""A file manager as its contract says, on a real HTTP server: it keeps what it gets, and takes nothing else.
+"""A file manager that follows its contract, on a real HTTP server: it stores what it receives and accepts nothing else.
 
     with FileManagerServer(token="t") as server:
         ...
@@ -34,7 +34,7 @@ from urllib.parse import parse_qs, urlsplit
 from tests.standins.file_manager_wire import Answer, Connection, Form, Refusal, json_answer
 
 KEPT: Final = 16 * 1024 * 1024
-"""Bytes up to which a file's content is kept; of a larger one its sum."""
+"""Largest content that is kept, in bytes; larger files are reduced to their checksum."""
 _STRICT_MODE: Final = re.compile(r"(?:[r-][w-][x-]){3}")
 _FIELDS: Final = {
     "create": ({"file", "size", "file_type", "metadata"}, {"file"}),
@@ -44,12 +44,12 @@ _FIELDS: Final = {
     "delete": (set(), set()),
     "get": (set(), set()),
 }
-"""By operation the fields that may come besides ``operation`` and ``file_path``, and those that must."""
+"""By operation, the optional fields besides ``operation`` and ``file_path``, and the required ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A file. ``content`` is None where it was too large to be kept."""
+    """A file. ``content`` is None if it was too large to keep."""
 
     internal_id: str
     size: int
@@ -64,7 +64,7 @@ class Stored:
 
 @dataclass(slots=True)
 class _Play:
-    """One thing that goes wrong: for requests of an operation (and path), so many times."""
+    """A fault: for requests of an operation (and path), a number of times."""
 
     operation: str
     path: str | None
@@ -101,11 +101,11 @@ class FileManagerServer:
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def misbehave(self, operation: str, answer: Answer, path: str | None = None, times: int = 1) -> None:
-        """Answer requests of ``operation`` (``permissions``, ``events``, ``report``, ``health`` too) so instead."""
+        """Answer requests of ``operation`` (``permissions``, ``events``, ``report``, ``health`` too) with a fault."""
         self._plays.append(_Play(operation, path, answer, times))
 
     def lose(self, operation: str, path: str | None = None, times: int = 1, answer: Answer | None = None) -> None:
-        """Carry out requests of ``operation``, then close the connection without an answer, or send ``answer``."""
+        """Execute requests of ``operation``, then close the connection without a response, or send ``answer``."""
         lost = answer or Answer(200, b"", drop=True)
         self._plays.append(_Play(operation, path, lost, times, carried_out=True))
 
@@ -145,7 +145,7 @@ class FileManagerServer:
         self.under_way -= 1
 
     def answer(self, method: str, target: str, form: Form | None, body: bytes) -> Answer:
-        """The answer to a whole request."""
+        """Return the response to a complete request."""
         parts = urlsplit(target)
         try:
             name, path = self._names(method, parts.path, form)
@@ -163,7 +163,7 @@ class FileManagerServer:
             return json_answer({"error": str(refusal)}, refusal.status)
 
     def _names(self, method: str, path: str, form: Form | None) -> tuple[str, str | None]:
-        """What is asked for, and of which file."""
+        """Return the requested operation and its file."""
         match method, path:
             case "POST", "/saveToDisk":
                 if form is None:
@@ -280,7 +280,7 @@ class FileManagerServer:
         return stored
 
     def put(self, path: str, content: bytes, metadata: str = "{}", permissions: str = "rw-r--r--") -> Stored:
-        """Store a file, as somebody other than Syncline does: one that replaces another keeps its number."""
+        """Store a file as a foreign writer; one that replaces another keeps its number."""
         digest = hashlib.sha256(content).hexdigest()
         before = self.files.get(path)
         number = before.internal_id if before else f"id-{next(self._numbers)}"

@@ -1,4 +1,4 @@
-"""The wire of the file manager's stand-in: HTTP/1.1 in one thread, forms read as they come, large files only summed."""
+"""The wire of the file manager's stand-in: HTTP/1.1 in one thread, streamed forms, only checksums of large files."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 
 @dataclass(slots=True)
 class Form:
-    """A form's fields, and of its file the bytes as they come."""
+    """A form's fields, and the streamed bytes of its file."""
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     size: int = 0
@@ -70,12 +70,12 @@ class Form:
 
 @lru_cache(maxsize=1024)  # the same for every file
 def _names_in(head: bytes) -> dict[str, str]:
-    """What the fields of a part's head name."""
+    """Return the names in the head of a part."""
     return dict(re.findall(r'(\w+)="([^"]*)"', head.decode()))
 
 
 class _Multipart:
-    """A multipart form as it comes. The file must be its last part, so that it need not be held."""
+    """A streamed multipart form. The file must be its last part, so that it need not be held."""
 
     def __init__(self, boundary: bytes, length: int) -> None:
         self._delimiter = b"--" + boundary
@@ -122,7 +122,7 @@ class _Multipart:
         return self.form
 
     def _file(self, data: bytes | memoryview) -> None:
-        """Bytes of the file, but for the last ones, which are the form's end."""
+        """Process bytes of the file, except the last ones, which may be the form's end."""
         held = bytes(self._buffer) + bytes(data) if self._buffer else data
         # Of the form's end, ``_left`` bytes are still to come.
         split = max(0, len(held) - max(0, len(self._tail) - self._left))
@@ -135,7 +135,7 @@ class _Multipart:
 
 
 class Connection(asyncio.Protocol):
-    """One connection; it answers one request after another."""
+    """A connection that answers one request after another."""
 
     def __init__(self, server: FileManagerServer) -> None:
         self._server = server
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._finish()
 
     def _begin(self) -> bool:
-        """Read the head of the next request; False if it is not all there."""
+        """Read the head of the next request; return False if it is incomplete."""
         end = self._buffer.find(b"\r\n\r\n")
         if end < 0:
             if len(self._buffer) > _LARGEST_HEAD:
@@ -212,7 +212,7 @@ class Connection(asyncio.Protocol):
         return True
 
     def _feed(self, data: bytes) -> None:
-        """Give bytes to the form; those behind it belong to the next request."""
+        """Pass bytes to the form; the bytes after it belong to the next request."""
         assert self._multipart is not None
         mine = memoryview(data)[: self._left]
         self._buffer += data[len(mine) :]

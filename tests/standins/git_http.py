@@ -1,7 +1,7 @@
-"""Git over smart HTTP as hosts serve it: the program ``git http-backend`` behind a web server with basic authentication.
+"""Git over smart HTTP as hosts serve it: ``git http-backend`` behind a web server with basic authentication.
 
-Faults are scripted: an answer that is lost after the push has landed, a status instead of an answer. All bytes are
-counted as they pass.
+Faults are scripted: a response that is lost after the push was executed, or an error status. All bytes are counted as
+they pass.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.standins.programs import program
 
 @dataclass
 class GitHttp:
-    """A server for the bare repositories below ``root``. ``users`` maps names to passwords; none are asked for if empty."""
+    """A server for the bare repositories below ``root``. ``users`` maps names to passwords; empty requires none."""
 
     root: Path
     users: dict[str, str] = field(default_factory=dict)

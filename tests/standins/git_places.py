@@ -1,4 +1,4 @@
-"""Bare repositories for tests, filled and looked at by the git program itself, and a real sshd that serves them."""
+"""Bare repositories for tests, filled and read by the git program, and a real sshd that serves them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Bare:
         return subprocess.run(command, env=environment, input=feed, check=True, capture_output=True).stdout.decode()
 
     def fill(self, files: Mapping[str, bytes], branch: str = "main", message: str = "filled") -> str:
-        """Somebody else's commit that puts these files; its id."""
+        """Add a foreign commit with these files; return its ID."""
         ref = f"refs/heads/{branch}"
         there = self.git("for-each-ref", "--format=%(objectname)", ref).strip()
         stream = [b"commit " + ref.encode(), b"committer else <else@example.com> 1750000000 +0000"]
@@ -49,7 +49,7 @@ class Bare:
         return self.git("rev-parse", ref).strip()
 
     def files(self, branch: str = "main") -> dict[str, bytes]:
-        """Every file of a branch with its content, as of one moment."""
+        """Return every file of a branch with its content, from one commit."""
         branch = self.git("rev-parse", f"refs/heads/{branch}").strip()
         names = [n for n in self.git("ls-tree", "-r", "-z", "--name-only", branch).split("\0") if n]
         return {name: self.show(name, branch) for name in names}
@@ -59,11 +59,11 @@ class Bare:
         return subprocess.run(command, check=True, capture_output=True).stdout
 
     def commits(self, branch: str = "main") -> list[str]:
-        """Subjects of a branch's commits, the newest first."""
+        """Return the subjects of a branch's commits, newest first."""
         return self.git("log", "--format=%s", branch).splitlines()
 
     def check(self) -> None:
-        """Git's own witness that every object and link of the repository is right."""
+        """Check with git that every object and link of the repository is correct."""
         self.git("fsck", "--strict", "--full", "--no-dangling")
 
     def refuse_pushes(self, words: str) -> None:
@@ -74,7 +74,7 @@ class Bare:
 
 
 def make_bare(path: Path) -> Bare:
-    """An empty bare repository that takes filtered fetches, as the well-known hosts do."""
+    """Return an empty bare repository that allows filtered fetches, as the well-known hosts do."""
     path.mkdir(parents=True)
     bare = Bare(path)
     bare.git("init", "--quiet", "--bare", "--initial-branch=main", ".")
@@ -85,7 +85,7 @@ def make_bare(path: Path) -> Bare:
 
 @dataclass(frozen=True)
 class Sshd:
-    """An SSH server on the loopback interface; ``key`` opens it, ``known_hosts`` knows it."""
+    """An SSH server on the loopback interface; ``key`` grants access, ``known_hosts`` lists its host key."""
 
     port: int
     key: str
@@ -97,7 +97,7 @@ class Sshd:
 
 
 def make_key(path: Path) -> str:
-    """A new key of the kind Ed25519 at ``path``; its public half."""
+    """Write a new Ed25519 key and its public half to ``path``; return the public half."""
     command = [program("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     return path.with_suffix(".pub").read_text().strip()
@@ -105,7 +105,7 @@ def make_key(path: Path) -> str:
 
 @contextmanager
 def sshd(folder: Path) -> Iterator[Sshd]:
-    """A real sshd with keys made for this, for the user that runs the tests, until the block ends."""
+    """Run a real sshd with new keys, as the user of the tests, until the block ends."""
     host = make_key(folder / "host")
     allowed = make_key(folder / "user")
     (folder / "authorized_keys").write_text(allowed + "\n")

@@ -1,16 +1,16 @@
-"""GitHub's API as far as builds need it, and the store that its downloads redirect to.
+"""GitHub's API for builds, and the store that its downloads redirect to.
 
-Held against GitHub's published OpenAPI description (see :mod:`tests.standins.openapi`); what a client could get wrong
-beside it is from GitHub's documentation:
+Checked against GitHub's published OpenAPI description (see :mod:`tests.standins.openapi`). GitHub's documentation adds
+these rules:
 
 - every request needs a ``User-Agent`` (403 without) and, where it is named, a known ``X-GitHub-Api-Version`` (400);
 - a wrong token is 401, a right one without the repository 404; anonymous callers see public repositories, but no logs
   and no downloads (401, 403);
 - runs of a workflow by its number or its file's name, not by its path; ``per_page`` is 100 at most; filtered lists end
-  after 1,000; ``Link`` is absolute; the youngest run comes first;
-- a download answers 302 with an address that is good for one minute; an expired artifact's 410;
-- the store is another host. It refuses ``Authorization`` (400), addresses that are too old (403, in XML), and knows
-  ranges that begin at an offset only: one from the end is ignored and all is sent;
+  after 1,000; ``Link`` is absolute; the youngest run is first;
+- a download answers 302 with an address that is valid for one minute, or 410 for an expired artifact;
+- the store is another host. It refuses ``Authorization`` (400) and expired addresses (403, in XML). It supports only
+  ranges that begin at an offset; it ignores one from the end and sends everything;
 - an App's JWT must be signed by its key, with RS256, begin in the past and live for at most ten minutes.
 """
 
@@ -51,7 +51,7 @@ DESCRIPTION: Final = Description("github.json", ERROR)
 
 @dataclass
 class Stored:
-    """An artifact: its bytes, or a file that holds them. ``digest`` is shown in place of that of the bytes."""
+    """An artifact: its bytes, or a file that holds them. ``digest`` replaces the digest of the bytes."""
 
     id: int
     name: str
@@ -86,8 +86,8 @@ class Stored:
 class Run:
     """A workflow run; times in Unix seconds.
 
-    Its number is its place in the list, and it started when it was created, if nothing else is given. The logs of its
-    earlier attempts are gone but for ``earlier_logs``.
+    By default, its number is its position in the list, and it started when it was created. The logs of its earlier
+    attempts are deleted except ``earlier_logs``.
     """
 
     id: int
@@ -147,7 +147,7 @@ def zipped(files: Mapping[str, str | bytes], method: int = zipfile.ZIP_DEFLATED)
 
 @dataclass(frozen=True)
 class AppKey:
-    """An App that is installed, with its key in PEM form."""
+    """An installed App, with its key in PEM form."""
 
     id: str
     installation: int
@@ -166,10 +166,10 @@ class AppKey:
 class GitHubServer(ApiServer):
     """One GitHub with one repository. ``runs`` may be changed at any time; ``skew`` is added to its clock.
 
-    ``ranges`` has the bytes asked of the store. ``cut`` breaks the next so many answers of the store off in the middle;
-    It rejects the next ``rejects`` good addresses, as one whose clock is wrong; ``does_ranges`` may be switched off. Files
-    go out at ``rate`` bytes a second at most; ``sent`` counts their bytes. ``prefix`` is where GitHub Enterprise has its
-    API.
+    ``ranges`` has the byte ranges requested from the store. ``cut`` is the number of next responses of the store that
+    end in the middle; ``rejects`` that of valid addresses it rejects, as with a wrong clock. ``does_ranges`` enables
+    ranges. Files are sent at ``rate`` bytes a second at most; ``sent`` counts their bytes. ``prefix`` is the path of
+    GitHub Enterprise's API.
     """
 
     def __init__(
@@ -314,7 +314,7 @@ class GitHubServer(ApiServer):
     # -- the store --------------------------------------------------------------------------------------------------
 
     def _stored(self, target: str, headers: Mapping[str, str]) -> Reply:
-        """What the store answers: a refusal, or content from the offset that is asked for."""
+        """Return the store's response: a refusal, or content from the requested offset."""
         parts = urlsplit(target)
         query = parse_qs(parts.query)
         if "Authorization" in headers:
@@ -342,7 +342,7 @@ class GitHubServer(ApiServer):
         return Reply(206 if match else 200, body, said, cut=self.cut.pop(0) if self.cut else None)
 
     def _content(self, kind: str, number: str) -> bytes | Path | None:
-        """Return what the store has under a number, None if it was removed meanwhile."""
+        """Return the store's content for a number, None if it has been removed."""
         if kind == "logs":
             run_id, _, attempt = number.partition(".")
             run = self._run(int(run_id))

@@ -1,12 +1,12 @@
-"""GitLab's container registry API for one project, in front of a registry or of tags made up by a test.
+"""GitLab's container registry API for one project, in front of a registry or of tags that a test defines.
 
-Held against what GitLab describes of its API (see :mod:`tests.standins.openapi`); beside it, from its documentation
-(https://docs.gitlab.com/api/container_registry/):
+Checked against GitLab's description of its API (see :mod:`tests.standins.openapi`). Its documentation
+(https://docs.gitlab.com/api/container_registry/) adds:
 
 - ``PRIVATE-TOKEN`` for personal, project and group tokens, ``JOB-TOKEN`` for jobs, ``Authorization: Bearer`` for OAuth;
   a deploy token is none of these (401). Without a token a private project is 404;
-- lists come 20 a page, 100 at most; ``Link`` is absolute and has ``first``, ``next`` and ``last``; ``X-Total`` is left
-  out above 10,000; tags are listed by name, without digests;
+- lists have 20 entries a page, 100 at most; ``Link`` is absolute and has ``first``, ``next`` and ``last``; ``X-Total``
+  is absent above 10,000; tags are listed by name, without digests;
 - a project is named by its number or by its path with ``%2F``.
 """
 
@@ -32,13 +32,13 @@ Tags = Mapping[str, Mapping[str, str]]
 
 
 class Content(Protocol):
-    """What the registry behind holds: repositories, with their tags and digests."""
+    """The content of the registry behind it: repositories, with their tags and digests."""
 
     def __call__(self) -> Tags: ...
 
 
 def behind(registry: Registry, project: str) -> Content:
-    """The repositories of a real registry that belong to a project."""
+    """Return the repositories of a real registry that belong to a project."""
 
     def tags() -> Tags:
         found: dict[str, dict[str, str]] = {}

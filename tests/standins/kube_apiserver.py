@@ -1,10 +1,10 @@
-"""A real kube-apiserver with its etcd, on loopback with real TLS and RBAC: what the stand-in for it is held to.
+"""A real kube-apiserver with its etcd, on loopback with real TLS and RBAC, to verify the stand-in for it.
 
     with KubeApiserver() as api:
         api.create({"kind": "Namespace", ...})
 
-``scripts/kube-apiserver`` builds both programs. There are no controllers and no nodes: what they would write is written
-by hand, pods' status too. The admission plugin for service accounts is off, since nobody here makes each namespace's
+``scripts/kube-apiserver`` builds both programs. There are no controllers and no nodes: tests write their objects,
+including pods' status. The admission plugin for service accounts is off, since no controller creates each namespace's
 default one.
 """
 
@@ -52,12 +52,12 @@ _PATHS: Final = {
 
 
 def kube_apiserver() -> str | None:
-    """The program as ``scripts/kube-apiserver`` builds it, with etcd beside it; None where it has not been built."""
+    """Return the program built by ``scripts/kube-apiserver``, with etcd beside it; None if it has not been built."""
     return shutil.which("kube-apiserver", path=str(_BUILT)) and shutil.which("etcd", path=str(_BUILT))
 
 
 class KubeApiserver:
-    """Runs both programs on free ports. ``flags`` are more of kube-apiserver's."""
+    """Runs both programs on free ports. ``flags`` are additional flags of kube-apiserver."""
 
     def __init__(self, *flags: str) -> None:
         self.authority = Authority("Authority of the cluster")
@@ -85,7 +85,7 @@ class KubeApiserver:
         self._stack.close()
 
     def request(self, method: str, path: str, body: Any = None, token: str | None = ADMIN) -> tuple[int, Any]:
-        """One request: its status, and the JSON of its answer."""
+        """Send one request; return its status and the JSON of the response."""
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         headers = {"Content-Type": kind} | ({} if token is None else {"Authorization": f"Bearer {token}"})
         context = self.authority.client_context()
@@ -97,7 +97,7 @@ class KubeApiserver:
             return answer.status, json.loads(said) if said.startswith(b"{") else said
 
     def create(self, value: Mapping[str, Any], *, dry: bool = False) -> dict[str, Any]:
-        """Create an object as it stands: a key that the API does not know is a failure. ``dry`` only checks it."""
+        """Create an object unchanged; a key that the API does not know fails. ``dry`` only checks it."""
         path = _PATHS[value["kind"]].format(value["metadata"].get("namespace", ""))
         more = "&dryRun=All" if dry else ""
         status, said = self.request("POST", f"{path}?fieldValidation=Strict{more}", value)
@@ -106,14 +106,14 @@ class KubeApiserver:
         return said
 
     def token_of(self, namespace: str, account: str) -> str:
-        """A token of a service account, as a pod of it has."""
+        """Return a token of a service account, as its pods have."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
         status, said = self.request("POST", path, {"spec": {"expirationSeconds": 600}})
         assert status == 201, said
         return str(said["status"]["token"])
 
     def compact(self) -> None:
-        """Have etcd forget the past, as it does every few minutes: by its JSON gateway."""
+        """Compact etcd through its JSON gateway, as the API server does every few minutes."""
         status, said = self.request("GET", "/api/v1/namespaces?limit=1")
         assert status == 200, said
         connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=60)
@@ -180,7 +180,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def list_path(resource: str, namespace: str, **query: str) -> str:
-    """The path of a list of EndpointSlices or pods."""
+    """Return the path of a list of EndpointSlices or pods."""
     group = "/apis/discovery.k8s.io/v1" if resource == "endpointslices" else "/api/v1"
     text = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items())
     return f"{group}/namespaces/{namespace}/{resource}" + (f"?{text}" if text else "")

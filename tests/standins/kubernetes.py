@@ -1,15 +1,15 @@
-"""The Kubernetes API as far as listings of EndpointSlices and pods need it, on loopback with real TLS.
+"""The Kubernetes API for listings of EndpointSlices and pods, on loopback with real TLS.
 
 Written from Kubernetes' OpenAPI description (``/openapi/v3``: ``api/v1``, ``apis/discovery.k8s.io/v1``) and the API
 conventions; objects are checked against the models that the kubernetes package generates from that description, and
-its answers, in ``tests/integration/test_kubernetes_api.py``, against those of a real kube-apiserver where there is one.
-What a client has to know of it:
+its responses, in ``tests/integration/test_kubernetes_api.py``, against those of a real kube-apiserver if there is one.
+Facts for clients:
 
 - ``limit`` cuts a list into pages; ``metadata.continue`` of one is the ``continue`` of the next request, which must
-  have the same selector. One that is too old, or from before a compaction, is answered 410 with reason ``Expired``.
+  have the same selector. An expired one, or one from before a compaction, gets 410 with reason ``Expired``.
 - With an unknown bearer token, and without one where anonymous requests are off: 401. With one that may not list the
   resource in the namespace: 403, whether the namespace exists or not. A namespace without such objects has an empty list.
-- Errors are ``Status`` objects. 429 brings ``Retry-After``.
+- Errors are ``Status`` objects. 429 has ``Retry-After``.
 """
 
 from __future__ import annotations
@@ -111,22 +111,22 @@ class KubernetesApi:
         self._server.stop()
 
     def put(self, resource: str, namespace: str, *objects: dict[str, Any]) -> None:
-        """Replace what a namespace holds of a resource."""
+        """Replace a namespace's objects of a resource."""
         with self._lock:
             self._version += 1
             self._objects[resource, namespace] = sorted(objects, key=lambda each: str(each["metadata"]["name"]))
 
     def compact(self) -> None:
-        """Forget the past: every ``continue`` given out so far has expired."""
+        """Expire every ``continue`` token issued so far."""
         with self._lock:
             self._oldest = self._version = self._version + 1
 
     def after_each_page(self, call: Callable[[], None] | None) -> None:
-        """What happens in the cluster between two pages of a list."""
+        """Call a function after each page of a list, to change the cluster between two pages."""
         self._after = call
 
     def fail(self, status: int, message: str = "said so", times: int = 1, **headers: str) -> None:
-        """Answer the next requests with a failure; underscores in header names stand for dashes."""
+        """Answer the next requests with a failure; underscores in header names become dashes."""
         self._scripted.extend([_status(status, message, **headers)] * times)
 
     def answer_once(self, body: bytes, status: int = 200) -> None:
@@ -208,7 +208,7 @@ class KubernetesApi:
         return reply(200, json.dumps(content).encode())
 
     def _eks_identity(self, token: str) -> str:
-        """The access key that signed a token for this cluster; empty if nobody did."""
+        """Return the access key that signed a token for this cluster; empty if there is none."""
         text = token.removeprefix("k8s-aws-v1.")
         try:
             url = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).decode()
@@ -244,7 +244,7 @@ def endpoint_slice(
     family: str = "IPv4",
     namespace: str = "gateway",
 ) -> dict[str, Any]:
-    """An EndpointSlice as the control plane writes it."""
+    """Return an EndpointSlice as the control plane writes it."""
     value = {
         "kind": "EndpointSlice",
         "apiVersion": "discovery.k8s.io/v1",
@@ -260,7 +260,7 @@ def endpoint_slice(
 def endpoint(
     pod: str, address: str, *, ready: bool | None = None, terminating: bool | None = None, namespace: str = "gateway"
 ) -> dict[str, Any]:
-    """One endpoint of a slice. ``None`` leaves a condition out, as the API may."""
+    """Return one endpoint of a slice. ``None`` omits a condition, as the API may."""
     conditions = {"ready": ready, "terminating": terminating}
     return {
         "addresses": [address],
@@ -279,7 +279,7 @@ def pod(
     deleted: bool = False,
     namespace: str = "gateway",
 ) -> dict[str, Any]:
-    """A pod as the API has it."""
+    """Return a pod in the API's form."""
     metadata: dict[str, Any] = {"name": name, "namespace": namespace, "labels": dict(labels)}
     if deleted:
         metadata["deletionTimestamp"] = "2026-01-01T00:00:00Z"
@@ -298,7 +298,7 @@ def pod(
 
 
 def _selector(text: str) -> Callable[[Mapping[str, Any]], bool] | None:
-    """What a label selector of equalities asks for; None if it is none."""
+    """Return the labels of a selector of equalities; None if it is not one."""
     wanted = []
     for part in filter(None, (each.strip() for each in text.split(","))):
         match = _SELECTOR.fullmatch(part)

@@ -1,4 +1,4 @@
-"""Made-up time, and made-up people."""
+"""Test clock and test credentials."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from syncline.clients.registry.auth import RegistryCredentials
 
 @dataclass
 class Naps:
-    """Time that passes only while somebody sleeps."""
+    """Clock that advances only during sleeps."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Naps:
 
 @dataclass
 class Person:
-    """Whoever owns the credentials, which may change at any time."""
+    """Holder of credentials, which may change at any time."""
 
     credentials: RegistryCredentials | None = None
     asked: int = 0

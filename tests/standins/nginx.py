@@ -1,11 +1,11 @@
-"""Real nginx instances with real TLS, one process each, on loopback addresses of their own, as pods have them.
+"""Real nginx instances with real TLS, one process each, on separate loopback addresses, as pods have them.
 
     with Gateway(10, interval=0.2) as gateway:
         gateway.put(0, "token")          # known to instance 0 now, to the others within an interval
 
 Debian's nginx and its Lua module serve; ``zone_sync.lua`` replicates a shared dictionary between them, which nginx
 Plus does with zone_sync. Each instance has the same two ports on its address: TLS with the checked path ``/check``
-and the keys, and plain HTTP for what peers and tests say.
+and the keys, and plain HTTP for requests of peers and tests.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Nginx:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the process, and wait for nothing."""
+        """Start the process without waiting for it."""
         config = self._folder / "nginx.conf"
         config.write_text(_CONFIG.format(address=self.address, **self._settings))
         command = [program("nginx"), "-p", str(self._folder), "-c", str(config), "-e", "error.log"]
@@ -115,7 +115,7 @@ class Nginx:
                 return
 
     def pause(self) -> None:
-        """Stop it where it stands: the kernel still accepts connections for it, and nobody answers."""
+        """Suspend it: the kernel still accepts connections for it, but it does not answer."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -124,7 +124,7 @@ class Nginx:
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it; connections to it are refused from now on."""
+        """Stop it; connections to it are refused from now on."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
@@ -134,8 +134,8 @@ class Nginx:
 class Gateway:
     """A number of instances that replicate to each other every ``interval`` seconds.
 
-    ``settings`` has what is particular to some, by number. Those in ``strangers`` have a certificate that nobody
-    trusts. The first is usually the origin. ``address`` is that of an only instance, where loopback will not do.
+    ``settings`` has settings of single instances, by number. Those in ``strangers`` have an untrusted certificate. The
+    first is usually the origin. ``address`` is that of a single instance that must not be on loopback.
     """
 
     def __init__(
@@ -205,16 +205,16 @@ class Gateway:
 
     @property
     def listed(self) -> list[Instance]:
-        """The instances as a cluster lists them."""
+        """Return the instances as a cluster lists them."""
         return [Instance(one.name, one.address, self.port) for one in self.instances]
 
     def put(self, number: int, key: str, value: str = "1", *, visible: float | None = None) -> None:
-        """Write a key through one instance; with ``visible`` only into it, counting from that Unix time on."""
+        """Write a key through one instance; with ``visible`` only to that instance, valid from that Unix time."""
         path = f"/keys/{key}" + ("" if visible is None else f"?visible={visible:.6f}")
         assert self._say(number, "PUT", path, value)[0] == 201
 
     def put_everywhere(self, key: str, *, visible: float = 0.0, but: Collection[int] = ()) -> None:
-        """Write a key into each instance by itself."""
+        """Write a key to each instance separately."""
         for number in range(len(self.instances)):
             if number not in but:
                 self.put(number, key, visible=visible)
@@ -226,11 +226,11 @@ class Gateway:
         return self._say(number, "GET", f"/keys/{key}")[0] == 200
 
     def keys(self, instance: Nginx) -> bytes:
-        """The names of all keys that an instance has, one a line."""
+        """Return the names of all keys of an instance, one a line."""
         return self._say(self.instances.index(instance), "GET", "/all")[1]
 
     def first_yes(self, number: int, token: str) -> float:
-        """When an instance said for the first time that it has a token; Unix seconds."""
+        """Return the Unix time in seconds when an instance first reported that it has a token."""
         return float(self._say(number, "GET", f"/keys/first%20{token}")[1])
 
     def wait_until_all_have(self, key: str, limit: float = 30.0, *, but: Collection[int] = ()) -> None:
@@ -257,7 +257,7 @@ class Gateway:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of loopback that nobody listens on."""
+    """Return loopback ports without a listener."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for each in sockets:
@@ -266,7 +266,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def _modules() -> Path:
-    """Where Debian has the modules; without a full path nginx would look for them below its own folder."""
+    """Return Debian's folder of the modules; without a full path nginx would search below its own folder."""
     program("nginx")
     if not (MODULES / "ngx_http_lua_module.so").exists():
         raise ProgramAbsentError("nginx has no Lua module: apt-get install libnginx-mod-http-lua")

@@ -1,12 +1,12 @@
-"""A registry in memory, on a real loopback port: strict as the OCI distribution specification 1.1, with faults to order.
+"""A registry in memory on a real loopback port: strict by the OCI distribution specification 1.1, with scripted faults.
 
     with OciRegistry() as registry:
         registry.store.add_image("team/app", "1.0", b"a layer")
         registry.fault("GET", "/blobs/", Fault(cut=3))               # the next one, once
         registry.fault("PUT", "/manifests/", throttled(), first=2, times=None)   # from the second one on, for ever
 
-It refuses what real registries let pass: a manifest before its blobs and children, a location without its query, a
-chunk that goes on without a ``Content-Range``, wrong bytes for a digest. Every request is in ``requests``.
+It refuses requests that real registries accept: a manifest before its blobs and children, a location without its query,
+a further chunk without a ``Content-Range``, wrong bytes for a digest. Every request is in ``requests``.
 """
 
 from __future__ import annotations
@@ -37,13 +37,14 @@ _PAGE: Final = 1000
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with a request.
+    """A fault of a request.
 
-    With ``status`` it is answered so and not carried out. ``take``: only so many bytes of its body are taken, then
-    the connection closes without an answer; what was taken of a chunk is kept, as registries do. ``lose_answer``: it
-    is carried out, but the connection closes instead of an answer. ``cut``: of the answer's body only so many bytes
-    are sent. ``wrong``: the answer's body has other bytes, as many. ``sizeless``: the answer is chunked and so tells
-    no size. ``expire_tokens``, ``forget_uploads``: so before it is carried out. ``delay`` in seconds.
+    ``status``: the response, without executing the request. ``take``: the number of bytes of its body that are read
+    before the connection closes without a response; these bytes of a chunk are kept, as registries do. ``lose_answer``:
+    the request is executed, but the connection closes without a response. ``cut``: the number of bytes of the
+    response's body that are sent. ``wrong``: the response's body has other bytes of the same number. ``sizeless``: the
+    response is chunked, without a size. ``expire_tokens``, ``forget_uploads``: done before the request is executed.
+    ``delay`` is in seconds.
     """
 
     status: int = 0
@@ -60,20 +61,20 @@ class Fault:
 
 
 def throttled(retry_after: float | None = None) -> Fault:
-    """429, as Quay says it (with no time) or as others do."""
+    """Return 429 in Quay's form (without a time) or in that of others."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
     return Fault(429, headers, b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}')
 
 
 def bad_gateway() -> Fault:
-    """502 from a proxy that knows no JSON."""
+    """Return 502 from a proxy that does not send JSON."""
     page = b"<html><head><title>502 Bad Gateway</title></head><body><h1>502 Bad Gateway</h1></body></html>"
     return Fault(502, {"Content-Type": "text/html"}, page)
 
 
 @dataclass(slots=True)
 class _Order:
-    """A fault to come: at the ``first``-th matching request and, of those that follow, ``left`` in all."""
+    """A scheduled fault: at the ``first``-th matching request and, of those that follow, ``left`` in total."""
 
     method: str
     pattern: re.Pattern[str]
@@ -83,12 +84,12 @@ class _Order:
 
 
 class OciRegistry:
-    """The registry. ``users`` (name to password) makes it want bearer tokens, which it gives out at ``/token``.
+    """The registry. ``users`` (name to password) makes it require bearer tokens, which it issues at ``/token``.
 
-    ``before`` is called with each request's method and target before anything is done with it; ``forgets_broken``
+    ``before`` is called with each request's method and target before it is processed; ``forgets_broken``
     makes it forget an upload whose connection broke, as docker-registry 2.8 does, and ``broken`` is released once for each
-    such connection. ``lists_referrers`` set to False takes
-    the referrers API away, as it is there; ``referrers_page`` is how many that API lists at a time.
+    such connection. ``lists_referrers`` set to False disables
+    the referrers API; ``referrers_page`` is the page size of that API.
     """
 
     def __init__(self, users: Mapping[str, str] | None = None, *, forgets_broken: bool = False) -> None:
@@ -115,7 +116,7 @@ class OciRegistry:
         self._server.stop()
 
     def clear(self) -> None:
-        """Forget everything: content, faults, requests and tokens."""
+        """Reset everything: content, faults, requests and tokens."""
         with self._lock:
             self.store = Store()
             self.lists_referrers, self.referrers_page = True, _PAGE
@@ -124,17 +125,17 @@ class OciRegistry:
             self._tokens.clear()
 
     def fault(self, method: str, pattern: str, fault: Fault, *, first: int = 1, times: int | None = 1) -> None:
-        """Let something go wrong with requests of a method (``*`` for any) whose target has ``pattern`` (a regex)."""
+        """Script a fault for requests of a method (``*`` for any) whose target matches ``pattern`` (a regex)."""
         with self._lock:
             self._orders.append(_Order(method, re.compile(pattern), fault, first, times))
 
     def heal(self) -> None:
-        """No faults from here on."""
+        """Remove all faults."""
         with self._lock:
             self._orders.clear()
 
     def asked(self, method: str, pattern: str = "") -> list[Request]:
-        """The requests of a method (``*`` for any) whose target has ``pattern`` (a regex)."""
+        """Return the requests of a method (``*`` for any) whose target matches ``pattern`` (a regex)."""
         return [each for each in self.requests if method in ("*", each.method) and re.search(pattern, each.target)]
 
     # -- one request ------------------------------------------------------------------------------------------------
@@ -167,7 +168,7 @@ class OciRegistry:
         return Fault()
 
     def _carry_out(self, asked: Request, fault: Fault) -> Reply:
-        """The answer to a request."""
+        """Return the response to a request."""
         if fault.expire_tokens:
             self._tokens.clear()
         if fault.forget_uploads:
@@ -185,7 +186,7 @@ class OciRegistry:
             return Reply(error.status, body, {"Content-Type": "application/json", **error.headers})
 
     def _broke_off(self, asked: Request) -> None:
-        """What becomes of a request whose body did not come to its end."""
+        """Handle a request whose body was incomplete."""
         match = _UPLOAD.fullmatch(asked.path)
         with self.store.lock, contextlib.suppress(RefusalError):
             if asked.method == "PATCH" and match is not None:
@@ -321,7 +322,7 @@ class OciRegistry:
 
 
 def _wanted(asked: Request) -> list[tuple[str, str]]:
-    """What a request needs: pairs of a resource and an action."""
+    """Return the pairs of a resource and an action that a request needs."""
     if asked.path == "/v2/_catalog":
         return [("registry:catalog", "*")]
     match = re.fullmatch(r"/v2/(.+)/(?:blobs|manifests|tags|referrers)/.*", asked.path)

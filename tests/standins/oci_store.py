@@ -1,4 +1,4 @@
-"""What the in-memory registry holds, and the rules by which it takes it. Digests are sha256 throughout.
+"""The content of the in-memory registry, and its rules for accepting content. Digests are sha256 throughout.
 
 https://github.com/opencontainers/distribution-spec/blob/v1.1.0/spec.md
 """
@@ -34,7 +34,7 @@ _RANGE: Final = re.compile(r"(\d+)-(\d+)")
 
 
 class RefusalError(Exception):
-    """The registry refuses: a status, one of the specification's codes, and headers for the answer."""
+    """A refusal of the registry: a status, one of the specification's codes, and headers for the response."""
 
     def __init__(self, status: int, code: str, message: str = "", headers: Mapping[str, str] | None = None) -> None:
         super().__init__(f"{status} {code} {message}")
@@ -46,7 +46,7 @@ class RefusalError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A manifest as it was pushed."""
+    """A manifest as pushed."""
 
     media_type: str
     body: bytes
@@ -61,7 +61,7 @@ class Repository:
 
 @dataclass(slots=True)
 class Session:
-    """An upload under way. ``states`` are the tickets given out in its locations; one of them must come along."""
+    """An upload in progress. ``states`` are the tokens issued in its locations; a request must include one of them."""
 
     repository: str
     data: bytearray = field(default_factory=bytearray)
@@ -79,8 +79,8 @@ def descriptor(media_type: str, data: bytes, **more: Any) -> dict[str, Any]:
 class Store:
     """The content of a registry; every method may be called from any thread.
 
-    `takes_all` makes it take manifests of any type and indexes with children that are not there. With `keeps_blobs` it
-    does not replace a blob that it has, as docker-registry does. `algorithm` is that of the digests it tells of tags.
+    `takes_all` makes it accept manifests of any type and indexes with absent children. With `keeps_blobs` it does not
+    replace an existing blob, as docker-registry does not. `algorithm` is that of the digests it reports for tags.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class Store:
     # -- for tests: content put straight in -----------------------------------------------------------------------
 
     def add_image(self, name: str, tag: str | None, *layers: bytes, **more: Any) -> str:
-        """An image of these layers, its digest; ``more`` are further fields of its manifest."""
+        """Add an image with these layers; return its digest. ``more`` adds fields to its manifest."""
         repository = self.repositories.setdefault(name, Repository())
         config = json.dumps({"architecture": "amd64", "os": "linux", "of": [digest_of(layer) for layer in layers]})
         for blob in (config.encode(), *layers):
@@ -110,22 +110,22 @@ class Store:
         return self._add(name, tag, OCI_MANIFEST, manifest)
 
     def add_index(self, name: str, tag: str | None, *children: str) -> str:
-        """An index of manifests that are there already, its digest."""
+        """Add an index of existing manifests; return its digest."""
         found = [self.repositories[name].manifests[child] for child in children]
         entries = [descriptor(each.media_type, each.body) for each in found]
         return self._add(name, tag, OCI_INDEX, {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
 
     def digest(self, name: str, tag: str) -> str | None:
-        """What a tag points to; None if it is not there."""
+        """Return the digest that a tag points to; None if it does not exist."""
         repository = self.repositories.get(name)
         return repository.tags.get(tag) if repository else None
 
     def tags(self) -> dict[tuple[str, str], str]:
-        """Every tag of every repository with its digest."""
+        """Return every tag of every repository with its digest."""
         return {(n, tag): digest for n, r in self.repositories.items() for tag, digest in r.tags.items()}
 
     def broken(self) -> list[str]:
-        """Whatever is not whole: tags without a manifest, and parts that are absent or have other bytes."""
+        """Return incomplete content: tags without a manifest, and parts that are absent or have other bytes."""
         return [
             f"{name}:{tag} lacks {part}"
             for (name, tag), digest in self.tags().items()
@@ -169,7 +169,7 @@ class Store:
         return digest, repository.manifests[digest]
 
     def referrers(self, name: str, digest: str) -> list[dict[str, Any]]:
-        """Descriptors of the manifests that have that subject, as the referrers API lists them."""
+        """Return descriptors of the manifests with that subject, as the referrers API lists them."""
         _valid(digest)
         repository = self.repositories.get(name, Repository())
         return [_listing(each) for each in repository.manifests.values() if subject_of(each.body) == digest]
@@ -181,7 +181,7 @@ class Store:
         return data
 
     def begin(self, name: str) -> str:
-        """A new upload session, its id."""
+        """Start an upload session; return its ID."""
         if NAME.fullmatch(name) is None:
             raise RefusalError(400, "NAME_INVALID")
         session = f"session-{next(self._tickets)}"
@@ -189,7 +189,7 @@ class Store:
         return session
 
     def mount(self, name: str, digest: str, from_name: str) -> bool:
-        """Whether the blob was there to be mounted, and now is here."""
+        """Mount a blob; return True if it existed and is now in the repository."""
         data = self.repositories.get(from_name, Repository()).blobs.get(_valid(digest))
         if data is None:
             return False
@@ -197,7 +197,7 @@ class Store:
         return True
 
     def location(self, session: str) -> str:
-        """Where to go on with an upload; the query belongs to it."""
+        """Return the location of the next request of an upload, including its query."""
         state = f"ticket-{next(self._tickets)}"
         self.sessions[session].states.add(state)
         return f"/v2/{self.sessions[session].repository}/blobs/uploads/{session}?_state={state}"
@@ -211,7 +211,7 @@ class Store:
         return found
 
     def append(self, session: Session, content_range: str, length: int | None, data: bytes) -> None:
-        """A chunk; 416 where it does not begin at the end of what is there, or does not say so."""
+        """Append a chunk; 416 if it does not begin at the end of the content, or does not state a range."""
         if content_range:
             match = _RANGE.fullmatch(content_range)
             if match is None:
@@ -226,7 +226,7 @@ class Store:
         session.data += data
 
     def finish(self, name: str, session: str, digest: str, data: bytes) -> None:
-        """The end of an upload, with its last bytes; as at docker-registry, another digest does not end it."""
+        """End an upload, with its last bytes. As in docker-registry, a wrong digest does not end it."""
         under_way = self.sessions[session]
         under_way.data += data
         content = bytes(under_way.data)
@@ -238,7 +238,7 @@ class Store:
             blobs[digest] = content
 
     def put_manifest(self, name: str, reference: str, media_type: str, body: bytes) -> str:
-        """Take a manifest if all that it names is here; its digest."""
+        """Store a manifest if all its parts exist; return its digest."""
         if NAME.fullmatch(name) is None:
             raise RefusalError(400, "NAME_INVALID")
         digest = digest_of(body)
@@ -266,7 +266,7 @@ class Store:
 
 
 def subject_of(body: bytes) -> str:
-    """The digest of the manifest that this one refers to, empty if there is none; it need not be there."""
+    """Return the digest of the manifest that this one refers to, empty if there is none; it need not exist."""
     return str((json.loads(body).get("subject") or {}).get("digest", ""))
 
 

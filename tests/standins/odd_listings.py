@@ -1,4 +1,4 @@
-"""S3 listings with odd entries: hooks for :class:`tests.standins.s3.S3Server`."""
+"""S3 listings with invalid entries: hooks for :class:`tests.standins.s3.S3Server`."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def empty(_entry: str) -> str:
 
 
 def spoiling(server: S3Server, bucket: str, key: str, spoil: Spoil) -> Hook:
-    """Return a hook after which listings of a bucket have an odd entry in the place of an object's."""
+    """Return a hook after which listings of a bucket have an invalid entry in place of an object's."""
 
     def hook(method: str, asked: str, path: str, query: Mapping[str, str]) -> Answer | None:
         if method != "GET" or asked != bucket or path or "list-type" not in query:

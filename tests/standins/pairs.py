@@ -1,4 +1,4 @@
-"""Two registries, as most of the work here needs them: ``prod`` is copied from, ``dr`` to."""
+"""Pairs of registries for copies from ``prod`` to ``dr``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class RegistryPair:
 
 @dataclass(frozen=True, slots=True)
 class TokenRegistryPair:
-    """Two registries that want tokens, each with a token server of its own that knows ``TOKEN_USERS``."""
+    """Two registries that require tokens, each with a separate token server that knows ``TOKEN_USERS``."""
 
     prod: Registry
     dr: Registry

@@ -1,4 +1,4 @@
-"""Programs of Debian's that some tests and examples run; the one place that says when one is absent."""
+"""Debian programs that some tests and examples run; the only module that reports an absent one."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PACKAGES: Final = {
 
 
 class ProgramAbsentError(RuntimeError):
-    """A program is not installed; the text says how to get it."""
+    """A program is not installed; the text names its package."""
 
 
 def program(name: str) -> str:
-    """The path of a program; ProgramAbsentError if it is not installed."""
+    """Return the path of a program; ProgramAbsentError if it is not installed."""
     # sbin is where Debian has servers, and not on every user's PATH
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
@@ -31,7 +31,7 @@ def program(name: str) -> str:
 
 
 def needs(*names: str) -> None:
-    """In a test or fixture: skip if a program is absent. Where CI=true that is a failure, since CI has them all."""
+    """Skip a test or fixture if a program is absent. With CI=true, fail, since CI has them all."""
     for name in names:
         try:
             program(name)
@@ -41,7 +41,7 @@ def needs(*names: str) -> None:
 
 @contextmanager
 def needing(name: str) -> Iterator[None]:
-    """Where what is inside turns out to need a program that is absent, that is said as everywhere."""
+    """Skip or fail in the same way if the block needs an absent program."""
     try:
         yield
     except ProgramAbsentError:
@@ -50,13 +50,13 @@ def needing(name: str) -> Iterator[None]:
 
 
 def needs_root(to_do: str) -> None:
-    """The same where only root may do something."""
+    """Skip or fail in the same way unless the user is root."""
     if os.geteuid() != 0:
         _leave_out(f"only root may {to_do}")
 
 
 def wants(path: str | None, how: str) -> str:
-    """The same for a program that CI may lack, too; ``how`` says how to get it."""
+    """Skip if a program that CI may lack too is absent; ``how`` describes how to get it."""
     if path is None:
         _leave_out(how, ci_has_it=False)
     assert path is not None

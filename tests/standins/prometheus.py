@@ -1,4 +1,4 @@
-"""A real Prometheus that has stored what a page of metrics said at several times.
+"""A real Prometheus that has stored pages of metrics from several times.
 
 with Prometheus(folder, {60.0: first, 120.0: second}) as prometheus:
     prometheus.query("increase(syncline_items_total[1h])", 120.0)

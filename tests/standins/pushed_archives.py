@@ -1,4 +1,4 @@
-"""Archives pushed to a repository of a real registry, as the kind does it."""
+"""Archives pushed to a repository of a real registry by the kind's code."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Place:
         self.memory = ProcessFacts()
 
     def push(self, archive: bytes, image: str = "app") -> str:
-        """Push and tag an image of an archive; its fingerprint, which examining the archive gives, too."""
+        """Push and tag an image of an archive; return its fingerprint, which examining the archive gives, too."""
         push = ImagePusher(self.client, self.repository, KnownLayers(self.memory, self.client), PACE)
         written = push.push(lambda _: [archive], "archive", WantedImage(image, "v1"), ImageProgress())
         assert written is not None

@@ -1,19 +1,19 @@
-"""Quay's API as far as listings need it, in front of a registry or of repositories made up by a test.
+"""Quay's API for listings, in front of a registry or of repositories that a test defines.
 
-Written from Quay's published API and behaviour (https://docs.quay.io/api/ and the project's source). What a client
-has to know of it:
+Written from Quay's published API and behaviour (https://docs.quay.io/api/ and the project's source). Facts for
+clients:
 
 - ``GET /api/v1/repository?namespace=`` lists 100 repositories a page, by age. ``next_page`` is opaque, differs each
   time and is absent at the end. One that is too old or not Quay's own silently means page one. A namespace that does
-  not exist has an empty list. So has a wrong token, where anonymous access is on: whoever is not known is anonymous,
-  and anonymous callers see public repositories, and those only with ``public=true``.
-- ``starred=true`` is answered 400 to whoever is not known, whatever the token's scope.
+  not exist has an empty list. So has a wrong token if anonymous access is on: unknown callers are anonymous,
+  and anonymous callers see only public repositories, and only with ``public=true``.
+- ``starred=true`` gets 400 for unknown callers, with a token of any scope.
 - ``GET /api/v1/repository/{namespace/name}/tag/?limit=&page=&onlyActiveTags=`` lists the youngest tags first. A
-  ``limit`` over 100 means 100, none means 50. Without ``onlyActiveTags`` the tags' history comes with them.
+  ``limit`` over 100 means 100, none means 50. Without ``onlyActiveTags`` it includes the tags' history.
 - Robots are for the registry: their Basic credentials are ignored here, which makes them anonymous.
 - ``page`` counts rows: a push while someone reads moves a tag to the next page, a deletion hides one.
 
-Besides, paths below ``/-/`` steer the stand-in from another process: ``GET`` and ``DELETE /-/counts``,
+Paths below ``/-/`` control the stand-in from another process: ``GET`` and ``DELETE /-/counts``,
 ``POST /-/refresh``, ``POST /-/events`` (the registry's notifications), ``POST /-/webhook`` (an address as the body).
 """
 
@@ -54,7 +54,7 @@ class QuayServer:
     """Runs in a thread of this process, or as a process by ``python -m tests.standins.quay``.
 
     ``token`` may read every namespace; ``tokens`` adds others with the namespaces each may read. ``anonymous`` is
-    Quay's setting of that name. ``webhook`` gets a notification for every push learnt from the registry.
+    Quay's setting of that name. ``webhook`` gets a notification for every push that the registry reports.
     ``counts`` has the requests so far by kind: ``repositories``, ``starred``, ``tags``, ``other``.
     """
 
@@ -94,7 +94,7 @@ class QuayServer:
 
     @property
     def events_url(self) -> str:
-        """Where the registry behind is to send its notifications."""
+        """The address to which the registry behind it sends its notifications."""
         return f"{self.url}/-/events"
 
     def start(self) -> Self:
@@ -112,14 +112,14 @@ class QuayServer:
         self.stop()
 
     def put(self, repository: str, tags: Mapping[str, Tag | str], *, state: str | None = None) -> None:
-        """Point tags at manifests (by digest, or as :class:`Tag`); creates the repository if there is none."""
+        """Point tags at manifests (by digest, or as :class:`Tag`); create the repository if it does not exist."""
         with self._changing() as store:
             store.put(repository, {n: Tag(t, 1000) if isinstance(t, str) else t for n, t in tags.items()})
         if state is not None:
             self.set(repository, state=state)
 
     def set(self, repository: str, *, state: str | None = None, public: bool | None = None) -> None:
-        """Change a repository's state (``NORMAL``, ``READ_ONLY``, ``MIRROR``, ...) or whether all may read it."""
+        """Change a repository's state (``NORMAL``, ``READ_ONLY``, ``MIRROR``, ...) or its public visibility."""
         with self._changing() as store:
             entry = store.repository(repository)
             assert state is None or state in STATES, state
@@ -135,7 +135,7 @@ class QuayServer:
                 del store.repositories[repository]
 
     def refresh(self) -> int:
-        """Learn everything the registry behind holds now; the number of tags."""
+        """Read the complete content of the registry behind it; return the number of tags."""
         assert self.source is not None, "there is no registry behind"
         found = self.source.look()
         with self._changing() as store:
@@ -147,7 +147,7 @@ class QuayServer:
         return sum(map(len, found.values()))
 
     def learn(self, envelope: bytes) -> None:
-        """Take in a notification of the registry behind, and tell the webhook of the pushes in it."""
+        """Process a notification of the registry behind it, and notify the webhook of its pushes."""
         pushed: dict[str, list[str]] = {}
         with self._changing() as store:
             for change in changes(envelope):
@@ -163,7 +163,7 @@ class QuayServer:
                 self._sender.submit(self.push_notification, repository, tags)
 
     def push_notification(self, repository: str, tags: list[str], url: str | None = None) -> int:
-        """Send Quay's webhook for a push; the status it was answered with, 0 if it was not."""
+        """Send Quay's webhook for a push; return the response's status, 0 if there was none."""
         address = url or self.webhook
         assert address is not None, "there is no webhook"
         namespace, _, name = repository.partition("/")
@@ -180,17 +180,17 @@ class QuayServer:
         return status
 
     def expire_page_tokens(self) -> None:
-        """Make every ``next_page`` given out so far a stale one."""
+        """Make every ``next_page`` issued so far stale."""
         self._pages = Fernet(Fernet.generate_key())
 
     def say_next(self, kind: str, status: int, body: bytes, content_type: str = "application/json") -> None:
-        """Give this answer to the next request of a kind, instead of the right one; may be called several times."""
+        """Give this response to the next request of a kind, instead of the correct one; may be called several times."""
         with self._lock:
             self._scripted.setdefault(kind, deque()).append(reply(status, body, content_type))
 
     @contextmanager
     def _changing(self) -> Iterator[Store]:
-        """A block that changes the store: alone, and with every answer kept so far forgotten."""
+        """Lock the store for a change, and drop every cached response."""
         with self._lock:
             self._cache.clear()
             yield self._store
@@ -238,7 +238,7 @@ class QuayServer:
         return answer
 
     def _caller(self, authorization: str) -> tuple[bool, Namespaces]:
-        """Whether the caller is known, and the namespaces it may read."""
+        """Return whether the caller is known, and the namespaces it may read."""
         parts = authorization.split()
         if len(parts) == 2 and parts[0].lower() == "bearer" and parts[1] in self._readers:
             return True, self._readers[parts[1]]
@@ -342,7 +342,7 @@ def _post(url: str, body: bytes) -> int:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve until told to end; the first line of output is the address."""
+    """Serve until terminated; the first line of output is the address."""
     parser = argparse.ArgumentParser(prog="python -m tests.standins.quay", description="A stand-in for Quay's API.")
     parser.add_argument("--registry", required=True, help="the registry behind, as http://host:port")
     parser.add_argument("--user", default="", help="name:password for the registry")

@@ -1,4 +1,4 @@
-"""The stand-in for Quay as a process of its own, so that what is measured does not share a processor's time with it."""
+"""The stand-in for Quay as a separate process, so that a measured program does not share its processor time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _ROOT: Final = Path(__file__).parents[2]
 class QuayProcess:
     """Quay's API in front of the registry at ``registry_url``, whose ``user`` is ``name:password`` or empty.
 
-    It knows what the registry held when it started; :meth:`refresh` looks again.
+    It reads the registry's content when it starts; :meth:`refresh` reads it again.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class QuayProcess:
         self.url = ""
 
     def start(self) -> Self:
-        """Run it; returns when it has learnt what the registry holds and answers."""
+        """Start it; return when it has read the registry's content and answers."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.standins.quay", *self._arguments],
             cwd=_ROOT,
@@ -62,22 +62,22 @@ class QuayProcess:
 
     @property
     def events_url(self) -> str:
-        """Where the registry behind is to send its notifications."""
+        """The address to which the registry behind it sends its notifications."""
         return f"{self.url}/-/events"
 
     def counts(self, *, reset: bool = False) -> Counter[str]:
-        """Requests so far by kind; ``reset`` sets them to nothing afterwards."""
+        """Return the number of requests by kind; ``reset`` sets them to zero afterwards."""
         counts = Counter(self._steer("GET", "counts"))
         if reset:
             self._steer("DELETE", "counts")
         return counts
 
     def refresh(self) -> int:
-        """Learn everything the registry behind holds now; the number of tags."""
+        """Read the complete content of the registry behind it; return the number of tags."""
         return int(self._steer("POST", "refresh")["tags"])
 
     def send_pushes_to(self, url: str) -> None:
-        """Send a notification of every push that the registry tells of to ``url``."""
+        """Send a notification of every push that the registry reports to ``url``."""
         self._steer("POST", "webhook", url.encode())
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""How the stand-in for Quay learns what the registry behind it holds: by asking it, or from its notifications."""
+"""The content of the registry behind the stand-in for Quay, from requests or from its notifications."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ _NEXT: Final = re.compile(r'<([^>]+)>;\s*rel="?next"?')
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A registry: its address, who may read it, and the certificate to trust in PEM form."""
+    """A registry: its address, its readers' credentials, and the certificate to trust in PEM form."""
 
     url: str
     authorization: Authorization | None = None
     ca: str | None = None
 
     def look(self) -> dict[str, dict[str, Tag]]:
-        """Everything it holds: repository -> tag -> what the tag points at."""
+        """Return its content: repository -> tag -> the tag's manifest."""
         with _Reader(self) as reader:
             return {name: dict(reader.tags(name)) for name in list(reader.repositories())}
 
 
 class _Reader:
-    """One connection to the registry, kept open."""
+    """A persistent connection to the registry."""
 
     def __init__(self, source: Source) -> None:
         self._authorization = source.authorization
@@ -92,7 +92,7 @@ class _Reader:
 
 
 def tag_of(digest: str, media_type: str, references: Iterable[Mapping[str, Any]]) -> Tag:
-    """A tag as Quay would show it, from the descriptors its manifest refers to."""
+    """Return a tag as Quay would show it, from the descriptors in its manifest."""
     if media_type in _LISTS:
         return Tag(digest, None, is_list=True)
     layers = (r for r in references if _CONFIG.fullmatch(r.get("mediaType", "")) is None)
@@ -101,7 +101,7 @@ def tag_of(digest: str, media_type: str, references: Iterable[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a notification of the registry says: ``tag`` is None where only a manifest by its digest is gone."""
+    """A change in a registry's notification: ``tag`` is None if only a manifest was deleted by digest."""
 
     repository: str
     tag: str | None
@@ -110,7 +110,7 @@ class Change:
 
 
 def changes(envelope: bytes) -> Iterator[Change]:
-    """The pushes of tags and the deletions in a notification, in its order.
+    """Yield the pushes of tags and the deletions in a notification, in order.
 
     https://distribution.github.io/distribution/about/notifications/
     """

@@ -1,4 +1,4 @@
-"""What the stand-in for Quay knows: repositories with their states, and tags with their history."""
+"""The content of the stand-in for Quay: repositories with their states, and tags with their history."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATES: Final = ("NORMAL", "READ_ONLY", "MIRROR", "ORG_MIRROR", "MARKED_FOR_DELE
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """``size`` is that of the layers as they are stored, in bytes; None for an index."""
+    """``size`` is that of the stored layers, in bytes; None for an index."""
 
     digest: str
     size: int | None = None
@@ -23,7 +23,7 @@ class Tag:
 
 @dataclass(slots=True)
 class _Row:
-    """A tag from when it was pushed to when it was moved or removed; times are Unix milliseconds."""
+    """A tag between its push and its move or removal; times are Unix milliseconds."""
 
     name: str
     tag: Tag
@@ -43,7 +43,7 @@ class _Row:
 
 @dataclass(slots=True)
 class Repository:
-    """``id`` grows by the order of creation, which is the order of listings."""
+    """``id`` grows in the order of creation, which is the order of listings."""
 
     id: int
     name: str
@@ -70,7 +70,7 @@ class Repository:
 
 
 class Store:
-    """All repositories by name. Not safe for threads: whoever uses it from several holds a lock."""
+    """All repositories by name. Not thread-safe: concurrent callers hold a lock."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -78,7 +78,7 @@ class Store:
         self._last = 0
 
     def of_namespace(self, namespace: str, start: int, *, public_only: bool) -> Iterator[Repository]:
-        """Visible repositories from id ``start`` on, oldest first."""
+        """Yield visible repositories from ID ``start`` on, oldest first."""
         for repository in self.repositories.values():  # in order of creation, because ids are never used again
             if repository.id < start or repository.namespace != namespace or repository.state == "MARKED_FOR_DELETION":
                 continue
@@ -86,14 +86,14 @@ class Store:
                 yield repository
 
     def repository(self, name: str) -> Repository:
-        """The repository of that name, created if there was none."""
+        """Return the repository of that name, created if necessary."""
         if name not in self.repositories:
             assert "/" in name, f"{name!r} has no namespace"
             self.repositories[name] = Repository(next(self._ids), name)
         return self.repositories[name]
 
     def put(self, name: str, tags: Mapping[str, Tag]) -> None:
-        """Point tags at manifests, as one push of all of them would; what they pointed at before becomes history."""
+        """Point tags at manifests, as one push of all of them would; previous manifests become history."""
         repository = self.repository(name)
         current = repository.alive()
         now = self._now()
@@ -113,6 +113,6 @@ class Store:
             alive[tag].end = now
 
     def _now(self) -> int:
-        """The time, later than the last one: the order of pushes is the order of listings."""
+        """Return the time, later than the last one: the order of pushes is the order of listings."""
         self._last = max(self._last + 1, time.time_ns() // 1_000_000)
         return self._last

@@ -1,4 +1,4 @@
-"""``rclone serve s3``: an S3 server that nobody here wrote, over a folder, on a port of its own."""
+"""``rclone serve s3``: an independent S3 server over a folder, on a separate port."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _TRIES: Final = 400
 class Rclone:
     """Serves the folders below ``root`` as buckets. Use as a context manager.
 
-    With an ``authority`` it speaks TLS, with a certificate that was signed by it.
+    With an ``authority`` it uses TLS, with a certificate that the authority signed.
     """
 
     def __init__(self, root: Path, *buckets: str, authority: Authority | None = None) -> None:
@@ -57,7 +57,7 @@ class Rclone:
         self._log.close()
 
     def _wait(self) -> str:
-        """The address from the log, once something listens there."""
+        """Return the address from the log, once the server listens there."""
         for _ in range(_TRIES):
             assert self._process.poll() is None, Path(self._log.name).read_text()
             found = re.search(r"https?://127\.0\.0\.1:(\d+)", Path(self._log.name).read_text())

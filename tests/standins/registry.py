@@ -1,9 +1,9 @@
-"""Debian's docker-registry as a process of its own on a loopback port.
+"""Debian's docker-registry as a separate process on a loopback port.
 
     with Registry(auth=Htpasswd({"ann": "secret"})) as registry:
         digest = registry.push_image("org/app", "v1", layers=[b"..."])
 
-Needs the program ``docker-registry`` (ProgramAbsentError says how to get it).
+Needs the program ``docker-registry`` (ProgramAbsentError names its package).
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ _BCRYPT_COST: Final = 4  # the least there is: the registry hashes the password 
 
 
 class Auth(Protocol):
-    """Who may do what at a registry."""
+    """Users of a registry and their permissions."""
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        """The `auth` part of the configuration, its files written to ``folder``."""
+        """Return the `auth` part of the configuration, its files written to ``folder``."""
 
     def authorization(self, scope: str) -> str:
-        """A header value that may do ``scope``, such as ``repository:org/app:pull,push``."""
+        """Return a header value with the permission ``scope``, such as ``repository:org/app:pull,push``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Htpasswd:
-    """Names and passwords; each of them may do everything."""
+    """Names and passwords; each user may do everything."""
 
     users: Mapping[str, str]
 
@@ -79,9 +79,9 @@ class Answer:
 class Registry:
     """One registry. ``host`` (``127.0.0.1:port``) and ``url`` are known once it has started.
 
-    Everything it writes is in ``folder``, which stays if it was given and goes with :meth:`stop` if not.
+    All its files are in ``folder``. :meth:`stop` removes the folder unless it was given.
     ``notify`` is an address that gets Docker Distribution's notifications of pushes, pulls and deletions.
-    ``access_log`` has every request logged, so that they can be counted.
+    ``access_log`` logs every request, so that tests can count them.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class Registry:
 
     @property
     def folder(self) -> Path:
-        """Where its data, configuration and log are."""
+        """The folder of its data, configuration and log."""
         if self._folder is None:
             self._folder = Path(tempfile.mkdtemp(prefix="registry-"))
         return self._folder
@@ -132,7 +132,7 @@ class Registry:
         return self._process.pid if self._process else None
 
     def start(self) -> Self:
-        """Run it, on the port of the last time if there was one; returns when it answers."""
+        """Start it, on the previous port if there was one; return when it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         fixed = self.port != 0
         for _ in range(1 if fixed else 5):
@@ -143,7 +143,7 @@ class Registry:
         raise RuntimeError(f"port {self.port} is taken")
 
     def halt(self) -> None:
-        """End the process; its data stays for the next :meth:`start`."""
+        """Stop the process; its data stays for the next :meth:`start`."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -155,7 +155,7 @@ class Registry:
             process.wait()
 
     def stop(self) -> None:
-        """End the process and remove what it wrote, unless its folder was given."""
+        """Stop the process and remove its files, unless its folder was given."""
         self.halt()
         if self._folder is not None and not self._stays:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -168,17 +168,17 @@ class Registry:
         self.stop()
 
     def log(self) -> str:
-        """What the process has written: errors and, where it is to log them, requests."""
+        """Return the output of the process: errors, and requests if they are logged."""
         return (self.folder / "registry.log").read_text(errors="replace")
 
     def requests_logged(self) -> int:
-        """How many requests it has answered since it started, where it is to log them; those made here left out."""
+        """Return the number of logged requests since the start, without those made here."""
         return len(_ACCESS.findall(self.log()))
 
     def request(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One request with exactly these headers, whatever its answer."""
+        """Send one request with exactly these headers; any status is returned."""
         connection = self._connection(30.0)
         try:
             connection.request(method, path, body, dict(headers or {}))
@@ -190,7 +190,7 @@ class Registry:
     def authorized(
         self, method: str, path: str, body: bytes | None = None, headers: Mapping[str, str] | None = None
     ) -> Answer:
-        """One request with the rights it needs; AssertionError if it fails."""
+        """Send one request with the necessary permissions; AssertionError if it fails."""
         repository = path.removeprefix("/v2/").partition("/blobs/")[0].partition("/manifests/")[0]
         repository = repository.partition("/tags/")[0]
         scope = "registry:catalog:*" if path.startswith("/v2/_catalog") else f"repository:{repository}:pull,push,delete"
@@ -200,7 +200,7 @@ class Registry:
         return answer
 
     def push_blob(self, repository: str, data: bytes) -> str:
-        """Store a blob; its digest."""
+        """Store a blob; return its digest."""
         digest = sha256(data)
         begun = self.authorized("POST", f"/v2/{repository}/blobs/uploads/", b"")
         place = "/" + begun.headers["Location"].removeprefix(self.url).lstrip("/")
@@ -209,12 +209,12 @@ class Registry:
         return digest
 
     def push_manifest(self, repository: str, reference: str, body: bytes, media_type: str = OCI_MANIFEST) -> str:
-        """Store a manifest of exactly these bytes; its digest."""
+        """Store a manifest of exactly these bytes; return its digest."""
         self.authorized("PUT", f"/v2/{repository}/manifests/{reference}", body, {"Content-Type": media_type})
         return sha256(body)
 
     def push_image(self, repository: str, tag: str, layers: Sequence[bytes] = (b"a layer",)) -> str:
-        """Store an image with these layers (not compressed); its digest."""
+        """Store an image with these layers (not compressed); return its digest."""
         rootfs = {"type": "layers", "diff_ids": [sha256(layer) for layer in layers]}
         config = json.dumps({"architecture": "amd64", "os": "linux", "rootfs": rootfs}).encode()
         manifest = {
@@ -235,7 +235,7 @@ class Registry:
         return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=timeout, context=context)
 
     def _run(self) -> bool:
-        """Run the program on ``port``; False if something else has that port."""
+        """Run the program on ``port``; return False if another process has that port."""
         config = self.folder / "config.yml"
         config.write_text(json.dumps(self._settings()))  # JSON is YAML
         with (self.folder / "registry.log").open("wb") as log:
@@ -262,7 +262,7 @@ class Registry:
         raise RuntimeError(f"docker-registry did not answer in {START_LIMIT:.0f} s: {self.log()[-1000:]}")
 
     def _answers(self) -> bool:
-        """Whether this very process answers, not another one on its port."""
+        """Return True if this process answers, not another one on its port."""
         try:
             return self.request("GET", "/v2/").headers.get("X-Instance") == self._name
         except (OSError, http.client.HTTPException):
@@ -295,12 +295,12 @@ class Registry:
 
 
 def sha256(data: bytes) -> str:
-    """The digest of ``data``."""
+    """Return the digest of ``data``."""
     return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """Return a port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -308,7 +308,7 @@ def free_port() -> int:
 
 
 def _bcrypt(password: str) -> str:
-    """A bcrypt hash, by the C library's own: Python's `crypt` is on its way out, and no dependency is worth it.
+    """Return a bcrypt hash by the C library: Python's `crypt` is deprecated, and this does not justify a dependency.
 
     libcrypt is part of every Debian (perl-base and login need it) and has had bcrypt since Debian 10.
     """

@@ -119,7 +119,7 @@ class S3Server:
         metadata: Mapping[str, str] | None = None,
         modified: float | None = None,
     ) -> StoredObject:
-        """Put an object without a request, as somebody else would."""
+        """Put an object without a request, as a foreign writer."""
         with self._lock:
             stored = StoredObject(content, dict(headers or {}), dict(metadata or {}))
             stored.modified = self.clock() if modified is None else modified

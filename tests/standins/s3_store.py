@@ -1,4 +1,4 @@
-"""The objects of the S3 stand-in, and the XML of its answers."""
+"""The objects of the S3 stand-in, and the XML of its responses."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class StoredObject:
 
 @dataclass
 class StoredUpload:
-    """A multipart upload under way; ``parts`` has the content of each by its number."""
+    """A multipart upload in progress; ``parts`` has the content of each by its number."""
 
     bucket: str
     key: str
@@ -78,7 +78,7 @@ def md5(content: bytes) -> str:
 def listing(
     objects: Mapping[str, StoredObject], bucket: str, query: Mapping[str, str], skew: float, largest_page: int
 ) -> bytes | None:
-    """Return the answer of ListObjectsV2; None if a parameter is invalid."""
+    """Return the response of ListObjectsV2; None if a parameter is invalid."""
     prefix, delimiter = query.get("prefix", ""), query.get("delimiter", "")
     limit = query.get("max-keys", "1000")
     coding = query.get("encoding-type")
@@ -137,7 +137,7 @@ def _page(
 
 
 def parts_page(upload: StoredUpload, number: str, marker: int, limit: int, modified: float) -> bytes:
-    """Return the answer of ListParts."""
+    """Return the response of ListParts."""
     numbers = [each for each in sorted(upload.parts) if each > marker]
     shown, more = numbers[:limit], len(numbers) > limit
     rows = "".join(
@@ -155,7 +155,7 @@ def parts_page(upload: StoredUpload, number: str, marker: int, limit: int, modif
 
 
 def access_list(acl: str) -> bytes:
-    """Return the answer of GetObjectAcl for a canned access list."""
+    """Return the response of GetObjectAcl for a canned access list."""
     grantees = [("<ID>owner</ID>", "FULL_CONTROL")]
     if acl == "public-read":
         grantees.append(("<URI>http://acs.amazonaws.com/groups/global/AllUsers</URI>", "READ"))

@@ -1,4 +1,4 @@
-"""Requests to the S3 stand-in and its answers on the wire, and what it refuses whatever its buckets hold."""
+"""Requests to the S3 stand-in and its responses on the wire, and refusals that do not depend on its buckets."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _AMZ_HEADERS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it came. ``target`` is path and query on the wire; header names are in lower case."""
+    """A request as received. ``target`` is path and query on the wire; header names are in lower case."""
 
     operation: str
     method: str
@@ -74,7 +74,7 @@ class Asked:
 
 
 class RefusalError(Exception):
-    """A request that is answered with an S3 error."""
+    """An S3 error in response to a request."""
 
     def __init__(self, status: int, code: str, message: str = "") -> None:
         super().__init__(f"{status} {code}: {message}")
@@ -84,7 +84,7 @@ class RefusalError(Exception):
 
 
 def operation_of(method: str, key: str, query: Mapping[str, str], headers: Mapping[str, str]) -> str:
-    """Return the name of the operation that a request is for."""
+    """Return the name of a request's operation."""
     optional = {name for names in _OPTIONAL.values() for name in names}
     name = _OPERATIONS.get((method, key != "", frozenset(query) - optional))
     if name is None or not set(query) & optional <= _OPTIONAL.get(name, set()):
@@ -98,7 +98,7 @@ def operation_of(method: str, key: str, query: Mapping[str, str], headers: Mappi
 
 
 def check(asked: Asked) -> None:
-    """Refuse a request that no client may send: not signed as it says, or with headers that are not known."""
+    """Refuse an invalid request: with a wrong signature or unknown headers."""
     headers = asked.headers
     form = r"AWS4-HMAC-SHA256 Credential=([^/]+)/\d{8}/[^/]+/s3/aws4_request, SignedHeaders=([a-z0-9;-]+), Signature=[0-9a-f]{64}"
     signed = re.fullmatch(form, headers.get("authorization", ""))
@@ -122,7 +122,7 @@ def check(asked: Asked) -> None:
 
 
 def byte_range(text: str, size: int) -> tuple[int, int]:
-    """Return the first byte of a range and the one behind its last."""
+    """Return the first byte of a range and the one after its last."""
     found = re.fullmatch(r"bytes=([0-9]+)-([0-9]*)", text)
     if found is None or (found[2] and int(found[2]) < int(found[1])):
         raise RefusalError(400, "InvalidArgument", f"Range: {text}")

@@ -1,8 +1,8 @@
-"""Archives of images as Docker of all ages and others write them, made up of given layers.
+"""Archives of images in the formats of all Docker versions and of other programs, with given layers.
 
-What this machine's own Docker and skopeo write is tested with them; here are the forms of versions that are not to be
-had any more, member by member as those versions wrote them (moby's image/tarexport/save.go of 1.9, 20.10 and 25.0,
-containerd's images/archive/exporter.go).
+Other tests use archives that this machine's Docker and skopeo write. This module has the formats of versions that are
+no longer available, member by member as those versions wrote them (moby's image/tarexport/save.go of 1.9, 20.10 and
+25.0, containerd's images/archive/exporter.go).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ def sha(data: bytes) -> str:
 
 
 def layer(files: Mapping[str, bytes]) -> bytes:
-    """A layer's tar."""
+    """Return a layer's tar."""
     return tar([(name, content) for name, content in files.items()])
 
 
 def tar(entries: Iterable[Entry]) -> bytes:
-    """A tar archive; a TarInfo stands for itself, without content."""
+    """Return a tar archive; a TarInfo is added unchanged, without content."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
         for name, content in entries:
@@ -62,7 +62,7 @@ def folder() -> tarfile.TarInfo:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """An image to be saved: its layers' tars, bottom first, and its name."""
+    """An image to save: its layers' tars, bottom first, and its name."""
 
     layers: Sequence[bytes]
     name: str = "app:v1"
@@ -83,7 +83,7 @@ class Image:
 
 
 def before_1_10(image: Image, created: str = "2015-11-10T10:00:00Z") -> bytes:
-    """As Docker 1.9 wrote it: no manifest.json, no config."""
+    """Return the format of Docker 1.9: no manifest.json, no config."""
     entries: list[Entry] = []
     parent = ""
     for number, content in enumerate(image.layers):
@@ -107,7 +107,7 @@ def before_1_10(image: Image, created: str = "2015-11-10T10:00:00Z") -> bytes:
 
 
 def until_24(*images: Image) -> bytes:
-    """As Docker 1.10 to 24 wrote it: configs and manifest.json after the layers, equal layers as symlinks."""
+    """Return the format of Docker 1.10 to 24: configs and manifest.json after the layers, equal layers as symlinks."""
     entries: list[Entry] = []
     manifest: list[dict[str, Any]] = []
     repositories: dict[str, dict[str, str]] = {}
@@ -137,7 +137,7 @@ def until_24(*images: Image) -> bytes:
 
 
 def since_25(*images: Image) -> bytes:
-    """As Docker since 25 writes it: an OCI layout of layers as they are, and manifest.json beside it."""
+    """Return the format since Docker 25: an OCI layout of the unchanged layers, and manifest.json beside it."""
     blobs: dict[str, bytes] = {}
     saved: list[dict[str, Any]] = []
     index: list[dict[str, Any]] = []
@@ -173,7 +173,7 @@ def since_25(*images: Image) -> bytes:
 
 
 def layout_of(image: Image, backwards: bool) -> bytes:
-    """As :func:`since_25`, but for the order of its members: that of the layers, or the other way round."""
+    """Return the format of :func:`since_25` with its members in the order of the layers, or the reverse."""
     whole = since_25(image)
     names = [f"blobs/sha256/{sha(content)}" for content in image.layers]
     with tarfile.open(fileobj=io.BytesIO(whole)) as archive:
@@ -187,7 +187,7 @@ def layout_of(image: Image, backwards: bool) -> bytes:
 
 
 def containerd(images: Sequence[Image], *, absent: Sequence[str] = ()) -> bytes:
-    """As Docker with containerd's store writes an image of several platforms, those in ``absent`` without content."""
+    """Return containerd's format of an image of several platforms, those in ``absent`` without content."""
     blobs: dict[str, bytes] = {}
     children: list[dict[str, Any]] = []
     saved: list[dict[str, Any]] = []
@@ -232,7 +232,7 @@ def containerd(images: Sequence[Image], *, absent: Sequence[str] = ()) -> bytes:
 
 
 def layout(blobs: Mapping[str, bytes], index: Sequence[Any], more: Mapping[str, bytes] | None = None) -> bytes:
-    """An OCI layout in a tar, its blobs by name before its descriptions, as all of them write it."""
+    """Return an OCI layout in a tar, with blobs by name before the descriptions."""
     entries: list[Entry] = [("blobs/", folder()), ("blobs/sha256/", folder())]
     entries += [(f"blobs/sha256/{digest}", blobs[digest]) for digest in sorted(blobs)]
     entries.append(("index.json", _json({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": list(index)})))

@@ -1,8 +1,8 @@
-"""Replicas of a key store whose answers are scripted, for the faults that real ones do not show on demand.
+"""Replicas of a key store with scripted responses, for faults that real ones do not show on demand.
 
-    gateway = ScriptedGateway(3, {0: Fault.MUTE})   # stands where `Replicas` does
+    gateway = ScriptedGateway(3, {0: Fault.MUTE})   # replaces `Replicas`
 
-A write reaches the peers before it is answered and a deletion does not, so that nobody has to wait.
+A write reaches the peers before its response and a deletion does not, so that tests need not wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PORT = 8443
 
 
 class Fault(enum.Enum):
-    """What a replica does wrong. The values are how the documentation calls it."""
+    """A fault of a replica. The values are the names in the documentation."""
 
     SAYS_YES = "answers 200 to everything"
     SAYS_NO = "answers 401 to everything"
@@ -46,7 +46,7 @@ class ScriptedGateway:
         self._read: set[tuple[int, str]] = set()
 
     def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
-        """Answer at once; called as :meth:`Replicas.ask` is."""
+        """Return a response at once; has the signature of :meth:`Replicas.send`."""
         method, path, _ = request.decode().split("\r\n")[0].split(" ")
         number = int(address[0].rpartition(".")[2])
         self.asked.append((number, method, path))
@@ -60,11 +60,11 @@ class ScriptedGateway:
         return self
 
     def cancel(self) -> None:
-        """Called as :meth:`Exchange.cancel` is."""
+        """Has the signature of :meth:`ReplicaRequest.cancel`."""
 
     @property
     def writers(self) -> list[int]:
-        """The replicas that were written through, in order."""
+        """Replicas that received a write from a client, in order."""
         return [number for number, method, _ in self.asked if method == "PUT"]
 
     def _answer(self, number: int, fault: Fault | None, method: str, key: str) -> int:

@@ -1,9 +1,10 @@
-"""A token server as the Docker token specification has it, for registries that trust one.
+"""A token server by the Docker token specification, for registries that trust one.
 
 The registry answers 401 and names the realm; the client asks ``GET <realm>?service=&scope=&account=`` with Basic
-credentials and gets a JWT whose ``access`` claim is the part of the asked scopes that the user has a right to: that
-it is less than asked is no error here. The registry knows the signing certificate and checks all else by itself.
-https://distribution.github.io/distribution/spec/auth/token/ and https://distribution.github.io/distribution/spec/auth/jwt/
+credentials and gets a JWT whose ``access`` claim is the part of the asked scopes that the user has a right to: fewer
+permissions than requested are not an error. The registry knows the signing certificate and checks everything else
+itself. https://distribution.github.io/distribution/spec/auth/token/ and
+https://distribution.github.io/distribution/spec/auth/jwt/
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _SCOPE: Final = re.compile(
 class User:
     """``rights`` maps patterns of repository names (``*`` crosses slashes) to actions such as ``pull,push``.
 
-    The first pattern that matches decides. ``catalog`` says whether the user may list all repositories.
+    The first pattern that matches decides. With ``catalog`` the user may list all repositories.
     """
 
     password: str
@@ -62,7 +63,7 @@ NOBODY: Final = User("", {}, catalog=False)
 
 @dataclass(frozen=True, slots=True)
 class TokenRequest:
-    """A request that was answered: ``account`` is empty for an anonymous one."""
+    """An answered request: ``account`` is empty for an anonymous one."""
 
     account: str
     scopes: tuple[str, ...]
@@ -70,7 +71,7 @@ class TokenRequest:
 
 
 class TokenServer:
-    """Runs in a thread of this process. What :meth:`start` does not need may be changed while it runs.
+    """Runs in a thread of this process. Attributes that :meth:`start` does not read may be changed while it runs.
 
     ``lifetime`` is in seconds. docker-registry accepts a token 60 s longer than it says; with ``exact_expiry`` the
     token itself says so much less, so that the registry refuses it when ``lifetime`` is over (`expires_in` stays
@@ -102,7 +103,7 @@ class TokenServer:
 
     @property
     def realm(self) -> str:
-        """The address where tokens are to be had."""
+        """The address that issues tokens."""
         port = self._server.port if self._server else 0
         return f"{'https' if self._tls else 'http'}://127.0.0.1:{port}/token"
 
@@ -116,21 +117,21 @@ class TokenServer:
             self._server.stop()
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        """The `auth` part of a registry's configuration, its files written to ``folder``."""
+        """Return the `auth` part of a registry's configuration, its files written to ``folder``."""
         bundle = folder / "token.pem"
         bundle.write_text(self._signer.certificate_pem)
         token = {"realm": self.realm, "service": self.service, "issuer": self.issuer, "rootcertbundle": str(bundle)}
         return {"token": token}
 
     def authorization(self, scope: str) -> str:
-        """A header value that may do all of ``scope``, for seeding and checking behind the product's back."""
+        """Return a header value with all of ``scope``, to seed and check without the product."""
         match = _SCOPE.fullmatch(scope)
         assert match is not None, scope
         access = {"type": match["type"], "name": match["name"], "actions": match["actions"].split(",")}
         return f"Bearer {self.sign('seeding', [access])}"
 
     def sign(self, subject: str, access: Sequence[Mapping[str, Any]], **claims: Any) -> str:
-        """A token; ``claims`` replace those a right one has (``exp``, ``aud``, ...)."""
+        """Return a token; ``claims`` replace those of a valid one (``exp``, ``aud``, ...)."""
         now = int(time.time())
         leeway = REGISTRY_LEEWAY if self.exact_expiry else 0
         usual = {
@@ -186,7 +187,7 @@ class TokenServer:
         return json_reply(value)
 
     def _account(self, authorization: str) -> str | None:
-        """The name that the credentials prove, empty without any, None if they are wrong."""
+        """Return the name in the credentials, empty without any, None if they are wrong."""
         if not authorization:
             return ""
         scheme, _, encoded = authorization.partition(" ")
@@ -205,7 +206,7 @@ def _error(status: int, words: str, **headers: str) -> Reply:
 
 
 class _Signer:
-    """Signs claims; the header says with which key, as a certificate (x5c) or by its fingerprint (kid)."""
+    """Signs claims; the header names the key, by a certificate (x5c) or its fingerprint (kid)."""
 
     def __init__(self, algorithm: Literal["ES256", "RS256"], key_header: Literal["x5c", "kid"]) -> None:
         self._key: PrivateKey = (
@@ -229,7 +230,7 @@ class _Signer:
 
 
 def _fingerprint(key: PrivateKey) -> str:
-    """The key's id in the form docker-registry knows it by: 240 bits of a sha256 in twelve groups of base32."""
+    """Return docker-registry's ID of the key: 240 bits of a sha256 in twelve groups of base32."""
     public = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     text = base64.b32encode(hashlib.sha256(public).digest()[:30]).decode()
     return ":".join(text[i : i + 4] for i in range(0, 48, 4))
