@@ -104,7 +104,7 @@ class Steps(Rig):
             self.event_store,
             sources_of,
             self._config,
-            lambda _sync, event: self.kind.changed_groups(event),
+            lambda _sync: self.kind.changed_groups,
             self.queues,
             clock.time,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -44,14 +45,15 @@ def starts(steps: Steps) -> list[tuple[Start, float]]:
 
 def refuse(steps: Steps, code: CodeName, *names: str) -> None:
     """Let syncs not be told of events, for an error with this code."""
-    read = steps.gatherer.changed_groups
+    given = steps.gatherer.reader
 
-    def changed_groups(sync: Sync, event: object) -> tuple[str, ...]:
-        if sync.name in names:
-            raise SynclineError(code, "it is so")
-        return read(sync, event)
+    def reader(sync: Sync) -> Callable[[object], tuple[str, ...]]:
+        return refused if sync.name in names else given(sync)
 
-    object.__setattr__(steps.gatherer, "changed_groups", changed_groups)
+    def refused(_event: object) -> tuple[str, ...]:
+        raise SynclineError(code, "it is so")
+
+    object.__setattr__(steps.gatherer, "reader", reader)
 
 
 class TestGather:

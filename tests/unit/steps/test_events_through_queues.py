@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -137,15 +137,15 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, scann
 @pytest.fixture
 def missing(steps: Steps) -> set[str]:
     """The syncs of which a secret is missing; at first it is one of two that hear of the same source."""
-    gone, read = {"another"}, steps.gatherer.changed_groups
+    gone, given = {"another"}, steps.gatherer.reader
     steps.event_store.subscribe("another", ["made.up"])
 
-    def changed_groups(sync: Sync, event: object) -> tuple[str, ...]:
+    def reader(sync: Sync) -> Callable[[object], tuple[str, ...]]:
         if sync.name in gone:
             raise SynclineError("SECRET_MISSING", "it is gone")
-        return read(sync, event)
+        return given(sync)
 
-    object.__setattr__(steps.gatherer, "changed_groups", changed_groups)
+    object.__setattr__(steps.gatherer, "reader", reader)
     return gone
 
 

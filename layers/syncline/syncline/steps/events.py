@@ -25,14 +25,14 @@ class EventGatherer:
     """Notes events for the syncs that subscribe to their sources, and claims scans of what was noted.
 
     `sources` returns the names of the sources of an event, given its body; it raises MESSAGE_INVALID if the body is no
-    event of any kind. `changed_groups` returns the groups of a sync that an event names; it raises MESSAGE_INVALID if the
-    sync cannot read it.
+    event of any kind. `reader` returns the function that reads an event for a sync: it returns the groups that the event
+    names, and raises MESSAGE_INVALID if the sync cannot read it.
     """
 
     event_store: EventStore
     sources: Callable[[object], tuple[str, ...]]
     config: Callable[[str], Sync]
-    changed_groups: Callable[[Sync, object], tuple[str, ...]]
+    reader: Callable[[Sync], Callable[[object], tuple[str, ...]]]
     queues: Queues
     clock: Callable[[], float]
 
@@ -80,10 +80,10 @@ class EventGatherer:
         sync = self.config(name)
         if not sync.enabled:
             return set()
-        groups, refused = set[str](), set[str]()
+        changed_groups, groups, refused = self.reader(sync), set[str](), set[str]()
         for message_id, body in events:
             try:
-                groups |= set(self.changed_groups(sync, body))
+                groups |= set(changed_groups(body))
             except SynclineError as error:
                 if error.code.name != "MESSAGE_INVALID":
                     raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module
@@ -93,11 +93,11 @@ def worker(step: Step) -> Worker:
 def gatherer(syncs: Syncs, event_store: EventStore, engine: StepEngine) -> EventGatherer:
     """Return the reader of the events that sources send."""
 
-    def changed_groups(sync: Sync, event: object) -> tuple[str, ...]:
-        syncs.kind(sync.name)  # an event is put off while a secret of the sync is missing
-        return changed_groups_of(sync, event, engine.clock())
+    def reader(sync: Sync) -> Callable[[object], tuple[str, ...]]:
+        syncs.kind(sync.name)  # events are put off while a secret of the sync is missing
+        return lambda event: changed_groups_of(sync, event, engine.clock())
 
-    return EventGatherer(event_store, _sources, syncs.config, changed_groups, engine.queues, engine.clock)
+    return EventGatherer(event_store, _sources, syncs.config, reader, engine.queues, engine.clock)
 
 
 def _sources(body: object) -> tuple[str, ...]:

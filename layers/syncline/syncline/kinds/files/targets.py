@@ -7,7 +7,6 @@ any other target the caller reads the target directly before it writes.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
@@ -16,6 +15,7 @@ from syncline.clients.http.listings import OnInvalid, refuse
 from syncline.clients.s3.client import Bucket, ObjectStream
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition
 from syncline.clients.s3.xml import ListedObject
+from syncline.config.values import folded
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import UNSTATED
 
@@ -220,11 +220,6 @@ def other_name(target: Target, path: str, existing: TargetFile) -> str | None:
 def collides(target: Target, path: str, other: str) -> SynclineError:
     """Return the error for two paths that the target does not distinguish."""
     return SynclineError("PATH_COLLIDES", f"{path!r} and {other!r} are one path at {target.name}")
-
-
-def folded(text: str) -> str:
-    """Return a name without the differences in case and Unicode form that some targets ignore."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
 
 
 def folder_of(path: str) -> str:

@@ -14,6 +14,7 @@ from typing import Final
 
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import ObjectHead, fingerprint
+from syncline.config.values import folded
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
@@ -28,7 +29,6 @@ from syncline.kinds.files.targets import (
     UnfinishedPut,
     check_written,
     collides,
-    folded,
     other_name,
 )
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from syncline.config.values import folded
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import UNSTATED, Records, RemovedRecord, Row, Task
-from syncline.kinds.files.targets import Target, TargetFile, folded, other_name
+from syncline.kinds.files.targets import Target, TargetFile, other_name
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
