@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import gzip
+import os
+import resource
 import socket
 import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from syncline.clients.http import transfer
 from syncline.clients.http.addresses import Address
 from syncline.clients.http.client import Http
 from syncline.clients.http.transfer import MAX_POOLS, ChannelPool, pool_for
@@ -159,3 +164,20 @@ def test_many_hosts_take_little_memory() -> None:
         pool(number)
     gc.collect()
     assert known() is None, "the pool that was made first is gone"
+
+
+def test_a_socket_beyond_the_limit_of_select(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait ends when a response arrives on a descriptor that ``select(2)`` does not take, 1024 or more."""
+    monkeypatch.setattr(transfer, "POLL_INTERVAL", 3600.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip(f"this machine allows {hard} descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    channel = transfer.Channel("http", None)  # libcurl's own descriptors are small
+    monkeypatch.setattr(transfer, "Channel", lambda *_: channel)
+    with contextlib.ExitStack() as stack:
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while stack.enter_context(Path(os.devnull).open()).fileno() < 1024:
+            pass
+        server = stack.enter_context(raw(BODY))
+        assert http.request("GET", f"{server.url}/a", timeout=3.0).body == b"fine"

@@ -113,9 +113,12 @@ class SlowChannel(transfer.Channel):
         self.easy.setopt(pycurl.OPENSOCKETFUNCTION, lambda *_: slow.client)
 
     def wait(self, seconds: float) -> float:
-        if self.multi.timeout() == 0:
+        self.poll(0)
+        if self._ready or self.multi.timeout() == 0:
             return 0.0
-        return self._slow.wait(min(seconds, transfer.POLL_INTERVAL))
+        waited = self._slow.wait(min(seconds, transfer.POLL_INTERVAL))
+        self.poll(0)
+        return waited
 
 
 Connect = Callable[[SlowServer], str]

@@ -11,14 +11,17 @@ addresses before connecting, of header names and values, and of the announced le
 from __future__ import annotations
 
 import re
+import select
 import socket
 import ssl
 import threading
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import lru_cache
-from time import monotonic, sleep
+from math import ceil
+from time import monotonic
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -35,10 +38,9 @@ POOL_SIZE: Final = 32  # idle channels kept per server; more may be in use, the 
 MAX_POOLS: Final = 64  # servers; the oldest pool is dropped
 MAX_CONNECTION_AGE: Final = 300  # seconds; a new connection resolves the name again
 POLL_INTERVAL: Final = 1.0  # seconds after which a wait checks for a halt
-_RECEIVE_BUFFER: Final = 64 * 1024  # bytes that libcurl reads at once; one call reads up to ten times as much
+_RECEIVE_BUFFER: Final = 32 * 1024  # bytes that libcurl reads at once; one call reads up to twenty times as much
 _SEND_BUFFER: Final = 256 * 1024  # bytes that libcurl requests from a streamed body at once
 _IN_MEMORY: Final = 64 * 1024  # bytes; a body up to this size is sent together with the head
-_NO_SOCKET: Final = 0.002  # seconds; libcurl has no socket to wait for while it resolves a name
 _TARGET: Final = re.compile(r"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(rf"(?m)^({_TOKEN.pattern}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
@@ -88,12 +90,15 @@ class Headers(Mapping[str, str]):
 class Channel:
     """A libcurl handle that keeps a connection to one server. Used by one thread at a time."""
 
-    __slots__ = ("_plain", "easy", "multi", "refused")
+    __slots__ = ("_plain", "_poll", "_ready", "easy", "multi", "refused")
 
     def __init__(self, scheme: str, ca: str | None) -> None:
         self.refused = ""  # the resolved address that is_refused() rejected
         self._plain = True
+        self._poll = select.poll()  # select(2), which CurlMulti.select() calls, ignores descriptors from 1024
+        self._ready: list[tuple[int, int]] = []  # descriptors and what libcurl can do with them
         self.multi = pycurl.CurlMulti()
+        self.multi.setopt(pycurl.M_SOCKETFUNCTION, self._watch)
         self.easy = easy = pycurl.Curl()
         easy.setopt(pycurl.NOSIGNAL, 1)
         easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
@@ -133,8 +138,18 @@ class Channel:
                 easy.setopt(pycurl.READFUNCTION, body.give)
         self._plain = plain
         self.refused = ""
+        self._ready.clear()
         self.multi.add_handle(easy)
         return lines, chunks
+
+    def perform(self) -> bool:
+        """Send and receive what the last wait found ready; return False once the request has ended."""
+        ready = self._ready or [(pycurl.SOCKET_TIMEOUT, 0)]
+        self._ready = []
+        running = 1
+        for descriptor, events in ready:
+            running = self.multi.socket_action(descriptor, events)[1]
+        return bool(running)
 
     def stop(self) -> None:
         """End the request. The connection is closed unless the response is complete."""
@@ -148,10 +163,24 @@ class Channel:
         if timer == 0:
             return 0.0
         began = monotonic()
-        seconds = min(seconds, POLL_INTERVAL, timer / 1000 if timer > 0 else POLL_INTERVAL)
-        if self.multi.select(seconds) < 0:
-            sleep(min(seconds, _NO_SOCKET))
+        seconds = min(seconds, POLL_INTERVAL)
+        self.poll(min(seconds * 1000, timer) if timer > 0 else seconds * 1000)
         return monotonic() - began
+
+    def poll(self, milliseconds: float) -> None:
+        """Wait until a socket is ready for :meth:`perform`."""
+        for descriptor, events in self._poll.poll(ceil(milliseconds)):
+            can_send = pycurl.CSELECT_OUT if events & select.POLLOUT else 0
+            self._ready.append((descriptor, can_send | (pycurl.CSELECT_IN if events & ~select.POLLOUT else 0)))
+
+    def _watch(self, what: int, descriptor: int, _multi: Any, _data: Any) -> None:
+        """Start or stop to watch a socket for libcurl."""
+        if what == pycurl.POLL_REMOVE:
+            with suppress(KeyError):
+                self._poll.unregister(descriptor)
+            return
+        events = (select.POLLIN if what & pycurl.POLL_IN else 0) | (select.POLLOUT if what & pycurl.POLL_OUT else 0)
+        self._poll.register(descriptor, events)
 
     def _open_socket(self, _purpose: int, address: Any) -> Any:
         """Open a socket for a resolved address, unless the address is refused."""
@@ -430,33 +459,28 @@ class Transfer:
         return [(name.lower(), value.rstrip(" \t")) for name, value in found]
 
     def _advance(self, channel: Channel) -> None:
-        """Send and receive what is ready, or wait until something is. Release the channel at the response's end."""
-        limits, body = self._limits, self._body
-        seconds = limits.left()
-        lines, chunks = len(self._lines), len(self._chunks)
-        running = channel.multi.perform()[1]
+        """Wait until something is ready, then send and receive it. Release the channel at the response's end."""
+        limits, body, chunks = self._limits, self._body, len(self._chunks)
+        limits.spend(channel.wait(limits.left()))
+        running = channel.perform()
         if body is not None and body.error is not None:
             raise body.error
         if len(self._chunks) > chunks:
             limits.count(sum(map(len, self._chunks[chunks:])))
-        elif not running:
-            self._finish(channel)
-            return
-        elif (body is None or not self._count_sent(channel, body)) and len(self._lines) == lines:
-            limits.spend(channel.wait(seconds))
+        elif body is not None:
+            self._count_sent(channel, body)
         if not running:
             self._finish(channel)
 
-    def _count_sent(self, channel: Channel, body: BodyReader) -> bool:
-        """Count the sent bytes of a streamed body; return True if there are new ones."""
+    def _count_sent(self, channel: Channel, body: BodyReader) -> None:
+        """Count the sent bytes of a streamed body."""
         taken = int(channel.easy.getinfo(pycurl.SIZE_UPLOAD_T))
         if taken == self._taken:
-            return False
+            return
         self._limits.count(taken - self._taken)
         self._taken = taken
         if body.ended and taken >= body.given:
             self._limits.begin(body=False)
-        return True
 
     def _finish(self, channel: Channel) -> None:
         failed = channel.multi.info_read()[2]
