@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from functools import partial
 from typing import Final, TypeVar
 
@@ -51,7 +51,7 @@ class _Identity:
 class Rejections:
     """The identities of a process by host. Safe for concurrent use by threads.
 
-    ``who`` are the credentials: a string, tuple or dataclass. None means anonymous, which is never refused here.
+    ``who`` are the credentials: a string, tuple or flat dataclass. None means anonymous, which is never refused here.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -156,7 +156,7 @@ class Rejections:
             return kept
 
     def _identity(self, host: str, who: object) -> _Identity:
-        parts = astuple(who) if is_dataclass(who) and not isinstance(who, type) else who
+        parts = [getattr(who, each.name) for each in fields(who)] if is_dataclass(who) else who  # repr() may hide fields
         key = host, hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), key=_KEY).digest()
         with self._lock:
             found = self._identities.pop(key, None) or _Identity()
