@@ -156,7 +156,9 @@ class Rejections:
             return kept
 
     def _identity(self, host: str, who: object) -> _Identity:
-        parts = [getattr(who, each.name) for each in fields(who)] if is_dataclass(who) else who  # repr() may hide fields
+        parts = (
+            [getattr(who, each.name) for each in fields(who)] if is_dataclass(who) else who
+        )  # repr() may hide fields
         key = host, hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), key=_KEY).digest()
         with self._lock:
             found = self._identities.pop(key, None) or _Identity()
