@@ -16,7 +16,6 @@ from unittest import mock
 import pycurl
 
 from syncline.clients.file_manager.client import FileManager, FilePermissions
-from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http import listings as entries
@@ -216,7 +215,7 @@ def _s3_xml(data: bytes) -> None:
 
 def _github(data: bytes) -> None:
     def calls(http: Http) -> _Calls:
-        github = GitHub(Endpoint.parse(f"https://api.{_HOME}"), SecretToken(lambda: PLANTED), http)
+        github = GitHub(Endpoint.parse(f"https://api.{_HOME}"), lambda: PLANTED, http)
         return (
             lambda: github.runs("team/builds", "build.yml", ignore),
             lambda: [github.content("team/builds", each).size for each in github.artifacts("team/builds", 1, ignore)],

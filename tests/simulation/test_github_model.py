@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import Artifact, GitHub, RemoteFile, WorkflowRun
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
@@ -48,7 +47,7 @@ class World:
             calls = Calls(self.machine, Process(self.machine, "test"), Faults(off=True))
             self.github = SimGitHub(self.server, Network(calls, self.http))
         else:
-            self.github = GitHub(Endpoint.parse(standin.url), SecretToken(lambda: TOKEN), self.http)
+            self.github = GitHub(Endpoint.parse(standin.url), lambda: TOKEN, self.http)
 
     def add(self, **more: Any) -> int:
         run = self.server.add_build(REPOSITORY, WORKFLOW, **{"tag": TAG, "images": IMAGES, **more})

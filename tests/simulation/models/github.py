@@ -275,7 +275,7 @@ class SimGitHub(GitHub):
         self.http = network.http
         self.server = server
         self.network = network
-        self._prefix = ""
+        self.prefix = ""
 
     def send(self, method: str, target: str) -> Response:
         raise AssertionError(f"the model has no {method} {target}")

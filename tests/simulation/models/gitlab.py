@@ -113,30 +113,30 @@ class SimGitLab(GitLab):
     """GitLab as one process has it."""
 
     def __init__(self, server: GitLabServer, network: Network, project: str | None = None) -> None:
-        self._endpoint = Endpoint("https", server.host)
-        self._project = server.project if project is None else project
-        self._http = network.http
+        self.endpoint = Endpoint("https", server.host)
+        self.project = server.project if project is None else project
+        self.http = network.http
         self.server = server
         self.network = network
 
     def repositories(self, on_invalid: OnInvalid = refuse) -> Iterator[GitLabRepository]:
         entries = EntryReader(
-            f"the repositories of {self._project} at {self.server.host}",
+            f"the repositories of {self.project} at {self.server.host}",
             on_invalid,
             lambda each: each.path,
             limits=IN_MEMORY_LIMITS,
         )
-        ask = partial(self.server.repositories, self._project)
+        ask = partial(self.server.repositories, self.project)
         return self._pages(entries, "GET repositories", ask, _usable)
 
     def tags(self, repository: int, on_invalid: OnInvalid = refuse) -> Iterator[str]:
         entries = EntryReader(
             f"the tags of repository {repository} at {self.server.host}", on_invalid, limits=TAG_LIMITS
         )
-        return self._pages(entries, "GET tags", partial(self.server.tags, self._project, repository), parse_tag)
+        return self._pages(entries, "GET tags", partial(self.server.tags, self.project, repository), parse_tag)
 
     def tag(self, repository: int, name: str) -> GitLabTag:
-        return self.network.call(self.server.host, "GET tag", partial(self.server.tag, self._project, repository, name))
+        return self.network.call(self.server.host, "GET tag", partial(self.server.tag, self.project, repository, name))
 
     def _pages(
         self,

@@ -45,10 +45,10 @@ def token_identity(reference: Any, secrets: Any) -> Texts:
 
 def github_identity(source: Any, secrets: Any, http: Any) -> Texts:
     """Return the token for GitHub, as the product's wiring gets it."""
-    tokens = _tokens(source, Endpoint.parse(source.url), secrets, http, "")
+    token, _ = _tokens(source, Endpoint.parse(source.url), secrets, http, "")
 
     def texts() -> list[str]:
-        token = tokens.token()
-        return [] if token is None else [token]
+        text = token()
+        return [] if text is None else [text]
 
     return texts

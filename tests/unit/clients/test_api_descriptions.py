@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken
+from syncline.clients.github.auth import AppTokens
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab, GitLabTag
 from syncline.clients.http.addresses import Endpoint
@@ -36,7 +36,7 @@ class TestTheLeastThatIsPromised:
             yield server
 
     def client(self, server: GitHubServer) -> GitHub:
-        return GitHub(Endpoint.parse(server.url), SecretToken(lambda: None), Http())
+        return GitHub(Endpoint.parse(server.url), lambda: None, Http())
 
     def test_a_run(self, server: GitHubServer) -> None:
         server.before = lambda _method, _target: json_reply(LEAST)
@@ -53,9 +53,7 @@ class TestTheLeastThatIsPromised:
         value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
         server.before = lambda _method, _target: json_reply(value, 201)
         app = AppKey.make()
-        tokens = AppTokenSource(
-            Endpoint.parse(server.url), AppInstallation(app.id, lambda: app.pem, REPOSITORY, 42), Http()
-        )
+        tokens = AppTokens(Endpoint.parse(server.url), Http(), app.id, lambda: app.pem, lambda: app.pem, REPOSITORY, 42)
         assert tokens.token() == value["token"]
 
     def test_a_tag(self) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken, app_jwt
+from syncline.clients.github.auth import AppTokens, app_jwt
 from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
@@ -34,7 +34,14 @@ def server(app: AppKey) -> Iterator[GitHubServer]:
 
 def client(server: GitHubServer, token: str | None = TOKEN, naps: Naps | None = None) -> GitHub:
     http = Http((naps or Naps()).policy(attempts=2))
-    return GitHub(Endpoint.parse(server.url), SecretToken(lambda: token), http)
+    return GitHub(Endpoint.parse(server.url), lambda: token, http)
+
+
+def app_tokens(
+    endpoint: Endpoint, http: Http, app: AppKey, installation: int | None = 42, clock: Callable[[], float] = time.time
+) -> AppTokens:
+    key = lambda: app.pem  # noqa: E731 - twice the same
+    return AppTokens(endpoint, http, app.id, key, key, REPOSITORY, installation, clock=clock)
 
 
 def runs(github: GitHub, workflow: str = "build.yml", **filters: str | None) -> list[WorkflowRun]:
@@ -274,15 +281,15 @@ class TestWhoWeAre:
 
     def test_a_token_that_was_renewed_meanwhile(self, server: GitHubServer) -> None:
         server.runs = [Run(1, {})]
-        tokens = SecretToken(lambda: "old", lambda: TOKEN)
-        assert len(runs(GitHub(Endpoint.parse(server.url), tokens, Http()))) == 1
+        github = GitHub(Endpoint.parse(server.url), lambda: "old", Http(), renewed=lambda: TOKEN)
+        assert len(runs(github)) == 1
 
     @pytest.mark.parametrize("installation", [None, 42])
     def test_an_app(self, server: GitHubServer, app: AppKey, installation: int | None) -> None:
         server.runs = [Run(1, {})]
         endpoint, http = Endpoint.parse(server.url), Http()
-        tokens = AppTokenSource(endpoint, AppInstallation(app.id, lambda: app.pem, REPOSITORY, installation), http)
-        github = GitHub(endpoint, tokens, http)
+        tokens = app_tokens(endpoint, http, app, installation)
+        github = GitHub(endpoint, tokens.token, http, renewed=tokens.renewed)
         assert len(runs(github)) == len(runs(github)) == 1
         asked = [target for method, target in server.requests if method == "POST"]
         assert asked == ["/app/installations/42/access_tokens"]
@@ -291,10 +298,8 @@ class TestWhoWeAre:
         server.runs = [Run(1, {})]
         naps = Naps(now=time.time())
         endpoint, http = Endpoint.parse(server.url), Http()
-        tokens = AppTokenSource(
-            endpoint, AppInstallation(app.id, lambda: app.pem, REPOSITORY, 42), http, clock=naps.clock
-        )
-        github = GitHub(endpoint, tokens, http)
+        tokens = app_tokens(endpoint, http, app, clock=naps.clock)
+        github = GitHub(endpoint, tokens.token, http, renewed=tokens.renewed)
         runs(github)
         naps.now += 3500
         server.skew += 3500
@@ -305,9 +310,7 @@ class TestWhoWeAre:
 
     def test_another_apps_key(self, server: GitHubServer) -> None:
         other = AppKey.make()
-        tokens = AppTokenSource(
-            Endpoint.parse(server.url), AppInstallation("1234", lambda: other.pem, REPOSITORY, 42), Http()
-        )
+        tokens = app_tokens(Endpoint.parse(server.url), Http(), other)
         with pytest.raises(SynclineError) as error:
             tokens.token()
         assert code_of(error) == "UNAUTHORIZED"
@@ -322,7 +325,7 @@ class TestWhoWeAre:
 def test_enterprise_has_its_api_below_a_path() -> None:
     with GitHubServer(REPOSITORY, prefix="/api/v3") as server:
         server.runs = [Run(1, {}, [Stored(number, f"images-{number}", CONTENT) for number in range(101)])]
-        github = GitHub(Endpoint.parse(server.url), SecretToken(lambda: TOKEN), Http(), "/api/v3")
+        github = GitHub(Endpoint.parse(server.url), lambda: TOKEN, Http(), "/api/v3")
         artifacts = github.artifacts(REPOSITORY, 1)
         assert len(artifacts) == 101
         with github.content(REPOSITORY, artifacts[100]).open(0, 5) as chunks:

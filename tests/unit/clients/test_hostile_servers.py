@@ -16,7 +16,6 @@ import pytest
 import urllib3
 
 from syncline.clients.file_manager.client import FileManager
-from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import Artifact, GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
@@ -45,7 +44,7 @@ Call = Callable[[ScriptedServer, Http], object]
 
 
 def github_of(server: ScriptedServer, http: Http) -> GitHub:
-    return GitHub(Endpoint.parse(server.url), SecretToken(lambda: "t0ken"), http)
+    return GitHub(Endpoint.parse(server.url), lambda: "t0ken", http)
 
 
 def registry_of(server: ScriptedServer, http: Http) -> Registry:

@@ -137,7 +137,7 @@ def test_repositories_and_tags_of_gitlab(server: ScriptedServer, monkeypatch: py
 
 
 def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
-    github = GitHub(Endpoint.parse(server.url), _Anonymous(), Http(Naps().policy()))
+    github = GitHub(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
 
     def run(number: int) -> dict[str, Any]:
         moment = "2026-01-01T00:00:00Z"
@@ -151,14 +151,6 @@ def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
     Endless(server, f"{base}/runs/7/artifacts", artifact, lambda listed, _: {"artifacts": listed}, page=1000)
     check_too_long(ends(lambda: github.runs("org/app", "build.yml")), "more than 20,000 entries", "build.yml")
     check_too_long(ends(lambda: github.artifacts("org/app", 7)), "more than 20,000 entries", "run 7")
-
-
-class _Anonymous:
-    def token(self) -> None:
-        return None
-
-    def renew(self) -> bool:
-        return False
 
 
 def test_keys_of_a_bucket(server: ScriptedServer) -> None:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from syncline.clients.file_manager.client import FileManager
-from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken
+from syncline.clients.github.auth import AppTokens
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
@@ -147,7 +147,7 @@ def gitlab(server: ScriptedServer, http: Http, secret: Secret) -> System:
 def github(server: ScriptedServer, http: Http, secret: Secret) -> System:
     found = json_reply({"artifacts": []})
     server.reply_to = guard(GOOD, found, json_reply({"message": "Bad credentials"}, 401))  # type: ignore[method-assign, assignment]
-    client = GitHub(Endpoint.parse(server.url), SecretToken(lambda: secret.known, secret.renewed), http)
+    client = GitHub(Endpoint.parse(server.url), lambda: secret.known, http, renewed=secret.renewed)
     return System(server, secret, lambda n: client.artifacts("o/r", n), authorized)
 
 
@@ -170,8 +170,9 @@ def github_app(server: ScriptedServer, http: Http, secret: Secret) -> System:
 
     server.reply_to = answer  # type: ignore[method-assign]
     endpoint = Endpoint.parse(server.url)
-    app = AppInstallation("app", lambda: keys[secret.known], "o/r", 7, lambda: keys[secret.renewed()])
-    client = GitHub(endpoint, AppTokenSource(endpoint, app, http), http)
+    known, renewed = lambda: keys[secret.known], lambda: keys[secret.renewed()]
+    tokens = AppTokens(endpoint, http, "app", known, renewed, "o/r", 7)
+    client = GitHub(endpoint, tokens.token, http, renewed=tokens.renewed)
     return System(server, secret, lambda n: client.artifacts("o/r", n), lambda request: request.method == "POST")
 
 

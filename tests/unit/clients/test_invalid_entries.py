@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.file_manager.client import FileManager
-from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
@@ -141,7 +140,7 @@ ARTIFACT: Final = {"id": 5, "name": "images", "size_in_bytes": 1, "expired": Fal
 
 
 def github(server: ScriptedServer) -> GitHub:
-    return GitHub(Endpoint.parse(server.url), SecretToken(lambda: None), Http(Naps().policy()))
+    return GitHub(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
 
 
 @given(at=st.integers(0, 3), junk=broken(RUN, ["id", "created_at", "updated_at"]))

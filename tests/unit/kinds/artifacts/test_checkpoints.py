@@ -25,7 +25,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from syncline.clients.github import client as github
-from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub, RemoteFile
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
@@ -87,7 +86,7 @@ class Functions:
         values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
         values["source"]["repository"] = self.github.repository
         sync = ArtifactsSync.model_validate({"name": "s", **values, "aliases": []})
-        client = GitHub(Endpoint.parse(self.github.url), SecretToken(lambda: TOKEN), http)
+        client = GitHub(Endpoint.parse(self.github.url), lambda: TOKEN, http)
         target = ProjectTarget(Registry(Endpoint.parse(self.registry.url), lambda: None, http), None)
         kind = Artifacts(sync, client, target, http, memory=self.memory, now=lambda: 1_700_000_000.0)
         self.begun, self.share = self.read, share

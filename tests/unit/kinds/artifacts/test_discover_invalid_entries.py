@@ -10,7 +10,6 @@ from typing import Any, Final, cast
 import pytest
 import yaml
 
-from syncline.clients.github.auth import SecretToken
 from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Endpoint
@@ -59,7 +58,7 @@ class World:
         http = self.http = Http(Naps().policy())
         values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
         self.sync = ArtifactsSync.model_validate({"name": "s", **values})
-        self.client = GitHub(Endpoint.parse(self.github.url), SecretToken(lambda: None), http)
+        self.client = GitHub(Endpoint.parse(self.github.url), lambda: None, http)
         self.target = ProjectTarget(
             Registry(Endpoint.parse(self.registry.url), lambda: None, http),
             GitLab(Endpoint.parse(self.gitlab.url), "group/project", lambda: None, http),

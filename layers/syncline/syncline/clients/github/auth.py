@@ -1,4 +1,4 @@
-"""Tokens for GitHub: a given token, or tokens of an App's installation, which are valid for one hour.
+"""Tokens of an installed GitHub App, which are valid for one hour.
 
 The App's private key signs a JWT that identifies the App for a few minutes. GitHub exchanges it for a token with the
 permissions of the installation.
@@ -11,10 +11,10 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 from syncline.clients.github.client import VERSION
@@ -29,74 +29,42 @@ _JWT_LIFE: Final = 540  # seconds; GitHub's limit is 600, and clocks differ
 _JWT_SKEW: Final = 60  # seconds
 
 
-class SecretToken:
-    """A token from a secret. ``again`` reads the secret anew after a refusal."""
-
-    def __init__(self, value: Callable[[], str | None], again: Callable[[], str | None] | None = None) -> None:
-        self._value = value
-        self._again = again
-        self._renewed: str | None = None
-
-    def token(self) -> str | None:
-        return self._renewed or self._value()
-
-    def renew(self) -> bool:
-        before = self.token()
-        self._renewed = self._again() if self._again is not None else None
-        return self._renewed is not None and self._renewed != before
-
-
-@dataclass(frozen=True, slots=True)
-class AppInstallation:
-    """An App: ``key`` returns its private key in PEM form, and ``renewed`` does after a refusal.
-
-    Without ``installation``, the ID of the installation on ``repository`` is used.
-    """
-
-    id: str
-    key: Callable[[], str]
-    repository: str
-    installation: int | None = None
-    renewed: Callable[[], str] | None = None
-
-
-class AppTokenSource:
+@dataclass
+class AppTokens:
     """Tokens of an App's installation, kept until shortly before they expire. Safe for concurrent use by threads.
 
-    Raises the errors of :class:`Http`, UNAUTHORIZED if GitHub rejects the App or its key, and SECRET_MISSING for an
-    invalid key.
+    ``key`` returns the App's private key in PEM form, and ``renewed_key`` does after a refusal. Without ``installation``,
+    the ID of the installation on ``repository`` is used. Raises the errors of :class:`Http`, UNAUTHORIZED if GitHub rejects
+    the App or its key, and SECRET_MISSING for an invalid key.
     """
 
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        app: AppInstallation,
-        http: Http,
-        prefix: str = "",
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self._endpoint = endpoint
-        self._app = app
-        self._http = http
-        self._prefix = prefix
-        self._clock = clock
-        self._token: str | None = None
-        self._until = 0.0
-        self._lock = threading.Lock()
+    endpoint: Endpoint
+    http: Http
+    app: str
+    key: Callable[[], str]
+    renewed_key: Callable[[], str]
+    repository: str
+    installation: int | None = None
+    prefix: str = ""
+    clock: Callable[[], float] = time.time
+    _token: str | None = None
+    _until: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def token(self) -> str | None:
+    def token(self) -> str:
         with self._lock:
-            if self._token is None or self._clock() >= self._until:
+            if self._token is None or self.clock() >= self._until:
                 self._token, self._until = self._ask()
             return self._token
 
-    def renew(self) -> bool:
+    def renewed(self) -> str:
+        """Return a new token in place of a refused one."""
         with self._lock:
             self._token = None
-        return True
+        return self.token()
 
     def _ask(self) -> tuple[str, float]:
-        installation = self._app.installation or self._installation()
+        installation = self.installation or self._installation()
         response = self._send("POST", f"/app/installations/{installation}/access_tokens")
         if response.status != 201:
             raise response.error()
@@ -108,7 +76,7 @@ class AppTokenSource:
         return token, datetime.fromisoformat(until).timestamp() - _EARLY
 
     def _installation(self) -> int:
-        response = self._send("GET", f"/repos/{quote(self._app.repository)}/installation")
+        response = self._send("GET", f"/repos/{quote(self.repository)}/installation")
         if response.status != 200:
             raise response.error()
         number = response.json_object().get("id")
@@ -117,18 +85,18 @@ class AppTokenSource:
         return number
 
     def _send(self, method: str, path: str) -> Response:
-        url = f"{self._endpoint.url}{self._prefix}{path}"
+        url = f"{self.endpoint.url}{self.prefix}{path}"
 
         def send(key: str | None) -> Response:
             assert key is not None
             headers = {
                 "Accept": "application/vnd.github+json",
                 "X-GitHub-Api-Version": VERSION,
-                "Authorization": f"Bearer {app_jwt(self._app.id, key, self._clock())}",
+                "Authorization": f"Bearer {app_jwt(self.app, key, self.clock())}",
             }
-            return self._http.request(method, url, headers, ca=self._endpoint.ca, repeatable=True)
+            return self.http.request(method, url, headers, ca=self.endpoint.ca, repeatable=True)
 
-        return REJECTIONS.send(self._endpoint.host, self._app.key(), self._app.renewed or self._app.key, send)
+        return REJECTIONS.send(self.endpoint.host, self.key(), self.renewed_key, send)
 
 
 def app_jwt(app: str, key: str, now: float) -> str:
@@ -144,12 +112,9 @@ def app_jwt(app: str, key: str, now: float) -> str:
     if not isinstance(private, rsa.RSAPrivateKey):
         raise SynclineError("SECRET_MISSING", f"the private key of the App {app} is not an RSA key in PEM form")
     claims = {"iat": int(now) - _JWT_SKEW, "exp": int(now) + _JWT_LIFE - _JWT_SKEW, "iss": app}
-    text = f"{_part({'alg': 'RS256', 'typ': 'JWT'})}.{_part(claims)}"
+    parts = (json.dumps(part, separators=(",", ":")).encode() for part in ({"alg": "RS256", "typ": "JWT"}, claims))
+    text = ".".join(map(_base64, parts))
     return f"{text}.{_base64(private.sign(text.encode(), padding.PKCS1v15(), hashes.SHA256()))}"
-
-
-def _part(value: Mapping[str, Any]) -> str:
-    return _base64(json.dumps(value, separators=(",", ":")).encode())
 
 
 def _base64(data: bytes) -> str:

@@ -16,11 +16,11 @@ https://docs.github.com/en/rest/actions and https://github.com/github/rest-api-d
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 from syncline.clients.http.addresses import Endpoint
@@ -39,10 +39,8 @@ from syncline.clients.http.listings import (
     text,
 )
 from syncline.clients.http.rejections import REJECTIONS
-from syncline.clients.registry.transport import next_link, redirect_target, same_host_target
+from syncline.clients.registry.transport import read_linked_pages, redirect_target
 from syncline.errors import SynclineError
-
-T = TypeVar("T")
 
 PAGE: Final = 100  # GitHub's maximum
 VERSION: Final = "2022-11-28"
@@ -91,30 +89,19 @@ class Artifact:
     created: str
 
 
-class TokenSource(Protocol):
-    """The source of tokens for GitHub."""
-
-    def token(self) -> str | None:
-        """Return a valid token, None for anonymous requests."""
-        ...
-
-    def renew(self) -> bool:
-        """Replace a refused token; return True if :meth:`token` now returns another one."""
-        ...
-
-
+@dataclass
 class GitHub:
     """The API of one GitHub server. Safe for concurrent use by threads. ``prefix`` is ``/api/v3`` at GitHub Enterprise.
 
-    All methods also raise the errors of :class:`Http`, THROTTLED with the time to wait, UNAUTHORIZED, FORBIDDEN,
-    NOT_FOUND and REFUSED by status, and BAD_ANSWER.
+    ``token`` is called for each request, ``renewed`` after a refusal. All methods also raise the errors of :class:`Http`,
+    THROTTLED with the time to wait, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by status, and BAD_ANSWER.
     """
 
-    def __init__(self, endpoint: Endpoint, tokens: TokenSource, http: Http, prefix: str = "") -> None:
-        self.endpoint = endpoint
-        self.http = http
-        self._tokens = tokens
-        self._prefix = prefix
+    endpoint: Endpoint
+    token: Callable[[], str | None]
+    http: Http
+    prefix: str = ""
+    renewed: Callable[[], str | None] | None = None
 
     def runs(
         self, repository: str, workflow: str, on_invalid: OnInvalid = refuse, **filters: str | None
@@ -123,19 +110,16 @@ class GitHub:
 
         Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
         """
-        query = {key: value for key, value in filters.items() if value}
         file = workflow.rpartition("/")[2]
-        path = f"{self._repository(repository)}/actions/workflows/{quote(file, safe='')}/runs"
-        entries = EntryReader(
-            f"the runs of {file} at {self.endpoint.host}", on_invalid, _number_of, limits=IN_MEMORY_LIMITS
-        )
-        return self._listed(entries, path, "workflow_runs", query, _run)
+        query = urlencode({**{key: value for key, value in filters.items() if value}, "per_page": PAGE})
+        target = f"{self._repository(repository)}/actions/workflows/{quote(file, safe='')}/runs?{query}"
+        listing = f"the runs of {file} at {self.endpoint.host}"
+        entries = EntryReader(listing, on_invalid, _number_of, limits=IN_MEMORY_LIMITS)
+        return read_linked_pages(self.endpoint, target, self._get, entries, _run, "workflow_runs")
 
     def run(self, repository: str, run_id: int) -> WorkflowRun:
         """Return one run. Raises BAD_ANSWER if its entry is invalid."""
-        response = self.send("GET", f"{self._repository(repository)}/actions/runs/{run_id}")
-        if response.status != 200:
-            raise response.error()
+        response = self._get(f"{self._repository(repository)}/actions/runs/{run_id}")
         try:
             return _run(response.json())
         except ValueError as error:
@@ -143,12 +127,12 @@ class GitHub:
 
     def artifacts(self, repository: str, run_id: int, on_invalid: OnInvalid = refuse) -> list[Artifact]:
         """Return all artifacts of a run, expired ones included. Raises LISTING_INCOMPLETE and LISTING_TOO_LONG."""
-        path = f"{self._repository(repository)}/actions/runs/{run_id}/artifacts"
+        target = f"{self._repository(repository)}/actions/runs/{run_id}/artifacts?per_page={PAGE}"
         listing = f"the artifacts of run {run_id} at {self.endpoint.host}"
         entries = EntryReader(
             listing, on_invalid, lambda entry: field_of(entry, "name"), key_of=_number_of, limits=IN_MEMORY_LIMITS
         )
-        return list(self._listed(entries, path, "artifacts", {}, _artifact))
+        return list(read_linked_pages(self.endpoint, target, self._get, entries, _artifact, "artifacts"))
 
     def content(self, repository: str, artifact: Artifact) -> RemoteFile:
         """Return the download of an artifact. Reading it raises ARTIFACT_EXPIRED if the content was deleted."""
@@ -170,48 +154,29 @@ class GitHub:
                 headers["Authorization"] = f"Bearer {token}"
             return self.http.request(method, f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
 
-        token = self._tokens.token()
-        return REJECTIONS.send(
-            self.endpoint.host, token, lambda: self._tokens.token() if self._tokens.renew() else token, send
-        )
+        return REJECTIONS.send(self.endpoint.host, self.token(), self.renewed or self.token, send)
 
     def _repository(self, name: str) -> str:
-        return f"{self._prefix}/repos/{quote(name)}"
+        return f"{self.prefix}/repos/{quote(name)}"
 
-    def _listed(
-        self, entries: EntryReader, path: str, key: str, query: Mapping[str, str], parse: Callable[[Any], T]
-    ) -> Iterator[T]:
-        """Yield the entries of the lists under ``key`` of all pages."""
-        target = f"{path}?{urlencode({**query, 'per_page': str(PAGE)})}"
-        while True:
-            response = self.send("GET", target)
-            if response.status != 200:
-                raise response.error()
-            answer = response.json()
-            page = answer.get(key) if isinstance(answer, dict) else None
-            if not isinstance(page, list):
-                raise response.protocol_error(f"the response has no list of {key}")
-            yield from entries.read(page, parse, len(response.body))
-            link = next_link(response.all_headers("Link"))
-            if link is None:
-                return
-            target = entries.at(same_host_target(self.endpoint, target, link)).token
+    def _get(self, target: str) -> Response:
+        response = self.send("GET", target)
+        if response.status != 200:
+            raise response.error()
+        return response
 
 
+@dataclass
 class RemoteFile:
-    """A download with random access, for one thread at a time. Its URL is renewed when it expires.
+    """A download with random access, for one thread at a time. ``gone`` are GitHub's statuses for a deleted download."""
 
-    ``gone`` are GitHub's statuses for a download that was deleted.
-    """
-
-    def __init__(self, github: GitHub, path: str, name: str, gone: frozenset[int] = frozenset({410})) -> None:
-        self._github = github
-        self._gone = gone
-        self._path = path
-        self._url = ""
-        self._expires = 0.0
-        self._size: int | None = None
-        self.name = name
+    github: GitHub
+    path: str
+    name: str
+    gone: frozenset[int] = frozenset({410})
+    _url: str = ""
+    _expires: float = 0.0
+    _size: int | None = None
 
     @property
     def size(self) -> int:
@@ -255,17 +220,14 @@ class RemoteFile:
                 opened.pop().close()
 
     def _stream(self, start: int, end: int) -> Response:
-        """Return a response whose body begins at ``start``.
-
-        A URL that the store rejects is renewed, even a new one: the store's clock may differ.
-        """
+        """Return a response whose body begins at ``start``."""
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         for tries_left in range(_RENEWALS, -1, -1):
             self._renew_if_old()
-            response = self._github.http.request("GET", self._url, headers, ca=self._github.endpoint.ca, stream=True)
+            response = self.github.http.request("GET", self._url, headers, ca=self.github.endpoint.ca, stream=True)
             if response.status in (200, 206):
                 return self._at(response, start)
-            self._expires = 0.0
+            self._expires = 0.0  # even a new URL is renewed, as the store's clock may differ
             if response.status not in _EXPIRED:
                 raise response.error()
             if not tries_left:
@@ -293,15 +255,15 @@ class RemoteFile:
 
     def _renew_if_old(self) -> None:
         """Request a download URL from GitHub unless the current one is still valid."""
-        requested_at = self._github.http.policy.clock()
+        requested_at = self.github.http.policy.clock()
         if requested_at < self._expires:
             return
-        response = self._github.send("GET", self._path)
-        if response.status in self._gone:
+        response = self.github.send("GET", self.path)
+        if response.status in self.gone:
             raise SynclineError("ARTIFACT_EXPIRED", f"{self.name} has expired")
         if response.status not in REDIRECTS:
             raise response.error() if response.status != 200 else response.protocol_error("a redirect was expected")
-        self._url = redirect_target(response, self._github.endpoint.host).url
+        self._url = redirect_target(response, self.github.endpoint.host).url
         self._expires = requested_at + _URL_LIFETIME
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 from urllib.parse import quote
 
 from syncline.clients.http.addresses import Endpoint
@@ -33,11 +33,10 @@ from syncline.clients.http.listings import (
 )
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.registry.reference import parse_repository, parse_tag
-from syncline.clients.registry.transport import next_link, same_host_target
+from syncline.clients.registry.transport import read_linked_pages
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # GitLab's maximum
-T = TypeVar("T")
 TokenKind = Literal["personal", "job", "oauth"]
 _HEADERS: Final[dict[str, str]] = {"personal": "PRIVATE-TOKEN", "job": "JOB-TOKEN"}
 
@@ -60,6 +59,7 @@ class GitLabTag:
     created: str | None
 
 
+@dataclass
 class GitLab:
     """The API of one GitLab, for one project (path or number). Safe for concurrent use by threads.
 
@@ -67,53 +67,30 @@ class GitLab:
     THROTTLED, UNAUTHORIZED, FORBIDDEN, NOT_FOUND and REFUSED by status, and BAD_ANSWER.
     """
 
-    def __init__(  # noqa: PLR0913 - the properties of a project
-        self,
-        endpoint: Endpoint,
-        project: str,
-        token: Callable[[], str | None],
-        http: Http,
-        kind: TokenKind = "personal",
-        *,
-        renewed: Callable[[], str | None] | None = None,
-    ) -> None:
-        self._endpoint = endpoint
-        self._project = project
-        self._base = f"/api/v4/projects/{quote(project, safe='')}/registry/repositories"
-        self._token = token
-        self._renewed = renewed or token
-        self._http = http
-        self._kind = kind
-
-    @property
-    def host(self) -> str:
-        return self._endpoint.host
+    endpoint: Endpoint
+    project: str
+    token: Callable[[], str | None]
+    http: Http
+    kind: TokenKind = "personal"
+    renewed: Callable[[], str | None] | None = None
 
     def repositories(self, on_invalid: OnInvalid = refuse) -> Iterator[GitLabRepository]:
-        """Yield every repository of the project, with one request per 100.
-
-        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
-        """
-        listing = f"the repositories of {self._project} at {self.host}"
+        """Yield every repository of the project. Raises LISTING_INCOMPLETE if the list repeats itself, LISTING_TOO_LONG."""
+        listing = f"the repositories of {self.project} at {self.endpoint.host}"
         entries = EntryReader(listing, on_invalid, lambda entry: field_of(entry, "path"), limits=IN_MEMORY_LIMITS)
-        return self._listed(entries, self._base, _repository)
+        target = self._path(f"?per_page={PAGE}")
+        return read_linked_pages(self.endpoint, target, self._get, entries, _repository)
 
     def tags(self, repository: int, on_invalid: OnInvalid = refuse) -> Iterator[str]:
-        """Yield the tags of a repository, given by its ID, with one request per 100.
-
-        Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
-        """
-        entries = EntryReader(
-            f"the tags of repository {repository} at {self.host}",
-            on_invalid,
-            lambda entry: field_of(entry, "name"),
-            limits=TAG_LIMITS,
-        )
-        return self._listed(entries, f"{self._base}/{repository}/tags", _tag_name)
+        """Yield the tags of a repository, given by its ID. Raises as :meth:`repositories`."""
+        listing = f"the tags of repository {repository} at {self.endpoint.host}"
+        entries = EntryReader(listing, on_invalid, lambda entry: field_of(entry, "name"), limits=TAG_LIMITS)
+        target = self._path(f"/{repository}/tags?per_page={PAGE}")
+        return read_linked_pages(self.endpoint, target, self._get, entries, _tag_name)
 
     def tag(self, repository: int, name: str) -> GitLabTag:
         """Return the details of one tag."""
-        value = self._get(f"{self._base}/{repository}/tags/{quote(name, safe='')}").json_object()
+        value = self._get(self._path(f"/{repository}/tags/{quote(name, safe='')}")).json_object()
         digest, size, created = value.get("digest"), value.get("total_size"), value.get("created_at")
         return GitLabTag(
             digest if isinstance(digest, str) else None,
@@ -121,30 +98,19 @@ class GitLab:
             created if isinstance(created, str) else None,
         )
 
-    def _listed(self, entries: EntryReader, path: str, parse: Callable[[Any], T]) -> Iterator[T]:
-        """Yield the entries of all pages."""
-        target = f"{path}?per_page={PAGE}"
-        while True:
-            response = self._get(target)
-            page = response.json()
-            if not isinstance(page, list):
-                raise response.protocol_error("the response is not a list")
-            yield from entries.read(page, parse, len(response.body))
-            link = next_link(response.all_headers("Link"))
-            if link is None:
-                return
-            target = entries.at(same_host_target(self._endpoint, target, link)).token
+    def _path(self, rest: str = "") -> str:
+        return f"/api/v4/projects/{quote(self.project, safe='')}/registry/repositories{rest}"
 
     def _get(self, target: str) -> Response:
         def send(token: str | None) -> Response:
             headers = {"Accept": "application/json"}
-            if token is not None and self._kind == "oauth":
+            if token is not None and self.kind == "oauth":
                 headers["Authorization"] = f"Bearer {token}"
             elif token is not None:
-                headers[_HEADERS[self._kind]] = token
-            return self._http.request("GET", f"{self._endpoint.url}{target}", headers, ca=self._endpoint.ca)
+                headers[_HEADERS[self.kind]] = token
+            return self.http.request("GET", f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
 
-        response = REJECTIONS.send(self._endpoint.host, self._token(), self._renewed, send)
+        response = REJECTIONS.send(self.endpoint.host, self.token(), self.renewed or self.token, send)
         if response.status == 403 and (pause := retry_after(response.headers)) is not None:
             raise SynclineError("THROTTLED", response.error().what, retry_after=pause)
         if response.status != 200:

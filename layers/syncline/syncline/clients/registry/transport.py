@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from syncline.clients.http.addresses import Address, Endpoint, host_name
 from syncline.clients.http.client import READ_TIMEOUT, Http, Response
 from syncline.clients.http.failures import REDIRECTS
 from syncline.clients.http.limits import Body
+from syncline.clients.http.listings import EntryReader, field_of
 from syncline.clients.http.rejections import REJECTIONS, KeptRefusalError
 from syncline.clients.registry.auth import RegistryAuth, RegistryCredentials, Scopes
 from syncline.clients.registry.reference import parse_repository
 from syncline.errors import SynclineError
+
+T = TypeVar("T")
 
 MAX_REDIRECTS: Final = 5
 
@@ -30,6 +33,28 @@ def next_link(values: Iterable[str]) -> str | None:
             if relation is not None and "next" in (relation[1] or relation[2] or "").lower().split():
                 return str(target)
     return None
+
+
+def read_linked_pages(  # noqa: PLR0913, PLR0917 - the parts of a listing
+    endpoint: Endpoint,
+    target: str,
+    get: Callable[[str], Response],
+    entries: EntryReader,
+    parse: Callable[[Any], T],
+    key: str | None = None,
+) -> Iterator[T]:
+    """Yield the entries of all pages, which ``Link`` headers connect. A page is a JSON list, or has it under ``key``."""
+    while True:
+        response = get(target)
+        page = response.json() if key is None else field_of(response.json(), key)
+        if not isinstance(page, list):
+            what = "the response is not a list" if key is None else f"the response has no list of {key}"
+            raise response.protocol_error(what)
+        yield from entries.read(page, parse, len(response.body))
+        link = next_link(response.all_headers("Link"))
+        if link is None:
+            return
+        target = entries.at(same_host_target(endpoint, target, link)).token
 
 
 def same_host_target(endpoint: Endpoint, base: str, location: str) -> str:

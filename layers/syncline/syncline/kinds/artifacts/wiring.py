@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
-from syncline.clients.github.auth import AppInstallation, AppTokenSource, SecretToken
-from syncline.clients.github.client import GitHub, TokenSource
+from syncline.clients.github.auth import AppTokens
+from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http.addresses import Address, Endpoint
 from syncline.clients.http.client import Http
@@ -42,14 +44,8 @@ def gitlab_at(destination: ArtifactsTarget, secrets: Secrets, http: Http) -> Git
         return None
     token = destination.api.token
     endpoint = Endpoint.parse(destination.api.url, ca=None if destination.ca is None else secrets.text(destination.ca))
-    return GitLab(
-        endpoint,
-        destination.project,
-        lambda: secrets.resolve(token),
-        http,
-        destination.api.token_kind,
-        renewed=lambda: secrets.refresh(token),
-    )
+    resolve, refresh = partial(secrets.resolve, token), partial(secrets.refresh, token)
+    return GitLab(endpoint, destination.project, resolve, http, destination.api.token_kind, renewed=refresh)
 
 
 def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
@@ -59,19 +55,23 @@ def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
     ca = None if source.ca is None else secrets.text(source.ca)
     endpoint = Endpoint(address.scheme, address.host, ca)
     prefix = address.target.rstrip("/")
-    return GitHub(endpoint, _tokens(source, endpoint, secrets, http, prefix), http, prefix)
+    token, renewed = _tokens(source, endpoint, secrets, http, prefix)
+    return GitHub(endpoint, token, http, prefix, renewed=renewed)
 
 
-def _tokens(source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str) -> TokenSource:
+def _tokens(
+    source: ArtifactsSource, endpoint: Endpoint, secrets: Secrets, http: Http, prefix: str
+) -> tuple[Callable[[], str | None], Callable[[], str | None]]:
+    """Return the functions that return a token and, after a refusal, another one."""
     match source.auth:
         case GitHubToken(token=token):
-            return SecretToken(lambda: secrets.resolve(token), lambda: secrets.refresh(token))
-        case GitHubApp(app=name, key=key, installation=installation):
-            renewed = lambda: secrets.refresh(key)  # noqa: E731 - as the other
-            app = AppInstallation(name, lambda: secrets.resolve(key), source.repository, installation, renewed)
-            return AppTokenSource(endpoint, app, http, prefix)
+            return partial(secrets.resolve, token), partial(secrets.refresh, token)
+        case GitHubApp(app=app, key=key, installation=installation):
+            keys = partial(secrets.resolve, key), partial(secrets.refresh, key)
+            tokens = AppTokens(endpoint, http, app, *keys, source.repository, installation, prefix)
+            return tokens.token, tokens.renewed
         case _:
-            return SecretToken(lambda: None)
+            return lambda: None, lambda: None
 
 
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
