@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from syncline.clients.github.client import GitHub, WorkflowRun
 from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore, refuse
@@ -30,8 +30,7 @@ _PERMANENT: Final[frozenset[CodeName]] = frozenset(
     {"METADATA_INVALID", "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "ARCHIVE_REFUSED", "REFERENCE_INVALID"}
 )
 _DAY: Final = 86400.0
-READING: Final = 2
-"""Version of our parsing of logs and archives. A later one may accept what an earlier one refused."""
+READING: Final = 2  # version of our parsing of logs and archives; a later one may accept what an earlier one refused
 _TIME: Final = re.compile(r"\ufeff?\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?Z ?")
 _COLOURS: Final = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)")
 _VARIABLE: Final = re.compile(r"\$[({A-Za-z_]|\$\d|`")
@@ -40,10 +39,8 @@ _LONGEST_LINE: Final = 64 * 1024
 _BETWEEN: Final = re.compile(r"$|\++ |[A-Za-z][\w .()/-]{0,79}:( |$)")
 """Lines that may be between two lines of a block: empty ones, a shell's trace (`set -x`), and unknown keys."""
 _MOST_BETWEEN: Final = 10
-_LONGEST_RUN: Final = 1000
-"""Largest number of consecutive lines of blocks."""
-_SLACK: Final = 3600.0
-"""Seconds by which a block's time may be outside its run, as clocks differ."""
+_LONGEST_RUN: Final = 1000  # largest number of consecutive lines of blocks
+_SLACK: Final = 3600.0  # seconds by which a block's time may be outside its run, as clocks differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +74,17 @@ class UnreadableRun:
     is_new: bool
 
 
+@dataclass
 class Builds:
     """The builds of one sync. The log of a run never changes, so it is read once and remembered."""
 
-    def __init__(self, sync: ArtifactsSync, github: GitHub, facts: FactStore) -> None:
-        self._sync = sync
-        self._github = github
-        self._facts = facts
-        rules = f"{READING}{sync.build.model_dump_json()}{sync.target.project}"
+    sync: ArtifactsSync
+    github: GitHub
+    facts: FactStore
+
+    def __post_init__(self) -> None:
         self._known: dict[str, Build | UnreadableRun] = {}
+        rules = f"{READING}{self.sync.build.model_dump_json()}{self.sync.target.project}"
         self._rules = hashlib.blake2b(rules.encode(), digest_size=6).hexdigest()
 
     def runs(self, now: float, odd: OnInvalid = refuse) -> list[WorkflowRun]:
@@ -94,7 +93,7 @@ class Builds:
         Raises SOURCE_ABSENT if the repository, the workflow, or any run of it on the branch and by the event that
         syncs.yaml names does not exist.
         """
-        source = self._sync.source
+        source = self.sync.source
         since = None if source.max_age_days is None else _since(now - source.max_age_days * _DAY)
         odd_runs: list[InvalidEntry] = []
         runs = list(islice(self._listed(odd_runs.append, status="success", created=since), source.limit))
@@ -110,18 +109,18 @@ class Builds:
 
     def unlisted(self, run: WorkflowRun) -> SynclineError:
         """Return the error of a run that is older than GitHub's list."""
-        source = self._sync.source
-        what = (
+        source = self.sync.source
+        return SynclineError(
+            "LISTING_INCOMPLETE",
             f"GitHub's list of the runs of {source.workflow} in {source.repository} ends before run {run.id}, so a younger "
-            "one may have made the same images (it lists at most 1000 runs); nothing of this run is transferred"
+            "one may have made the same images (it lists at most 1000 runs); nothing of this run is transferred",
         )
-        return SynclineError("LISTING_INCOMPLETE", what)
 
     def _listed(self, odd: OnInvalid, **filters: str | None) -> Iterator[WorkflowRun]:
-        source = self._sync.source
+        source = self.sync.source
         filters |= {"branch": source.branch, "event": source.event}
         try:
-            yield from self._github.runs(source.repository, source.workflow, odd, **filters)
+            yield from self.github.runs(source.repository, source.workflow, odd, **filters)
         except SynclineError as error:
             if error.code.name != "NOT_FOUND":
                 raise
@@ -132,7 +131,7 @@ class Builds:
 
     def _check_named(self) -> None:
         """Raise SOURCE_ABSENT if the workflow never ran on the branch, or by the event, that syncs.yaml names."""
-        source = self._sync.source
+        source = self.sync.source
         named = [f"on branch {source.branch}"] if source.branch else []
         named += [f"by event {source.event}"] if source.event else []
         odd: list[InvalidEntry] = []
@@ -141,11 +140,11 @@ class Builds:
             raise SynclineError("SOURCE_ABSENT", what)
 
     def run(self, number: int) -> WorkflowRun:
-        return self._github.run(self._sync.source.repository, number)
+        return self.github.run(self.sync.source.repository, number)
 
     def takes(self, run: WorkflowRun) -> bool:
         """Return True if a run belongs to the sync, as a hint may name any run."""
-        source = self._sync.source
+        source = self.sync.source
         return (
             run.conclusion == "success"
             and run.path.rpartition("/")[2] == source.workflow.rpartition("/")[2]
@@ -166,22 +165,20 @@ class Builds:
 
     def build(self, run: WorkflowRun) -> Build | UnreadableRun:
         """Return the build of a run. Raises temporary errors of GitHub."""
-        key = f"build@{self._github.endpoint.host}/{self._sync.source.repository}@{run.id}.{run.attempt}@{self._rules}"
-        found = self._known.get(key) or self._remembered(run, key)
-        if found is None:
-            found = self._read(run, key)
+        key = f"build@{self.github.endpoint.host}/{self.sync.source.repository}@{run.mark}@{self._rules}"
+        found = self._known.get(key) or self._remembered(run, key) or self._read(run, key)
         self._known[key] = replace(found, is_new=False) if isinstance(found, UnreadableRun) else found
         return found
 
     def _remembered(self, run: WorkflowRun, key: str) -> Build | UnreadableRun | None:
-        noted = self._facts.recall(key)
+        noted = self.facts.recall(key)
         if noted is None:
             return None
-        value = json.loads(noted)
-        if "error" in value:
-            code, reason = value["error"]
-            return UnreadableRun(run, SynclineError(stored_code(code), reason), is_new=False)
-        return self._build_of(run, value["block"])
+        match json.loads(noted):
+            case {"error": [code, reason]}:
+                return UnreadableRun(run, SynclineError(stored_code(code), reason), is_new=False)
+            case value:
+                return self._build_of(run, value["block"])
 
     def _read(self, run: WorkflowRun, key: str) -> Build | UnreadableRun:
         try:
@@ -190,14 +187,14 @@ class Builds:
             # An error in the run's content is permanent; others may be temporary.
             if error.code.name not in _PERMANENT:
                 raise
-            self._facts.remember(key, json.dumps({"error": [error.code.name, error.what]}))
+            self.facts.remember(key, json.dumps({"error": [error.code.name, error.what]}))
             return UnreadableRun(run, error, is_new=True)
-        self._facts.remember(key, json.dumps({"block": dict(build.block)}))
+        self.facts.remember(key, json.dumps({"block": dict(build.block)}))
         return build
 
     def _block(self, run: WorkflowRun) -> dict[str, str]:
-        rules = self._sync.build.metadata
-        logs = self._github.logs(self._sync.source.repository, run)
+        rules = self.sync.build.metadata
+        logs = self.github.logs(self.sync.source.repository, run)
         archive = ZipArchive(WindowedSource(logs), _LOG_LIMITS)
         found = [
             block
@@ -208,7 +205,7 @@ class Builds:
         return block_of(found, rules, run.created, run.updated, logs.name)
 
     def _build_of(self, run: WorkflowRun, block: dict[str, str]) -> Build:
-        rules = self._sync.build
+        rules = self.sync.build
         tag = block[rules.metadata.tag]
         destinations = []
         for image in rules.expected(block):
@@ -217,7 +214,7 @@ class Builds:
                 raise SynclineError(
                     "METADATA_INVALID", f"run {run.id} made {tag[:160]!r}, which no form of `mapping` fits"
                 )
-            repository = parse_repository(f"{self._sync.target.project}/{destination[0]}")
+            repository = parse_repository(f"{self.sync.target.project}/{destination[0]}")
             destinations.append(Destination(image, repository, parse_tag(destination[1])))
         return Build(run, block, tag, tuple(destinations))
 
@@ -277,8 +274,7 @@ def blocks_in(lines: Iterable[str], rules: Metadata) -> Iterator[dict[str, str]]
     yield from _blocks_of(run, rules)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
+class _Line(NamedTuple):
     """A line of a block: its number in the log, its key and its value."""
 
     number: int
@@ -316,10 +312,7 @@ def _cut(run: list[_Line]) -> list[list[_Line]]:
 def block_of(
     found: Iterable[Mapping[str, str]], rules: Metadata, began: float, ended: float, where: str
 ) -> dict[str, str]:
-    """Return the block of a run that lasted from ``began`` to ``ended`` (Unix seconds).
-
-    Raises METADATA_INVALID if there is none, none of this run, or several that differ.
-    """
+    """Return the block of a run that lasted from ``began`` to ``ended`` (Unix seconds). Raises METADATA_INVALID."""
     distinct = {tuple(sorted(block.items())): dict(block) for block in found}
     if not distinct:
         raise _invalid(where, f"have no block with {', '.join(rules.needed)}")

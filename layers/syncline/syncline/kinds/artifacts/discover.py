@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from syncline.clients.github.client import WorkflowRun
@@ -19,10 +20,10 @@ from syncline.kinds.artifacts.records import PushRecord, PushRecords, age_of
 from syncline.kinds.kind import Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Outcome, Result, Scope
 
-RUN: Final = "run:"
-"""Prefix of a run's number, in a scope and in the group of an unreadable run."""
-LOG: Final = "log"
-"""Name of the item of an unreadable run."""
+BuildImage = tuple[Build, Destination]
+
+RUN: Final = "run:"  # prefix of a run's number, in a scope and in the group of an unreadable run
+LOG: Final = "log"  # name of the item of an unreadable run
 _LONGEST_RUN: Final = 24 * 3600.0
 
 
@@ -44,31 +45,28 @@ class TagLists:
     def __init__(self, target: ProjectTarget, report: OnInvalid = ignore) -> None:
         self._target = target
         self._report = report
-        self._lists: dict[str, frozenset[str]] = {}
-        self._odd: dict[str, list[InvalidEntry]] = {}
-        self._numbers: dict[str, int] | None = None
+        self._lists: dict[str, tuple[frozenset[str], list[InvalidEntry]]] = {}
         self.odd: list[InvalidEntry] = []
 
     def of(self, repository: str) -> frozenset[str]:
-        found = self._lists.get(repository)
-        if found is None:
-            odd = self._odd[repository] = []
-            found = self._lists[repository] = frozenset(self._ask(repository, self._collecting(odd)))
-        return found
+        return self._list(repository)[0]
 
     def odd_of(self, repository: str) -> list[InvalidEntry]:
         """Return the invalid entries in the list of a repository's tags."""
-        self.of(repository)
-        return self._odd[repository]
+        return self._list(repository)[1]
 
+    @cached_property
     def repositories(self) -> dict[str, int]:
-        """Return all repositories of the project with their IDs; needs the API."""
+        """All repositories of the project with their IDs; needs the API."""
         assert self._target.api is not None, "only the API lists repositories"
-        if self._numbers is None:
-            self.odd.clear()
-            listed = self._target.api.repositories(self._collecting(self.odd))
-            self._numbers = {found.path: found.id for found in listed}
-        return self._numbers
+        self.odd.clear()
+        return {found.path: found.id for found in self._target.api.repositories(self._collecting(self.odd))}
+
+    def _list(self, repository: str) -> tuple[frozenset[str], list[InvalidEntry]]:
+        if repository not in self._lists:
+            odd: list[InvalidEntry] = []
+            self._lists[repository] = frozenset(self._ask(repository, self._collecting(odd))), odd
+        return self._lists[repository]
 
     def _collecting(self, found: list[InvalidEntry]) -> OnInvalid:
         def note(odd: InvalidEntry) -> None:
@@ -79,7 +77,7 @@ class TagLists:
 
     def _ask(self, repository: str, odd: OnInvalid) -> Iterator[str]:
         if self._target.api is not None:
-            number = self.repositories().get(repository)
+            number = self.repositories.get(repository)
             if number is not None:
                 return self._target.api.tags(number, odd)
             if not any(each.name in (None, repository) for each in self.odd):
@@ -87,26 +85,19 @@ class TagLists:
         return self._target.registry.tags(repository, odd)
 
 
+@dataclass
 class BuildScan:
     """One scan of a sync's builds."""
 
-    def __init__(  # noqa: PLR0913 - each is handed in
-        self,
-        sync: ArtifactsSync,
-        builds: Builds,
-        target: ProjectTarget,
-        pushed: PushRecords,
-        memory: FactStore,
-        *,
-        now: Callable[[], float] = time.time,
-    ) -> None:
-        self._sync = sync
-        self._memory = memory
-        self._builds = builds
-        self._target = target
-        self._pushed = pushed
-        self._now = now
-        self._tags = TagLists(target)
+    sync: ArtifactsSync
+    builds: Builds
+    target: ProjectTarget
+    pushed: PushRecords
+    memory: FactStore
+    now: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self._tags = TagLists(self.target)
         self._is_complete = True
 
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
@@ -115,16 +106,16 @@ class BuildScan:
         All items of a repository are in one page, as it has one writer at a time. Reading logs takes long; what was read
         is remembered, so a scan that begins again gets further.
         """
-        wanted: dict[str, list[tuple[Build, Destination]]] = {}
-        unreadable: list[Page] = []
+        wanted: dict[str, list[BuildImage]] = {}
+        unreadable: list[Failure | Result] = []
         found: set[str] = set()
         odd: list[InvalidEntry] = []
-        runs = self._builds.runs(self._now(), odd.append)
+        runs = self.builds.runs(self.now(), odd.append)
         self._is_complete = not odd
         named = self._named(runs, scope, unreadable)
         candidates = self._with_younger(runs, named, unreadable)
         covered = {run.id for run in (*runs, *named)}
-        for build in self._builds.youngest(candidates):
+        for build in self.builds.youngest(candidates):
             if context.over:
                 return
             if build.run.id not in covered:
@@ -136,18 +127,18 @@ class BuildScan:
             for destination in build.destinations:
                 wanted.setdefault(destination.repository, []).append((build, destination))
                 found |= _names_of(build, destination)
-        found |= {failure.item.group for page in unreadable for failure in page.failures}
         if cursor is None:
-            results = tuple(result for page in unreadable for result in page.results)
-            failures = [failure for page in unreadable for failure in page.failures]
+            failures = [each for each in unreadable if isinstance(each, Failure)]
+            found |= {failure.item.group for failure in failures}
             failures += self._absent(scope, found, context) if context.named else ()
+            results = tuple(each for each in unreadable if isinstance(each, Result))
             yield Page("", results=results, failures=tuple(failures))
             if scope.everything:
                 yield from failure_pages("", map(_failure_of_run, odd))
         yield from self._repositories(wanted, scope, cursor or "", context)
 
     def _repositories(
-        self, wanted: Mapping[str, Sequence[tuple[Build, Destination]]], scope: Scope, after: str, context: StepContext
+        self, wanted: Mapping[str, Sequence[BuildImage]], scope: Scope, after: str, context: StepContext
     ) -> Iterator[Page]:
         """Yield a page for each repository, and a last one for the invalid entries in GitLab's list of repositories."""
         for repository in sorted(wanted):
@@ -156,40 +147,39 @@ class BuildScan:
             if repository > after:
                 yield self._page(repository, wanted[repository], scope, context)
         if scope.everything:
-            odd = (Failure(Item("*", each.label), each.error) for each in self._tags.odd)
-            yield from failure_pages(max(wanted, default=""), odd)
+            failures = (Failure(Item("*", each.label), each.error) for each in self._tags.odd)
+            yield from failure_pages(max(wanted, default=""), failures)
 
     def _absent(self, scope: Scope, found: set[str], context: StepContext) -> Iterator[Failure]:
         """Yield a failure for each name of a scope that no build has, except for items of a retry, which have results."""
         asked = {f"{group}:{name}" for group, name in context.asked}
         for name in sorted(set(scope.groups or ()) - found - asked):
-            source = self._sync.source
+            source = self.sync.source
             what = f"no successful run of {source.workflow} in {source.repository} within the limits of the sync has made {name}"
             yield Failure(Item(name, "*"), SynclineError("SOURCE_ABSENT", what))
 
-    def _named(self, runs: Sequence[WorkflowRun], scope: Scope, unreadable: list[Page]) -> list[WorkflowRun]:
-        """Return the runs that the scope names and ``runs`` lacks: they are older, or not listed yet.
-
-        A run with an invalid response of GitHub is added to ``unreadable``.
-        """
+    def _named(
+        self, runs: Sequence[WorkflowRun], scope: Scope, unreadable: list[Failure | Result]
+    ) -> list[WorkflowRun]:
+        """Return the runs that the scope names and ``runs`` lacks. One with an invalid response joins ``unreadable``."""
         known = {run.id for run in runs}
         numbers = {int(g.removeprefix(RUN)) for g in scope.groups or () if g.startswith(RUN) and g[4:].isdigit()}
         found = []
         for number in sorted(numbers - known):
             try:
-                run = self._builds.run(number)
+                run = self.builds.run(number)
             except SynclineError as error:
                 if error.code.name == "BAD_ANSWER":
-                    unreadable.append(_failed_page(number, error))
+                    unreadable.append(Failure(Item(f"{RUN}{number}", "*"), error))
                 elif error.code.name != "NOT_FOUND":
                     raise
                 continue
-            if self._builds.takes(run):
+            if self.builds.takes(run):
                 found.append(run)
         return found
 
     def _with_younger(
-        self, runs: Sequence[WorkflowRun], named: list[WorkflowRun], unreadable: list[Page]
+        self, runs: Sequence[WorkflowRun], named: list[WorkflowRun], unreadable: list[Failure | Result]
     ) -> list[WorkflowRun]:
         """Return ``runs`` and ``named``, and all younger runs if one of ``named`` is older than all of ``runs``.
 
@@ -198,34 +188,35 @@ class BuildScan:
         """
         found = {run.id: run for run in runs}
         if named and (not runs or min(map(_age, named)) < _age(runs[-1])):
-            found |= {run.id: run for run in self._builds.since(min(named, key=_age))}
+            found |= {run.id: run for run in self.builds.since(min(named, key=_age))}
         oldest = min(map(_age, found.values()), default=None)
         for run in list(named):
             if oldest is None or _age(run) < oldest:
                 named.remove(run)
-                unreadable.append(_failed_page(run.id, self._builds.unlisted(run)))
+                unreadable.append(Failure(Item(f"{RUN}{run.id}", "*"), self.builds.unlisted(run)))
         found |= {run.id: run for run in named}
         return sorted(found.values(), key=_age, reverse=True)
 
-    def _page(
-        self, repository: str, wanted: Sequence[tuple[Build, Destination]], scope: Scope, context: StepContext
-    ) -> Page:
+    def _page(self, repository: str, wanted: Sequence[BuildImage], scope: Scope, context: StepContext) -> Page:
         """Return the page of one repository: missing images, the youngest build first, and aliases that point elsewhere."""
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
-        present: list[tuple[Build, Destination]] = []
+        present: list[BuildImage] = []
         wanted, failures = self._without_invalid(repository, wanted, scope)
         is_complete = not self._tags.odd_of(repository)
-        may_have_unverified, is_verified = self._pushed.may_have_unverified(repository), True
+        may_have_unverified, is_verified = self.pushed.may_have_unverified(repository), True
         for build, destination in wanted:
-            is_present = destination.tag in self._tags.of(repository)
-            unavailable = None if is_present else self._pushed.unavailable_reason(build.run, destination)
             if not _covers(scope, build, destination):
                 continue
-            unverified = self._pushed.unverified(destination) if is_present and may_have_unverified else None
-            if is_present:
+            is_present = destination.tag in self._tags.of(repository)
+            unavailable = unverified = None
+            if not is_present:
+                unavailable = self.pushed.unavailable_reason(build.run, destination)
+            else:
                 present.append((build, destination))
+                push = self.pushed.of(repository, destination.tag) if may_have_unverified else None
+                unverified = None if push is None or push.verified else push
             is_verified = is_verified and unverified is None
             asked = (repository, destination.tag) in context.asked  # its transfer compares the images
             if is_present and unverified is None and not asked and not self._is_older(build, destination):
@@ -242,31 +233,28 @@ class BuildScan:
             else:
                 items.append(item)
         if scope.everything and may_have_unverified and is_complete and is_verified and not context.plan:
-            self._pushed.note_all_verified(repository)
+            self.pushed.note_all_verified(repository)
         # An invalid entry may stand for a younger build.
         is_complete &= self._is_complete
-        if scope.everything and is_complete and self._sync.aliases:
+        if scope.everything and is_complete and self.sync.aliases:
             items += self._aliases(present)
         return Page(repository, tuple(items), skipped, tuple(results), tuple(failures))
 
     def _without_invalid(
-        self, repository: str, wanted: Sequence[tuple[Build, Destination]], scope: Scope
-    ) -> tuple[Sequence[tuple[Build, Destination]], list[Failure]]:
+        self, repository: str, wanted: Sequence[BuildImage], scope: Scope
+    ) -> tuple[Sequence[BuildImage], list[Failure]]:
         """Return the wanted images without the tags with an invalid entry, and the failures for these."""
         odd = {each.label: each for each in self._tags.odd_of(repository)}
         named = {destination.tag for build, destination in wanted if _covers(scope, build, destination)}
-        failures = [
-            Failure(Item(repository, label), each.error)
-            for label, each in odd.items()
-            if scope.everything or label in named
-        ]
+        reported = (each for label, each in odd.items() if scope.everything or label in named)
+        failures = [Failure(Item(repository, each.label), each.error) for each in reported]
         return [(build, destination) for build, destination in wanted if destination.tag not in odd], failures
 
     def _is_replaced(self, push: PushRecord, item: Item) -> bool:
         """Return True if an item's tag still is the image that somebody else put, and must not be replaced."""
-        if not push.other or self._sync.overwrite or item.detail["run"] != push.run:
+        if not push.other or self.sync.overwrite or item.detail["run"] != push.run:
             return False
-        return self._target.registry.manifest_digest(item.group, item.name) == push.other
+        return self.target.registry.manifest_digest(item.group, item.name) == push.other
 
     def _is_first(self, item: Item, context: StepContext) -> bool:
         """Return True if no other scan of the run has found the item, as each is sent or reported once per run.
@@ -275,44 +263,41 @@ class BuildScan:
         """
         if not context.run or context.plan:
             return True
-        return self._memory.take(f"found@{context.run}@{item}@{item.source}", context.scan, _LONGEST_RUN)
+        return self.memory.take(f"found@{context.run}@{item}@{item.source}", context.scan, _LONGEST_RUN)
 
-    def _unreadable(self, unreadable: UnreadableRun, scope: Scope, context: StepContext) -> list[Page]:
+    def _unreadable(self, unreadable: UnreadableRun, scope: Scope, context: StepContext) -> list[Failure | Result]:
         item = Item(f"{RUN}{unreadable.run.id}", LOG, f"{RUN}{unreadable.run.mark}")
         if (scope.groups is not None and item.group not in scope.groups) or not self._is_first(item, context):
             return []
         if unreadable.is_new:
-            return [Page("", failures=(Failure(item, unreadable.error),))]
-        return [Page("", results=(_failed(item, unreadable.error.code.name, unreadable.error.what),))]
+            return [Failure(item, unreadable.error)]
+        return [_failed(item, unreadable.error.code.name, unreadable.error.what)]
 
     def _is_older(self, build: Build, destination: Destination) -> bool:
         """Return True if the present tag is from an older run of the same image tag, and may be replaced.
 
         A tag without a record counts as older: the transfer leaves it if it is the same image.
         """
-        if not self._sync.overwrite:
+        if not self.sync.overwrite:
             return False
-        run = self._pushed.run_of(destination)
+        run = self.pushed.run_of(destination)
         return run is None or age_of(run) < age_of(build.run.mark)
 
-    def _aliases(self, present: Iterable[tuple[Build, Destination]]) -> Iterator[Item]:
-        """Yield the aliases that do not point at the youngest present build.
-
-        The transfer of a missing build updates them itself.
-        """
-        registry = self._target.registry
-        found = youngest_present(registry, self._pushed, present)
+    def _aliases(self, present: Iterable[BuildImage]) -> Iterator[Item]:
+        """Yield the aliases that do not point at the youngest present build. Transfers of missing builds update them."""
+        registry = self.target.registry
+        found = youngest_present(registry, self.pushed, present)
         if found is None:
             return
         destination, digest = found
-        for alias in self._sync.aliases:
+        for alias in self.sync.aliases:
             current = registry.manifest_digest(destination.repository, alias)
             if current != digest:
                 yield Item(destination.repository, alias, target=current, detail={"alias": True})
 
 
 def youngest_present(
-    registry: Registry, pushed: PushRecords, builds: Iterable[tuple[Build, Destination]]
+    registry: Registry, pushed: PushRecords, builds: Iterable[BuildImage]
 ) -> tuple[Destination, str] | None:
     """Return the destination of the youngest build's image, and its manifest's digest. ``builds`` has the youngest first.
 
@@ -321,7 +306,7 @@ def youngest_present(
     A tag without a record counts as the build's.
     """
 
-    def age(made: tuple[Build, Destination]) -> tuple[int, int]:
+    def age(made: BuildImage) -> tuple[int, int]:
         build, destination = made
         return age_of(pushed.run_of(destination) or build.run.mark)
 
@@ -335,10 +320,6 @@ def youngest_present(
 def _age(run: WorkflowRun) -> tuple[float, int]:
     """Return the key by which GitHub orders runs; that of a younger run is greater."""
     return run.created, run.id
-
-
-def _failed_page(run: int, error: SynclineError) -> Page:
-    return Page("", failures=(Failure(Item(f"{RUN}{run}", "*"), error),))
 
 
 def _failure_of_run(odd: InvalidEntry) -> Failure:
@@ -363,9 +344,7 @@ def _failed(item: Item, code: CodeName, reason: str) -> Result:
 
 
 def _covers(scope: Scope, build: Build, destination: Destination) -> bool:
-    if scope.groups is None:
-        return True
-    return not _names_of(build, destination).isdisjoint(scope.groups)
+    return scope.groups is None or not _names_of(build, destination).isdisjoint(scope.groups)
 
 
 def _names_of(build: Build, destination: Destination) -> set[str]:

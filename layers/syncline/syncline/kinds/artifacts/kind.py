@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from syncline.clients.github.client import GitHub
 from syncline.clients.http.client import Http
@@ -18,6 +19,7 @@ from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinishe
 from syncline.model import Item, Scope, Step
 
 
+@dataclass
 class Artifacts:
     """The kind ``artifacts`` for one sync. A group is a repository at the target, an item an image of a build.
 
@@ -28,41 +30,37 @@ class Artifacts:
     moves_by = Step.TRANSFER
     share = 20  # they are transferred in order; separate messages would only wait for the repository's lease
 
-    def __init__(  # noqa: PLR0913 - each is handed in
-        self,
-        sync: ArtifactsSync,
-        github: GitHub,
-        target: ProjectTarget,
-        http: Http,
-        *,
-        memory: FactStore,
-        now: Callable[[], float],
-    ) -> None:
-        self._sync = sync
-        self._target = target
-        self._http = http
-        self._now = now
-        self._memory = memory
-        self._pushed = PushRecords(memory, target.registry.host)
-        self._builds = Builds(sync, github, memory)
-        known = KnownLayers(memory, target.registry)
-        self._moving = ArtifactTransfer(sync, github, target.registry, self._builds, known, self._pushed, memory, now)
+    sync: ArtifactsSync
+    github: GitHub
+    target: ProjectTarget
+    http: Http
+    memory: FactStore
+    now: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        registry = self.target.registry
+        self._pushed = PushRecords(self.memory, registry.host)
+        self._builds = Builds(self.sync, self.github, self.memory)
+        known = KnownLayers(self.memory, registry)
+        self._moving = ArtifactTransfer(
+            self.sync, self.github, registry, self._builds, known, self._pushed, self.memory, self.now
+        )
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        scan = BuildScan(self._sync, self._builds, self._target, self._pushed, self._memory, now=self._now)
+        scan = BuildScan(self.sync, self._builds, self.target, self._pushed, self.memory, self.now)
         return scan.pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferOutcome]:
         return self._moving.items(items, context)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        for answer in verify_items(self._target.registry, items, context):
+        for answer in verify_items(self.target.registry, items, context):
             if isinstance(answer, Completed):
                 self._pushed.note_verified(answer.item.group, answer.item.name, str(answer.item.source))
             yield answer
 
     def reference(self, group: str) -> str:
-        return f"{self._target.registry.host}/{group}"
+        return f"{self.target.registry.host}/{group}"
 
     def requests(self) -> int:
-        return self._http.requests_made
+        return self.http.requests_made

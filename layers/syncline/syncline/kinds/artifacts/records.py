@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from syncline.clients.github.client import WorkflowRun
 from syncline.clients.registry.client import Registry
@@ -13,8 +13,7 @@ from syncline.kinds.artifacts.facts import FactStore
 from syncline.kinds.artifacts.verify import fingerprint_of
 
 
-@dataclass(frozen=True, slots=True)
-class PushRecord:
+class PushRecord(NamedTuple):
     """A tag that was pushed: its run (number and attempt), its manifest's digest, and the image's fingerprint.
 
     ``other`` is the digest that somebody else put under the tag instead, if any.
@@ -44,14 +43,13 @@ class PushRecords:
         if not push.verified:
             # Scans read this one fact of a repository, and the records of its tags only if it exists.
             self._facts.remember(self._unverified_key(repository), "open")
-        value = json.dumps([push.run, push.manifest, push.fingerprint, push.verified, push.other])
-        self._facts.remember(self._key(repository, tag), value)
+        self._facts.remember(self._key(repository, tag), json.dumps(push))
 
     def note_verified(self, repository: str, tag: str, fingerprint: str) -> None:
         """Record that a tag was verified."""
         push = self.of(repository, tag)
         if push is not None and push.fingerprint == fingerprint and not push.verified:
-            self.note(repository, tag, replace(push, verified=True))
+            self.note(repository, tag, push._replace(verified=True))
 
     def of(self, repository: str, tag: str) -> PushRecord | None:
         noted = self._facts.recall(self._key(repository, tag))
@@ -67,11 +65,6 @@ class PushRecords:
     def may_have_unverified(self, repository: str) -> bool:
         """Return True if a tag of the repository may have been pushed and not verified."""
         return self._facts.recall(self._unverified_key(repository)) is not None
-
-    def unverified(self, destination: Destination) -> PushRecord | None:
-        """Return the record of a tag that was pushed and not verified."""
-        push = self.of(destination.repository, destination.tag)
-        return push if push is not None and not push.verified else None
 
     def note_all_verified(self, repository: str) -> None:
         self._facts.forget(self._unverified_key(repository))

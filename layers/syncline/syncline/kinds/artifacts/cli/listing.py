@@ -44,7 +44,7 @@ def gitlab_list(setup: Setup, out: Output) -> CommandResult:
         out.line(repository, "bold")
         found = []
         for tag in sorted(tags.of(repository)):
-            details = None if api is None else api.tag(tags.repositories()[repository], tag)
+            details = None if api is None else api.tag(tags.repositories[repository], tag)
             row: dict[str, Any] = {"tag": tag}
             if details is not None:
                 row |= {"digest": details.digest or "", "size": details.size, "created": details.created or ""}
@@ -109,6 +109,6 @@ def _extra(setup: Setup, tags: TagLists, builds: list[Build]) -> list[str]:
 def _repositories(setup: Setup, tags: TagLists) -> list[str]:
     """Return the repositories of the project; without GitLab's API those that the mapping can produce."""
     if setup.target.api is not None:
-        return sorted(tags.repositories())
+        return sorted(tags.repositories)
     build, project = setup.sync.build, setup.sync.target.project
     return sorted({f"{project}/{below}" for below in build.repositories() if tags.of(f"{project}/{below}")})
