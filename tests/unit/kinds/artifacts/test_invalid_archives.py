@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.decompress import decompressed
-from syncline.kinds.artifacts.archive.streams import ArchiveLimits, ChunkReader, WindowedSource, invalid
+from syncline.kinds.artifacts.archive.streams import ArchiveLimits, ChunkReader, WindowedSource
 from syncline.kinds.artifacts.archive.tar import TarReader
 from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.examine import examine
@@ -343,7 +343,7 @@ class TestUnpacking:
         tracemalloc.stop()
 
     def test_chunk_reader_reads_sizes(self) -> None:
-        feed = ChunkReader([b"abc", b"", b"defgh"], lambda: invalid("cut"))
+        feed = ChunkReader([b"abc", b"", b"defgh"], "cut")
         assert (feed.peek(4), feed.read_exactly(2), bytes(feed.read_some(2)), feed.read_exactly(3), feed.at) == (
             b"abcd",
             b"ab",

@@ -16,10 +16,8 @@ from syncline.kinds.artifacts.archive.inflate import VERSION
 from syncline.kinds.artifacts.archive.streams import Mark
 from syncline.kinds.artifacts.facts import FactStore
 
-FORMAT: Final = 1
-"""Version of the stored form. Another version is ignored."""
-LARGEST: Final = 380_000
-"""Characters of a checkpoint that fit into an item of the table, which takes 400 KB."""
+FORMAT: Final = 1  # version of the stored form; another version is ignored
+LARGEST: Final = 380_000  # characters of a checkpoint that fit into an item of the table, which takes 400 KB
 RETENTION: Final = 2 * 24 * 3600.0
 """Seconds for which a checkpoint is stored. Registries keep unfinished uploads for about as long."""
 _LARGEST_UNPACKED: Final = 64 * 1024 * 1024

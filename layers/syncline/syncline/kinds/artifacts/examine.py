@@ -49,20 +49,9 @@ class _Hasher:
     def holds(self, stored: dict[str, Any]) -> bool:
         raise AssertionError(f"an examination does not continue from a checkpoint: {stored}")
 
-    def layer(
-        self,
-        content: ChunkReader,
-        diff_id: str | None,
-        stored: LayerState,
-        inside: LayerState = None,
+    def send(
+        self, content: ChunkReader, digest: str | None, stored: LayerState, inside: LayerState, *, packed: bool
     ) -> SentLayer:
-        del stored, inside
-        digest = _hashed(content)
-        if diff_id not in (None, digest):
-            raise invalid(f"a layer that the archive calls {diff_id} has the content {digest}")
-        return _layer(digest, digest)
-
-    def blob(self, content: ChunkReader, digest: str, stored: LayerState, inside: LayerState = None) -> SentLayer:
         del stored, inside
         compressed = hashlib.sha256()
 
@@ -71,19 +60,19 @@ class _Hasher:
                 compressed.update(piece)
                 yield bytes(piece)
 
-        diff_id = _hashed(decompressed(passing(), f"the blob {digest}"))
-        for piece in content:
-            compressed.update(piece)
-        if f"sha256:{compressed.hexdigest()}" != digest:
-            raise invalid(f"the blob that the archive calls {digest} has another digest")
-        return _layer(diff_id, digest)
-
-
-def _layer(diff_id: str, digest: str) -> SentLayer:
-    """Return a layer that no registry has."""
-    future: SentLayer = Future()
-    future.set_result(Layer(diff_id, digest, 0))
-    return future
+        if packed:
+            diff_id = _hashed(decompressed(passing(), f"the blob {digest}"))
+            for piece in content:
+                compressed.update(piece)
+            if f"sha256:{compressed.hexdigest()}" != digest:
+                raise invalid(f"the blob that the archive calls {digest} has another digest")
+        else:
+            diff_id = _hashed(content)
+            if digest not in (None, diff_id):
+                raise invalid(f"a layer that the archive calls {digest} has the content {diff_id}")
+        future: SentLayer = Future()
+        future.set_result(Layer(diff_id, digest or diff_id, 0))
+        return future
 
 
 def _hashed(content: Iterable[bytes | memoryview]) -> str:

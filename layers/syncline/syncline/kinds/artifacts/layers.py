@@ -17,8 +17,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from isal import isal_zlib
 
@@ -29,8 +28,7 @@ from syncline.kinds.artifacts.facts import FactStore
 
 T = TypeVar("T")
 
-SEGMENT: Final = 4 * 1024 * 1024
-"""Bytes of a layer that are compressed together. Another value makes other digests."""
+SEGMENT: Final = 4 * 1024 * 1024  # bytes of a layer that are compressed together; another value makes other digests
 LEVEL: Final = 1
 HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 """Header of a gzip member: deflate, no name, no time, no system."""
@@ -52,20 +50,12 @@ def trailer(crc: int, size: int) -> bytes:
     return _LAST_BLOCK + crc.to_bytes(4, "little") + (size & 0xFFFFFFFF).to_bytes(4, "little")
 
 
-def checksum(data: bytes, crc: int) -> int:
-    return isal_zlib.crc32(data, crc)
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
+class Layer(NamedTuple):
     """A layer at a registry: the digest of its content, and the digest and size in bytes of its compressed form."""
 
     diff_id: str
     digest: str
     size: int
-
-    def to_json(self) -> list[str | int]:
-        return [self.diff_id, self.digest, self.size]
 
 
 def has_blob(registry: Registry, repository: str, digest: str, size: int) -> bool:
@@ -91,12 +81,12 @@ class KnownLayers:
 
     def get(self, repository: str, key: str) -> Layer | None:
         """Return the layer if ``repository`` has it now or it could be mounted there."""
-        noted = self._recall(key)
-        if noted is None:
-            return None
-        if self._is_present(repository, *noted):
-            return noted[0]
-        self._facts.forget(self._key(key))
+        match (self._facts.recall(self._key(key)) or "").split(" "):
+            case [digest, size, origin, diff_id] if is_digest(digest) and is_digest(diff_id) and size.isdigit():
+                layer = Layer(diff_id, digest, int(size))
+                if self._is_present(repository, layer, origin):
+                    return layer
+                self._facts.forget(self._key(key))
         return None
 
     def note(self, repository: str, key: str, layer: Layer) -> None:
@@ -143,12 +133,6 @@ class KnownLayers:
         if origin == repository or not self._registry.mount_blob(repository, layer.digest, origin):
             return False
         return has_blob(self._registry, repository, layer.digest, layer.size)
-
-    def _recall(self, key: str) -> tuple[Layer, str] | None:
-        match (self._facts.recall(self._key(key)) or "").split(" "):
-            case [digest, size, origin, diff_id] if is_digest(digest) and is_digest(diff_id) and size.isdigit():
-                return Layer(diff_id, digest, int(size)), origin
-        return None
 
     def _key(self, key: str) -> str:
         return f"layer@{self._registry.host}@{key}"

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from syncline.clients.registry.reference import digest_of
 from syncline.errors import SynclineError
@@ -27,17 +27,15 @@ from syncline.kinds.artifacts.archive.streams import (
 )
 from syncline.kinds.artifacts.archive.tar import TarMember, TarReader, is_header
 from syncline.kinds.artifacts.checkpoints import Checkpoint
-from syncline.kinds.artifacts.layers import Layer
+from syncline.kinds.artifacts.layers import KnownLayers, Layer
 from syncline.kinds.artifacts.upload import LayerReadError, LayerState, SentLayer
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
 _BLOB: Final = re.compile(r"blobs/([a-z0-9]+)/([0-9a-f]+)")
 _NAMED_BY_CONTENT: Final = re.compile(r"(?:.*/)?([0-9a-f]{64})\.tar")
-_STALLED: Final = 5
-"""Functions in a row that may make no progress."""
-_TEXTS_SIZE: Final = 64 * 1024 * 1024
-"""Largest total size of an archive's JSON files, in bytes."""
+_STALLED: Final = 5  # functions in a row that may make no progress
+_TEXTS_SIZE: Final = 64 * 1024 * 1024  # largest total size of an archive's JSON files, in bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +68,8 @@ class ImageProgress:
         return cls(done, dict(stored.get("open", {})), *counts)
 
     def to_json(self) -> dict[str, Any]:
-        done = {name: layer.to_json() for name, layer in self.done.items()}
         counts = {"functions": self.functions, "read": self.read, "reached": self.reached}
-        return {"done": done, "open": self.open, **counts}
+        return {"done": {name: list(layer) for name, layer in self.done.items()}, "open": self.open, **counts}
 
     def count_function(self, read: int, *, has_layers: bool) -> None:
         """Count a function that did not reach the end; ``has_layers`` if it completed layers at the target."""
@@ -105,9 +102,7 @@ class ImageProgress:
         """Return a layer that is missing or contradicts the image's config, None if all agree."""
         for path, diff_id in zip(layers, image.diff_ids or [None] * len(layers), strict=True):
             layer = self.done.get(path)
-            if layer is None and path not in contents.texts:
-                return path
-            if layer is not None and diff_id not in (None, layer.diff_id):
+            if path not in contents.texts if layer is None else diff_id not in (None, layer.diff_id):
                 return path
         return None
 
@@ -117,52 +112,21 @@ class LayerReceiver(Protocol):
 
     def holds(self, stored: dict[str, Any]) -> bool: ...
 
-    def layer(
-        self,
-        content: ChunkReader,
-        diff_id: str | None,
-        stored: LayerState,
-        inside: LayerState = None,
+    def send(
+        self, content: ChunkReader, digest: str | None, stored: LayerState, inside: LayerState, *, packed: bool
     ) -> SentLayer: ...
-
-    def blob(self, content: ChunkReader, digest: str, stored: LayerState, inside: LayerState = None) -> SentLayer: ...
-
-
-class LayerIndex(Protocol):
-    """An index of layers that need not be sent; see :class:`syncline.kinds.artifacts.layers.KnownLayers`."""
-
-    def find(self, repository: str, key: str, size: int, over: Callable[[], bool]) -> Layer | None: ...
-
-    def get(self, repository: str, key: str) -> Layer | None: ...
-
-    def note(self, repository: str, key: str, layer: Layer) -> None: ...
-
-    def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None: ...
-
-    def note_guess(self, path: str, size: int, diff_id: str | None) -> None: ...
 
 
 class EmptyLayerIndex:
-    """An index without layers."""
+    """An index without layers, in place of :class:`KnownLayers`."""
 
-    def find(self, repository: str, key: str, size: int, over: Callable[[], bool]) -> Layer | None:
+    def _nothing(self, *_: object) -> None:
         """Return None."""
 
-    def get(self, repository: str, key: str) -> Layer | None:
-        """Return None."""
-
-    def note(self, repository: str, key: str, layer: Layer) -> None:
-        """Do nothing."""
-
-    def guess(self, path: str, size: int, over: Callable[[], bool]) -> str | None:
-        """Return None."""
-
-    def note_guess(self, path: str, size: int, diff_id: str | None) -> None:
-        """Do nothing."""
+    find = get = note = guess = note_guess = _nothing
 
 
-@dataclass(frozen=True, slots=True)
-class _Position:
+class _Position(NamedTuple):
     """The start of a file's content: the tar's mark, and the numbers of texts, links and sizes known before it."""
 
     member: TarMember
@@ -182,7 +146,7 @@ class ArchivePass:
     """
 
     receiver: LayerReceiver
-    known: LayerIndex
+    known: KnownLayers | EmptyLayerIndex
     repository: str
     context: StepContext
     wanted: WantedImage
@@ -243,7 +207,7 @@ class ArchivePass:
             dict(islice(self._texts.items(), position.texts)),
             dict(islice(self._links.items(), position.links)),
             dict(islice(self.sizes.items(), position.sizes)),
-            {name: layer.to_json() for name, layer in self.progress.done.items()},
+            {name: list(layer) for name, layer in self.progress.done.items()},
         )
 
     def over(self, chunks: Iterable[bytes]) -> ArchiveContents | None:
@@ -275,20 +239,29 @@ class ArchivePass:
     def _tar(self, chunks: Iterable[bytes | memoryview], mark: Mark | None) -> TarReader:
         """Return the tar in an archive, or in the archive's own archive, at a mark."""
         if mark is None:
-            return TarReader(decompressed(chunks, self.where, self.limits), self.where, self.limits)
+            return self._opened(chunks)
         packed = mark["under"]
         if "left" in packed["under"]:
             chunks = self._tar(chunks, packed["under"]).content()
-        where = f"{self.where}, {self._nested}" if self._nested else self.where
-        return TarReader(decompressed(chunks, where, self.limits, packed), where, self.limits, mark)
+        return self._opened(chunks, packed, mark)
+
+    def _opened(
+        self, chunks: Iterable[bytes | memoryview], packed: Mark | None = None, mark: Mark | None = None
+    ) -> TarReader:
+        """Return the tar in a stream, decompressed if required, from its start or from marks."""
+        return TarReader(decompressed(chunks, self._location, self.limits, packed), self._location, self.limits, mark)
+
+    @property
+    def _location(self) -> str:
+        """The name of the archive, or of the one nested in it, for messages."""
+        return f"{self.where}, {self._nested}" if self._nested else self.where
 
     def _members(self, tar: TarReader) -> bool:
-        where = f"{self.where}, {self._nested}" if self._nested else self.where
         for member in tar:
             if member.kind == "folder":
                 continue
             if member.name in self.sizes or member.name in self._links:
-                raise refused(f"{where} has two members {member.name[:120]!r}")
+                raise refused(f"{self._location} has two members {member.name[:120]!r}")
             if member.kind != "file":
                 self._links[member.name] = member.link
                 continue
@@ -311,8 +284,7 @@ class ArchivePass:
         self._texts, self._links, self.sizes = {}, {}, {}
         self._unfinished.clear()
         self._nested = member.name
-        where = f"{self.where}, {member.name}"
-        return TarReader(decompressed(tar.content(), where, self.limits), where, self.limits)
+        return self._opened(tar.content())
 
     def _continues(self, tar: TarReader) -> bool:
         """Collect completed layers; return False if time ran out within the member."""
@@ -329,12 +301,15 @@ class ArchivePass:
         blob = _BLOB.fullmatch(name)
         if name in self.progress.done:
             return
+        form = compression_of(start)
         if start[:1] in (b"{", b"[") and not is_header(start):
             self._text(tar, name, blob)
         elif blob is not None:
-            self._blob(tar, member, f"{blob[1]}:{blob[2]}", compression_of(start))
-        elif compression_of(start) or is_header(start) or (member.size >= 1024 and not any(start)):
-            self._layer(tar, member, compression_of(start))
+            if blob[1] != "sha256" or len(blob[2]) != 64:
+                raise refused(f"{self.where} has a blob with the invalid digest {f'{blob[1]}:{blob[2]}'[:80]!r}")
+            self._layer(tar, member, f"{blob[1]}:{blob[2]}", form, is_blob=True)
+        elif form or is_header(start) or (member.size >= 1024 and not any(start)):
+            self._layer(tar, member, self._guess(member) if self.trust else None, form, is_blob=False)
 
     def _text(self, tar: TarReader, name: str, blob: re.Match[str] | None) -> None:
         text = tar.read()
@@ -344,28 +319,20 @@ class ArchivePass:
             raise invalid(f"{self.where}: the blob {blob[2]} does not have the digest in its name")
         self._texts[name] = text
 
-    def _blob(self, tar: TarReader, member: TarMember, digest: str, form: str) -> None:
-        """Handle a blob of an OCI layout: compressed, or a plain layer."""
-        if not digest.startswith("sha256:") or len(digest) != 71:
-            raise refused(f"{self.where} has a blob with the invalid digest {digest[:80]!r}")
-        layer = self.known.find(self.repository, digest, member.size, self._collect_until_over)
-        content = self._content(tar, member)
-        if layer is not None:
-            self._verify(content, member, digest, layer)
-        else:
-            self._send(content, member, digest, packed=bool(form))
+    def _layer(self, tar: TarReader, member: TarMember, key: str | None, form: str, *, is_blob: bool) -> None:
+        """Handle a layer in the compression `form`. It is not sent if the target has one with the digest `key`.
 
-    def _layer(self, tar: TarReader, member: TarMember, form: str) -> None:
-        """Handle a layer whose digest the archive has elsewhere, perhaps only at its end."""
-        guess = self._guess(member) if self.trust else None
-        layer = (
-            None if guess is None else self.known.find(self.repository, guess, member.size, self._collect_until_over)
-        )
-        content = self._content(tar, member, unpack=bool(form))
-        if guess is not None and layer is not None:
-            self._verify(content, member, guess, layer)
+        A blob of an OCI layout is named by its digest. The digest of another layer is elsewhere in the archive, perhaps
+        only at its end, so `key` is a guess.
+        """
+        layer = None
+        if key is not None:
+            layer = self.known.find(self.repository, key, member.size, self._collect_until_over)
+        content = self._content(tar, member, unpack=bool(form) and not is_blob)
+        if key is not None and layer is not None:
+            self._verify(content, member, key, layer)
         else:
-            self._send(content, member, None)
+            self._send(content, member, key if is_blob else None, packed=bool(form) and is_blob)
 
     def _resume_layer(self, content: ChunkReader, member: TarMember, inside: dict[str, Any]) -> None:
         """Continue within a layer."""
@@ -393,7 +360,7 @@ class ArchivePass:
         content: MarkedStream[Any] = tar.content()
         if unpack or packed is not None:
             content = decompressed(content, where, self.limits, packed)
-        return ChunkReader(content, lambda: invalid(f"{where} is cut short"), mark)
+        return ChunkReader(content, where, mark)
 
     def _send(
         self,
@@ -412,11 +379,7 @@ class ArchivePass:
             self._unfinished[name] = self._current
         stored = self.progress.open.get(name)
         try:
-            if packed:
-                assert digest is not None, "only blobs are sent unchanged"
-                self._running[name] = self.receiver.blob(content, digest, stored, inside)
-            else:
-                self._running[name] = self.receiver.layer(content, digest, stored, inside)
+            self._running[name] = self.receiver.send(content, digest, stored, inside, packed=packed)
         except LayerReadError as broken:
             self._running[name] = broken.sent
             raise broken.error from None

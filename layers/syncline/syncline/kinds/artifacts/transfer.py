@@ -39,8 +39,7 @@ _PERMANENT: Final[frozenset[CodeName]] = frozenset(
     {"ARTIFACT_EXPIRED", "IMAGE_ABSENT", "ARCHIVE_INVALID", "ARCHIVE_REFUSED"}
 )
 """Errors after which the item is not tried again until somebody names it, as the result would be the same."""
-TRIMMED_AFTER: Final = 64
-"""Chunks of an archive after which freed memory is returned to the system."""
+TRIMMED_AFTER: Final = 64  # chunks of an archive after which freed memory is returned to the system
 _ARCHIVE_ERRORS: Final[frozenset[CodeName]] = frozenset({"ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT"})
 
 
@@ -198,21 +197,15 @@ class ArtifactTransfer:
         return Completed(replace(item, source=fingerprint))
 
     def _point(self, destination: Destination, digest: str, *aliases: str) -> str:
-        """Put the manifest with `digest` under the aliases, and return its image's fingerprint.
-
-        It is read by its digest, as somebody may have replaced the tag meanwhile.
-        """
-        manifest = self.registry.manifest(destination.repository, digest)
+        """Put the manifest with `digest` under the aliases, and return its image's fingerprint."""
+        manifest = self.registry.manifest(destination.repository, digest)  # the tag may have been replaced meanwhile
         for alias in aliases or self.sync.aliases:
             if self.registry.manifest_digest(destination.repository, alias) != manifest.digest:
                 self.registry.put_manifest(destination.repository, alias, manifest)
         return fingerprint_of(manifest)
 
     def _youngest(self, repository: str) -> tuple[Destination, str] | None:
-        """Return the destination and the digest of the youngest build that the repository has, unless somebody replaced it.
-
-        None if an invalid entry of a list may stand for a younger one.
-        """
+        """Return the result of :func:`youngest_present`; None if an invalid entry of a list may stand for a younger one."""
         odd: list[InvalidEntry] = []
         present = set(self.registry.tags(repository, odd.append))
         runs = self.builds.runs(self.now(), odd.append)
@@ -243,26 +236,17 @@ def _build_of(item: Item) -> dict[str, Any]:
     return {key: item.detail[key] for key in ("run", "image", "tag")}
 
 
+@dataclass(slots=True)
 class ImagePusher:
     """Pushes images to one repository. ``sent`` counts the bytes sent."""
 
-    def __init__(  # noqa: PLR0913 - each is handed in, and all but four have defaults
-        self,
-        registry: Registry,
-        repository: str,
-        known: KnownLayers,
-        context: StepContext,
-        *,
-        processors: int | None = None,
-        limits: ArchiveLimits = LIMITS,
-    ) -> None:
-        self._registry = registry
-        self._repository = repository
-        self._known = known
-        self._context = context
-        self._processors = processors
-        self._limits = limits
-        self.sent = 0
+    registry: Registry
+    repository: str
+    known: KnownLayers
+    context: StepContext
+    processors: int | None = None
+    limits: ArchiveLimits = LIMITS
+    sent: int = 0
 
     def push(
         self,
@@ -282,17 +266,9 @@ class ImagePusher:
         layers = len(progress.done)
         trust = True
         while True:
-            with LayerUploader(self._registry, self._repository, self._context, self._processors) as sender:
+            with LayerUploader(self.registry, self.repository, self.context, self.processors) as sender:
                 passed = ArchivePass(
-                    sender,
-                    self._known,
-                    self._repository,
-                    self._context,
-                    wanted,
-                    progress,
-                    where,
-                    self._limits,
-                    trust,
+                    sender, self.known, self.repository, self.context, wanted, progress, where, self.limits, trust
                 )
                 try:
                     mark = None if checkpoint is None else passed.resume(checkpoint)

@@ -13,30 +13,28 @@ import os
 import queue
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple
+
+from isal import isal_zlib
 
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import digest_of
 from syncline.clients.registry.upload import BlobUpload
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.archive.decompress import decompressed
-from syncline.kinds.artifacts.archive.streams import CHUNK, ChunkReader, Mark, MarkedStream
-from syncline.kinds.artifacts.layers import HEADER, SEGMENT, Layer, checksum, has_blob, packed_segment, trailer
+from syncline.kinds.artifacts.archive.streams import CHUNK, ChunkReader, Mark, MarkedStream, invalid
+from syncline.kinds.artifacts.layers import HEADER, SEGMENT, Layer, has_blob, packed_segment, trailer
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
-PIECE: Final = 8 * 1024 * 1024
-"""Minimum size of a request in bytes, except for the last one of a layer."""
-UPLOADS: Final = 3
-"""Layers of one image that are uploaded at the same time."""
-_RETRIES: Final = 4
-"""Retries of one piece."""
-_SEGMENTS: Final = 8
-"""Segments in memory, in addition to one for each processor."""
+PIECE: Final = 8 * 1024 * 1024  # minimum size of a request in bytes, except for the last one of a layer
+UPLOADS: Final = 3  # layers of one image that are uploaded at the same time
+_RETRIES: Final = 4  # retries of one piece
+_SEGMENTS: Final = 8  # segments in memory, in addition to one for each processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +51,7 @@ class InterruptedLayer:
 
 LayerState = dict[str, Any] | None
 """State of an interrupted layer in JSON values: of its upload (``stored``), or of reading it (``inside``)."""
-SentLayer = Future[Layer | InterruptedLayer]
-"""The result of sending a layer."""
+SentLayer = Future[Layer | InterruptedLayer]  # the result of sending a layer
 
 
 class LayerReadError(Exception):
@@ -83,9 +80,6 @@ class LayerUploader(AbstractContextManager["LayerUploader"]):
         self._failed = threading.Event()
         self._lock = threading.Lock()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self._failed.set()
         self._uploads.shutdown()
@@ -97,63 +91,66 @@ class LayerUploader(AbstractContextManager["LayerUploader"]):
 
     def holds(self, stored: dict[str, Any]) -> bool:
         """Return True if the registry has exactly the part of an interrupted layer that ``stored`` describes."""
+        return self.resumed(stored) is not None
+
+    def resumed(self, stored: dict[str, Any]) -> BlobUpload | None:
+        """Return the upload of an interrupted layer; None if the registry has not exactly the part before it."""
         try:
             upload = self.registry.resume_upload(self.repository, stored["upload"])
-            return upload.status() == int(stored["size"])
+            if upload.status() == int(stored["size"]):
+                return upload
         except SynclineError as error:
             if error.code.name != "UPLOAD_LOST":
                 raise
-            return False
+        else:
+            upload.cancel()
+        return None
 
-    def layer(
-        self,
-        content: ChunkReader,
-        diff_id: str | None,
-        stored: LayerState,
-        inside: LayerState = None,
-    ) -> SentLayer:
-        """Compress and send a layer, continuing at ``stored``; return once ``content`` has been read.
-
-        With ``inside`` of an interrupted layer, ``content`` is the rest after its mark. ``diff_id`` is the digest of the
-        content by the archive, if known; another digest is ARCHIVE_INVALID. Raises UPLOAD_LOST if there is an ``inside``
-        and the registry does not have the content before it, and LayerReadError.
-        """
-        return self._send(_CompressedUpload(self, diff_id, stored, inside), content)
-
-    def blob(self, content: ChunkReader, digest: str, stored: LayerState, inside: LayerState = None) -> SentLayer:
-        """Send a compressed blob unchanged; otherwise as :meth:`layer`. Its ``diff_id`` is the digest of its content."""
-        return self._send(_VerbatimUpload(self, digest, stored, inside), content)
-
-    def put(self, content: bytes) -> str:
+    def put(self, content: bytes, digest: str = "") -> str:
         """Send a small blob and return its digest."""
-        digest = digest_of(content)
+        digest = digest or digest_of(content)
         if not has_blob(self.registry, self.repository, digest, len(content)):
             self.registry.begin_upload(self.repository).put(digest, content, len(content))
             self.count(len(content))
         return digest
 
-    def _send(self, transfer: _LayerUpload, content: ChunkReader) -> SentLayer:
-        done = self._uploads.submit(self._guarded, transfer)
+    def send(
+        self, content: ChunkReader, digest: str | None, stored: LayerState, inside: LayerState, *, packed: bool
+    ) -> SentLayer:
+        """Send a layer, continuing at ``stored``; return once ``content`` has been read.
+
+        A ``packed`` layer is sent unchanged, another one is compressed. ``digest`` is the digest of the content by the
+        archive, if known; another one is ARCHIVE_INVALID. With ``inside`` of an interrupted layer, ``content`` is the
+        rest after its mark. Raises UPLOAD_LOST if there is an ``inside`` and the registry does not have the content
+        before it, and LayerReadError.
+        """
+        upload: _LayerUpload
+        if packed:
+            assert digest is not None, "only blobs are sent unchanged"
+            upload = _VerbatimUpload(self, digest, stored, inside)
+        else:
+            upload = _CompressedUpload(self, digest, stored, inside)
+        done = self._uploads.submit(self._guarded, upload)
         complete = False
         try:
             for segment, mark in _segments(content):
                 if done.done() or self._failed.is_set() or self.context.over:
                     break
                 self.room.acquire()
-                transfer.give(segment, mark)
+                upload.give(segment, mark)
             else:
                 complete = True
         except SynclineError as error:
             raise LayerReadError(error, done) from error
         finally:
-            transfer.end(complete=complete)
+            upload.end(complete=complete)
         return done
 
-    def _guarded(self, transfer: _LayerUpload) -> Layer | InterruptedLayer:
+    def _guarded(self, upload: _LayerUpload) -> Layer | InterruptedLayer:
         try:
-            return transfer.run()
+            return upload.run()
         finally:
-            transfer.drain()
+            upload.drain()
 
 
 def _segments(content: ChunkReader) -> Iterator[tuple[bytes, Mark | None]]:
@@ -169,8 +166,7 @@ def _segments(content: ChunkReader) -> Iterator[tuple[bytes, Mark | None]]:
         yield b"".join(parts), content.mark()
 
 
-@dataclass(frozen=True, slots=True)
-class _Segment:
+class _Segment(NamedTuple):
     """A part of a layer: its bytes, their compressed form if any, and the mark of its end."""
 
     data: bytes
@@ -187,7 +183,7 @@ class _LayerUpload(ABC):
     def __init__(self, sender: LayerUploader, stored: LayerState, inside: LayerState) -> None:
         self.sender = sender
         self._queue: queue.SimpleQueue[_Segment | bool] = queue.SimpleQueue()
-        self._ended: bool | None = None
+        self.complete: bool | None = None  # None until the end
         self._upload: BlobUpload | None = None
         self._pieces: list[bytes] = []
         self._pending_size = 0
@@ -216,12 +212,12 @@ class _LayerUpload(ABC):
 
     def drain(self) -> None:
         """Discard the remaining segments until the end."""
-        while self._ended is None:
+        while self.complete is None:
             self._next()
 
-    @abstractmethod
-    def compress_later(self, segment: bytes) -> Future[bytes] | None:
+    def compress_later(self, _segment: bytes) -> Future[bytes] | None:
         """Start compressing a segment; return None if it is sent unchanged."""
+        return None
 
     @abstractmethod
     def run(self) -> Layer | InterruptedLayer:
@@ -236,15 +232,10 @@ class _LayerUpload(ABC):
             self.mark = given.mark
             yield given
 
-    @property
-    def complete(self) -> bool:
-        """Return True if all segments came."""
-        return self._ended is True
-
     def _next(self) -> _Segment | None:
         given = self._queue.get()
         if isinstance(given, bool):
-            self._ended = given
+            self.complete = given
             return None
         self.sender.room.release()
         return given
@@ -259,17 +250,11 @@ class _LayerUpload(ABC):
             self._send_piece()
             self._save_state()
 
-    def finish(self, check: Callable[[], None]) -> str:
-        """Finish the blob, unless ``check`` raises, and return its digest."""
+    def finish(self) -> str:
+        """Finish the blob and return its digest."""
         digest = f"sha256:{self.hash.hexdigest()}"
-        check()
-        registry, repository = self.sender.registry, self.sender.repository
         if self._upload is None:
-            content = b"".join(self._pieces)
-            if not has_blob(registry, repository, digest, len(content)):
-                registry.begin_upload(repository).put(digest, content, len(content))
-                self.sender.count(len(content))
-            return digest
+            return self.sender.put(b"".join(self._pieces), digest)
         if self._pending_size:
             self._send_piece()
         self._upload.finish(digest)
@@ -288,18 +273,13 @@ class _LayerUpload(ABC):
 
     def _resume(self, stored: dict[str, Any]) -> bool:
         """Continue an upload if the registry has exactly the part before it."""
-        running, size = RunningHash.resume("sha256", stored["hash"]), int(stored["size"])
-        resumed = self.sender.registry.resume_upload(self.sender.repository, stored["upload"])
-        try:
-            reached = resumed.status()
-        except SynclineError as error:
-            if error.code.name != "UPLOAD_LOST":
-                raise
+        running, resumed = RunningHash.resume("sha256", stored["hash"]), self.sender.resumed(stored)
+        if resumed is None:
             return False
-        if running.offset != size or reached != size:
+        if running.offset != resumed.offset:
             resumed.cancel()
             return False
-        self._upload, self.hash, self.size = resumed, running, size
+        self._upload, self.hash, self.size = resumed, running, running.offset
         self._upload_state = {**stored, "upload": resumed.state()}
         return True
 
@@ -367,7 +347,7 @@ class _CompressedUpload(_LayerUpload):
             self.add(HEADER)
         for segment in self.taken():
             self.diff.update(segment.data)
-            self._crc = checksum(segment.data, self._crc)
+            self._crc = isal_zlib.crc32(segment.data, self._crc)
             self.raw += len(segment.data)
             if segment.packed is not None:
                 self.add(segment.packed.result())
@@ -375,18 +355,11 @@ class _CompressedUpload(_LayerUpload):
             self.note_position()
             return self.interrupted()
         self.add(trailer(self._crc, self.raw))
-        digest = self.finish(self._check)
-        return Layer(self._diff_id, digest, self.size)
-
-    @property
-    def _diff_id(self) -> str:
-        return f"sha256:{self.diff.hexdigest()}"
-
-    def _check(self) -> None:
-        if self._expected is not None and self._expected != self._diff_id:
+        diff_id = f"sha256:{self.diff.hexdigest()}"
+        if self._expected not in (None, diff_id):
             self.cancel()
-            what = f"a layer that the archive calls {self._expected} has the content {self._diff_id}"
-            raise SynclineError("ARCHIVE_INVALID", what)
+            raise invalid(f"a layer that the archive calls {self._expected} has the content {diff_id}")
+        return Layer(diff_id, self.finish(), self.size)
 
 
 _StateRequest = Future[dict[str, Any] | None]
@@ -400,10 +373,6 @@ class _VerbatimUpload(_LayerUpload):
         self._digest = digest
         self._waiting: queue.Queue[bytes | _StateRequest | None] = queue.Queue(2)
         self._unpacked_from = None if inside is None else inside["unpacked"]
-
-    def compress_later(self, segment: bytes) -> Future[bytes] | None:
-        del segment
-        return None
 
     def inside(self) -> dict[str, Any] | None:
         """Wait until all bytes taken are decompressed, and return the reading state."""
@@ -428,8 +397,10 @@ class _VerbatimUpload(_LayerUpload):
             if not self.complete:
                 return self.interrupted()
             diff_id = unpacked_hash.result()
-        digest = self.finish(self._check)
-        return Layer(diff_id, digest, self.size)
+        if f"sha256:{self.hash.hexdigest()}" != self._digest:
+            self.cancel()
+            raise invalid(f"the blob that the archive calls {self._digest} has another digest")
+        return Layer(diff_id, self.finish(), self.size)
 
     def _unpack(self) -> str:
         given: Iterator[bytes | _StateRequest] = iter(self._waiting.get, None)
@@ -461,11 +432,6 @@ class _VerbatimUpload(_LayerUpload):
         if mark is None or diff is None or mark["given"] != size:
             return None
         return {"diff": diff, "unpacked": {**mark, "skip": 0}}
-
-    def _check(self) -> None:
-        if f"sha256:{self.hash.hexdigest()}" != self._digest:
-            self.cancel()
-            raise SynclineError("ARCHIVE_INVALID", f"the blob that the archive calls {self._digest} has another digest")
 
 
 assert SEGMENT % CHUNK == 0, "a segment consists of complete chunks"

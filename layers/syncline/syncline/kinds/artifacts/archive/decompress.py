@@ -7,6 +7,7 @@ is instead of failing, and its memory limit is half of this one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
 from typing import IO, Final, cast
 
 from syncline.kinds.artifacts.archive.inflate import DEFLATE, GZIP, DamagedError, Inflater
@@ -45,10 +46,10 @@ def decompressed(
     Raises ARCHIVE_INVALID for a stream that is damaged or truncated, ARCHIVE_REFUSED for one that decompresses to more
     than the limits allow.
     """
-    reader = ChunkReader(chunks, lambda: invalid(f"{name} is cut short"), mark)
+    reader = ChunkReader(chunks, name, mark)
     form = compression_of(reader.peek(4)) if mark is None else mark["form"]
     if form == "gzip":
-        return _watched(_gunzip(reader, name, mark), reader, name, limits, mark)
+        return _watched(_inflated(reader, name, GZIP, mark), reader, name, limits, mark)
     if form == "zstd":
         return _watched(MarkedStream(_unzstd(reader, name), None), reader, name, limits, None)
     return MarkedStream(_plain(reader), _with(reader.mark(), {"form": ""}))
@@ -61,9 +62,8 @@ def inflated(
 
     With a mark of the stream returned, ``chunks`` are those after its ``under``.
     """
-    reader = ChunkReader(chunks, lambda: invalid(f"{name} is cut short"), mark)
-    inflater = _inflater(DEFLATE, mark)
-    return _watched(MarkedStream(_inflate(reader, name, inflater), _mark(reader, inflater)), reader, name, limits, mark)
+    reader = ChunkReader(chunks, name, mark)
+    return _watched(_inflated(reader, name, DEFLATE, mark), reader, name, limits, mark)
 
 
 def _plain(reader: ChunkReader) -> Iterator[tuple[bytes, Mark | None]]:
@@ -80,7 +80,8 @@ def _watched(
 ) -> MarkedStream[bytes]:
     size = 0 if mark is None else int(mark["unpacked"])
 
-    def watched(size: int) -> Iterator[tuple[bytes, Mark | None]]:
+    def watched() -> Iterator[tuple[bytes, Mark | None]]:
+        nonlocal size
         for chunk in chunks:
             size += len(chunk)
             if size > limits.size:
@@ -89,14 +90,7 @@ def _watched(
                 raise refused(f"{name} unpacks to more than {limits.ratio} times its size")
             yield chunk, _with(chunks.mark, {"unpacked": size})
 
-    return MarkedStream(watched(size), _with(chunks.mark, {"unpacked": size}))
-
-
-def _inflater(kind: int, mark: Mark | None) -> Inflater | None:
-    """Return the inflater of a mark; None if its stream had ended."""
-    if mark is None:
-        return Inflater(kind)
-    return None if mark["state"] is None else Inflater(kind, mark["state"])
+    return MarkedStream(watched(), _with(chunks.mark, {"unpacked": size}))
 
 
 def _mark(reader: ChunkReader, inflater: Inflater | None) -> Mark | None:
@@ -122,28 +116,33 @@ def _inflate(reader: ChunkReader, name: str, inflater: Inflater | None) -> Itera
         yield chunk, _mark(reader, inflater)
 
 
-def _gunzip(reader: ChunkReader, name: str, mark: Mark | None) -> MarkedStream[bytes]:
-    """Return the content of all members of a gzip stream (RFC 1952, 2.2). Zeros may follow the last one."""
-    first = _inflater(GZIP, mark)
+def _inflated(reader: ChunkReader, name: str, kind: int, mark: Mark | None) -> MarkedStream[bytes]:
+    """Return the content of a stream; of all members of a gzip stream (RFC 1952, 2.2), after which zeros may follow."""
+    inflater = None  # the stream had ended at the mark
+    if mark is None or mark["state"] is not None:
+        inflater = Inflater(kind, None if mark is None else mark["state"])
 
-    def members() -> Iterator[tuple[bytes, Mark | None]]:
-        yield from _inflate(reader, name, first)
+    def chunks() -> Iterator[tuple[bytes, Mark | None]]:
+        yield from _inflate(reader, name, inflater)
+        if kind == DEFLATE:
+            return
         while reader.peek(2) == GZIP_MAGIC:
             yield from _inflate(reader, name, Inflater(GZIP))
         for piece in reader:
             if any(piece):
                 raise invalid(f"{name} has other bytes after its end")
 
-    return MarkedStream(members(), _mark(reader, first))
+    return MarkedStream(chunks(), _mark(reader, inflater))
 
 
 def _unzstd(reader: ChunkReader, name: str) -> Iterator[tuple[bytes, None]]:
     import zstandard  # noqa: PLC0415 - few archives need it
 
+    source = SimpleNamespace(read=lambda size: bytes(reader.read_some(size)))
     factory = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     # A stream that is cut between two blocks ends without an error here; reading the tar in it fails.
     decompressor = factory.stream_reader(
-        cast("IO[bytes]", _Raw(reader)), read_across_frames=True, read_size=CHUNK, closefd=False
+        cast("IO[bytes]", source), read_across_frames=True, read_size=CHUNK, closefd=False
     )
     while True:
         try:
@@ -153,13 +152,3 @@ def _unzstd(reader: ChunkReader, name: str) -> Iterator[tuple[bytes, None]]:
         if not chunk:
             return
         yield chunk, None
-
-
-class _Raw:
-    """The file object that zstandard reads from."""
-
-    def __init__(self, reader: ChunkReader) -> None:
-        self._reader = reader
-
-    def read(self, size: int) -> bytes:
-        return bytes(self._reader.read_some(size))

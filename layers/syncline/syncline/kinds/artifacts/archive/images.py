@@ -172,10 +172,7 @@ def _read_as(contents: ArchiveContents, image: SavedImage, readings: list[tuple[
 
 
 def _layout(contents: ArchiveContents) -> Iterator[SavedImage]:
-    """Yield the images of an OCI layout, each once with all its names.
-
-    Images that only a ``manifest.json`` beside it has follow.
-    """
+    """Yield the images of an OCI layout, each once with all its names, then those that only its ``manifest.json`` has."""
     saved: dict[str, list[SavedImage]] = {}
     for image in _saved(contents) if "manifest.json" in contents.files else ():
         saved.setdefault(digest_of(image.config) if image.config else "", []).append(image)
@@ -300,22 +297,17 @@ def _legacy_images(contents: ArchiveContents) -> Iterator[SavedImage]:
 
 
 def _legacy_image(contents: ArchiveContents, top: str, names: tuple[str, ...]) -> SavedImage:
-    chain: list[str] = []
-    history: list[dict[str, Any]] = []
+    chain: dict[str, dict[str, Any]] = {}
     layer: str | None = top
     while layer:
         if layer in chain or len(chain) > _MOST_LAYERS:
             raise invalid(f"{contents.name}: a layer is its own parent")
         if f"{layer}/json" not in contents.texts or f"{layer}/layer.tar" not in contents.files:
             raise invalid(f"{contents.name} names the layer {layer[:80]!r} and does not have it")
-        about = json.loads(contents.texts[f"{layer}/json"])
-        chain.append(layer)
-        history.append(_history(about))
-        layer = about.get("parent")
-    config = {
-        key: value for key, value in json.loads(contents.texts[f"{top}/json"]).items() if key not in _LEGACY_DROPPED
-    }
-    config["history"] = history[::-1]
+        chain[layer] = json.loads(contents.texts[f"{layer}/json"])
+        layer = chain[layer].get("parent")
+    config = {key: value for key, value in chain[top].items() if key not in _LEGACY_DROPPED}
+    config["history"] = [_history(about) for about in reversed(chain.values())]
     return SavedImage(names, _go_json(config), tuple(f"{layer}/layer.tar" for layer in reversed(chain)), legacy=True)
 
 

@@ -16,15 +16,12 @@ from isal import igzip_lib
 
 from syncline.kinds.artifacts.archive.streams import CHUNK
 
-DEFLATE: Final = 0
+DEFLATE: Final = 0  # kinds of streams: ISA-L's ``crc_flag``
 GZIP: Final = 1
-"""Kinds of streams: ISA-L's ``crc_flag``."""
-_FINISHED: Final = 5
-"""ISA-L's ``ISAL_BLOCK_FINISH``."""
+_FINISHED: Final = 5  # ISA-L's ``ISAL_BLOCK_FINISH``
 _HISTORY: Final = 32 * 1024
 _LOOK_AHEAD: Final = 288
-_READ_AHEAD: Final = 8
-"""Bytes of input that ISA-L may buffer and return at the end of a stream."""
+_READ_AHEAD: Final = 8  # bytes of input that ISA-L may buffer and return at the end of a stream
 _WHY: Final = {-1: "a block is invalid", -2: "a symbol is invalid", -3: "it refers to bytes before its start"}
 _LIBRARY: Final = ctypes.CDLL(igzip_lib.__file__)
 
@@ -104,10 +101,7 @@ class Inflater:
         return self._input[len(self._input) - self.waiting :]
 
     def inflate(self, data: bytes = b"") -> bytes:
-        """Return up to CHUNK bytes. ``data`` is further input, which may be given if none is waiting.
-
-        Raises DamagedError.
-        """
+        """Return up to CHUNK bytes. ``data`` is further input, which may be given if none is waiting. Raises DamagedError."""
         state = self._state
         if data:
             # The end of the previous input stays in front, as ISA-L may return it.

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from syncline.errors import SynclineError
 
-CHUNK: Final = 1024 * 1024
-"""Bytes of one chunk, at most."""
+CHUNK: Final = 1024 * 1024  # bytes of one chunk, at most
 _WINDOW: Final = 4 * CHUNK
-_REMEMBERED: Final = 1024
-"""Bytes by which a mark may lie before the current chunk."""
+_REMEMBERED: Final = 1024  # bytes by which a mark may lie before the current chunk
 
 Mark = dict[str, Any]
 """A position in a stream, of JSON values and bytes. ``under`` is the mark of the stream that this one is read from."""
@@ -40,15 +38,13 @@ LIMITS: Final = ArchiveLimits()
 
 
 class Source(Protocol):
-    """``size`` bytes that can be read from any offset."""
+    """``size`` bytes that can be read from any offset. ``name`` is for messages."""
 
     @property
     def size(self) -> int: ...
 
     @property
-    def name(self) -> str:
-        """The name for messages."""
-        ...
+    def name(self) -> str: ...
 
     def open(self, start: int, end: int) -> AbstractContextManager[Iterator[bytes]]:
         """Open the bytes from ``start`` up to ``end``, in chunks. Raises UNREACHABLE if the connection breaks."""
@@ -63,16 +59,13 @@ class WindowedSource:
 
     def __init__(self, source: Source) -> None:
         self._source = source
+        self.name = source.name
         self._number = -1
         self._data = b""
 
     @property
     def size(self) -> int:
         return self._source.size
-
-    @property
-    def name(self) -> str:
-        return self._source.name
 
     @contextmanager
     def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
@@ -137,18 +130,16 @@ def ranged(source: Source, start: int, end: int, mark: Mark | None = None) -> Ma
 
 
 class ChunkReader:
-    """Reads chunks in any sizes. ``at`` counts the bytes read; ``cut`` makes the error of an early end.
+    """Reads chunks in any sizes. ``at`` counts the bytes read. Raises ARCHIVE_INVALID if the stream ``name`` ends early.
 
     With a mark of another reader, ``chunks`` are those after its ``under``, and reading continues at the mark.
     """
 
-    def __init__(
-        self, chunks: Iterable[bytes | memoryview], cut: Callable[[], SynclineError], mark: Mark | None = None
-    ) -> None:
+    def __init__(self, chunks: Iterable[bytes | memoryview], name: str, mark: Mark | None = None) -> None:
         self._chunks = (
             chunks if isinstance(chunks, MarkedStream) else MarkedStream(((chunk, None) for chunk in chunks), None)
         )
-        self._cut = cut
+        self._name = name
         self._held: bytes | memoryview = b""
         self._starts: deque[tuple[int, Mark | None]] = deque()
         self.at = 0
@@ -218,7 +209,7 @@ class ChunkReader:
         while size:
             piece = self.read_some(size)
             if not piece:
-                raise self._cut()
+                raise invalid(f"{self._name} is cut short")
             size -= len(piece)
             yield piece
 

@@ -24,8 +24,7 @@ from syncline.kinds.artifacts.archive.streams import (
 )
 
 BLOCK: Final = 512
-_LONGEST_HEADER: Final = 1024 * 1024
-"""Largest size of a pax header or long name, in bytes."""
+_LONGEST_HEADER: Final = 1024 * 1024  # largest size of a pax header or long name, in bytes
 _FILES: Final = frozenset(b"0\x007")
 _SYMLINK: Final = ord("2")
 _LINKS: Final = {ord("1"): "hardlink", _SYMLINK: "symlink"}
@@ -49,35 +48,29 @@ class TarMember:
 class TarReader:
     """Iterates over the members in order. :meth:`content` of a file is available until the next member.
 
-    With a mark of another reader, ``chunks`` are those after its ``under``: :meth:`content` is the rest of the file at
-    the mark, and iterating gives the members after it.
-
-    Raises ARCHIVE_INVALID for damaged data, ARCHIVE_REFUSED for a path out of the archive or a special file.
+    ``left`` bytes of it were not read yet. With a mark of another reader, ``chunks`` are those after its ``under``:
+    :meth:`content` is the rest of the file at the mark, and iterating gives the members after it. Raises ARCHIVE_INVALID
+    for damaged data, ARCHIVE_REFUSED for a path out of the archive or a special file.
     """
 
     def __init__(
         self, chunks: Iterable[bytes | memoryview], name: str, limits: ArchiveLimits = LIMITS, mark: Mark | None = None
     ) -> None:
         self._name = name
-        self._reader = ChunkReader(chunks, lambda: invalid(f"{name} is cut short"), mark)
+        self._reader = ChunkReader(chunks, name, mark)
         self._limits = limits
         mark = mark or {"left": 0, "padding": 0, "members": 0, "common": {}}
-        self._left: int = mark["left"]
+        self.left: int = mark["left"]
         self._padding: int = mark["padding"]
         self._members: int = mark["members"]
         self._common: dict[str, str] = dict(mark["common"])
-
-    @property
-    def left(self) -> int:
-        """Return the number of bytes of the file that were not read yet."""
-        return self._left
 
     def mark(self) -> Mark | None:
         """Return the mark of the position, at a file or within it; None if reading cannot continue there."""
         mark = self._reader.mark()
         if mark is None:
             return None
-        position = {"left": self._left, "padding": self._padding, "members": self._members}
+        position = {"left": self.left, "padding": self._padding, "members": self._members}
         return {**mark, **position, "common": dict(self._common)}
 
     def __iter__(self) -> Iterator[TarMember]:
@@ -105,30 +98,30 @@ class TarReader:
 
     def _skip(self) -> None:
         """Skip the rest of the member."""
-        self._reader.skip(self._left + self._padding)
-        self._left = self._padding = 0
+        self._reader.skip(self.left + self._padding)
+        self.left = self._padding = 0
 
     def content(self) -> MarkedStream[bytes | memoryview]:
         """Return the content of the current file; the unread rest is skipped. Its marks are those of this reader."""
 
         def pieces() -> Iterator[tuple[bytes | memoryview, Mark | None]]:
-            while self._left:
-                piece = self._reader.read_some(self._left)
+            while self.left:
+                piece = self._reader.read_some(self.left)
                 if not piece:
                     raise invalid(f"{self._name} is cut short")
-                self._left -= len(piece)
+                self.left -= len(piece)
                 yield piece, self.mark()
 
         return MarkedStream(pieces(), self.mark())
 
     def peek(self, size: int) -> bytes:
         """Return the next bytes of that file without consuming them."""
-        return self._reader.peek(min(size, self._left))
+        return self._reader.peek(min(size, self.left))
 
     def read(self) -> bytes:
         """Return the complete content of a small file. Raises ARCHIVE_REFUSED for one larger than ``limits.text``."""
-        if self._left > self._limits.text:
-            raise refused(f"{self._name} has a description of {self._left} bytes")
+        if self.left > self._limits.text:
+            raise refused(f"{self._name} has a description of {self.left} bytes")
         return b"".join(self.content())
 
     def _header(self) -> bytes | None:
@@ -186,7 +179,7 @@ class TarReader:
             raise refused(f"{self._name} has {_SPECIAL[kind]}: {raw[:80]!r}")
         name = self._inside(raw)
         if kind == _FOLDER or (kind in _FILES and raw.endswith("/")):
-            self._left, self._padding = size, -size % BLOCK
+            self.left, self._padding = size, -size % BLOCK
             return TarMember(name, "folder") if name else None
         if not name:
             raise refused(f"{self._name} has a member without a name")
@@ -196,7 +189,7 @@ class TarReader:
             return TarMember(name, _LINKS[kind], link=self._inside(link, folder))
         if kind not in _FILES:
             raise refused(f"{self._name} has a member of the unknown type {chr(kind)!r}")
-        self._left, self._padding = size, -size % BLOCK
+        self.left, self._padding = size, -size % BLOCK
         return TarMember(name, "file", size)
 
     def _inside(self, path: str, folder: str | None = None) -> str:
