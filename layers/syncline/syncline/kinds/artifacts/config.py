@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from syncline.config.findings import Area, Finding, Reach
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Model, ServerAddress, Sync
-from syncline.config.templates import Template, TemplateText
+from syncline.config.templates import TemplateText
 from syncline.config.values import Authority, KeyPath, SecretReference, Url, is_loopback
 
 _REPOSITORY: Final = r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$"
@@ -21,25 +22,23 @@ _TAG: Final = r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$"
 _DEEPEST: Final = 2  # path levels that GitLab allows below a project
 
 
-def _check_repository(text: str) -> str:
-    if re.fullmatch(_REPOSITORY, text) is None:
-        raise ValueError("is not a repository at GitHub; write owner/name")
-    return text
+def _check(pattern: str, reason: str) -> AfterValidator:
+    """Return a validator of texts that match a pattern; ``reason`` is the error of another text."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text) is None:
+            raise ValueError(reason)
+        return text
+
+    return AfterValidator(check)
 
 
-def _check_project(text: str) -> str:
-    if re.fullmatch(_PROJECT, text) is None:
-        raise ValueError("is not a project's path; write group/project in lower case, as the registry has it")
-    return text
-
-
-def _check_tag(text: str) -> str:
-    if re.fullmatch(_TAG, text) is None:
-        raise ValueError("is not a tag; use up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -")
-    return text
-
-
-AliasTag = Annotated[str, AfterValidator(_check_tag), WithJsonSchema({"type": "string", "pattern": _TAG})]
+_CHECK_REPOSITORY: Final = _check(_REPOSITORY, "is not a repository at GitHub; write owner/name")
+_CHECK_PROJECT: Final = _check(
+    _PROJECT, "is not a project's path; write group/project in lower case, as the registry has it"
+)
+_CHECK_TAG: Final = _check(_TAG, "is not a tag; use up to 128 of A-Z a-z 0-9 . _ -, not beginning with . or -")
+AliasTag = Annotated[str, _CHECK_TAG, WithJsonSchema({"type": "string", "pattern": _TAG})]
 
 
 class GitHubApp(Model):
@@ -65,9 +64,9 @@ class GitHubToken(Model):
 class ArtifactsSource(Model):
     """The builds: successful runs of one workflow, the youngest first."""
 
-    repository: Annotated[
-        str, AfterValidator(_check_repository), WithJsonSchema({"type": "string", "pattern": _REPOSITORY})
-    ] = Field(description="The repository at GitHub.", examples=["team/builds"])
+    repository: Annotated[str, _CHECK_REPOSITORY, WithJsonSchema({"type": "string", "pattern": _REPOSITORY})] = Field(
+        description="The repository at GitHub.", examples=["team/builds"]
+    )
     workflow: Annotated[str, Field(min_length=1, max_length=200)] = Field(
         description="The workflow's file, with or without its path.", examples=["build-images.yml"]
     )
@@ -144,12 +143,14 @@ class ImageRule(Model):
 class TagMapping(Model):
     """A mapping of image tags of builds to repositories and tags at GitLab."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, populate_by_name=True)
-
     tag: TemplateText = Field(description="Image tags of this form.", examples=["{tag}-linux-amd64"])
     to: TemplateText = Field(
         description="The repository below the project, and the tag.", examples=["x86/{image}:{tag}"]
     )
+
+    def repository(self, image: str) -> str:
+        """Return the repository of an image below the project, with placeholders if it depends on the tag."""
+        return self.to.text.rpartition(":")[0].replace("{image}", image)
 
 
 class Build(Model):
@@ -189,8 +190,8 @@ class Build(Model):
     def origin(self, repository: str, tag: str) -> tuple[str, str] | None:
         """Return the image and image tag for a repository and tag at GitLab, None if no entry matches."""
         for form in self.mapping:
-            values = _matched(form.to, f"{repository}:{tag}")
-            if values is None or values["image"] not in {rule.name for rule in self.images}:
+            values = form.to.match(f"{repository}:{tag}") or {}
+            if values.get("image") not in {rule.name for rule in self.images}:
                 continue
             original = form.tag.fill(values)
             if self.destination(values["image"], original) == (repository, tag):
@@ -199,21 +200,12 @@ class Build(Model):
 
     def repositories(self) -> tuple[str, ...]:
         """Return the repositories below the project that do not depend on the tag."""
-        found = {
-            form.to.text.rpartition(":")[0].replace("{image}", rule.name)
-            for form in self.mapping
-            for rule in self.images
-        }
+        found = {form.repository(rule.name) for form in self.mapping for rule in self.images}
         return tuple(sorted(name for name in found if "{" not in name))
 
     def is_archive(self, file: str, image: str, tag: str) -> bool:
         """Return True if a file, by its name, is an image's own archive."""
         return fnmatchcase(file.rpartition("/")[2], self.archive.fill({"image": image, "tag": tag}))
-
-
-def _matched(template: Template, text: str) -> dict[str, str] | None:
-    values = template.match(text)
-    return values if values is not None and "image" in values else None
 
 
 class GitLabApi(Model):
@@ -232,8 +224,8 @@ class GitLabApi(Model):
 class ArtifactsTarget(RegistryEndpoint):
     """The registry of a GitLab project. Its `auth` is a user name and a deploy, personal or job token."""
 
-    project: Annotated[str, AfterValidator(_check_project), WithJsonSchema({"type": "string", "pattern": _PROJECT})] = (
-        Field(description="The project's path.", examples=["group/project"])
+    project: Annotated[str, _CHECK_PROJECT, WithJsonSchema({"type": "string", "pattern": _PROJECT})] = Field(
+        description="The project's path.", examples=["group/project"]
     )
     api: GitLabApi | None = Field(
         None, description="GitLab's API. Without it, the tags of each repository are listed by the registry."
@@ -281,9 +273,6 @@ class ArtifactsSync(Sync):
             Reach(self.name, self.target.location, tuple(sorted(areas, key=str)), ("target", "project"), at, advice)
         ]
 
-    def event_sources(self) -> tuple[str, ...]:
-        return ()
-
     def scan_group(self, group: str, name: str) -> str:
         return group if group.startswith("run:") or name == "*" else f"{group}:{name}"
 
@@ -292,27 +281,25 @@ class ArtifactsSync(Sync):
         return tuple(names)
 
     def _area(self, form: TagMapping, image: str) -> Area:
-        repository = form.to.text.rpartition(":")[0].replace("{image}", image)
-        start, brace, _ = repository.partition("{")
+        start, brace, _ = form.repository(image).partition("{")
         return Area(f"{self.target.project}/{start}", exact=not brace)
 
 
 def _metadata_problems(build: Build) -> Iterator[Finding]:
-    known = set(build.metadata.keys)
-    path: KeyPath = ("build", "metadata")
-    named = {"tag": [build.metadata.tag], "required": list(build.metadata.required)}
-    named["time"] = [build.metadata.time] if build.metadata.time else []
-    named["check"] = sorted(build.metadata.check.names) if build.metadata.check else []
-    for key, names in named.items():
+    metadata = build.metadata
+    named: dict[KeyPath, Iterable[str]] = {
+        ("metadata", "tag"): [metadata.tag],
+        ("metadata", "required"): metadata.required,
+        ("metadata", "time"): [metadata.time] if metadata.time else [],
+        ("metadata", "check"): sorted(metadata.check.names) if metadata.check else [],
+        **{("images", number, "when"): rule.when for number, rule in enumerate(build.images)},
+    }
+    for path, names in named.items():
         for name in names:
-            if name not in known:
-                yield Finding((*path, key), f"names {name!r}, which is not one of the keys")
-    for number, rule in enumerate(build.images):
-        for name in rule.when:
-            if name not in known:
-                yield Finding(("build", "images", number, "when"), f"names {name!r}, which is not one of the keys")
-    names = [rule.name for rule in build.images]
-    for name in sorted({name for name in names if names.count(name) > 1}):
+            if name not in metadata.keys:
+                yield Finding(("build", *path), f"names {name!r}, which is not one of the keys")
+    images = Counter(rule.name for rule in build.images)
+    for name in sorted(name for name, count in images.items() if count > 1):
         yield Finding(("build", "images"), f"has {name} twice")
 
 

@@ -21,13 +21,9 @@ _ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
 
 @dataclass(frozen=True, slots=True)
 class ImageArchive:
-    """An archive that can be opened repeatedly, from its start or a mark.
-
-    ``size`` is that of its compressed form, in bytes. ``version`` tells archives in the same ``source`` apart.
-    """
+    """An archive that can be opened from its start or a mark. ``version`` tells archives in the same ``source`` apart."""
 
     where: str
-    size: int
     source: Source
     version: str
     open: Callable[[Mark | None], MarkedStream[bytes]]
@@ -90,7 +86,7 @@ def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> 
         seen.append(source.name)
         if not _is_archive(source):
             return None
-        return ImageArchive(source.name, source.size, source, str(source.size), partial(ranged, source, 0, source.size))
+        return ImageArchive(source.name, source, str(source.size), partial(ranged, source, 0, source.size))
     archive = ZipArchive(source)
     entries = [entry for entry in archive.entries if not entry.name.endswith("/")]
     seen += [entry.name for entry in entries]
@@ -98,24 +94,27 @@ def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> 
     others = [entry for entry in entries if entry.name.lower().endswith(_ENDINGS)]
     # Its own file, or else the only archive that is not another image's.
     shared = [e for e in others if not any(rules.is_archive(e.name, rule.name, tag) for rule in rules.images)]
-    for entry in (*own[:1], *(shared if len(shared) == 1 else ())):
-        where = f"{source.name}, {entry.name}"
-        return ImageArchive(where, entry.packed, source, f"{source.size} {entry}", partial(archive.open, entry))
-    return None
+    if not own and len(shared) != 1:
+        return None
+    entry = (own or shared)[0]
+    where = f"{source.name}, {entry.name}"
+    return ImageArchive(where, source, f"{source.size} {entry}", partial(archive.open, entry))
 
 
 def is_zip(source: Source) -> bool:
     """Return True if a download is a zip, by its first bytes. GitHub can also serve newer artifacts unzipped."""
-    if source.size < len(MAGIC):
-        return False
-    with source.open(0, len(MAGIC)) as chunks:
-        return b"".join(chunks) in (MAGIC, EMPTY)
+    return _start(source, len(MAGIC)) in (MAGIC, EMPTY)
 
 
 def _is_archive(source: Source) -> bool:
     """Return True if a download may be an archive of images, by its first bytes: gzip, zstd or tar."""
-    if not source.size:
-        return False
-    with source.open(0, min(source.size, BLOCK)) as chunks:
-        start = b"".join(chunks)
+    start = _start(source, BLOCK)
     return bool(compression_of(start)) or is_header(start)
+
+
+def _start(source: Source, size: int) -> bytes:
+    """Return the first bytes of a download, fewer if it is smaller."""
+    if not source.size:
+        return b""
+    with source.open(0, min(source.size, size)) as chunks:
+        return b"".join(chunks)
