@@ -18,7 +18,8 @@ from syncline.cli.main import app
 from syncline.cli.output import Output
 from syncline.clients.registry.manifest import MANIFEST_TYPES
 from syncline.kinds.artifacts.cli import daemon
-from syncline.kinds.artifacts.cli.setup import Options, Setup
+from syncline.kinds.artifacts.cli.main import Options
+from syncline.kinds.artifacts.cli.setup import Setup
 from tests.rig.artifacts import EXAMPLE, block, build, expected, image, log
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Stored, zipped
@@ -407,7 +408,7 @@ class TestWhatGoesWrong:
         ]
         environ = command.environ
         options = Options(
-            command.folder / "syncs.yaml",
+            config=command.folder / "syncs.yaml",
             gh_token=TOKEN,
             gitlab_token=GITLAB_TOKEN,
             registry_username=environ["GITLAB_REGISTRY_USERNAME"],

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
@@ -20,8 +21,10 @@ from syncline.cli.main import app
 from syncline.cli.output import Output
 from syncline.config.registry import BasicAuth
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts.cli import daemon, listing, steps
-from syncline.kinds.artifacts.cli.setup import Options, Setup
+from syncline.kinds.artifacts.cli import daemon, listing
+from syncline.kinds.artifacts.cli.downloads import DownloadFolder
+from syncline.kinds.artifacts.cli.main import Options
+from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.config import GitHubToken
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.model import Outcome, Result
@@ -151,7 +154,7 @@ class TestTheFile:
     @pytest.mark.parametrize("name", [None, "third"])
     def test_which_of_them_is_not_guessed(self, two: Path, name: str | None) -> None:
         with pytest.raises(SynclineError, match=r"presto-images, other-images|other-images, presto-images") as error:
-            _ = Setup(Options(two, name)).sync
+            _ = Setup(Options(config=two, sync=name)).sync
         assert error.value.code.name == "USAGE"
 
 
@@ -196,7 +199,7 @@ def test_the_daemon_looks_again_after_its_interval_whatever_came_of_the_last_loo
 
     monkeypatch.setattr(daemon, "sync_once", look)
     with pytest.raises(_EnoughError):
-        daemon.daemon(Setup(Options(EXAMPLE)), Output(as_json=True), 900, once=False, sleep=naps.append)
+        daemon.daemon(Setup(Options(config=EXAMPLE)), Output(as_json=True), 900, once=False, sleep=naps.append)
     assert naps == [900, 900, 900]
 
 
@@ -216,7 +219,7 @@ def test_a_look_that_fails_makes_no_known_failure_new(
 
     monkeypatch.setattr(daemon, "sync_once", look)
     with pytest.raises(_EnoughError):
-        daemon.daemon(Setup(Options(EXAMPLE)), Output(as_json=False), 900, once=False, sleep=lambda _: None)
+        daemon.daemon(Setup(Options(config=EXAMPLE)), Output(as_json=False), 900, once=False, sleep=lambda _: None)
     said = capsys.readouterr().out
     assert said.count("no such archive") == 1
     assert [line[10:] for line in said.splitlines() if " moved" in line] == [
@@ -231,7 +234,7 @@ def test_the_daemon_ends_on_a_permanent_error(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(daemon, "sync_once", look)
     with pytest.raises(SynclineError, match="the token is wrong"):
-        daemon.daemon(Setup(Options(EXAMPLE)), Output(as_json=True), 900, once=False, sleep=lambda _: None)
+        daemon.daemon(Setup(Options(config=EXAMPLE)), Output(as_json=True), 900, once=False, sleep=lambda _: None)
 
 
 def test_an_invalid_entry_of_a_list_is_reported_and_the_rest_is_shown(
@@ -267,7 +270,8 @@ def test_an_invalid_entry_of_a_list_is_reported_and_the_rest_is_shown(
 def test_no_answer_is_no_and_says_that_nothing_was_done(
     command: str, answer: str, monkeypatch: pytest.MonkeyPatch, *, removed: bool
 ) -> None:
-    monkeypatch.setattr(steps, command, lambda *_: CommandResult())
+    folder = SimpleNamespace(read=lambda *_: {"images": []}, remove=lambda: True)
+    monkeypatch.setattr(DownloadFolder, "of", lambda *_: folder)
     done = CliRunner().invoke(app, ["artifacts", command, "1.0", "--config", str(EXAMPLE)], input=answer)
     assert done.exit_code == (0 if removed else 2), done.output
     assert "[y/N]: " in done.stderr
@@ -280,7 +284,7 @@ def limited() -> Iterator[tuple[Setup, ScriptedServer, Naps]]:
     """A GitHub whose requests of this hour are used up, and a command that asks it; its pauses are instant."""
     naps = Naps()
     with ScriptedServer() as server:
-        setup = Setup(Options(EXAMPLE, gh_url=server.url, gh_token="the token"))
+        setup = Setup(Options(config=EXAMPLE, gh_url=server.url, gh_token="the token"))
         policy = setup.http.policy
         setup.http.policy = replace(policy, sleep=naps.sleep, clock=naps.clock)
         yield setup, server, naps

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
@@ -11,20 +12,19 @@ from typing import Any, Final
 from syncline.cli.context import SOME_FAILED, CommandResult
 from syncline.cli.output import Output, Style, size
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.cli.setup import Setup
+from syncline.kinds.artifacts.cli.setup import UNLIMITED, Setup
 from syncline.kinds.artifacts.kind import Artifacts
-from syncline.kinds.kind import Completed, Failure, StepContext
+from syncline.kinds.kind import Completed, Failure
 from syncline.model import EVERYTHING, Item, Outcome, Result
 
-_FOR_EVER: Final = StepContext(lambda: 3600.0)
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 2
 
 
 def daemon(
-    setup: Setup, out: Output, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep
+    setup: Setup, out: Output, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep, **_: object
 ) -> CommandResult:
-    """Sync new builds every ``interval`` seconds; with ``once`` return the result of one scan."""
+    """Sync new builds every ``interval`` seconds; with ``once`` return the result of one scan. Other options are ignored."""
     known: set[tuple[str, str, str | None, str | None]] = set()
     kind = Artifacts(setup.sync, setup.github, setup.target, setup.http, memory=setup.memory, now=time.time)
     while True:
@@ -42,17 +42,15 @@ def daemon(
         known = {_key(result) for result in results if result.outcome is Outcome.FAILED}
         for result in new:
             _print_result(out, result)
-        counts = [
-            f"{_count(results, Outcome.MOVED)} moved",
-            f"{_count(new, Outcome.FAILED)} failed",
-            f"{_count(results, Outcome.FAILED) - _count(new, Outcome.FAILED)} known failures",
-            f"{_count(results, Outcome.CONFLICT)} conflicts",
-        ]
-        out.line(f"{time.strftime('%H:%M:%S')}  {', '.join(counts)}")
+        total, fresh = (Counter(result.outcome for result in some) for some in (results, new))
+        repeated = total[Outcome.FAILED] - fresh[Outcome.FAILED]
+        out.line(
+            f"{time.strftime('%H:%M:%S')}  {total[Outcome.MOVED]} moved, {fresh[Outcome.FAILED]} failed, "
+            f"{repeated} known failures, {total[Outcome.CONFLICT]} conflicts"
+        )
         if once:
             value: dict[str, Any] = {"results": [result.as_dict() for result in results]}
-            bad = _count(results, Outcome.FAILED) + _count(results, Outcome.CONFLICT)
-            return CommandResult(value, SOME_FAILED if bad else 0)
+            return CommandResult(value, SOME_FAILED if total[Outcome.FAILED] or total[Outcome.CONFLICT] else 0)
         sleep(interval)
 
 
@@ -60,7 +58,7 @@ def sync_once(kind: Artifacts) -> list[Result]:
     """Scan once, transfer and verify the differences; return the result of each image."""
     results: list[Result] = []
     items: list[Item] = []
-    for page in kind.discover(EVERYTHING, None, _FOR_EVER):
+    for page in kind.discover(EVERYTHING, None, UNLIMITED):
         items += page.items
         results += page.results
         results += [_failed(failure) for failure in page.failures]
@@ -85,10 +83,10 @@ def _transfer(kind: Artifacts, item: Item) -> Result:
 
 
 def _attempt(kind: Artifacts, item: Item) -> Result | Failure:
-    for transferred in kind.transfer([item], _FOR_EVER):
+    for transferred in kind.transfer([item], UNLIMITED):
         if isinstance(transferred, Failure | Result):
             return transferred
-        for verified in kind.verify([transferred.item], _FOR_EVER):
+        for verified in kind.verify([transferred.item], UNLIMITED):
             if isinstance(verified, Failure):
                 return Failure(item, verified.error)
             source, sent = transferred.item.source, transferred.moved_bytes if isinstance(transferred, Completed) else 0
@@ -103,10 +101,6 @@ def _failed(failure: Failure) -> Result:
 
 def _key(result: Result) -> tuple[str, str, str | None, str | None]:
     return (result.group, result.name, result.code, result.source)
-
-
-def _count(results: list[Result], outcome: Outcome) -> int:
-    return sum(result.outcome is outcome for result in results)
 
 
 def _print_result(out: Output, result: Result) -> None:

@@ -95,20 +95,13 @@ class LocalFile:
             yield chunk
 
 
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """A finished download: bytes received now, total size and digest."""
-
-    received: int
-    size: int
-    digest: str
-
-
-def download(content: RemoteFile, folder: DownloadFolder, name: str, digest: str | None, *, anew: bool) -> Downloaded:
+def download_file(
+    content: RemoteFile, folder: DownloadFolder, name: str, digest: str | None, *, anew: bool
+) -> tuple[int, str]:
     """Download a file, resuming a partial download, and rename it when it is complete.
 
-    With `anew`, or if GitHub reports no digest to check it against, a partial download is discarded. Raises
-    DIGEST_MISMATCH if the digest differs from GitHub's.
+    With `anew`, or if GitHub reports no digest to check it against, a partial download is discarded. Return the bytes
+    received now and the file's digest. Raises DIGEST_MISMATCH if the digest differs from GitHub's.
     """
     part, directory = folder.path(f"{name}.part"), folder.directory
     if anew or digest is None:
@@ -129,7 +122,7 @@ def download(content: RemoteFile, folder: DownloadFolder, name: str, digest: str
         directory.remove(part)
         raise SynclineError("DIGEST_MISMATCH", f"{content.name} has the digest {found}, GitHub reports {digest}")
     directory.rename(part, folder.path(name))
-    return Downloaded(content.size - begun, content.size, found)
+    return content.size - begun, found
 
 
 def _hashed(file: BinaryIO) -> Any:

@@ -15,7 +15,7 @@ from syncline.kinds.artifacts.discover import TagLists
 def gh_list(setup: Setup, out: Output) -> CommandResult:
     """List the examined runs with their metadata."""
     shown: list[dict[str, Any]] = []
-    for run in setup.builds.runs(time.time(), setup.odd.append):
+    for run in setup.builds.runs(time.time(), setup.invalid_entries.append):
         build = setup.builds.build(run)
         when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(run.created))
         out.line(f"run {run.id}  {when}  {run.branch}  {run.event}  {run.url}", "bold")
@@ -25,14 +25,9 @@ def gh_list(setup: Setup, out: Output) -> CommandResult:
             shown.append({**about, "code": build.error.code.name, "reason": build.error.what})
             continue
         out.table([(f"{key}:", value) for key, value in build.block.items()], indent=2)
-        out.line(f"  images: {', '.join(destination.image for destination in build.destinations)}")
-        shown.append(
-            {
-                **about,
-                "metadata": dict(build.block),
-                "images": [destination.image for destination in build.destinations],
-            }
-        )
+        images = [destination.image for destination in build.destinations]
+        out.line(f"  images: {', '.join(images)}")
+        shown.append({**about, "metadata": dict(build.block), "images": images})
     return CommandResult({"runs": shown})
 
 

@@ -1,13 +1,15 @@
 """``syncline artifacts``: sync builds at GitHub to images at GitLab manually, without an engine.
 
-All commands take the options of source and target, so that scripts can pass the same ones to each. Each is implemented
-in a separate module, imported when it runs.
+All commands take the options of source and target, so that scripts can pass the same ones to each. They are declared here
+and implemented in modules that are imported when a command runs.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -15,7 +17,7 @@ import typer
 
 from syncline.cli import error_output
 from syncline.cli.command import new_app
-from syncline.cli.context import NOT_DONE, SOME_FAILED, CommandResult, Context
+from syncline.cli.context import SOME_FAILED, CommandResult, Context
 from syncline.cli.output import Output
 
 if TYPE_CHECKING:
@@ -43,8 +45,10 @@ def _without_command(context: typer.Context) -> None:
     error_output.require_command(context)
 
 
-def _shared(  # noqa: PLR0913 - each is an option
-    *,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """The options that all commands share, from the command line and the environment; None if not given."""
+
     config: Annotated[
         Path | None,
         typer.Option(
@@ -53,156 +57,128 @@ def _shared(  # noqa: PLR0913 - each is an option
             "examples/artifacts-presto.yaml of the package with the endpoints given by options.",
             show_default=False,
         ),
-    ] = None,
+    ] = None
     sync: Annotated[
         str | None, typer.Option(metavar="NAME", help="Sync in the file, if it has several of artifacts.")
-    ] = None,
-    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Repository at GitHub.")] = None,
-    workflow: Annotated[str | None, typer.Option(metavar="FILE", help="File of the workflow.")] = None,
-    branch: Annotated[str | None, typer.Option(help="Only runs on this branch.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Number of workflow runs to examine.", min=1, max=1000)] = None,
+    ] = None
+    repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Repository at GitHub.")] = None
+    workflow: Annotated[str | None, typer.Option(metavar="FILE", help="File of the workflow.")] = None
+    branch: Annotated[str | None, typer.Option(help="Only runs on this branch.")] = None
+    limit: Annotated[int | None, typer.Option(help="Number of workflow runs to examine.", min=1, max=1000)] = None
     gh_url: Annotated[
         str | None,
         typer.Option(
             metavar="URL", envvar="GITHUB_API_URL", help="URL of GitHub's API. Defaults to that of github.com."
         ),
-    ] = None,
+    ] = None
     gh_token: Annotated[
         str | None, typer.Option(envvar=["GH_TOKEN", "GITHUB_TOKEN"], help="GitHub token.", show_envvar=True)
-    ] = None,
-    gitlab_host: Annotated[str | None, typer.Option(metavar="HOST", help="GitLab host.")] = None,
+    ] = None
+    gitlab_host: Annotated[str | None, typer.Option(metavar="HOST", help="GitLab host.")] = None
     gitlab_project: Annotated[
         str | None,
         typer.Option(
             "--gitlab-project", "--registry-project", metavar="PATH", help="GitLab project with the registry."
         ),
-    ] = None,
-    gitlab_token: Annotated[str | None, typer.Option(envvar="GITLAB_TOKEN", help="GitLab token.")] = None,
+    ] = None
+    gitlab_token: Annotated[str | None, typer.Option(envvar="GITLAB_TOKEN", help="GitLab token.")] = None
     registry: Annotated[
         str | None, typer.Option(metavar="HOST", help="Host and port of the registry; http://HOST for plain HTTP.")
-    ] = None,
+    ] = None
     registry_username: Annotated[
-        str | None,
-        typer.Option(envvar=["GITLAB_REGISTRY_USERNAME", "CI_REGISTRY_USER"], help="User of the registry."),
-    ] = None,
+        str | None, typer.Option(envvar=["GITLAB_REGISTRY_USERNAME", "CI_REGISTRY_USER"], help="User of the registry.")
+    ] = None
     registry_password: Annotated[
         str | None,
         typer.Option(
             envvar=["GITLAB_REGISTRY_PASSWORD", "CI_REGISTRY_PASSWORD"],
             help="Password or token of that user. Defaults to the GitLab token.",
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
-) -> tuple[dict[str, Any], Output]:
-    """Return the values of the shared options, and the output."""
-    values: dict[str, Any] = dict(locals())
-    return values, Output(as_json=values.pop("as_json"))
+    ] = None
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False
 
 
 def _with_invalid_entries(answer: CommandResult, setup: Setup, out: Output) -> CommandResult:
     """Report invalid entries of listings; if there are any, the command has failed partly."""
-    if not setup.odd:
+    if not setup.invalid_entries:
         return answer
-    reasons = list(dict.fromkeys(odd.error.what for odd in setup.odd))
+    reasons = list(dict.fromkeys(entry.error.what for entry in setup.invalid_entries))
     for reason in reasons:
         out.line(f"ENTRY_INVALID: {reason}", "red")
     return CommandResult({**answer.value, "invalid": reasons}, answer.code or SOME_FAILED)
 
 
-def _command(name: str) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
-    """Return a decorator that adds a function of a setup and an output as a command, with the shared options."""
+def _command(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator that adds a command with the shared options, given its signature and help.
 
-    def made(function: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
-        names = {"Setup": object, "Any": Any}
-        _, _, *own = inspect.signature(function, eval_str=True, locals=names).parameters.values()
-        shared = inspect.signature(_shared, eval_str=True).parameters
+    The function of the same name in ``module`` implements it. It takes a setup, an output and the command's arguments.
+    """
+
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        own = inspect.signature(function, eval_str=True).parameters.values()
+        shared = inspect.signature(Options, eval_str=True).parameters
 
         def invoke(**given: Any) -> None:
-            values, out = _shared(**{each: given.pop(each) for each in shared})
-            context = Context(None, None, out)
-            with error_output.exit_on_error(context, kind="artifacts"):
-                from syncline.kinds.artifacts.cli.setup import Options, Setup  # noqa: PLC0415
+            options = Options(**{name: given.pop(name) for name in shared})
+            out = Output(as_json=options.as_json)
+            with error_output.exit_on_error(Context(None, None, out), kind="artifacts"):
+                from syncline.kinds.artifacts.cli.setup import Setup  # noqa: PLC0415
 
-                more = {"overwrite": given.get("force_push", False)}
-                if given.get("retag_as_latest"):
-                    more["aliases"] = ("latest",)
-                setup = Setup(Options(**values, **more))
+                aliases = ("latest",) if given.get("retag_as_latest") else ()
+                setup = Setup(options, aliases, overwrite=given.get("force_push", False))
+                implementation = getattr(import_module(f"{__package__}.{module}"), function.__name__)
                 with setup.interruptible():
-                    answer = _with_invalid_entries(function(setup, out, **given), setup, out)
+                    answer = _with_invalid_entries(implementation(setup, out, **given), setup, out)
                 out.json(dict(answer.value))
             raise typer.Exit(answer.code)
 
         invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
         invoke.__annotations__ = {each.name: each.annotation for each in (*own, *shared.values())}
-        artifacts.command(name, help=function.__doc__)(invoke)
+        artifacts.command(function.__name__.replace("_", "-"), help=function.__doc__)(invoke)
         return function
 
-    return made
+    return add
 
 
-@_command("gh-list")
-def gh_list(setup: Setup, out: Output) -> CommandResult:
+@_command("listing")
+def gh_list() -> None:
     """List the latest builds with the metadata in their logs."""
-    from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
-
-    return listing.gh_list(setup, out)
 
 
-@_command("gitlab-list")
-def gitlab_list(setup: Setup, out: Output) -> CommandResult:
+@_command("listing")
+def gitlab_list() -> None:
     """List the registry's repositories and tags."""
-    from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
-
-    return listing.gitlab_list(setup, out)
 
 
-@_command("xref")
+@_command("listing")
 def xref(
-    setup: Setup,
-    out: Output,
-    *,
-    list_extra: Annotated[bool, typer.Option("--list-extra", help="Also list tags that no build made.")] = False,
-) -> CommandResult:
+    *, list_extra: Annotated[bool, typer.Option("--list-extra", help="Also list tags that no build made.")] = False
+) -> None:
     """Show which images of builds the registry lacks."""
-    from syncline.kinds.artifacts.cli import listing  # noqa: PLC0415
-
-    return listing.xref(setup, out, list_extra=list_extra)
 
 
-@_command("download")
+@_command("steps")
 def download(
-    setup: Setup,
-    out: Output,
     image_tag: Annotated[str, _TAG],
     *,
     output_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of downloads.")] = Path("downloads"),
     force: Annotated[bool, typer.Option("--force", help="Download existing files again.")] = False,
-) -> CommandResult:
+) -> None:
     """Download a build's artifacts."""
-    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
-
-    return steps.fetch(setup, out, image_tag, output_dir, force=force)
 
 
-@_command("prepare")
+@_command("steps")
 def prepare(
-    setup: Setup,
-    out: Output,
     image_tag: Annotated[str, _TAG],
     *,
     downloads_dir: Annotated[Path, _DOWNLOADS] = Path("downloads"),
     clean: Annotated[bool, typer.Option("--clean", help="Remove an earlier plan first.")] = False,
-) -> CommandResult:
+) -> None:
     """Verify downloaded artifacts and write the upload plan."""
-    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
-
-    return steps.prepare(setup, out, image_tag, downloads_dir, clean=clean)
 
 
-@_command("push")
+@_command("steps")
 def push(  # noqa: PLR0913 - each is an option
-    setup: Setup,
-    out: Output,
     image_tag: Annotated[str, _TAG],
     *,
     downloads_dir: Annotated[Path, _DOWNLOADS] = Path("downloads"),
@@ -211,43 +187,22 @@ def push(  # noqa: PLR0913 - each is an option
     yes: Annotated[bool, _YES] = False,
     verbose: Annotated[bool, _VERBOSE] = False,
     retag_as_latest: Annotated[bool, _LATEST] = False,
-) -> CommandResult:
+) -> None:
     """Push prepared images to the registry."""
-    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
-
-    del skip_login
-    if not yes and not _confirm(
-        out, f"Push the images of {image_tag} to {setup.target.registry.host}?", "nothing was pushed"
-    ):
-        return CommandResult(code=NOT_DONE)
-    how = steps.PushOptions(force, ("latest",) if retag_as_latest else (), verbose)
-    return steps.push(setup, out, image_tag, downloads_dir, how)
 
 
-@_command("clean")
+@_command("steps")
 def clean(
-    setup: Setup,
-    out: Output,
     image_tag: Annotated[str, _TAG],
     *,
     downloads_dir: Annotated[Path, _DOWNLOADS] = Path("downloads"),
     yes: Annotated[bool, _YES] = False,
-) -> CommandResult:
+) -> None:
     """Remove the downloads of a build."""
-    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
-
-    del setup
-    if not yes and not _confirm(
-        out, f"Remove the downloads of {image_tag} from {downloads_dir}?", "nothing was removed"
-    ):
-        return CommandResult(code=NOT_DONE)
-    return steps.clean(out, image_tag, downloads_dir)
 
 
 @_command("daemon")
 def daemon(  # noqa: PLR0913 - each is an option
-    setup: Setup,
-    out: Output,
     *,
     downloads_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="Ignored: nothing is written to disk.")] = Path(
         "downloads"
@@ -258,32 +213,15 @@ def daemon(  # noqa: PLR0913 - each is an option
     force_push: Annotated[bool, typer.Option("--force-push", help="Replace tags of builds that ran again.")] = False,
     retag_as_latest: Annotated[bool, _LATEST] = False,
     verbose: Annotated[bool, _VERBOSE] = False,
-) -> CommandResult:
+) -> None:
     """Sync new builds to the registry continuously, without files on disk."""
-    from syncline.kinds.artifacts.cli import daemon as daemon_command  # noqa: PLC0415
-
-    del downloads_dir, skip_login, force_push, retag_as_latest, verbose
-    return daemon_command.daemon(setup, out, interval, once=once)
 
 
-@_command("retag")
+@_command("steps")
 def retag(
-    setup: Setup,
-    out: Output,
     source: Annotated[str, typer.Argument(metavar="REPOSITORY:TAG", help="Existing tag.", show_default=False)],
     destination: Annotated[
         str, typer.Argument(metavar="REPOSITORY:TAG", help="Tag to point to the same image.", show_default=False)
     ],
-) -> CommandResult:
+) -> None:
     """Point a tag at the image of another tag, without moving layers."""
-    from syncline.kinds.artifacts.cli import steps  # noqa: PLC0415
-
-    return steps.retag(setup, out, source, destination)
-
-
-def _confirm(out: Output, question: str, otherwise: str) -> bool:
-    """Ask for confirmation, except with ``--json``; print ``otherwise`` if it is refused."""
-    if out.as_json or out.confirm(question):
-        return True
-    out.line(otherwise)
-    return False

@@ -31,13 +31,16 @@ from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import ProjectTarget, TagLists
 from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.wiring import github_at, gitlab_at
+from syncline.kinds.kind import StepContext
 from syncline.secrets import Secrets
 from syncline.visible import visible
 from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
     from syncline.clients.github.client import GitHub
+    from syncline.kinds.artifacts.cli.main import Options
 
+UNLIMITED: Final = StepContext(lambda: 3600.0)  # the context of a command, which has no time limit
 _GITHUB: Final = "SYNCLINE_GIVEN_GITHUB_TOKEN"
 _GITLAB: Final = "SYNCLINE_GIVEN_GITLAB_TOKEN"
 _USER: Final = "SYNCLINE_GIVEN_REGISTRY_USERNAME"
@@ -45,44 +48,23 @@ _PASSWORD: Final = "SYNCLINE_GIVEN_REGISTRY_PASSWORD"  # noqa: S105 - the name o
 _DEFAULT: Final = "syncs.yaml"
 _SHIPPED: Final = "examples/artifacts-presto.yaml"
 _LONGEST_PAUSE: Final = MAX_RETRY_AFTER + 60
-_USUAL_USER: Final = "gitlab-ci-token"
-"""GitLab accepts any user name with a token; a job token requires this one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options from the command line and the environment; None if not given."""
-
-    config: Path | None = None
-    sync: str | None = None
-    repo: str | None = None
-    workflow: str | None = None
-    branch: str | None = None
-    limit: int | None = None
-    gh_url: str | None = None
-    gh_token: str | None = None
-    gitlab_host: str | None = None
-    gitlab_project: str | None = None
-    gitlab_token: str | None = None
-    registry: str | None = None
-    registry_username: str | None = None
-    registry_password: str | None = None
-    aliases: tuple[str, ...] = ()
-    overwrite: bool = False
+_USUAL_USER: Final = "gitlab-ci-token"  # GitLab accepts any user name with a token; a job token requires this one
 
 
 @dataclass
 class Setup:
     """The sync, and clients for its source and target. State lasts as long as this process.
 
-    ``odd`` collects invalid entries of listings. Pauses that servers request are waited for in the process, up to an
-    hour.
+    ``aliases`` and ``overwrite`` replace the sync's, if set. ``invalid_entries`` collects those of listings. Pauses that
+    servers request are waited for in the process, up to an hour.
     """
 
     options: Options
+    aliases: tuple[str, ...] = ()
+    overwrite: bool = False
     http: Http = field(init=False)
     memory: ProcessFacts = field(default_factory=ProcessFacts)
-    odd: list[InvalidEntry] = field(default_factory=list)
+    invalid_entries: list[InvalidEntry] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._halted = threading.Event()
@@ -129,8 +111,10 @@ class Setup:
             values["source"]["auth"] = {"token": "env:GH_TOKEN"}
             values["target"] |= {"api": None, "auth": {"username": _USUAL_USER, "password": "env:GITLAB_TOKEN"}}
             values["aliases"] = ()
+        _set_options(values, options)
+        values |= {"aliases": self.aliases or values["aliases"], "overwrite": self.overwrite or values["overwrite"]}
         try:
-            return ArtifactsSync.model_validate(_with_options(values, options), context=STORED)
+            return ArtifactsSync.model_validate(values, context=STORED)
         except ValidationError as error:
             wrong = error.errors(include_url=False)[0]
             where = ".".join(map(str, wrong["loc"]))
@@ -172,11 +156,11 @@ class Setup:
     @property
     def tags(self) -> TagLists:
         """The current tags of the registry."""
-        return TagLists(self.target, self.odd.append)
+        return TagLists(self.target, self.invalid_entries.append)
 
     def youngest(self, now: float) -> list[Build | UnreadableRun]:
         """Return the latest build of each image tag, newest first, and runs with invalid metadata."""
-        return list(self.builds.youngest(self.builds.runs(now, self.odd.append)))
+        return list(self.builds.youngest(self.builds.runs(now, self.invalid_entries.append)))
 
     def build(self, tag: str, now: float) -> Build:
         """Return the latest build of an image tag. Raises NOT_FOUND."""
@@ -204,8 +188,8 @@ def _chosen(file: Path, name: str | None) -> ArtifactsSync:
     raise SynclineError("USAGE", f"{file.name} has these syncs of artifacts: {names}; `--sync` names one of them")
 
 
-def _with_options(values: dict[str, Any], options: Options) -> dict[str, Any]:
-    """Return a sync's values with those of the options in their destination."""
+def _set_options(values: dict[str, Any], options: Options) -> None:
+    """Replace a sync's values by those of the options."""
     source, target = values["source"], values["target"]
     _put(source, repository=options.repo, workflow=options.workflow, branch=options.branch, limit=options.limit)
     _put(source, url=options.gh_url)
@@ -223,11 +207,6 @@ def _with_options(values: dict[str, Any], options: Options) -> dict[str, Any]:
     if options.registry_password or options.gitlab_token:
         user = None if options.registry_username else _user_of(target["auth"])
         target["auth"] = {"username": user or f"env:{_USER}", "password": f"env:{_PASSWORD}"}
-    return {
-        **values,
-        "aliases": options.aliases or values["aliases"],
-        "overwrite": options.overwrite or values["overwrite"],
-    }
 
 
 def _put(values: dict[str, Any], **given: object) -> None:
