@@ -222,7 +222,9 @@ class BuildScan:
             if is_present and unverified is None and not asked and not self._is_older(build, destination):
                 skipped += 1
                 continue
-            item = item_of(build, destination)
+            # The fingerprint is the run and attempt until the archive is read.
+            detail = {"run": build.run.mark, "image": destination.image, "tag": build.tag}
+            item = Item(repository, destination.tag, f"{RUN}{build.run.mark}", detail=detail)
             if not self._is_first(item, context):
                 continue
             # An item that somebody names is tried again, unless it has expired.
@@ -324,12 +326,6 @@ def _age(run: WorkflowRun) -> tuple[float, int]:
 
 def _failure_of_run(odd: InvalidEntry) -> Failure:
     return Failure(Item("*", odd.label) if odd.name is None else Item(f"{RUN}{odd.name}", "*"), odd.error)
-
-
-def item_of(build: Build, destination: Destination) -> Item:
-    """Return the item of an image of a build. Its fingerprint is the run and attempt until the archive is read."""
-    detail = {"run": build.run.mark, "image": destination.image, "tag": build.tag}
-    return Item(destination.repository, destination.tag, f"{RUN}{build.run.mark}", detail=detail)
 
 
 def conflict(item: Item, push: PushRecord) -> Result:

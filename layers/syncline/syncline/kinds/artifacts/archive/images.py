@@ -22,7 +22,6 @@ from syncline.clients.registry.manifest import (
     DOCKER_MANIFEST,
     OCI_INDEX,
     OCI_MANIFEST,
-    Descriptor,
     Manifest,
 )
 from syncline.clients.registry.reference import digest_of, is_digest
@@ -31,6 +30,8 @@ from syncline.kinds.artifacts.archive.streams import invalid
 
 DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
 DOCKER_LAYER: Final = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+_CONFIGS: Final = (DOCKER_CONFIG, "application/vnd.oci.image.config.v1+json")
+_ATTESTATION: Final = "vnd.docker.reference.type"  # annotation of an attestation
 _INDEXES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 _MANIFESTS: Final = frozenset({OCI_MANIFEST, DOCKER_MANIFEST})
 _NAME_KEYS: Final = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
@@ -228,7 +229,7 @@ def _image(
         what = f"{contents.name} does not have the config {config.digest}{_platform(entry)}"
         return SavedImage((), b"", paths, manifest=manifest, descriptor=entry, lacks=what, saved=False)
     body = contents.text(contents.blob(config.digest))
-    diff_ids = _diff_ids(contents, body) if _is_config(config) else ()
+    diff_ids = _diff_ids(contents, body) if config.media_type in _CONFIGS else ()
     image = SavedImage((), body, diff_ids=diff_ids, manifest=manifest, descriptor=entry)
     readings = [each.layers for each in saved.get(config.digest, ()) if not each.lacks]
     if missing and not readings:
@@ -255,21 +256,13 @@ def _index(index: SavedImage, found: list[SavedImage]) -> SavedImage:
     broken = [child for child in children if child.lacks and child.saved]
     complete = tuple(child for child in children if not child.lacks)
     absent = [child for child in children if not child.saved]
-    images = [child for child in complete if not _is_attestation(child.descriptor)]
+    images = [child for child in complete if _ATTESTATION not in (child.descriptor.get("annotations") or {})]
     if broken or not complete or (absent and not images):
         first = (broken or absent)[0].lacks if children else "an index names no image"
         return replace(index, lacks=first, saved=bool(broken or complete), children=tuple(children))
     if absent and len(images) == 1:
         return images[0]
     return replace(index, children=complete)
-
-
-def _is_attestation(descriptor: Mapping[str, Any]) -> bool:
-    return "vnd.docker.reference.type" in (descriptor.get("annotations") or {})
-
-
-def _is_config(config: Descriptor) -> bool:
-    return config.media_type in (DOCKER_CONFIG, "application/vnd.oci.image.config.v1+json")
 
 
 def _diff_ids(contents: ArchiveContents, config: bytes) -> tuple[str, ...]:
