@@ -80,7 +80,7 @@ def hook(path: str, body: bytes, **headers: str) -> dict[str, Any]:
 def test_receive_decodes_no_body_of_who_names_no_hook(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("syncline.web.receive.base64.b64decode", not_asked)
+    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", not_asked)
     assert receiver.handle(hook(path, b"{}"))["statusCode"] in (401, 404)
 
 
@@ -97,7 +97,7 @@ def test_receive_reads_no_notification_without_a_proof(receiver: Receiver, heade
 def test_receive_decodes_no_large_body_even_with_the_secret(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("syncline.web.receive.base64.b64decode", not_asked)
+    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", not_asked)
     assert receiver.handle(hook(path, bytes(LARGEST_BODY + 10)))["statusCode"] == 413
 
 
@@ -152,7 +152,7 @@ def test_probe_asks_no_instance_for_what_is_no_token(headers: dict[str, str], st
         "body": "!" * LARGEST_BODY,
         "isBase64Encoded": True,
     }
-    answer = asyncio.run(ProbeApi(Nobody(), Nobody()).answer(request_of(event)))
+    answer = asyncio.run(ProbeApi(Nobody().entries, Nobody().verdict).answer(request_of(event)))
     assert response_of(answer)["statusCode"] == status
 
 

@@ -243,7 +243,7 @@ def test_the_size_is_looked_at_before_anything_else(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool
 ) -> None:
     monkeypatch.setattr("syncline.web.receive.json.loads", lambda _: pytest.fail("it was read"))
-    monkeypatch.setattr("syncline.web.receive.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
     size = LARGEST_BODY * 4 // 3 + 10 if encoded else LARGEST_BODY + 1
     answer = receiver.handle(event(body="A" * size, isBase64Encoded=encoded))
     assert answer["statusCode"] == 413

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from syncline import __version__
 from syncline.errors import SynclineError
 from syncline.store.totals import BUCKETS, Totals
 from syncline.telemetry import logger
+from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,30 +40,29 @@ class Console:
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return the response to a function URL's event."""
-        method = event.get("requestContext", {}).get("http", {}).get("method", "GET")
-        path = str(event.get("rawPath", "/")).rstrip("/") or "/"
+        return respond(event, self._answer)
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
+        path = request.path.rstrip("/")
         if path not in ("/health", "/metrics"):
-            return _answer(404, {"error": "not found; use /health or /metrics"})
-        if method not in ("GET", "HEAD"):
-            return _answer(405, {"error": "use GET or HEAD"}) | {"headers": {"Allow": "GET, HEAD"}}
+            raise HttpError(404, "not found; use /health or /metrics")
+        if request.method not in ("GET", "HEAD"):
+            return json_response(405, {"error": "use GET or HEAD"}, allow="GET, HEAD")
         try:
             # The health check needs no token, as load balancers use it.
-            if path == "/metrics" and not self._knows(event):
-                return _answer(401, {"error": "the bearer token is missing or wrong"})
+            if path == "/metrics" and not self._is_authorized(request.headers.get("authorization", "")):
+                raise HttpError(401, "the bearer token is missing or wrong")
             figures = list(self.figures())
         except (ClientError, BotoCoreError, SynclineError) as error:
             code = error.code.name if isinstance(error, SynclineError) else type(error).__name__
             logger.error("console cannot read the table", extra={"why": str(error)})
-            return _answer(503, {"status": "unwell", "error": code})
+            return json_response(503, {"status": "unwell", "error": code})
         if path == "/health":
-            return _answer(200, {"status": "ok", "version": __version__, "syncs": len(figures)})
-        text = exposition(figures).decode()
-        return {"statusCode": 200, "headers": {"Content-Type": CONTENT_TYPE_LATEST}, "body": text}
+            return json_response(200, {"status": "ok", "version": __version__, "syncs": len(figures)})
+        return HttpResponse(200, exposition(figures), {"content-type": CONTENT_TYPE_LATEST})
 
-    def _knows(self, event: dict[str, Any]) -> bool:
+    def _is_authorized(self, given: str) -> bool:
         token = self.token()
-        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-        given = headers.get("authorization", "")
         return token is None or hmac.compare_digest(f"Bearer {token}".encode(), given.encode(errors="replace"))
 
 
@@ -121,7 +120,3 @@ def histogram_buckets(totals: Totals) -> list[tuple[str, float]]:
         count += within
         rows.append((bound, count))
     return rows
-
-
-def _answer(status: int, body: dict[str, Any]) -> dict[str, Any]:
-    return {"statusCode": status, "headers": {"Content-Type": "application/json"}, "body": json.dumps(body)}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from syncline.kinds.tokens.directory import DirectoryEntry
 from syncline.kinds.tokens.probe import origin_problem, problem_of, short_hash
@@ -21,7 +22,7 @@ from syncline.web.contract import (
     TOKEN_HEADER,
     body_of,
 )
-from syncline.web.function_url import HttpRequest, HttpResponse
+from syncline.web.function_url import HttpRequest, HttpResponse, json_response
 from syncline.web.pages import START, page
 
 _TOKEN: Final = TOKEN_HEADER.lower()
@@ -29,26 +30,15 @@ _ORIGIN: Final = ORIGIN_HEADER.lower()
 _JSON: Final[Mapping[str, str]] = {"content-type": "application/json", "cache-control": "no-store"}
 
 
-class Directory(Protocol):
-    """The current syncs of the kind ``tokens``."""
-
-    def entries(self) -> Sequence[DirectoryEntry]:
-        """Return the enabled syncs."""
-        ...
-
-
-class VerdictObserver(Protocol):
-    """A receiver of verdicts."""
-
-    def verdict(self, sync: str, result: ProbeResult) -> None: ...
-
-
+@dataclass(frozen=True, slots=True)
 class ProbeApi:
-    """Answers requests. Runs on the event loop of the probers in ``directory``."""
+    """Answers requests, on the event loop of the probers.
 
-    def __init__(self, directory: Directory, observer: VerdictObserver) -> None:
-        self._directory = directory
-        self._observer = observer
+    ``entries`` returns the enabled syncs, and ``observe`` receives each verdict with the name of its sync.
+    """
+
+    entries: Callable[[], Sequence[DirectoryEntry]]
+    observe: Callable[[str, ProbeResult], None]
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         """Return a response, never raise: a failure has a status, a verdict and a reason."""
@@ -83,7 +73,7 @@ class ProbeApi:
 
     def _entry(self, origin: str, sync: str) -> tuple[DirectoryEntry | None, Reason | None]:
         """Return the named sync, else the only one, else the one that lists the origin; or the reason why there is none."""
-        entries = self._directory.entries()
+        entries = self.entries()
         if sync:
             named = next((entry for entry in entries if entry.sync == sync), None)
             return named, None if named is not None else Reason.NO_SUCH_SYNC
@@ -102,7 +92,7 @@ class ProbeApi:
         sync = None if entry is None else entry.sync
         reason = result.reason
         if entry is not None:
-            self._observer.verdict(entry.sync, result)
+            self.observe(entry.sync, result)
         fields = {
             "sync": sync,
             "token": token_hash,
@@ -137,4 +127,4 @@ def _static(request: HttpRequest) -> HttpResponse:
 
 
 def _error(status: int, why: str, **headers: str) -> HttpResponse:
-    return HttpResponse(status, json.dumps({"error": why}).encode(), {**_JSON, **headers})
+    return json_response(status, {"error": why}, **{"cache-control": "no-store"}, **headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import hmac
 import json
@@ -17,10 +16,11 @@ from botocore.exceptions import BotoCoreError, ClientError
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
-from syncline.model import LARGEST_SCOPE, Scope, Trigger, compact_json, json_bytes
+from syncline.model import LARGEST_SCOPE, Scope, Trigger, json_bytes
 from syncline.secrets import Secrets
 from syncline.store.runs import new_run_id
 from syncline.telemetry import logger
+from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
 
 LARGEST_BODY: Final = 1024 * 1024
 """Largest body of a notification, in bytes."""
@@ -28,14 +28,6 @@ _FORM: Final = "application/x-www-form-urlencoded"
 _FIELDS: Final = 100
 _LOGGED: Final = 10
 """Groups named in a log line."""
-
-
-class HttpError(Exception):
-    """An error response with ``status`` and a message."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +46,24 @@ class Receiver:
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return the response to a function URL's event (payload format 2.0)."""
+        return respond(event, self._answer)
+
+    def _answer(self, request: HttpRequest) -> HttpResponse:
         try:
-            status, answer = 202, self._accept(event)
-        except HttpError as error:
-            status, answer = error.status, {"error": str(error)}
+            return json_response(202, self._accept(request))
         except (SynclineError, ClientError, BotoCoreError) as error:
             # Our own errors are only logged; the sender may send again.
             logger.error("notification not accepted", extra={"why": str(error)})
-            status, answer = 503, {"error": "not accepted now; send it again"}
-        return {"statusCode": status, "headers": {"content-type": "application/json"}, "body": compact_json(answer)}
+            raise HttpError(503, "not accepted now; send it again") from None
 
-    def _accept(self, event: dict[str, Any]) -> dict[str, Any]:
-        request = event["requestContext"]["http"]
-        sync, given = self._sync(str(event["rawPath"]))
-        if request["method"] != "POST":
+    def _accept(self, request: HttpRequest) -> dict[str, Any]:
+        sync, given = self._sync(request.path)
+        if request.method != "POST":
             raise HttpError(405, "use POST for notifications") if given is not None else _unauthorized()
-        headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
-        raw = _raw(event)
-        if not self._is_authorized(sync, given, headers, raw):
+        raw = request.body(LARGEST_BODY)
+        if not self._is_authorized(sync, given, request.headers, raw):
             raise _unauthorized()
-        is_form = headers.get("content-type", "").lower().startswith(_FORM)
+        is_form = request.headers.get("content-type", "").lower().startswith(_FORM)
         # Many programs declare any body a form by default, such as `curl --data`.
         body = _form(raw) if is_form and not raw.lstrip().startswith((b"{", b"[")) else _json(raw)
         try:
@@ -127,19 +117,6 @@ def _unauthorized() -> HttpError:
 
 def _same(secret: str, given: str) -> bool:
     return hmac.compare_digest(secret.encode(), given.encode(errors="replace"))
-
-
-def _raw(event: dict[str, Any]) -> bytes:
-    """Return the request's body. Its size is checked before decoding."""
-    text = event.get("body") or ""
-    is_base64 = event.get("isBase64Encoded")
-    try:
-        size = len(text) // 4 * 3 - text[-2:].count("=") if is_base64 else len(text.encode())
-        if size > LARGEST_BODY:
-            raise HttpError(413, f"more than {LARGEST_BODY} bytes")
-        return base64.b64decode(text, validate=True) if is_base64 else text.encode()
-    except ValueError:
-        raise HttpError(400, "the body is not valid base64") from None
 
 
 def _form(raw: bytes) -> Any:

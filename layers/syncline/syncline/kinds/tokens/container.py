@@ -105,7 +105,7 @@ class Container:
         self.directory.refresh()
         self._scraping = Scraping(lambda: self._syncs, self.listings, secrets, time.time, self.counts)
         self._canaries = Canaries(lambda: self._syncs, self.listings, ProcessMemories(), secrets, self.counts)
-        self.server = Server(ProbeApi(self.directory, self.counts), self._page)
+        self.server = Server(ProbeApi(self.directory.entries, self.counts.verdict), self._page)
 
     async def serve(self, until: asyncio.Event) -> None:
         """Serve until the event is set."""
