@@ -36,12 +36,19 @@ def test_json_bytes_counts_the_comma_after_a_value(value: object, size: int) -> 
 
 
 def test_portions_are_filled_to_the_largest_scope() -> None:
-    assert list(portions([])) == []
-    assert list(portions([FITS, FITS])) == [(FITS, FITS)]
-    assert list(portions([FITS] * 5)) == [(FITS, FITS), (FITS, FITS), (FITS,)]
-    assert list(portions([FITS, FITS + "b"])) == [(FITS,), (FITS + "b",)]
+    def scopes(*names: str) -> list[list[str]]:
+        return list(portions(names, json_bytes, LARGEST_SCOPE))
+
+    assert scopes() == []
+    assert scopes(FITS, FITS) == [[FITS, FITS]]
+    assert scopes(*[FITS] * 5) == [[FITS, FITS], [FITS, FITS], [FITS]]
+    assert scopes(FITS, FITS + "b") == [[FITS], [FITS + "b"]]
     third = "a" * (LARGEST_SCOPE // 3 - 3)
-    assert list(portions([third] * 4)) == [(third,) * 3, (third,)]
+    assert scopes(*[third] * 4) == [[third] * 3, [third]]
+
+
+def test_portions_have_a_largest_number_of_values() -> None:
+    assert list(portions("abcde", len, 100, 2)) == [["a", "b"], ["c", "d"], ["e"]]
 
 
 def test_a_scope_holds_each_group_once_in_order() -> None:
@@ -106,13 +113,6 @@ def test_counts_add_up_results_and_items_without_a_result() -> None:
     assert Counts.of(results, equal=10, left_out=20, extra=30, queued=40, requests=50) == Counts(
         moved=2, skipped=11, left_out=21, extra=31, queued=40, bytes=10, requests=50
     )
-
-
-def test_the_sum_of_counts_is_taken_field_by_field() -> None:
-    names = [each.name for each in fields(Counts)]
-    one = Counts(**{name: number for number, name in enumerate(names, 1)})
-    assert one + Counts() == one
-    assert one + one == Counts(**{name: 2 * number for number, name in enumerate(names, 1)})
 
 
 def test_only_queued_items_with_an_outcome_have_ended() -> None:

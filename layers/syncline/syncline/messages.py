@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from syncline.errors import CodeName, SynclineError, stored_code
-from syncline.model import EVERYTHING, Item, Scope, Step, Trigger, compact_json
+from syncline.model import EVERYTHING, Item, Scope, Step, Trigger, compact_json, portions
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -109,6 +109,9 @@ class Batch:
         return self.items[0].group
 
 
+_Message = TypeVar("_Message", Start, Batch)
+
+
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """Work that was given up, with its reason. `item` is a group and a name; the name "*" means the complete group."""
@@ -146,27 +149,43 @@ class Outgoing:
         return cls(batch, value[0])
 
 
+_NAMES: Final = {"event": "heard", "scope": "groups"}
+"""Names in JSON of the fields that have another name there."""
+_ALWAYS: Final = ("attempt", "hop")
+"""Fields that are written even with their defaults, as earlier versions require them."""
+_READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
+    **dict.fromkeys(("sync", "run", "id"), str),
+    **dict.fromkeys(("attempt", "hop", "idle", "deaths"), int),
+    "trigger": Trigger,
+    "step": Step,
+    "scope": Scope.of,
+    "items": lambda items: tuple(map(Item.from_json, items)),
+}
+"""Functions that read the JSON values of fields, where these are not the values of the fields."""
+
+
 def to_json(message: Start | Batch | DeadLetter) -> dict[str, Any]:
     """Return a message as JSON values, without those that have their defaults."""
-    match message:
-        case Start():
-            body: dict[str, Any] = {"v": VERSION, "type": "start", "sync": message.sync}
-            body["trigger"] = message.trigger.value
-            optional = {"run": message.run or None, "gathered": message.gathered or None, "heard": message.event}
-            optional |= {"id": message.id, "noted": message.noted}
-        case Batch():
-            body = {"v": VERSION, "type": "batch", "run": message.run, "sync": message.sync}
-            body |= {"step": message.step.value, "id": message.id, "attempt": message.attempt, "hop": message.hop}
-            optional = {"idle": message.idle or None, "begun": message.begun, "scan": message.scan}
-            optional |= {"deaths": message.deaths or None, "cursor": message.cursor}
-            optional["items"] = [item.to_json() for item in message.items] or None
-        case DeadLetter():
-            body = {"v": VERSION, "type": "dead", "code": message.code, "reason": message.reason}
-            body |= {"item": list(message.item)} if message.item is not None else {}
-            return body | {"batch": to_json(message.batch)}
-    groups = message.scope.groups
-    optional |= {"groups": None if groups is None else list(groups), "plan": message.plan or None}
-    return body | {name: value for name, value in optional.items() if value is not None}
+    if isinstance(message, DeadLetter):
+        body = {"v": VERSION, "type": "dead", "code": message.code, "reason": message.reason}
+        body |= {"item": list(message.item)} if message.item is not None else {}
+        return body | {"batch": to_json(message.batch)}
+    body = {"v": VERSION, "type": "start" if isinstance(message, Start) else "batch"}
+    for each in fields(message):
+        value = getattr(message, each.name)
+        if value != each.default or each.name in _ALWAYS:
+            body[_NAMES.get(each.name, each.name)] = _json_value(value)
+    return body
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case Scope(groups):
+            return groups
+        case tuple():
+            return [item.to_json() for item in value]
+        case _:
+            return value
 
 
 def encode(message: Start | Batch | DeadLetter) -> str:
@@ -179,45 +198,14 @@ def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
     if isinstance(body, dict) and "v" not in body:
         return Notification(body)
     try:
-        version = body["v"]
-        if isinstance(version, int) and version != VERSION:
-            raise SynclineError(
-                "MESSAGE_VERSION", f"message version {version}; this version of Syncline reads {VERSION}"
-            )
-        if version != VERSION:
-            raise SynclineError(
-                "MESSAGE_INVALID", f"message version {version!r}; this version of Syncline reads {VERSION}"
-            )
+        if (version := body["v"]) != VERSION:
+            code: CodeName = "MESSAGE_VERSION" if isinstance(version, int) else "MESSAGE_INVALID"
+            raise SynclineError(code, f"message version {version!r}; this version of Syncline reads {VERSION}")
         match body["type"]:
             case "start":
-                return Start(
-                    str(body["sync"]),
-                    Trigger(body["trigger"]),
-                    Scope.of(body.get("groups")),
-                    body.get("run"),
-                    body.get("plan", False),
-                    body.get("gathered", False),
-                    body.get("heard"),
-                    body.get("id"),
-                    body.get("noted"),
-                )
+                return _read(Start, body)
             case "batch":
-                return Batch(
-                    run=str(body["run"]),
-                    sync=str(body["sync"]),
-                    step=Step(body["step"]),
-                    id=str(body["id"]),
-                    items=tuple(Item.from_json(item) for item in body.get("items", ())),
-                    scope=Scope.of(body.get("groups")),
-                    cursor=body.get("cursor"),
-                    attempt=int(body["attempt"]),
-                    hop=int(body["hop"]),
-                    plan=body.get("plan", False),
-                    idle=int(body.get("idle", 0)),
-                    begun=body.get("begun"),
-                    scan=body.get("scan"),
-                    deaths=int(body.get("deaths", 0)),
-                )
+                return _read(Batch, body)
             case "dead":
                 batch = from_json(body["batch"])
                 if not isinstance(batch, Batch) or not isinstance(body["code"], str):
@@ -230,6 +218,15 @@ def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
                 raise SynclineError("MESSAGE_INVALID", f"unknown message type {other!r}")
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as error:
         raise SynclineError("MESSAGE_INVALID", f"{type(error).__name__}: {error}") from None
+
+
+def _read(kind: type[_Message], body: dict[str, Any]) -> _Message:
+    values: dict[str, Any] = {}
+    for each in fields(kind):
+        name = _NAMES.get(each.name, each.name)
+        if each.default is MISSING or body.get(name) is not None:
+            values[each.name] = _READERS[each.name](body[name]) if each.name in _READERS else body[name]
+    return kind(**values)
 
 
 def decode(body: str) -> Start | Batch | DeadLetter | Notification:
@@ -306,7 +303,7 @@ class Queues:
     def _send_all(self, url: str, bodies: Sequence[_Body]) -> list[tuple[_Body, str]]:
         """Send bodies, one by one if SQS refuses several at once. Return those that it refuses, with its reason."""
         refused: list[tuple[_Body, str]] = []
-        for chunk in _chunks(bodies):
+        for chunk in portions(bodies, lambda body: len(body.text.encode()), _SEND_BYTES, _SEND_ENTRIES):
             try:
                 refused += self._send_chunk(url, chunk)
             except self.sqs.exceptions.ClientError as error:
@@ -415,18 +412,3 @@ class _Body:
 def _short(text: str) -> str:
     """Return a digest of a text, for the limit of 128 characters in SQS."""
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
-
-
-def _chunks(bodies: Sequence[_Body]) -> Iterator[list[_Body]]:
-    """Yield bodies in chunks that fit one SendMessageBatch: ten at most, and within its size."""
-    chunk: list[_Body] = []
-    size = 0
-    for body in bodies:
-        length = len(body.text.encode())
-        if chunk and (len(chunk) == _SEND_ENTRIES or size + length > _SEND_BYTES):
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(body)
-        size += length
-    if chunk:
-        yield chunk

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from syncline.errors import CodeName
 
@@ -62,6 +63,7 @@ class RunStatus(StrEnum):
 _REFUSED: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
 LARGEST_SCOPE: Final = 100_000
 """Limit of the names that one scan covers, in bytes of JSON: its run is an item of the table, its batch a message."""
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,22 +90,24 @@ class Scope:
         if self.groups is None:
             yield self
         else:
-            yield from map(Scope, portions(self.groups))
+            for groups in portions(self.groups, json_bytes, LARGEST_SCOPE):
+                yield Scope(tuple(groups))
 
 
-def portions(names: Iterable[str]) -> Iterator[tuple[str, ...]]:
-    """Yield names, in their order, in portions that one scan each may cover."""
-    portion: list[str] = []
-    size = 0
-    for name in names:
-        more = json_bytes(name)
-        if portion and size + more > LARGEST_SCOPE:
-            yield tuple(portion)
-            portion, size = [], 0
-        portion.append(name)
-        size += more
+def portions(
+    values: Iterable[_Value], size: Callable[[_Value], int], limit: int, most: int | None = None
+) -> Iterator[list[_Value]]:
+    """Yield values, in their order, in portions of `limit` bytes and `most` values at most. A larger value is alone."""
+    portion, total = list[_Value](), 0
+    for value in values:
+        more = size(value)
+        if portion and (total + more > limit or len(portion) == most):
+            yield portion
+            portion, total = [], 0
+        portion.append(value)
+        total += more
     if portion:
-        yield tuple(portion)
+        yield portion
 
 
 EVERYTHING: Final = Scope()
@@ -203,35 +207,19 @@ class Counts:
     bytes: int = 0
     requests: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
-
     @property
     def ended(self) -> int:
         """The number of queued items that have ended."""
         return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict
 
     @classmethod
-    def of(  # noqa: PLR0913 - each is a count, by its name
-        cls,
-        results: Iterable[Result],
-        *,
-        equal: int = 0,
-        left_out: int = 0,
-        extra: int = 0,
-        queued: int = 0,
-        requests: int = 0,
-    ) -> Counts:
-        """Count results. `equal`, `left_out` and `extra` add items without a result."""
-        tally: dict[str, int] = dict.fromkeys((o.value for o in Outcome), 0)
-        moved_bytes = 0
+    def of(cls, results: Iterable[Result], *, equal: int = 0, **more: int) -> Counts:
+        """Count results. `equal` and `more`, by the names of the counts, are added for items without a result."""
+        tally = Counter(more | {"skipped": equal})
         for result in results:
             tally[result.outcome.value] += 1
-            moved_bytes += result.moved_bytes
-        tally["skipped"] += equal
-        tally["left_out"] += left_out
-        tally["extra"] += extra
-        return cls(**tally, queued=queued, bytes=moved_bytes, requests=requests)
+            tally["bytes"] += result.moved_bytes
+        return cls(**tally)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ parts are read does not matter, and neither does a part that is written twice.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from syncline.model import portions
 from syncline.store.backup_records import FileCount, IndexEntry
-from syncline.store.table import Database, pack, unpack
+from syncline.store.table import Store, pack, unpack
 
 KEPT: Final = 90 * 24 * 3600
 """Seconds after which an entry is deleted that no scan has read."""
@@ -30,12 +31,8 @@ _SIZE: Final = 300_000
 """Limit in bytes of names, ETags and blob IDs in one item, below DynamoDB's 400 KB: they hardly compress."""
 
 
-class BackupIndex:
-    """The backup index in the table. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class BackupIndex(Store):
+    """The backup index in the table."""
 
     def entries(self, place: str, cluster: str) -> dict[str, IndexEntry]:
         """Return the known objects of a cluster, by key."""
@@ -74,7 +71,7 @@ class BackupIndex:
                 self._db.delete(pk, name)
 
     def _put(self, pk: str, sk: str, objects: list[Any]) -> None:
-        self._db.put({"pk": pk, "sk": sk, "objects": pack(objects), "expires": int(self._clock()) + KEPT})
+        self._db.put({"pk": pk, "sk": sk, "objects": pack(objects), "expires": self._expiry(KEPT)})
 
     def file_counts(self, reference: str) -> dict[str, FileCount]:
         """Return the trees and the numbers of files of the clusters of a branch, by cluster."""
@@ -90,7 +87,7 @@ class BackupIndex:
                 break
             rows.append([name, count.tree, count.files])
         pk, sk = _branch(reference)
-        self._db.put({"pk": pk, "sk": sk, "clusters": pack(rows), "expires": int(self._clock()) + KEPT})
+        self._db.put({"pk": pk, "sk": sk, "clusters": pack(rows), "expires": self._expiry(KEPT)})
 
     def clusters_of(self, repository: str) -> int:
         """Return the number of clusters in all branches of a repository, or of a sync without one."""
@@ -114,14 +111,5 @@ def _short(text: str) -> str:
 
 def _chunks(known: Mapping[str, IndexEntry]) -> Iterator[list[Any]]:
     """Yield rows in portions that fit one item."""
-    rows: list[Any] = []
-    size = 0
-    for key, each in known.items():
-        length = len(key.encode()) + len(each.etag.encode()) + len(each.blob) + len(each.code) + 12
-        if rows and size + length > _SIZE:
-            yield rows
-            rows, size = [], 0
-        rows.append([key, each.etag, each.blob, each.code] if each.code else [key, each.etag, each.blob])
-        size += length
-    if rows:
-        yield rows
+    rows = ([key, each.etag, each.blob, *([each.code] if each.code else [])] for key, each in known.items())
+    return portions(rows, lambda row: sum(len(text.encode()) for text in row) + 12, _SIZE)

@@ -20,14 +20,14 @@ batches require the mark to be absent: from then on nothing is added, and a batc
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from syncline.messages import Batch, DeadLetter, Outgoing, from_json, to_json
 from syncline.model import Counts, Result
 from syncline.store.runs import RETENTION
-from syncline.store.table import Database, number, pack, unpack
+from syncline.store.table import Store, number, pack, unpack
 
 SHARDS: Final = 8
 """Number of partitions over which a run's records are spread; one partition takes 1,000 writes a second."""
@@ -61,12 +61,8 @@ class Progress:
     own: float = 0.0
 
 
-class Batches:
-    """The batches of all runs. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class Batches(Store):
+    """The batches of all runs."""
 
     def progress(self, run_id: str) -> Progress:
         """Return a run's counters, read from all shards."""
@@ -145,7 +141,7 @@ class Batches:
 
     def _close(self, run_id: str) -> None:
         """Refuse the end of every further batch of a run."""
-        values = {"closed": True, "expires": int(self._clock()) + RETENTION}
+        values = {"closed": True, "expires": self._expiry(RETENTION)}
         for shard in range(SHARDS):
             self._db.update(_shard_key(run_id, shard), "COUNTS", "SET #closed = :closed, #expires = :expires", values)
 
@@ -183,7 +179,7 @@ class Batches:
     def _record_item(self, run_id: str, batch_id: str, record: BatchRecord) -> dict[str, Any]:
         """Return the item of a record. Content that is too large for it is written here already, in parts."""
         pk, sk = self._record_key(run_id, batch_id)
-        expires = int(self._clock()) + RETENTION
+        expires = self._expiry(RETENTION)
         item, free = {"pk": pk, "sk": sk, "expires": expires}, _ITEM_BYTES
         packed = {
             "dead": pack([to_json(each) for each in record.dead]),

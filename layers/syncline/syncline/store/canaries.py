@@ -9,11 +9,11 @@ pk                       sk              content
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from syncline.store.table import Database
+from syncline.store.table import Store
 
 KEPT: Final = 90 * 24 * 3600
 """Seconds after which a record that no round renews is deleted."""
@@ -28,12 +28,8 @@ class CanaryRecord:
     failures: Mapping[str, int] = field(default_factory=dict)
 
 
-class CanaryRecords:
-    """The records of canaries in the table. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class CanaryRecords(Store):
+    """The records of canaries in the table."""
 
     def get(self, sync: str) -> CanaryRecord | None:
         """Return the record of a sync, None if it has none."""
@@ -46,5 +42,5 @@ class CanaryRecords:
     def put(self, sync: str, record: CanaryRecord) -> None:
         """Store the record of a sync. Of two rounds at the same time the later write wins."""
         writer = {} if record.last_writer is None else {"writer": record.last_writer}
-        expires = int(self._clock()) + KEPT
+        expires = self._expiry(KEPT)
         self._db.put({"pk": _PK, "sk": sync, "failures": dict(record.failures), "expires": expires, **writer})

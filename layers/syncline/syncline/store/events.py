@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from syncline.model import LARGEST_SCOPE, json_bytes, portions
-from syncline.store.table import Database, is_key, number, pack, unpack
+from syncline.store.table import Store, is_key, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
 """Seconds after which a note that no scan covers is deleted: a scheduled scan has covered it by then."""
@@ -49,12 +49,8 @@ class Claim:
     until: float = 0.0
 
 
-class EventStore:
-    """The subscriptions and notes in the table. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class EventStore(Store):
+    """The subscriptions and notes in the table."""
 
     def subscribe(self, sync: str, sources: Iterable[str]) -> None:
         """Subscribe a sync to these sources and to no others."""
@@ -80,9 +76,9 @@ class EventStore:
         A repeated `note_id` replaces the note. Groups that exceed the limit of one scan become several notes.
         """
         now = round(self._clock(), 3)
-        for part, names in enumerate(portions(sorted(set(groups)))):
+        for part, names in enumerate(portions(sorted(set(groups)), json_bytes, LARGEST_SCOPE)):
             item = {"pk": f"HEARD#{sync}", "sk": f"NOTE#{note_id}" + (f"-{part}" if part else "")}
-            self._db.put(item | {"groups": pack(list(names)), "at": number(now), "expires": int(now) + KEPT})
+            self._db.put(item | {"groups": pack(names), "at": number(now), "expires": int(now) + KEPT})
         return now
 
     def notes(self, sync: str) -> list[Note]:

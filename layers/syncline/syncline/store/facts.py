@@ -12,21 +12,16 @@ Facts only save work: losing them makes nothing wrong.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from typing import Final
 
-from syncline.store.table import Database, number
+from syncline.store.table import Store, number
 
 RETENTION: Final = 30 * 24 * 3600
 """Seconds for which a fact is kept."""
 
 
-class Facts:
-    """The facts in the table. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class Facts(Store):
+    """The facts in the table."""
 
     def recall(self, key: str) -> str | None:
         """Return a fact, None if it is unknown."""
@@ -35,7 +30,7 @@ class Facts:
 
     def remember(self, key: str, value: str, seconds: float = RETENTION) -> None:
         """Keep a fact for `seconds`."""
-        self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": int(self._clock() + seconds)})
+        self._db.put({"pk": f"FACT#{key}", "sk": "FACT", "value": value, "expires": self._expiry(seconds)})
 
     def forget(self, key: str) -> None:
         """Remove a fact, if there is one."""

@@ -17,13 +17,13 @@ for as long as a dead letter stays in its queue: it means that the letter can be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from syncline.errors import CodeName, stored_code
 from syncline.model import Result
-from syncline.store.table import Database, number, pack, unpack
+from syncline.store.table import Store, number, pack, unpack
 
 Key = tuple[str, str]
 """The group and the name of an item."""
@@ -72,12 +72,8 @@ class KnownFailure:
         return self.solved is None and self.code == result.code and same
 
 
-class Failures:
-    """The known failures of all syncs. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class Failures(Store):
+    """The known failures of all syncs."""
 
     def any(self, sync: str) -> bool:
         """Return True if a sync may have known failures."""
@@ -172,7 +168,7 @@ class Failures:
     def ask(self, sync: str, run: str, keys: Iterable[Key]) -> None:
         """Store the items whose dead letters a retry answers for."""
         item = {"pk": f"SYNC#{sync}", "sk": f"ASKED#{run}", "items": pack(sorted(set(keys)))}
-        self._db.put(item | {"expires": int(self._clock()) + LETTER_KEPT})
+        self._db.put(item | {"expires": self._expiry(LETTER_KEPT)})
 
     def asked(self, sync: str, run: str) -> frozenset[Key]:
         """Return the items whose dead letters a run answers for; none unless it is a retry."""
@@ -183,7 +179,7 @@ class Failures:
         return self._db.get(f"SYNC#{sync}", "FAILURES") or {}
 
     def _put(self, sync: str, records: list[KnownFailure], kept: float) -> None:
-        expires = int(self._clock() + kept)
+        expires = self._expiry(kept)
         items = {_record_key(sync, each.key): _item_of(each) for each in records}
         puts = [{"pk": pk, "sk": sk, "expires": expires, **item} for (pk, sk), item in items.items()]
         for at in range(0, len(puts), _WRITTEN_AT_ONCE):

@@ -11,12 +11,12 @@ All are under one key, so that a probe reads them with one query; they are few a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from syncline.errors import CodeName
-from syncline.store.table import Database, number, pack, unpack
+from syncline.store.table import Store, number, pack, unpack
 
 KEPT: Final = 7 * 24 * 3600
 """Seconds after which a list that is not renewed is deleted; it is stale long before."""
@@ -37,12 +37,8 @@ class InstanceList:
     reason: str | None = None
 
 
-class InstanceLists:
-    """The lists of instances in the table. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class InstanceLists(Store):
+    """The lists of instances in the table."""
 
     def all(self) -> dict[str, InstanceList]:
         """Return the lists of all syncs, by name."""
@@ -54,7 +50,7 @@ class InstanceLists:
             _PK,
             sync,
             "SET instances = :list, #seen = :seen, #expires = :expires REMOVE failed, #reason",
-            {"seen": number(seen), "expires": int(self._clock()) + KEPT},
+            {"seen": number(seen), "expires": self._expiry(KEPT)},
             condition="attribute_not_exists(#seen) OR #seen <= :seen",
             names=("reason",),
             extra={":list": pack(list(instances))},
@@ -63,7 +59,7 @@ class InstanceLists:
 
     def fail(self, sync: str, code: CodeName, reason: str) -> None:
         """Note that a scan failed, and why; the previous list stays."""
-        values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": int(self._clock()) + KEPT}
+        values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": self._expiry(KEPT)}
         setting = "SET #failed = :failed, #reason = :reason, #expires = :expires"
         self._db.update(_PK, sync, setting, values)
 

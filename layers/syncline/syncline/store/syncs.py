@@ -15,11 +15,10 @@ can be found.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.store.table import Database, number
+from syncline.store.table import Store, number
 
 _KEPT: Final = 30 * 24 * 3600
 """Seconds for which a configuration is kept after it was replaced: longer than any run."""
@@ -30,12 +29,8 @@ def config_digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-class Configurations:
-    """The configurations in the table. `clock` returns Unix seconds."""
-
-    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
-        self._db = database
-        self._clock = clock
+class Configurations(Store):
+    """The configurations in the table."""
 
     def put_sync(self, name: str, config: str) -> None:
         """Store a sync's configuration (JSON) as the applied one."""
@@ -91,4 +86,4 @@ class Configurations:
         if text is None or text == following:
             return
         item = {"pk": f"SYNC#{name}", "sk": f"CONFIG#{config_digest(text)}", "config": text}
-        self._db.put(item | {"expires": int(self._clock()) + _KEPT})
+        self._db.put(item | {"expires": self._expiry(_KEPT)})

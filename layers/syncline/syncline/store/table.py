@@ -97,13 +97,7 @@ class Database:
         if version is not None:
             arguments["ExpressionAttributeNames"] = {"#version": "version"}
             arguments["ExpressionAttributeValues"] = {":version": version}
-        try:
-            self._write(self._table.put_item, **arguments)
-        except ClientError as error:
-            if _error_code(error) == "ConditionalCheckFailedException":
-                return False
-            raise
-        return True
+        return self._write(self._table.put_item, **arguments) is not None
 
     def batch_write(self, puts: list[dict[str, Any]], deletes: list[tuple[str, str]]) -> None:
         """Write without conditions, 25 items in a call. Raises AWS_UNAVAILABLE if DynamoDB does not accept some."""
@@ -131,13 +125,8 @@ class Database:
     def apply(self, request: dict[str, Any]) -> dict[str, Any] | None:
         """Carry out an :meth:`update_request` and return the new item, None if the condition fails."""
         arguments = {name: value for name, value in request["Update"].items() if name != "TableName"}
-        try:
-            response = self._write(self._table.update_item, **arguments, ReturnValues="ALL_NEW")
-        except ClientError as error:
-            if _error_code(error) == "ConditionalCheckFailedException":
-                return None
-            raise
-        return dict(response["Attributes"])
+        response = self._write(self._table.update_item, **arguments, ReturnValues="ALL_NEW")
+        return None if response is None else dict(response["Attributes"])
 
     def transact(self, requests: list[dict[str, Any]]) -> set[int]:
         """Carry out all requests or none. Return the positions of those whose conditions failed; empty on success."""
@@ -155,16 +144,20 @@ class Database:
         raise SynclineError("AWS_UNAVAILABLE", f"DynamoDB refused a transaction {_CONFLICT_TRIES} times for conflicts")
 
     @staticmethod
-    def _write(write: Callable[..., _Response], **arguments: Any) -> _Response:
-        """Write one item; repeat it after a conflict with a transaction, which botocore does not."""
-        for attempt in range(_CONFLICT_TRIES - 1):
+    def _write(write: Callable[..., _Response], **arguments: Any) -> _Response | None:
+        """Write one item; return None if its condition fails. Repeated after conflicts, which botocore does not."""
+        attempt = 0
+        while True:
             try:
                 return write(**arguments)
             except ClientError as error:
-                if _error_code(error) != "TransactionConflictException":
+                code = error.response.get("Error", {}).get("Code")
+                if code == "ConditionalCheckFailedException":
+                    return None
+                if code != "TransactionConflictException" or attempt == _CONFLICT_TRIES - 1:
                     raise
-                _back_off(attempt)
-        return write(**arguments)
+            _back_off(attempt)
+            attempt += 1
 
     def put_request(self, item: dict[str, Any], condition: str) -> dict[str, Any]:
         """Return a put for :meth:`transact`."""
@@ -194,6 +187,18 @@ class Database:
         return {"Update": update}
 
 
+class Store:
+    """A part of a table. `clock` returns Unix seconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._db = database
+        self._clock = clock
+
+    def _expiry(self, seconds: float) -> int:
+        """Return the Unix time at which an item expires that is kept for `seconds`."""
+        return int(self._clock() + seconds)
+
+
 def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
     if not prefix:
         return {"KeyConditionExpression": "pk = :pk", "ExpressionAttributeValues": {":pk": pk}}
@@ -201,10 +206,6 @@ def _key_condition(pk: str, prefix: str) -> dict[str, Any]:
         "KeyConditionExpression": "pk = :pk AND begins_with(sk, :prefix)",
         "ExpressionAttributeValues": {":pk": pk, ":prefix": prefix},
     }
-
-
-def _error_code(error: ClientError) -> str:
-    return error.response.get("Error", {}).get("Code", "")
 
 
 def _back_off(attempt: int) -> None:
