@@ -24,7 +24,7 @@ from syncline.steps.engine import StepEngine
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
-from syncline.wiring.syncs import Kinds, Syncs
+from syncline.wiring.syncs import Syncs, kind_builder
 from tests.rig.chain import connected_sqs, queues
 from tests.rig.pump import Clock, Mail
 from tests.rig.run_ids import made_run_id
@@ -57,7 +57,7 @@ class Process:
         self.state, database = State(self.table, self.clock.time), Database(self.table)
         self.http = Http(RetryPolicy(attempts=1, sleep=self.clock.sleep, clock=self.clock.time))
         self.syncs = Syncs(
-            self.state, Kinds(Dependencies(Secrets(_never, _never, SECRETS), self.http, self.state, database))
+            self.state, kind_builder(Dependencies(Secrets(_never, _never, SECRETS), self.http, self.state, database))
         )
         self.engine = StepEngine(
             self.state,

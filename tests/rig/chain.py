@@ -30,7 +30,7 @@ from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
-from syncline.wiring.syncs import Kinds, Syncs
+from syncline.wiring.syncs import Syncs, kind_builder
 from tests.rig.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
 from tests.rig.stack import EVENTS, dead_url, lone_table, url
 
@@ -64,7 +64,7 @@ def worker(
 
     `slow` is called when a server of a run is slow.
     """
-    syncs = Syncs(dependencies.state, Kinds(dependencies))
+    syncs = Syncs(dependencies.state, kind_builder(dependencies))
     bind = syncs.bind(dependencies.http, lambda run, what: slow(engine, run, what))
     engine = StepEngine(
         dependencies.state, queues, syncs.kind_of, dependencies.clock, rng, sleep, every=every, bind=bind

@@ -128,7 +128,7 @@ def unended(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
         yield "it is done, and work of it was announced that has not ended"
     first = state.batch_record(run.id, first_batch(run).id)
     # A command that cannot send its message ends the first batch, and may be cut off before it ends the run.
-    given_up = first is not None and run.trigger is Trigger.MANUAL and not first.results and not first.following
+    given_up = first is not None and run.trigger is Trigger.MANUAL and not first.results and not first.outgoing
     if run.status is RunStatus.LOST and first is not None and not given_up:
         messages = [decode(each.body) for queue, each in sqs.messages() if "-dead" in queue.name]
         begun = any(isinstance(each, Start) and each.run is None and each.sync == run.sync for each in messages)

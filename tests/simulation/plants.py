@@ -118,7 +118,7 @@ def forget_what_needs_more_time() -> Iterator[None]:
     def carry_out(old: Any) -> Any:
         def changed(work: Any, kind: Any, context: Any, run_engine: Any) -> None:
             old(work, kind, context, run_engine)
-            work.following = [each for each in work.following if each.batch.step is Step.VERIFY or each.delay]
+            work.outgoing = [each for each in work.outgoing if each.batch.step is Step.VERIFY or each.delay]
 
         return changed
 

@@ -178,7 +178,7 @@ Connect = Callable[[], Coroutine[Any, Any, Streams]]
 def served(play: Callable[[Waiting, Connect], Coroutine[Any, Any, None]], most: int) -> None:
     async def all_of_it() -> None:
         api = Waiting()
-        server = Server(api, lambda _: None, most_open=most)
+        server = Server(api.answer, most_open=most)
         port = await server.start("127.0.0.1", 0)
         await asyncio.wait_for(play(api, lambda: asyncio.open_connection("127.0.0.1", port)), 20)
         await server.stop(0)

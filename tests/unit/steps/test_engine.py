@@ -56,15 +56,15 @@ class TestFollowing:
     def test_batches_that_follow_have_different_ids_and_whole_seconds(self) -> None:
         work = BatchWork(TRANSFER)
         first, second = work.follow(1.6, step=Step.VERIFY), work.follow()
-        assert [each.delay for each in work.following] == [2, 0]
-        assert [each.batch for each in work.following] == [first, second]
+        assert [each.delay for each in work.outgoing] == [2, 0]
+        assert [each.batch for each in work.outgoing] == [first, second]
         assert first.id != second.id
         assert (first.step, second.step, first.items) == (Step.VERIFY, Step.TRANSFER, TRANSFER.items)
 
     def test_items_that_may_be_tried_again_are_together_and_the_others_given_up(self) -> None:
         work = BatchWork(TRANSFER)
         work.fail([failure("1"), failure("2", "FORBIDDEN"), failure("3", "THROTTLED")], NO_CHANCE, step=Step.TRANSFER)
-        (again,) = work.following
+        (again,) = work.outgoing
         assert [item.name for item in again.batch.items] == ["1", "3"]
         assert (again.batch.attempt, again.batch.step) == (3, Step.TRANSFER)
         assert 4 <= again.delay <= 8
@@ -75,7 +75,7 @@ class TestFollowing:
     def test_changes_apply_to_the_batch_that_tries_again(self) -> None:
         work = BatchWork(TRANSFER)
         work.fail([failure("1")], NO_CHANCE, step=Step.VERIFY, attempt=1)
-        assert (work.following[0].batch.step, work.following[0].batch.attempt) == (Step.VERIFY, 1)
+        assert (work.outgoing[0].batch.step, work.outgoing[0].batch.attempt) == (Step.VERIFY, 1)
 
     def test_the_reason_to_wait_is_of_an_item_that_is_tried_again(self) -> None:
         work = BatchWork(TRANSFER)
@@ -84,13 +84,13 @@ class TestFollowing:
         )
         assert work.waits is not None
         assert (work.waits[0].code.name, work.waits[1]) == ("THROTTLED", 90.0)
-        assert work.following[0].delay == 90
+        assert work.outgoing[0].delay == 90
 
     @pytest.mark.parametrize(("attempt", "again"), [(MAX_ATTEMPTS - 1, True), (MAX_ATTEMPTS, False)])
     def test_the_last_try_is_followed_by_none(self, attempt: int, *, again: bool) -> None:
         work = BatchWork(replace(TRANSFER, attempt=attempt))
         work.fail([failure("1")], NO_CHANCE)
-        assert (len(work.following), len(work.dead), work.waits is not None) == (again, not again, again)
+        assert (len(work.outgoing), len(work.dead), work.waits is not None) == (again, not again, again)
 
     def test_nothing_to_fail(self) -> None:
         work = BatchWork(TRANSFER)
@@ -154,7 +154,7 @@ class TestEnd:
         work.follow(step=Step.TRANSFER, items=items("1"))
         rest = work.follow(cursor="a")
         assert steps.engine.end(work, held_back=rest)
-        assert [decode(letter.body) for letter in steps.mail.waiting()] == [work.following[0].batch]
+        assert [decode(letter.body) for letter in steps.mail.waiting()] == [work.outgoing[0].batch]
         assert steps.engine.maybe_over == set()
 
     def test_a_batch_that_had_ended_sends_what_followed_then(self, steps: Steps) -> None:

@@ -52,7 +52,7 @@ def played(
     async def all_of_it() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         api = Slow()
-        server = Server(api, lambda _: None, head_timeout=0.1)
+        server = Server(api.answer, head_timeout=0.1)
         port = await server.start("127.0.0.1", 0)
         await asyncio.wait_for(play(server, api, lambda: asyncio.open_connection("127.0.0.1", port)), 20)
         await server.stop(0)

@@ -57,10 +57,6 @@ REPORT_SECONDS: Final = 20.0
 """Limit for the report of a run's end by its kind."""
 
 
-def _unbound(_run: Run, _seconds: float, _halted: Callable[[], bool]) -> None:
-    """Bind no requests: the kinds of this engine make none."""
-
-
 @dataclass(slots=True)
 class BatchWork:
     """The work of a step on a batch: its results, what follows from it, and counts of items without a result.
@@ -70,7 +66,7 @@ class BatchWork:
 
     batch: Batch
     results: list[Result] = field(default_factory=list)
-    following: list[Outgoing] = field(default_factory=list)
+    outgoing: list[Outgoing] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     equal: int = 0
     left_out: int = 0
@@ -83,8 +79,8 @@ class BatchWork:
 
     def follow(self, delay: float = 0, **changes: object) -> Batch:
         """Add a batch that follows from this one, `delay` seconds later; see :meth:`Batch.child`."""
-        batch = self.batch.child(len(self.following), **changes)
-        self.following.append(Outgoing(batch, round(delay)))
+        batch = self.batch.child(len(self.outgoing), **changes)
+        self.outgoing.append(Outgoing(batch, round(delay)))
         return batch
 
     def give_up(self, item: Item, error: SynclineError, group: str | None = None) -> None:
@@ -169,7 +165,7 @@ class StepEngine:
     maybe_over: set[tuple[str, str]] = field(default_factory=set)
     over: set[tuple[str, str]] = field(default_factory=set)
     every: Every = every
-    bind: Callable[[Run, float, Callable[[], bool]], None] = _unbound
+    bind: Callable[[Run, float, Callable[[], bool]], None] = lambda *_: None
 
     def run_of(self, batch: Batch) -> Run | None:
         """Return the run of a batch, None if there is nothing to do for the batch.
@@ -186,7 +182,7 @@ class StepEngine:
         if record is not None:
             logger.info("batch had ended before", extra={"batch": batch.id})
             # All batches of a run that is over have ended: sent again, they would only be sent once more.
-            self._follow_up(batch, replace(record, following=()) if run.over else record, batch.step, again=True)
+            self._follow_up(batch, replace(record, outgoing=()) if run.over else record, batch.step, again=True)
             return None
         if run.over:
             logger.info("run is over", extra={"run": run.id, "status": run.status.value})
@@ -251,7 +247,7 @@ class StepEngine:
             self.clock(),
         )
         counts = work.counts(results)
-        made = BatchRecord(results, tuple(work.following), dead)
+        made = BatchRecord(results, tuple(work.outgoing), dead)
         record = self.state.end_batch(work.batch, made, counts, lease)
         if record is None:
             logger.info("run is over", extra={"run": work.batch.run, "batch": work.batch.id})
@@ -265,7 +261,7 @@ class StepEngine:
         self._follow_up(work.batch, record, by, held_back)
         if work.waits is not None:
             self.note_waiting(work.batch.sync, work.batch.run, *work.waits)
-        return held_back is None or any(each.batch is held_back for each in record.following)
+        return held_back is None or any(each.batch is held_back for each in record.outgoing)
 
     def note_waiting(self, sync: str, run: str, error: Exception, seconds: float) -> None:
         """Note why work of a run waits, and for how many seconds. Failing to note that does not stop the run."""
@@ -316,11 +312,11 @@ class StepEngine:
             logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_LOGGED]})
         record_failures(failures, batch, record, self.clock(), again=again)
         refused = self.queues.send(
-            each for each in record.following if held_back is None or each.batch.id != held_back.id
+            each for each in record.outgoing if held_back is None or each.batch.id != held_back.id
         )
         for each, why in refused:
             self._refuse(each, why, by)
-        if not record.following:
+        if not record.outgoing:
             self.maybe_over.add((batch.sync, batch.run))
 
     def _refuse(self, batch: Batch, why: str, by: Step) -> None:
@@ -387,11 +383,11 @@ class StepEngine:
 
     def _enforce_limits(self, work: BatchWork) -> None:
         """Give up work that exceeds the limits of a chain of messages, and items that are too large for a message."""
-        following, work.following = work.following, []
-        for each in following:
+        outgoing, work.outgoing = work.outgoing, []
+        for each in outgoing:
             why = _endless(work.batch, each.batch)
             if why is None:
-                work.following += _fitting(work, each)
+                work.outgoing += _fitting(work, each)
                 continue
             for item in each.batch.items or (Item(ALL, ALL),):
                 work.give_up(item, SynclineError("NO_PROGRESS", why))
@@ -412,13 +408,13 @@ def _fitting(work: BatchWork, outgoing: Outgoing) -> list[Outgoing]:
     return [replace(outgoing, batch=replace(outgoing.batch, items=tuple(kept)))] if kept else []
 
 
-def _endless(batch: Batch, following: Batch) -> str | None:
+def _endless(batch: Batch, child: Batch) -> str | None:
     """Return why a chain of messages is taken to be endless, None if it is not."""
     if batch.hop >= MAX_HOPS:
         return f"more than {MAX_HOPS} messages followed from one another"
-    if following.idle < MAX_IDLE:
+    if child.idle < MAX_IDLE:
         return None
-    where = f"behind {following.cursor}" if following.cursor else "with what it was given"
+    where = f"behind {child.cursor}" if child.cursor else "with what it was given"
     return f"{MAX_IDLE} functions one after another got no further {where}"
 
 

@@ -42,7 +42,7 @@ class BatchRecord:
     """The end of a batch: its results, the batches that follow from it, and the dead letters of what was given up."""
 
     results: tuple[Result, ...]
-    following: tuple[Outgoing, ...] = ()
+    outgoing: tuple[Outgoing, ...] = ()
     dead: tuple[DeadLetter, ...] = ()
 
 
@@ -110,7 +110,7 @@ class Batches(Store):
         The first is refused if the batch has ended before, the second if its run is closed.
         """
         item = self._record_item(batch.run, batch.id, record)
-        balance = sum(_hash(each.batch.id) for each in record.following) - _hash(batch.id)
+        balance = sum(_hash(each.batch.id) for each in record.outgoing) - _hash(batch.id)
         amounts = asdict(counts) | {"balance": balance}
         return [
             self._db.put_request(item, "attribute_not_exists(pk)"),
@@ -184,7 +184,7 @@ class Batches(Store):
         packed = {
             "dead": pack([to_json(each) for each in record.dead]),
             "results": pack([result.to_json() for result in record.results]),
-            "following": pack([each.to_json() for each in record.following]),
+            "following": pack([each.to_json() for each in record.outgoing]),
         }
         for name, content in packed.items():
             if len(content) <= free:
@@ -206,11 +206,10 @@ class Batches(Store):
         return bytes(content)
 
     def _record_from(self, item: dict[str, Any]) -> BatchRecord:
-        results, following, dead = (unpack(self._content(item, name)) for name in ("results", "following", "dead"))
+        results, outgoing, dead = (unpack(self._content(item, name)) for name in ("results", "following", "dead"))
+        letters = (each for each in map(from_json, dead) if isinstance(each, DeadLetter))
         return BatchRecord(
-            tuple(Result.from_json(each) for each in results),
-            tuple(Outgoing.from_json(each) for each in following),
-            tuple(each for each in map(from_json, dead) if isinstance(each, DeadLetter)),
+            tuple(map(Result.from_json, results)), tuple(map(Outgoing.from_json, outgoing)), tuple(letters)
         )
 
     @staticmethod

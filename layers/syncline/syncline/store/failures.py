@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
 from syncline.errors import CodeName, stored_code
@@ -193,24 +193,16 @@ def _record_key(sync: str, key: Key) -> tuple[str, str]:
 
 
 def _item_of(failure: KnownFailure) -> dict[str, Any]:
-    item: dict[str, Any] = {
-        "group": _stored(failure.group),
-        "name": _stored(failure.name),
-        "code": failure.code,
-        "reason": _stored(failure.reason),
-        "run": failure.run,
-        "seen": failure.seen,
-        "buried": number(failure.buried),
-        "acknowledged": failure.acknowledged,
-    }
-    optional = {"source": failure.source, "solved": failure.solved}
-    return item | {name: _stored(value) for name, value in optional.items() if value is not None}
+    values = asdict(failure) | {"buried": number(failure.buried)}
+    return {name: _stored(value) for name, value in values.items() if value is not None}
 
 
-def _stored(text: str) -> str | bytes:
-    """Return a text to be stored: as bytes if it has a lone surrogate, which UTF-8 cannot encode."""
-    encoded = text.encode(errors="surrogatepass")
-    return encoded if encoded != text.encode(errors="replace") else text
+def _stored(value: Any) -> Any:
+    """Return a value to be stored: a text as bytes if it has a lone surrogate, which UTF-8 cannot encode."""
+    if not isinstance(value, str):
+        return value
+    encoded = value.encode(errors="surrogatepass")
+    return encoded if encoded != value.encode(errors="replace") else value
 
 
 def _text(value: Any) -> str:

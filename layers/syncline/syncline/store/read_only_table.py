@@ -5,8 +5,8 @@ It has the methods of boto3's ``Table`` that :class:`syncline.store.table.Databa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import botocore.session
@@ -18,16 +18,11 @@ if TYPE_CHECKING:
 _VALUES: Final = ("Key", "ExclusiveStartKey", "ExpressionAttributeValues")
 
 
-@dataclass(frozen=True, slots=True)
-class _Meta:
-    client: Any
-
-
 class ReadOnlyTable:
     """A table by its name."""
 
     def __init__(self, client: Any, name: str) -> None:
-        self.meta = _Meta(client)
+        self.meta = SimpleNamespace(client=client)
         self.name = name
 
     def get_item(self, **arguments: Any) -> dict[str, Any]:

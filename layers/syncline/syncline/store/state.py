@@ -272,21 +272,16 @@ class State(Configurations, Batches):
         with the run and its counts, and returns the counts that it ends with.
         """
         item = self._db.get(f"SYNC#{sync}", f"RUN#{run_id}")
-        if item is None:
+        if item is None or (run := run_from(item)).over:
             return None
-        run = run_from(item)
-        if run.over:
-            return None
-        cancelled = run.status is RunStatus.CANCELLING
-        progress = self.progress(run_id)
+        is_cancelled, progress = run.status is RunStatus.CANCELLING, self.progress(run_id)
         if not progress.settled:
-            return self.end_cancelled(sync, run_id, settle) if cancelled else None
-        status = RunStatus.CANCELLED if cancelled else RunStatus.DONE
-        # A scan that joined after the shards were read has changed `joins`; the run then continues.
+            return self.end_cancelled(sync, run_id, settle) if is_cancelled else None
+        status = RunStatus.CANCELLED if is_cancelled else RunStatus.DONE
         counts = settle(replace(run, counts=progress.counts))
-        if not self._end_run(run, status, counts, joins=int(item.get("joins", 0))):
-            return None
-        return self.run(sync, run_id)
+        # A scan that joined after the shards were read has changed `joins`; the run then continues.
+        has_ended = self._end_run(run, status, counts, joins=int(item.get("joins", 0)))
+        return self.run(sync, run_id) if has_ended else None
 
     def _end_run(self, run: Run, status: RunStatus, counts: Counts, *, joins: int | None) -> bool:
         """End a run and free its sync. Return False if a scan has joined it meanwhile (`joins`), or it had ended."""
@@ -347,14 +342,9 @@ class State(Configurations, Batches):
 
     def _free_sync(self, sync: str, run_id: str) -> dict[str, Any]:
         """Return the request that ends the right of a run to be the only one of its sync."""
+        extra = {":run": run_id}
         return self._db.update_request(
-            f"SYNC#{sync}",
-            "CURRENT",
-            "REMOVE #run",
-            {},
-            condition="#run = :run",
-            extra={":run": run_id},
-            names=("run",),
+            f"SYNC#{sync}", "CURRENT", "REMOVE #run", {}, condition="#run = :run", extra=extra, names=("run",)
         )
 
     # -- batches -------------------------------------------------------------------------------------------------

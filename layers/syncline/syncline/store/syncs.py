@@ -80,10 +80,10 @@ class Configurations(Store):
         item = self._db.get(f"SYNC#{name}", "CONFIG")
         return None if item is None else str(item["config"])
 
-    def _keep(self, name: str, following: str | None) -> None:
-        """Keep the applied configuration for the runs that began with it, unless `following` is the same."""
+    def _keep(self, name: str, replacement: str | None) -> None:
+        """Keep the applied configuration for the runs that began with it, unless `replacement` is the same."""
         text = self._applied(name)
-        if text is None or text == following:
+        if text is None or text == replacement:
             return
         item = {"pk": f"SYNC#{name}", "sk": f"CONFIG#{config_digest(text)}", "config": text}
         self._db.put(item | {"expires": self._expiry(_KEPT)})

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from http import HTTPStatus
-from typing import Final, Protocol
+from typing import Any, Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
@@ -32,28 +32,20 @@ _LINGER_SECONDS: Final = 1.0
 _END: Final = b"\r\n\r\n"
 
 
-class Api(Protocol):
-    """An API whose `answer` never raises."""
-
-    async def answer(self, request: HttpRequest) -> HttpResponse: ...
-
-
-More = Callable[[HttpRequest], HttpResponse | None]
-"""A function that responds to paths that the API does not have, or returns None."""
+Answer = Callable[[HttpRequest], Coroutine[Any, Any, HttpResponse]]
 
 
 class Server:
-    """HTTP server of `more` and, where that returns None, of `api`.
+    """HTTP server. `answer` returns the response to a request, and never raises.
 
     `head_timeout` is in seconds, from the connection or from the head's first byte; `most_open` bounds the connections.
     """
 
-    def __init__(self, api: Api, more: More, head_timeout: float = _HEAD_SECONDS, most_open: int = MOST_OPEN) -> None:
+    def __init__(self, answer: Answer, head_timeout: float = _HEAD_SECONDS, most_open: int = MOST_OPEN) -> None:
+        self.answer: Final = answer
         self.head_timeout: Final = head_timeout
         self.stopping = False
         self._most_open = most_open
-        self._api = api
-        self._more = more
         self._server: asyncio.Server | None = None
         self._open: dict[_Connection, None] = {}  # oldest first
 
@@ -75,10 +67,6 @@ class Server:
             await asyncio.wait([each.task for each in self._open], timeout=seconds)
         for connection in list(self._open):
             connection.writer.transport.abort()
-
-    async def answer(self, request: HttpRequest) -> HttpResponse:
-        """Return the response to a request."""
-        return self._more(request) or await self._api.answer(request)
 
     def opened(self, connection: _Connection) -> None:
         """Add a connection, and close one if there are too many."""

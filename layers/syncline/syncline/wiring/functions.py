@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
+from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
+from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
 from syncline.clients.http.client import Http
@@ -35,10 +37,11 @@ from syncline.steps.worker import StepFunction, Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.telemetry import logger
 from syncline.web.receive import Receiver
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.environments import ENVIRONMENTS
-from syncline.wiring.syncs import Kinds, Syncs, changed_groups_of
+from syncline.wiring.syncs import Syncs, changed_groups_of, kind_builder
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -80,7 +83,7 @@ def worker(step: Step) -> Worker:
     """Return the worker of a function that is fed by a queue. Raises CONFIG_INVALID if a variable is missing."""
     environment = ENVIRONMENTS[step.value].read(step.value)
     dependencies = dependencies_of(environment)
-    syncs = Syncs(dependencies.state, Kinds(dependencies))
+    syncs = Syncs(dependencies.state, kind_builder(dependencies))
     chance = random.Random()  # noqa: S311 - for jitter
     bind = syncs.bind(
         dependencies.http, lambda run, what: engine.note_waiting(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
@@ -88,6 +91,16 @@ def worker(step: Step) -> Worker:
     queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
     engine = StepEngine(dependencies.state, queues, syncs.kind_of, time.time, chance, bind=bind)
     return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, time.time), engine))
+
+
+def step_handler(step: Step) -> Callable[[dict[str, Any], LambdaContext], PartialItemFailureResponse]:
+    """Return a function that processes SQS events for a step and returns the messages to be delivered again."""
+
+    @logger.inject_lambda_context(clear_state=True)
+    def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
+        return worker(step).handle(event, context)
+
+    return handler
 
 
 def gatherer(syncs: Syncs, event_store: EventStore, engine: StepEngine) -> EventGatherer:
@@ -119,7 +132,7 @@ def receiver() -> Receiver:
     environment = ENVIRONMENTS["receive"].read("receive")
     dependencies = dependencies_of(environment)
     return Receiver(
-        Syncs(dependencies.state, Kinds(dependencies)).config,
+        Syncs(dependencies.state, kind_builder(dependencies)).config,
         lambda sync, event: changed_groups_of(sync, event, time.time()),
         dependencies.secrets,
         queues_of(environment, boto3.client("sqs", config=AWS_CONFIG)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 from importlib import import_module
 from typing import Any, Final
 
@@ -22,12 +22,8 @@ _KINDS_KEPT: Final = 2
 """Kinds kept of a sync: of the applied configuration, and of that with which the run in progress began."""
 
 
-@dataclass(frozen=True, slots=True)
-class _BuiltKind:
-    """A sync's kind, and the lowest rate of bodies that its configuration accepts, in bytes a second."""
-
-    kind: Kind
-    slowest: int
+_BuiltKind = tuple[Kind, int]
+"""A sync's kind, and the lowest rate of bodies that its configuration accepts, in bytes a second."""
 
 
 class Syncs:
@@ -59,7 +55,7 @@ class Syncs:
         if run.config is None:
             return self.kind(run.sync)
         built = self._kinds.get(run.sync, {}).get(run.config)
-        return built.kind if built else self._built(run.sync, run.config, self._state.config_of(run.sync, run.config))
+        return built[0] if built else self._built(run.sync, run.config, self._state.config_of(run.sync, run.config))
 
     def bind(
         self, http: Http, slow: Callable[[Run, str], None] = lambda _run, _what: None
@@ -78,7 +74,7 @@ class Syncs:
         """Return the lowest rate that the sync of a run accepts. Its kind has been built."""
         kinds = self._kinds.get(run.sync, {})
         built = kinds.get(run.config or next(reversed(kinds), ""))
-        return MIN_RATE if built is None else built.slowest
+        return MIN_RATE if built is None else built[1]
 
     def _built(self, name: str, digest: str, text: str) -> Kind:
         kinds = self._kinds.setdefault(name, {})
@@ -86,11 +82,11 @@ class Syncs:
         built = kinds.pop(digest, None)
         if built is None:
             sync = load_sync(text)
-            built = _BuiltKind(self._build(sync), sync.slowest)
+            built = (self._build(sync), sync.slowest)
         while len(kinds) >= _KINDS_KEPT:
             del kinds[next(iter(kinds))]
         kinds[digest] = built
-        return built.kind
+        return built[0]
 
 
 def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
@@ -112,15 +108,7 @@ def _wiring(sync: Sync) -> Any:
     return import_module(f"syncline.kinds.{sync.kind}.wiring")
 
 
-class Kinds:
-    """Builds the kind of a sync with the wiring of that kind, which is imported on first use."""
-
-    def __init__(self, dependencies: Dependencies) -> None:
-        self._dependencies = dependencies
-        self._builders: dict[str, Callable[[Sync], Kind]] = {}
-
-    def __call__(self, sync: Sync) -> Kind:
-        builder = self._builders.get(sync.kind)
-        if builder is None:
-            builder = self._builders[sync.kind] = _wiring(sync).Builder(self._dependencies)
-        return builder(sync)
+def kind_builder(dependencies: Dependencies) -> Callable[[Sync], Kind]:
+    """Return a function that builds the kind of a sync with the wiring of that kind, which is imported on first use."""
+    builder_of = cache(lambda wiring: wiring.Builder(dependencies))
+    return lambda sync: builder_of(_wiring(sync))(sync)

@@ -105,7 +105,8 @@ class Container:
         self.directory.refresh()
         self._scraping = Scraping(lambda: self._syncs, self.listings, secrets, time.time, self.counts)
         self._canaries = Canaries(lambda: self._syncs, self.listings, ProcessMemories(), secrets, self.counts)
-        self.server = Server(ProbeApi(self.directory.entries, self.counts.verdict), self._page)
+        self._api = ProbeApi(self.directory.entries, self.counts.verdict)
+        self.server = Server(self._answer)
 
     async def serve(self, until: asyncio.Event) -> None:
         """Serve until the event is set."""
@@ -139,7 +140,7 @@ class Container:
 
         threading.Thread(target=rounds, name=f"rounds {name}", daemon=True).start()
 
-    def _page(self, request: HttpRequest) -> HttpResponse | None:
+    async def _answer(self, request: HttpRequest) -> HttpResponse:
         path = request.path
         if path == "/metrics":
             return HttpResponse(200, self.counts.text(), _METRICS)
@@ -149,7 +150,7 @@ class Container:
             name = path.removeprefix("/ready/")
             states = {sync: state for sync, state in self._states().items() if sync == name}
             return _readiness(states) if states else HttpResponse(404, _NO_SUCH_SYNC, _JSON)
-        return None
+        return await self._api.answer(request)
 
     def _states(self) -> dict[str, str]:
         """Return "ready" or the reason why not, for each sync."""
