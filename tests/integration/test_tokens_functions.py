@@ -27,11 +27,10 @@ from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
 from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.secrets import Secrets
-from syncline.store.canaries import CanaryRecords
-from syncline.store.instances import InstanceLists
 from syncline.store.read_only_table import open_table
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.store.tokens import CanaryRecords, InstanceLists
 from syncline.web.openapi import document
 from tests.rig.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
 from tests.rig.stack import new_table

@@ -25,8 +25,8 @@ from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import BatchRecord
 from syncline.store.events import EventStore
-from syncline.store.instances import InstanceLists
 from syncline.store.table import Database
+from syncline.store.tokens import InstanceLists
 from syncline.web.openapi import document
 from tests.rig.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (

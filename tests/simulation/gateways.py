@@ -31,10 +31,9 @@ from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
 from syncline.kinds.tokens.wiring_scrape import Scraping
 from syncline.secrets import Secrets
-from syncline.store.canaries import CanaryRecords
-from syncline.store.instances import InstanceLists
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.store.tokens import CanaryRecords, InstanceLists
 from tests.simulation.expressions import client_error
 from tests.simulation.loops import SimLoop
 from tests.simulation.machine import EndlessError, KilledError, Machine, Process, current

@@ -16,9 +16,9 @@ from syncline.kinds.tokens.wiring import StoredListings
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
 from syncline.steps.results import record_failures
 from syncline.store.batches import BatchRecord
-from syncline.store.instances import InstanceLists
 from syncline.store.state import State, first_batch
 from syncline.store.table import Database
+from syncline.store.tokens import InstanceLists
 from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 

@@ -21,9 +21,9 @@ from syncline.cli.summary import TRIGGERS, counts_text, exit_code, known_words, 
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import Run, RunStatus, Step, Trigger
-from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.store.tokens import InstanceList, InstanceLists
 from syncline.visible import visible
 
 _AT_ONCE: Final = 8

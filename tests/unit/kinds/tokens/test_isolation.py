@@ -28,8 +28,8 @@ from syncline.kinds.tokens.wiring import StoredListings, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import DEADLINE as CANARY_DEADLINE
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.secrets import Secrets
-from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
+from syncline.store.tokens import InstanceList, InstanceLists
 from syncline.web.function_url import HttpRequest
 
 TEMPLATE: Final = Path(__file__).parents[4] / "template.yaml"

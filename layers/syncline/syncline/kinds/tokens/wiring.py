@@ -24,10 +24,9 @@ from syncline.kinds.tokens.metrics import CloudWatchMetrics
 from syncline.kinds.tokens.probe import ProbeRules
 from syncline.kinds.tokens.verdict import Quorum
 from syncline.secrets import Secrets
-from syncline.store.canaries import CanaryRecord, CanaryRecords
-from syncline.store.instances import InstanceList, InstanceLists
 from syncline.store.state import State
 from syncline.store.table import Database
+from syncline.store.tokens import CanaryRecord, CanaryRecords, InstanceList, InstanceLists
 from syncline.telemetry import logger
 
 if TYPE_CHECKING:
@@ -155,9 +154,7 @@ def scraper() -> Scraping:
 @cache
 def canaries() -> Canaries:
     """Return the object behind the function `canary`."""
-    from syncline.kinds.tokens.wiring import StoredMemories  # noqa: PLC0415
     from syncline.kinds.tokens.wiring_canary import Canaries  # noqa: PLC0415
-    from syncline.store.canaries import CanaryRecords  # noqa: PLC0415 - the others do not need it
 
     table = _table("canary")
     memories = StoredMemories(CanaryRecords(Database(table), time.time))

@@ -1,26 +1,30 @@
-"""Lists of the instances of each sync of tokens, as they were last read.
+"""State of each sync of tokens: its instances as they were last read, and its canaries between rounds.
 
 =======================  ==============  ===========================================================
 pk                       sk              content
 =======================  ==============  ===========================================================
 ``INSTANCES``            ``<sync>``      the list, when it was read, and why the latest scan failed
+``CANARIES``             ``<sync>``      the last writer, and the failures in a row by fault
 =======================  ==============  ===========================================================
 
-All are under one key, so that a probe reads them with one query; they are few and small.
+All lists are under one key, so that a probe reads them with one query; they are few and small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from syncline.errors import CodeName
 from syncline.store.table import Store, number, pack, unpack
 
-KEPT: Final = 7 * 24 * 3600
+INSTANCES_KEPT: Final = 7 * 24 * 3600
 """Seconds after which a list that is not renewed is deleted; it is stale long before."""
-_PK: Final = "INSTANCES"
+CANARIES_KEPT: Final = 90 * 24 * 3600
+"""Seconds after which a record that no round renews is deleted."""
+_INSTANCES: Final = "INSTANCES"
+_CANARIES: Final = "CANARIES"
 _LONGEST_REASON: Final = 2000
 
 
@@ -42,15 +46,15 @@ class InstanceLists(Store):
 
     def all(self) -> dict[str, InstanceList]:
         """Return the lists of all syncs, by name."""
-        return {str(item["sk"]): _list_from(item) for item in self._db.query(_PK)}
+        return {str(item["sk"]): _list_from(item) for item in self._db.query(_INSTANCES)}
 
     def put(self, sync: str, instances: Sequence[dict[str, Any]], seen: float) -> bool:
         """Store a list that was requested at `seen` (Unix seconds); return False if a later one is stored."""
         updated = self._db.update(
-            _PK,
+            _INSTANCES,
             sync,
             "SET instances = :list, #seen = :seen, #expires = :expires REMOVE failed, #reason",
-            {"seen": number(seen), "expires": self._expiry(KEPT)},
+            {"seen": number(seen), "expires": self._expiry(INSTANCES_KEPT)},
             condition="attribute_not_exists(#seen) OR #seen <= :seen",
             names=("reason",),
             extra={":list": pack(list(instances))},
@@ -59,9 +63,9 @@ class InstanceLists(Store):
 
     def fail(self, sync: str, code: CodeName, reason: str) -> None:
         """Note that a scan failed, and why; the previous list stays."""
-        values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": self._expiry(KEPT)}
+        values = {"failed": code, "reason": reason[:_LONGEST_REASON], "expires": self._expiry(INSTANCES_KEPT)}
         setting = "SET #failed = :failed, #reason = :reason, #expires = :expires"
-        self._db.update(_PK, sync, setting, values)
+        self._db.update(_INSTANCES, sync, setting, values)
 
 
 def _list_from(item: dict[str, Any]) -> InstanceList:
@@ -69,3 +73,29 @@ def _list_from(item: dict[str, Any]) -> InstanceList:
     seen = float(item["seen"]) if "seen" in item else None
     failed, reason = item.get("failed"), item.get("reason")
     return InstanceList(instances, seen, failed, reason)
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryRecord:
+    """The address and port of the last writer, and the number of failures in a row by fault."""
+
+    last_writer: str | None = None
+    failures: Mapping[str, int] = field(default_factory=dict)
+
+
+class CanaryRecords(Store):
+    """The records of canaries in the table."""
+
+    def get(self, sync: str) -> CanaryRecord | None:
+        """Return the record of a sync, None if it has none."""
+        item = self._db.get(_CANARIES, sync)
+        if item is None:
+            return None
+        failures = {str(fault): int(times) for fault, times in item["failures"].items()}
+        return CanaryRecord(item.get("writer"), failures)
+
+    def put(self, sync: str, record: CanaryRecord) -> None:
+        """Store the record of a sync. Of two rounds at the same time the later write wins."""
+        writer = {} if record.last_writer is None else {"writer": record.last_writer}
+        expires = self._expiry(CANARIES_KEPT)
+        self._db.put({"pk": _CANARIES, "sk": sync, "failures": dict(record.failures), "expires": expires, **writer})
