@@ -97,7 +97,7 @@ class Scope:
 def portions(
     values: Iterable[_Value], size: Callable[[_Value], int], limit: int, most: int | None = None
 ) -> Iterator[list[_Value]]:
-    """Yield values, in their order, in portions of `limit` bytes and `most` values at most. A larger value is alone."""
+    """Yield values, in their order, in portions of the size `limit` and `most` values at most; a larger value is alone."""
     portion, total = list[_Value](), 0
     for value in values:
         more = size(value)

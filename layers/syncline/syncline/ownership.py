@@ -122,4 +122,3 @@ class Windows(Protocol):
         by its ID, has removed so far, which are no longer among them. Both may be slow. Without `removed`, a run that is
         over is taken to have removed all it had reserved.
         """
-        ...

@@ -164,37 +164,30 @@ class Kind(Protocol):
     @property
     def moves_by(self) -> Step:
         """The step that writes items to the target: TRANSFER, or COMMIT for one batch after another, in order."""
-        ...
 
     @property
     def share(self) -> int:
         """Limit of the items of one group in one message, which one function transfers."""
-        ...
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Scan source and target behind `cursor` and yield what differs, page by page, in a fixed order.
 
         Stops early when `context` is over. Raises SynclineError if the scan as a whole fails.
         """
-        ...
 
     def transfer(
         self, items: Sequence[Item], context: StepContext
     ) -> Iterable[Completed | Unfinished | Result | Failure]:
         """Transfer items of one group and yield exactly one answer for each, in any order."""
-        ...
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterable[Completed | Unfinished | Failure]:
         """Read the target, independently of the transfer, and yield exactly one answer for each item."""
-        ...
 
     def reference(self, group: str) -> str:
         """Return the full name of the target reference of a group, which has one writer at a time across all syncs."""
-        ...
 
     def requests(self) -> int:
         """Return the number of requests made to source and target so far."""
-        ...
 
 
 @runtime_checkable
@@ -206,7 +199,6 @@ class Planning(Protocol):
 
         The outcome is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, EQUAL or FAILED; WOULD_MOVE if the time is short.
         """
-        ...
 
 
 @runtime_checkable
@@ -219,4 +211,3 @@ class RunObserver(Protocol):
         Called until it returns, a few times at most, so a run may be reported twice. A failure does not change the run; a
         SynclineError that is not retried ends the attempts.
         """
-        ...

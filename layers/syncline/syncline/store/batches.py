@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from syncline.messages import Batch, DeadLetter, Outgoing, from_json, to_json
-from syncline.model import Counts, Result
+from syncline.model import Counts, Result, portions
 from syncline.store.runs import RETENTION
 from syncline.store.table import Store, number, pack, unpack
 
@@ -151,25 +151,16 @@ class Batches(Store):
         Items that a joined scan had sent on have no results, as in :mod:`syncline.steps.results`.
         """
         ended = {key for shard in range(SHARDS) for key in self._db.sort_keys(_shard_key(run_id, shard), "BATCH#")}
-        results, rejoined, chunks = list[Result](), 0, 0
-
-        def add() -> None:
-            nonlocal results, rejoined, chunks
-            self.add_results(run_id, f"cancelled-{chunks}", results, queued=-rejoined)
-            results, rejoined, chunks = [], 0, chunks + 1
-
-        for record in self._records(run_id):
-            for batch in (Outgoing.from_json(each).batch for each in unpack(self._content(record, "following"))):
-                if f"BATCH#{batch.id}" in ended:
-                    continue
-                if batch.scan is None:
-                    results += [Result.cancelled(item) for item in batch.items]
-                else:
-                    rejoined += len(batch.items)
-                if len(results) >= _CANCELLED_AT_ONCE:
-                    add()
-        if results or rejoined:
-            add()
+        batches = (
+            Outgoing.from_json(each).batch
+            for record in self._records(run_id)
+            for each in unpack(self._content(record, "following"))
+        )
+        left = (batch for batch in batches if batch.items and f"BATCH#{batch.id}" not in ended)
+        for part, some in enumerate(portions(left, lambda batch: len(batch.items), _CANCELLED_AT_ONCE)):
+            results = [Result.cancelled(item) for batch in some if batch.scan is None for item in batch.items]
+            rejoined = sum(len(batch.items) for batch in some if batch.scan is not None)
+            self.add_results(run_id, f"cancelled-{part}", results, queued=-rejoined)
 
     def _records(self, run_id: str) -> Iterator[dict[str, Any]]:
         """Yield the records of a run's batches, in a fixed order."""

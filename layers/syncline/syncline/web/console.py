@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
-from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
@@ -68,21 +67,19 @@ class Console:
 
 def exposition(figures: Iterable[Figures]) -> bytes:
     """Return the metrics in Prometheus' text format."""
-    registry = CollectorRegistry()
-    registry.register(_Collected(list(figures)))
-    return generate_latest(registry)
+    return generate_latest(_Collected(list(figures)))
 
 
+@dataclass(frozen=True, slots=True)
 class _Collected(Collector):
     """The metrics of every sync, and those that only its kind has."""
 
-    def __init__(self, figures: list[Figures]) -> None:
-        self._figures = figures
+    figures: list[Figures]
 
     def collect(self) -> Iterator[Metric]:
-        yield from _general(self._figures)
+        yield from _general(self.figures)
         own: dict[str, Metric] = {}
-        for metric in (metric for each in self._figures for metric in each.own):
+        for metric in (metric for each in self.figures for metric in each.own):
             family = own.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
             family.samples += metric.samples
         yield from own.values()
