@@ -320,8 +320,9 @@ class TestFailAll:
 
     def test_items_that_are_given_up_are_all_named(self, steps: Steps) -> None:
         _, root = steps.begin()
-        steps.engine.give_up_all(transfer_of("1", "2"), self.error)
-        steps.engine.give_up_all(root, self.error)
+        error = SynclineError("STEP_DIED", "the function died 5 times")
+        steps.engine.fail_all(transfer_of("1", "2"), error)
+        steps.engine.fail_all(root, error)
         assert {name for _, name in steps.results()} == {"1", "2", "*"}
         assert steps.mail.waiting() == []
 

@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from syncline.errors import SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Failure, Kind, RunObserver, StepContext
 from syncline.messages import Batch, DeadLetter, Outgoing, Queues, encode
@@ -33,6 +31,7 @@ from syncline.steps.results import (
 from syncline.store.batches import BatchRecord
 from syncline.store.leases import Every, Lease, every
 from syncline.store.state import State
+from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import log_batch_end, log_run_end, logger
 
 MAX_ATTEMPTS: Final = 5
@@ -208,7 +207,7 @@ class StepEngine:
                 checked = now
                 try:
                     seen = self.state.run(run.sync, run.id)
-                except (ClientError, BotoCoreError) as error:
+                except AWS_ERRORS as error:
                     logger.warning("the status of the run cannot be read", extra={"why": str(error)})
                 else:
                     cancelled = None if seen.status is RunStatus.RUNNING else now
@@ -269,7 +268,7 @@ class StepEngine:
             error = SynclineError("AWS_UNAVAILABLE", str(error))
         try:
             self.state.note_waiting(self.state.run(sync, run), error, seconds)
-        except (ClientError, BotoCoreError, SynclineError) as failure:
+        except (*AWS_ERRORS, SynclineError) as failure:
             logger.warning("cannot note why the run waits", extra={"run": run, "why": str(failure)})
 
     def cancel(self, batch: Batch) -> None:
@@ -289,13 +288,6 @@ class StepEngine:
             work.follow(delay, attempt=batch.attempt + 1)
         else:
             work.give_up(Item(ALL, ALL), error)
-        self.end(work)
-
-    def give_up_all(self, batch: Batch, error: SynclineError) -> None:
-        """End a batch without trying its items again."""
-        work = BatchWork(batch)
-        for item in batch.items or (Item(ALL, ALL),):
-            work.give_up(item, error)
         self.end(work)
 
     def _follow_up(

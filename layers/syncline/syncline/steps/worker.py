@@ -13,7 +13,6 @@ from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, pro
 from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
 from aws_lambda_powertools.utilities.data_classes.sqs_event import SQSRecord
 from aws_lambda_powertools.utilities.typing import LambdaContext
-from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Notification, Outgoing, Start, decode
@@ -24,9 +23,11 @@ from syncline.steps.events import EventGatherer
 from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.store.leases import LeaseHeldError
 from syncline.store.runs import run_id_of
+from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import log_dropped_message, logger
 
 StepFunction = Callable[[StepEngine, Batch, Run, Callable[[], float]], None]
+_ERRORS: Final = (*AWS_ERRORS, SynclineError)
 _AWS_DELAY: Final = 30.0
 _RUN_DELAY: Final = 15
 _TWIN_DELAY: Final = 15
@@ -79,7 +80,7 @@ class Worker:
 
         def release() -> None:
             while waiting:
-                with suppress(KeyError, ClientError, BotoCoreError, SynclineError):  # then it becomes visible later
+                with suppress(KeyError, *_ERRORS):  # then it becomes visible later
                     _, record = waiting.popitem()
                     if self._requeue(record):
                         sent.add(record.message_id)
@@ -94,7 +95,7 @@ class Worker:
         """End the runs that may be over. If that fails, return all messages to the queue and name them in the response."""
         try:
             self.engine.finish_runs(left)
-        except (ClientError, BotoCoreError, SynclineError) as error:
+        except _ERRORS as error:
             logger.error("cannot end a run", extra={"why": str(error)})
             self._return(records, _AWS_DELAY, str(error))
             return {"batchItemFailures": [{"itemIdentifier": record.message_id} for record in records]}
@@ -134,7 +135,7 @@ class Worker:
             return {}
         try:
             refused = self.gatherer.gather([(record.message_id, body) for record, body in gathered])
-        except (ClientError, BotoCoreError, SynclineError) as error:
+        except _ERRORS as error:
             return {record.message_id: error for record, _ in gathered}
         return {record.message_id: None for record, _ in gathered if record.message_id not in refused}
 
@@ -142,7 +143,7 @@ class Worker:
         received = _received(record)
         try:
             self._message(record, received, left)
-        except (ClientError, BotoCoreError, SynclineError) as error:
+        except _ERRORS as error:
             self._return([record], _AWS_DELAY * received, str(error))
             with suppress(SynclineError):
                 message = decode(record.body)
@@ -244,13 +245,13 @@ class Worker:
             engine.cancel(batch)
         elif deaths >= MAX_DEATHS:
             what = f"the function died {deaths} times with this work, or AWS failed; its log has the reasons"
-            engine.give_up_all(batch, SynclineError("STEP_DIED", what))
+            engine.fail_all(batch, SynclineError("STEP_DIED", what))
         else:
             try:
                 self.run_step(engine, batch, run, left)
             except LeaseHeldError as held:  # another function is doing this work
                 self._resend(batch, deaths, min(_TWIN_DELAY, held.retry_after or 1.0), str(held))
-            except (ClientError, BotoCoreError):
+            except AWS_ERRORS:
                 raise
             except Exception as error:
                 if isinstance(error, SynclineError) and error.code.name == "LEASE_LOST":
@@ -266,7 +267,7 @@ class Worker:
         queue = str(records[0].event_source_arn).rpartition(":")[2]
         try:
             self.engine.queues.set_visibility(queue, [record.receipt_handle for record in records], seconds)
-        except (ClientError, BotoCoreError, SynclineError) as error:
+        except _ERRORS as error:
             logger.warning("cannot change the visibility of messages", extra={"why": str(error)})
 
 

@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from botocore.exceptions import BotoCoreError, ClientError
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from syncline import __version__
 from syncline.errors import SynclineError
+from syncline.store.table import AWS_ERRORS
 from syncline.store.totals import BUCKETS, Totals
 from syncline.telemetry import logger
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
@@ -52,7 +52,7 @@ class Console:
             if path == "/metrics" and not self._is_authorized(request.headers.get("authorization", "")):
                 raise HttpError(401, "the bearer token is missing or wrong")
             figures = list(self.figures())
-        except (ClientError, BotoCoreError, SynclineError) as error:
+        except (*AWS_ERRORS, SynclineError) as error:
             code = error.code.name if isinstance(error, SynclineError) else type(error).__name__
             logger.error("console cannot read the table", extra={"why": str(error)})
             return json_response(503, {"status": "unwell", "error": code})

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.messages import Queues, Start
 from syncline.model import LARGEST_SCOPE, Scope, Trigger, json_bytes
 from syncline.secrets import Secrets
 from syncline.store.runs import new_run_id
+from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
 
@@ -51,7 +50,7 @@ class Receiver:
     def _answer(self, request: HttpRequest) -> HttpResponse:
         try:
             return json_response(202, self._accept(request))
-        except (SynclineError, ClientError, BotoCoreError) as error:
+        except (*AWS_ERRORS, SynclineError) as error:
             # Our own errors are only logged; the sender may send again.
             logger.error("notification not accepted", extra={"why": str(error)})
             raise HttpError(503, "not accepted now; send it again") from None
