@@ -171,20 +171,14 @@ class Database:
         In the expression and the condition `#name` and `:name` stand for each of `values`, `#name` for each of
         `names`, and the keys of `extra` for their values.
         """
-        update: dict[str, Any] = {
-            "TableName": self._table.name,
-            "Key": {"pk": pk, "sk": sk},
-            "UpdateExpression": expression,
+        update = {"TableName": self._table.name, "Key": {"pk": pk, "sk": sk}, "UpdateExpression": expression}
+        optional = {
+            "ExpressionAttributeValues": {f":{name}": value for name, value in values.items()}
+            | options.get("extra", {}),
+            "ExpressionAttributeNames": {f"#{name}": name for name in (*values, *options.get("names", ()))},
+            "ConditionExpression": options.get("condition"),
         }
-        given = {f":{name}": value for name, value in values.items()} | options.get("extra", {})
-        if given:
-            update["ExpressionAttributeValues"] = given
-        placeholders = {f"#{name}": name for name in (*values, *options.get("names", ()))}
-        if placeholders:
-            update["ExpressionAttributeNames"] = placeholders
-        if (condition := options.get("condition")) is not None:
-            update["ConditionExpression"] = condition
-        return {"Update": update}
+        return {"Update": update | {name: value for name, value in optional.items() if value}}
 
 
 class Store:
