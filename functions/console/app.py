@@ -1,14 +1,6 @@
-"""The function `console`: serves `/health` and `/metrics` at its function URL."""
-
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+"""The function `console`: serves `/health` and `/metrics` at its function URL (payload format 2.0)."""
 
 from syncline.telemetry import logger
 from syncline.wiring.console import console
 
-
-@logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """Return the response to a request of the function URL (payload format 2.0)."""
-    return console().handle(event)
+handler = logger.inject_lambda_context(lambda event, _: console().handle(event), clear_state=True)

@@ -1,14 +1,6 @@
-"""The function `probe`: reports at its function URL if all instances agree about a token."""
-
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+"""The function `probe`: reports at its function URL if all instances agree about a token (payload format 2.0)."""
 
 from syncline.kinds.tokens.wiring import prober
 from syncline.telemetry import logger
 
-
-@logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """Return the response to a request of the function URL (payload format 2.0)."""
-    return prober().handle(event)
+handler = logger.inject_lambda_context(lambda event, _: prober().handle(event), clear_state=True)

@@ -1,14 +1,6 @@
-"""The function `receive`: takes webhooks at its function URL."""
-
-from typing import Any
-
-from aws_lambda_powertools.utilities.typing import LambdaContext
+"""The function `receive`: takes webhooks at its function URL (payload format 2.0)."""
 
 from syncline.telemetry import logger
 from syncline.wiring.functions import receiver
 
-
-@logger.inject_lambda_context(clear_state=True)
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001 - Lambda passes it
-    """Return the response to a request of the function URL (payload format 2.0)."""
-    return receiver().handle(event)
+handler = logger.inject_lambda_context(lambda event, _: receiver().handle(event), clear_state=True)

@@ -1,6 +1,9 @@
-"""The function `transfer`: passes messages of its queue to the step."""
+"""The function `transfer`: passes messages of its queue to the step, and returns those to be delivered again."""
 
 from syncline.model import Step
-from syncline.wiring.functions import step_handler
+from syncline.telemetry import logger
+from syncline.wiring.functions import worker
 
-handler = step_handler(Step.TRANSFER)
+handler = logger.inject_lambda_context(
+    lambda event, context: worker(Step.TRANSFER).handle(event, context), clear_state=True
+)

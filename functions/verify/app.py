@@ -1,6 +1,9 @@
-"""The function `verify`: passes messages of its queue to the step."""
+"""The function `verify`: passes messages of its queue to the step, and returns those to be delivered again."""
 
 from syncline.model import Step
-from syncline.wiring.functions import step_handler
+from syncline.telemetry import logger
+from syncline.wiring.functions import worker
 
-handler = step_handler(Step.VERIFY)
+handler = logger.inject_lambda_context(
+    lambda event, context: worker(Step.VERIFY).handle(event, context), clear_state=True
+)

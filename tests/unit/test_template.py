@@ -314,7 +314,9 @@ def test_a_function_has_its_code_its_log_and_its_alarm(name: str, source: dict[s
     function = resources[f"{name}Function"]["Properties"]
     module, _, handler = function["Handler"].partition(".")
     code = ast.parse((TOP / written["CodeUri"] / f"{module}.py").read_text())
-    assert handler in [each.name for each in code.body if isinstance(each, ast.FunctionDef)]
+    names = [each.name for each in code.body if isinstance(each, ast.FunctionDef)]
+    names += [ast.unparse(target) for each in code.body if isinstance(each, ast.Assign) for target in each.targets]
+    assert handler in names
     log = resources[referred(function["LoggingConfig"]["LogGroup"])]["Properties"]
     assert referred(log["RetentionInDays"]) == "LogRetentionDays"
     assert allowed(resources[f"{name}Role"]["Properties"], "logs:PutLogEvents") == {f"{name}Logs"}

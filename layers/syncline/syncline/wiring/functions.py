@@ -12,11 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import boto3
-from aws_lambda_powertools.utilities.batch.types import PartialItemFailureResponse
-from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.config import Config
 
 from syncline.clients.http.client import Http
@@ -37,7 +35,6 @@ from syncline.steps.worker import StepFunction, Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.telemetry import logger
 from syncline.web.receive import Receiver
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.environments import ENVIRONMENTS
@@ -91,16 +88,6 @@ def worker(step: Step) -> Worker:
     queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
     engine = StepEngine(dependencies.state, queues, syncs.kind_of, time.time, chance, bind=bind)
     return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, time.time), engine))
-
-
-def step_handler(step: Step) -> Callable[[dict[str, Any], LambdaContext], PartialItemFailureResponse]:
-    """Return a function that processes SQS events for a step and returns the messages to be delivered again."""
-
-    @logger.inject_lambda_context(clear_state=True)
-    def handler(event: dict[str, Any], context: LambdaContext) -> PartialItemFailureResponse:
-        return worker(step).handle(event, context)
-
-    return handler
 
 
 def gatherer(syncs: Syncs, event_store: EventStore, engine: StepEngine) -> EventGatherer:
