@@ -39,7 +39,6 @@ _TAKEN_AT_ONCE: Final = 16
 _EARLIER: Final = ""
 """The ID of a run before all others."""
 _LETTER_OLD: Final = LETTER_KEPT - 24 * 3600
-_FORGOTTEN_AT_ONCE: Final = 500
 
 
 def first_results(state: State, batch: Batch, results: Sequence[Result]) -> list[Result]:
@@ -180,8 +179,7 @@ def final_counts(failures: Failures, run: Run, results: Iterable[Result]) -> Cou
         if failure.seen == run.id or failure.key not in verified:
             known += failure.run != run.id and not failure.acknowledged
             acknowledged += failure.acknowledged
-    for at in range(0, len(gone), _FORGOTTEN_AT_ONCE):
-        failures.forget(run.sync, gone[at : at + _FORGOTTEN_AT_ONCE], run.id)
+    failures.forget(run.sync, gone, run.id)
     if not left:
         failures.clear(run.sync, writes)
     return replace(counts, known=known, acknowledged=acknowledged)

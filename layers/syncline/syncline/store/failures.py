@@ -33,8 +33,6 @@ LETTER_KEPT: Final = 14 * 24 * 3600
 """Seconds for which a dead letter stays in its queue, as in template.yaml."""
 _KEPT: Final = 90 * 24 * 3600
 """Seconds after which a failure is deleted that no run has met again."""
-_READ_AT_ONCE: Final = 100
-_WRITTEN_AT_ONCE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +84,7 @@ class Failures(Store):
     def find(self, sync: str, keys: Iterable[Key]) -> dict[Key, KnownFailure]:
         """Return the records of items, including solved ones."""
         wanted = sorted({_record_key(sync, key) for key in keys})
-        found: dict[Key, KnownFailure] = {}
-        for at in range(0, len(wanted), _READ_AT_ONCE):
-            for item in self._db.batch_get(wanted[at : at + _READ_AT_ONCE]):
-                failure = _failure_from(item)
-                found[failure.key] = failure
-        return found
+        return {failure.key: failure for failure in map(_failure_from, self._db.batch_get(wanted))}
 
     def all(self, sync: str) -> Iterator[KnownFailure]:
         """Yield every failure that is not solved, in no order."""
@@ -126,8 +119,7 @@ class Failures(Store):
         condition = "attribute_not_exists(#forgotten) OR #forgotten < :forgotten"
         values = {"forgotten": run}
         self._db.update(f"SYNC#{sync}", "FAILURES", "SET #forgotten = :forgotten", values, condition=condition)
-        for at in range(0, len(records), _WRITTEN_AT_ONCE):
-            self._db.batch_write([], records[at : at + _WRITTEN_AT_ONCE])
+        self._db.batch_write([], records)
 
     def forgotten(self, sync: str) -> str:
         """Return the latest run that deleted records, "" if none has."""
@@ -181,9 +173,7 @@ class Failures(Store):
     def _put(self, sync: str, records: list[KnownFailure], kept: float) -> None:
         expires = self._expiry(kept)
         items = {_record_key(sync, each.key): _item_of(each) for each in records}
-        puts = [{"pk": pk, "sk": sk, "expires": expires, **item} for (pk, sk), item in items.items()]
-        for at in range(0, len(puts), _WRITTEN_AT_ONCE):
-            self._db.batch_write(puts[at : at + _WRITTEN_AT_ONCE], [])
+        self._db.batch_write([{"pk": pk, "sk": sk, "expires": expires, **each} for (pk, sk), each in items.items()], [])
 
 
 def _record_key(sync: str, key: Key) -> tuple[str, str]:

@@ -51,13 +51,14 @@ class Database:
         self._write(self._table.delete_item, Key={"pk": pk, "sk": sk})
 
     def batch_get(self, keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
-        """Yield the items that exist among up to 100 keys, in no order."""
+        """Yield the items that exist among the keys, in no order, 100 from a call."""
         wanted = [{"pk": pk, "sk": sk} for pk, sk in keys]
-        request: Any = {self._table.name: {"Keys": wanted, "ConsistentRead": True}}
-        while request:
-            response = self._client.batch_get_item(RequestItems=request)
-            yield from response["Responses"].get(self._table.name, [])
-            request = response.get("UnprocessedKeys")
+        for at in range(0, len(wanted), 100):
+            request: Any = {self._table.name: {"Keys": wanted[at : at + 100], "ConsistentRead": True}}
+            while request:
+                response = self._client.batch_get_item(RequestItems=request)
+                yield from response["Responses"].get(self._table.name, [])
+                request = response.get("UnprocessedKeys")
 
     def query(
         self, pk: str, prefix: str = "", *, newest_first: bool = False, limit: int | None = None
