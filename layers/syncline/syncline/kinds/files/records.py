@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import Any, Final, Protocol
 
 from syncline.clients.file_manager.client import parse_mode
-from syncline.clients.s3.xml import AccessGrants
+from syncline.clients.s3.xml import AccessGrants, ListedObject
 from syncline.model import Item
 
 Row = list[Any]
 ETAG, SIZE, MODIFIED, TARGET, VERIFIED, HEADERS = range(6)
 """Positions in a row that a scan reads without building a :class:`Record`."""
+_PREVIOUS: Final = 11
 COLLIDES: Final = "/"
 """The version recorded for a key whose path the target takes for that of another key."""
 UNSTATED: Final = "?"
 """The version of a file after a write that the target answered without stating one."""
-
-_BITS: Final = "rwxrwxrwx"
-_PERMISSION_BITS: Final = 0o777
 
 
 class Records(Protocol):
@@ -72,54 +72,36 @@ class Record:
 
     def to_row(self) -> Row:
         """Return the record as a row; trailing fields that have their default are left out."""
-        row: Row = [
-            self.etag,
-            self.size,
-            self.modified,
-            "" if self.target == self.etag else self.target,
-            int(self.verified),
-            self.headers,
-            self.file_type,
-            self.mode,
-            self.internal_id,
-            self.mode_time,
-            self.seq,
-            None if self.previous is None else self.previous.to_json(),
-            self.kept,
-        ]
+        row: Row = [*_values(self)]
+        row[TARGET] = "" if self.target == self.etag else self.target
+        row[VERIFIED] = int(self.verified)
+        row[_PREVIOUS] = None if self.previous is None else self.previous.to_json()
         while len(row) > HEADERS and row[-1] == _DEFAULTS[len(row) - 1]:
             row.pop()
         return row
 
     @classmethod
+    def of_listed(cls, listed: ListedObject, target: str, **about: Any) -> Record:
+        """Return the record of an object as it was listed, and of the version of its file at the target."""
+        return cls(listed.etag, listed.size, int(listed.modified), target, **about)
+
+    @classmethod
     def of_row(cls, row: Sequence[Any]) -> Record:
         """Return the record of a row."""
-        fields: Row = [*row, *_DEFAULTS[len(row) :]]
-        (
-            etag,
-            size,
-            modified,
-            target,
-            verified,
-            headers,
-            file_type,
-            mode,
-            internal_id,
-            mode_time,
-            seq,
-            previous,
-            kept,
-        ) = fields
-        before = None if previous is None else PreviousRecord.from_json(previous)
-        about = (etag, size, modified, target or etag, bool(verified), headers, file_type, mode, internal_id)
-        return cls(*about, mode_time, seq, before, kept)
+        values: Row = [*row, *_DEFAULTS[len(row) :]]
+        values[TARGET] = values[TARGET] or values[ETAG]
+        values[VERIFIED] = bool(values[VERIFIED])
+        values[_PREVIOUS] = PreviousRecord.of_json(values[_PREVIOUS])
+        return cls(*values)
 
     def is_of(self, etag: str, size: int) -> bool:
         """Return True if the file was made from this version of the object."""
         return (self.etag, self.size) == (etag, size)
 
 
-_DEFAULTS: Final[Row] = [None, None, None, None, None, "", "application/octet-stream", None, "", None, "", None, ""]
+_values: Final = attrgetter(*(each.name for each in fields(Record)))
+_DEFAULTS: Final = [each.default for each in fields(Record)]
+"""The default of each field, in the order of a row. The first five are in every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +115,8 @@ class PreviousRecord:
         return [self.name, replace(self.record, seq="", previous=None).to_row()]
 
     @classmethod
-    def from_json(cls, value: Sequence[Any]) -> PreviousRecord:
-        return cls(value[0], Record.of_row(value[1]))
+    def of_json(cls, value: Sequence[Any] | None) -> PreviousRecord | None:
+        return None if value is None else cls(value[0], Record.of_row(value[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +132,7 @@ class RemovedRecord:
     @classmethod
     def of_row(cls, row: Sequence[Any]) -> RemovedRecord:
         seq, previous = row
-        return cls(seq, None if previous is None else PreviousRecord.from_json(previous))
+        return cls(seq, PreviousRecord.of_json(previous))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,49 +169,45 @@ class Task:
 
     @classmethod
     def of(cls, item: Item) -> Task:
-        detail = item.detail
-        record, previous, versions = detail.get("made"), detail.get("was"), detail.get("versions")
-        return cls(
-            detail.get("do", "put"),
-            detail.get("from"),
-            detail.get("ours", ""),
-            detail.get("origin_ours", ""),
-            detail.get("mode"),
-            detail.get("told"),
-            detail.get("at"),
-            detail.get("seq", ""),
-            detail.get("gone", ""),
-            None if previous is None else PreviousRecord.from_json(previous),
-            None if record is None else Record.of_row(record),
-            detail.get("written", 0),
-            detail.get("parts", 0),
-            detail.get("alone", False),
-            detail.get("compared", 0),
-            None if versions is None else (versions[0], versions[1]),
-        )
+        """Return the task of an item."""
+        values = {name: item.detail[key] for name, key in _DETAIL_KEYS.items() if key in item.detail}
+        if "previous" in values:
+            values["previous"] = PreviousRecord.of_json(values["previous"])
+        if "record" in values:
+            values["record"] = Record.of_row(values["record"])
+        if "versions" in values:
+            values["versions"] = tuple(values["versions"])
+        return cls(**values)
 
     def on(self, item: Item) -> Item:
         """Return the item with this task as its detail; fields that have their default are left out."""
-        fields: dict[str, Any] = {
-            "do": "" if self.operation == "put" else self.operation,
-            "from": self.origin,
-            "ours": self.ours,
-            "origin_ours": self.origin_ours,
-            "mode": self.mode,
-            "seq": self.seq,
-            "gone": self.origin_seq,
-            "was": None if self.previous is None else self.previous.to_json(),
-            "made": None if self.record is None else self.record.to_row(),
-            "written": self.written,
-            "parts": self.parts,
-            "alone": self.alone,
-            "compared": self.compared,
-            "versions": None if self.versions is None else list(self.versions),
-        }
-        detail = {name: value for name, value in fields.items() if value}
-        detail |= {"told": self.mode_time} if self.mode_time is not None else {}
-        detail |= {"at": self.modified} if self.modified is not None else {}
+        detail = {key: value for name, key in _DETAIL_KEYS.items() if (value := getattr(self, name)) != _UNSET[name]}
+        if self.previous is not None:
+            detail["was"] = self.previous.to_json()
+        if self.record is not None:
+            detail["made"] = self.record.to_row()
+        if self.versions is not None:
+            detail["versions"] = list(self.versions)
         return replace(item, detail=detail)
+
+
+_UNSET: Final = {each.name: each.default for each in fields(Task)}
+_DETAIL_KEYS: Final = {name: name for name in _UNSET} | {
+    "operation": "do",
+    "origin": "from",
+    "mode_time": "told",
+    "modified": "at",
+    "origin_seq": "gone",
+    "previous": "was",
+    "record": "made",
+}
+"""The key of each field of a task in the detail of an item."""
+
+
+def recorded(records: Records, name: str) -> Record | None:
+    """Return the record of a name, None if it has none."""
+    row = records.known([name])[0].get(name)
+    return None if row is None else Record.of_row(row)
 
 
 def mode_of_grants(grants: AccessGrants) -> str:
@@ -259,8 +237,7 @@ def mode_of_metadata(metadata: Mapping[str, str]) -> str | None:
     if not (text.isascii() and text.isdigit()) or len(text) > 7:
         return None
     octal = set(text) <= set("01234567") and (text.startswith(("0", "10")) or len(text) <= 4)
-    number = int(text, 8 if octal else 10) & _PERMISSION_BITS
-    return "".join(bit if number >> (8 - position) & 1 else "-" for position, bit in enumerate(_BITS))
+    return stat.filemode(int(text, 8 if octal else 10) & 0o777)[1:]
 
 
 def path_problem(path: str) -> str | None:

@@ -160,15 +160,8 @@ def record_of(row: CsvRow, listed: ListedObject, existing: TargetFile) -> Record
         when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
         if listed.modified > when.timestamp() + _CLOCK_DIFFERENCE:
             return None
-    return Record(
-        listed.etag,
-        listed.size,
-        int(listed.modified),
-        existing.version,
-        file_type=row.file_type,
-        mode=parse_mode(row.permissions),
-        internal_id=existing.internal_id,
-    )
+    mode, number = parse_mode(row.permissions), existing.internal_id
+    return Record.of_listed(listed, existing.version, file_type=row.file_type, mode=mode, internal_id=number)
 
 
 def _line(cells: Iterable[str]) -> str:
