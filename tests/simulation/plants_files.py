@@ -11,7 +11,7 @@ from unittest.mock import patch
 from syncline.clients.s3.client import ObjectStream
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.events import EventScope
-from syncline.kinds.files.items import FileReader
+from syncline.kinds.files.items import FileItems
 from syncline.kinds.files.manager_target import FileManagerTarget
 from syncline.kinds.files.removals import RemovalLimits
 from syncline.kinds.files.targets import TargetFile
@@ -38,7 +38,7 @@ def remove_files_after_a_cut_listing() -> Iterator[None]:
     def remove(old: Any) -> Any:
         def changed(self: Any, item: Any, task: Any) -> Any:
             blind = copy(self)
-            blind._source = _Nothing()
+            blind.source = _Nothing()
             return old(blind, item, task)
 
         return changed
@@ -89,7 +89,7 @@ def forget_deletions_during_a_copy() -> Iterator[None]:
 
         return changed
 
-    with _replaced(FileReader, "_read_gone", read_gone):
+    with _replaced(FileItems, "_read_gone", read_gone):
         yield
 
 

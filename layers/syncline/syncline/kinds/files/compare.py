@@ -14,7 +14,7 @@ from typing import Final
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
-from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, PreviousRecord, Record, Row
+from syncline.kinds.files.records import ETAG, MODIFIED, SIZE, TARGET, VERIFIED, Record, Row
 from syncline.ownership import Action, decide, digest_of
 
 _EVERY: Final = 1000
@@ -64,26 +64,10 @@ class FileChange:
     seq: str = ""
 
     @property
-    def previous(self) -> PreviousRecord | None:
-        """The record before the change."""
-        return None if self.record is None else PreviousRecord(self.name, self.record)
-
-    @property
     def removal(self) -> str:
         """A text that identifies the removal of this version: a file that was created again since counts once more."""
         known = "" if self.record is None else f"{self.record.etag} {self.record.modified}"
         return f"{self.name}\0{known}"
-
-
-@dataclass(frozen=True, slots=True)
-class FileCheck:
-    """A file that is equal by the listings, and has to be read: its time differs, or it is due."""
-
-    key: str
-    name: str
-    listed: ListedObject
-    record: Record
-    existing: ListedObject | None
 
 
 @dataclass(slots=True)
@@ -154,7 +138,8 @@ class ListingComparison:
     ``prefixes`` are those of source and target, which names do not have. ``target`` is None if the target cannot be
     listed. ``takes`` is None if every name is selected. ``leaves_out`` returns True if the target needs no file for an
     object's name and size. ``reread`` are names that have to be read at the target in any case. The pass ends behind
-    ``upto``. ``adopted`` has records to write, None for those to delete.
+    ``upto``. ``adopted`` has records to write, None for those to delete; ``checks`` has files that are
+    equal by the listings and have to be read: their time differs, or they are due.
     """
 
     source: Iterator[ListedObject]
@@ -172,7 +157,7 @@ class ListingComparison:
     equal: int = 0
     left_out: int = 0
     adopted: dict[str, Row | None] = field(default_factory=dict)
-    checks: list[FileCheck] = field(default_factory=list)
+    checks: list[FileChange] = field(default_factory=list)
 
     def changes(self) -> Iterator[FileChange | None]:  # noqa: C901 - one loop over three lists, once for each file
         """Yield the changes in the order of names, and None now and then, so that the caller can check the time.
@@ -263,26 +248,19 @@ class ListingComparison:
             )
         if action is Action.EQUAL and record is not None:
             self.equal += 1
-            self._note_equal(name, listed, record, existing)
+            due = name in self.reread or (self.recheck is not None and self.recheck.includes(name))
+            if due or record.modified != int(listed.modified):
+                self.checks.append(FileChange(listed.key, name, action, listed, record))
+            elif not record.verified:
+                self.adopted[name] = replace(record, verified=True).to_row()
             return None
         if action is Action.ADOPT and existing is not None:
             self.equal += 1
-            before = record or Record(listed.etag, listed.size, 0, existing.etag)
-            headers = before.headers if current else ""
-            adopted = Record(
-                listed.etag, listed.size, int(listed.modified), existing.etag, headers=headers, seq=before.seq
-            )
-            self.adopted[name] = adopted.to_row()
+            headers = record.headers if record is not None and current else ""
+            seq = "" if record is None else record.seq
+            self.adopted[name] = Record.of_listed(listed, existing.etag, headers=headers, seq=seq).to_row()
             return None
         return FileChange(listed.key, name, action, listed, record, existing)
-
-    def _note_equal(self, name: str, listed: ListedObject, record: Record, existing: ListedObject | None) -> None:
-        due = name in self.reread or (self.recheck is not None and self.recheck.includes(name))
-        if due or record.modified != int(listed.modified):
-            self.checks.append(FileCheck(listed.key, name, listed, record, existing))
-            return
-        if not record.verified:
-            self.adopted[name] = replace(record, verified=True).to_row()
 
     def _missing(self, name: str, row: Row, existing: ListedObject | None) -> FileChange | None:
         """Decide about a record whose object is gone from the source."""

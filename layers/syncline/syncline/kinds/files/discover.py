@@ -33,16 +33,7 @@ from syncline.kinds.files.compare import (
 )
 from syncline.kinds.files.config import KEY, PREFIX, FilesSync
 from syncline.kinds.files.events import EventScope
-from syncline.kinds.files.items import (
-    GONE,
-    LEFT_OUT,
-    FileReader,
-    ItemBuilder,
-    NoItem,
-    adopted_by,
-    item_pages,
-    sort_key,
-)
+from syncline.kinds.files.items import FileItems, NoItem, item_pages, sort_key
 from syncline.kinds.files.listing import InvalidEntries, chunks, listed_ahead, start_after
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record, Records, RemovedRecord, Row, Task
@@ -97,9 +88,8 @@ class ScanCursor:
         if text is None:
             return cls()
         value = json.loads(text)
-        value["tally"] = Tally(**value["tally"])
         sent = value.get("sent")
-        return cls(**value | {"sent": None if sent is None else (sent[0], sent[1])})
+        return cls(**value | {"tally": Tally(**value["tally"]), "sent": None if sent is None else tuple(sent)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +102,7 @@ class FilesState:
     clock: Callable[[], float]
 
 
+@dataclass
 class FileScan:
     """One scan of a sync's bucket.
 
@@ -119,32 +110,25 @@ class FileScan:
     name at the target, too.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the kind
-        self,
-        sync: FilesSync,
-        source: Bucket,
-        target: Target,
-        state: FilesState,
-        group_of: Callable[[str], str],
-        target_events: EventScope,
-    ) -> None:
-        self._sync = sync
-        self._source = source
-        self._target = target
-        self._state = state
-        self._records = state.records
-        self._removals = RemovalLimits(sync, source, state.records, state.removals)
-        self._items = ItemBuilder(sync, source, target, group_of)
-        self._reader = FileReader(sync, source, target, self._items)
-        self._target_events = target_events
-        self._reread = frozenset(sync.name_of(key) for key in target_events.keys)
+    sync: FilesSync
+    source: Bucket
+    target: Target
+    state: FilesState
+    group_of: Callable[[str], str]
+    target_events: EventScope
+
+    def __post_init__(self) -> None:
+        self._records = self.state.records
+        self._removals = RemovalLimits(self.sync, self.source, self.state.records, self.state.removals)
+        self._items = FileItems(self.sync, self.source, self.target, self.group_of)
+        self._reread = frozenset(map(self.sync.name_of, self.target_events.keys))
         self._asked: dict[str, list[tuple[str, str]]] = {}
 
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Yield pages of what differs."""
         for group, key in context.asked:
-            if self._sync.takes(key):
-                self._asked.setdefault(self._sync.name_of(key), []).append((group, key))
+            if self.sync.takes(key):
+                self._asked.setdefault(self.sync.name_of(key), []).append((group, key))
         # They are read at source and target, even if they are equal by the listings.
         self._reread |= self._asked.keys()
         if scope.groups is None:
@@ -160,7 +144,7 @@ class FileScan:
             if prefix < at.get("prefix", ""):
                 continue
             inner = ScanCursor.of_text(at["at"]) if at.get("prefix") == prefix else ScanCursor()
-            for page in self._full(self._sync.name_of(prefix), inner, context, whole=False):
+            for page in self._full(self.sync.name_of(prefix), inner, context, whole=False):
                 yield replace(page, cursor=compact_json({"prefix": prefix, "at": page.cursor}))
 
     # -- everything ----------------------------------------------------------------------------------------------
@@ -170,12 +154,12 @@ class FileScan:
         cursor = cursor if cursor.began else self._begun(cursor, whole=whole)
         while not context.over:
             window = self._window(prefix, cursor, context)
-            ended, reached = window.ended, window.at
+            tally, ended, reached = window.comparison.tally, window.ended, window.comparison.at
             if cursor.upto is None and not ended and window.is_empty and reached == cursor.after:
                 return  # the time was over before anything was read
             at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
-            renames = {} if cursor.removing or window.tally.odd else self._renames(window.changes)
-            tally = with_renames(window.tally, window.changes, renames)
+            renames = {} if cursor.removing or tally.odd else self._renames(window.changes)
+            tally = with_renames(tally, window.changes, renames)
             granted, failure = self._granted(cursor, tally, context, prefix, whole=whole) if ended else (0, None)
             removing = cursor.removing or at_once
             budget = cursor.granted if cursor.removing and not ended and not tally.odd else granted
@@ -184,16 +168,17 @@ class FileScan:
             )
             if ended and not cursor.removing and failure is None:
                 failure = self._absent(tally, prefix, context, whole=whole)
-            first = window.page(() if failure is None else (failure,))
+            if failure is not None:
+                window.invalid.append(failure)
             # The second pass is only for removals; the first one has sent on everything else.
             changes = [c for c in window.changes if c.action is Action.REMOVE or not cursor.removing]
-            found = [*self._items.found(changes, renames), *window.checked.items]
-            position = yield from self._sent_on(found, position, Page("") if cursor.removing else first)
+            found = [*self._items.found(changes, renames), *window.items]
+            position = yield from self._sent_on(found, position, Page("") if cursor.removing else window.page())
             if not ended:
                 cursor = replace(position, after=reached, tally=tally, upto=None, sent=None, whole=False)
             elif removing or not granted:
                 if whole and not context.plan:
-                    self._state.facts.remember(self._fact, str(cursor.began), _ALWAYS)
+                    self.state.facts.remember(self._fact, str(cursor.began), _ALWAYS)
                 return
             else:
                 cursor = ScanCursor(True, began=cursor.began, since=cursor.since, tally=tally, granted=granted)
@@ -201,20 +186,20 @@ class FileScan:
 
     def _begun(self, cursor: ScanCursor, *, whole: bool) -> ScanCursor:
         """Return the cursor at the beginning of a scan."""
-        began = self._state.clock()
+        began = self.state.clock()
         if not whole:
             return replace(cursor, began=began)
-        last = self._state.facts.recall(self._fact)
+        last = self.state.facts.recall(self._fact)
         # Before the first full scan, events may have led to transfers: all files are read, as none has a known time.
-        return replace(cursor, began=began, since=began - self._sync.recheck_seconds if last is None else float(last))
+        return replace(cursor, began=began, since=began - self.sync.recheck_seconds if last is None else float(last))
 
     @property
     def _fact(self) -> str:
-        return f"files-scan:{self._sync.name}:{self._sync.target_id()}"
+        return f"files-scan:{self.sync.name}:{self.sync.target_id()}"
 
     def _window(self, prefix: str, cursor: ScanCursor, context: StepContext) -> _Window:
         """Return the changes behind the cursor, up to the end of a window or of the listing."""
-        sync, prefixes = self._sync, (self._sync.source.prefix, self._sync.target.prefix)
+        sync, prefixes = self.sync, (self.sync.source.prefix, self.sync.target.prefix)
         recheck = None
         if cursor.since is not None and not cursor.removing:
             recheck = RecheckShare(cursor.since, cursor.began, sync.recheck_seconds)
@@ -225,12 +210,12 @@ class FileScan:
 
             def opened(after: str) -> Iterator[ListedObject]:
                 start = start_after(prefixes[1], after)
-                return ahead(self._target.listing(prefixes[1] + prefix, start, invalid.at_target.append))
+                return ahead(self.target.listing(prefixes[1] + prefix, start, invalid.at_target.append))
 
             invalid, start = InvalidEntries(sync, self._items.failed), start_after(prefixes[0], cursor.after)
-            source = ahead(listed_ahead(self._source, prefixes[0] + prefix, start, invalid.at_source.append))
+            source = ahead(listed_ahead(self.source, prefixes[0] + prefix, start, invalid.at_source.append))
             target = None
-            if self._target.is_listed:
+            if self.target.is_listed:
                 target = TargetListing(opened, prefixes[1], cursor.after, invalid.at_target)
             records = ahead(self._recorded(cursor.after, prefix))
             comparison = ListingComparison(
@@ -239,7 +224,7 @@ class FileScan:
                 records,
                 prefixes,
                 sync.takes if sync.selects else None,
-                lambda name, size: self._target.leaves_out(prefixes[1] + name, size),
+                lambda name, size: self.target.leaves_out(prefixes[1] + name, size),
                 recheck,
                 self._reread,
                 sync.overwrite,
@@ -259,7 +244,7 @@ class FileScan:
                 window.ended = cursor.upto is None
                 comparison.at = comparison.at if cursor.upto is None else cursor.upto
         self._settle(window, cursor, context)
-        failures = invalid.failures(cursor.after, None if window.ended else window.at)
+        failures = invalid.failures(cursor.after, None if window.ended else comparison.at)
         window.invalid += failures.values()
         window.changes = [change for change in window.changes if change.key not in failures]
         comparison.tally.odd += len(failures)
@@ -267,18 +252,18 @@ class FileScan:
 
     def _settle(self, window: _Window, cursor: ScanCursor, context: StepContext) -> None:
         """Read the files gathered to be read, and write the records gathered to be written."""
-        comparison, checked = window.comparison, window.checked
+        comparison = window.comparison
         if not cursor.removing:
-            checked.answers += self._answers(name for name, row in comparison.adopted.items() if row is not None)
+            window.results += self._answers(name for name, row in comparison.adopted.items() if row is not None)
             for name, answer in in_parallel(
-                lambda check: self._reader.check(check, self._target_events), comparison.checks, AT_ONCE
+                lambda check: self._items.check(check, self.target_events), comparison.checks, AT_ONCE
             ):
                 if isinstance(answer, Item):
-                    checked.items.append(answer)
+                    window.items.append(answer)
                 elif isinstance(answer, Failure):
-                    checked.failures.append(answer)
+                    window.failures.append(answer)
                 elif not isinstance(answer, NoItem):
-                    checked.answers += self._answers([name])
+                    window.results += self._answers([name])
                     if answer is not None:
                         comparison.adopted[name] = answer
             if comparison.adopted and not context.plan:
@@ -292,15 +277,15 @@ class FileScan:
 
     def _absent(self, tally: Tally, prefix: str, context: StepContext, *, whole: bool) -> Failure | None:
         """Return a failure if a prefix that a user has named has no objects, not even some that are left out."""
-        start = self._sync.source.prefix
+        start = self.sync.source.prefix
         if tally.listed or tally.odd or not (start if whole else context.named):
             return None
         item = Item("*", "*") if whole else Item(f"{PREFIX}{start}{prefix}", "*")
-        return Failure(item, SynclineError("SOURCE_ABSENT", f"{self._source} has no object below {start + prefix!r}"))
+        return Failure(item, SynclineError("SOURCE_ABSENT", f"{self.source} has no object below {start + prefix!r}"))
 
     def _recorded(self, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
         """Yield the records behind ``after``; the object whose key is the source's prefix itself has an empty name."""
-        if not after and not prefix and self._sync.source.prefix:
+        if not after and not prefix and self.sync.source.prefix:
             yield from self._records.known([""])[0].items()
         yield from self._records.scan(after, prefix)
 
@@ -310,13 +295,13 @@ class FileScan:
         """Return the removals that may be sent on at the end of the listing, and a failure if the limits forbid them."""
         if tally.odd:
             return 0, None
-        empty = not tally.listed and (whole or not self._source.page(limit=1, on_invalid=ignore).objects)
+        empty = not tally.listed and (whole or not self.source.page(limit=1, on_invalid=ignore).objects)
         if cursor.removing or cursor.whole:  # they were granted before
             return (0 if empty else cursor.granted), None
-        if self._sync.removals is None or not tally.gone:
+        if self.sync.removals is None or not tally.gone:
             return 0, None
         if empty:
-            what = f"{self._source} is listed without a single object, and the target has {tally.ours} of its files"
+            what = f"{self.source} is listed without a single object, and the target has {tally.ours} of its files"
             return 0, capped(f"{what}; nothing is removed after an empty listing")
         if tally.renamed and cursor.after:
             # Renames of this scan are still in flight, so their old names seem gone: the next scan decides.
@@ -334,37 +319,27 @@ class FileScan:
         ]
         if position.sent is None and first != Page(""):
             for at in range(0, len(first.failures), FAILURES):
-                failures = first.failures[at : at + FAILURES]
-                yield Page(position.to_text(), failures=failures)
+                yield Page(position.to_text(), failures=first.failures[at : at + FAILURES])
             for at in range(0, len(first.results), FAILURES):
                 yield Page(position.to_text(), results=first.results[at : at + FAILURES])
             position = replace(position, sent=("", ""))
             yield Page(position.to_text(), equal=first.equal, left_out=first.left_out)
         for page_items in item_pages(waiting):
-            sent: list[Item] = []
+            found: list[Item] = []
+            refused: list[Failure] = []
             for item in page_items:
-                if Task.of(item).operation != "remove":
-                    sent.append(item)
-                elif position.granted:
-                    position = replace(position, granted=position.granted - 1)
-                    sent.append(item)
-            good, refused = self._refused(sent)
+                if Task.of(item).operation == "remove":
+                    if position.granted:
+                        position = replace(position, granted=position.granted - 1)
+                        found.append(item)
+                elif (why := self.target.refuses(self.sync.path_of(item.name), item.size)) is not None:
+                    error = SynclineError("PATH_REFUSED", f"the key {item.name!r} makes a path that {why}")
+                    refused.append(Failure(item, error, f"{KEY}{item.name}"))
+                else:
+                    found.append(item)
             position = replace(position, sent=sort_key(page_items[-1]))
-            yield Page(position.to_text(), tuple(good), failures=tuple(refused))
+            yield Page(position.to_text(), tuple(found), failures=tuple(refused))
         return position
-
-    def _refused(self, items: Sequence[Item]) -> tuple[list[Item], list[Failure]]:
-        """Return the items that the target can have, and failures for those whose paths it refuses."""
-        good: list[Item] = []
-        refused: list[Failure] = []
-        for item in items:
-            why = self._target.refuses(self._sync.path_of(item.name), item.size)
-            if why is None or Task.of(item).operation == "remove":
-                good.append(item)
-            else:
-                error = SynclineError("PATH_REFUSED", f"the key {item.name!r} makes a path that {why}")
-                refused.append(Failure(item, error, f"{KEY}{item.name}"))
-        return good, refused
 
     # -- named keys ----------------------------------------------------------------------------------------------
 
@@ -376,26 +351,31 @@ class FileScan:
         """
         if cursor.ended:
             return
-        keys = sorted(key for key in events.all_keys() if self._sync.takes(key))
+        keys = sorted(key for key in {*events.keys, *events.events} if self.sync.takes(key))
         if not keys:
             return
-        names = {key: self._sync.name_of(key) for key in keys}
+        names = {key: self.sync.name_of(key) for key in keys}
         rows, gone = self._records.known(names.values())
         records = {key: Record.of_row(rows[name]) for key, name in names.items() if name in rows}
         seqs = {key: record.seq for key, record in records.items()}
         seqs |= {key: RemovedRecord.of_row(gone[name]).seq for key, name in names.items() if name in gone}
         asked = [key for key in keys if not events.is_known(key, seqs.get(key, ""))]
         answers = in_parallel(
-            lambda key: (key, self._reader.read(key, records.get(key), events, context)), asked, AT_ONCE
+            lambda key: (key, self._items.read(key, records.get(key), events, context)), asked, AT_ONCE
         )
         read = [answer for _, answer in answers]
+        left_out = read.count(NoItem.LEFT_OUT)
         failures = [each for each in read if isinstance(each, Failure)]
         equal = [*set(keys).difference(asked), *(key for key, answer in answers if answer is None)]
-        gone_keys = [key for key, answer in answers if answer is GONE]
+        gone_keys = [key for key, answer in answers if answer is NoItem.GONE]
         if context.named:
             failures += map(self._items.absent, gone_keys)
         changes = sorted((each for each in read if isinstance(each, FileChange)), key=lambda change: change.key)
-        adopted = {change.name: record.to_row() for change in changes if (record := adopted_by(change)) is not None}
+        adopted = {
+            change.name: Record.of_listed(change.listed, change.existing.etag, seq=change.seq).to_row()
+            for change in changes
+            if change.action is Action.ADOPT and change.listed is not None and change.existing is not None
+        }
         if not context.plan:
             self._records.write(adopted)
         renames = self._renames(changes)
@@ -404,13 +384,12 @@ class FileScan:
         found = [*(each for each in read if isinstance(each, Item)), *self._items.found(decided, renames)]
         results = self._answers([*(names[key] for key in equal), *adopted])
         count = len(equal) + len(adopted) - len(results) + (0 if context.named else len(gone_keys))
-        first = Page("", equal=count, results=tuple(results), failures=tuple(failures), left_out=read.count(LEFT_OUT))
+        first = Page("", equal=count, results=tuple(results), failures=tuple(failures), left_out=left_out)
         # Removals beyond the limits are no longer among the items.
         removals = sum(Task.of(item).operation == "remove" for item in found)
         position = cursor if resumed else ScanCursor(removals_among(decided, renames) != [], granted=removals)
         pages = list(self._sent_on(found, position, first))
-        for page in pages[:-1]:
-            yield page
+        yield from pages[:-1]
         for page in pages[-1:]:
             yield replace(page, cursor=replace(ScanCursor.of_text(page.cursor), ended=True).to_text())
 
@@ -429,7 +408,7 @@ class FileScan:
         """
         removed = removals_among(changes, renames)
         keeps = set() if granted else {id(change) for change in removed}
-        if granted is None and removed and self._sync.removals is not None:
+        if granted is None and removed and self.sync.removals is not None:
             name = digest_of([change.removal for change in removed])
             count, failure = self._removals.reserve(len(removed), None, context, name)
             if count:
@@ -447,18 +426,19 @@ class FileScan:
 
         The origin of such a pair is removed like any other file.
         """
-        if self._sync.removals is None:
+        if self.sync.removals is None:
             return {}
-        sync, target = self._sync, self._target
         renames = {
-            new: old for new, old in renames_among(changes).items() if not target.refuses(sync.path_of(new), None)
+            new: old
+            for new, old in renames_among(changes).items()
+            if not self.target.refuses(self.sync.path_of(new), None)
         }
-        if self._target.is_listed:
+        if self.target.is_listed:
             return renames
 
         def free(pair: tuple[str, str]) -> tuple[str, str] | None:
             try:
-                return pair if self._target.stat(self._sync.path_of(pair[0])) is None else None
+                return pair if self.target.stat(self.sync.path_of(pair[0])) is None else None
             except SynclineError:
                 return None  # its transfer reports the reason
 
@@ -466,41 +446,27 @@ class FileScan:
 
 
 @dataclass(slots=True)
-class _Checked:
-    """Files that were read: items to transfer, failures, and results of the equal ones that were asked for."""
-
-    items: list[Item] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    answers: list[Result] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class _Window:
-    """A part of a scan: its changes, and ``ended`` if the listings end there."""
+    """A part of a scan: its changes, and ``ended`` if the listings end there.
+
+    Of the files that were read, ``items`` are to be transferred, and ``results`` those of equal ones that were asked for.
+    ``invalid`` has the failures that are not of files.
+    """
 
     comparison: ListingComparison
     changes: list[FileChange] = field(default_factory=list)
-    checked: _Checked = field(default_factory=_Checked)
+    items: list[Item] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
     invalid: list[Failure] = field(default_factory=list)
     ended: bool = False
 
     @property
-    def at(self) -> str:
-        """The last name in the window."""
-        return self.comparison.at
-
-    @property
-    def tally(self) -> Tally:
-        return self.comparison.tally
-
-    @property
     def is_empty(self) -> bool:
-        return not self.changes and not self.invalid and not self.checked.items and not self.checked.failures
+        return not (self.changes or self.invalid or self.items or self.failures)
 
-    def page(self, more: tuple[Failure, ...]) -> Page:
-        """Return the window's counts and failures as a page."""
-        failures = (*self.checked.failures, *self.invalid, *more)
-        checked = self.checked
-        equal = self.comparison.equal - len(checked.items) - len(checked.failures) - len(checked.answers)
-        answers = tuple(checked.answers)
-        return Page("", equal=equal, results=answers, failures=failures, left_out=self.comparison.left_out)
+    def page(self) -> Page:
+        """Return the window's counts, results and failures as a page."""
+        equal = self.comparison.equal - len(self.items) - len(self.failures) - len(self.results)
+        failures = (*self.failures, *self.invalid)
+        return Page("", equal=equal, results=tuple(self.results), failures=failures, left_out=self.comparison.left_out)

@@ -66,9 +66,6 @@ class EventScope:
                 modes[key] = (mode, at)
         return cls(frozenset(keys), tuple(sorted(prefixes)), modes, events)
 
-    def all_keys(self) -> set[str]:
-        return {*self.keys, *self.events}
-
     def is_known(self, key: str, seq: str) -> bool:
         """Return True if all events of a key are certainly not newer than the one with the sequencer ``seq``."""
         return key not in self.keys and all(is_no_newer(each, seq) for each in self.events[key])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.s3.client import Bucket
@@ -19,21 +20,21 @@ _RUN_WINDOW: Final = 30 * 86_400.0
 """Seconds for which the window of a run with its own removal limit is kept: longer than any run."""
 
 
+@dataclass(frozen=True, slots=True)
 class RemovalLimits:
     """Reserves the removals of one sync in its windows."""
 
-    def __init__(self, sync: FilesSync, source: Bucket, records: Records, windows: Windows) -> None:
-        self._sync = sync
-        self._source = source
-        self._records = records
-        self._windows = windows
+    sync: FilesSync
+    source: Bucket
+    records: Records
+    windows: Windows
 
     def reserve(self, gone: int, ours: int | None, context: StepContext, name: str) -> tuple[int, Failure | None]:
         """Reserve all of ``gone`` removals or none of them, and return their number and the failure if there is one.
 
         ``ours`` is the number of our files, None if it is to be counted. ``name`` is that of the request.
         """
-        rule = self._sync.removals
+        rule = self.sync.removals
         assert rule is not None
         own = context.allow_removals
         limits = rule.limits if own is None else Limits(1.0, own, _RUN_WINDOW)
@@ -45,19 +46,19 @@ class RemovalLimits:
             # A full scan counts while files are being removed, so those that its run has removed may be among its files.
             return 0 if run == context.run and ours is not None else context.removed(run)
 
-        grant = self._windows.reserve(request, self._count if ours is None else lambda: ours, removed)
+        grant = self.windows.reserve(request, self._count if ours is None else lambda: ours, removed)
         if grant.allowed:
             return gone, None
         limit = f"the limit is {grant.most} of {grant.total} per {rule.per}"
         allowed = f"{limit if own is None else f'this run may remove {own}'}, and {grant.used} were reserved"
-        what = f"files gone from {self._source}: {gone}; {allowed}, so none is removed now"
-        return 0, capped(f"{what}. If they are meant: syncline run {self._sync.name} --allow-removals {gone}")
+        what = f"files gone from {self.source}: {gone}; {allowed}, so none is removed now"
+        return 0, capped(f"{what}. If they are meant: syncline run {self.sync.name} --allow-removals {gone}")
 
     def _count(self) -> int:
         """Return the number of files that are ours and selected."""
-        if not self._sync.selects:
-            return self._records.count()
-        return sum(self._sync.takes(self._sync.source.prefix + name) for name, _ in self._records.scan())
+        if not self.sync.selects:
+            return self.records.count()
+        return sum(self.sync.takes(self.sync.source.prefix + name) for name, _ in self.records.scan())
 
 
 def capped(what: str) -> Failure:
@@ -71,5 +72,5 @@ def removals_among(changes: Sequence[FileChange], renames: Mapping[str, str]) ->
     A key without record and file belongs to an item in flight, so its transfer decides.
     """
     origins = set(renames.values())
-    known = [c for c in changes if c.record is not None or c.existing is not None]
-    return [c for c in known if c.action is Action.REMOVE and c.key not in origins]
+    gone = [change for change in changes if change.action is Action.REMOVE and change.key not in origins]
+    return [change for change in gone if change.record is not None or change.existing is not None]

@@ -7,7 +7,8 @@ any other target the caller reads the target directly before it writes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -217,9 +218,19 @@ def other_name(target: Target, path: str, existing: TargetFile) -> str | None:
     return None
 
 
-def collides(target: Target, path: str, other: str) -> SynclineError:
-    """Return the error for two paths that the target does not distinguish."""
-    return SynclineError("PATH_COLLIDES", f"{path!r} and {other!r} are one path at {target.name}")
+def check_distinct(target: Target, path: str, existing: TargetFile) -> None:
+    """Raise PATH_COLLIDES if a target keeps the file ``existing`` under another path, from which it does not tell this."""
+    if (other := other_name(target, path, existing)) is not None:
+        raise SynclineError("PATH_COLLIDES", f"{path!r} and {other!r} are one path at {target.name}")
+
+
+def alike_names(names: Iterable[str]) -> dict[str, str | None]:
+    """Return those of the names that some targets do not distinguish, each with another one."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        groups[folded(name)].append(name)
+    alike = (group for group in groups.values() if len(group) > 1)
+    return {name: next((other for other in group if other != name), None) for group in alike for name in group}
 
 
 def folder_of(path: str) -> str:

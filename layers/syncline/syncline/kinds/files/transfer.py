@@ -7,18 +7,25 @@ released, so that the next writer knows that it is ours.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import ObjectHead, fingerprint
-from syncline.config.values import folded
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.parallel import in_parallel
-from syncline.kinds.files.records import COLLIDES, Record, Records, Row, Task, mode_of_grants, mode_of_metadata
+from syncline.kinds.files.records import (
+    COLLIDES,
+    Record,
+    Records,
+    Row,
+    Task,
+    mode_of_grants,
+    mode_of_metadata,
+    recorded,
+)
 from syncline.kinds.files.targets import (
     CHUNK,
     NotArrivedError,
@@ -27,9 +34,9 @@ from syncline.kinds.files.targets import (
     Target,
     TargetFile,
     UnfinishedPut,
+    alike_names,
+    check_distinct,
     check_written,
-    collides,
-    other_name,
 )
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
@@ -44,44 +51,33 @@ _REPLACED: Final = (
 _FOREIGN: Final = "the target has another file under this path, which did not come from here, and overwrite is not set"
 
 
+@dataclass
 class FileTransfer:
     """Carries out the items of one transfer, ``threads`` at a time."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the parts of the kind
-        self, sync: FilesSync, source: Bucket, target: Target, records: Records, context: StepContext, threads: int
-    ) -> None:
-        self._sync = sync
-        self._source = source
-        self._target = target
-        self._records = records
-        self._context = context
-        self._threads = threads
-        self._rows: dict[str, Row | None] = {}
-        self._alike: set[str] = set()
-        self._shared = False
-        self._by_task = {
-            "put": self._put,
-            "remove": self._remove,
-            "confirm": self._remove,
-            "rename": self._rename,
-            "permit": self._permit,
-        }
+    sync: FilesSync
+    source: Bucket
+    target: Target
+    records: Records
+    context: StepContext
+    threads: int
+    _rows: dict[str, Row | None] = field(default_factory=dict)
+    _alike: Collection[str] = ()
+    _shared: bool = False
 
     def items(self, items: Sequence[Item]) -> Iterator[TransferResult]:
         """Yield one answer for each item, in no order."""
         tasks = [(item, Task.of(item)) for item in items]
-        alone = [each for each in tasks if each[1].alone]
-        waiting = [item for item, _ in (tasks if alone else []) if item is not alone[0][0]]
         self._shared = len(tasks) > 1
-        counts = Counter(folded(item.name) for item, _ in tasks)
-        self._alike = {item.name for item, _ in tasks if counts[folded(item.name)] > 1}
-        together = [each for each in alone[:1] or tasks if each[0].name not in self._alike]
-        answers: list[TransferResult] = in_parallel(self._answer, together, self._threads)
+        self._alike = alike_names(item.name for item, _ in tasks)
+        alone = [each for each in tasks if each[1].alone][:1]
+        together = [each for each in alone or tasks if each[0].name not in self._alike]
+        answers: list[TransferResult] = in_parallel(self._answer, together, self.threads)
         # Names that the target may not distinguish are handled one by one, so that the second finds the first's file.
-        answers += [self._answer(each) for each in alone[:1] or tasks if each[0].name in self._alike]
+        answers += [self._answer(each) for each in alone or tasks if each[0].name in self._alike]
         yield from self._recorded(answers)
         # A file that needs a function to itself does not share its time.
-        yield from (Unfinished(item, waiting=True) for item in waiting)
+        yield from (Unfinished(item, waiting=True) for item, _ in tasks if alone and item is not alone[0][0])
 
     def _recorded(self, answers: Sequence[TransferResult]) -> Iterator[TransferResult]:
         """Record the files that were written, as not yet verified, and those that were adopted, and yield the answers.
@@ -89,12 +85,12 @@ class FileTransfer:
         A completed item carries the time of this write, so that its verification is recorded after it.
         """
         rows: dict[str, Row | None] = {
-            self._sync.name_of(each.item.name): replace(record, verified=False).to_row()
+            self.sync.name_of(each.item.name): replace(record, verified=False).to_row()
             for each in answers
             if isinstance(each, Completed) and (record := Task.of(each.item).record) is not None
         }
         rows |= self._rows
-        at = self._records.write(rows) if rows else 0
+        at = self.records.write(rows) if rows else 0
         for each in answers:
             if at and isinstance(each, Completed):
                 yield replace(each, item=replace(Task.of(each.item), written=at).on(each.item))
@@ -103,16 +99,18 @@ class FileTransfer:
 
     def _answer(self, each: tuple[Item, Task]) -> TransferResult:
         item, task = each
-        if self._context.over:
+        if self.context.over:
             return Unfinished(item)
+        removes = dict.fromkeys(("remove", "confirm"), self._remove)
+        operations = {"put": self._put, "rename": self._rename, "permit": self._permit, **removes}
         try:
-            return self._by_task[task.operation](item, task)
+            return operations[task.operation](item, task)
         except SynclineError as error:
             if error.code.name == "FILE_TOO_SLOW" and self._shared and not task.alone:
                 return Unfinished(replace(task, alone=True).on(item), waiting=True)
             if error.code.name == "PATH_COLLIDES":
                 # Even if the sync may overwrite, later scans must not write this path.
-                self._rows[self._sync.name_of(item.name)] = Record("", 0, 0, COLLIDES, verified=False).to_row()
+                self._rows[self.sync.name_of(item.name)] = Record("", 0, 0, COLLIDES, verified=False).to_row()
             return Failure(item, error)
 
     # -- operations ----------------------------------------------------------------------------------------------
@@ -126,7 +124,7 @@ class FileTransfer:
         if done is not None:
             return done
         # The target has another file than expected: a foreign one, or ours if the response to a write was lost.
-        existing = self._target.stat(self._sync.path_of(item.name))
+        existing = self.target.stat(self.sync.path_of(item.name))
         if existing is not None and (answer := self._answer_for(item, task, existing, own=True)) is not None:
             return answer
         return self._try_to_write(item, task, existing) or conflict(item, existing)
@@ -136,7 +134,7 @@ class FileTransfer:
         try:
             return self._written(item, task, existing)
         except SynclineError as error:
-            if error.code.name == "NOT_FOUND" and self._source.head(item.name) is None:
+            if error.code.name == "NOT_FOUND" and self.source.head(item.name) is None:
                 return self._gone(item, task)
             # A file manager also returns NOT_FOUND if somebody removed the file since it was read.
             if error.code.name not in _CHANGED and (error.code.name != "NOT_FOUND" or existing is None):
@@ -148,21 +146,17 @@ class FileTransfer:
 
         Nothing is read for a new file if the sync overwrites, or if the target refuses it when the path is taken.
         """
-        path, alike = self._sync.path_of(item.name), item.name in self._alike
+        alike = item.name in self._alike
         new = item.target is None and not task.ours and not task.compared and not alike
-        if new and (self._sync.overwrite or self._target.creates_safely(item.size)):
+        if new and (self.sync.overwrite or self.target.creates_safely(item.size)):
             return None, None
-        existing = self._target.stat(path)
+        path = self.sync.path_of(item.name)
+        existing = self.target.stat(path)
         if existing is None:
             return None, None
-        suspect = alike or item.target is None or task.ours == COLLIDES
         # A file that was renamed to this path states its old one.
-        if (
-            suspect
-            and not self._is_recorded(item, existing)
-            and (other := other_name(self._target, path, existing)) is not None
-        ):
-            raise collides(self._target, path, other)
+        if (alike or item.target is None or task.ours == COLLIDES) and not self._is_recorded(item, existing):
+            check_distinct(self.target, path, existing)
         return existing, self._answer_for(item, task, existing)
 
     def _answer_for(self, item: Item, task: Task, existing: TargetFile, *, own: bool = False) -> TransferResult | None:
@@ -170,39 +164,32 @@ class FileTransfer:
 
         ``own`` says that a write of this item, whose response was lost, may have created the file.
         """
-        head = self._source.head(item.name) if item.size is None or existing.size == item.size else None
+        head = self.source.head(item.name) if item.size is None or existing.size == item.size else None
         same = head is not None and existing.equals(head.etag, head.size)
         ours = self._is_ours(item, task, existing)
-        action = decide(at_source=True, at_target=True, ours=ours, same=same, overwrite=self._sync.overwrite)
+        action = decide(at_source=True, at_target=True, ours=ours, same=same, overwrite=self.sync.overwrite)
         if action is Action.ADOPT:
             assert head is not None
             if _headers_differ(head, existing):
-                return None if ours or self._sync.overwrite else conflict(item, existing)
-            known = self._target.is_listed or item.target is not None
-            since = own or existing.run == self._context.run or (known and item.target != existing.etag)
-            return (
-                self._completed(item, task, PutResult(head, existing))
-                if since
-                else self._adopt(item, task, head, existing)
-            )
+                return None if ours or self.sync.overwrite else conflict(item, existing)
+            known = self.target.is_listed or item.target is not None
+            if own or existing.run == self.context.run or (known and item.target != existing.etag):
+                return self._completed(item, task, PutResult(head, existing))
+            return self._adopt(item, task, head, existing)
         if action is not Action.CONFLICT:
             return None
-        path = self._sync.path_of(item.name)
-        if (other := other_name(self._target, path, existing)) is not None:
-            raise collides(self._target, path, other)
+        check_distinct(self.target, self.sync.path_of(item.name), existing)
         return self._compared(item, task, head, existing)
 
     def _adopt(self, item: Item, task: Task, head: ObjectHead, existing: TargetFile) -> TransferResult:
         """Record a file that was found equal, and set its permissions if they differ."""
-        mode = self._target.mode(self._sync.path_of(item.name))
-        if mode is not None:
-            wanted = task.mode if task.mode_time is not None else None
-            if mode != (wanted or wanted_mode(self._sync, self._source, item.name, head)):
-                return self._completed(item, task, PutResult(head, existing))
+        mode = self.target.mode(self.sync.path_of(item.name))
+        if mode is not None and mode != self._wanted_mode(item.name, task, head):
+            return self._completed(item, task, PutResult(head, existing))
         arrived = self._completed(item, task, PutResult(head, existing), mode=mode)
         record = Task.of(arrived.item).record
         assert record is not None
-        self._rows[self._sync.name_of(item.name)] = record.to_row()
+        self._rows[self.sync.name_of(item.name)] = record.to_row()
         return Result(item.group, item.name, Outcome.EQUAL, head.etag, existing.etag or existing.version)
 
     def _is_ours(self, item: Item, task: Task, existing: TargetFile) -> bool:
@@ -211,15 +198,13 @@ class FileTransfer:
         The item has the version that was ours when it was discovered; another item may have written since. A file with
         the ETag of this item was written for it, by a function that died.
         """
-        if existing.is_marked or existing.version == task.ours or existing.equals(item.source, item.size):
-            return True
-        return self._is_recorded(item, existing)
+        written = existing.is_marked or existing.version == task.ours or existing.equals(item.source, item.size)
+        return written or self._is_recorded(item, existing)
 
     def _is_recorded(self, item: Item, existing: TargetFile) -> bool:
         """Return True if the record of the item's name has the version of this file."""
-        name = self._sync.name_of(item.name)
-        row = self._records.known([name])[0].get(name)
-        return row is not None and Record.of_row(row).target == existing.version
+        record = recorded(self.records, self.sync.name_of(item.name))
+        return record is not None and record.target == existing.version
 
     def _compared(self, item: Item, task: Task, head: ObjectHead | None, existing: TargetFile) -> TransferResult:
         """Compare the bytes of a file that may be equal although its ETag differs, as after a multipart upload."""
@@ -229,7 +214,7 @@ class FileTransfer:
         begun = at = task.compared if task.versions == versions else 0
         try:
             for at in self._equal(item.name, head, existing, begun):
-                if self._context.over and at < head.size:
+                if self.context.over and at < head.size:
                     return Unfinished(replace(task, compared=at, versions=versions).on(item))
         except SynclineError as error:
             if at == begun:
@@ -241,8 +226,8 @@ class FileTransfer:
 
     def _equal(self, key: str, head: ObjectHead, existing: TargetFile, at: int) -> Iterator[int]:
         """Yield the number of equal bytes after each chunk behind ``at``; end if bytes differ or cannot be read."""
-        with self._source.open(key, etag=head.etag, start=at) as ours:
-            other = self._target.open(self._sync.path_of(key), existing, at)
+        with self.source.open(key, etag=head.etag, start=at) as ours:
+            other = self.target.open(self.sync.path_of(key), existing, at)
             if other is None:
                 return
             with other as theirs:
@@ -254,46 +239,43 @@ class FileTransfer:
         # If only headers differ, the object is read again, since the scan does not know its headers.
         for_headers = existing is not None and existing.headers is not None and existing.equals(item.source, item.size)
         return PutRequest(
-            self._sync.path_of(item.name),
-            self._source,
+            self.sync.path_of(item.name),
+            self.source,
             item.name,
             None if for_headers else _seen(item, task),
             existing,
-            not self._sync.overwrite,
-            self._context.left,
-            self._context.run,
+            not self.sync.overwrite,
+            self.context.left,
+            self.context.run,
         )
 
     def _written(self, item: Item, task: Task, existing: TargetFile | None) -> TransferResult:
         put = self._to_put(item, task, existing)
-        done = self._target.put(put)
+        done = self.target.put(put)
         if isinstance(done, UnfinishedPut):
             return _continued(item, task, done)
         if existing is not None and existing.headers is not None and existing.equals(done.head.etag, done.head.size):
-            done = self._with_kept(put.path, done)
+            # It was written because its headers differ. They are read back, as some services do not keep all.
+            now, wanted = self.target.stat(put.path), fingerprint(done.head)
+            kept = "" if now is None or now.headers in (None, wanted) else now.headers
+            done = replace(done, headers=wanted, kept=kept or "")
         return self._completed(item, task, done)
-
-    def _with_kept(self, path: str, done: PutResult) -> PutResult:
-        """Read back the headers of a file that was written because they differed: some services do not keep all."""
-        existing, wanted = self._target.stat(path), fingerprint(done.head)
-        kept = "" if existing is None or existing.headers in (None, wanted) else existing.headers or ""
-        return replace(done, headers=wanted, kept=kept)
 
     def _rename(self, item: Item, task: Task) -> TransferResult:
         """Rename a file at the target; if source or target no longer have the files of the rename, write the object."""
         assert task.origin is not None
-        head = self._source.head(item.name)
+        head = self.source.head(item.name)
         if head is None:
             return self._gone(item, task)
-        path, old = self._sync.path_of(item.name), self._sync.path_of(task.origin)
-        existing = self._target.stat(path)
-        if existing is None and head.etag == item.source and self._source.head(task.origin) is None:
-            before = self._target.stat(old)
+        path, old = self.sync.path_of(item.name), self.sync.path_of(task.origin)
+        existing = self.target.stat(path)
+        if existing is None and head.etag == item.source and self.source.head(task.origin) is None:
+            before = self.target.stat(old)
             if before is not None and before.version == task.origin_ours and before.size in (None, head.size):
                 try:
                     if _headers_differ(head, before):
                         return self._rewritten(item, task, old, before)
-                    version = self._target.rename(old, path, before)
+                    version = self.target.rename(old, path, before)
                 except NotArrivedError as error:
                     # Recorded as ours, or it would be foreign to the next attempt.
                     self._record_unverified(item, task, error.file)
@@ -308,21 +290,20 @@ class FileTransfer:
             and existing.version == task.origin_ours
             and existing.size in (None, head.size)
             and not _headers_differ(head, existing)
-            and self._target.stat(old) is None
+            and self.target.stat(old) is None
         ):
-            return self._completed(
-                item, task, PutResult(head, existing)
-            )  # renamed by an attempt whose response was lost
+            # An attempt whose response was lost has renamed it.
+            return self._completed(item, task, PutResult(head, existing))
         # The file at the old path keeps its record: a later scan removes it or finds it equal.
         return self._put(item, replace(task, operation="put", origin=None, previous=None))
 
     def _rewritten(self, item: Item, task: Task, old: str, before: TargetFile) -> TransferResult:
         """Rename a file whose headers differ at the source: write the object, and then remove the old file."""
-        done = self._target.put(self._to_put(item, task, None))
+        done = self.target.put(self._to_put(item, task, None))
         if isinstance(done, UnfinishedPut):
             return _continued(item, task, done)
-        check_written(self._target, self._sync.path_of(item.name), done.file)
-        self._target.remove(old, before)
+        check_written(self.target, self.sync.path_of(item.name), done.file)
+        self.target.remove(old, before)
         return self._completed(item, task, done)
 
     def _gone(self, item: Item, task: Task) -> TransferResult:
@@ -330,28 +311,26 @@ class FileTransfer:
 
         A file that an earlier attempt wrote and did not record is recorded, so that a scan removes it.
         """
-        existing, name = self._target.stat(self._sync.path_of(item.name)), self._sync.name_of(item.name)
-        if existing is not None and (existing.is_marked or existing.equals(item.source, item.size)):
-            row = self._records.known([name])[0].get(name)
-            if row is None or Record.of_row(row).target != existing.version:
-                self._record_unverified(item, task, existing)
+        existing = self.target.stat(self.sync.path_of(item.name))
+        written = existing is not None and (existing.is_marked or existing.equals(item.source, item.size))
+        if existing is not None and written and not self._is_recorded(item, existing):
+            self._record_unverified(item, task, existing)
         return _gone(item)
 
     def _record_unverified(self, item: Item, task: Task, file: TargetFile) -> None:
         """Record a file as written by us and not verified, even if its object has changed since."""
         etag, size = file.etag or item.source or "", file.size or item.size or 0
         record = Record(etag, size, 0, file.version, verified=False, internal_id=file.internal_id, seq=task.seq)
-        self._rows[self._sync.name_of(item.name)] = record.to_row()
+        self._rows[self.sync.name_of(item.name)] = record.to_row()
 
     def _remove(self, item: Item, task: Task) -> TransferResult:
         """Remove a file that is gone from the source, if it is ours."""
-        if self._source.head(item.name) is not None:
+        if self.source.head(item.name) is not None:
             return self._put(replace(item, source=None), replace(task, operation="put"))
-        path, name = self._sync.path_of(item.name), self._sync.name_of(item.name)
-        existing = self._target.stat(path)
+        path, name = self.sync.path_of(item.name), self.sync.name_of(item.name)
+        existing = self.target.stat(path)
         if existing is not None:
-            row = self._records.known([name])[0].get(name)
-            record = None if row is None else Record.of_row(row)
+            record = recorded(self.records, name)
             if record is not None and record.target == COLLIDES:
                 self._rows[name] = None
                 record = None
@@ -363,7 +342,7 @@ class FileTransfer:
             if task.operation == "confirm":  # it is ours, but no removal was granted: the next scan asks for one
                 return _gone(item)
             try:
-                self._target.remove(path, existing)
+                self.target.remove(path, existing)
             except SynclineError as error:
                 if error.code.name != "TARGET_CHANGED":
                     raise
@@ -375,7 +354,7 @@ class FileTransfer:
         assert task.mode is not None
         assert task.record is not None
         try:
-            mode = self._target.permit(self._sync.path_of(item.name), task.mode)
+            mode = self.target.permit(self.sync.path_of(item.name), task.mode)
         except SynclineError as error:
             if error.code.name != "NOT_FOUND":
                 raise
@@ -387,10 +366,7 @@ class FileTransfer:
         """Set the file's permissions, unless ``mode`` states that it has them, and return the item with its new record."""
         head, existing = done.head, done.file
         if mode is None:
-            mode = task.mode if task.mode_time is not None else None
-            if mode is None:
-                mode = wanted_mode(self._sync, self._source, item.name, head)
-            mode = self._target.permit(self._sync.path_of(item.name), mode)
+            mode = self.target.permit(self.sync.path_of(item.name), self._wanted_mode(item.name, task, head))
         modified = int(head.modified) if task.modified is None or item.source != head.etag else task.modified
         record = Record(
             head.etag,
@@ -410,16 +386,14 @@ class FileTransfer:
         after = replace(task, operation=operation, record=record, parts=0, compared=0, versions=None, alone=False)
         return Completed(after.on(replace(item, source=head.etag, size=head.size)), done.sent)
 
-
-def wanted_mode(sync: FilesSync, source: Bucket, key: str, head: ObjectHead) -> str:
-    """Return the permissions that the source states for a file. Raises errors of reading the access list."""
-    rule = sync.permissions
-    match rule.source:
-        case "metadata":
-            return mode_of_metadata(head.metadata) or rule.default
-        case "acl":
-            return mode_of_grants(source.grants(key))
-    return rule.default
+    def _wanted_mode(self, key: str, task: Task, head: ObjectHead) -> str:
+        """Return the permissions that an event has set or the source states. Raises errors of reading the access list."""
+        rule = self.sync.permissions
+        if task.mode is not None and task.mode_time is not None:
+            return task.mode
+        if rule.source == "acl":
+            return mode_of_grants(self.source.grants(key))
+        return (mode_of_metadata(head.metadata) if rule.source == "metadata" else None) or rule.default
 
 
 def _continued(item: Item, task: Task, done: UnfinishedPut) -> Unfinished | Failure:
