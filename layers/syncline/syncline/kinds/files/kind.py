@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from syncline.clients.file_manager.client import FileManager
 from syncline.clients.http.client import Http
@@ -21,10 +20,9 @@ from syncline.kinds.files.events import EventScope, groups_of
 from syncline.kinds.files.records import PreviousRecord, Record, RemovedRecord, Task
 from syncline.kinds.files.targets import Target
 from syncline.kinds.files.transfer import FileTransfer, TransferResult
-from syncline.kinds.files.verify import PERMISSIONS_SET, FileVerification
+from syncline.kinds.files.verify import PERMISSIONS_SET, FileVerification, VerifyResult
 from syncline.kinds.kind import (
     GRACE_SECONDS,
-    Completed,
     Failure,
     Page,
     StepContext,
@@ -43,39 +41,32 @@ WAITING: Final = 20.0
 REPORTING: Final = 20.0
 """Seconds that the report of a run may take."""
 
+T = TypeVar("T")
 Turn = Callable[[str, int, Callable[[], float]], AbstractContextManager[object] | None]
 """Takes one of a number of turns at a target for the seconds that the function has left; None if all are taken."""
 
 
 @dataclass(frozen=True, slots=True)
-class FilesDependencies:
-    """The parts that a sync of files is built from. ``group_of`` gives the group of a name.
-
-    ``manager`` is the file manager whose events are read, ``report_to`` the one that runs are reported to, and
-    ``reports`` the bucket that the CSV files of runs are written to.
-    """
-
-    state: FilesState
-    http: Http
-    turn: Turn
-    group_of: Callable[[str], str]
-    manager: FileManager | None = None
-    sleep: Callable[[float], None] = time.sleep
-    report_to: FileManager | None = None
-    reports: Bucket | None = None
-
-
 class Files:
-    """The kind ``files`` for one sync. A group is a share of the keys, an item a key, a fingerprint an ETag."""
+    """The kind ``files`` for one sync. A group is a share of the keys, an item a key, a fingerprint an ETag.
+
+    ``group_of`` gives the group of a name. ``manager`` is the file manager whose events are read, ``report_to`` the one
+    that runs are reported to, and ``reports`` the bucket that the CSV files of runs are written to.
+    """
 
     moves_by = Step.TRANSFER
     share = 1000
 
-    def __init__(self, sync: FilesSync, source: Bucket, target: Target, deps: FilesDependencies) -> None:
-        self._sync = sync
-        self._source = source
-        self._target = target
-        self._deps = deps
+    sync: FilesSync
+    source: Bucket
+    target: Target
+    state: FilesState
+    http: Http
+    turn: Turn
+    group_of: Callable[[str], str]
+    manager: FileManager | None
+    report_to: FileManager | None
+    reports: Bucket | None
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         target_events = EventScope()
@@ -83,18 +74,12 @@ class Files:
             target_events, failures = self._target_events()
             if failures and cursor is None:
                 yield Page(ScanCursor().to_text(), failures=failures)
-        scan = FileScan(self._sync, self._source, self._target, self._deps.state, self._deps.group_of, target_events)
+        scan = FileScan(self.sync, self.source, self.target, self.state, self.group_of, target_events)
         yield from scan.pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
-        turn = self._wait(context)
-        if turn is None:
-            yield from (Unfinished(item, waiting=True) for item in items)
-            return
-        with turn:
-            records = self._deps.state.records
-            transfer = FileTransfer(self._sync, self._source, self._target, records, context, self._threads())
-            yield from transfer.items(items)
+        transfer = FileTransfer(self.sync, self.source, self.target, self.state.records, context, self._threads)
+        return self._in_turn(transfer.items, items, context)
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:  # noqa: ARG002 - nothing is read
         """Yield WOULD_REMOVE or WOULD_MOVE for each item, and nothing for those that a run would only check again."""
@@ -105,41 +90,35 @@ class Files:
             elif task.operation != "confirm":
                 yield would_move(item)
 
-    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        turn = self._wait(context)
-        if turn is None:
-            yield from (Unfinished(item, waiting=True) for item in items)
-            return
-        with turn:
-            records = self._deps.state.records
-            yield from FileVerification(self._sync, self._target, records, context, self._threads()).items(items)
+    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[VerifyResult]:
+        verification = FileVerification(self.sync, self.target, self.state.records, context, self._threads)
+        return self._in_turn(verification.items, items, context)
 
     def reference(self, group: str) -> str:
-        return f"{self._target.name}/{self._sync.target.prefix}#{group}"
+        return f"{self.target.name}/{self.sync.target.prefix}#{group}"
 
     def requests(self) -> int:
-        return self._deps.http.requests_made
+        return self.http.requests_made
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
         """Send the run's statistics to the file manager, and write its changes to the reports bucket."""
-        deps = self._deps
-        if deps.report_to is None and deps.reports is None:
+        if self.report_to is None and self.reports is None:
             return
         ended = list(results)
-        if deps.report_to is not None:
-            deps.report_to.report(summary(run, ended))
-        if deps.reports is not None and self._sync.reports is not None:
-            folder = f"{self._sync.reports.prefix}{run.sync}/"
-            self._write_changes(deps.reports, f"{folder}{run.id}", ended)
-            if self._sync.reports.full and (run.counts.moved or run.counts.removed):
-                self._write_state(deps.reports, folder)
+        if self.report_to is not None:
+            self.report_to.report(summary(run, ended))
+        if self.reports is not None and self.sync.reports is not None:
+            folder = f"{self.sync.reports.prefix}{run.sync}/"
+            self._write_changes(self.reports, f"{folder}{run.id}", ended)
+            if self.sync.reports.full and (run.counts.moved or run.counts.removed):
+                self._write_state(self.reports, folder)
 
     def _write_changes(self, reports: Bucket, name: str, results: Sequence[Result]) -> None:
         """Write the files that a run changed, as they were and as they are, and the differences.
 
         Raises TIME_SHORT if there are too many for the time.
         """
-        pairs = list(self._changed(results, self._deps.state.clock() + REPORTING))
+        pairs = list(self._changed(results, self.state.clock() + REPORTING))
         wanted = {
             "differences": state_csv.differences_written(each for pair in pairs for each in state_csv.change(*pair))
         }
@@ -158,72 +137,88 @@ class Files:
         before = reports.head(new)
         if before is not None:
             reports.copy(reports, new, f"{folder}old.csv", before)
-        lines = state_csv.written(self._rows(self._deps.state.clock() + REPORTING))
+        lines = state_csv.written(self._rows(self.state.clock() + REPORTING))
         reports.put_stream(new, (line.encode() for line in lines), state_csv.HEAD)
 
     def _rows(self, until: float) -> Iterator[state_csv.CsvRow]:
-        for number, (name, row) in enumerate(self._deps.state.records.scan()):
-            if number % 1000 == 0 and self._deps.state.clock() > until:
+        for number, (name, row) in enumerate(self.state.records.scan()):
+            if number % 1000 == 0 and self.state.clock() > until:
                 what = f"after {number} files; `syncline state export --reports` writes them all"
                 raise SynclineError("TIME_SHORT", f"no time to write the state {what}")
-            yield state_csv.row_of(self._sync.target.prefix + name, Record.of_row(row))
+            yield self._row(name, Record.of_row(row))
 
     def _changed(
         self, results: Sequence[Result], until: float
     ) -> Iterator[tuple[state_csv.CsvRow | None, state_csv.CsvRow | None]]:
         """Yield each file that a run changed: its row before the run, and its row as it is recorded now."""
         wanted = (Outcome.MOVED, Outcome.REMOVED)
-        ends = {self._sync.name_of(each.name): each.outcome for each in results if each.outcome in wanted}
-        start, names = self._sync.target.prefix, sorted(ends)
+        ends = {self.sync.name_of(each.name): each.outcome for each in results if each.outcome in wanted}
+        names = sorted(ends)
         for at in range(0, len(names), 100):
-            if self._deps.state.clock() > until:
+            if self.state.clock() > until:
                 raise SynclineError("TIME_SHORT", f"no time to write what the run changed, after {at} files")
-            files, gone = self._deps.state.records.known(names[at : at + 100])
+            files, gone = self.state.records.known(names[at : at + 100])
             for name in names[at : at + 100]:
                 if name in files:
                     record = Record.of_row(files[name])
-                    yield self._row_before(record.previous), state_csv.row_of(start + name, record)
+                    yield self._row_before(record.previous), self._row(name, record)
                 elif ends[name] is Outcome.REMOVED:
                     previous = RemovedRecord.of_row(gone[name]).previous if name in gone else None
-                    yield self._row_before(previous) or state_csv.CsvRow(start + name, "", "", "", "", ""), None
+                    path = self.sync.target.prefix + name
+                    yield self._row_before(previous) or state_csv.CsvRow(path, "", "", "", "", ""), None
 
     def _row_before(self, previous: PreviousRecord | None) -> state_csv.CsvRow | None:
-        return None if previous is None else state_csv.row_of(self._sync.target.prefix + previous.name, previous.record)
+        return None if previous is None else self._row(previous.name, previous.record)
 
+    def _row(self, name: str, record: Record) -> state_csv.CsvRow:
+        return state_csv.row_of(self.sync.target.prefix + name, record)
+
+    @property
     def _threads(self) -> int:
-        return threads_for(self._sync.target.requests)
+        return threads_for(self.sync.target.requests)
+
+    def _in_turn(
+        self, work: Callable[[Sequence[Item]], Iterable[T]], items: Sequence[Item], context: StepContext
+    ) -> Iterator[T | Unfinished]:
+        """Do the work with a turn at the target; without one, all items wait."""
+        turn = self._wait(context)
+        if turn is None:
+            yield from (Unfinished(item, waiting=True) for item in items)
+            return
+        with turn:
+            yield from work(items)
 
     def _wait(self, context: StepContext) -> AbstractContextManager[object] | None:
         """Wait for a turn at the target, so that all functions together make no more requests than the sync allows.
 
         Return None if all turns stay taken.
         """
-        turns = max(1, self._sync.target.requests // self._threads())
+        turns = max(1, self.sync.target.requests // self._threads)
         for pause in (*poll_intervals(WAITING), None):
             if context.over:
                 break
             # The last requests may still be in progress when the step's time is over.
-            turn = self._deps.turn(
-                self._target.name, turns, lambda: 0.0 if context.halted() else context.left() + GRACE_SECONDS
+            turn = self.turn(
+                self.target.name, turns, lambda: 0.0 if context.halted() else context.left() + GRACE_SECONDS
             )
             if turn is not None or pause is None:
                 return turn
-            self._deps.sleep(pause)
+            self.http.policy.sleep(pause)
         return None
 
     def _target_events(self) -> tuple[EventScope, tuple[Failure, ...]]:
         """Return the scope of the file manager's own events, if they are read, and failures for malformed ones."""
-        if self._deps.manager is None:
+        if self.manager is None:
             return EventScope(), ()
         invalid: list[InvalidEntry] = []
         try:
-            events = self._deps.manager.events(on_invalid=invalid.append)
+            events = self.manager.events(on_invalid=invalid.append)
         except SynclineError as error:
             # The scan finds most of their changes without them, so it is not repeated for this error.
             final = SynclineError("BAD_ANSWER", error.what) if error.retried else error
             return EventScope(), (Failure(Item("*", "events"), final),)
         failures = {each.label: Failure(Item("*", each.label), each.error) for each in invalid}
-        return EventScope.of(groups_of(self._sync, events, self._deps.state.clock())), tuple(failures.values())
+        return EventScope.of(groups_of(self.sync, events, self.state.clock())), tuple(failures.values())
 
 
 def threads_for(requests: int) -> int:
@@ -231,12 +226,11 @@ def threads_for(requests: int) -> int:
     return min(requests, MOST_THREADS, max(FEWEST_THREADS, requests // 3))
 
 
-def summary(run: Run, results: Iterable[Result]) -> dict[str, Any]:
+def summary(run: Run, results: Sequence[Result]) -> dict[str, Any]:
     """Return a run's statistics in the form of ``/reportResults``: operations, records, duration, errors by code."""
     counts = run.counts
-    ended = list(results)
-    errors = Counter(each.code for each in ended if each.code is not None)
-    permissions = sum(each.reason == PERMISSIONS_SET for each in ended)
+    errors = Counter(each.code for each in results if each.code is not None)
+    permissions = sum(each.reason == PERMISSIONS_SET for each in results)
     operations = {
         "saved": counts.moved - permissions,
         "permissions": permissions,

@@ -15,7 +15,7 @@ from syncline.kinds.files.config import FileManagerTarget as FileManagerConfig
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.discover import FilesState
 from syncline.kinds.files.events import groups_in
-from syncline.kinds.files.kind import Files, FilesDependencies, threads_for
+from syncline.kinds.files.kind import Files, threads_for
 from syncline.kinds.files.manager_target import FileManagerTarget
 from syncline.kinds.files.targets import Target, folder_of
 from syncline.kinds.kind import Kind
@@ -42,17 +42,18 @@ class Builder:
             parts.clock,
         )
         manager = manager_at(config, parts) if isinstance(config, FileManagerConfig) else None
-        deps = FilesDependencies(
+        return Files(
+            sync,
+            bucket_at(sync.source, parts),
+            target_at(sync, parts, manager),
             state,
             parts.http,
             self._turn,
             folder_group_of if is_near(sync) else group_of,
-            manager if isinstance(config, FileManagerConfig) and config.events else None,
-            parts.http.policy.sleep,
+            manager=manager if isinstance(config, FileManagerConfig) and config.events else None,
             report_to=manager if isinstance(config, FileManagerConfig) and config.report else None,
             reports=None if sync.reports is None else bucket_at(sync.reports, parts),
         )
-        return Files(sync, bucket_at(sync.source, parts), target_at(sync, parts, manager), deps)
 
     def _turn(self, target: str, turns: int, left: Callable[[], float]) -> AbstractContextManager[object] | None:
         leases = self._parts.state.leases

@@ -16,9 +16,9 @@ app = new_app()
 @command(app)
 def check(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     """Check that source, target and reports of a sync of files respond."""
-    from syncline.kinds.files.cli import check as command_check  # noqa: PLC0415
+    from syncline.kinds.files.cli import state as command_state  # noqa: PLC0415
 
-    return command_check.check(context, name)
+    return command_state.check(context, name)
 
 
 @command(app)
