@@ -13,10 +13,10 @@ from moto.server import ThreadedMotoServer
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
-from syncline.clients.s3.client import Bucket
+from syncline.clients.s3.client import Bucket, honours_conditions
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, fingerprint
 from syncline.clients.s3.sigv4 import AccessKeys
-from syncline.clients.s3.upload import PART_SIZE, copy_part_size, part_size
+from syncline.clients.s3.upload import COPY_PART, PART_SIZE, part_size
 from syncline.errors import SynclineError
 from tests.standins.rclone import Rclone
 from tests.standins.s3 import ACCESS, SECRET, S3Server
@@ -266,10 +266,10 @@ class TestSupport:
         """Return whether a service honours conditions of puts and of copies."""
         one, two = at(url, "one"), at(url, "two")
         one.put("asked", b"content", LIKE)
-        put = one.honours_put_conditions("asked", b"content", LIKE)
+        put = honours_conditions(lambda at: one.put("asked", b"content", LIKE, condition=at))
         head = head_of(one, "asked")
         two.copy(one, "asked", "asked", head)
-        copy = two.honours_copy_conditions(one, "asked", "asked", head)
+        copy = honours_conditions(lambda at: two.copy(one, "asked", "asked", head, condition=at))
         assert two.read("asked", 100)[1] == b"content"
         return put, copy
 
@@ -299,7 +299,7 @@ class TestSupport:
     def test_a_failure_is_no_answer(self, server: S3Server) -> None:
         server.hook = lambda *_: (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
         with pytest.raises(SynclineError) as error:
-            at(server.url, "one").honours_put_conditions("key", b"", None)
+            honours_conditions(lambda condition: at(server.url, "one").put("key", b"", condition=condition))
         assert error.value.code.name == "FORBIDDEN"
 
 
@@ -364,5 +364,5 @@ class TestUploads:
 
     def test_parts_of_a_copy_hold_any_size(self) -> None:
         for size in (0, 1, 6 * 1024**3, 5 * 1024**4):
-            assert copy_part_size(size) * 10_000 >= size
-            assert copy_part_size(size) <= 5 * 1024**3
+            assert part_size(size, COPY_PART) * 10_000 >= size
+            assert part_size(size, COPY_PART) <= 5 * 1024**3

@@ -10,7 +10,6 @@ from typing import Final
 
 import pytest
 
-from syncline.clients.s3 import upload as bucket_upload
 from syncline.clients.s3.upload import PART_SIZE
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
@@ -148,7 +147,7 @@ class TestWithinTheService:
     ) -> None:
         """As objects beyond 5 GiB are: the limits are smaller here."""
         monkeypatch.setattr(bucket_target, "MAX_COPY", 16 * MIB)
-        monkeypatch.setattr(bucket_upload, "_COPY_PART", 8 * MIB)
+        monkeypatch.setattr(bucket_target, "COPY_PART", 8 * MIB)
         monkeypatch.setattr(strict_server, "largest_copy", 16 * MIB)
         to_slow_bucket(strict, strict_server)
         put_all(strict, strict_server, LARGE)

@@ -23,9 +23,6 @@ EVENTS = st.builds(
     key=KEYS,
     name=st.sampled_from(["ObjectCreated:Put", "ObjectCreated:Copy", "ObjectRemoved:Delete", "ObjectMelted:Slowly"]),
     sequencer=SEQUENCERS,
-    etag=st.none() | st.text("0123456789abcdef-", min_size=1),
-    size=st.none() | st.integers(0, 1 << 50),
-    version=st.none() | st.text("abc", min_size=1),
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=9),
@@ -63,8 +60,7 @@ JSON = st.recursive(
 
 
 def record(event: ObjectEvent, *, minio: bool = False) -> dict[str, Any]:
-    about = {"key": quote_plus(event.key), "size": event.size, "eTag": event.etag}
-    about |= {"versionId": event.version, "sequencer": event.sequencer}
+    about = {"key": quote_plus(event.key), "size": 5, "eTag": "e", "sequencer": event.sequencer}
     return {
         "eventVersion": "2.0" if minio else "2.3",
         "eventSource": "minio:s3" if minio else "aws:s3",
@@ -114,8 +110,7 @@ def test_the_form_of_eventbridge(key: str) -> None:
         },
     }
     assert is_notification(body)
-    assert events_in(body) == (ObjectEvent("photos", key, "ObjectCreated:Copy", "62e99a88dc407460", "e", 5, "v"),)
-    assert events_in(body)[0].name == "ObjectCreated:Copy"
+    assert events_in(body) == (ObjectEvent("photos", key, "ObjectCreated:CopyObject", "62e99a88dc407460"),)
     body |= {"detail-type": "Object Deleted", "detail": {**body["detail"], "reason": "DeleteObject"}}  # type: ignore[dict-item]
     assert events_in(body)[0].name.startswith("ObjectRemoved:")
 
@@ -126,7 +121,7 @@ def test_a_test_event_speaks_of_nothing() -> None:
     assert events_in(body) == ()
 
 
-EVENT = ObjectEvent("photos", "a b", "ObjectCreated:Put", "0A", "e", 1)
+EVENT = ObjectEvent("photos", "a b", "ObjectCreated:Put", "0A")
 
 
 @pytest.mark.parametrize(
@@ -139,8 +134,6 @@ EVENT = ObjectEvent("photos", "a b", "ObjectCreated:Put", "0A", "e", 1)
         {"s3": {"bucket": {"name": "photos"}, "object": {"key": ""}}},
         {"s3": {"bucket": {"name": "photos"}, "object": {"key": "%ff"}}},
         {"s3": {"bucket": {"name": "photos"}, "object": {"key": "k" * 1025}}},
-        {"s3": {"bucket": {"name": "photos"}, "object": {"key": "k", "size": -1}}},
-        {"s3": {"bucket": {"name": "photos"}, "object": {"key": "k", "size": True}}},
         {"s3": {"bucket": {"name": "photos"}, "object": {"key": "k", "sequencer": 7}}},
         {"s3": {"bucket": {"name": None}, "object": {"key": "k"}}},
         {"s3": {"bucket": "photos", "object": {"key": "k"}}},

@@ -9,7 +9,6 @@ from typing import Final
 import pytest
 
 from syncline.clients.http.client import Http
-from syncline.clients.s3 import upload as bucket_upload
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
@@ -99,8 +98,7 @@ def buckets() -> Iterator[Buckets]:
 @pytest.fixture
 def small_parts(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
     """Make objects of more than 2 KiB large ones, and their parts 1 KiB; one copy takes at most 2 KiB."""
-    monkeypatch.setattr(bucket_upload, "PART_SIZE", SMALL)
-    monkeypatch.setattr(bucket_upload, "_COPY_PART", SMALL)
+    monkeypatch.setattr(bucket_target, "COPY_PART", SMALL)
     monkeypatch.setattr(bucket_target, "PART_SIZE", SMALL)
     monkeypatch.setattr(bucket_target, "MAX_COPY", 2 * SMALL)
     buckets.server.smallest_part = 1
@@ -317,7 +315,7 @@ class TestUploads:
 
     def test_parts_of_another_length_are_sent_again(self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
         """Parts that a service copies are larger than those that are sent, and a sync may change from one to the other."""
-        monkeypatch.setattr(bucket_upload, "_COPY_PART", 2 * SMALL)
+        monkeypatch.setattr(bucket_target, "COPY_PART", 2 * SMALL)
         self.begun(buckets, near=True)
         assert isinstance(buckets.target(near=False).put(buckets.put("a")), PutResult)
         assert buckets.objects == {"a": SEVERAL}

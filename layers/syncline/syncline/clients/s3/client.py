@@ -33,10 +33,10 @@ from syncline.clients.s3.head import (
     etag_of,
     head_of,
 )
-from syncline.clients.s3.requests import BucketRequests, quote_all, quote_key
-from syncline.clients.s3.sigv4 import AccessKeys, Signer
+from syncline.clients.s3.requests import BucketRequests, quote_all, quote_key, read_xml
+from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.clients.s3.upload import PART_SIZE, MultipartUpload, part_size
-from syncline.clients.s3.xml import AccessGrants, ListPage, NotXmlError
+from syncline.clients.s3.xml import AccessGrants, ListPage
 from syncline.errors import SynclineError
 
 MAX_COPY: Final = 5 * 1024**3
@@ -86,19 +86,10 @@ class Bucket:
         region: str = "us-east-1",
         path_style: bool = True,
         renewed: Callable[[], AccessKeys | None] | None = None,
-        signer: Signer | None = None,
     ) -> None:
         self.name = name
         self.endpoint = endpoint
-        self._requests = BucketRequests(
-            endpoint,
-            name,
-            keys,
-            http,
-            path_style=path_style,
-            renewed=renewed or keys,
-            signer=signer or Signer(region),
-        )
+        self._requests = BucketRequests(endpoint, name, keys, http, region, path_style, renewed or keys)
 
     def __str__(self) -> str:
         return str(self._requests)
@@ -123,10 +114,8 @@ class Bucket:
         query |= {"delimiter": delimiter} if delimiter else {}
         query |= {"continuation-token": token} if token is not None else {"start-after": after} if after else {}
         response = self._requests.request("GET", "", query)
-        try:
+        with read_xml(response):
             page = xml.list_page(response.body, on_invalid, f"the listing of {self}")
-        except NotXmlError as error:
-            raise response.protocol_error(str(error)) from None
         if page.token is not None and page.token == token:
             raise SynclineError("LISTING_INCOMPLETE", f"the listing of {self} repeats itself")
         return page
@@ -162,11 +151,10 @@ class Bucket:
         if the bucket is missing, and BAD_ANSWER is raised if the object is listed but not found.
         """
         response = self._requests.send("HEAD", key, _version(version))
-        if response.status == 404 and version is None and confirm:
-            if any(each.key == key for each in self.page(key, limit=1, on_invalid=ignore).objects):
-                raise response.protocol_error("the object is listed, but not found")
-            return None
         if response.status == 404:
+            listed = self.page(key, limit=1, on_invalid=ignore).objects if version is None and confirm else ()
+            if any(each.key == key for each in listed):
+                raise response.protocol_error("the object is listed, but not found")
             return None
         if response.status != 200:
             raise self._requests.error(response)
@@ -185,8 +173,7 @@ class Bucket:
 
         Raises SOURCE_CHANGED, NOT_FOUND, and BAD_ANSWER if the service returns another range than requested.
         """
-        headers = {"Accept-Encoding": "identity"}
-        headers |= {"If-Match": f'"{etag}"'} if etag is not None else {}
+        headers = {"Accept-Encoding": "identity"} | ({} if etag is None else WriteCondition(etag).headers)
         ranged = start > 0 or end is not None
         if ranged:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
@@ -214,10 +201,8 @@ class Bucket:
     def grants(self, key: str) -> AccessGrants:
         """Return the access list of an object. Raises FORBIDDEN, NOT_FOUND, or REFUSED if the service has none."""
         response = self._requests.request("GET", key, {"acl": ""})
-        try:
+        with read_xml(response):
             return xml.grants(response.body)
-        except NotXmlError as error:
-            raise response.protocol_error(str(error)) from None
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -228,8 +213,7 @@ class Bucket:
 
         Raises TARGET_CHANGED if ``condition`` does not hold.
         """
-        response = self._requests.request("PUT", key, {}, attributes_of(like), content, condition=condition)
-        return etag_of(response)
+        return etag_of(self._requests.request("PUT", key, {}, attributes_of(like), content, condition=condition))
 
     def put_stream(
         self,
@@ -260,10 +244,8 @@ class Bucket:
     def begin_upload(self, key: str, like: ObjectHead | None = None) -> MultipartUpload:
         """Begin a multipart upload, with the type, headers and metadata of ``like``."""
         response = self._requests.request("POST", key, {"uploads": ""}, attributes_of(like))
-        try:
+        with read_xml(response):
             upload_id = xml.parse(response.body).findtext("UploadId")
-        except NotXmlError as error:
-            raise response.protocol_error(str(error)) from None
         if not upload_id:
             raise response.protocol_error("the response to a new upload has no UploadId")
         return MultipartUpload(self._requests, key, upload_id)
@@ -293,9 +275,8 @@ class Bucket:
             # The service answers the same whether the source or the target changed. Read the source to find out.
             current = source.head(source_key, version=head.version)
             if current is None:
-                raise SynclineError(
-                    "NOT_FOUND", f"{source_key!r} in {source} was removed before it was copied"
-                ) from None
+                what = f"{source_key!r} in {source} was removed before it was copied"
+                raise SynclineError("NOT_FOUND", what) from None
             if current.etag != head.etag:
                 raise _replaced(source, source_key) from None
             raise
@@ -307,18 +288,6 @@ class Bucket:
             "x-amz-copy-source": f"/{quote_all(self.name)}/{quote_key(key)}{version}",
             "x-amz-copy-source-if-match": f'"{head.etag}"',
         }
-
-    def honours_put_conditions(self, key: str, content: bytes, like: ObjectHead | None) -> bool:
-        """Return True if the service honours conditions of puts.
-
-        Repeats a :meth:`put` that has just succeeded, on condition that the object is absent. A service that ignores
-        the condition writes the same object again.
-        """
-        return _is_refused(lambda: self.put(key, content, like, condition=IF_ABSENT))
-
-    def honours_copy_conditions(self, source: Bucket, source_key: str, key: str, head: ObjectHead) -> bool:
-        """Return True if the service honours conditions of copies, like :meth:`honours_put_conditions`."""
-        return _is_refused(lambda: self.copy(source, source_key, key, head, condition=IF_ABSENT))
 
     def delete(self, key: str, *, condition: WriteCondition | None = None) -> None:
         """Delete an object. Do nothing if it does not exist.
@@ -333,9 +302,13 @@ class Bucket:
             raise error
 
 
-def _is_refused(write: Callable[[], object]) -> bool:
+def honours_conditions(write: Callable[[WriteCondition], object]) -> bool:
+    """Return True if the service honours the conditions of a write, which is repeated here after it has succeeded.
+
+    It is repeated on condition that the object is absent. A service that ignores that writes the same object again.
+    """
     try:
-        write()
+        write(IF_ABSENT)
     except SynclineError as error:
         if error.code.name != "TARGET_CHANGED":
             raise

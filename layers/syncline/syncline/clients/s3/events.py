@@ -17,44 +17,27 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import unquote_plus
 
-from syncline.clients.http.listings import describe
 from syncline.errors import SynclineError
 
 _LONGEST_KEY: Final = 1024  # bytes
 _HEX: Final = frozenset(string.hexdigits)
 _LONGEST_SEQUENCER: Final = 32
 """Characters; those of S3 have 16 to 18."""
-_BUS_NAMES: Final = {
-    "Object Created": "ObjectCreated",
-    "Object Deleted": "ObjectRemoved",
-    "Object ACL Updated": "ObjectAcl",
-    "Object Tags Added": "ObjectTagging",
-    "Object Tags Deleted": "ObjectTagging",
-}
-_REASONS: Final = {
-    "PutObject": "Put",
-    "POST Object": "Post",
-    "CopyObject": "Copy",
-    "CompleteMultipartUpload": "CompleteMultipartUpload",
-    "DeleteObject": "Delete",
-}
+_BUS_NAMES: Final = {"Object Created": "ObjectCreated", "Object Deleted": "ObjectRemoved"}
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectEvent:
     """A reported change of an object.
 
-    ``name`` is the name of S3 without ``s3:`` (``ObjectCreated:Copy``); it may be unknown. ``sequencer`` orders the
-    events of one key (:func:`is_no_newer`). ``size`` is in bytes.
+    ``name`` is the name of S3 without ``s3:`` (``ObjectCreated:Put``); it may be unknown. ``sequencer`` orders the
+    events of one key (:func:`is_no_newer`).
     """
 
     bucket: str
     key: str
     name: str
     sequencer: str | None = None
-    etag: str | None = None
-    size: int | None = None
-    version: str | None = None
 
     @property
     def order(self) -> str | None:
@@ -132,41 +115,24 @@ def _of_record(record: Any) -> ObjectEvent:
     about = record["s3"]["object"]
     key = unquote_plus(_text(about["key"], "key"), errors="strict")
     name = _text(record["eventName"], "event name").removeprefix("s3:")
-    about = {**about, "etag": about.get("eTag"), "version-id": about.get("versionId")}
-    return _event(record["s3"]["bucket"]["name"], key, name, about)
+    return _event(record["s3"]["bucket"]["name"], key, name, about.get("sequencer"))
 
 
 def _of_bus(body: Any) -> ObjectEvent:
     detail, kind = body["detail"], _text(body["detail-type"], "detail-type")
-    about, reason = detail["object"], detail.get("reason", "")
-    name = f"{_BUS_NAMES.get(kind, kind)}:{_REASONS.get(reason, reason)}"
-    return _event(detail["bucket"]["name"], about["key"], name, about)
+    about, name = detail["object"], f"{_BUS_NAMES.get(kind, kind)}:{detail.get('reason', '')}"
+    return _event(detail["bucket"]["name"], about["key"], name, about.get("sequencer"))
 
 
-def _event(bucket: Any, key: Any, name: str, about: Any) -> ObjectEvent:
-    size = about.get("size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
-        raise ValueError(f"its `size` is {describe(size)}, not a number of bytes")
+def _event(bucket: Any, key: Any, name: str, sequencer: Any) -> ObjectEvent:
     if len(_text(key, "key").encode()) > _LONGEST_KEY:
         raise ValueError(f"a key of more than {_LONGEST_KEY} bytes")
-    return ObjectEvent(
-        _text(bucket, "bucket"),
-        key,
-        name,
-        _optional(about.get("sequencer"), "sequencer"),
-        (_optional(about.get("etag"), "ETag") or "").strip('"') or None,
-        size,
-        _optional(about.get("version-id"), "version") or None,
-    )
+    if sequencer is not None and not isinstance(sequencer, str):
+        raise ValueError("the sequencer is no text")
+    return ObjectEvent(_text(bucket, "bucket"), key, name, sequencer)
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"the {what} is no text")
-    return value
-
-
-def _optional(value: Any, what: str) -> str | None:
-    if value is not None and not isinstance(value, str):
         raise ValueError(f"the {what} is no text")
     return value

@@ -55,8 +55,8 @@ class WriteCondition:
     """The state that a write requires of its target: the object with ``etag`` (without quotes), or no object if None.
 
     A service that honours conditions refuses the write otherwise, raised as TARGET_CHANGED. One that ignores them
-    writes: see :meth:`Bucket.honours_put_conditions`. :class:`Http` repeats a conditional write whose response was
-    lost, and the second one may find the object that the first one wrote: TARGET_CHANGED again. So the caller reads the
+    writes: see :func:`syncline.clients.s3.client.honours_conditions`. :class:`Http` repeats a conditional write whose
+    response was lost, and the second one may find the object that the first one wrote: TARGET_CHANGED again. So the caller reads the
     target and checks for its own object before it reports a conflict.
     """
 

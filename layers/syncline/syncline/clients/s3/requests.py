@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
@@ -49,22 +50,17 @@ _CODES: Final[Mapping[str, CodeName]] = {
 
 
 class BucketRequests:
-    """Sends signed requests to one bucket. Safe for concurrent use by threads.
+    """Sends signed requests to one bucket. The parameters are those of :class:`syncline.clients.s3.client.Bucket`."""
 
-    ``keys`` returns the keys to sign with, None to send requests unsigned. ``renewed`` is called for other keys if the
-    service refuses them. With ``path_style`` the bucket is named in the path, otherwise in the host name.
-    """
-
-    def __init__(  # noqa: PLR0913 - each is a property of the bucket
+    def __init__(  # noqa: PLR0913, PLR0917 - each is a property of the bucket
         self,
         endpoint: Endpoint,
         bucket: str,
         keys: Callable[[], AccessKeys | None],
         http: Http,
-        *,
-        path_style: bool,
+        region: str,
+        path_style: bool,  # noqa: FBT001 - as above
         renewed: Callable[[], AccessKeys | None],
-        signer: Signer,
     ) -> None:
         self._endpoint = endpoint
         self._bucket = bucket
@@ -73,7 +69,7 @@ class BucketRequests:
         self._keys = keys
         self._renewed = renewed
         self._http = http
-        self._signer = signer
+        self._signer = Signer(region)
 
     def __str__(self) -> str:
         return f"{self._endpoint.host}/{self._bucket}"
@@ -178,6 +174,15 @@ class BucketRequests:
                 raise SynclineError(_code_for(code, condition) or "SERVER_ERROR", what) from None
             raise response.protocol_error(str(error)) from None
         return (etag or "").strip('"')
+
+
+@contextmanager
+def read_xml(response: Response) -> Iterator[None]:
+    """Convert a NotXmlError of the block, which reads the answer, to BAD_ANSWER."""
+    try:
+        yield
+    except NotXmlError as error:
+        raise response.protocol_error(str(error)) from None
 
 
 def quote_all(text: str) -> str:

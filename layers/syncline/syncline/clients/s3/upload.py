@@ -16,7 +16,8 @@ PART_SIZE: Final = 8 * 1024 * 1024
 """Bytes in a part of a large object. Parts are larger only if 10,000 of this size cannot hold the object."""
 
 _MOST_PARTS: Final = 10_000
-_COPY_PART: Final = 512 * 1024 * 1024
+COPY_PART: Final = 512 * 1024 * 1024
+"""The same for parts that the service copies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +96,9 @@ class MultipartUpload:
         return {"partNumber": str(part), "uploadId": self.upload_id}
 
 
-def part_size(size: int) -> int:
+def part_size(size: int, least: int = PART_SIZE) -> int:
     """Return the size of each part but the last for an object of ``size`` bytes, so that 10,000 parts hold it.
 
-    It depends on ``size`` alone, so another process continues an upload at the same offsets.
+    It depends on the parameters alone, so another process continues an upload at the same offsets.
     """
-    return max(PART_SIZE, -(-size // _MOST_PARTS))
-
-
-def copy_part_size(size: int) -> int:
-    """Return the same as :func:`part_size` for parts that the service copies."""
-    return max(_COPY_PART, -(-size // _MOST_PARTS))
+    return max(least, -(-size // _MOST_PARTS))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Generator, Mapping, Sequence
-from itertools import groupby, takewhile
+from functools import partial
+from itertools import groupby
+from os.path import commonprefix
 from typing import Final, TypeVar
 
 from syncline.clients.http.listings import OnInvalid, ignore, refuse
-from syncline.clients.s3.client import MAX_COPY, Bucket, ObjectStream
+from syncline.clients.s3.client import MAX_COPY, Bucket, ObjectStream, honours_conditions
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, fingerprint
-from syncline.clients.s3.upload import PART_SIZE, MultipartUpload, copy_part_size, part_size
+from syncline.clients.s3.upload import COPY_PART, PART_SIZE, MultipartUpload, part_size
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.files.listing import listed_ahead
@@ -116,7 +118,8 @@ class BucketTarget:
 
     def _listed(self, paths: Sequence[str]) -> dict[str, TargetFile]:
         """List the paths of one folder page by page, as long as they are close together."""
-        prefix, after, found = _common(paths[0], paths[-1]), paths[0][:-1], dict[str, TargetFile]()
+        prefix = commonprefix([paths[0], paths[-1]])  # noqa: RUF071 - of keys, by character
+        after, found = paths[0][:-1], dict[str, TargetFile]()
         wanted, at = set(paths), 0
         while at < len(paths):
             page = self._bucket.page(prefix, after=after, on_invalid=ignore)
@@ -137,18 +140,20 @@ class BucketTarget:
                 content = b"".join(stream.chunks(CHUNK))
                 # Before the write: a file that is written and not recorded is foreign once its object is deleted.
                 check_unchanged(put.source, put.key, head)
-                etag = self._on(put.condition, lambda at: self._bucket.put(put.path, content, head, condition=at))
-                if put.guarded:
-                    self._learn(lambda: self._bucket.honours_put_conditions(put.path, content, head))
-            else:
-                etag = None  # sent in parts, of which only the last request is repeated without its condition
-        if etag is None:
-            return self._in_parts(put, head)
-        return PutResult(head, file_of(etag, head.size), head.size, fingerprint(head))
+                etag = self._written(put, lambda at: self._bucket.put(put.path, content, head, condition=at))
+                return PutResult(head, file_of(etag, head.size), head.size, fingerprint(head))
+        return self._in_parts(put, head)
+
+    def _written(self, put: PutRequest, write: Callable[[WriteCondition | None], str]) -> str:
+        """Write a file in one request, and return its ETag."""
+        etag = self._on(put.condition, write)
+        if put.guarded:
+            self._learn(lambda: honours_conditions(write))
+        return etag
 
     def _in_parts(self, put: PutRequest, head: ObjectHead) -> PutResult | UnfinishedPut:
         """Send or copy an object part by part, as long as there is time; completed parts are not sent again."""
-        size = copy_part_size(head.size) if self._near else part_size(head.size)
+        size = part_size(head.size, COPY_PART if self._near else PART_SIZE)
         upload, done = self._upload(put, head, size)
         sent = 0
         try:
@@ -158,8 +163,12 @@ class BucketTarget:
                 if put.left() < PART_SECONDS:
                     return UnfinishedPut(len(done))
                 end = min(start + size, head.size)
-                done[number] = self._part(put, head, upload, number, start, end)
-                sent += 0 if self._near else end - start
+                if self._near:
+                    done[number] = upload.copy(number, put.source.copy_source(put.key, head), start, end)
+                    continue
+                with put.source.open(put.key, etag=head.etag, start=start, end=end) as stream:
+                    done[number] = upload.put(number, b"".join(stream.chunks(CHUNK)))
+                sent += end - start
             check_unchanged(put.source, put.key, head)
             etag = self._on(put.condition, lambda at: upload.complete(done, condition=at))
         except SynclineError as error:
@@ -201,14 +210,6 @@ class BucketTarget:
     def _upload_fact(self, path: str) -> str:
         return f"upload:{self.name}/{path}"
 
-    def _part(  # noqa: PLR0913, PLR0917 - the parts of one request
-        self, put: PutRequest, head: ObjectHead, upload: MultipartUpload, number: int, start: int, end: int
-    ) -> str:
-        if self._near:
-            return upload.copy(number, put.source.copy_source(put.key, head), start, end)
-        with put.source.open(put.key, etag=head.etag, start=start, end=end) as stream:
-            return upload.put(number, b"".join(stream.chunks(CHUNK)))
-
     def _copied(self, put: PutRequest) -> PutResult | UnfinishedPut:
         """Let the service copy the object as it was seen, or its present version."""
         if put.seen is not None and put.seen.size <= MAX_COPY:
@@ -224,9 +225,8 @@ class BucketTarget:
 
     def _copied_as(self, put: PutRequest, head: ObjectHead) -> PutResult:
         """Let the service copy the object in one request, if it still has the ETag of ``head``."""
-        etag = self._on(put.condition, lambda at: self._bucket.copy(put.source, put.key, put.path, head, condition=at))
-        if put.guarded:
-            self._learn(lambda: self._bucket.honours_copy_conditions(put.source, put.key, put.path, head))
+        copy = self._bucket.copy
+        etag = self._written(put, lambda at: copy(put.source, put.key, put.path, head, condition=at))
         return PutResult(head, file_of(etag, head.size))
 
     def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
@@ -236,12 +236,8 @@ class BucketTarget:
         if file_of(head.etag, head.size).version != existing.version or head.size > MAX_COPY:
             what = "was replaced" if head.size <= MAX_COPY else "is too large to be copied in one request"
             raise SynclineError("TARGET_CHANGED", f"{path!r} in {self._bucket} {what}, so it is not renamed")
-        found = head
-
-        def copy(condition: WriteCondition | None) -> str:
-            return self._bucket.copy(self._bucket, path, new_path, found, condition=condition)
-
-        etag = self._on(IF_ABSENT, copy, checked=True)
+        copy = partial(self._bucket.copy, self._bucket, path, new_path, head)
+        etag = self._on(IF_ABSENT, lambda at: copy(condition=at), checked=True)
         check_written(self, new_path, file_of(etag, head.size))
         self.remove(path, existing)
         return etag
@@ -257,9 +253,3 @@ class BucketTarget:
 
     def permit(self, path: str, mode: str) -> str | None:  # noqa: ARG002 - buckets have no permissions
         return None
-
-
-def _common(one: str, other: str) -> str:
-    """Return the longest common prefix."""
-    same = takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))
-    return "".join(each for each, _ in same)

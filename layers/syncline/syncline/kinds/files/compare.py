@@ -35,16 +35,11 @@ class RecheckShare:
     now: float
     period: float
 
-    @property
-    def share(self) -> float:
-        """The share of all files, from 0 to 1."""
-        return min(1.0, max(0.0, (self.now - self.since) / self.period))
-
     def includes(self, name: str) -> bool:
         """Return True if the file of a name is due."""
         phase = zlib.crc32(name.encode(errors="surrogatepass")) / 2**32
         begin = self.since / self.period % 1
-        return (phase - begin) % 1 < self.share
+        return (phase - begin) % 1 < (self.now - self.since) / self.period
 
 
 @dataclass(frozen=True, slots=True)

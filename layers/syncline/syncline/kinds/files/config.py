@@ -47,9 +47,7 @@ def _check_address(text: str) -> str:
 
 
 def _check_path(text: str) -> str:
-    if text.startswith("/") and ".." not in text.split("/") and text.isprintable():
-        return text
-    if not text:
+    if not text or (text.startswith("/") and ".." not in text.split("/") and text.isprintable()):
         return text
     raise ValueError("is not the beginning of paths; write one such as /data/, or leave it out")
 
@@ -91,26 +89,29 @@ class FileManagerTarget(Model):
         yield ServerAddress(self.file_manager, self.ca)
 
     @property
-    def location(self) -> Location:
-        """An identity that is the same for all spellings of one API."""
+    def _address(self) -> tuple[str, str, str]:
+        """The scheme, host and path."""
         match = _ADDRESS.fullmatch(self.file_manager)
         assert match is not None
-        return ("file manager", *server_of(match[2], 443 if match[1] == "https" else 80), match[3] or "")
+        return match[1], match[2], match[3] or ""
+
+    @property
+    def location(self) -> Location:
+        """An identity that is the same for all spellings of one API."""
+        scheme, host, path = self._address
+        return ("file manager", *server_of(host, 443 if scheme == "https" else 80), path)
 
     @property
     def record_location(self) -> Location:
         """An identity that is the same for two spellings of one API. It is part of the keys of records, so it is fixed."""
-        match = _ADDRESS.fullmatch(self.file_manager)
-        assert match is not None
-        name, port = split_host(match[2])
-        loopback = is_loopback(match[2])
-        return ("file manager", "localhost" if loopback else name, port or match[1], match[3] or "")
+        scheme, host, path = self._address
+        name, port = split_host(host)
+        return ("file manager", "localhost" if is_loopback(host) else name, port or scheme, path)
 
     def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
         """Yield a warning if files are sent over a network without encryption."""
-        match = _ADDRESS.fullmatch(self.file_manager)
-        assert match is not None
-        if match[1] == "http" and not is_loopback(match[2]):
+        scheme, host, _ = self._address
+        if scheme == "http" and not is_loopback(host):
             yield Finding((*path, "file_manager"), "sends files unencrypted over the network; use https and ca")
 
 
@@ -244,30 +245,31 @@ class FilesSync(Sync):
 
     def problems(self) -> list[Finding]:
         source, target = self.source, self.target
-        if isinstance(target, BucketTarget) and source.location == target.location:
-            one, other = Area(source.prefix), Area(target.prefix)
-            if one.meets(other):
-                what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
-                return [Finding(("target", "bucket"), what, (("source",), ("target",)))]
-        return []
+        if source.location != target.location or not Area(source.prefix).meets(Area(target.prefix)):
+            return []
+        what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
+        return [Finding(("target", "bucket"), what, (("source",), ("target",)))]
 
     def warnings(self) -> list[Finding]:
-        found = [
+        return [
             *self.source.plain_text_warnings(("source",)),
             *self.target.plain_text_warnings(("target",)),
             *super().warnings(),
+            *(self.reports.plain_text_warnings(("reports",)) if self.reports is not None else ()),
         ]
-        if self.reports is not None:
-            found += self.reports.plain_text_warnings(("reports",))
-        return found
 
     def reaches(self) -> list[Reach]:
-        advice = "give one of them another prefix"
         target = self.target
         if isinstance(target, FileManagerTarget):
-            area = Area(re.sub("/+", "/", target.prefix).removeprefix("/"))
-            return [Reach(self.name, target.location, (area,), ("target", "file_manager"), target.file_manager, advice)]
-        return [Reach(self.name, target.location, (Area(target.prefix),), ("target", "bucket"), target.bucket, advice)]
+            start, field, address = (
+                re.sub("/+", "/", target.prefix).removeprefix("/"),
+                "file_manager",
+                target.file_manager,
+            )
+        else:
+            start, field, address = target.prefix, "bucket", target.bucket
+        advice = "give one of them another prefix"
+        return [Reach(self.name, target.location, (Area(start),), ("target", field), address, advice)]
 
     def flows(self) -> list[Flow]:
         target, start = self.target, self.source.prefix
@@ -290,10 +292,8 @@ class FilesSync(Sync):
         ]
 
     def event_sources(self) -> tuple[str, ...]:
-        sources = [f"bucket:{self.source.bucket}"]
-        if isinstance(self.target, FileManagerTarget):
-            sources.append(f"files:{self.target.file_manager}")
-        return tuple(sources)
+        manager = self.target.file_manager if isinstance(self.target, FileManagerTarget) else None
+        return (f"bucket:{self.source.bucket}", *(() if manager is None else (f"files:{manager}",)))
 
     def gathering(self) -> Gathering:
         return self.events

@@ -34,7 +34,7 @@ from syncline.kinds.files.compare import (
 from syncline.kinds.files.config import KEY, PREFIX, FilesSync
 from syncline.kinds.files.events import EventScope
 from syncline.kinds.files.items import FileItems, NoItem, item_pages, sort_key
-from syncline.kinds.files.listing import InvalidEntries, chunks, listed_ahead, start_after
+from syncline.kinds.files.listing import InvalidEntries, chunks, listed_ahead
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record, Records, RemovedRecord, Row, Task
 from syncline.kinds.files.removals import RemovalLimits, capped, removals_among
@@ -209,10 +209,11 @@ class FileScan:
                 return chain.from_iterable(stack.enter_context(read_ahead(chunks(items))))
 
             def opened(after: str) -> Iterator[ListedObject]:
-                start = start_after(prefixes[1], after)
+                start = prefixes[1] + after if after else ""
                 return ahead(self.target.listing(prefixes[1] + prefix, start, invalid.at_target.append))
 
-            invalid, start = InvalidEntries(sync, self._items.failed), start_after(prefixes[0], cursor.after)
+            invalid = InvalidEntries(sync, self._items.failed)
+            start = prefixes[0] + cursor.after if cursor.after else ""
             source = ahead(listed_ahead(self.source, prefixes[0] + prefix, start, invalid.at_source.append))
             target = None
             if self.target.is_listed:

@@ -6,15 +6,15 @@ permission has the time that its event states, the time at which it came, and it
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from syncline.clients.file_manager.client import FileEvent, parse_event
-from syncline.clients.s3.events import ObjectEvent, events_in, has_dot_segment, is_no_newer, is_notification
+from syncline.clients.s3.events import events_in, has_dot_segment, is_no_newer, is_notification
+from syncline.clients.s3.xml import unix_time
 from syncline.errors import SynclineError
 from syncline.kinds.files.config import KEY, PREFIX, FilesSync
 from syncline.model import compact_json
@@ -85,21 +85,11 @@ def groups_in(sync: FilesSync, body: Any, now: float) -> tuple[str, ...]:
     Accepted are a bucket's notifications, and events of the file manager: one, or a list under ``events``. ``now`` is
     the time at which they came, in Unix seconds.
     """
-    if is_notification(body):
-        return tuple(
-            sorted(
-                {
-                    f"{KEY}{event.key}" if (order := _order(sync, event)) is None else f"{_EVENT}{order}:{event.key}"
-                    for event in events_in(body)
-                    if event.bucket == sync.source.bucket and sync.takes(event.key)
-                }
-            )
-        )
-    return groups_of(sync, manager_events_in(body), now)
-
-
-def _order(sync: FilesSync, event: ObjectEvent) -> str | None:
-    return event.order if sync.source.sequenced else None
+    if not is_notification(body):
+        return groups_of(sync, manager_events_in(body), now)
+    events = [event for event in events_in(body) if event.bucket == sync.source.bucket and sync.takes(event.key)]
+    orders = ((event.key, event.order if sync.source.sequenced else None) for event in events)
+    return tuple(sorted({f"{KEY}{key}" if order is None else f"{_EVENT}{order}:{key}" for key, order in orders}))
 
 
 def sources_in(body: Any) -> tuple[str, ...]:
@@ -134,18 +124,16 @@ def manager_events_in(body: Any) -> list[FileEvent]:
 
 def groups_of(sync: FilesSync, events: Iterable[FileEvent], now: float) -> tuple[str, ...]:
     """Return the groups that events of the file manager name; paths outside this sync are skipped."""
-    return tuple(sorted(set(_groups(sync, events, now))))
-
-
-def _groups(sync: FilesSync, events: Iterable[FileEvent], now: float) -> Iterator[str]:
+    groups: set[str] = set()
     for number, event in enumerate(events):
         for path in (event.path, event.new_path):
             key = None if path is None else sync.key_of(path)
             if key is None or has_dot_segment(key):
                 continue
-            yield f"{KEY}{key}"
+            groups.add(f"{KEY}{key}")
             if event.permissions is not None:
-                yield f"{_MODE}{compact_json([key, event.permissions, instant(event.timestamp), now, number])}"
+                groups.add(f"{_MODE}{compact_json([key, event.permissions, instant(event.timestamp), now, number])}")
+    return tuple(sorted(groups))
 
 
 def instant(text: str) -> float | None:
@@ -153,13 +141,10 @@ def instant(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
-        pass
-    else:
-        if not 0 <= number < math.inf:
+        try:
+            return unix_time(text) if text else None
+        except (ValueError, OverflowError):
             return None
-        return number / 1000 if number >= _MILLISECONDS else number
-    try:
-        when = dt.datetime.fromisoformat(text)
-    except ValueError:
+    if not 0 <= number < math.inf:
         return None
-    return (when if when.tzinfo else when.replace(tzinfo=dt.UTC)).timestamp()
+    return number / 1000 if number >= _MILLISECONDS else number

@@ -121,11 +121,6 @@ def _some_pages(bucket: Bucket, prefix: str, after: str, token: str | None, odd:
     return pages
 
 
-def start_after(start: str, after: str) -> str:
-    """Return the key or path after which a listing starts, "" for its beginning."""
-    return start + after if after else ""
-
-
 @dataclass(frozen=True, slots=True)
 class InvalidEntries:
     """The invalid entries of the listings of a window. Each is a failure, and nothing is removed after one.
@@ -144,7 +139,18 @@ class InvalidEntries:
         They are by key, or by the entry's position if it has no name. Keys that the sync does not take are left out.
         """
         found: dict[str, Failure] = {}
-        for name, entry, key in self._keys():
+        sync, start = self.sync, self.sync.target.prefix
+        entries = [
+            *(
+                (sync.name_of(each.near), each, each.name if each.name and sync.takes(each.name) else None)
+                for each in self.at_source
+            ),
+            *(
+                (each.near.removeprefix(start), each, sync.key_of(each.name) if each.name else None)
+                for each in self.at_target
+            ),
+        ]
+        for name, entry, key in entries:
             if name and (name <= after or (upto is not None and name > upto)):
                 continue
             if entry.name is None:
@@ -152,18 +158,3 @@ class InvalidEntries:
             elif key is not None:
                 found[key] = self.failed(key, entry.error)
         return found
-
-    def _keys(self) -> Iterator[tuple[str, InvalidEntry, str | None]]:
-        """Yield each entry with the name by which it is sorted, and its key if the sync takes it."""
-        for entry in self.at_source:
-            yield (
-                self.sync.name_of(entry.near),
-                entry,
-                entry.name if entry.name and self.sync.takes(entry.name) else None,
-            )
-        for entry in self.at_target:
-            yield (
-                entry.near.removeprefix(self.sync.target.prefix),
-                entry,
-                self.sync.key_of(entry.name) if entry.name else None,
-            )

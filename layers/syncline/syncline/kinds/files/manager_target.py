@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.clients.file_manager.client import FileContent, FileManager, FilePermissions, SavedFile
@@ -37,24 +38,17 @@ _ESTIMATE_AFTER: Final = 5.0
 """Seconds of sending after which the remaining time is estimated."""
 
 
+@dataclass(frozen=True, slots=True)
 class FileManagerTarget:
     """A file manager. A file's metadata states the object it was made from, with a mark bound to its path."""
 
     is_listed = False
 
-    def __init__(
-        self,
-        client: FileManager,
-        name: str,
-        owner: str | None,
-        group: str | None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._client = client
-        self._owner = owner
-        self._group = group
-        self._clock = clock
-        self.name = name
+    _client: FileManager
+    name: str
+    _owner: str | None
+    _group: str | None
+    _clock: Callable[[], float] = time.monotonic
 
     def refuses(self, path: str, size: int | None) -> str | None:  # noqa: ARG002 - a path alone decides
         return path_problem(path)
@@ -70,24 +64,22 @@ class FileManagerTarget:
 
     def stat(self, path: str) -> TargetFile | None:
         saved = self._client.get(path)
-        return None if saved is None else self._file(path, saved, saved.metadata)
+        return None if saved is None else self._file(path, saved)
 
-    def _file(self, path: str, saved: SavedFile, metadata: Mapping[str, object]) -> TargetFile:
-        etag, mark, marked_path = (metadata.get(each) for each in ("etag", "mark", "path"))
-        size = saved.size if saved.size is not None else metadata.get("size")
+    def _file(self, path: str, saved: SavedFile) -> TargetFile:
+        etag, mark, marked_path, run = (saved.metadata.get(each) for each in ("etag", "mark", "path", "run"))
+        size = saved.size if saved.size is not None else saved.metadata.get("size")
         size = size if isinstance(size, int) else None
         version = f"{saved.internal_id}|{'' if size is None else size}|{etag or ''}|{mark or ''}"
         if not isinstance(etag, str) or not isinstance(marked_path, str) or mark != self._mark(marked_path, etag, size):
             # Without our mark the metadata may not describe the bytes.
             return TargetFile(version, None, size, saved.internal_id)
-        run = metadata.get("run")
         by = run if isinstance(run, str) else None
         return TargetFile(version, etag, size, saved.internal_id, marked_path == path, marked_path, by)
 
     def _mark(self, path: str, etag: str, size: int | None) -> str:
-        return hashlib.blake2b(
-            f"{self.name}\n{path}\n{etag}\n{size}".encode(errors="surrogatepass"), digest_size=8
-        ).hexdigest()
+        text = f"{self.name}\n{path}\n{etag}\n{size}"
+        return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
 
     def listed(self, paths: Sequence[str]) -> Mapping[str, TargetFile]:  # noqa: ARG002 - the API has no listing
         return {}
@@ -111,15 +103,14 @@ class FileManagerTarget:
             if head.size <= BUFFERED:
                 content = b"".join(stream.chunks(BUFFERED + 1))
                 about["sha256"] = hashlib.sha256(content).hexdigest()
-                saved = self._client.save(
-                    operation, put.path, FileContent(content, head.size, head.content_type, about)
-                )
+                whole = FileContent(content, head.size, head.content_type, about)
+                saved = self._client.save(operation, put.path, whole)
             else:
                 sending = _Sending(put, head.size, self._clock)
                 try:
                     with read_ahead(sending.chunks(stream)) as chunks:
-                        content_of = FileContent(chunks, head.size, head.content_type, about)
-                        saved = self._client.save(operation, put.path, content_of)
+                        streamed = FileContent(chunks, head.size, head.content_type, about)
+                        saved = self._client.save(operation, put.path, streamed)
                 except SynclineError as error:
                     if error.code.name != "TIME_SHORT":
                         raise
@@ -128,7 +119,7 @@ class FileManagerTarget:
             check_unchanged(put.source, put.key, head)
         # A file that was stored incompletely has the version of its actual size: it is ours, and verify refuses it.
         kept = head.size if saved.size is None else saved.size
-        existing = self._file(put.path, SavedFile(saved.internal_id, put.path, kept), about)
+        existing = self._file(put.path, replace(saved, size=kept, metadata=about))
         return PutResult(head, existing, head.size, fingerprint(head))
 
     def rename(self, path: str, new_path: str, existing: TargetFile) -> str:
@@ -151,18 +142,21 @@ class FileManagerTarget:
         return self._client.set_permissions(path, FilePermissions(mode, self._owner, self._group)).mode
 
 
+@dataclass
 class _Sending:
     """The sending of a file in one request, which no other function can continue.
 
     ``chunks`` raises FILE_TOO_SLOW as soon as the rest cannot be sent in the time that is left.
     """
 
-    def __init__(self, put: PutRequest, size: int, clock: Callable[[], float]) -> None:
-        self._put = put
-        self._size = size
-        self._clock = clock
-        self._began = clock()
-        self._sent = 0
+    _put: PutRequest
+    _size: int
+    _clock: Callable[[], float]
+    _began: float = field(init=False)
+    _sent: int = 0
+
+    def __post_init__(self) -> None:
+        self._began = self._clock()
 
     def chunks(self, stream: ObjectStream) -> Iterator[bytes]:
         for chunk in stream.chunks(CHUNK):

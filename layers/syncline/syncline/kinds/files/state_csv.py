@@ -12,7 +12,7 @@ from typing import Final
 
 from syncline.clients.file_manager.client import parse_mode
 from syncline.clients.s3.head import ObjectHead
-from syncline.clients.s3.xml import ListedObject
+from syncline.clients.s3.xml import ListedObject, unix_time
 from syncline.errors import SynclineError
 from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile
@@ -152,14 +152,11 @@ def record_of(row: CsvRow, listed: ListedObject, existing: TargetFile) -> Record
         return None  # the next run compares the bytes
     if row.internal_id and existing.internal_id and row.internal_id != existing.internal_id:
         return None
-    if row.last_modified:
-        try:
-            when = dt.datetime.fromisoformat(row.last_modified)
-        except ValueError:
+    try:
+        if row.last_modified and listed.modified > unix_time(row.last_modified) + _CLOCK_DIFFERENCE:
             return None
-        when = when if when.tzinfo else when.replace(tzinfo=dt.UTC)
-        if listed.modified > when.timestamp() + _CLOCK_DIFFERENCE:
-            return None
+    except (ValueError, OverflowError):
+        return None
     mode, number = parse_mode(row.permissions), existing.internal_id
     return Record.of_listed(listed, existing.version, file_type=row.file_type, mode=mode, internal_id=number)
 
