@@ -111,30 +111,6 @@ class TestRecords:
         records.compact()
         assert records.known(["a", "b"]) == ({"a": [1]}, {})
 
-    def test_clear_deletes_the_records_of_one_target(self, database: SteppedDatabase, clock: Clock) -> None:
-        records, other = records_of(database, clock), FileRecords(database, "one", "cd34", clock.time)
-        other.write({"a": [1]})
-        records.write({name: [1] for name in NAMES})
-        records.compact()
-        records.write({"b": [1]})
-        records.clear()
-        assert (list(records.scan()), records.count(), records.known(NAMES)) == ([], 0, ({}, {}))
-        assert {sk for pk, sk in items_of(database) if "ab12" in pk} == {"D"}
-        empty = [item for item in all_items(database) if "ab12" in item["pk"] and item["sk"] == "D"]
-        assert {item["expires"] for item in empty} == {int(clock.now) + 24 * 3600}
-        assert list(other.scan()) == [("a", [1])]
-        records.write({"b": [2]})
-        assert records.compact() == 1
-        item = database.get(f"FILES#one#ab12#{in_two('b'):02}", "D")
-        assert item is not None
-        assert "expires" not in item
-
-    def test_clear_deletes_the_records_behind_an_empty_partition(self, database: SteppedDatabase, clock: Clock) -> None:
-        records = FileRecords(database, "one", "ab12", clock.time, lambda _: SHARDS - 1)
-        records.write({"a": [1]})
-        records.clear()
-        assert list(records.scan()) == []
-
     def test_absent_segments_are_an_error_that_says_what_to_do(self, database: SteppedDatabase, clock: Clock) -> None:
         records = records_of(database, clock)
         records.write({"a": [1]})

@@ -65,8 +65,6 @@ _TIDY_BYTES: Final = 1_000_000
 _TRIES: Final = 10
 _ABANDONED: Final = 3600
 """Seconds after which a compaction is known to be dead: no function runs for as long."""
-_CLEARED: Final = 24 * 3600
-"""Seconds for which the empty directory of a partition that was cleared stays."""
 _REMEMBERED: Final = 64
 """Changes named as merged after they are gone, in case the call that wrote one is repeated late."""
 _CHANGE: Final = "C#"
@@ -180,6 +178,7 @@ class _Partition:
         return changes
 
 
+@dataclass(frozen=True, slots=True)
 class FileRecords:
     """The records of the files that one sync has at one target: rows by name.
 
@@ -188,28 +187,17 @@ class FileRecords:
     an item.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what tests change has defaults
-        self,
-        database: Database,
-        sync: str,
-        target: str,
-        clock: Callable[[], float] = time.time,
-        shard: Callable[[str], int] = shard_of,
-        segment_rows: int = SEGMENT_ROWS,
-        shards: int = SHARDS,
-    ) -> None:
-        self._db = database
-        self._sync = sync
-        self._target = target
-        self._clock = clock
-        self._shard = shard
-        self._segment_rows = segment_rows
-        self._shards = shards
+    database: Database
+    sync: str
+    target: str
+    clock: Callable[[], float] = time.time
+    shard: Callable[[str], int] = shard_of
+    segment_rows: int = SEGMENT_ROWS
+    shards: int = SHARDS
 
     def known(self, names: Iterable[str]) -> tuple[dict[str, Row], dict[str, Row]]:
         """Return the rows of the names that have one, and the rows kept for those that are gone."""
-        now = self._clock()
-        entries = self._entries(set(names))
+        now, entries = self.clock(), self._entries(set(names))
         files = {name: entry for name, entry in entries.items() if is_file(entry)}
         gone = {name: entry.row for name, entry in entries.items() if isinstance(entry, Gone) and entry.until > now}
         return files, gone
@@ -221,7 +209,7 @@ class FileRecords:
             in_segments = self._enter_changes(names, entries)
             keys = list(in_segments)
             for at in range(0, len(keys), 100):
-                for item in self._db.batch_get(keys[at : at + 100]):
+                for item in self.database.batch_get(keys[at : at + 100]):
                     contents = Contents.of(item["data"])
                     for name in in_segments.pop((str(item["pk"]), str(item["sk"]))):
                         entries[name] = contents.find(name)
@@ -234,7 +222,7 @@ class FileRecords:
         """Add the entries that are in changes to `entries`. Return the other names by the key of their segment."""
         shards: dict[int, list[str]] = defaultdict(list)
         for name in names:
-            shards[self._shard(name)].append(name)
+            shards[self.shard(name)].append(name)
         in_segments: dict[tuple[str, str], list[str]] = defaultdict(list)
         for shard, group in shards.items():
             partition = self._read(shard)
@@ -253,7 +241,7 @@ class FileRecords:
         during the scan may be yielded or not.
         """
         # No name is in two partitions, so two rows are never compared.
-        return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(self._shards)))
+        return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(self.shards)))
 
     def _scan(self, shard: int, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
         tries = _TRIES
@@ -284,23 +272,21 @@ class FileRecords:
         write (Unix microseconds). It overrides the write whose time is `after`, whatever the clocks of the two say.
         """
         _IDS.note(after)
-        written = 0
-        until = int(self._clock()) + KEPT
+        written, until = 0, int(self.clock()) + KEPT
         kept = {name: Gone(until, row) for name, row in (gone or {}).items()}
         shards: dict[int, dict[str, Entry | None]] = defaultdict(dict)
         for name, entry in {**changes, **kept}.items():
-            shards[self._shard(name)][name] = entry
-        puts = []
-        tidy = set()
+            shards[self.shard(name)][name] = entry
+        puts, tidy = [], set()
         for shard, group in sorted(shards.items()):
             pk = self._pk(shard)
-            for piece in pieces(group, self._segment_rows):
-                change = _IDS.next(self._clock())
+            for piece in pieces(group, self.segment_rows):
+                change = _IDS.next(self.clock())
                 written = int(change[:_MICROSECONDS])
                 puts.append({"pk": pk, "sk": _CHANGE + change, "data": piece.pack()})
                 if zlib.crc32(f"{pk}{change[:_MICROSECONDS]}".encode()) % _TIDY_EVERY == 0:
                     tidy.add(shard)
-        self._db.batch_write(puts, [])
+        self.database.batch_write(puts, [])
         for shard in sorted(tidy):
             partition = self._read(shard, _BEFORE_SEGMENTS)
             # Changes scattered over many segments rewrite them all, so more of them are collected first.
@@ -311,7 +297,7 @@ class FileRecords:
 
     def compact(self) -> int:
         """Merge all changes into segments. Return the number of files recorded."""
-        return sum(self._compact_shard(shard) for shard in range(self._shards))
+        return sum(map(self._compact_shard, range(self.shards)))
 
     def _compact_shard(self, shard: int) -> int:
         for _ in range(_TRIES):
@@ -322,7 +308,7 @@ class FileRecords:
 
     def count(self) -> int:
         """Return the number of files recorded. Segments are read only where changes fall into them."""
-        return sum(self._count(shard) for shard in range(self._shards))
+        return sum(self._count(shard) for shard in range(self.shards))
 
     def _count(self, shard: int) -> int:
         for _ in range(_TRIES):
@@ -338,29 +324,11 @@ class FileRecords:
             return count
         raise self._damaged(self._pk(shard))
 
-    def clear(self) -> None:
-        """Delete all records of this target.
-
-        An empty directory stays for a day: a compaction in progress must not restore records.
-        """
-        for shard in range(self._shards):
-            pk = self._pk(shard)
-            keys = list(self._db.sort_keys(pk, ""))
-            if not keys:
-                continue
-            changes = [sk.removeprefix(_CHANGE) for sk in keys if sk.startswith(_CHANGE)]
-            empty = _directory(pk, [], changes)
-            self._db.put(empty)
-            # Again, for a compaction that ended meanwhile. One that ends later fails and deletes its segments.
-            self._delete(pk, [sk for sk in self._db.sort_keys(pk, "") if sk != _DIRECTORY])
-            # Only now: the directory must outlive the changes that it lists.
-            self._db.replace({**empty, "expires": int(self._clock()) + _CLEARED}, empty["version"])
-
     def _read(self, shard: int, last: str = _DIRECTORY) -> _Partition:
         """Read a partition up to its directory, or including the intents after it."""
         partition = _Partition(shard, self._pk(shard))
         changes: dict[str, Any] = {}
-        for item in self._db.query_until(partition.pk, last):
+        for item in self.database.query_until(partition.pk, last):
             sk = str(item["sk"])
             if sk.startswith(_CHANGE):
                 changes[sk.removeprefix(_CHANGE)] = item
@@ -390,7 +358,7 @@ class FileRecords:
             return
         for at in range(0, len(wanted), _AHEAD):
             keys = [(partition.pk, partition.segments[index].sk) for index in wanted[at : at + _AHEAD]]
-            items = {str(item["sk"]): item for item in self._db.batch_get(keys)}
+            items = {str(item["sk"]): item for item in self.database.batch_get(keys)}
             for _, sk in keys:
                 if sk not in items:
                     raise _ReplacedError
@@ -398,7 +366,7 @@ class FileRecords:
 
     def _compact(self, partition: _Partition) -> int | None:
         """Merge the changes of a partition. Return its number of files, None if another compaction came first."""
-        pk, now = partition.pk, self._clock()
+        pk, now = partition.pk, self.clock()
         seen = dict.fromkeys([*partition.merged, *partition.pending])
         changes = [_CHANGE + change for change in seen]
         dead = [intent for intent in partition.intents if intent.begun < now - _ABANDONED]
@@ -407,12 +375,12 @@ class FileRecords:
             self._delete(pk, changes)
             return sum(segment.files for segment in partition.segments)
         intent = _Intent(secrets.token_hex(8), now, [segment.sk for segment in partition.segments])
-        self._db.put(intent.item(pk))
+        self.database.put(intent.item(pk))
         segments: list[_Segment] = []
         try:
             self._rewrite(partition, expired, intent, segments)
             recent = [change for change in partition.recent if change not in seen][-_REMEMBERED:]
-            won = self._db.replace(_directory(pk, segments, [*recent, *seen]), partition.version)
+            won = self.database.replace(_directory(pk, segments, [*recent, *seen]), partition.version)
         except _ReplacedError:
             won = False
         garbage = {*intent.replaced, *(segment.sk for segment in segments)}
@@ -422,7 +390,7 @@ class FileRecords:
             segments = self._read(partition.shard).segments
             changes, dead = [], []
         for other in dead:
-            garbage.update(other.replaced, self._db.sort_keys(pk, other.prefix))
+            garbage.update(other.replaced, self.database.sort_keys(pk, other.prefix))
         self._delete(pk, [*changes, *sorted(garbage - {segment.sk for segment in segments})])
         self._delete(pk, [other.sk for other in (*dead, intent)])
         return sum(segment.files for segment in segments) if won else None
@@ -439,13 +407,13 @@ class FileRecords:
             segments.append(_Segment(sk, part.low, len(part.names), round(part.weight, 4), part.until))
             items.append({"pk": partition.pk, "sk": sk, "data": part.pack()})
             if len(items) == _AHEAD:
-                self._db.batch_write(items, [])
+                self.database.batch_write(items, [])
                 items = []
-        self._db.batch_write(items, [])
+        self.database.batch_write(items, [])
 
     def _merged(self, partition: _Partition, expired: set[int]) -> Iterator[_Segment | Piece]:
         """Yield the segments that stay as they are, and the contents of new ones between them, in order."""
-        now = self._clock()
+        now = self.clock()
         changes = partition.by_segment()
         touched = changes.keys() | expired
         ahead = self._contents(partition, sorted(touched))
@@ -464,24 +432,24 @@ class FileRecords:
                 for name, entry in entries.items()
                 if entry is not None and not (isinstance(entry, Gone) and entry.until <= now)
             }
-            new = pieces(left, self._segment_rows)
+            new = pieces(left, self.segment_rows)
             small = {}
             if new and new[-1].weight < _SMALL:
                 low = new.pop().low
                 small = {name: entry for name, entry in left.items() if name >= low}
             yield from new
-        yield from pieces(small, self._segment_rows)
+        yield from pieces(small, self.segment_rows)
 
     def _delete(self, pk: str, sort_keys: Iterable[str]) -> None:
-        self._db.batch_write([], [(pk, sk) for sk in sort_keys])
+        self.database.batch_write([], [(pk, sk) for sk in sort_keys])
 
     def _pk(self, shard: int) -> str:
-        return f"FILES#{self._sync}#{self._target}#{shard:02}"
+        return f"FILES#{self.sync}#{self.target}#{shard:02}"
 
     def _damaged(self, pk: str) -> SynclineError:
         return SynclineError(
             "INTERNAL",
-            f"the records of sync {self._sync} are damaged: the directory of {pk} names segments that are absent; "
+            f"the records of sync {self.sync} are damaged: the directory of {pk} names segments that are absent; "
             "delete the items of this partition, and the next full scan records its files again",
         )
 

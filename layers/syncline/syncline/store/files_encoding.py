@@ -38,6 +38,8 @@ _SEGMENT_BYTES: Final = 250_000
 _FILL: Final = 0.9
 """Weight of each piece if records need more than one: it leaves space for later records."""
 _FULL: Final = 1 + 1e-6  # weights are sums of fractions
+_LEVEL: Final = 1
+"""The level of compression."""
 
 Row = list[Any]
 """A JSON value that belongs to the kind. This package does not interpret it."""
@@ -90,7 +92,7 @@ class Piece:
     def pack(self) -> bytes:
         """Return the content of an item with these records."""
         arrays = [b"[" + b",".join(values) + b"]" for values in (self.names, self.rows, self.gone, self.removed)]
-        return _compress(b"[" + b",".join(arrays) + b"]")
+        return zlib.compress(b"[" + b",".join(arrays) + b"]", _LEVEL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,16 +154,12 @@ def pieces(entries: Mapping[str, Entry | None], most: int) -> list[Piece]:
 
 def pack(value: Any) -> bytes:
     """Return a JSON value as the content of an item."""
-    return _compress(_json(value))
+    return zlib.compress(_json(value), _LEVEL)
 
 
 def unpack(content: Any) -> Any:
     """Return the JSON value that is the content of an item. `content` is bytes, or boto3's type for them."""
     return json.loads(zlib.decompress(bytes(content)).decode(errors="surrogatepass"))
-
-
-def _compress(text: bytes) -> bytes:
-    return zlib.compress(text, 1)
 
 
 def _json(value: Any) -> bytes:

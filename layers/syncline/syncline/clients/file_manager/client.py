@@ -117,8 +117,8 @@ class FileManager:
         Raises, like every method, UNAUTHORIZED, FORBIDDEN, THROTTLED, REFUSED, BAD_ANSWER for a response that violates
         the contract, and the errors of :meth:`Http.request`.
         """
-        response = self._form("/saveToDisk", {"operation": "get", "file_path": path}, absent=True)
-        return None if response is None else _saved(response, "get", path)
+        response = self._form("/saveToDisk", {"operation": "get", "file_path": path})
+        return None if _is_absent(response) else _saved(response, "get", path)
 
     def save(self, operation: str, path: str, content: FileContent) -> SavedFile:
         """Send the content of a file; ``operation`` is ``create`` or ``update``.
@@ -144,9 +144,7 @@ class FileManager:
         timeout = READ_TIMEOUT + content.size / _MIN_WRITE_RATE
         repeatable = isinstance(content.chunks, bytes)  # writing the same bytes to the same path twice does no harm
         response = self._send("POST", "/saveToDisk", headers, body, repeatable=repeatable, timeout=timeout)
-        if response.status == 409:
-            raise SynclineError("FILE_DIFFERS", response.error().what)
-        return _saved(_checked(response), operation, path)
+        return _saved(response, operation, path)
 
     def rename(self, path: str, new_path: str) -> SavedFile:
         """Rename or move a file.
@@ -156,36 +154,26 @@ class FileManager:
         operation = "rename" if path.rpartition("/")[0] == new_path.rpartition("/")[0] else "move"
         fields = {"operation": operation, "file_path": path, "new_path": new_path}
         # A repeated rename would fail with NOT_FOUND, so the caller checks the result after a lost response.
-        response = self._send(
-            "POST",
-            "/saveToDisk",
-            {"Content-Type": _FORM},
-            urlencode(fields, quote_via=quote).encode(),
-            repeatable=False,
-        )
-        if response.status == 409:
-            raise SynclineError("FILE_DIFFERS", response.error().what)
-        return _saved(_checked(response), operation, path)
+        return _saved(self._form("/saveToDisk", fields, repeatable=False), operation, path)
 
     def delete(self, path: str) -> None:
         """Delete a file. Do nothing if it does not exist."""
-        response = self._form("/saveToDisk", {"operation": "delete", "file_path": path}, absent=True)
-        if response is not None:
+        response = self._form("/saveToDisk", {"operation": "delete", "file_path": path})
+        if not _is_absent(response):
             _saved(response, "delete", path)
 
     # -- permissions ---------------------------------------------------------------------------------------------
 
     def permissions(self, path: str) -> FilePermissions | None:
         """Return the permissions of a file, None if it does not exist."""
-        response = self._form("/updatePermissions", {"file_path": path}, absent=True)
-        return None if response is None else _permissions(response, path)
+        response = self._form("/updatePermissions", {"file_path": path})
+        return None if _is_absent(response) else _permissions(response, path)
 
     def set_permissions(self, path: str, wanted: FilePermissions) -> FilePermissions:
         """Write the given permissions of a file and return the resulting ones."""
         fields = {"file_path": path, "permissions": wanted.mode, "owner": wanted.owner, "group": wanted.group}
-        response = self._form("/updatePermissions", {name: value for name, value in fields.items() if value})
-        assert response is not None
-        return _permissions(response, path)
+        given = {name: value for name, value in fields.items() if value}
+        return _permissions(self._form("/updatePermissions", given), path)
 
     # -- the rest ------------------------------------------------------------------------------------------------
 
@@ -195,12 +183,8 @@ class FileManager:
         listed = response.json_object().get("events")
         if not isinstance(listed, list):
             raise response.protocol_error("`events` is not a list")
-        entries = EntryReader(
-            f"the events of {self.host}",
-            on_invalid,
-            lambda entry: field_of(entry, "file_path"),
-            limits=IN_MEMORY_LIMITS,
-        )
+        listing = f"the events of {self.host}"
+        entries = EntryReader(listing, on_invalid, lambda each: field_of(each, "file_path"), limits=IN_MEMORY_LIMITS)
         return list(entries.read(listed, parse_event))
 
     def report(self, results: Mapping[str, Any]) -> None:
@@ -217,14 +201,9 @@ class FileManager:
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def _form(self, path: str, fields: Mapping[str, str], *, absent: bool = False) -> Response | None:
-        """Send a form and return the response; None for a 404 if ``absent`` allows it."""
+    def _form(self, path: str, fields: Mapping[str, str], *, repeatable: bool = True) -> Response:
         body = urlencode(fields, quote_via=quote).encode()
-        response = self._send("POST", path, {"Content-Type": _FORM}, body, repeatable=True)
-        # A 404 in HTML comes from a proxy or a wrong URL, and does not concern the file.
-        if absent and response.status == 404 and isinstance(_json(response), dict):
-            return None
-        return _checked(response)
+        return self._send("POST", path, {"Content-Type": _FORM}, body, repeatable=repeatable)
 
     def _send(  # noqa: PLR0913 - the parts of a request
         self,
@@ -262,39 +241,28 @@ def parse_event(value: Any) -> FileEvent:
     kind, path, new_path = value.get("event_type"), value.get("file_path"), value.get("new_path")
     metadata = value.get("metadata")
     permissions = metadata.get("new_permissions") if isinstance(metadata, dict) else None
+    moves, permits = kind in ("rename", "move"), kind == "change_permission"
+    mode = parse_mode(permissions) if isinstance(permissions, str) else None
     wrong = (
         (not isinstance(kind, str) or kind not in EVENT_TYPES, f"of unknown type {str(kind)[:40]!r}"),
         (not isinstance(path, str) or not path, "without a path"),
-        (kind in ("rename", "move") and (not isinstance(new_path, str) or not new_path), "without a new path"),
-        (kind == "change_permission" and not isinstance(permissions, str), "without new permissions"),
-        (
-            kind == "change_permission" and parse_mode(str(permissions)) is None,
-            f"with permissions {str(permissions)[:40]!r}, which are not of the form rw-r--r--",
-        ),
+        (moves and (not isinstance(new_path, str) or not new_path), "without a new path"),
+        (permits and not isinstance(permissions, str), "without new permissions"),
+        (permits and mode is None, f"with permissions {str(permissions)[:40]!r}, which are not of the form rw-r--r--"),
     )
     for is_so, words in wrong:
         if is_so:
             raise SynclineError("MESSAGE_INVALID", f"an event of the file manager {words}")
-    moves = kind in ("rename", "move")
-    return FileEvent(
-        str(kind),
-        str(path),
-        str(new_path) if moves else None,
-        parse_mode(str(permissions)) if kind == "change_permission" else None,
-        str(value.get("timestamp") or ""),
-    )
+    timestamp = str(value.get("timestamp") or "")
+    return FileEvent(str(kind), str(path), new_path if moves else None, mode if permits else None, timestamp)
 
 
 def _around(boundary: str, fields: Mapping[str, str], file_type: str) -> tuple[bytes, bytes]:
     """Return the parts of a multipart form before and after the content of the file."""
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
-        for name, value in fields.items()
-    ]
+    start = f"--{boundary}\r\nContent-Disposition: form-data; name="
     kind = file_type if file_type.isascii() and file_type.isprintable() else "application/octet-stream"
-    parts.append(
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="file"\r\nContent-Type: {kind}\r\n\r\n'
-    )
+    parts = [f'{start}"{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()]
+    parts.append(f'{start}"file"; filename="file"\r\nContent-Type: {kind}\r\n\r\n')
     return "".join(parts).encode(), f"\r\n--{boundary}--\r\n".encode()
 
 
@@ -318,15 +286,22 @@ def _checked(response: Response) -> Response:
     return response
 
 
-def _json(response: Response) -> Any:
+def _json(text: str | bytes) -> Any:
     try:
-        return json.loads(response.body)
+        return json.loads(text)
     except (ValueError, RecursionError):
         return None
 
 
+def _is_absent(response: Response) -> bool:
+    """Return True if an answer states that there is no such file. A 404 in HTML is from a proxy, or for a wrong URL."""
+    return response.status == 404 and isinstance(_json(response.body), dict)
+
+
 def _saved(response: Response, operation: str, path: str) -> SavedFile:
-    value = response.json_object()
+    if response.status == 409:
+        raise SynclineError("FILE_DIFFERS", response.error().what)
+    value = _checked(response).json_object()
     if value.get("operation") != operation or value.get("file_path") != path:
         raise response.protocol_error("the response is for another operation or path")
     if value.get("status") in _FAILED:
@@ -337,15 +312,12 @@ def _saved(response: Response, operation: str, path: str) -> SavedFile:
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 0):
         raise response.protocol_error(f"`size` is {describe(size)}, not a number of bytes")
     if isinstance(metadata, str):  # some servers return it as it was sent
-        try:
-            metadata = json.loads(metadata)
-        except (ValueError, RecursionError):
-            metadata = None
+        metadata = _json(metadata)
     return SavedFile(str(number), path, size, metadata if isinstance(metadata, dict) else {})
 
 
 def _permissions(response: Response, path: str) -> FilePermissions:
-    value = response.json_object()
+    value = _checked(response).json_object()
     if value.get("file_path") != path:
         raise response.protocol_error("the response is for another path")
     texts = [value.get(name) for name in ("permissions", "owner", "group")]

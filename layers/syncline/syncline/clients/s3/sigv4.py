@@ -41,7 +41,6 @@ class Signer:
     """Signs requests to one service in one region. ``clock`` returns Unix seconds."""
 
     region: str
-    service: str = "s3"
     clock: Callable[[], float] = time.time
 
     def headers(
@@ -50,30 +49,26 @@ class Signer:
         """Return ``headers`` with those that sign the request added; ``payload`` is the SHA-256 of the body in hex."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self.clock()))
         signed = {name.lower(): " ".join(value.split()) for name, value in headers.items()}
-        signed |= {"host": asked.host, "x-amz-content-sha256": payload, "x-amz-date": stamp}
+        added = {"x-amz-content-sha256": payload, "x-amz-date": stamp}
         if keys.token is not None:
-            signed["x-amz-security-token"] = keys.token
+            added["x-amz-security-token"] = keys.token
+        signed |= {"host": asked.host, **added}
         # libcurl or a proxy may set or change these.
         names = sorted(name for name in signed if name not in ("content-length", "user-agent", "connection"))
         lines = "".join(f"{name}:{signed[name]}\n" for name in names)
         listed = ";".join(names)
         canonical = f"{asked.method}\n{asked.path}\n{asked.query}\n{lines}\n{listed}\n{payload}"
-        scope = f"{stamp[:8]}/{self.region}/{self.service}/aws4_request"
+        scope = f"{stamp[:8]}/{self.region}/s3/aws4_request"
         text = f"AWS4-HMAC-SHA256\n{stamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        key = _key_of_the_day(keys.secret, stamp[:8], self.region, self.service)
+        key = _key_of_the_day(keys.secret, stamp[:8], self.region)
         signature = hmac.digest(key, text.encode(), "sha256").hex()
-        sent = {**headers, "x-amz-content-sha256": payload, "x-amz-date": stamp}
-        if keys.token is not None:
-            sent["x-amz-security-token"] = keys.token
-        sent["Authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={keys.access}/{scope}, SignedHeaders={listed}, Signature={signature}"
-        )
-        return sent
+        credential = f"Credential={keys.access}/{scope}, SignedHeaders={listed}, Signature={signature}"
+        return {**headers, **added, "Authorization": f"AWS4-HMAC-SHA256 {credential}"}
 
 
 @lru_cache(maxsize=64)
-def _key_of_the_day(secret: str, day: str, region: str, service: str) -> bytes:
+def _key_of_the_day(secret: str, day: str, region: str) -> bytes:
     key = f"AWS4{secret}".encode()
-    for part in (day, region, service, "aws4_request"):
+    for part in (day, region, "s3", "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
     return key
