@@ -80,9 +80,7 @@ class TestLooks:
         assert again.counts.moved < 10
 
     @pytest.mark.parametrize("tick", [0.0, 12.0])
-    def test_in_many_windows_over_many_functions(
-        self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch, tick: float
-    ) -> None:
+    def test_in_many_windows(self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch, tick: float) -> None:
         monkeypatch.setattr(discover, "WINDOW", 7)
         monkeypatch.setattr(items, "PAGE_BYTES", 200)
         chain.configure(removals={"share": 0.5})
@@ -377,9 +375,7 @@ class TestTelling:
         chain.run()  # changes nothing, and so are the sheets
         assert (paths("old"), paths("new")) == (everything, everything - {"/data/b c"})
 
-    def test_a_state_too_large_for_the_time_stays_as_it_was(
-        self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_state_too_large_for_the_time_stays(self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch) -> None:
         chain.make_bucket("reports-late")
         monkeypatch.setattr(files, "REPORTING", -1.0)
         monkeypatch.setattr(MortalHttp, "set_deadline", lambda *_: None)
@@ -419,9 +415,7 @@ class TestFailures:
             (Answer(503, b"<html>busy</html>", "text/html"), "SERVER_ERROR", 99),
         ],
     )
-    def test_one_file_fails_and_the_others_do_not(
-        self, chain: FilesChain, answer: Answer, code: str, times: int
-    ) -> None:
+    def test_one_file_fails_alone(self, chain: FilesChain, answer: Answer, code: str, times: int) -> None:
         fill(chain)
         chain.manager.misbehave("create", answer, "/data/b c", times)
         run = chain.run()

@@ -301,7 +301,7 @@ def test_items_that_come_and_go_during_one_run(windows: RemovalWindows) -> None:
     assert windows.reserve(RemovalRequest(limits, 4, "scan-1", run), lambda: 4).allowed
     more = RemovalRequest(limits, 4, "scan-2", run)
     assert not windows.reserve(more, lambda: 4, lambda _run: 0).allowed, "these may be the same four"
-    assert windows.reserve(more, lambda: 4, lambda _run: 4) == Grant(True, 4, 8, windows._clock() + DAY, 8)
+    assert windows.reserve(more, lambda: 4, lambda _run: 4) == Grant(True, 4, 8, windows.clock() + DAY, 8)
     assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda _run: 8).allowed
 
 

@@ -76,14 +76,14 @@ class _Window:
         }
 
 
+@dataclass(frozen=True, slots=True)
 class RemovalWindows:
     """The windows of removals of one sync, or of a `part` of its target. `clock` returns Unix seconds."""
 
-    def __init__(self, database: Database, sync: str, clock: Callable[[], float], part: str = "") -> None:
-        self._db = database
-        self._sync = sync
-        self._clock = clock
-        self._sk = f"{_SK}/{part}" if part else _SK
+    database: Database
+    sync: str
+    clock: Callable[[], float]
+    part: str = ""
 
     def reserve(
         self, request: RemovalRequest, total: Callable[[], int], removed: Callable[[str], int] | None = None
@@ -100,7 +100,7 @@ class RemovalWindows:
         """
         limits = request.limits
         key = hashlib.blake2b(request.name.encode(errors="surrogatepass"), digest_size=6).hexdigest()
-        sk = f"{self._sk}#{request.run}" if request.own else self._sk
+        sk = (f"{_SK}/{self.part}" if self.part else _SK) + (f"#{request.run}" if request.own else "")
 
         @cache
         def items() -> tuple[int, int]:
@@ -111,8 +111,8 @@ class RemovalWindows:
         removed_by = None if removed is None else cache(removed)
 
         for attempt in range(_TRIES):
-            item = self._db.get(f"SYNC#{self._sync}", sk)
-            now = self._clock()
+            item = self.database.get(f"SYNC#{self.sync}", sk)
+            now = self.clock()
             window = None if item is None else _Window.of(item)
             is_running = window is not None and window.until > now
             if window is None or not is_running:
@@ -139,10 +139,10 @@ class RemovalWindows:
                 return grant
             window.reserve(key, request.count)
             version = None if item is None else str(item["version"])
-            if self._db.replace(window.item(self._sync, sk, int(version or 0) + 1), version):
+            if self.database.replace(window.item(self.sync, sk, int(version or 0) + 1), version):
                 return grant
             # Another function was faster, or boto3 repeated a call that had succeeded; then the window has the name.
             time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))  # noqa: S311 - a pause is no secret
         raise SynclineError(
-            "AWS_UNAVAILABLE", f"removals of sync {self._sync} were reserved by others {_TRIES} times; run it again"
+            "AWS_UNAVAILABLE", f"removals of sync {self.sync} were reserved by others {_TRIES} times; run it again"
         )

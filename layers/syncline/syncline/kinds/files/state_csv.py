@@ -8,6 +8,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from itertools import chain
 from typing import Final
 
 from syncline.clients.file_manager.client import parse_mode
@@ -47,9 +48,6 @@ class CsvRow:
     last_modified: str
     internal_id: str
 
-    def cells(self) -> tuple[str, ...]:
-        return astuple(self)
-
 
 def row_of(path: str, record: Record) -> CsvRow:
     """Return a record as a row."""
@@ -59,9 +57,7 @@ def row_of(path: str, record: Record) -> CsvRow:
 
 def written(rows: Iterable[CsvRow]) -> Iterator[str]:
     """Yield a CSV file line by line, its head first."""
-    yield _line(COLUMNS)
-    for row in rows:
-        yield _line(row.cells())
+    return map(_line, chain([COLUMNS], map(astuple, rows)))
 
 
 def read(lines: Iterable[str]) -> Iterator[CsvRow]:
@@ -135,9 +131,7 @@ def _difference(old: CsvRow, new: CsvRow) -> str | None:
 
 def differences_written(found: Iterable[tuple[str, CsvRow]]) -> Iterator[str]:
     """Yield a CSV file of differences line by line, its head first."""
-    yield _line(DIFFERENCES)
-    for operation, row in found:
-        yield _line((operation, *row.cells()))
+    return map(_line, chain([DIFFERENCES], ((operation, *astuple(row)) for operation, row in found)))
 
 
 def record_of(row: CsvRow, listed: ListedObject, existing: TargetFile) -> Record | None:
