@@ -19,7 +19,6 @@ from syncline.config.values import (
     KeyPath,
     SecretReference,
     is_loopback,
-    seconds_of,
     server_of,
     split_host,
 )
@@ -232,10 +231,6 @@ class FilesSync(Sync):
     def selects(self) -> bool:
         """True if the sync has a selection; else it takes every key below its prefix."""
         return bool(self.select.include or self.select.exclude)
-
-    @property
-    def recheck_seconds(self) -> float:
-        return seconds_of(self.recheck)
 
     def target_id(self) -> str:
         """Return a short text that is the same for all spellings of one target."""

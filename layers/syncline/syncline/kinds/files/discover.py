@@ -21,6 +21,7 @@ from syncline.clients.http.listings import ignore
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import ListedObject
+from syncline.config.values import seconds_of
 from syncline.errors import SynclineError
 from syncline.kinds.files.compare import (
     FileChange,
@@ -155,7 +156,8 @@ class FileScan:
         while not context.over:
             window = self._window(prefix, cursor, context)
             tally, ended, reached = window.comparison.tally, window.ended, window.comparison.at
-            if cursor.upto is None and not ended and window.is_empty and reached == cursor.after:
+            is_empty = not (window.changes or window.invalid or window.items or window.failures)
+            if cursor.upto is None and not ended and is_empty and reached == cursor.after:
                 return  # the time was over before anything was read
             at_once = cursor.whole or (cursor.after == "" and not cursor.removing and ended)
             renames = {} if cursor.removing or tally.odd else self._renames(window.changes)
@@ -191,7 +193,9 @@ class FileScan:
             return replace(cursor, began=began)
         last = self.state.facts.recall(self._fact)
         # Before the first full scan, events may have led to transfers: all files are read, as none has a known time.
-        return replace(cursor, began=began, since=began - self.sync.recheck_seconds if last is None else float(last))
+        return replace(
+            cursor, began=began, since=began - seconds_of(self.sync.recheck) if last is None else float(last)
+        )
 
     @property
     def _fact(self) -> str:
@@ -202,7 +206,7 @@ class FileScan:
         sync, prefixes = self.sync, (self.sync.source.prefix, self.sync.target.prefix)
         recheck = None
         if cursor.since is not None and not cursor.removing:
-            recheck = RecheckShare(cursor.since, cursor.began, sync.recheck_seconds)
+            recheck = RecheckShare(cursor.since, cursor.began, seconds_of(sync.recheck))
         with ExitStack() as stack:
             # The three are read at the same time, each by a separate thread.
             def ahead(items: Iterator[T]) -> Iterator[T]:
@@ -461,10 +465,6 @@ class _Window:
     results: list[Result] = field(default_factory=list)
     invalid: list[Failure] = field(default_factory=list)
     ended: bool = False
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.changes or self.invalid or self.items or self.failures)
 
     def page(self) -> Page:
         """Return the window's counts, results and failures as a page."""

@@ -240,11 +240,12 @@ def folder_of(path: str) -> str:
 
 def open_current(source: Bucket, key: str, seen: ObjectHead | None) -> ObjectStream:
     """Open the present version of an object. The one that was seen is requested first, as it is probably the same."""
-    try:
-        return source.open(key, etag=None if seen is None else seen.etag)
-    except SynclineError as error:
-        if seen is None or error.code.name != "SOURCE_CHANGED":
-            raise
+    if seen is not None:
+        try:
+            return source.open(key, etag=seen.etag)
+        except SynclineError as error:
+            if error.code.name != "SOURCE_CHANGED":
+                raise
     return source.open(key)
 
 
