@@ -20,12 +20,11 @@ from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.directory import FRESH, USABLE, Directory
 from syncline.kinds.tokens.listing import ProcessListings
-from syncline.kinds.tokens.scrape import ScrapeResult
 from syncline.kinds.tokens.verdict import ProbeResult
 from syncline.kinds.tokens.wiring import StoredListings, StoredMemories, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
-from syncline.kinds.tokens.wiring_scrape import Scraping
+from syncline.kinds.tokens.wiring_scrape import ScrapeResult, Scraping
 from syncline.secrets import Secrets
 from syncline.store.read_only_table import open_table
 from syncline.store.state import State

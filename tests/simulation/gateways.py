@@ -25,7 +25,6 @@ from syncline.kinds.tokens import loop
 from syncline.kinds.tokens import probe as probing
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.metrics import CloudWatchMetrics
-from syncline.kinds.tokens.scrape import ScrapeSource
 from syncline.kinds.tokens.wiring import StoredListings, StoredMemories, StoredSyncs
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
@@ -117,7 +116,7 @@ class _Cluster:
     calls: Calls
     asked: float
 
-    def instances(self, _source: object, _odd: object) -> tuple[Instance, ...]:
+    def instances(self, _odd: object) -> tuple[Instance, ...]:
         self.calls.travel()
         world, machine = self.world, self.calls.machine
         if world.cluster == "hangs":
@@ -138,11 +137,11 @@ class _Scraping(Scraping):
     system: System
     calls: Calls
 
-    def _sources(self, sync: TokensSync) -> Iterable[ScrapeSource]:
+    def _sources(self, sync: TokensSync) -> Iterable[Callable[[object], tuple[Instance, ...]]]:
         world = self.system.worlds[sync.name]
         task = current()
         assert task is not None
-        return [ScrapeSource(_Cluster(self.system, world, self.calls, task.locals[0]["asked"]), cast("Any", None))]
+        return [_Cluster(self.system, world, self.calls, task.locals[0]["asked"]).instances]
 
 
 class _Listings(StoredListings):

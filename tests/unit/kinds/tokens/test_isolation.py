@@ -17,7 +17,7 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from syncline.kinds.tokens import directory as directory_module
-from syncline.kinds.tokens import scrape
+from syncline.kinds.tokens import wiring_scrape as scrape
 from syncline.kinds.tokens.canary import LONGEST_ROUND, CanaryMemory, ProcessMemories
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.container import Container, Settings

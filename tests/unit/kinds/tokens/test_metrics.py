@@ -12,8 +12,8 @@ from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.metrics import BUCKETS, CloudWatchMetrics, PrometheusMetrics
-from syncline.kinds.tokens.scrape import ScrapeResult
 from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
+from syncline.kinds.tokens.wiring_scrape import ScrapeResult
 
 TEMPLATE: Final = Path(__file__).parents[4] / "template.yaml"
 SIGHTINGS: Final = (

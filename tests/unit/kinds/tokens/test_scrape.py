@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Final, cast
 
 import pytest
 
 from syncline.clients.http.listings import OnInvalid
-from syncline.clients.kubernetes.client import InstanceSource, ServiceSource
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import CodeName, SynclineError
+from syncline.kinds.tokens import wiring_scrape
+from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.listing import ProcessListings
-from syncline.kinds.tokens.scrape import Scraper, ScrapeResult, ScrapeSource
+from syncline.kinds.tokens.metrics import PrometheusMetrics
+from syncline.kinds.tokens.wiring_scrape import ScrapeResult, Scraping
+from syncline.secrets import Secrets
 
 ONE: Final = Instance("one", "10.0.0.1", 8443)
-SOURCE: Final = ServiceSource("gateway", "nginx")
 SHORT: Final = 0.2  # seconds
 
 
@@ -33,7 +35,7 @@ class Lists:
         self._gate = gate
         self._error = error
 
-    def instances(self, _: InstanceSource, _odd: OnInvalid) -> tuple[Instance, ...]:
+    def instances(self, _odd: OnInvalid) -> tuple[Instance, ...]:
         self.calls += 1
         if self._gate is not None:
             assert self._gate.wait(60)
@@ -49,12 +51,16 @@ def gate() -> Iterator[threading.Event]:
     event.set()
 
 
-def _sources(cluster: Lists) -> list[ScrapeSource]:
-    return [ScrapeSource(cluster, SOURCE)]
+class Scraper(Scraping):
+    """A scrape of clusters that the test names, by sync."""
 
+    def __init__(self, listings: ProcessListings, clusters: Mapping[str, Sequence[Lists]]) -> None:
+        syncs = {name: cast("TokensSync", SimpleNamespace(name=name)) for name in clusters}
+        super().__init__(lambda: syncs, listings, cast("Secrets", None), time.time, PrometheusMetrics())
+        self._clusters = clusters
 
-def _scrape(scraper: Scraper, clusters: Mapping[str, Lists]) -> list[ScrapeResult]:
-    return scraper.scrape({name: partial(_sources, cluster) for name, cluster in clusters.items()})
+    def _sources(self, sync: TokensSync) -> Iterable[Callable[[OnInvalid], tuple[Instance, ...]]]:
+        return [cluster.instances for cluster in self._clusters[sync.name]]
 
 
 def _wait_until_listed(listings: ProcessListings, sync: str) -> None:
@@ -66,28 +72,28 @@ def _wait_until_listed(listings: ProcessListings, sync: str) -> None:
 
 def test_hanging_syncs_do_not_delay_others(gate: threading.Event) -> None:
     listings = ProcessListings()
-    clusters = {f"hangs-{number:02d}": Lists(gate=gate) for number in range(20)} | {"healthy": Lists(ONE)}
-    scraper = Scraper(listings, time.time)
-    threading.Thread(target=_scrape, args=(scraper, clusters), daemon=True).start()
+    clusters = {f"hangs-{number:02d}": [Lists(gate=gate)] for number in range(20)} | {"healthy": [Lists(ONE)]}
+    threading.Thread(target=Scraper(listings, clusters).scrape, daemon=True).start()
     _wait_until_listed(listings, "healthy")
 
 
 def test_hanging_sync_fails_at_its_deadline_and_is_not_started_twice(
-    gate: threading.Event,
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(wiring_scrape, "DEADLINE", SHORT)
     listings = ProcessListings()
-    scraper = Scraper(listings, time.time, SHORT)
-    clusters = {"hangs": Lists(ONE, gate=gate), "healthy": Lists(ONE)}
+    hangs, healthy = Lists(ONE, gate=gate), Lists(ONE)
+    scraper = Scraper(listings, {"hangs": [hangs], "healthy": [healthy]})
     for _ in range(2):
-        assert _scrape(scraper, clusters) == [
+        assert scraper.scrape() == [
             ScrapeResult("hangs", failed="UNREACHABLE"),
             ScrapeResult("healthy", 1, 1),
         ]
         assert listings.all()["hangs"].failed == "UNREACHABLE"
-    assert (clusters["hangs"].calls, clusters["healthy"].calls) == (1, 2)
+    assert (hangs.calls, healthy.calls) == (1, 2)
     gate.set()
     _wait_until_listed(listings, "hangs")
-    assert _scrape(scraper, clusters)[0] == ScrapeResult("hangs", 1, 1)
+    assert scraper.scrape()[0] == ScrapeResult("hangs", 1, 1)
     assert listings.all()["hangs"].failed is None
 
 
@@ -96,7 +102,7 @@ def test_hanging_sync_fails_at_its_deadline_and_is_not_started_twice(
 )
 def test_failing_sync_does_not_affect_others(error: Exception, code: CodeName) -> None:
     listings = ProcessListings()
-    found = _scrape(Scraper(listings, time.time), {"breaks": Lists(error=error), "healthy": Lists(ONE)})
+    found = Scraper(listings, {"breaks": [Lists(error=error)], "healthy": [Lists(ONE)]}).scrape()
     assert found == [ScrapeResult("breaks", failed=code), ScrapeResult("healthy", 1, 1)]
     assert listings.all()["breaks"].failed == code
 
@@ -104,9 +110,7 @@ def test_failing_sync_does_not_affect_others(error: Exception, code: CodeName) -
 def test_instance_in_two_sources_serves_if_either_says_so() -> None:
     listings = ProcessListings()
     starting = Lists(Instance("one", "10.0.0.1", 8443, ready=False))
-    found = Scraper(listings, time.time).scrape(
-        {"both": lambda: [ScrapeSource(Lists(ONE), SOURCE), ScrapeSource(starting, SOURCE)]}
-    )
+    found = Scraper(listings, {"both": [Lists(ONE), starting]}).scrape()
     assert found == [ScrapeResult("both", 1, 1)]
 
 

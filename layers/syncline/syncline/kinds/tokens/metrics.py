@@ -13,7 +13,7 @@ from syncline.telemetry import stack_metrics
 
 if TYPE_CHECKING:  # a probe counts neither
     from syncline.kinds.tokens.canary import CheckResult
-    from syncline.kinds.tokens.scrape import ScrapeResult
+    from syncline.kinds.tokens.wiring_scrape import ScrapeResult
 
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds. A store that synchronizes every second takes between 0 and 1 most of the time."""

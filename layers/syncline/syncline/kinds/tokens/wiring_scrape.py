@@ -1,29 +1,48 @@
-"""Builds the scrape: each source of a sync with its cluster."""
+"""The scrape: lists the instances of every sync and stores them with the time of the request.
+
+Each sync is listed in a separate thread and with a deadline, so that a cluster that hangs affects its sync only.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.kubernetes.client import Cluster, InstanceSource, PodsSource, ServiceSource
 from syncline.clients.kubernetes.login import BearerToken, ClusterLogin, InCluster, Kubeconfig
+from syncline.clients.replicas.instances import Instance, distinct
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.config import EksLogin, InstancesSource, KubeconfigLogin, TokenLogin, TokensSync
-from syncline.kinds.tokens.scrape import DEADLINE, Scraper, ScrapeResult, ScrapeSource
+from syncline.kinds.tokens.isolation import Isolated
 from syncline.secrets import Reference, Secrets, register
+from syncline.telemetry import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from syncline.kinds.tokens.listing import ListingStore
     from syncline.kinds.tokens.metrics import TokenMetrics
 
+DEADLINE: Final = 30.0
+"""Seconds for all sources of one sync; less than the function `scrape` has, so that it can still store a failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScrapeResult:
+    """The result of a scrape for one sync: the number of its instances, or the code of its failure."""
+
+    sync: str
+    instances: int = 0
+    serving: int = 0
+    failed: CodeName | None = None
+
 
 class Scraping:
-    """Lists the instances of all syncs of tokens."""
+    """Lists the instances of the syncs of tokens. ``clock`` gives Unix seconds."""
 
     def __init__(
         self,
@@ -34,20 +53,45 @@ class Scraping:
         counts: TokenMetrics,
     ) -> None:
         self._syncs = syncs
-        self._scraper = Scraper(listings, clock)
+        self._listings = listings
         self._secrets = secrets
+        self._clock = clock
         self._counts = counts
+        self._isolated: Isolated[ScrapeResult] = Isolated("the scrape", DEADLINE)
 
     def scrape(self, name: str | None = None) -> list[ScrapeResult]:
         """List every sync once, or the one called `name`, and return the results."""
-        syncs = {sync: each for sync, each in self._syncs().items() if name in (None, sync)}
-        results = self._scraper.scrape({name: partial(self._sources, sync) for name, sync in syncs.items()})
+        syncs = self._syncs().values()
+        found = self._isolated.run(
+            {sync.name: partial(self._list, sync) for sync in syncs if name in (None, sync.name)}
+        )
+        results = [
+            self._not_listed(sync, result) if isinstance(result, SynclineError) else result
+            for sync, result in found.items()
+        ]
         self._counts.scraped(results)
         return results
 
-    def _sources(self, sync: TokensSync) -> Iterable[ScrapeSource]:
+    def _not_listed(self, sync: str, error: SynclineError) -> ScrapeResult:
+        logger.error("instances not listed", extra={"sync": sync, "code": error.code.name, "why": error.what})
+        self._listings.not_listed(sync, error)
+        return ScrapeResult(sync, failed=error.code.name)
+
+    def _list(self, sync: TokensSync) -> ScrapeResult:
+        seen = self._clock()  # before the first page, as the list is as old as its oldest part
+        # All or nothing: without one source, agreement of some instances would look like that of all.
+        found = distinct(one for lists in self._sources(sync) for one in lists(partial(_report, sync.name)))
+        self._listings.listed(sync.name, found, seen)
+        serving = sum(instance.serves for instance in found)
+        logger.info("instances listed", extra={"sync": sync.name, "instances": len(found), "serving": serving})
+        return ScrapeResult(sync.name, len(found), serving)
+
+    def _sources(self, sync: TokensSync) -> Iterable[Callable[[OnInvalid], tuple[Instance, ...]]]:
+        """Return a function for each source of a sync that lists its instances."""
         policy = RetryPolicy(deadline=time.monotonic() + DEADLINE)
-        return [ScrapeSource(Cluster(self._login(source), policy), _source(source)) for source in sync.sources.values()]
+        return [
+            partial(Cluster(self._login(source), policy).instances, _source(source)) for source in sync.sources.values()
+        ]
 
     def _login(self, source: InstancesSource) -> ClusterLogin:
         ca = None if source.ca is None else self._secrets.text(source.ca)
@@ -82,3 +126,9 @@ def _source(source: InstancesSource) -> InstanceSource:
         return ServiceSource(source.namespace, source.service, source.port)
     assert isinstance(source.port, int)
     return PodsSource(source.namespace, source.labels or "", source.port)
+
+
+def _report(sync: str, odd: InvalidEntry) -> None:
+    """Log an invalid entry of a list, whose instance cannot be asked."""
+    extra = {"sync": sync, "code": odd.error.code.name, "why": odd.error.what}
+    logger.error("an instance cannot be asked: its entry in the list is invalid", extra=extra)
