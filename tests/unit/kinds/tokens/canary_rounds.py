@@ -14,17 +14,22 @@ from typing import Final, cast
 
 from syncline.clients.replicas.client import ReplicaClient
 from syncline.clients.replicas.instances import Instance
+from syncline.kinds.tokens import config
 from syncline.kinds.tokens.ask import AskSchedule
-from syncline.kinds.tokens.canary import Canary, CanaryMemory, CanaryRequest, CanaryRules, CheckResult
+from syncline.kinds.tokens.canary import Canary, CanaryMemory, CheckResult
+from syncline.kinds.tokens.config import TokensSync
 from tests.standins.scripted_gateway import Fault, ScriptedGateway
 
 DOCUMENT: Final = Path(__file__).parents[4] / "docs" / "reference" / "tokens.md"
 SIZES: Final = (2, 3, 5)
-RULES: Final = CanaryRules(
-    CanaryRequest("PUT", "/keys/{key}", "{value}"),
-    CanaryRequest("GET", "/keys/{key}"),
-    CanaryRequest("DELETE", "/keys/{key}"),
-    CanaryRequest("GET", "/check", headers={"Cookie": "auth_token={key}"}),
+SYNC: Final = TokensSync.model_construct(
+    canary=config.Canary(
+        write=config.Request(method="PUT", path="/keys/{key}", body="{value}"),
+        read=config.Request(method="GET", path="/keys/{key}"),
+        delete=config.Request(method="DELETE", path="/keys/{key}"),
+    ),
+    check=config.Check(host="gateway.example"),
+    sync_interval=0,
 )
 AT_ONCE: Final = AskSchedule(0, 0.002, 0.001, 0.001)
 _BEGIN: Final = "<!-- rounds: python -m tests.unit.kinds.tokens.canary_rounds -->\n"
@@ -42,7 +47,7 @@ def run(
     async def done() -> tuple[list[list[CheckResult]], list[CanaryMemory]]:
         found, after = [], [memory]
         for _ in range(rounds):
-            canary = Canary(RULES, "gateway.example", 0, AT_ONCE, cast("ReplicaClient", gateway))
+            canary = Canary(SYNC, {}, AT_ONCE, cast("ReplicaClient", gateway))
             listed = gateway.instances if instances is None else instances
             seen, writer = await canary.round(listed, after[-1])
             found.append(seen)

@@ -4,33 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final, cast
 
 import pytest
 
 from syncline.clients.replicas.client import FailureReason, ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
+from syncline.kinds.tokens import config
 from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.canary import (
     KEY_PREFIX,
     Canary,
     CanaryCheck,
     CanaryMemory,
-    CanaryRequest,
-    CanaryRules,
     CheckOutcome,
     CheckResult,
 )
+from tests.unit.kinds.tokens.canary_rounds import SYNC
 
 INSTANCES: Final = tuple(Instance(f"gateway-{number}", f"10.0.0.{number}", 8443) for number in range(2))
+
 WRITER: Final = INSTANCES[0].address
-RULES: Final = CanaryRules(
-    CanaryRequest("PUT", "/keys/{key}", "{value}"),
-    CanaryRequest("GET", "/keys/{key}"),
-    CanaryRequest("DELETE", "/keys/{key}"),
-    CanaryRequest("GET", "/check", headers={"Cookie": "auth_token={key}"}),
-)
+RULES: Final = cast("config.Canary", SYNC.canary)
 PATIENCE: Final = AskSchedule(0.05, 30, 0.001, 0.005)
 REFUSED: Final = ReplicaResponse(None, FailureReason.UNREACHABLE, "Connection refused")
 FIRST: Final = CanaryMemory("")
@@ -67,15 +62,15 @@ class Scripted:
 
 
 def _flown(
-    scripted: Any, rules: CanaryRules = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
+    scripted: Any, rules: config.Canary = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
 ) -> tuple[list[CheckResult], CanaryMemory]:
-    canary = Canary(rules, "gateway.example", 0, PATIENCE, cast("ReplicaClient", scripted))
+    canary = Canary(SYNC.model_copy(update={"canary": rules}), {}, PATIENCE, cast("ReplicaClient", scripted))
     found, writer = asyncio.run(canary.round(instances, FIRST, longest))
     return found, FIRST.after(found, writer, instances)
 
 
 def _round(
-    answers: Callable[[str, str, int], int | ReplicaResponse], rules: CanaryRules = RULES
+    answers: Callable[[str, str, int], int | ReplicaResponse], rules: config.Canary = RULES
 ) -> tuple[list[tuple[CanaryCheck, str, CheckOutcome, bool]], Asked]:
     scripted = Scripted(answers)
     found = [one for one in _flown(scripted, rules)[0] if one.check is not CanaryCheck.ABSENT]
@@ -112,7 +107,7 @@ SENT: Final = (CanaryCheck.WRITE, "gateway-0", CheckOutcome.SENT, False)
 def test_outcomes_of_a_write(
     reads: dict[int, int | ReplicaResponse], expected: list[tuple[CanaryCheck, str, CheckOutcome, bool]]
 ) -> None:
-    found, asked = _round(_usual(reads), replace(RULES, watch_deletes=False))
+    found, asked = _round(_usual(reads), RULES.model_copy(update={"watch_deletes": False}))
     assert found == expected
     assert [each[:2] for each in asked if each[1] == "PUT"] == [("10.0.0.0", "PUT")]
 
@@ -154,7 +149,9 @@ def test_reason_of_a_failed_write() -> None:
 
 def test_writer_that_no_reader_follows_is_at_fault() -> None:
     instances = [*INSTANCES, Instance("gateway-2", "10.0.0.2", 8443)]
-    found, _ = _flown(Scripted(_usual({0: 404})), replace(RULES, watch_deletes=False), instances=instances)
+    found, _ = _flown(
+        Scripted(_usual({0: 404})), RULES.model_copy(update={"watch_deletes": False}), instances=instances
+    )
     assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
         ("gateway-0", CheckOutcome.UNSENT, "no other instance got the key")
     ]
@@ -165,7 +162,7 @@ def test_writer_that_no_reader_follows_is_at_fault() -> None:
     [(201, CheckOutcome.ARRIVED, False), (413, CheckOutcome.NEVER, False), (REFUSED, CheckOutcome.FAILED, True)],
 )
 def test_outcomes_of_a_long_value(long: int | ReplicaResponse, outcome: CheckOutcome, bad: bool) -> None:
-    rules = replace(RULES, long_value=6000, watch_deletes=False)
+    rules = RULES.model_copy(update={"long_value": 6000, "watch_deletes": False})
     answers = _usual({0: 200})
     found, _ = _round(
         lambda address, method, before: long if (method, before) == ("PUT", 1) else answers(address, method, before),

@@ -31,6 +31,7 @@ _ASKS_PER_SECOND: Final = 2000.0  # what one process can send to all instances t
 _JITTER: Final = 0.25  # share by which a delay varies, so that requests are spread
 _ATTEMPTS_WITH_FAILURES: Final = 2
 _REFUSALS_OF_ORIGIN: Final = 2
+_BEST_FIRST: Final = (TokenState.YES, TokenState.PENDING, TokenState.FAILED, TokenState.NO)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ class OngoingQuestion:
         load: AskLoad,
     ) -> None:
         self._load = load
-        self._loop = loop
-        self._replicas = replicas
-        self._question = question
+        self.loop = loop
+        self.replicas = replicas
+        self.question = question
         self._rng = rng
         self._began = 0.0
         self._needed = question.needed
@@ -125,8 +126,8 @@ class OngoingQuestion:
 
     async def run(self) -> ProbeResult:
         """Ask and return the verdict, at the latest in the loop's first iteration after the hard deadline."""
-        self._began = self._loop.time()
-        question = self._question
+        self._began = self.loop.time()
+        question = self.question
         # The order is random, so that no instance is always asked first or last.
         order = list(question.others)
         self._rng.shuffle(order)
@@ -134,7 +135,7 @@ class OngoingQuestion:
         refusals = _REFUSALS_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
         self._controls = [_AskedInstance(self, one, refusals) for one in question.controls]
         self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.shared)]
-        timer = self._loop.call_later(question.schedule.deadline, self._over)
+        timer = self.loop.call_later(question.schedule.deadline, self._over)
         self._load.asked += self._pending
         try:
             for one in self._everybody():
@@ -150,21 +151,10 @@ class OngoingQuestion:
     @property
     def elapsed(self) -> float:
         """Return the seconds since the question began."""
-        return self._loop.time() - self._began
-
-    @property
-    def schedule(self) -> AskSchedule:
-        return self._question.schedule
+        return self.loop.time() - self._began
 
     def delay(self, attempt: int) -> float | None:
-        return self.schedule.delay(attempt, self.elapsed, self._rng.random(), self._load.asked)
-
-    def send(self, one: _AskedInstance) -> ReplicaRequest:
-        address = (one.instance.address, one.instance.port)
-        return self._replicas.send(address, self._question.request, one.answered)
-
-    def ask_later(self, seconds: float, one: _AskedInstance) -> asyncio.TimerHandle:
-        return self._loop.call_later(seconds, one.ask)
+        return self.question.schedule.delay(attempt, self.elapsed, self._rng.random(), self._load.asked)
 
     def record(self, one: _AskedInstance) -> None:
         """Count the final result of one instance."""
@@ -190,15 +180,7 @@ class OngoingQuestion:
 
     def _origin_state(self) -> TokenState | None:
         """Return the best state of the instances that may be the origin; NO only if all of them refuse the token."""
-        states = {one.result.state for one in self._origins}
-        return next(
-            (
-                state
-                for state in (TokenState.YES, TokenState.PENDING, TokenState.FAILED, TokenState.NO)
-                if state in states
-            ),
-            None,
-        )
+        return min((one.result.state for one in self._origins), key=_BEST_FIRST.index, default=None)
 
     def _only_origin(self) -> InstanceResult | None:
         return self._origins[0].result if len(self._origins) == 1 else None
@@ -237,7 +219,8 @@ class _AskedInstance:
     def ask(self) -> None:
         self._timer = None
         self.result.attempts += 1
-        exchange = self._asking.send(self)
+        where = (self.instance.address, self.instance.port)
+        exchange = self._asking.replicas.send(where, self._asking.question.request, self.answered)
         # The response may have come already, and another request may have been scheduled.
         if self.result.state is TokenState.PENDING and self._timer is None and not self._stopped:
             self._exchange = exchange
@@ -259,7 +242,7 @@ class _AskedInstance:
             if delay is None:
                 self._settle(TokenState.NO)
             else:
-                self._timer = self._asking.ask_later(delay, self)
+                self._timer = self._asking.loop.call_later(delay, self.ask)
             return
         result.reason = _failure_text(answer)
         self._troubles += 1
@@ -267,7 +250,7 @@ class _AskedInstance:
         if delay is None or self._troubles >= _ATTEMPTS_WITH_FAILURES:
             self._settle(TokenState.FAILED)
         else:
-            self._timer = self._asking.ask_later(delay, self)
+            self._timer = self._asking.loop.call_later(delay, self.ask)
 
     def stop(self) -> None:
         """Stop asking."""

@@ -26,6 +26,7 @@ from syncline import __version__
 from syncline.clients.replicas.client import ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.config import Request, TokensSync
 
 CONFIRMED: Final = 2
 """Failures in one role that confirm a fault. A single one may be a restart or a lost packet."""
@@ -180,53 +181,33 @@ class ProcessMemories:
         self._all[sync] = memory
 
 
-@dataclass(frozen=True, slots=True)
-class CanaryRequest:
-    """A request template; ``{key}`` and ``{value}`` in path, body and headers are replaced by the canary's."""
-
-    method: str
-    path: str
-    body: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def bytes(self, host: str, key: str, value: str) -> bytes:
-        """Return the request as sent over HTTP/1.1."""
-        path = self.path.replace("{key}", quote(key, safe=""))
-        if "{value}" in path:
-            path = path.replace("{value}", quote(value, safe=""))
-        body = self.body.replace("{key}", key).replace("{value}", value).encode()
-        fields = {"Host": host, "User-Agent": f"syncline/{__version__}", "Accept": "*/*"}
-        fields |= {name: text.replace("{key}", key) for name, text in self.headers.items()}
-        if body or self.method not in ("GET", "DELETE"):
-            fields["Content-Length"] = str(len(body))
-        lines = [f"{self.method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
-        return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-@dataclass(frozen=True, slots=True)
-class CanaryRules:
-    """The requests, and the length of the long value (bytes; 0 skips that check).
-
-    ``check`` is the request that decides verdicts, with the key as the token.
-    """
-
-    write: CanaryRequest
-    read: CanaryRequest
-    delete: CanaryRequest
-    check: CanaryRequest
-    long_value: int = 0
-    watch_deletes: bool = True
+def request_bytes(request: Request, headers: Mapping[str, str], host: str, key: str, value: str) -> bytes:
+    """Return a request as sent over HTTP/1.1, with ``{key}`` and ``{value}`` replaced by the canary's."""
+    path = request.path.replace("{key}", quote(key, safe=""))
+    if "{value}" in path:
+        path = path.replace("{value}", quote(value, safe=""))
+    body = request.body.replace("{key}", key).replace("{value}", value).encode()
+    fields = {"Host": host, "User-Agent": f"syncline/{__version__}", "Accept": "*/*"}
+    fields |= {name: text.replace("{key}", key) for name, text in headers.items()}
+    if body or request.method not in ("GET", "DELETE"):
+        fields["Content-Length"] = str(len(body))
+    lines = [f"{request.method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in fields.items())]
+    return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 class Canary:
-    """Runs rounds for one sync, on the loop of ``replicas``."""
+    """Runs rounds for a sync that has a canary, on the loop of ``replicas``. ``headers`` are resolved."""
 
     def __init__(
-        self, rules: CanaryRules, host: str, interval: float, schedule: AskSchedule, replicas: ReplicaClient
+        self, sync: TokensSync, headers: Mapping[str, str], schedule: AskSchedule, replicas: ReplicaClient
     ) -> None:
-        self._rules = rules
-        self._host = host
-        self._interval = interval
+        assert sync.canary is not None
+        self._rules = sync.canary
+        self._check = Request(method="GET", path=sync.check.path)  # as a probe asks, with the key as the token
+        self._headers = headers
+        self._cookie = {"Cookie": f"{sync.check.cookie}={{key}}"}
+        self._host = sync.check.host
+        self._interval = sync.sync_interval
         self._patience = schedule
         self._replicas = replicas
 
@@ -251,24 +232,24 @@ class Canary:
     async def _run_checks(self, state: _RoundState) -> None:
         """Run all checks of a round, adding to its results."""
         state.results += await asyncio.gather(*(self._check_absent(state, one) for one in state.serving))
-        state.choose_writer()
-        if state.writer is None:
+        writer = state.choose_writer()
+        if writer is None:
             return
         key = _Key(CanaryCheck.WRITE, "1")
         try:
-            written = await self._check_write(state, key)
+            written = await self._check_write(state, writer, key)
             state.results += written
             travels = not any(
                 one.outcome is CheckOutcome.FAILED or (one.bad and one.role is CanaryRole.WRITER) for one in written
             )
             if self._rules.watch_deletes and travels:
-                state.results += await self._check_delete(state, key)
+                state.results += await self._check_delete(state, writer, key)
         finally:
             await self._delete_everywhere(state.serving, key)
         if self._rules.long_value:
             key = _Key(CanaryCheck.LONG, "x" * self._rules.long_value)
             try:
-                state.results += await self._check_write(state, key)
+                state.results += await self._check_write(state, writer, key)
             finally:
                 await self._delete_everywhere(state.serving, key)
 
@@ -276,33 +257,37 @@ class Canary:
         """Read a key, and check a token, that nobody wrote."""
         key = _Key(CanaryCheck.ABSENT)
         read, asked = await asyncio.gather(
-            self._ask(instance, self._rules.read, key), self._ask(instance, self._rules.check, key)
+            self._ask(instance, self._rules.read, key), self._ask(instance, self._check, key)
         )
+        outcome, reason = CheckOutcome.FAILED, ""
         if read.status == 200 or asked.status == 200:
-            what = "key" if read.status == 200 else "token"
-            found = state.result(key.check, instance, CheckOutcome.INVENTED, None, f"it has a {what} that nobody wrote")
-        elif read.status not in _GONE:
-            found = state.result(key.check, instance, CheckOutcome.FAILED, None, _response_text(read))
-        elif asked.status != _REFUSED:
-            reason = (
-                f"asked about a token, it {_response_text(asked)}"
-                if asked.status
-                else f"about a token: {_response_text(asked)}"
+            outcome, reason = (
+                CheckOutcome.INVENTED,
+                f"it has a {'key' if read.status == 200 else 'token'} that nobody wrote",
             )
-            found = state.result(key.check, instance, CheckOutcome.FAILED, None, reason)
+        elif read.status not in _GONE:
+            reason = _response_text(read)
+        elif asked.status != _REFUSED:
+            reason = f"{'asked about a token, it' if asked.status else 'about a token:'} {_response_text(asked)}"
         else:
-            found = state.result(key.check, instance, CheckOutcome.ABSENT)
-        return replace(found, role=CanaryRole.ANSWER)
+            outcome = CheckOutcome.ABSENT
+        return state.result(key.check, instance, outcome, None, reason, CanaryRole.ANSWER)
 
-    async def _check_write(self, state: _RoundState, key: _Key) -> list[CheckResult]:
-        writer = state.writer
-        assert writer is not None
-        answer = await self._ask(writer, self._rules.write, key)
-        if answer.status is None or not 200 <= answer.status < 300:
-            refused = key.check is CanaryCheck.LONG and answer.status is not None
-            outcome = CheckOutcome.NEVER if refused else CheckOutcome.FAILED
-            failed = state.result(key.check, writer, outcome, None, f"the write failed: {_response_text(answer)}")
-            return [replace(failed, role=CanaryRole.WRITER)]
+    async def _fails(
+        self, state: _RoundState, writer: Instance, check: CanaryCheck, call: Request, key: _Key
+    ) -> list[CheckResult]:
+        """Send a request to the writer; return its result if it fails, none if it succeeds."""
+        answer = await self._ask(writer, call, key)
+        if answer.status is not None and 200 <= answer.status < 300:
+            return []
+        refused = check is CanaryCheck.LONG and answer.status is not None
+        outcome = CheckOutcome.NEVER if refused else CheckOutcome.FAILED
+        reason = f"the {'deletion' if call is self._rules.delete else 'write'} failed: {_response_text(answer)}"
+        return [state.result(check, writer, outcome, None, reason, CanaryRole.WRITER)]
+
+    async def _check_write(self, state: _RoundState, writer: Instance, key: _Key) -> list[CheckResult]:
+        if failed := await self._fails(state, writer, key.check, self._rules.write, key):
+            return failed
         began = self._now()
         watched = state.readers if key.check is CanaryCheck.LONG else [writer, *state.readers]
         results = list(await asyncio.gather(*(self._watch_write(state, one, key, began) for one in watched)))
@@ -325,25 +310,15 @@ class Canary:
             return state.result(key.check, instance, CheckOutcome.FAILED, seconds, reason)
         return state.result(key.check, instance, CheckOutcome.ARRIVED, seconds)
 
-    async def _check_delete(self, state: _RoundState, key: _Key) -> list[CheckResult]:
-        writer = state.writer
-        assert writer is not None
-        answer = await self._ask(writer, self._rules.delete, key)
-        if answer.status is None or not 200 <= answer.status < 300:
-            reason = f"the deletion failed: {_response_text(answer)}"
-            return [
-                replace(
-                    state.result(CanaryCheck.DELETE, writer, CheckOutcome.FAILED, None, reason),
-                    role=CanaryRole.WRITER,
-                )
-            ]
+    async def _check_delete(self, state: _RoundState, writer: Instance, key: _Key) -> list[CheckResult]:
+        if failed := await self._fails(state, writer, CanaryCheck.DELETE, self._rules.delete, key):
+            return failed
         began = self._now()
 
         async def goes(instance: Instance) -> CheckResult:
             gone, seconds, words = await self._watch(instance, key, began, wanted=False)
-            return state.result(
-                CanaryCheck.DELETE, instance, CheckOutcome.GONE if gone else CheckOutcome.KEPT, seconds, words
-            )
+            outcome = CheckOutcome.GONE if gone else CheckOutcome.KEPT
+            return state.result(CanaryCheck.DELETE, instance, outcome, seconds, words)
 
         return list(await asyncio.gather(*(goes(one) for one in state.readers)))
 
@@ -368,14 +343,15 @@ class Canary:
         """Delete the key at every instance, as deletions may not replicate."""
         await asyncio.gather(*(self._ask(one, self._rules.delete, key) for one in serving))
 
-    async def _ask(self, instance: Instance, call: CanaryRequest, key: _Key) -> ReplicaResponse:
+    async def _ask(self, instance: Instance, call: Request, key: _Key) -> ReplicaResponse:
         answered: asyncio.Future[ReplicaResponse] = asyncio.get_running_loop().create_future()
 
         def done(answer: ReplicaResponse) -> None:
             if not answered.done():
                 answered.set_result(answer)
 
-        request = call.bytes(self._host, key.name, key.value)
+        headers = self._cookie if call is self._check else self._headers
+        request = request_bytes(call, headers, self._host, key.name, key.value)
         exchange = self._replicas.send((instance.address, instance.port), request, done)
         try:
             async with asyncio.timeout(min(self._patience.deadline, _LONGEST_ANSWER)):
@@ -410,23 +386,25 @@ class _RoundState:
         names = [one.name for one in serving]
         self._labels = {one: one.name if names.count(one.name) == 1 else f"{one.name} {one.where}" for one in serving}
 
-    def choose_writer(self) -> None:
-        """Choose the writer and the readers among the instances with usable responses."""
+    def choose_writer(self) -> Instance | None:
+        """Choose the writer and the readers among the instances with usable responses; None if there are none."""
         broken = {one.where for one in self.results if one.bad}
         usable = [one for one in self.serving if one.where not in broken]
         self.writer = self.memory.writer(usable)
         self.readers = [one for one in usable if one != self.writer]
+        return self.writer
 
-    def result(
+    def result(  # noqa: PLR0913, PLR0917 - the fields of a result
         self,
         check: CanaryCheck,
         instance: Instance,
         outcome: CheckOutcome,
         seconds: float | None = None,
         reason: str = "",
+        role: CanaryRole = CanaryRole.READER,
     ) -> CheckResult:
-        """Return the result of a reader under its name, with the address if several instances have that name."""
-        return CheckResult(check, self._labels[instance], outcome, seconds, reason, CanaryRole.READER, instance.where)
+        """Return a result under the name of the instance, with the address if several instances have that name."""
+        return CheckResult(check, self._labels[instance], outcome, seconds, reason, role, instance.where)
 
     def judged(self, own: CheckResult, others: list[CheckResult]) -> list[CheckResult]:
         """Return the results of a write, given the writer's `own` one and those of the `others`."""

@@ -37,28 +37,15 @@ _GRACE: Final = 0.5  # seconds from the end of the retries to the deadline
 _LONGEST_ON_LAMBDA: Final = 25.0  # seconds; the function's timeout is 30
 
 
-def _check_dns_label(text: str) -> str:
-    if _DNS_LABEL.fullmatch(text):
-        return text
-    raise ValueError("is not a Kubernetes name; use 1 to 63 of a-z 0-9 -, such as gateway")
+def _matching(pattern: re.Pattern[str], problem: str) -> AfterValidator:
+    """Return a validator of texts that match a pattern."""
 
+    def check(text: str) -> str:
+        if pattern.fullmatch(text):
+            return text
+        raise ValueError(problem)
 
-def _check_labels(text: str) -> str:
-    if _SELECTOR.fullmatch(text):
-        return text
-    raise ValueError("is not a label selector; write name=value, several with commas between, such as app=nginx")
-
-
-def _check_path(text: str) -> str:
-    if _TARGET.fullmatch(text):
-        return text
-    raise ValueError("is not a path; begin it with / and percent-encode characters other than ASCII")
-
-
-def _check_cookie(text: str) -> str:
-    if _COOKIE_NAME.fullmatch(text):
-        return text
-    raise ValueError("is not a cookie's name; use letters, digits and _.-, such as auth_token")
+    return AfterValidator(check)
 
 
 def _check_headers(value: dict[str, Any]) -> dict[str, Any]:
@@ -90,10 +77,19 @@ def _check_quorum(value: Any) -> int | Literal["all", "majority"]:
     raise ValueError(f"is not a quorum; write all, majority, or a number from 1 to {_LARGEST_QUORUM}")
 
 
-KubernetesName: TypeAlias = Annotated[str, AfterValidator(_check_dns_label)]
-Labels: TypeAlias = Annotated[str, AfterValidator(_check_labels)]
-Path: TypeAlias = Annotated[str, AfterValidator(_check_path)]
-CookieName: TypeAlias = Annotated[str, AfterValidator(_check_cookie)]
+KubernetesName: TypeAlias = Annotated[
+    str, _matching(_DNS_LABEL, "is not a Kubernetes name; use 1 to 63 of a-z 0-9 -, such as gateway")
+]
+Labels: TypeAlias = Annotated[
+    str,
+    _matching(_SELECTOR, "is not a label selector; write name=value, several with commas between, such as app=nginx"),
+]
+Path: TypeAlias = Annotated[
+    str, _matching(_TARGET, "is not a path; begin it with / and percent-encode characters other than ASCII")
+]
+CookieName: TypeAlias = Annotated[
+    str, _matching(_COOKIE_NAME, "is not a cookie's name; use letters, digits and _.-, such as auth_token")
+]
 # One validator for each, not a union, whose errors would be reported once for each member.
 Port: TypeAlias = Annotated[
     int | str,

@@ -35,44 +35,36 @@ class CloudWatchMetrics:
     """Metrics in CloudWatch's embedded format. CloudWatch computes percentiles of the values in one line."""
 
     def verdict(self, sync: str, result: ProbeResult) -> None:
-        metrics = stack_metrics(sync=sync)
-        metrics.add_metric("VerdictMilliseconds", MetricUnit.Milliseconds, result.milliseconds)
-        for known in Verdict:
-            metrics.add_metric(f"Verdict{known.value}", MetricUnit.Count, int(result.verdict is known))
-        metrics.flush_metrics()
+        verdicts = [(f"Verdict{known.value}", MetricUnit.Count, int(result.verdict is known)) for known in Verdict]
+        _emit([("VerdictMilliseconds", MetricUnit.Milliseconds, result.milliseconds), *verdicts], sync=sync)
 
     def scraped(self, results: Iterable[ScrapeResult]) -> None:
         found = list(results)
-        _over_all_syncs("ScrapesFailed", sum(each.failed is not None for each in found))
+        # A sum of all syncs is for an alarm, which cannot name the syncs of a stack.
+        _emit([("ScrapesFailed", MetricUnit.Count, sum(each.failed is not None for each in found))])
         for each in found:
-            metrics = stack_metrics(sync=each.sync)
-            metrics.add_metric("ScrapeFailed", MetricUnit.Count, int(each.failed is not None))
-            if each.failed is None:
-                metrics.add_metric("InstancesServing", MetricUnit.Count, each.serving)
-            metrics.flush_metrics()
+            serving = [("InstancesServing", MetricUnit.Count, each.serving)] if each.failed is None else []
+            _emit([("ScrapeFailed", MetricUnit.Count, int(each.failed is not None)), *serving], sync=each.sync)
 
     def canary_round(self, sync: str, results: Iterable[CheckResult], faults: int) -> None:
         """Count a round by check, not by instance: each pod name would be another metric to pay for."""
         found = list(results)
-        _over_all_syncs("CanaryFaults", faults)
-        metrics = stack_metrics(sync=sync)
-        metrics.add_metric("CanaryFaults", MetricUnit.Count, faults)
-        metrics.add_metric("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))
-        metrics.flush_metrics()
+        confirmed = ("CanaryFaults", MetricUnit.Count, faults)
+        _emit([confirmed])
+        _emit([confirmed, ("CanaryFailed", MetricUnit.Count, sum(each.bad for each in found))], sync=sync)
         for check in dict.fromkeys(each.check for each in found):
             some = [each for each in found if each.check is check]
-            metrics = stack_metrics(sync=sync, check=check.value)
-            for seconds in (each.seconds for each in some if each.seconds is not None):
-                metrics.add_metric("CanarySeconds", MetricUnit.Seconds, seconds)
-            for outcome, count in Tally(each.outcome for each in some).items():
-                metrics.add_metric(f"Canary{outcome.value.capitalize()}", MetricUnit.Count, count)
-            metrics.flush_metrics()
+            times = [("CanarySeconds", MetricUnit.Seconds, each.seconds) for each in some if each.seconds is not None]
+            outcomes = Tally(f"Canary{each.outcome.value.capitalize()}" for each in some)
+            counts = [(name, MetricUnit.Count, count) for name, count in outcomes.items()]
+            _emit([*times, *counts], sync=sync, check=check.value)
 
 
-def _over_all_syncs(name: str, count: int) -> None:
-    """Emit a sum of all syncs for an alarm, which cannot name the syncs of a stack."""
-    metrics = stack_metrics()
-    metrics.add_metric(name, MetricUnit.Count, count)
+def _emit(values: Iterable[tuple[str, MetricUnit, float]], **dimensions: str) -> None:
+    """Write metrics with their units as one line of the log."""
+    metrics = stack_metrics(**dimensions)
+    for name, unit, value in values:
+        metrics.add_metric(name, unit, value)
     metrics.flush_metrics()
 
 

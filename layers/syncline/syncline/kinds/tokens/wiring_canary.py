@@ -15,13 +15,11 @@ from syncline.kinds.tokens.canary import (
     Canary,
     CanaryMemories,
     CanaryMemory,
-    CanaryRequest,
     CanaryRole,
-    CanaryRules,
     CheckResult,
     failed_round,
 )
-from syncline.kinds.tokens.config import Request, TokensSync
+from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.isolation import Isolated
 from syncline.kinds.tokens.listing import Listing, ListingStore
 from syncline.kinds.tokens.loop import Loop
@@ -155,29 +153,10 @@ class Canaries:
             return made[2]
         if made is not None:
             self._loop.call(made[1].close)
+        assert sync.canary is not None
         rules = rules_of(sync, self._secrets)
+        headers = {name: self._secrets.resolve(reference) for name, reference in sync.canary.headers.items()}
         prober = self._loop.call(lambda: Prober(rules, self._loop.loop))
-        canary = canary_of(sync, self._secrets, prober)
-        assert canary is not None
+        canary = Canary(sync, headers, rules.schedule, prober.replicas)
         self._made[sync.name] = (sync, prober, canary)
         return canary
-
-
-def canary_of(sync: TokensSync, secrets: Secrets, prober: Prober) -> Canary | None:
-    """Return the canary of a sync, None if it has none. Raises the error of a reference that cannot be resolved."""
-    if sync.canary is None:
-        return None
-    headers = {name: secrets.resolve(reference) for name, reference in sync.canary.headers.items()}
-    rules = CanaryRules(
-        _call(sync.canary.write, headers),
-        _call(sync.canary.read, headers),
-        _call(sync.canary.delete, headers),
-        CanaryRequest("GET", sync.check.path, headers={"Cookie": f"{sync.check.cookie}={{key}}"}),
-        sync.canary.long_value,
-        sync.canary.watch_deletes,
-    )
-    return Canary(rules, sync.check.host, sync.sync_interval, prober.rules.schedule, prober.replicas)
-
-
-def _call(request: Request, headers: Mapping[str, str]) -> CanaryRequest:
-    return CanaryRequest(request.method, request.path, request.body, headers)
