@@ -129,7 +129,7 @@ class TestConformance:
         names = world.fill(150)
         first = next(world.quay().repository_pages("team"))
         (second,) = world.quay().repository_pages("team", start=again(first.following))
-        assert [each.name for each in (*first.repositories, *second.repositories)] == names
+        assert [each.name for each in (*first.entries, *second.entries)] == names
         assert second.following is None
 
     def test_a_stale_page_is_page_one(self, world: World) -> None:
@@ -139,7 +139,7 @@ class TestConformance:
         world.expire_pages()
         assert code_of(lambda: list(pages)) == "LISTING_INCOMPLETE"
         later = next(world.quay().repository_pages("team", start=position))
-        assert [each.name for each in later.repositories] == names[:100]
+        assert [each.name for each in later.entries] == names[:100]
 
     def test_tags_with_their_digests(self, world: World) -> None:
         image = world.push("team/app", "v1", 3)
@@ -176,7 +176,7 @@ class TestConformance:
         world.push("team/app", "new")
         assert code_of(lambda: list(pages)) == "LISTING_INCOMPLETE"
         (rest,) = world.quay().tag_pages("team/app", start=position)
-        assert (len(rest.tags), next(iter(rest.tags))) == (51, "v50")
+        assert (len(rest.entries), next(iter(rest.entries))) == (51, "v50")
 
     def test_an_announced_page_that_is_empty(self, world: World) -> None:
         for number in range(101):

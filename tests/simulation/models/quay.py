@@ -10,11 +10,12 @@ from syncline.clients.http.listings import (
     REPOSITORY_LIMITS,
     TAG_LIMITS,
     EntryReader,
+    ListingPage,
     ListingPosition,
     OnInvalid,
     refuse,
 )
-from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
+from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.clients.registry.reference import parse_digest, parse_repository, parse_tag
 from syncline.errors import CodeName, SynclineError
 from tests.simulation.models.registry_server import RegistryServer, Repository
@@ -127,7 +128,7 @@ class SimQuay(Quay):
 
     def repository_pages(
         self, namespace: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
-    ) -> Iterator[RepositoriesPage]:
+    ) -> Iterator[ListingPage[list[QuayRepository]]]:
         listing = f"the repositories of {namespace!r} at {self.server.host}"
         start, strict = start or LISTING_START, start is None
         entries = EntryReader(
@@ -139,7 +140,7 @@ class SimQuay(Quay):
             _check_page(listing, listed, may_be_empty=page is None and following is None)
             fresh = list(entries.read(listed, _repository))
             empty = empty and not listed
-            yield RepositoriesPage(fresh, None if following is None else entries.at(following))
+            yield ListingPage(fresh, None if following is None else entries.at(following))
             if following is None:
                 break
             page = following
@@ -148,7 +149,7 @@ class SimQuay(Quay):
 
     def tag_pages(
         self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
-    ) -> Iterator[TagsPage]:
+    ) -> Iterator[ListingPage[dict[str, QuayTag]]]:
         listing = f"the tags of {repository!r} at {self.server.host}"
         start, strict = start or LISTING_START, start is None
         entries = EntryReader(listing, on_invalid, lambda each: each[0], limits=TAG_LIMITS, start=start, strict=strict)
@@ -158,7 +159,7 @@ class SimQuay(Quay):
             _check_page(listing, listed, may_be_empty=page == 1 and not more)
             tags = dict(entries.read(listed, _named_tag))
             page += 1
-            yield TagsPage(tags, entries.at(str(page)) if more else None)
+            yield ListingPage(tags, entries.at(str(page)) if more else None)
             if not more:
                 return
 

@@ -14,11 +14,12 @@ from syncline.clients.http.listings import (
     REPOSITORY_LIMITS,
     TAG_LIMITS,
     EntryReader,
+    ListingPage,
     ListingPosition,
     OnInvalid,
     refuse,
 )
-from syncline.clients.registry.client import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, NamesPage, Registry
+from syncline.clients.registry.client import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, Registry
 from syncline.clients.registry.manifest import Descriptor, Manifest, detect_media_type, parse_referrers
 from syncline.clients.registry.reference import parse_digest, parse_reference, parse_repository, parse_tag
 from syncline.clients.registry.upload import PUT_ATTEMPTS, BlobUpload
@@ -49,13 +50,13 @@ class SimRegistry(Registry):
 
     def catalog_pages(
         self, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
-    ) -> Iterator[NamesPage]:
+    ) -> Iterator[ListingPage[list[str]]]:
         entries = EntryReader(f"the catalog of {self.host}", on_invalid, limits=REPOSITORY_LIMITS, start=start)
         return self._names(entries, start, "GET catalog", "/v2/_catalog", self.server.catalog_page, parse_repository)
 
     def tag_pages(
         self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
-    ) -> Iterator[NamesPage]:
+    ) -> Iterator[ListingPage[list[str]]]:
         entries = EntryReader(f"the tags of {repository!r} at {self.host}", on_invalid, limits=TAG_LIMITS, start=start)
         page = partial(self.server.tags_page, parse_repository(repository))
         return self._names(entries, start, "GET tags", f"/v2/{repository}/tags/list", page, parse_tag)
@@ -68,7 +69,7 @@ class SimRegistry(Registry):
         path: str,
         page: Callable[[str], tuple[list[str], bool]],
         parse: Callable[[str], str],
-    ) -> Iterator[NamesPage]:
+    ) -> Iterator[ListingPage[list[str]]]:
         last = unquote(start.token.partition("last=")[2])
         while True:
             try:
@@ -79,10 +80,10 @@ class SimRegistry(Registry):
                 return  # no such repository
             fresh = list(entries.read(names, parse, sum(map(len, names))))
             if not more:
-                yield NamesPage(fresh, None)
+                yield ListingPage(fresh, None)
                 return
             last = names[-1]
-            yield NamesPage(fresh, entries.at(f"{path}?n={self.server.page_size}&last={quote(last, safe='')}"))
+            yield ListingPage(fresh, entries.at(f"{path}?n={self.server.page_size}&last={quote(last, safe='')}"))
 
     def has_repository(self, repository: str) -> bool:
         name = parse_repository(repository)
@@ -215,7 +216,6 @@ class SimUpload(BlobUpload):
         self._repository = repository
         self._session = session
         self.offset = offset
-        self.chunk_min = 0
 
     def write(self, chunks: Iterable[bytes], total: int | None = None, size: int | None = None) -> int:
         # Where neither size is told, there is no Content-Range, and the registry wants a beginning.
@@ -272,7 +272,7 @@ class SimUpload(BlobUpload):
 
     def state(self) -> dict[str, Any]:
         target = f"/v2/{self._repository}/blobs/uploads/{self._session}"
-        return {"target": target, "offset": self.offset, "chunk_min": 0}
+        return {"target": target, "offset": self.offset}
 
     def _has(self, digest: str) -> bool:
         return self._registry.has_blob(self._repository, digest)
@@ -312,7 +312,7 @@ class SimBlobStream(BlobStream):
             if not self.read(end - self.offset):
                 raise SynclineError("BAD_ANSWER", f"the blob ends at {self.offset}, before byte {end}")
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         """Do nothing: there is no connection."""
 
 

@@ -216,7 +216,7 @@ def count_all(pages: Iterable[Sequence[str]], extent: ListingGuard, tokens: Call
 def test_pages_without_entries(server: ScriptedServer, registry: Registry) -> None:
     Endless(server, "/v2/org/app/tags/list", str, lambda _, at: {"tags": ["v1"] if at == 1 else []}, page=0)
     pages = registry.tag_pages("org/app")
-    assert [next(pages).names for _ in range(STOP)] == [["v1"], *([[]] * (STOP - 1))]
+    assert [next(pages).entries for _ in range(STOP)] == [["v1"], *([[]] * (STOP - 1))]
     with pytest.raises(SynclineError, match="more than 1000 empty pages in a row") as caught:
         count_all([[]] * 2000, ListingGuard("the list", TAG_LIMITS))
     check_too_long(caught.value)

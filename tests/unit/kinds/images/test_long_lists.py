@@ -14,10 +14,10 @@ import pytest
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import InvalidEntry, ListingLimits, ListingPosition
+from syncline.clients.http.listings import InvalidEntry, ListingLimits, ListingPage, ListingPosition
 from syncline.clients.registry import client as oci
 from syncline.clients.registry.client import Registry
-from syncline.clients.registry.quay import TagsPage
+from syncline.clients.registry.quay import QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.facts import ProcessFacts
@@ -216,7 +216,7 @@ def test_an_empty_catalog_that_was_begun_without_time_is_not_believed(counted: b
 def test_an_api_that_refuses_in_the_middle_of_a_list_is_a_failure(
     monkeypatch: pytest.MonkeyPatch, counted: bool
 ) -> None:
-    def tag_pages(*_: object) -> Iterator[TagsPage]:
+    def tag_pages(*_: object) -> Iterator[ListingPage[dict[str, QuayTag]]]:
         raise SynclineError("FORBIDDEN", "the token was withdrawn")
 
     pair = long_tags(api=True)

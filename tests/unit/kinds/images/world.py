@@ -6,10 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from syncline.clients.http.listings import LISTING_START, InvalidEntry, ListingPosition, OnInvalid
-from syncline.clients.registry.client import NamesPage, Registry
+from syncline.clients.http.listings import LISTING_START, InvalidEntry, ListingPage, ListingPosition, OnInvalid
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifest
-from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag, RepositoriesPage, TagsPage
+from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.facts import ProcessFacts
@@ -24,14 +24,14 @@ LIST_PAGE = 100
 Content = Mapping[str, Mapping[str, str]]  # repository → tag → digest
 
 
-def parts_of(names: Sequence[str], start: ListingPosition, path: str = "/") -> Iterator[NamesPage]:
+def parts_of(names: Sequence[str], start: ListingPosition, path: str = "/") -> Iterator[ListingPage[list[str]]]:
     """Yield the names in pages, at least one; tokens are paths at a registry, and numbers at an API."""
     at = int(start.token.removeprefix("/") or 0)
     for number in range(at, max(len(names), 1), LIST_PAGE):
         part = list(names[number : number + LIST_PAGE])
         end = number + LIST_PAGE
         more = ListingPosition(f"{path}{end}", start.entries + end - at, start.pages + end // LIST_PAGE)
-        yield NamesPage(part, more if end < len(names) else None)
+        yield ListingPage(part, more if end < len(names) else None)
 
 
 _CONFIG = "sha256:" + "0" * 64
@@ -63,10 +63,12 @@ class MemoryRegistry:
         self.signed: dict[str, tuple[Descriptor, ...]] = {}
         self.unordered: Callable[[list[str]], list[str]] = lambda names: names
 
-    def catalog_pages(self, _invalid: OnInvalid, start: ListingPosition) -> Iterator[NamesPage]:
+    def catalog_pages(self, _invalid: OnInvalid, start: ListingPosition) -> Iterator[ListingPage[list[str]]]:
         yield from parts_of(list(self.content), start)
 
-    def tag_pages(self, repository: str, invalid: OnInvalid, start: ListingPosition) -> Iterator[NamesPage]:
+    def tag_pages(
+        self, repository: str, invalid: OnInvalid, start: ListingPosition
+    ) -> Iterator[ListingPage[list[str]]]:
         for each in self.invalid_tags.get(repository, ()) if start == LISTING_START else ():
             invalid(each)
         for page in parts_of(self.unordered(sorted(self.content.get(repository, {}))), start):
@@ -122,7 +124,7 @@ class MemoryApi:
 
     def repository_pages(
         self, namespace: str, invalid: OnInvalid, start: ListingPosition | None = None
-    ) -> Iterator[RepositoriesPage]:
+    ) -> Iterator[ListingPage[list[QuayRepository]]]:
         self.listed.append(namespace)
         if namespace in self.broken:
             raise self.broken[namespace]
@@ -131,16 +133,18 @@ class MemoryApi:
         names = [name for name in self.content if name.partition("/")[0] == namespace]
         for page in parts_of(names, start or LISTING_START):
             self.pages += 1
-            listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.names]
-            yield RepositoriesPage(listed, page.following)
+            listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.entries]
+            yield ListingPage(listed, page.following)
 
-    def tag_pages(self, repository: str, _invalid: OnInvalid, start: ListingPosition | None) -> Iterator[TagsPage]:
+    def tag_pages(
+        self, repository: str, _invalid: OnInvalid, start: ListingPosition | None
+    ) -> Iterator[ListingPage[dict[str, QuayTag]]]:
         self.asked.append(repository)
         if repository not in self.content:
             raise SynclineError("NOT_FOUND", "no such repository")
         tags = self.content[repository]
         for page in parts_of(list(tags), start or LISTING_START, ""):
-            yield TagsPage({tag: QuayTag(tags[tag], 10, False) for tag in page.names}, page.following)
+            yield ListingPage({tag: QuayTag(tags[tag], 10, False) for tag in page.entries}, page.following)
 
 
 class RegistryPair:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeAlias, TypeVar
 
 from syncline.errors import CodeName, SynclineError
 
@@ -98,6 +98,13 @@ class ListingPosition:
 
 
 LISTING_START: Final = ListingPosition()
+
+
+class ListingPage(NamedTuple, Generic[T]):
+    """The entries of a page, and the position of the next page, None at the end."""
+
+    entries: T
+    following: ListingPosition | None
 
 
 class ListingGuard:

@@ -22,9 +22,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Final, Self
+from contextlib import AbstractContextManager
+from typing import Any, Final
 from urllib.parse import quote
 
 from syncline.clients.http.addresses import Endpoint
@@ -36,6 +35,7 @@ from syncline.clients.http.listings import (
     REPOSITORY_LIMITS,
     TAG_LIMITS,
     EntryReader,
+    ListingPage,
     ListingPosition,
     OnInvalid,
     describe,
@@ -65,7 +65,7 @@ from syncline.clients.registry.reference import (
     parse_tag,
 )
 from syncline.clients.registry.transport import RegistryTransport, next_link, pull_scopes, push_scopes, same_host_target
-from syncline.clients.registry.upload import BlobUpload, begin_upload, session_target
+from syncline.clients.registry.upload import BlobUpload, session_target
 from syncline.errors import CodeName, SynclineError
 
 CHUNK: Final = 1024 * 1024
@@ -78,14 +78,6 @@ _ACCEPT: Final = {"Accept": ", ".join(_ACCEPTED)}
 _CATALOG: Final = ("registry:catalog:*",)
 _SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
-
-
-@dataclass(frozen=True, slots=True)
-class NamesPage:
-    """A page of names, and the position of the next page, None at the end."""
-
-    names: list[str]
-    following: ListingPosition | None
 
 
 class TagTakenError(SynclineError):
@@ -126,11 +118,11 @@ class Registry:
 
     def catalog(self, on_invalid: OnInvalid = refuse) -> Iterator[str]:
         """Yield every repository visible to the credentials; see :meth:`catalog_pages`."""
-        return (name for page in self.catalog_pages(on_invalid) for name in page.names)
+        return (name for page in self.catalog_pages(on_invalid) for name in page.entries)
 
     def catalog_pages(
         self, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
-    ) -> Iterator[NamesPage]:
+    ) -> Iterator[ListingPage[list[str]]]:
         """Yield the pages of all repositories visible to the credentials, from ``start`` on.
 
         Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
@@ -148,11 +140,11 @@ class Registry:
 
     def tags(self, repository: str, on_invalid: OnInvalid = refuse) -> Iterator[str]:
         """Yield every tag of a repository, none if it does not exist; see :meth:`tag_pages`."""
-        return (tag for page in self.tag_pages(repository, on_invalid) for tag in page.names)
+        return (tag for page in self.tag_pages(repository, on_invalid) for tag in page.entries)
 
     def tag_pages(
         self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
-    ) -> Iterator[NamesPage]:
+    ) -> Iterator[ListingPage[list[str]]]:
         """Yield the pages of a repository's tags in the registry's order, from ``start`` on.
 
         Raises LISTING_INCOMPLETE if the list repeats itself, and LISTING_TOO_LONG.
@@ -294,14 +286,14 @@ class Registry:
 
     def begin_upload(self, repository: str) -> BlobUpload:
         """Begin an upload session. Raises READ_ONLY."""
-        return begin_upload(self._transport, repository)
+        return BlobUpload.begin(self._transport, repository)
 
     def resume_upload(self, repository: str, state: Mapping[str, Any]) -> BlobUpload:
         """Return the upload of a :meth:`BlobUpload.state`, without a request. Raises UPLOAD_LOST for an invalid state."""
-        target, offset, chunk_min = state.get("target"), state.get("offset"), state.get("chunk_min", 0)
+        target, offset = state.get("target"), state.get("offset")
         if not isinstance(target, str) or not target.startswith("/") or not isinstance(offset, int):
             raise SynclineError("UPLOAD_LOST", f"the stored state of an upload to {repository!r} cannot be read")
-        return BlobUpload(self._transport, repository, target, offset, chunk_min if isinstance(chunk_min, int) else 0)
+        return BlobUpload(self._transport, repository, target, offset)
 
     def referrers(self, repository: str, digest: str, on_invalid: OnInvalid = refuse) -> tuple[Descriptor, ...]:
         """Return the manifests that name a manifest as their subject, from the API or from the referrers tag.
@@ -405,7 +397,7 @@ class Registry:
 
     def _pages(
         self, entries: EntryReader, target: str, scopes: tuple[str, ...], key: str, parse: Callable[[str], str]
-    ) -> Iterator[NamesPage]:
+    ) -> Iterator[ListingPage[list[str]]]:
         """Yield the pages of the list under ``key``, without names that the previous page had."""
         while True:
             try:
@@ -423,14 +415,14 @@ class Registry:
             fresh = list(entries.read(names, lambda name: parse(_name(name)), len(answer.body)))
             link = next_link(answer.all_headers("Link"))
             if link is None:
-                yield NamesPage(fresh, None)
+                yield ListingPage(fresh, None)
                 return
             following = entries.at(same_host_target(self._transport.endpoint, target, link))
-            yield NamesPage(fresh, following)
+            yield ListingPage(fresh, following)
             target = following.token
 
 
-class BlobStream:
+class BlobStream(AbstractContextManager["BlobStream"]):
     """The content of a blob as a stream, for use in a ``with`` block.
 
     ``size`` is the size of the complete blob, None if unknown; ``offset`` is the position of the next byte.
@@ -464,16 +456,8 @@ class BlobStream:
         while data := self.read(CHUNK):
             yield data
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._answer.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _name(entry: Any) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -27,6 +28,7 @@ from syncline.clients.http.listings import (
     REPOSITORY_LIMITS,
     TAG_LIMITS,
     EntryReader,
+    ListingPage,
     ListingPosition,
     OnInvalid,
     field_of,
@@ -63,22 +65,6 @@ class QuayTag:
     is_list: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoriesPage:
-    """A page of a namespace's repositories, and the position of the next page, None at the end."""
-
-    repositories: list[QuayRepository]
-    following: ListingPosition | None
-
-
-@dataclass(frozen=True, slots=True)
-class TagsPage:
-    """A page of a repository's tags by name, and the position of the next page, None at the end."""
-
-    tags: dict[str, QuayTag]
-    following: ListingPosition | None
-
-
 class Quay:
     """The API of one Quay. ``token`` is called for each request (None is anonymous), ``renewed`` after a refusal.
 
@@ -100,11 +86,11 @@ class Quay:
 
     def repositories(self, namespace: str, on_invalid: OnInvalid = refuse) -> Iterator[QuayRepository]:
         """Yield all repositories of a namespace visible to the token; see :meth:`repository_pages`."""
-        return (each for page in self.repository_pages(namespace, on_invalid) for each in page.repositories)
+        return (each for page in self.repository_pages(namespace, on_invalid) for each in page.entries)
 
     def repository_pages(
         self, namespace: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
-    ) -> Iterator[RepositoriesPage]:
+    ) -> Iterator[ListingPage[list[QuayRepository]]]:
         """Yield the pages of a namespace's repositories, from ``start`` on; without a token, of the public ones.
 
         Sends one request per 100 repositories. Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself,
@@ -118,9 +104,7 @@ class Quay:
         listing = f"the repositories of {namespace!r} at {self._endpoint.host}"
         start, strict = start or LISTING_START, start is None
 
-        def name_of(entry: Any) -> str | None:
-            return _full_name(entry, namespace)
-
+        name_of = partial(_full_name, namespace=namespace)
         entries = EntryReader(listing, on_invalid, name_of, limits=REPOSITORY_LIMITS, start=start, strict=strict)
         page, empty = start.token or None, not start.entries
         while True:
@@ -134,20 +118,20 @@ class Quay:
             listed = list(entries.read(values, lambda value: _repository(value, namespace), len(response.body)))
             empty = empty and not values
             if following is None:
-                yield RepositoriesPage(listed, None)
+                yield ListingPage(listed, None)
                 break
-            yield RepositoriesPage(listed, entries.at(following))
+            yield ListingPage(listed, entries.at(following))
             page = following
         if empty:
             self._check_token(namespace)
 
     def tags(self, repository: str, on_invalid: OnInvalid = refuse) -> dict[str, QuayTag]:
         """Return the active tags of ``namespace/name``; see :meth:`tag_pages`."""
-        return {name: tag for page in self.tag_pages(repository, on_invalid) for name, tag in page.tags.items()}
+        return {name: tag for page in self.tag_pages(repository, on_invalid) for name, tag in page.entries.items()}
 
     def tag_pages(
         self, repository: str, on_invalid: OnInvalid = refuse, start: ListingPosition | None = None
-    ) -> Iterator[TagsPage]:
+    ) -> Iterator[ListingPage[dict[str, QuayTag]]]:
         """Yield the pages of the active tags of ``namespace/name``, from ``start`` on, with one request per 100 tags.
 
         Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the list repeats itself, an announced page is empty or, without
@@ -170,7 +154,7 @@ class Quay:
             _check_page(listing, values, may_be_empty=page == 1 and not more)
             tags = dict(entries.read(values, _tag, len(response.body)))
             page += 1
-            yield TagsPage(tags, entries.at(str(page)) if more else None)
+            yield ListingPage(tags, entries.at(str(page)) if more else None)
             if not more:
                 return
 

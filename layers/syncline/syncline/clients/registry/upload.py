@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
-from syncline.clients.http.client import READ_TIMEOUT, Response
+from syncline.clients.http.client import Response
 from syncline.clients.http.failures import error_codes
-from syncline.clients.http.limits import Body
 from syncline.clients.registry.reference import parse_digest
 from syncline.clients.registry.transport import RegistryTransport, push_scopes, same_host_target
 from syncline.errors import SynclineError
@@ -29,15 +29,20 @@ class BlobUpload:
     session whose connection broke: it raises UPLOAD_LOST, and the blob starts over.
     """
 
-    def __init__(
-        self, transport: RegistryTransport, repository: str, target: str, offset: int = 0, chunk_min: int = 0
-    ) -> None:
+    def __init__(self, transport: RegistryTransport, repository: str, target: str, offset: int = 0) -> None:
         self._transport = transport
         self._repository = repository
         self._scopes = push_scopes(repository)
+        self._send = partial(transport.send, scopes=self._scopes)
         self._target = target
         self.offset = offset
-        self.chunk_min = chunk_min  # minimum bytes of each write but the last (OCI-Chunk-Min-Length)
+
+    @classmethod
+    def begin(cls, transport: RegistryTransport, repository: str) -> BlobUpload:
+        """Begin an upload session. Raises READ_ONLY."""
+        upload = cls(transport, repository, f"/v2/{repository}/blobs/uploads/")
+        upload._begin()
+        return upload
 
     def write(self, chunks: Iterable[bytes], total: int | None = None, size: int | None = None) -> int:
         """Send ``chunks`` in one PATCH and return the new offset. Without ``size``, chunked encoding is used.
@@ -79,7 +84,7 @@ class BlobUpload:
 
     def finish(self, digest: str) -> None:
         """Complete the upload: the registry verifies ``digest``. Raises DIGEST_MISMATCH, UPLOAD_LOST."""
-        answer = self._send("PUT", self._with_digest(digest), OCTETS, timeout=FINISH_TIMEOUT)
+        answer = self._send("PUT", self._with_digest(digest), headers=OCTETS, timeout=FINISH_TIMEOUT)
         if answer.status == 404 and self._has(digest):
             return  # an earlier attempt succeeded, but its response was lost
         self._finished(answer, digest)
@@ -103,19 +108,14 @@ class BlobUpload:
 
     def state(self) -> dict[str, Any]:
         """Return the upload's state as JSON values, for :meth:`syncline.clients.registry.client.Registry.resume_upload`."""
-        return {"target": self._target, "offset": self.offset, "chunk_min": self.chunk_min}
+        return {"target": self._target, "offset": self.offset}
 
     def _put_bytes(self, digest: str, content: bytes) -> None:
         for tries_left in range(PUT_ATTEMPTS - 1, -1, -1):
             try:
-                answer = self._transport.send(
-                    "PUT",
-                    self._with_digest(digest),
-                    self._scopes,
-                    OCTETS,
-                    content,
-                    timeout=FINISH_TIMEOUT,
-                    repeatable=False,
+                target = self._with_digest(digest)
+                answer = self._send(
+                    "PUT", target, headers=OCTETS, body=content, timeout=FINISH_TIMEOUT, repeatable=False
                 )
                 self._finished(answer, digest)
             except SynclineError as error:
@@ -124,30 +124,27 @@ class BlobUpload:
                     raise
                 if self._has(digest):
                     return
-                again = _begun(self._transport, self._repository)
-                self._target = session_target(self._transport, self._repository, again)
+                self._begin()
             else:
                 return
 
     def _stream(self, method: str, target: str, headers: Mapping[str, str], stream: _ReplayableChunks) -> Response:
         """Send a stream, and once more if the registry requires another token and the stream can be repeated."""
-        answer = self._send(method, target, headers, iter(stream), timeout=FINISH_TIMEOUT)
+        answer = self._send(method, target, headers=headers, body=iter(stream), timeout=FINISH_TIMEOUT)
         if answer.status != 401:
             return answer
         if not stream.can_rewind:
             raise SynclineError("UPLOAD_LOST", f"{self._name} stopped accepting the token during an upload")
-        return self._send(method, target, headers, iter(stream), timeout=FINISH_TIMEOUT)
+        return self._send(method, target, headers=headers, body=iter(stream), timeout=FINISH_TIMEOUT)
 
-    def _send(
-        self,
-        method: str,
-        target: str,
-        headers: Mapping[str, str] | None = None,
-        body: Body = None,
-        *,
-        timeout: float = READ_TIMEOUT,
-    ) -> Response:
-        return self._transport.send(method, target, self._scopes, headers, body, timeout=timeout)
+    def _begin(self) -> None:
+        # Repeatable: a session whose response was lost expires.
+        answer = self._send("POST", f"/v2/{self._repository}/blobs/uploads/", repeatable=True)
+        if answer.status == 405:
+            raise SynclineError("READ_ONLY", answer.error().what)
+        if answer.status != 202:
+            raise answer.error()
+        self._target = session_target(self._transport, self._repository, answer)
 
     def _with_digest(self, digest: str) -> str:
         return f"{self._target}{'&' if '?' in self._target else '?'}digest={parse_digest(digest)}"
@@ -181,35 +178,12 @@ class BlobUpload:
         return f"{self._transport.endpoint.host}/{self._repository}"
 
 
-def begin_upload(transport: RegistryTransport, repository: str) -> BlobUpload:
-    """Begin an upload session. Raises READ_ONLY."""
-    answer = _begun(transport, repository)
-    chunk_min = answer.header("OCI-Chunk-Min-Length").strip()
-    return BlobUpload(
-        transport,
-        repository,
-        session_target(transport, repository, answer),
-        chunk_min=int(chunk_min) if chunk_min.isascii() and chunk_min.isdigit() else 0,
-    )
-
-
 def session_target(transport: RegistryTransport, repository: str, answer: Response) -> str:
     """Return the target of the upload session in a 202 response."""
     location = answer.header("Location")
     if not location:
         raise answer.protocol_error("the response to a new upload has no Location")
     return same_host_target(transport.endpoint, f"/v2/{repository}/blobs/uploads/", location)
-
-
-def _begun(transport: RegistryTransport, repository: str) -> Response:
-    # Repeatable: a session whose response was lost expires.
-    target = f"/v2/{repository}/blobs/uploads/"
-    answer = transport.send("POST", target, push_scopes(repository), repeatable=True)
-    if answer.status == 405:
-        raise SynclineError("READ_ONLY", answer.error().what)
-    if answer.status != 202:
-        raise answer.error()
-    return answer
 
 
 def _confirmed(answer: Response, *, inclusive: bool) -> int | None:

@@ -122,7 +122,7 @@ def tag_pages(
         try:
             for page in clients.api.tag_pages(repository, invalid.append, start):
                 yield ListedTags(
-                    {n: Tag(tag.digest, tag.size) for n, tag in page.tags.items()}, invalid, page.following
+                    {n: Tag(tag.digest, tag.size) for n, tag in page.entries.items()}, invalid, page.following
                 )
         except SynclineError as error:
             if error.code.name not in _NOT_SEEN or token:  # a position of the API is meaningless to the registry
@@ -130,8 +130,8 @@ def tag_pages(
             invalid.clear()
         else:
             return
-    for names in clients.registry.tag_pages(repository, invalid.append, start or LISTING_START):
-        yield ListedTags(dict.fromkeys(names.names, Tag()), invalid, names.following)
+    for names, following in clients.registry.tag_pages(repository, invalid.append, start or LISTING_START):
+        yield ListedTags(dict.fromkeys(names, Tag()), invalid, following)
 
 
 def held_tags(clients: RegistryClients, repository: str, context: StepContext) -> ListedTags:
@@ -158,9 +158,8 @@ def repository_pages(
     An organization without any repository counts as an invalid entry.
     """
     if organizations is None:
-        for page in clients.registry.catalog_pages(invalid, start.position):
-            following = page.following
-            yield ListedRepositories(page.names, None if following is None else start.page(following))
+        for names, following in clients.registry.catalog_pages(invalid, start.position):
+            yield ListedRepositories(names, None if following is None else start.page(following))
         return
     assert clients.api is not None, "the configuration requires an API for organizations"
     for number in range(start.part, len(organizations)):
@@ -169,18 +168,18 @@ def repository_pages(
         # Without a position the client treats a change between two pages as an error, which held listings rely on.
         begun = position if start.counted or position.entries else None
         empty = not position.entries
-        for listed in clients.api.repository_pages(name, found.append, begun):
-            empty = empty and not listed.repositories and not found
+        for repositories, following in clients.api.repository_pages(name, found.append, begun):
+            empty = empty and not repositories and not found
             for each in found:
                 invalid(each)
             found.clear()
-            names = [repository.name for repository in listed.repositories]
-            if empty and listed.following is None:
+            names = [repository.name for repository in repositories]
+            if empty and following is None:
                 host = clients.registry.host
                 what = f"{host} lists no repository of {name}: no such organization, or its repositories are hidden"
                 invalid(InvalidEntry(name, None, SynclineError("SOURCE_ABSENT", what)))
-            if listed.following is not None:
-                yield ListedRepositories(names, start.page(listed.following, number))
+            if following is not None:
+                yield ListedRepositories(names, start.page(following, number))
             elif number + 1 < len(organizations):
                 yield ListedRepositories(names, start.page(LISTING_START, number + 1))
             else:
@@ -244,7 +243,7 @@ def target_repositories(
             held = found.states[namespace] = {}
             complete = True
             for page in clients.api.repository_pages(namespace, met.append):
-                held |= {repository.name: repository.state for repository in page.repositories}
+                held |= {repository.name: repository.state for repository in page.entries}
                 complete = page.following is None
                 if context.over or len(held) > HELD_REPOSITORIES:
                     break

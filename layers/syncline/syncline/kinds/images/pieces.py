@@ -7,12 +7,12 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from syncline.clients.http.read_ahead import read_ahead
-from syncline.clients.registry.client import BlobStream, Registry
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import hash_matches, hasher
 from syncline.clients.registry.upload import BlobUpload
@@ -20,9 +20,7 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
 
-CHUNK: Final = 1024 * 1024
-"""Bytes read and sent at a time."""
-_MARK: Final = 64 * CHUNK
+_MARK: Final = 64 * 1024 * 1024
 """Bytes after which the hash state is saved, so that a broken piece is not hashed again from the start."""
 STARTS_AGAIN: Final[frozenset[CodeName]] = frozenset({"UPLOAD_LOST", "DIGEST_MISMATCH", "SIZE_DIFFERS"})
 """Codes of errors after which the upload cannot be resumed."""
@@ -142,12 +140,12 @@ class _Sending:
         with route.source.open_blob(route.source_repository, blob.digest, self._hash.offset) as stream:
             if stream.size not in (None, blob.size):
                 raise other_size(route, blob, stream.size)
-            with read_ahead(self._chunks(chunks_of(stream), at)) as chunks:
+            with read_ahead(self._chunks(stream, at)) as chunks:
                 reached = self._upload.write(chunks, blob.size)
         self._mark()
         return reached
 
-    def _chunks(self, chunks: Iterator[bytes], at: int) -> Iterator[bytes]:
+    def _chunks(self, chunks: Iterable[bytes], at: int) -> Iterator[bytes]:
         """Yield the chunks from ``at`` on until the time is over; those before it are only hashed, in any case."""
         for chunk in chunks:
             before = self._hash.offset
@@ -182,15 +180,7 @@ def other_digest(route: CopyRoute, blob: Descriptor) -> SynclineError:
     return SynclineError("DIGEST_MISMATCH", what)
 
 
-def chunks_of(stream: BlobStream, limit: int | None = None) -> Iterator[bytes]:
-    """Yield a blob's bytes in chunks, up to the chunk in which ``limit`` bytes are exceeded."""
-    passed = 0
-    while (limit is None or passed <= limit) and (chunk := stream.read(CHUNK)):
-        passed += len(chunk)
-        yield chunk
-
-
-def verified_chunks(chunks: Iterator[bytes], route: CopyRoute, blob: Descriptor) -> Iterator[bytes]:
+def verified_chunks(chunks: Iterable[bytes], route: CopyRoute, blob: Descriptor) -> Iterator[bytes]:
     """Yield the chunks, hashed and counted as they pass.
 
     Raises SIZE_DIFFERS or DIGEST_MISMATCH in place of the last one if they are not the blob.
@@ -199,6 +189,8 @@ def verified_chunks(chunks: Iterator[bytes], route: CopyRoute, blob: Descriptor)
     for chunk in chunks:
         hash_.update(chunk)
         passed += len(chunk)
+        if passed > blob.size:
+            break
         if held:
             yield held
         held = chunk

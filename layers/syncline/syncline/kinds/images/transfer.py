@@ -25,7 +25,6 @@ from syncline.kinds.images.pieces import (
     STARTS_AGAIN,
     CopyRoute,
     InterruptedUploadError,
-    chunks_of,
     other_size,
     send_in_pieces,
     verified_chunks,
@@ -374,7 +373,7 @@ class PartsCopy:
         with self._source.open_blob(self._from, blob.digest) as stream:
             if stream.size not in (None, blob.size):
                 raise other_size(self._route, blob, stream.size)
-            chunks = verified_chunks(chunks_of(stream, blob.size), self._route, blob)
+            chunks = verified_chunks(stream, self._route, blob)
             if blob.size > BUFFERED:
                 self._target.begin_upload(self._to).put(blob.digest, chunks, blob.size)
                 return blob.size
