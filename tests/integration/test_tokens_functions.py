@@ -341,9 +341,9 @@ def test_what_was_read_is_used_while_it_is_read_anew() -> None:
     assert read == [100.0]
     now[0] += FRESH  # beside, and it fails: what is there is used on
     directory.refresh()
-    _until(lambda: len(read) == 2 and not directory.reading)
+    _until(lambda: len(read) == 2 and not directory._reading.locked())
     directory.refresh()
-    _until(lambda: len(read) == 3 and not directory.reading)
+    _until(lambda: len(read) == 3 and not directory._reading.locked())
     now[0] += USABLE
     directory.refresh()
     assert len(read) == 4

@@ -459,10 +459,8 @@ def overwrite_a_tag() -> Iterator[None]:
 def replace_foreign_images() -> Iterator[None]:
     """Another image under a tag is replaced without leave."""
     with (
-        patch.object(copying.RepositoryCopy, "_may_replace", lambda *_: True),
-        patch.object(
-            looking.ImageScan, "_replaceable", lambda _self, _name, _group, items: {item.name for item in items}
-        ),
+        patch.object(copying, "is_replaceable", lambda *_: True),
+        patch.object(looking, "is_replaceable", lambda *_: True),
     ):
         yield
 
@@ -506,7 +504,7 @@ def accept_an_empty_listing() -> Iterator[None]:
 @plant
 def accept_an_unknown_repository() -> Iterator[None]:
     """A repository that a person has named and that does not exist is equal."""
-    with patch.object(looking.ImageScan, "_check_found", lambda *_: None):
+    with patch.object(looking.ImageScan, "_check_listed", lambda *_: None):
         yield
 
 

@@ -54,8 +54,7 @@ class ProbeApi:
         token_hash = short_hash(token) if token else None
         entry: DirectoryEntry | None = None
         try:
-            problem = problem_of(token)
-            reason = Reason(problem) if problem is not None else origin_problem(origin)
+            reason = problem_of(token) or origin_problem(origin)
             if reason is None:
                 entry, reason = self._entry(origin, sync)
             if entry is not None:

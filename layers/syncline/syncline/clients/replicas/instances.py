@@ -39,10 +39,6 @@ class Instance:
         """Address and port in the form of a URL; the identity of the instance."""
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
 
-    def is_called(self, origin: str) -> bool:
-        """Return True if `origin` is its name, its address, or its address and port."""
-        return origin in (self.name, self.address, self.where)
-
     def as_json(self) -> dict[str, Any]:
         """Return the stored form, in which ``source`` has its former name ``place``."""
         fields = asdict(self)

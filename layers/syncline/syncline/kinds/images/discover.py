@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -30,7 +30,7 @@ from syncline.kinds.images.listing import (
     target_repositories,
 )
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
-from syncline.kinds.images.transfer import ASK, conflict
+from syncline.kinds.images.transfer import ASK, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Result, Scope
@@ -56,11 +56,11 @@ class _LongRepository:
     position: ScanPosition
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _TagListings:
-    """The tags of a repository at both registries. With ``suspect``, images with equal tags may be incomplete.
+    """The tags of a repository at both registries. ``detail`` is for all items.
 
-    ``detail`` is for all items.
+    With ``suspect``, images with equal tags may be incomplete; ``complete`` turns False if one is.
     """
 
     name: str
@@ -69,6 +69,7 @@ class _TagListings:
     target: ListedTags
     suspect: bool
     detail: dict[str, Any]
+    complete: bool = True
 
 
 class ImageScan:
@@ -244,35 +245,31 @@ class ImageScan:
         suspect = bool(target.tags) and self._notes.has_unverified(group)
         detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
         both = _TagListings(name, group, source, target, suspect, detail)
-        complete = yield from self._differences(both, behind, lambda tag: f"{name}:{tag}" if tag else name, context)
-        if suspect and complete and not behind and not context.over and not context.plan:
+        for page in self._differences(both, behind, context):
+            yield replace(page, cursor=f"{name}:{page.cursor}" if page.cursor else name)
+        if suspect and both.complete and not behind and not context.over and not context.plan:
             self._notes.forget_unverified(group)
 
-    def _differences(
-        self, both: _TagListings, behind: str, cursor: Callable[[str], str], context: StepContext
-    ) -> Generator[Page, None, bool]:
+    def _differences(self, both: _TagListings, behind: str, context: StepContext) -> Iterator[Page]:
         """Yield the pages of the listed tags behind ``behind``, until the time is over.
 
-        Return True if no image that was found equal is incomplete. ``cursor`` returns the cursor behind a tag, and with
-        "" the one behind all of them.
+        The cursor of a page is its last tag, and "" for the last page.
         """
         name, group, takes = both.name, both.group, self._sync.takes_tag
         invalid = {each.name for each in (*both.source.invalid, *both.target.invalid)}
         wanted = sorted(tag for tag in both.source.tags if tag > behind and takes(tag) and tag not in invalid)
         detail = ({"fresh": True} if both.target.is_empty else {}) | both.detail
-        complete = True
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
             is_last = at + PAGE_TAGS >= len(wanted)
             listed = {tag: (both.source.tags[tag], both.target.get(tag)) for tag in tags}
             compared = self._with_digests(name, group, listed)
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
-            complete &= not incomplete
-            page = self._page(name, group, cursor("" if is_last else tags[-1]), compared, incomplete)
+            both.complete &= not incomplete
+            page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
             if context.over:
-                return False
-        return complete
+                return
 
     def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
         """Return the failures of invalid entries that the sync may take."""
@@ -314,7 +311,8 @@ class ImageScan:
             following = None if listed.following is None else position.page(listed.following)
             end = name if following is None else cursor(following)
             both = _TagListings(name, group, listed, target, suspect, {"signed": ASK})
-            yield from self._differences(both, position.done, partial(_cursor_within, position, cursor, end), context)
+            for page in self._differences(both, position.done, context):
+                yield replace(page, cursor=cursor(replace(position, behind=page.cursor)) if page.cursor else end)
             invalid.clear()
             if context.over or following is None:
                 return
@@ -354,7 +352,7 @@ class ImageScan:
         complete = [item for item in compared if item.name not in incomplete]
         lacking, failures = self._lacking_referrers(name, group, complete)
         to_transfer = incomplete | lacking
-        replaceable = set() if self._sync.overwrite else self._replaceable(name, group, compared)
+        replaceable = set() if self._sync.overwrite else self._replaceable(name, compared)
         for item in compared:
             equal = item.target is not None and item.target == item.source
             asked = (group, item.name) in self._asked  # its transfer checks all parts
@@ -408,22 +406,13 @@ class ImageScan:
         failures = tuple(Failure(Item(group, label), each.error) for label, each in invalid.items())
         return {tag for tag, digest in equal.items() if found[digest][0]}, failures
 
-    def _replaceable(self, name: str, group: str, items: Sequence[Item]) -> set[str]:
-        """Return the tags that differ and may be replaced even if the sync does not overwrite.
-
-        These are attached tags that only grew, and tags that moved on at the source while we copied them.
-        """
+    def _replaceable(self, name: str, items: Sequence[Item]) -> set[str]:
+        """Return the tags that differ and may be replaced even if the sync does not overwrite."""
         attached = AttachedTags(self._source.registry, name)
         differing = [item for item in items if item.source and item.target and item.source != item.target]
 
         def may_replace(item: Item) -> bool:
-            present = partial(self._target.registry.manifest, group, item.name)
-            noted = self._notes.outdated(group, item.name)
-            if noted and is_same_manifest(noted, str(item.target), present):
-                return True
-            if not is_signature_tag(item.name):
-                return False
-            return attached.grew(item.name, self._source.registry.manifest(name, item.name), present())
+            return is_replaceable(item, str(item.target), self._target.registry, attached, self._notes)
 
         allowed = self._requests.map(_false_if_refused(may_replace), differing)
         return {item.name for item, yes in zip(differing, allowed, strict=True) if yes}
@@ -480,8 +469,3 @@ def _split_cursor(cursor: str) -> tuple[str, str, str]:
     """Return the repository of a cursor, its separator ("" if the repository was done), and the position within it."""
     name, separator, position = cursor.partition(_LONG)
     return (name, separator, position) if separator else cursor.partition(":")
-
-
-def _cursor_within(position: ScanPosition, cursor: Callable[[ScanPosition], str], end: str, tag: str) -> str:
-    """Return the cursor behind a tag of a page of a long listing; ``end`` behind all of them."""
-    return cursor(replace(position, behind=tag)) if tag else end

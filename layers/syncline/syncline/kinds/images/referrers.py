@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 from syncline.clients.http.listings import OnInvalid
@@ -117,6 +118,7 @@ class AttachedTags:
     """The attached tags of one repository."""
 
     def __init__(self, registry: Registry, repository: str) -> None:
+        self.manifest = partial(registry.manifest, repository)
         self._registry = registry
         self._repository = repository
         self._referrers: set[tuple[str, str]] = set()
@@ -152,7 +154,7 @@ class AttachedTags:
         if (tag, entry.digest) in self._referrers:
             return True
         try:
-            subject = self._registry.manifest(self._repository, entry.digest, entry.media_type).subject
+            subject = self.manifest(entry.digest, entry.media_type).subject
         except SynclineError as error:
             if error.retried:
                 raise

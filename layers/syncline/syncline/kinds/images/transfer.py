@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from syncline.clients.http.listings import InvalidEntry, ignore
@@ -115,7 +116,11 @@ class RepositoryCopy:
         present = self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
         attached = is_signature_tag(item.name)
-        if present is not None and not equal and not self._may_replace(item, manifest, present):
+        if (
+            present is not None
+            and not (equal or self._overwrite)
+            and not is_replaceable(item, present, self._target, self._attached, self._notes, manifest)
+        ):
             return conflict(replace(item, target=present))
         done = parts.copy(manifest, progress)
         # Referrers and attached tags come before the tag: whoever waits for the tag finds the signature.
@@ -141,17 +146,6 @@ class RepositoryCopy:
         if replaced is not None:
             item = replace(item, detail={**item.detail, "replaced": replaced})
         return Completed(item, progress.sent)
-
-    def _may_replace(self, item: Item, manifest: Manifest, present: str) -> bool:
-        """Return True if the target's other manifest under a tag may be replaced: if the sync says so, or if it is ours."""
-        if self._overwrite:
-            return True
-        noted = self._notes.outdated(item.group, item.name)
-        if noted and is_same_manifest(noted, present, lambda: self._target.manifest(self._to, item.name)):
-            return True
-        return is_signature_tag(item.name) and self._attached.grew(
-            item.name, manifest, self._target.manifest(self._to, item.name)
-        )
 
     def _copy_attached(self, item: Item, manifest: Manifest, parts: PartsCopy, progress: ImageProgress) -> bool:
         """Copy the tags attached to an image, and return False if time was short.
@@ -211,6 +205,25 @@ def conflict(item: Item, reason: str = "") -> Result:
     """Return the result for a tag under which the target has another image, which is not overwritten."""
     reason = reason or f"the target has {item.target} under this tag, the source {item.source}; nothing is overwritten"
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, item.target, 0, "TAG_DIFFERS", reason)
+
+
+def is_replaceable(  # noqa: PLR0913, PLR0917 - both sides, and what is known of them
+    item: Item,
+    present: str,
+    target: Registry,
+    source: AttachedTags,
+    notes: TargetNotes,
+    manifest: Manifest | None = None,
+) -> bool:
+    """Return True if a tag may be replaced even if the sync does not overwrite. The target has ``present`` under it.
+
+    These are attached tags that only grew, and tags that moved on at the source while we copied them.
+    """
+    at_target = partial(target.manifest, item.group, item.name)
+    noted = notes.outdated(item.group, item.name)
+    if noted and is_same_manifest(noted, present, at_target):
+        return True
+    return is_signature_tag(item.name) and source.grew(item.name, manifest or source.manifest(item.name), at_target())
 
 
 class PartsCopy:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -44,7 +43,6 @@ class ImageVerification:
         self._target = target
         self._origin = origin
         self._found: set[tuple[str, str, int]] = set()
-        self._lock = threading.Lock()
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         """Yield an answer for each item: completed only if the tag has the source's digest and no part is missing."""
@@ -93,7 +91,7 @@ class ImageVerification:
         found = child_at(self._target, repository, child)
         if isinstance(found, Manifest):
             self._verify_parts(repository, found, absent)
-            self._remember(repository, child.digest)
+            self._found.add((repository, child.digest, -1))
         elif found is None and self._is_absent_at_origin(repository, child):
             absent.append(child)
         else:
@@ -105,7 +103,7 @@ class ImageVerification:
             raise _missing(f"{named} is not at {self._target.host}")
         if size != part.size:
             raise _missing(f"{named} has {size} bytes at {self._target.host} instead of {part.size}")
-        self._remember(repository, part.digest, size)
+        self._found.add((repository, part.digest, size))
 
     def _is_absent_at_origin(self, repository: str, child: Descriptor) -> bool:
         origin = self._origin
@@ -113,10 +111,6 @@ class ImageVerification:
 
     def _is_new(self, repository: str, digest: str, size: int = -1) -> bool:
         return (repository, digest, size) not in self._found
-
-    def _remember(self, repository: str, digest: str, size: int = -1) -> None:
-        with self._lock:
-            self._found.add((repository, digest, size))
 
     def _verify_referrers(self, item: Item, manifest: Manifest, absent: list[Descriptor]) -> list[str]:
         """Verify the referrers of an image, and return notes about those of types that a registry may refuse."""
@@ -133,7 +127,7 @@ class ImageVerification:
                 raise _missing(what)
             elif self._is_new(item.group, referrer.digest):
                 self._verify(item.group, referrer.digest, referrer.digest, absent)
-                self._remember(item.group, referrer.digest)
+                self._found.add((item.group, referrer.digest, -1))
         return notes
 
     def _moved_on(self, item: Item) -> list[str]:

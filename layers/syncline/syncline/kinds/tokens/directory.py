@@ -81,11 +81,6 @@ class Directory:
         elif self._reading.acquire(blocking=False):
             threading.Thread(target=self._read_in_background, name="directory", daemon=True).start()
 
-    @property
-    def reading(self) -> bool:
-        """Return True if the syncs are being read."""
-        return self._reading.locked()
-
     def close(self) -> None:
         """Close every connection. Must be called in the probers' loop."""
         for _, prober in self._probers.values():

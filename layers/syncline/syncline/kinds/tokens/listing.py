@@ -33,8 +33,10 @@ class Listing:
         return None if any(instance.serves for instance in self.instances) else Reason.LIST_EMPTY
 
     def called(self, origin: str) -> tuple[Instance, ...]:
-        """Return the instances that `origin` may name, also those that do not serve."""
-        return tuple(instance for instance in self.instances if instance.is_called(origin))
+        """Return the instances of which `origin` is the name, the address, or address and port; not all of them serve."""
+        return tuple(
+            instance for instance in self.instances if origin in (instance.name, instance.address, instance.where)
+        )
 
 
 class ListingStore(Protocol):

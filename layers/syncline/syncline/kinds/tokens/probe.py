@@ -70,11 +70,9 @@ class Prober:
 
     async def probe(self, token: str, origin: str, listing: Listing) -> ProbeResult:
         """Return the verdict on a token that the instance called `origin` has just written."""
-        known_reason = self._without_asking(token, listing)
-        if known_reason is not None:
-            return ProbeResult(
-                Verdict.UNKNOWN if known_reason is not Reason.TOKEN_EXPIRED else Verdict.NOT_SYNCED, known_reason
-            )
+        reason = self._without_asking(token, listing)
+        if reason is not None:
+            return ProbeResult(Verdict.NOT_SYNCED if reason is Reason.TOKEN_EXPIRED else Verdict.UNKNOWN, reason)
         origins = listing.called(origin)
         # If several instances have the origin's name, all are asked, and those that serve are counted.
         known = origins[0] if len(origins) == 1 else None
@@ -86,9 +84,8 @@ class Prober:
         return await OngoingQuestion(self._loop, self.replicas, question, self._rng, self._load).run()
 
     def _without_asking(self, token: str, listing: Listing) -> Reason | None:
-        problem = problem_of(token)
-        if problem is not None:
-            return Reason(problem)
+        if problem := problem_of(token):
+            return problem
         expiry = expiry_of(token)
         now = self._clock()
         if expiry is not None and expiry <= now:
@@ -107,13 +104,13 @@ def origin_problem(origin: str) -> Reason | None:
     return None if len(origin) <= LONGEST_ORIGIN and _ORIGIN.fullmatch(origin) else Reason.ORIGIN_INVALID
 
 
-def problem_of(token: str) -> str | None:
-    """Return the reason why a token is invalid, as a value of the contract; None if it is valid."""
+def problem_of(token: str) -> Reason | None:
+    """Return the reason why a token is invalid, None if it is valid."""
     if not token:
-        return "token_missing"
+        return Reason.TOKEN_MISSING
     if len(token) > LONGEST_TOKEN:
-        return "token_too_long"
-    return None if _COOKIE_VALUE.fullmatch(token) else "token_invalid"
+        return Reason.TOKEN_TOO_LONG
+    return None if _COOKIE_VALUE.fullmatch(token) else Reason.TOKEN_INVALID
 
 
 def short_hash(token: str) -> str:

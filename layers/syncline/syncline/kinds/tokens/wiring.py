@@ -154,7 +154,7 @@ def scraper() -> Scraping:
 @cache
 def canaries() -> Canaries:
     """Return the object behind the function `canary`."""
-    from syncline.kinds.tokens.wiring_canary import Canaries  # noqa: PLC0415
+    from syncline.kinds.tokens.wiring_canary import Canaries  # noqa: PLC0415 - the others do not need it
 
     table = _table("canary")
     memories = StoredMemories(CanaryRecords(Database(table), time.time))
