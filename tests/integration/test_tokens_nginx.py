@@ -175,11 +175,11 @@ def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gatewa
 @pytest.mark.parametrize(
     ("quorum", "expected", "reason"),
     [
-        (Quorum("all"), Verdict.PARTIALLY, Reason.SOME_DO_NOT),
-        (Quorum("majority"), Verdict.SYNCED, Reason.QUORUM_AGREES),
-        (Quorum("count", 5), Verdict.SYNCED, Reason.QUORUM_AGREES),
-        (Quorum("count", 6), Verdict.PARTIALLY, Reason.SOME_DO_NOT),
-        (Quorum("count", 70), Verdict.PARTIALLY, Reason.SOME_DO_NOT),
+        ("all", Verdict.PARTIALLY, Reason.SOME_DO_NOT),
+        ("majority", Verdict.SYNCED, Reason.QUORUM_AGREES),
+        (5, Verdict.SYNCED, Reason.QUORUM_AGREES),
+        (6, Verdict.PARTIALLY, Reason.SOME_DO_NOT),
+        (70, Verdict.PARTIALLY, Reason.SOME_DO_NOT),
     ],
 )
 def test_a_quorum_is_enough_where_it_is_asked_for(
@@ -214,7 +214,7 @@ def test_an_only_instance_speaks_for_itself(pair: Gateway) -> None:
     assert (refused.verdict, refused.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
     absent = verdict(rules(pair), [Instance("nobody", "127.1.1.1", pair.port)], "alone")
     assert (absent.verdict, absent.reason) == (Verdict.UNKNOWN, Reason.ORIGIN_SILENT)
-    needed = verdict(rules(pair, quorum=Quorum("count", 1)), pair.listed[:1], "alone")
+    needed = verdict(rules(pair, quorum=1), pair.listed[:1], "alone")
     assert needed.verdict is Verdict.NOT_SYNCED
 
 

@@ -10,25 +10,23 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
 
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.config import Check
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.probe import Prober, ProbeRules
 from syncline.kinds.tokens.verdict import ProbeResult, Quorum
 from tests.standins.nginx import HOST, Gateway
 
-ALL: Final = Quorum()
-
 
 def rules(
-    gateway: Gateway, *, quorum: Quorum = ALL, schedule: AskSchedule | None = None, path: str = "/check"
+    gateway: Gateway, *, quorum: Quorum = "all", schedule: AskSchedule | None = None, path: str = "/check"
 ) -> ProbeRules:
     """Return the settings with which the tests ask a gateway."""
     # The machine may be busy with other things, so only tests of the deadline have a short one.
     waits = schedule or AskSchedule.of(gateway.interval, deadline=30)
-    return ProbeRules(path, HOST, "auth_token", quorum, waits, stale_after=60, ca=gateway.authority.pem)
+    return ProbeRules(Check(host=HOST, path=path), quorum, waits, stale_after=60, ca=gateway.authority.pem)
 
 
 def listing(instances: Sequence[Instance], age: float = 0.0) -> Listing:

@@ -20,8 +20,8 @@ from syncline.clients.http.listings import (
     refuse,
 )
 from syncline.clients.registry.client import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, Registry
-from syncline.clients.registry.manifest import Descriptor, Manifest, detect_media_type, parse_referrers
-from syncline.clients.registry.reference import parse_digest, parse_reference, parse_repository, parse_tag
+from syncline.clients.registry.manifest import OCI_INDEX, Descriptor, Manifest, detect_media_type
+from syncline.clients.registry.reference import digest_of, parse_digest, parse_reference, parse_repository, parse_tag
 from syncline.clients.registry.upload import PUT_ATTEMPTS, BlobUpload
 from syncline.errors import SynclineError
 from tests.simulation.models.registry_server import RefusalError, RegistryServer
@@ -174,7 +174,7 @@ class SimRegistry(Registry):
                 if not refusal.word:  # it is the API that is not there
                     self._no_referrers_until = self.network.calls.machine.now + NO_API
                 break
-            found |= {each.digest: each for each in parse_referrers(body, entries)}
+            found |= {each.digest: each for each in Manifest(digest_of(body), OCI_INDEX, body).listed(entries)}
         return tuple(found.values()) if at is None else self._listed_by_tag(name, digest, entries)
 
     def put_manifest(self, repository: str, reference: str, manifest: Manifest) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from syncline.clients.replicas.client import FailureReason, ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance, is_probed
 from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.config import Check
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.probe import Prober, ProbeRules
 from syncline.kinds.tokens.verdict import InstanceResult, ProbeResult, Quorum, Reason, TokenState, Verdict, judge
@@ -49,11 +50,11 @@ def _result(
     answers: Callable[[str, int], int],
     *,
     origin: str = "gateway",
-    quorum: Quorum = Quorum(),  # noqa: B008 - frozen
+    quorum: Quorum = "all",
     schedule: AskSchedule = AT_ONCE,
 ) -> tuple[ProbeResult, Mapping[str, int]]:
     async def ask() -> tuple[ProbeResult, Mapping[str, int]]:
-        rules = ProbeRules("/check", "gateway.example", "auth_token", quorum, schedule, 60, plain_http=True)
+        rules = ProbeRules(Check(host="gateway.example", plain_http=True), quorum, schedule, 60)
         prober = Prober(rules, asyncio.get_running_loop(), rng=random.Random(25))
         scripted = Scripted(answers)
         prober.replicas = cast("ReplicaClient", scripted)
@@ -94,17 +95,17 @@ def test_shared_name_does_not_identify_the_origin(late: int) -> None:
 
 def test_token_is_invalid_if_all_of_the_origins_name_refuse_it() -> None:
     others = [Instance("other", f"10.0.1.{number}", 8443) for number in range(9)]
-    found, _ = _result([*SHARED[:2], *others], _lacks(1, 2), quorum=Quorum("majority"))
+    found, _ = _result([*SHARED[:2], *others], _lacks(1, 2), quorum="majority")
     assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
 
 
 @pytest.mark.parametrize(
     ("quorum", "needed", "lacking", "verdict"),
     [
-        (Quorum("majority"), 4, (5,), Verdict.SYNCED),
-        (Quorum("majority"), 4, (4, 5), Verdict.PARTIALLY),
-        (Quorum("count", 2), 3, (4, 5), Verdict.SYNCED),
-        (Quorum("count", 2), 3, (3, 4, 5), Verdict.NOT_SYNCED),
+        ("majority", 4, (5,), Verdict.SYNCED),
+        ("majority", 4, (4, 5), Verdict.PARTIALLY),
+        (2, 3, (4, 5), Verdict.SYNCED),
+        (2, 3, (3, 4, 5), Verdict.NOT_SYNCED),
     ],
 )
 def test_origin_does_not_count_for_a_quorum(

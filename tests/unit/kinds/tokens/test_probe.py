@@ -15,9 +15,10 @@ from syncline.clients.replicas.client import ReplicaClient, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens import probe as probing
 from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.config import Check
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.probe import Prober, ProbeRules
-from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, Verdict
+from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 
 NOW: Final = 1_764_072_000.0
 ORIGIN: Final = Instance("origin", "10.0.0.1", 8443)
@@ -47,8 +48,7 @@ def jwt(expiry: float) -> str:
 
 def rules(**more: Any) -> ProbeRules:
     schedule = AskSchedule(30, more.pop("deadline", 60), 0.001, 0.002)
-    about = {"plain_http": True, **more}
-    return ProbeRules("/check", "gateway.example:8443", "auth_token", Quorum(), schedule, 60, **about)
+    return ProbeRules(Check(host="gateway.example:8443", plain_http=True, **more), "all", schedule, 60)
 
 
 def result(token: str, listing: Listing, origin: str = "origin") -> tuple[ProbeResult, dict[str, list[bytes]]]:

@@ -39,10 +39,11 @@ MAX_TOKENS: Final = 2000
 CLIENT_ID: Final = "syncline"
 MAX_HEADER: Final = 8192
 _WORD: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-_PARAMETER: Final = re.compile(rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PARAMETER: Final = rf'({_WORD})[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))'
 _TOKEN68: Final = r"[A-Za-z0-9._~+/-]+=*(?=[ \t]*(?:,|$))"  # sent by Negotiate instead of parameters
-_SCHEME: Final = re.compile(rf"({_WORD})(?:[ \t]+(?:{_TOKEN68})?|(?=,)|$)")
-_GAP: Final = re.compile(r"[ \t,]*")
+_SCHEME: Final = rf"({_WORD})(?:[ \t]+(?:{_TOKEN68})?|(?=,)|$)"
+# Parameters first: otherwise "realm = x" would match as the scheme "realm". The last is an unreadable part.
+_PART: Final = re.compile(rf"{_PARAMETER}|{_SCHEME}|[^ \t,][^,]*")
 _ESCAPED: Final = re.compile(r"\\(.)")
 # Domains whose subdomains belong to different customers. Second levels of countries (co.uk) are found by their form.
 _SHARED_PARENTS: Final = frozenset(
@@ -335,35 +336,14 @@ def parse_challenges(values: Iterable[str]) -> list[Challenge]:
     """Return the challenges of all ``WWW-Authenticate`` headers, in order. Unreadable parts are skipped."""
     found: list[Challenge] = []
     for value in values:
-        found += _parse(value[:MAX_HEADER])
+        parameters: dict[str, str] | None = None
+        for name, quoted, plain, scheme in _PART.findall(value[:MAX_HEADER]):
+            if scheme:
+                parameters = {}
+                found.append(Challenge(scheme.lower(), parameters))
+            elif name and parameters is not None:
+                parameters.setdefault(name.lower(), plain or _ESCAPED.sub(r"\1", quoted))
     return found
-
-
-def _parse(text: str) -> list[Challenge]:
-    found: list[Challenge] = []
-    parameters: dict[str, str] = {}
-    at = _end(_GAP.match(text, 0))
-    while at < len(text):
-        # Parameters first: otherwise "realm = x" would match as the scheme "realm".
-        parameter = _PARAMETER.match(text, at)
-        if parameter is not None and found:
-            name, quoted, plain = parameter.groups()
-            parameters.setdefault(name.lower(), plain if quoted is None else _ESCAPED.sub(r"\1", quoted))
-            at = parameter.end()
-        elif (scheme := _SCHEME.match(text, at)) is not None:
-            parameters = {}
-            found.append(Challenge(scheme[1].lower(), parameters))
-            at = scheme.end()
-        else:
-            comma = text.find(",", at)
-            at = len(text) if comma < 0 else comma
-        at = _end(_GAP.match(text, at))
-    return found
-
-
-def _end(match: re.Match[str] | None) -> int:
-    assert match is not None  # the pattern matches the empty text
-    return match.end()
 
 
 def is_expected_realm(realm: Address, endpoint: Endpoint) -> bool:

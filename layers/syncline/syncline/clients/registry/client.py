@@ -52,7 +52,6 @@ from syncline.clients.registry.manifest import (
     Manifest,
     detect_media_type,
     is_manifest_type,
-    parse_referrers,
     referrers_tag,
 )
 from syncline.clients.registry.reference import (
@@ -314,7 +313,8 @@ class Registry:
             if answer.status != 200:
                 raise answer.error()
             try:
-                found |= {each.digest: each for each in parse_referrers(answer.body, entries)}
+                page = Manifest(digest_of(answer.body), OCI_INDEX, answer.body).listed(entries)
+                found |= {each.digest: each for each in page}
             except SynclineError as error:
                 if error.code.name != "MANIFEST_INVALID":
                     raise

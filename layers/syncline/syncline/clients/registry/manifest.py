@@ -35,8 +35,6 @@ ARTIFACT_TYPES: Final = (
 """Types of manifests beside images that are accepted in every request."""
 NO_REFERRERS_API: Final = frozenset({400, 404, 405})
 """Statuses of registries without the referrers API."""
-_EMPTY_INDEX: Final[dict[str, Any]] = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
-
 INDEX_TYPES: Final = frozenset({OCI_INDEX, DOCKER_LIST})
 _TYPE: Final = re.compile(r"application/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 _GENERIC_TYPES: Final = frozenset({"application/json", "application/octet-stream"})
@@ -242,14 +240,10 @@ def referrers_tag(digest: str) -> str:
     return f"{algorithm[:32]}-{encoded[:64]}"
 
 
-def parse_referrers(body: bytes, entries: EntryReader) -> tuple[Descriptor, ...]:
-    """Return the entries of a page of the referrers API. Raises MANIFEST_INVALID if it is no index."""
-    return Manifest(digest_of(body), OCI_INDEX, body).listed(entries)
-
-
 def add_referrers(index: Manifest | None, entries: Iterable[dict[str, Any]]) -> Manifest:
     """Return the index with the missing ones of ``entries`` added, otherwise unchanged; a new index for None."""
-    value: dict[str, Any] = _EMPTY_INDEX if index is None else json.loads(index.body)
+    empty = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": []}
+    value: dict[str, Any] = empty if index is None else json.loads(index.body)
     listed = {entry["digest"] for entry in value["manifests"]}
     added = [entry for entry in entries if entry["digest"] not in listed]
     if index is not None and not added:

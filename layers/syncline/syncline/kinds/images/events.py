@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from syncline.clients.registry.reference import parse_repository
 from syncline.errors import SynclineError
-from syncline.kinds.images.config import ImagesSync
 
 _UNKNOWN_FORM: Final = "neither Quay's nor Docker Distribution's notification"
 
@@ -34,11 +33,6 @@ def repositories_in(body: Any) -> tuple[str, ...]:
     if wrong is not None and not names:
         raise wrong
     return tuple(sorted(names))
-
-
-def groups_in(sync: ImagesSync, body: Any) -> tuple[str, ...]:
-    """Return the target repositories of a sync that a notification names. Raises MESSAGE_INVALID if it is not one."""
-    return tuple(sync.target_repository(name) for name in repositories_in(body) if sync.takes_repository(name))
 
 
 def _names(event: Any) -> Iterator[str]:

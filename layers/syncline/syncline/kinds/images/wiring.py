@@ -6,7 +6,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.registry.quay import Quay
 from syncline.config.sync import Sync
 from syncline.kinds.images.config import ImagesEndpoint, ImagesSync
-from syncline.kinds.images.events import groups_in
+from syncline.kinds.images.events import repositories_in
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
@@ -44,4 +44,4 @@ class Builder:
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
     """Return the groups that a registry's notification names; see :func:`syncline.wiring.syncs.changed_groups_of`."""
     assert isinstance(sync, ImagesSync)
-    return groups_in(sync, event)
+    return tuple(sync.target_repository(name) for name in repositories_in(event) if sync.takes_repository(name))

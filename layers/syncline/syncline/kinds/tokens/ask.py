@@ -19,7 +19,16 @@ from typing import Final
 
 from syncline.clients.replicas.client import ReplicaClient, ReplicaRequest, ReplicaResponse
 from syncline.clients.replicas.instances import Instance
-from syncline.kinds.tokens.verdict import InstanceResult, ProbeResult, Quorum, Reason, TokenState, Verdict, judge
+from syncline.kinds.tokens.verdict import (
+    InstanceResult,
+    ProbeResult,
+    Quorum,
+    Reason,
+    TokenState,
+    Verdict,
+    judge,
+    needed_of,
+)
 
 _INTERVALS: Final = 2.5
 _GRACE: Final = 0.5  # seconds between the last retry and the hard deadline, for slow responses
@@ -89,7 +98,7 @@ class Question:
     def needed(self) -> int:
         """Return the number of others that must have the token. An origin among them has it and does not count."""
         own = 1 if self.shared else 0
-        return self.quorum.needed(len(self.others) - own) + own
+        return needed_of(self.quorum, len(self.others) - own) + own
 
 
 @dataclass(slots=True)

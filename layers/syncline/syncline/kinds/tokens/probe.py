@@ -18,6 +18,7 @@ from syncline import __version__
 from syncline.clients.http.addresses import host_name
 from syncline.clients.replicas.client import ReplicaClient
 from syncline.kinds.tokens.ask import AskLoad, AskSchedule, OngoingQuestion, Question
+from syncline.kinds.tokens.config import Check
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, Verdict
 
@@ -36,15 +37,11 @@ _ORIGIN: Final = re.compile(r"[A-Za-z0-9._:\[\]-]+")
 class ProbeRules:
     """The rules for asking a sync's instances. ``ca`` is PEM text, None for the system's roots; times are in seconds."""
 
-    path: str
-    host: str
-    cookie: str
+    check: Check
     quorum: Quorum
     schedule: AskSchedule
     stale_after: float
-    server_name: str | None = None
     ca: str | None = None
-    plain_http: bool = False
 
 
 class Prober:
@@ -62,11 +59,12 @@ class Prober:
         self._clock = clock
         self._load = AskLoad()
         self._rng = rng or random.Random()  # noqa: S311 - for jitter
-        authorities = None if rules.plain_http else rules.ca or ""
+        check = rules.check
+        authorities = None if check.plain_http else rules.ca or ""
         connecting = max(_CONNECTING, rules.schedule.deadline / 2)
-        self.replicas = ReplicaClient(loop, authorities, rules.server_name or host_name(rules.host), connecting)
-        head = f"Host: {rules.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {rules.cookie}="
-        self._head = f"GET {rules.path} HTTP/1.1\r\n{head}".encode()
+        self.replicas = ReplicaClient(loop, authorities, check.server_name or host_name(check.host), connecting)
+        head = f"Host: {check.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {check.cookie}="
+        self._head = f"GET {check.path} HTTP/1.1\r\n{head}".encode()
 
     async def probe(self, token: str, origin: str, listing: Listing) -> ProbeResult:
         """Return the verdict on a token that the instance called `origin` has just written."""

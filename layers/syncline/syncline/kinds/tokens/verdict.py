@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 _HALF: Final = 2
 _REFUSED: Final = 401
@@ -91,18 +91,15 @@ class InstanceResult:
         return self.state is TokenState.FAILED or (self.state is TokenState.PENDING and self.last_status != _REFUSED)
 
 
-@dataclass(frozen=True, slots=True)
-class Quorum:
-    """The number of asked instances that must have the token: all, more than half, or ``count``."""
+Quorum: TypeAlias = int | Literal["all", "majority"]
+"""The asked instances that must have the token: all, more than half, or so many."""
 
-    rule: str = "all"
-    count: int = 0
 
-    def needed(self, asked: int) -> int:
-        """Return the number of instances that must agree; 0 if none is asked. A number above ``asked`` cannot be reached."""
-        if self.rule == "majority":
-            return asked // 2 + 1 if asked else 0
-        return asked if self.rule == "all" else self.count
+def needed_of(quorum: Quorum, asked: int) -> int:
+    """Return the number of instances that must agree; 0 if none is asked. A number above ``asked`` cannot be reached."""
+    if quorum == "majority":
+        return asked // 2 + 1 if asked else 0
+    return asked if quorum == "all" else quorum
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,6 @@ from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.metrics import CloudWatchMetrics
 from syncline.kinds.tokens.probe import ProbeRules
-from syncline.kinds.tokens.verdict import Quorum
 from syncline.secrets import Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -100,18 +99,9 @@ class StoredSyncs:
 
 def rules_of(sync: TokensSync, secrets: Secrets) -> ProbeRules:
     """Return the rules for asking a sync's instances. Raises the error of a reference that cannot be resolved."""
-    check, quorum = sync.check, sync.quorum
-    return ProbeRules(
-        check.path,
-        check.host,
-        check.cookie,
-        Quorum("count", quorum) if isinstance(quorum, int) else Quorum(quorum),
-        AskSchedule.of(sync.sync_interval, sync.retry_for, sync.deadline),
-        sync.stale_after,
-        check.server_name,
-        None if check.ca is None else secrets.text(check.ca),
-        check.plain_http,
-    )
+    schedule = AskSchedule.of(sync.sync_interval, sync.retry_for, sync.deadline)
+    ca = None if sync.check.ca is None else secrets.text(sync.check.ca)
+    return ProbeRules(sync.check, sync.quorum, schedule, sync.stale_after, ca)
 
 
 class StoredMemories:
