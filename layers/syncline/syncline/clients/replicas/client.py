@@ -79,6 +79,13 @@ class ReplicaResponse(NamedTuple):
     reason: FailureReason | None = None
     detail: str = ""
 
+    @property
+    def text(self) -> str:
+        """The status, or the reason and the details, for a report."""
+        if self.status is not None:
+            return f"answered {self.status}"
+        return ": ".join(filter(None, (self.reason and self.reason.value, self.detail)))
+
 
 class ReplicaRequest:
     """A running request. :attr:`done` is called once with the response, unless :meth:`cancel` is called first."""

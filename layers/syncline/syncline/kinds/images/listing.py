@@ -141,12 +141,9 @@ def held_tags(clients: RegistryClients, repository: str, context: StepContext) -
     pages = tag_pages(clients, repository, invalid)
     following: ListingPosition | None = LISTING_START
     while following is not None and len(held) <= HELD_TAGS and not context.over:
-        page = next(pages, None)
-        if page is None:
-            following = None
-        else:
-            held |= page.tags
-            following = page.following
+        page = next(pages, ListedTags({}, invalid))
+        held |= page.tags
+        following = page.following
     return ListedTags(held, invalid, following)
 
 

@@ -34,11 +34,8 @@ class InterruptedUploadError(Exception):
     Another function resumes it from ``state``, which is None if it was not begun; ``sent`` bytes were confirmed.
     """
 
-    def __init__(
-        self, digest: str, state: dict[str, Any] | None, sent: int, error: SynclineError | None = None
-    ) -> None:
-        super().__init__(digest)
-        self.digest = digest
+    def __init__(self, state: dict[str, Any] | None, sent: int, error: SynclineError | None = None) -> None:
+        super().__init__(error)
         self.state = state
         self.sent = sent
         self.error = error
@@ -65,7 +62,7 @@ def send_in_pieces(route: CopyRoute, blob: Descriptor, stored: dict[str, Any] | 
     try:
         reached = sending.send(begun)
         if reached < blob.size and context.over:
-            raise InterruptedUploadError(blob.digest, sending.state(), reached - begun)
+            raise InterruptedUploadError(sending.state(), reached - begun)
         sending.finish()
     except SynclineError as error:
         if error.is_any("DIGEST_MISMATCH", "SIZE_DIFFERS"):
@@ -73,7 +70,7 @@ def send_in_pieces(route: CopyRoute, blob: Descriptor, stored: dict[str, Any] | 
         if not error.retried or error.code.name in STARTS_AGAIN:
             raise
         # The registry keeps what it has confirmed, and the next function continues from there.
-        raise InterruptedUploadError(blob.digest, sending.state(), upload.offset - begun, error) from error
+        raise InterruptedUploadError(sending.state(), upload.offset - begun, error) from error
     return reached - begun
 
 

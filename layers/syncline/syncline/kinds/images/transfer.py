@@ -68,12 +68,10 @@ class RepositoryCopy:
         self._target, self._to = route.target, route.target_repository
         self._locations = locations
         self._context = context
-        self._overwrite = sync.overwrite
-        self._concurrency = sync.concurrency
+        self._sync = sync
         self._notes = notes
         self._lists = ReferrerLists(self._target, self._to)
         self._attached = AttachedTags(self._source, self._from)
-        self._with_referrers = sync.referrers != "none"
         self._invalid: dict[str, InvalidEntry] = {}
         self._attached_names: frozenset[str] | None = None
         self._copied_tags: set[str] = set()
@@ -81,17 +79,15 @@ class RepositoryCopy:
 
     def images(self, items: Sequence[Item]) -> Iterator[TransferResult]:
         """Copy the items, several at a time; yield an answer for each as it ends, and one for each invalid referrer."""
-        first = [item for item in items if is_signature_tag(item.name)]
-        rest = [item for item in items if not is_signature_tag(item.name)]
         with (
-            ThreadPoolExecutor(self._concurrency, thread_name_prefix="image") as images,
-            ThreadPoolExecutor(self._concurrency, thread_name_prefix="blob") as blobs,
+            ThreadPoolExecutor(self._sync.concurrency, thread_name_prefix="image") as images,
+            ThreadPoolExecutor(self._sync.concurrency, thread_name_prefix="blob") as blobs,
         ):
             parts = PartsCopy(self._route, self._locations, self._context, self._lists, blobs)
             parts.resume_uploads(items)
-            for group in (first, rest):
-                running = [images.submit(self._answer, item, parts) for item in group]
-                for each in as_completed(running):
+            for attached in (True, False):
+                some = [item for item in items if is_signature_tag(item.name) is attached]
+                for each in as_completed([images.submit(self._answer, item, parts) for item in some]):
                     yield each.result()
         for label, invalid in self._invalid.items():
             error = invalid.error
@@ -118,7 +114,7 @@ class RepositoryCopy:
         attached = is_signature_tag(item.name)
         if (
             present is not None
-            and not (equal or self._overwrite)
+            and not (equal or self._sync.overwrite)
             and not is_replaceable(item, present, self._target, self._attached, self._notes, manifest)
         ):
             return conflict(replace(item, target=present))
@@ -135,10 +131,10 @@ class RepositoryCopy:
         if manifest.subject is not None:
             parts.put(manifest, listed_by=item.name)
         try:
-            if attached and not self._overwrite:
+            if attached and not self._sync.overwrite:
                 replaced = self._lists.follow(item.name, manifest, self._attached)
             else:
-                replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._overwrite)
+                replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._sync.overwrite)
         except TagTakenError as taken:
             return conflict(replace(item, target=taken.digest), taken.what)
         except SynclineError as error:
@@ -179,7 +175,7 @@ class RepositoryCopy:
 
     def _copy_referrers(self, manifest: Manifest, parts: PartsCopy, progress: ImageProgress) -> bool:
         """Copy the referrers of an image that the target does not list, and return False if time was short."""
-        if not self._with_referrers:
+        if self._sync.referrers == "none":
             return True
         invalid: list[InvalidEntry] = []
         source = Referrers(self._source, self._from, invalid.append)
@@ -346,7 +342,7 @@ class PartsCopy:
     def _copy_blob(self, blob: Descriptor, upload: Any) -> int:
         """Bring a blob to the target, and return the bytes sent: 0 if the target had it or mounted it."""
         if self._context.over:
-            raise InterruptedUploadError(blob.digest, upload, 0)
+            raise InterruptedUploadError(upload, 0)
         host = self._target.host
         damaged = False
         if upload is None:

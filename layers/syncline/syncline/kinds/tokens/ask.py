@@ -253,7 +253,7 @@ class _AskedInstance:
             else:
                 self._timer = self._asking.loop.call_later(delay, self.ask)
             return
-        result.reason = _failure_text(answer)
+        result.reason = answer.text
         self._troubles += 1
         delay = self._asking.delay(self._troubles)
         if delay is None or self._troubles >= _ATTEMPTS_WITH_FAILURES:
@@ -273,9 +273,3 @@ class _AskedInstance:
     def _settle(self, state: TokenState) -> None:
         self.result.state = state
         self._asking.record(self)
-
-
-def _failure_text(answer: ReplicaResponse) -> str:
-    if answer.reason is None:
-        return f"answered {answer.status}"
-    return f"{answer.reason.value}: {answer.detail}" if answer.detail else answer.reason.value

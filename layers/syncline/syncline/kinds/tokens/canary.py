@@ -157,15 +157,11 @@ class CanaryMemory:
 
 
 class CanaryMemories(Protocol):
-    """A store of memories by the names of their syncs."""
+    """A store of memories by the names of their syncs; a new sync has an empty one."""
 
-    def recall(self, sync: str) -> CanaryMemory:
-        """Return the memory of a sync; an empty one if there is none."""
-        ...
+    def recall(self, sync: str) -> CanaryMemory: ...
 
-    def remember(self, sync: str, memory: CanaryMemory) -> None:
-        """Store the memory of a sync."""
-        ...
+    def remember(self, sync: str, memory: CanaryMemory) -> None: ...
 
 
 class ProcessMemories:
@@ -266,9 +262,9 @@ class Canary:
                 f"it has a {'key' if read.status == 200 else 'token'} that nobody wrote",
             )
         elif read.status not in _GONE:
-            reason = _response_text(read)
+            reason = read.text
         elif asked.status != _REFUSED:
-            reason = f"{'asked about a token, it' if asked.status else 'about a token:'} {_response_text(asked)}"
+            reason = f"{'asked about a token, it' if asked.status else 'about a token:'} {asked.text}"
         else:
             outcome = CheckOutcome.ABSENT
         return state.result(key.check, instance, outcome, None, reason, CanaryRole.ANSWER)
@@ -282,7 +278,7 @@ class Canary:
             return []
         refused = check is CanaryCheck.LONG and answer.status is not None
         outcome = CheckOutcome.NEVER if refused else CheckOutcome.FAILED
-        reason = f"the {'deletion' if call is self._rules.delete else 'write'} failed: {_response_text(answer)}"
+        reason = f"the {'deletion' if call is self._rules.delete else 'write'} failed: {answer.text}"
         return [state.result(check, writer, outcome, None, reason, CanaryRole.WRITER)]
 
     async def _check_write(self, state: _RoundState, writer: Instance, key: _Key) -> list[CheckResult]:
@@ -306,7 +302,7 @@ class Canary:
         if answer.status in _GONE:
             return state.result(key.check, instance, CheckOutcome.LOST, seconds, "it had the key and lost it")
         if answer.status != 200:
-            reason = f"it had the key; asked whether it kept it: {_response_text(answer)}"
+            reason = f"it had the key; asked whether it kept it: {answer.text}"
             return state.result(key.check, instance, CheckOutcome.FAILED, seconds, reason)
         return state.result(key.check, instance, CheckOutcome.ARRIVED, seconds)
 
@@ -336,7 +332,7 @@ class Canary:
             # No jitter, as only one canary asks.
             delay = self._patience.delay(attempt, elapsed, 0.5)
             if delay is None:
-                return False, None, _response_text(answer)
+                return False, None, answer.text
             await asyncio.sleep(delay)
 
     async def _delete_everywhere(self, serving: Sequence[Instance], key: _Key) -> None:
@@ -438,10 +434,3 @@ class _RoundState:
             )
             return [path, *others]
         return others
-
-
-def _response_text(answer: ReplicaResponse) -> str:
-    if answer.status is not None:
-        return f"answered {answer.status}"
-    trouble = "" if answer.reason is None else f"{answer.reason.value}: "
-    return f"{trouble}{answer.detail}"

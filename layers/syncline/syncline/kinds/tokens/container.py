@@ -97,10 +97,7 @@ class Container:
         if not self._syncs:
             raise SynclineError("CONFIG_INVALID", f"{settings.syncs} has no enabled sync of the kind tokens")
         self.directory = Directory(
-            lambda: self._syncs,
-            self.listings,
-            lambda sync: Prober(rules_of(sync, secrets), self._loop),
-            live=True,
+            lambda: self._syncs, self.listings, lambda sync: Prober(rules_of(sync, secrets), self._loop), live=True
         )
         self.directory.refresh()
         self._scraping = Scraping(lambda: self._syncs, self.listings, secrets, time.time, self.counts)
@@ -174,16 +171,13 @@ def _more_files() -> None:
 
 
 async def _run(settings: Settings) -> None:
+    import boto3  # noqa: PLC0415 - only for secrets in AWS
+
     until = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, until.set)
-    await Container(settings, _secrets()).serve(until)
-
-
-def _secrets() -> Secrets:
-    import boto3  # noqa: PLC0415 - only for secrets in AWS
-
-    return Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"))
+    secrets = Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"))
+    await Container(settings, secrets).serve(until)
 
 
 def main() -> int:

@@ -22,9 +22,6 @@ USABLE: Final = 30.0
 """Seconds for which it is used while a thread reads it again, so that no verdict waits for that."""
 _PREPARATION: Final = 5.0  # seconds for making the probers of all syncs, with their secrets
 
-Syncs = Callable[[], Mapping[str, TokensSync]]
-MakeProber = Callable[[TokensSync], Prober]
-
 
 @dataclass(frozen=True, slots=True)
 class DirectoryEntry:
@@ -44,9 +41,9 @@ class Directory:
 
     def __init__(
         self,
-        syncs: Syncs,
+        syncs: Callable[[], Mapping[str, TokensSync]],
         listings: ListingStore,
-        make: MakeProber,
+        make: Callable[[TokensSync], Prober],
         *,
         live: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -56,7 +53,7 @@ class Directory:
         self._make = make
         self._live = live
         self._clock = clock
-        self._making: Isolated[tuple[TokensSync, Prober]] = Isolated("the preparation", _PREPARATION)
+        self._making: Isolated[Prober] = Isolated("the preparation", _PREPARATION)
         self._probers: dict[str, tuple[TokensSync, Prober]] = {}
         self._lists: Mapping[str, Listing] = {}
         self._read: float | None = None
@@ -97,16 +94,13 @@ class Directory:
     def _read_all(self) -> None:
         syncs = self._syncs()
         kept = {name: made for name, made in self._probers.items() if syncs.get(name) == made[0]}
-        new = self._making.run({name: partial(self._made, sync) for name, sync in syncs.items() if name not in kept})
-        for name, made in new.items():
-            if isinstance(made, SynclineError):
-                logger.error("sync not used", extra={"sync": name, "code": made.code.name, "why": made.what})
+        new = {name: partial(self._make, sync) for name, sync in syncs.items() if name not in kept}
+        for name, prober in self._making.run(new).items():
+            if isinstance(prober, SynclineError):
+                logger.error("sync not used", extra={"sync": name, "code": prober.code.name, "why": prober.what})
             else:
-                kept[name] = made
+                kept[name] = (syncs[name], prober)
         if not self._live:
             self._lists = self._listings.all()
         self._probers = {name: kept[name] for name in syncs if name in kept}
         self._read = self._clock()
-
-    def _made(self, sync: TokensSync) -> tuple[TokensSync, Prober]:
-        return sync, self._make(sync)

@@ -40,19 +40,14 @@ class Listing:
 
 
 class ListingStore(Protocol):
-    """A store of listings by the names of their syncs."""
+    """A store of the latest listing of each sync. After a failed scrape the previous list stays, with its age."""
 
-    def all(self) -> Mapping[str, Listing]:
-        """Return the latest listing of each sync that has one."""
-        ...
+    def all(self) -> Mapping[str, Listing]: ...
 
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
         """Store a complete list, requested at ``seen`` (Unix seconds)."""
-        ...
 
-    def not_listed(self, sync: str, error: SynclineError) -> None:
-        """Store that a scrape failed; the previous list stays, with its age."""
-        ...
+    def not_listed(self, sync: str, error: SynclineError) -> None: ...
 
 
 class ProcessListings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Tally
 from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from aws_lambda_powertools.metrics import MetricUnit
@@ -20,15 +21,13 @@ BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
 class TokenMetrics(Protocol):
-    """A receiver of metrics."""
+    """A receiver of metrics; ``faults`` is the number of confirmed ones after a round."""
 
     def verdict(self, sync: str, result: ProbeResult) -> None: ...
 
     def scraped(self, results: Iterable[ScrapeResult]) -> None: ...
 
-    def canary_round(self, sync: str, results: Iterable[CheckResult], faults: int) -> None:
-        """Count a round of canaries; `faults` is the number of confirmed ones after it."""
-        ...
+    def canary_round(self, sync: str, results: Iterable[CheckResult], faults: int) -> None: ...
 
 
 class CloudWatchMetrics:
@@ -76,29 +75,17 @@ class PrometheusMetrics:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415
 
         self.registry = CollectorRegistry()
-        verdicts, results = ("sync", "verdict", "reason"), ("sync", "instance", "check")
-        self._verdicts = Counter("syncline_verdicts", "Verdicts given.", verdicts, registry=self.registry)
-        self._seconds = Histogram(
-            "syncline_verdict_seconds", "Time until a verdict.", ("sync",), registry=self.registry, buckets=BUCKETS
-        )
-        self._instances = Gauge(
-            "syncline_instances", "Instances that receive requests now.", ("sync",), registry=self.registry
-        )
-        self._scrapes = Counter(
-            "syncline_scrapes", "Scrapes of the clusters.", ("sync", "code"), registry=self.registry
-        )
-        self._canaries = Counter(
-            "syncline_canaries", "Canary checks by outcome.", (*results, "outcome"), registry=self.registry
-        )
-        self._faults = Gauge(
-            "syncline_canary_faults", "Confirmed faults that canaries found.", ("sync",), registry=self.registry
-        )
-        self._canary_seconds = Histogram(
-            "syncline_canary_seconds",
-            "Time until an instance agreed with the writer.",
-            results,
-            registry=self.registry,
-            buckets=BUCKETS,
+        counter, gauge = partial(Counter, registry=self.registry), partial(Gauge, registry=self.registry)
+        seconds = partial(Histogram, registry=self.registry, buckets=BUCKETS)
+        sync, results = ("sync",), ("sync", "instance", "check")
+        self._verdicts = counter("syncline_verdicts", "Verdicts given.", ("sync", "verdict", "reason"))
+        self._seconds = seconds("syncline_verdict_seconds", "Time until a verdict.", sync)
+        self._instances = gauge("syncline_instances", "Instances that receive requests now.", sync)
+        self._scrapes = counter("syncline_scrapes", "Scrapes of the clusters.", ("sync", "code"))
+        self._canaries = counter("syncline_canaries", "Canary checks by outcome.", (*results, "outcome"))
+        self._faults = gauge("syncline_canary_faults", "Confirmed faults that canaries found.", sync)
+        self._canary_seconds = seconds(
+            "syncline_canary_seconds", "Time until an instance agreed with the writer.", results
         )
 
     def verdict(self, sync: str, result: ProbeResult) -> None:

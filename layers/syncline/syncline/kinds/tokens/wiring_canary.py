@@ -72,12 +72,10 @@ class Canaries:
             for sync in self._syncs().values()
             if sync.canary is not None and name in (None, sync.name)
         }
-        finished = {}
-        for sync_name, result in self._isolated.run(rounds).items():
-            if isinstance(result, SynclineError):
-                result = self._failed(sync_name, result)  # noqa: PLW2901 - the failed round
-            finished[sync_name] = result
-        return finished
+        return {
+            sync: self._failed(sync, result) if isinstance(result, SynclineError) else result
+            for sync, result in self._isolated.run(rounds).items()
+        }
 
     def _failed(self, sync: str, error: SynclineError) -> CanaryRound:
         """Count a round that ended with an error: the table was unreachable, a thread hangs, or there is a defect.
