@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from syncline import __version__
 from syncline.kinds.tokens.probe import LONGEST_ORIGIN, LONGEST_TOKEN
-from syncline.kinds.tokens.verdict import HeaderVerdict, Reason
+from syncline.kinds.tokens.verdict import Reason, Verdict
 from syncline.web.contract import ORIGIN_HEADER, PATH, REASON_HEADER, STATUS_HEADER, STATUSES, TOKEN_HEADER, Body
 
 _PLAIN: Final[dict[Any, str]] = {str: "string", int: "integer", float: "number", bool: "boolean"}
@@ -82,7 +82,7 @@ _DESCRIPTIONS: Final = {
 
 
 def _response(status: int) -> dict[str, Any]:
-    words = [verdict.value for verdict in HeaderVerdict] if status == 200 else [HeaderVerdict.NOT_SYNCED.value]
+    words = [each.value for each in Verdict if each.header is each] if status == 200 else [Verdict.NOT_SYNCED.value]
     reasons = [r.value for r in Reason if STATUSES.get(r, 200) == status]
     return {
         "description": _DESCRIPTIONS[status],

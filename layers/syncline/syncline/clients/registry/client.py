@@ -246,10 +246,7 @@ class Registry:
         return None
 
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> BlobStream:
-        """Open a blob from ``offset`` on, which may be its end. The bytes are not verified: the reader hashes them.
-
-        Raises NOT_FOUND.
-        """
+        """Open a blob from ``offset`` on, which may be its end. The reader verifies the bytes. Raises NOT_FOUND."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         answer = self._transport.fetch(
             "GET", self._blob(repository, digest), pull_scopes(repository), headers, stream=True

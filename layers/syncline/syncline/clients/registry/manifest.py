@@ -88,10 +88,7 @@ class Manifest:
         return self.media_type in MANIFEST_TYPES
 
     def children(self) -> tuple[Descriptor, ...]:
-        """Return the entries of an index. Most are manifests, but a BuildKit cache index lists blobs.
-
-        Raises MANIFEST_INVALID if malformed.
-        """
+        """Return the entries of an index: manifests, or blobs of a BuildKit cache. Raises MANIFEST_INVALID if malformed."""
         if self.is_known and not self.is_index:
             return ()
         return tuple(self._descriptor(entry) for entry in self._list("manifests"))
@@ -113,10 +110,7 @@ class Manifest:
         return () if self.is_index else tuple(self._descriptor(entry) for entry in self._list("layers"))
 
     def blobs(self) -> tuple[Descriptor, ...]:
-        """Return config, layers and other blobs in order, each digest once; none for an index.
-
-        Raises MANIFEST_INVALID if malformed.
-        """
+        """Return all blobs in order, the config first, each digest once; none for an index. Raises MANIFEST_INVALID."""
         if self.is_index:
             return ()
         config = self._parsed().get("config")

@@ -199,12 +199,7 @@ class ImagesSync(Sync):
 
 def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
     source = sync.source
-    selectors = {
-        "repositories": source.repositories is not None,
-        "organizations": source.organizations is not None,
-        "catalog": source.catalog,
-    }
-    given = [name for name, present in selectors.items() if present]
+    given = [name for name in ("repositories", "organizations", "catalog") if getattr(source, name)]
     if not given:
         yield Finding(
             ("source",), "does not say which repositories; write one of repositories, organizations and catalog: true"

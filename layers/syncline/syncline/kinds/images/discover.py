@@ -47,15 +47,6 @@ _BEFORE_TAGS: Final = " "
 """Sorts before every tag: a scan that resumes behind it does not report a repository's invalid entries again."""
 
 
-@dataclass(frozen=True, slots=True)
-class _LongRepository:
-    """A repository with more tags than are held, and the position in their listing at which the scan continues."""
-
-    name: str
-    group: str
-    position: ScanPosition
-
-
 @dataclass(slots=True)
 class _TagListings:
     """The tags of a repository at both registries. ``detail`` is for all items.
@@ -144,22 +135,23 @@ class ImageScan:
         """Yield the pages of repositories behind a cursor, in the order of their names."""
         last, separator, within = _split_cursor(cursor)
         waiting = iter([name for name in names if name > last or (separator and name == last)])
-        ahead: deque[Future[list[Page] | _LongRepository]] = deque()
+        ahead: deque[tuple[str, Future[list[Page] | ScanPosition]]] = deque()
         try:
             while not context.over:
                 while len(ahead) < 2 * AT_ONCE and (name := next(waiting, None)) is not None:
-                    group = self._sync.target_repository(name)
                     if name == last and separator == _LONG:
-                        ahead.append(Future())
-                        ahead[-1].set_result(_LongRepository(name, group, ScanPosition.parse(within)))
+                        ahead.append((name, Future()))
+                        ahead[-1][1].set_result(ScanPosition.parse(within))
                     else:
-                        ahead.append(pool.submit(self._pages_of, name, group, within if name == last else "", context))
+                        behind = within if name == last else ""
+                        ahead.append((name, pool.submit(self._pages_of, name, behind, context)))
                 if not ahead:
                     return
-                found = ahead.popleft().result()
-                yield from self._long_repository(found, context) if isinstance(found, _LongRepository) else found
+                name, future = ahead.popleft()
+                found = future.result()
+                yield from self._long_repository(name, found, context) if isinstance(found, ScanPosition) else found
         finally:
-            for future in ahead:
+            for _, future in ahead:
                 future.cancel()
 
     def _repositories(self, scope: Scope, invalid: OnInvalid, context: StepContext) -> list[str] | ScanPosition:
@@ -213,17 +205,18 @@ class ImageScan:
             if each.name is None or (source is not None and self._sync.takes_repository(source)):
                 yield Failure(Item("*", each.label), each.error)
 
-    def _pages_of(self, name: str, group: str, behind: str, context: StepContext) -> list[Page] | _LongRepository:
+    def _pages_of(self, name: str, behind: str, context: StepContext) -> list[Page] | ScanPosition:
         """Return the pages of one repository's tags behind the tag ``behind``, as many as the time allows.
 
-        A repository that cannot be scanned has one page, with its failure. One with more tags than are held is returned
-        as such.
+        A repository that cannot be scanned has one page, with its failure. One with more tags than are held has the
+        position behind these.
         """
+        group = self._sync.target_repository(name)
         pages: list[Page] = []
         try:
             listed = held_tags(self._source, name, context)
             if listed.following is not None:
-                return _LongRepository(name, group, ScanPosition(listed.following, after=behind))
+                return ScanPosition(listed.following, after=behind)
             self._check_listed(name, listed)
             for page in self._compare(name, group, listed, behind, context):
                 pages.append(page)
@@ -276,27 +269,26 @@ class ImageScan:
         taken = (each for each in invalid if each.name is None or self._sync.takes_tag(each.name))
         return {each.label: Failure(Item(group, each.label), each.error) for each in taken}.values()
 
-    def _long_repository(self, long: _LongRepository, context: StepContext) -> Iterator[Page]:
+    def _long_repository(self, name: str, position: ScanPosition, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository with more tags than are held; a failure concerns the rest behind the last one."""
-        begun = at = None if long.position == ScanPosition() else f"{long.name}{_LONG}{long.position}"
+        group = self._sync.target_repository(name)
+        begun = at = None if position == ScanPosition() else f"{name}{_LONG}{position}"
         try:
-            for page in self._long_pages(long, context):
+            for page in self._long_pages(name, group, position, context):
                 at = page.cursor
                 yield page
         except SynclineError as error:
-            failure = Failure(Item(long.group, "*"), error, further=at != begun, cursor=at)
-            yield Page(long.name, failures=(failure,))
+            yield Page(name, failures=(Failure(Item(group, "*"), error, further=at != begun, cursor=at),))
 
-    def _long_pages(self, long: _LongRepository, context: StepContext) -> Iterator[Page]:
+    def _long_pages(self, name: str, group: str, position: ScanPosition, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository with more tags than are held; they are counted first."""
-        name, group, position = long.name, long.group, long.position
 
         def cursor(at: ScanPosition) -> str:
             return f"{name}{_LONG}{at}"
 
         if not position.counted:
             pages = tag_pages(self._source, name, [], position.position)
-            for position in count_listing(pages, position, context):  # noqa: B020 - the last one counts
+            for position in count_listing(pages, position, context):  # noqa: PLR1704, B020 - the last one counts
                 yield Page(cursor(position))
         if context.over or not position.counted:
             return
@@ -362,7 +354,7 @@ class ImageScan:
                 items.append(item)
             else:
                 results.append(conflict(item))
-        state = self._at_target.state(group)
+        state = self._at_target.states.get(group)
         if items and state not in (None, _NORMAL):
             error = SynclineError("READ_ONLY", f"{group} is {state} at {self._target.registry.host}")
             failures = (*(Failure(item, error) for item in items), *failures)

@@ -209,19 +209,14 @@ def held_repositories(
 
 @dataclass(frozen=True, slots=True)
 class TargetRepositories:
-    """The states of a target's repositories by namespace, and the namespaces of which all repositories are known."""
+    """The known states of a target's repositories, and the namespaces of which all repositories are known."""
 
-    states: dict[str, dict[str, str]] = field(default_factory=dict)
+    states: dict[str, str] = field(default_factory=dict)
     complete: set[str] = field(default_factory=set)
-
-    def state(self, group: str) -> str | None:
-        """Return a repository's state, None if it is not known."""
-        return self.states.get(group.partition("/")[0], {}).get(group)
 
     def lacks(self, group: str) -> bool:
         """Return True if the repository is known not to exist."""
-        namespace = group.partition("/")[0]
-        return namespace in self.complete and group not in self.states[namespace]
+        return group.partition("/")[0] in self.complete and group not in self.states
 
 
 def target_repositories(
@@ -236,15 +231,15 @@ def target_repositories(
         return found
     for namespace in namespaces:
         met: list[InvalidEntry] = []
+        count, complete = 0, True
         try:
-            held = found.states[namespace] = {}
-            complete = True
-            for page in clients.api.repository_pages(namespace, met.append):
-                held |= {repository.name: repository.state for repository in page.entries}
-                complete = page.following is None
-                if context.over or len(held) > HELD_REPOSITORIES:
+            for repositories, following in clients.api.repository_pages(namespace, met.append):
+                found.states.update((repository.name, repository.state) for repository in repositories)
+                count += len(repositories)
+                complete = following is None
+                if context.over or count > HELD_REPOSITORIES:
                     break
-            if held and complete and not met:
+            if count and complete and not met:
                 found.complete.add(namespace)
             for each in met:
                 invalid(each)

@@ -11,28 +11,19 @@ _HALF: Final = 2
 _REFUSED: Final = 401
 
 
-class HeaderVerdict(enum.Enum):
-    """The verdicts of the header ``X-Token-Status``, spelt as its clients expect."""
-
-    SYNCED = "Synced"
-    PARTIALLY = "Partialy"
-    NOT_SYNCED = "NotSynced"
-    TIMEOUT = "Timeout"
-
-
 class Verdict(enum.Enum):
     """The verdicts of the body: those of the header, and ``Unknown`` if there is no evidence for any of them."""
 
     SYNCED = "Synced"
-    PARTIALLY = "Partialy"
+    PARTIALLY = "Partialy"  # spelt as clients expect
     NOT_SYNCED = "NotSynced"
     TIMEOUT = "Timeout"
     UNKNOWN = "Unknown"
 
     @property
-    def header(self) -> HeaderVerdict:
+    def header(self) -> Verdict:
         """Return the verdict for ``X-Token-Status``, where unknown counts as not synced."""
-        return HeaderVerdict.NOT_SYNCED if self is Verdict.UNKNOWN else HeaderVerdict(self.value)
+        return Verdict.NOT_SYNCED if self is Verdict.UNKNOWN else self
 
 
 class Reason(enum.Enum):
