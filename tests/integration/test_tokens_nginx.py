@@ -7,15 +7,17 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.ask import AskSchedule
+from syncline.kinds.tokens.config import Check
 from syncline.kinds.tokens.probe import Prober
 from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, TokenState, Verdict
-from tests.rig.tokens import ALL, listing, misbehaving, rules, verdict, verdicts
+from tests.rig.tokens import listing, misbehaving, rules, verdict, verdicts
 from tests.standins.nginx import HOST, Gateway
 from tests.standins.programs import needs
 
@@ -149,8 +151,7 @@ def test_a_wrong_certificate_is_never_asked_for_the_token(ten: Gateway) -> None:
     assert (bad.name, bad.last_status) == ("gateway-007", None)
     assert bad.reason.startswith("tls_failed: the certificate could not be verified")
     # The certificate of its own authority is for the gateway's name, and for no other.
-    there = rules(ten)
-    elsewhere = type(there)(there.path, "other.example", "auth_token", ALL, SHORT, stale_after=60, ca=ten.authority.pem)
+    elsewhere = replace(rules(ten, schedule=SHORT), check=Check(host="other.example"))
     assert verdict(elsewhere, _good(ten), "stranger").verdict is Verdict.NOT_SYNCED
 
 

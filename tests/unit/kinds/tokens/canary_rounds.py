@@ -23,6 +23,9 @@ from tests.standins.scripted_gateway import Fault, ScriptedGateway
 DOCUMENT: Final = Path(__file__).parents[4] / "docs" / "reference" / "tokens.md"
 SIZES: Final = (2, 3, 5)
 SYNC: Final = TokensSync.model_construct(
+    kind="tokens",
+    name="gateway",
+    sources={},
     canary=config.Canary(
         write=config.Request(method="PUT", path="/keys/{key}", body="{value}"),
         read=config.Request(method="GET", path="/keys/{key}"),

@@ -51,7 +51,8 @@ class Descriptor:
     """A reference from a manifest to other content; ``size`` in bytes.
 
     ``foreign`` marks a layer that is fetched from another server, so a registry may lack it. ``platform`` is that of a
-    child of an index, such as ``linux/arm/v7``, empty if the index states none.
+    child of an index, such as ``linux/arm/v7``, empty if the index states none. ``typed`` means that it has an
+    ``artifactType``.
     """
 
     digest: str
@@ -59,6 +60,7 @@ class Descriptor:
     media_type: str
     foreign: bool = False
     platform: str = ""
+    typed: bool = field(default=False, compare=False)
 
     @property
     def names_manifest(self) -> bool:
@@ -126,11 +128,6 @@ class Manifest:
         value = self._parsed().get("subject")
         return None if value is None else self._descriptor(value)
 
-    def entries(self) -> list[dict[str, Any]]:
-        """Return the raw entries of an index. Raises MANIFEST_INVALID if malformed."""
-        self.children()
-        return list(self._list("manifests"))
-
     def as_entry(self) -> dict[str, Any]:
         """Return this manifest's entry for an index of referrers."""
         value = self._parsed()
@@ -171,7 +168,7 @@ class Manifest:
             raise self._invalid(f"{digest} has an invalid size: {describe(size)}")
         media_type = media_type if isinstance(media_type, str) else ""
         foreign = bool(value.get("urls")) or media_type.startswith(_FOREIGN)
-        return Descriptor(digest, size, media_type, foreign, _platform(value.get("platform")))
+        return Descriptor(digest, size, media_type, foreign, _platform(value.get("platform")), "artifactType" in value)
 
     def _invalid(self, why: str) -> SynclineError:
         return SynclineError("MANIFEST_INVALID", f"manifest {self.digest}: {why}")

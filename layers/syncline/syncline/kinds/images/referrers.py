@@ -141,16 +141,13 @@ class AttachedTags:
 
     def is_referrer_list(self, tag: str, index: Manifest) -> bool:
         """Return True if an index in this repository lists only referrers of the image that the tag is named after."""
-        if index.media_type != OCI_INDEX:
-            return False
-        pairs = zip(index.children(), index.entries(), strict=True)
-        return all(self._refers(tag, child, typed="artifactType" in entry) for child, entry in pairs)
+        return index.media_type == OCI_INDEX and all(self._refers(tag, child) for child in index.children())
 
     def _has_subject(self, tag: str) -> bool:
         subject = signature_subject(tag) or ""
         return is_digest(subject) and self._registry.manifest_digest(self._repository, subject) is not None
 
-    def _refers(self, tag: str, entry: Descriptor, *, typed: bool) -> bool:
+    def _refers(self, tag: str, entry: Descriptor) -> bool:
         if (tag, entry.digest) in self._referrers:
             return True
         try:
@@ -159,7 +156,7 @@ class AttachedTags:
             if error.retried:
                 raise
             # Lists keep entries of deleted referrers; then the form of the entry decides.
-            return error.code.name == "NOT_FOUND" and typed and not entry.platform
+            return error.code.name == "NOT_FOUND" and entry.typed and not entry.platform
         refers = subject is not None and referrers_tag(subject.digest) == tag
         if refers:
             self._referrers.add((tag, entry.digest))

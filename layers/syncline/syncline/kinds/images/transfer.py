@@ -63,14 +63,12 @@ class RepositoryCopy:
     def __init__(
         self, route: CopyRoute, locations: BlobLocations, context: StepContext, sync: ImagesSync, notes: TargetNotes
     ) -> None:
-        self._route = route
         self._source, self._from = route.source, route.source_repository
         self._target, self._to = route.target, route.target_repository
-        self._locations = locations
+        self._parts = PartsCopy(route, locations, context, sync.concurrency)
         self._context = context
         self._sync = sync
         self._notes = notes
-        self._lists = ReferrerLists(self._target, self._to)
         self._attached = AttachedTags(self._source, self._from)
         self._invalid: dict[str, InvalidEntry] = {}
         self._attached_names: frozenset[str] | None = None
@@ -79,33 +77,29 @@ class RepositoryCopy:
 
     def images(self, items: Sequence[Item]) -> Iterator[TransferResult]:
         """Copy the items, several at a time; yield an answer for each as it ends, and one for each invalid referrer."""
-        with (
-            ThreadPoolExecutor(self._sync.concurrency, thread_name_prefix="image") as images,
-            ThreadPoolExecutor(self._sync.concurrency, thread_name_prefix="blob") as blobs,
-        ):
-            parts = PartsCopy(self._route, self._locations, self._context, self._lists, blobs)
-            parts.resume_uploads(items)
+        self._parts.resume_uploads(items)
+        with ThreadPoolExecutor(self._sync.concurrency, thread_name_prefix="image") as images, self._parts.pool:
             for attached in (True, False):
                 some = [item for item in items if is_signature_tag(item.name) is attached]
-                for each in as_completed([images.submit(self._answer, item, parts) for item in some]):
+                for each in as_completed([images.submit(self._answer, item) for item in some]):
                     yield each.result()
         for label, invalid in self._invalid.items():
             error = invalid.error
             yield Result(self._to, label, Outcome.FAILED, code=error.code.name, reason=error.what)
 
-    def _answer(self, item: Item, parts: PartsCopy) -> TransferResult:
+    def _answer(self, item: Item) -> TransferResult:
         progress = ImageProgress(item)
         if self._context.over:
             return Unfinished(progress.saved_in(item))
         before = progress.sent
         try:
-            return self._copy(item, parts, progress)
+            return self._copy(item, progress)
         except SynclineError as error:
             if error.code.name == "TIME_SHORT" and progress.sent > before:
                 return Unfinished(progress.saved_in(item), not progress.further)  # bytes were sent: no failed attempt
             return Failure(progress.saved_in(item), error, further=progress.continued)
 
-    def _copy(self, item: Item, parts: PartsCopy, progress: ImageProgress) -> TransferResult:
+    def _copy(self, item: Item, progress: ImageProgress) -> TransferResult:
         # By name: the tag may have moved since the scan, and an old digest must not undo a newer one.
         manifest = self._source.manifest(self._from, item.name)
         item = replace(item, source=manifest.digest, detail=_kept_detail(item))
@@ -118,10 +112,10 @@ class RepositoryCopy:
             and not is_replaceable(item, present, self._target, self._attached, self._notes, manifest)
         ):
             return conflict(replace(item, target=present))
-        done = parts.copy(manifest, progress)
+        done = self._parts.copy(manifest, progress)
         # Referrers and attached tags come before the tag: whoever waits for the tag finds the signature.
-        done = done and (attached or self._copy_attached(item, manifest, parts, progress))
-        if not done or not self._copy_referrers(manifest, parts, progress) or self._context.halted():
+        done = done and (attached or self._copy_attached(item, manifest, progress))
+        if not done or not self._copy_referrers(manifest, progress) or self._context.halted():
             return Unfinished(progress.saved_in(item), not progress.further)
         if equal:
             if present == item.target and not progress.sent and not progress.further:
@@ -129,21 +123,21 @@ class RepositoryCopy:
                 item = replace(item, detail={**item.detail, FOUND_EQUAL: True})
             return Completed(item, progress.sent)
         if manifest.subject is not None:
-            parts.put(manifest, listed_by=item.name)
+            self._parts.put(manifest, listed_by=item.name)
         try:
             if attached and not self._sync.overwrite:
-                replaced = self._lists.follow(item.name, manifest, self._attached)
+                replaced = self._parts.lists.follow(item.name, manifest, self._attached)
             else:
                 replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._sync.overwrite)
         except TagTakenError as taken:
             return conflict(replace(item, target=taken.digest), taken.what)
         except SynclineError as error:
-            raise parts.explained(manifest, error) from error
+            raise self._parts.explained(manifest, error) from error
         if replaced is not None:
             item = replace(item, detail={**item.detail, "replaced": replaced})
         return Completed(item, progress.sent)
 
-    def _copy_attached(self, item: Item, manifest: Manifest, parts: PartsCopy, progress: ImageProgress) -> bool:
+    def _copy_attached(self, item: Item, manifest: Manifest, progress: ImageProgress) -> bool:
         """Copy the tags attached to an image, and return False if time was short.
 
         One that cannot be copied is reported as an item by itself and does not delay the image.
@@ -154,7 +148,7 @@ class RepositoryCopy:
             if tag in self._copied_tags or not self._is_at_source(tag, item):
                 continue
             try:
-                answer = self._copy(Item(item.group, tag), parts, progress)
+                answer = self._copy(Item(item.group, tag), progress)
             except SynclineError as error:
                 if error.retried:
                     raise
@@ -173,7 +167,7 @@ class RepositoryCopy:
                 self._attached_names = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
             return tag in self._attached_names
 
-    def _copy_referrers(self, manifest: Manifest, parts: PartsCopy, progress: ImageProgress) -> bool:
+    def _copy_referrers(self, manifest: Manifest, progress: ImageProgress) -> bool:
         """Copy the referrers of an image that the target does not list, and return False if time was short."""
         if self._sync.referrers == "none":
             return True
@@ -183,10 +177,10 @@ class RepositoryCopy:
         for _, referrer, listed in compare_referrers(source, target, manifest):
             if listed:
                 continue
-            if self._context.over or not parts.copy(referrer, progress):
+            if self._context.over or not self._parts.copy(referrer, progress):
                 return False
             try:
-                parts.put(referrer)
+                self._parts.put(referrer)
             except SynclineError as error:
                 if error.code.name != "MANIFEST_UNSUPPORTED":
                     raise
@@ -225,24 +219,17 @@ def is_replaceable(  # noqa: PLR0913, PLR0917 - both sides, and what is known of
 class PartsCopy:
     """Copy of the parts of images from one repository to another, each blob and child manifest once.
 
-    ``blobs`` is the pool that copies blobs. Images wait for blobs, and blobs wait for nothing.
+    ``pool`` copies blobs. Images wait for blobs, and blobs wait for nothing.
     """
 
-    def __init__(
-        self,
-        route: CopyRoute,
-        locations: BlobLocations,
-        context: StepContext,
-        lists: ReferrerLists,
-        blobs: ThreadPoolExecutor,
-    ) -> None:
+    def __init__(self, route: CopyRoute, locations: BlobLocations, context: StepContext, at_once: int) -> None:
+        self.pool = ThreadPoolExecutor(at_once, thread_name_prefix="blob")
+        self.lists = ReferrerLists(route.target, route.target_repository)
         self._route = route
         self._source, self._from = route.source, route.source_repository
         self._target, self._to = route.target, route.target_repository
         self._locations = locations
         self._context = context
-        self._lists = lists
-        self._pool = blobs
         self._fresh = False
         self._blobs: dict[str, Future[int]] = {}
         self._uploads: dict[str, dict[str, Any]] = {}
@@ -297,7 +284,7 @@ class PartsCopy:
             raise self.explained(manifest, error) from error
         subject = manifest.subject
         if subject is not None and not lists and referrers_tag(subject.digest) != listed_by:
-            self._lists.add(subject.digest, manifest)
+            self.lists.add(subject.digest, manifest)
 
     def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
         """Return the reason why the target refuses a manifest if the manifest shows one, else the error itself."""
@@ -336,7 +323,7 @@ class PartsCopy:
                     return running, False
                 elif error.code.name in STARTS_AGAIN:
                     self._uploads.pop(blob.digest, None)
-            mine = self._blobs[blob.digest] = self._pool.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
+            mine = self._blobs[blob.digest] = self.pool.submit(self._copy_blob, blob, self._uploads.get(blob.digest))
             return mine, True
 
     def _copy_blob(self, blob: Descriptor, upload: Any) -> int:

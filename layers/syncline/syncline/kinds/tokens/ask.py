@@ -15,6 +15,7 @@ import asyncio
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from syncline.clients.replicas.client import ReplicaClient, ReplicaRequest, ReplicaResponse
@@ -144,17 +145,18 @@ class OngoingQuestion:
         refusals = _REFUSALS_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
         self._controls = [_AskedInstance(self, one, refusals) for one in question.controls]
         self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.shared)]
-        timer = self.loop.call_later(question.schedule.deadline, self._over)
+        everybody = [*self._controls, *self._asked]  # the origin first, so that it is seldom the last to respond
+        timer = self.loop.call_later(question.schedule.deadline, partial(self._decide, over=True))
         self._load.asked += self._pending
         try:
-            for one in self._everybody():
+            for one in everybody:
                 one.ask()
             self._decide(over=False)
             return await self._result
         finally:
             timer.cancel()
             self._load.asked -= self._pending
-            for one in self._everybody():
+            for one in everybody:
                 one.stop()
 
     @property
@@ -198,13 +200,6 @@ class OngoingQuestion:
         results = tuple(sorted((one.result for one in self._asked), key=lambda one: (one.name, one.address)))
         elapsed = self.elapsed * 1000
         self._result.set_result(ProbeResult(verdict, reason, results, self._only_origin(), self._needed, elapsed))
-
-    def _over(self) -> None:
-        self._decide(over=True)
-
-    def _everybody(self) -> list[_AskedInstance]:
-        """Return all instances, the origin first, so that it is seldom the last to respond."""
-        return [*self._controls, *self._asked]
 
 
 class _AskedInstance:
