@@ -172,7 +172,6 @@ def _manifests(data: bytes) -> None:
             manifest.needed,
             manifest.layers,
             manifest.blobs,
-            manifest.entries,
             manifest.as_entry,
             lambda: manifest.subject,  # noqa: B023 - called at once
         ):

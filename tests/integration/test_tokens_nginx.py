@@ -186,7 +186,7 @@ def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gatewa
 def test_a_quorum_is_enough_where_it_is_asked_for(
     ten: Gateway, quorum: Quorum, expected: Verdict, reason: Reason
 ) -> None:
-    token = f"quorum-{quorum.rule}-{quorum.count}"
+    token = f"quorum-{quorum}"
     ten.put_everywhere(token, but={9})  # so five of the six others have it
     found = verdict(rules(ten, quorum=quorum, schedule=SHORT), _good(ten), token)
     assert (found.verdict, found.reason, len(found.instances)) == (expected, reason, 6)

@@ -115,13 +115,14 @@ def attached_tags_of(manifest: Manifest) -> list[str]:
 
 
 class AttachedTags:
-    """The attached tags of one repository."""
+    """The attached tags of one repository. Whoever changes them holds the repository's lease."""
 
     def __init__(self, registry: Registry, repository: str) -> None:
         self.manifest = partial(registry.manifest, repository)
         self._registry = registry
         self._repository = repository
         self._referrers: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
 
     def grew(self, tag: str, new: Manifest, old: Manifest) -> bool:
         """Return True if ``new``, in this repository, contains all of ``old``, both under one attached tag."""
@@ -162,22 +163,12 @@ class AttachedTags:
             self._referrers.add((tag, entry.digest))
         return refers
 
-
-class ReferrerLists:
-    """The tags of a target repository that list referrers. The caller holds the repository's lease."""
-
-    def __init__(self, registry: Registry, repository: str) -> None:
-        self._registry = registry
-        self._repository = repository
-        self._attached = AttachedTags(registry, repository)
-        self._lock = threading.Lock()
-
     def add(self, subject: str, referrer: Manifest) -> None:
         """Add a manifest to the list of those that refer to ``subject``. Raises TAG_DIFFERS if the tag is no list."""
         tag = referrers_tag(subject)
         with self._lock:
             ours = manifest_or_none(self._registry, self._repository, tag)
-            if ours is not None and not self._attached.is_referrer_list(tag, ours):
+            if ours is not None and not self.is_referrer_list(tag, ours):
                 where = f"{self._registry.host}/{self._repository}:{tag}"
                 what = (
                     f"{where} is {ours.digest}, which lists no referrers, so {referrer.digest} cannot be listed there"

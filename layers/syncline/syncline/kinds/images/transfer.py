@@ -33,7 +33,6 @@ from syncline.kinds.images.pieces import (
 from syncline.kinds.images.referrers import (
     DEEPEST,
     AttachedTags,
-    ReferrerLists,
     Referrers,
     attached_tags_of,
     compare_referrers,
@@ -126,7 +125,7 @@ class RepositoryCopy:
             self._parts.put(manifest, listed_by=item.name)
         try:
             if attached and not self._sync.overwrite:
-                replaced = self._parts.lists.follow(item.name, manifest, self._attached)
+                replaced = self._parts.attached.follow(item.name, manifest, self._attached)
             else:
                 replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._sync.overwrite)
         except TagTakenError as taken:
@@ -224,7 +223,7 @@ class PartsCopy:
 
     def __init__(self, route: CopyRoute, locations: BlobLocations, context: StepContext, at_once: int) -> None:
         self.pool = ThreadPoolExecutor(at_once, thread_name_prefix="blob")
-        self.lists = ReferrerLists(route.target, route.target_repository)
+        self.attached = AttachedTags(route.target, route.target_repository)
         self._route = route
         self._source, self._from = route.source, route.source_repository
         self._target, self._to = route.target, route.target_repository
@@ -284,7 +283,7 @@ class PartsCopy:
             raise self.explained(manifest, error) from error
         subject = manifest.subject
         if subject is not None and not lists and referrers_tag(subject.digest) != listed_by:
-            self.lists.add(subject.digest, manifest)
+            self.attached.add(subject.digest, manifest)
 
     def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
         """Return the reason why the target refuses a manifest if the manifest shows one, else the error itself."""

@@ -120,33 +120,25 @@ class OngoingQuestion:
         rng: random.Random,
         load: AskLoad,
     ) -> None:
-        self._load = load
-        self.loop = loop
-        self.replicas = replicas
-        self.question = question
-        self._rng = rng
-        self._began = 0.0
+        self.loop, self.replicas, self.question = loop, replicas, question
+        self._rng, self._load = rng, load
+        self._began = loop.time()
         self._needed = question.needed
         self._yes = 0
         self._pending = len(question.others)
-        self._asked: list[_AskedInstance] = []
-        self._controls: list[_AskedInstance] = []
-        self._origins: list[_AskedInstance] = []
-        self._result: asyncio.Future[ProbeResult] = loop.create_future()
-
-    async def run(self) -> ProbeResult:
-        """Ask and return the verdict, at the latest in the loop's first iteration after the hard deadline."""
-        self._began = self.loop.time()
-        question = self.question
         # The order is random, so that no instance is always asked first or last.
         order = list(question.others)
-        self._rng.shuffle(order)
+        rng.shuffle(order)
         self._asked = [_AskedInstance(self, instance) for instance in order]
         refusals = _REFUSALS_OF_ORIGIN if len(question.controls) == 1 and not question.shared else None
         self._controls = [_AskedInstance(self, one, refusals) for one in question.controls]
         self._origins = [*self._controls, *(one for one in self._asked if one.instance in question.shared)]
+        self._result: asyncio.Future[ProbeResult] = loop.create_future()
+
+    async def run(self) -> ProbeResult:
+        """Ask and return the verdict, at the latest in the loop's first iteration after the hard deadline."""
         everybody = [*self._controls, *self._asked]  # the origin first, so that it is seldom the last to respond
-        timer = self.loop.call_later(question.schedule.deadline, partial(self._decide, over=True))
+        timer = self.loop.call_later(self.question.schedule.deadline, partial(self._decide, over=True))
         self._load.asked += self._pending
         try:
             for one in everybody:
