@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from syncline.clients.http.client import Http
 from syncline.kinds.images.config import ImagesSync
@@ -16,48 +17,39 @@ from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinishe
 from syncline.model import Item, Scope, Step
 
 
+@dataclass(frozen=True)
 class Images:
     """The kind ``images`` for one sync. A group is a target repository, an item a tag, a fingerprint a digest."""
 
     moves_by = Step.TRANSFER
     share = 100
 
-    def __init__(  # noqa: PLR0913 - each is handed in
-        self,
-        sync: ImagesSync,
-        source: RegistryClients,
-        target: RegistryClients,
-        http: Http,
-        *,
-        locations: BlobLocations,
-        notes: TargetNotes,
-    ) -> None:
-        self._sync = sync
-        self._source = source
-        self._target = target
-        self._http = http
-        self._locations = locations
-        self._notes = notes
+    sync: ImagesSync
+    source: RegistryClients
+    target: RegistryClients
+    http: Http
+    locations: BlobLocations
+    notes: TargetNotes
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return ImageScan(self._sync, self._source, self._target, self._notes).pages(scope, cursor, context)
+        return ImageScan(self.sync, self.source, self.target, self.notes).pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
-        route = CopyRoute(self._source.registry, self._repository(group), self._target.registry, group)
-        return RepositoryCopy(route, self._locations, context, self._sync, self._notes).images(items)
+        route = CopyRoute(self.source.registry, self._repository(group), self.target.registry, group)
+        return RepositoryCopy(route, self.locations, context, self.sync, self.notes).images(items)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        origin = Origin(self._source.registry, self._repository, self._sync.referrers != "none", self._notes)
-        return ImageVerification(self._target.registry, origin).verify(items, context)
+        origin = Origin(self.source.registry, self._repository, self.sync.referrers != "none", self.notes)
+        return ImageVerification(self.target.registry, origin).verify(items, context)
 
     def _repository(self, group: str) -> str:
-        source = self._sync.source_repository(group)
+        source = self.sync.source_repository(group)
         assert source is not None, "discover names only repositories below the prefix"
         return source
 
     def reference(self, group: str) -> str:
-        return f"{self._target.registry.host}/{group}"
+        return f"{self.target.registry.host}/{group}"
 
     def requests(self) -> int:
-        return self._http.requests_made
+        return self.http.requests_made

@@ -87,21 +87,21 @@ def _opened(route: CopyRoute, stored: dict[str, Any] | None) -> tuple[BlobUpload
     return route.target.begin_upload(route.target_repository), 0, []
 
 
+@dataclass
 class _Sending:
     """An upload in progress. ``marks`` are saved hash states, in the form that :class:`RunningHash` stores.
 
     If a hash state cannot be saved, the bytes before the offset are read and hashed again before the first one is sent.
     """
 
-    def __init__(
-        self, route: CopyRoute, blob: Descriptor, upload: BlobUpload, context: StepContext, marks: list[Any]
-    ) -> None:
-        self._route = route
-        self._blob = blob
-        self._upload = upload
-        self._context = context
-        self._marks = marks
-        self._algorithm, _, self._expected = blob.digest.partition(":")
+    route: CopyRoute
+    blob: Descriptor
+    upload: BlobUpload
+    context: StepContext
+    marks: list[Any]
+
+    def __post_init__(self) -> None:
+        self._algorithm, _, self._expected = self.blob.digest.partition(":")
         self._hash = RunningHash(self._algorithm)
 
     def send(self, at: int) -> int:
@@ -110,9 +110,9 @@ class _Sending:
             try:
                 return self._send_piece(at)
             except SynclineError as error:
-                if not error.retried_here or error.code.name == "DIGEST_MISMATCH" or self._context.over:
+                if not error.retried_here or error.code.name == "DIGEST_MISMATCH" or self.context.over:
                     raise
-                reached = self._upload.status()
+                reached = self.upload.status()
                 if reached <= at:
                     raise
                 at = reached
@@ -120,25 +120,25 @@ class _Sending:
 
     def state(self) -> dict[str, Any]:
         """Return the state from which the upload is resumed, as JSON values."""
-        return {"upload": self._upload.state(), "marks": self._marks[-1:]}
+        return {"upload": self.upload.state(), "marks": self.marks[-1:]}
 
     def finish(self) -> None:
         """Close the upload. Raises SIZE_DIFFERS or DIGEST_MISMATCH if the bytes were not the blob's."""
-        if self._hash.offset != self._blob.size:
-            raise other_size(self._route, self._blob, self._hash.offset)
+        if self._hash.offset != self.blob.size:
+            raise other_size(self.route, self.blob, self._hash.offset)
         if self._hash.hexdigest() != self._expected:
-            raise other_digest(self._route, self._blob)
-        self._upload.finish(self._blob.digest)
+            raise other_digest(self.route, self.blob)
+        self.upload.finish(self.blob.digest)
 
     def _send_piece(self, at: int) -> int:
-        latest = max((mark for mark in self._marks if mark[0] <= at), key=lambda mark: int(mark[0]), default=None)
+        latest = max((mark for mark in self.marks if mark[0] <= at), key=lambda mark: int(mark[0]), default=None)
         self._hash = RunningHash.resume(self._algorithm, latest)
-        route, blob = self._route, self._blob
+        route, blob = self.route, self.blob
         with route.source.open_blob(route.source_repository, blob.digest, self._hash.offset) as stream:
             if stream.size not in (None, blob.size):
                 raise other_size(route, blob, stream.size)
             with read_ahead(self._chunks(stream, at)) as chunks:
-                reached = self._upload.write(chunks, blob.size)
+                reached = self.upload.write(chunks, blob.size)
         self._mark()
         return reached
 
@@ -149,18 +149,18 @@ class _Sending:
             self._hash.update(chunk)
             if self._hash.offset // _MARK != before // _MARK:
                 self._mark()
-            if self._hash.offset > self._blob.size:
-                raise other_size(self._route, self._blob, self._hash.offset)
+            if self._hash.offset > self.blob.size:
+                raise other_size(self.route, self.blob, self._hash.offset)
             if self._hash.offset > at:
                 yield chunk[max(0, at - before) :]
-                if self._context.over:
+                if self.context.over:
                     return
 
     def _mark(self) -> None:
         state = self._hash.state()
         if state is not None:
-            self._marks.append(state)
-            del self._marks[:-4]
+            self.marks.append(state)
+            del self.marks[:-4]
 
 
 def other_size(route: CopyRoute, blob: Descriptor, size: int) -> SynclineError:

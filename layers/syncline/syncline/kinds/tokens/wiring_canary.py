@@ -41,22 +41,17 @@ class CanaryRound:
     faults: tuple[str, ...]
 
 
+@dataclass
 class Canaries:
     """Runs a round for each sync, each in a separate thread, so that one that hangs delays no other."""
 
-    def __init__(
-        self,
-        syncs: Callable[[], Mapping[str, TokensSync]],
-        listings: ListingStore,
-        memories: CanaryMemories,
-        secrets: Secrets,
-        counts: TokenMetrics,
-    ) -> None:
-        self._syncs = syncs
-        self._listings = listings
-        self._secrets = secrets
-        self._counts = counts
-        self._memories = memories
+    syncs: Callable[[], Mapping[str, TokensSync]]
+    listings: ListingStore
+    memories: CanaryMemories
+    secrets: Secrets
+    counts: TokenMetrics
+
+    def __post_init__(self) -> None:
         self._uncounted: dict[str, CanaryMemory] = {}
         self._before: dict[str, CanaryMemory] = {}  # the memory to which a failure of the latest round is added
         self._loop = Loop()
@@ -66,10 +61,10 @@ class Canaries:
 
     def run(self, name: str | None = None) -> dict[str, CanaryRound]:
         """Run a round for each sync that has a canary, or for the one called `name`, and return the results."""
-        lists = self._listings.all()
+        lists = self.listings.all()
         rounds = {
             sync.name: partial(self._round, sync, lists.get(sync.name, Listing()))
-            for sync in self._syncs().values()
+            for sync in self.syncs().values()
             if sync.canary is not None and name in (None, sync.name)
         }
         return {
@@ -86,9 +81,9 @@ class Canaries:
         found = failed_round(f"{error.code.name}: {error.what}")
         uncounted = self._uncounted.pop(sync, CanaryMemory())
         try:
-            before = self._before.get(sync) or self._memories.recall(sync)
+            before = self._before.get(sync) or self.memories.recall(sync)
             after = self._before[sync] = before.after([found], None, ())  # a round that hangs may fail again
-            self._memories.remember(sync, after)
+            self.memories.remember(sync, after)
         except Exception as problem:  # noqa: BLE001 - the round has failed in any case
             logger.warning("canary round not counted", extra={"sync": sync, "error": type(problem).__name__})
             # The table's content is unknown, and must not be overwritten with older memory.
@@ -103,7 +98,7 @@ class Canaries:
         after = self._recalled(sync.name).after(found, writer, listing.instances)
         if not any(each.role is CanaryRole.ROUND for each in found):
             self._before[sync.name] = after
-        self._memories.remember(sync.name, after)
+        self.memories.remember(sync.name, after)
         self._uncounted.pop(sync.name, None)
         round_ = CanaryRound(tuple(found), after.faults)
         self._report(sync.name, round_)
@@ -111,7 +106,7 @@ class Canaries:
 
     def _recalled(self, sync: str) -> CanaryMemory:
         self._before.pop(sync, None)
-        memory = self._before[sync] = self._memories.recall(sync)
+        memory = self._before[sync] = self.memories.recall(sync)
         return memory
 
     def _results(
@@ -137,7 +132,7 @@ class Canaries:
         if round_.faults:
             logger.error("canary faults confirmed", extra={"sync": sync, "faults": round_.faults})
         with self._counting:  # metrics are log lines, which must not be interleaved
-            self._counts.canary_round(sync, round_.results, len(round_.faults))
+            self.counts.canary_round(sync, round_.results, len(round_.faults))
 
     def close(self) -> None:
         """Close every connection, and end the loop."""
@@ -152,8 +147,8 @@ class Canaries:
         if made is not None:
             self._loop.call(made[1].close)
         assert sync.canary is not None
-        rules = rules_of(sync, self._secrets)
-        headers = {name: self._secrets.resolve(reference) for name, reference in sync.canary.headers.items()}
+        rules = rules_of(sync, self.secrets)
+        headers = {name: self.secrets.resolve(reference) for name, reference in sync.canary.headers.items()}
         prober = self._loop.call(lambda: Prober(rules, self._loop.loop))
         canary = Canary(sync, headers, rules.schedule, prober.replicas)
         self._made[sync.name] = (sync, prober, canary)

@@ -41,27 +41,22 @@ class ScrapeResult:
     failed: CodeName | None = None
 
 
+@dataclass
 class Scraping:
     """Lists the instances of the syncs of tokens. ``clock`` gives Unix seconds."""
 
-    def __init__(
-        self,
-        syncs: Callable[[], Mapping[str, TokensSync]],
-        listings: ListingStore,
-        secrets: Secrets,
-        clock: Callable[[], float],
-        counts: TokenMetrics,
-    ) -> None:
-        self._syncs = syncs
-        self._listings = listings
-        self._secrets = secrets
-        self._clock = clock
-        self._counts = counts
+    syncs: Callable[[], Mapping[str, TokensSync]]
+    listings: ListingStore
+    secrets: Secrets
+    clock: Callable[[], float]
+    counts: TokenMetrics
+
+    def __post_init__(self) -> None:
         self._isolated: Isolated[ScrapeResult] = Isolated("the scrape", DEADLINE)
 
     def scrape(self, name: str | None = None) -> list[ScrapeResult]:
         """List every sync once, or the one called `name`, and return the results."""
-        syncs = self._syncs().values()
+        syncs = self.syncs().values()
         found = self._isolated.run(
             {sync.name: partial(self._list, sync) for sync in syncs if name in (None, sync.name)}
         )
@@ -69,19 +64,19 @@ class Scraping:
             self._not_listed(sync, result) if isinstance(result, SynclineError) else result
             for sync, result in found.items()
         ]
-        self._counts.scraped(results)
+        self.counts.scraped(results)
         return results
 
     def _not_listed(self, sync: str, error: SynclineError) -> ScrapeResult:
         logger.error("instances not listed", extra={"sync": sync, "code": error.code.name, "why": error.what})
-        self._listings.not_listed(sync, error)
+        self.listings.not_listed(sync, error)
         return ScrapeResult(sync, failed=error.code.name)
 
     def _list(self, sync: TokensSync) -> ScrapeResult:
-        seen = self._clock()  # before the first page, as the list is as old as its oldest part
+        seen = self.clock()  # before the first page, as the list is as old as its oldest part
         # All or nothing: without one source, agreement of some instances would look like that of all.
         found = distinct(one for lists in self._sources(sync) for one in lists(partial(_report, sync.name)))
-        self._listings.listed(sync.name, found, seen)
+        self.listings.listed(sync.name, found, seen)
         serving = sum(instance.serves for instance in found)
         logger.info("instances listed", extra={"sync": sync.name, "instances": len(found), "serving": serving})
         return ScrapeResult(sync.name, len(found), serving)
@@ -94,10 +89,10 @@ class Scraping:
         ]
 
     def _login(self, source: InstancesSource) -> ClusterLogin:
-        ca = None if source.ca is None else self._secrets.text(source.ca)
+        ca = None if source.ca is None else self.secrets.text(source.ca)
         match source.auth:
             case KubeconfigLogin(kubeconfig=reference, context=context):
-                return Kubeconfig(partial(self._secrets.resolve, reference), context)
+                return Kubeconfig(partial(self.secrets.resolve, reference), context)
             case TokenLogin(token=reference):
                 return BearerToken(source.api or "", partial(self._token, reference), ca)
             case EksLogin(eks=cluster, region=region):
@@ -106,7 +101,7 @@ class Scraping:
                 return InCluster()
 
     def _token(self, reference: Reference, renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
-        return self._secrets.refresh(reference) if renewed else self._secrets.resolve(reference)
+        return self.secrets.refresh(reference) if renewed else self.secrets.resolve(reference)
 
 
 def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
