@@ -9,7 +9,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.errors import SynclineError
@@ -41,7 +41,11 @@ def credentials_for(host: str) -> RegistryCredentials | None:
             "SECRET_MISSING",
             f"docker-credential-{helper} returned no credentials for {host}; run `docker login {host}`",
         ) from error
-    return _credentials(found or {})
+    # The SDK returns lower case keys from the file, capitalized ones from a helper.
+    value = {key.lower(): text for key, text in (found or {}).items()}
+    if value.get("identitytoken"):
+        return RegistryCredentials(identity_token=value["identitytoken"])
+    return RegistryCredentials(value["username"], value.get("password") or "") if value.get("username") else None
 
 
 def _config() -> AuthConfig | None:
@@ -61,13 +65,3 @@ def _config() -> AuthConfig | None:
         return None
     except (OSError, ValueError, TypeError, AttributeError, InvalidConfigFile) as error:
         raise SynclineError("CONFIG_INVALID", f"{path} is not a valid Docker configuration") from error
-
-
-def _credentials(found: dict[str, Any]) -> RegistryCredentials | None:
-    # The SDK returns lower case keys from the file, capitalized ones from a helper.
-    value = {key.lower(): text for key, text in found.items()}
-    if value.get("identitytoken"):
-        return RegistryCredentials(identity_token=value["identitytoken"])
-    if value.get("username"):
-        return RegistryCredentials(value["username"], value.get("password") or "")
-    return None

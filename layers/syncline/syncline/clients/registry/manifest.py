@@ -40,10 +40,7 @@ _TYPE: Final = re.compile(r"application/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}")
 _GENERIC_TYPES: Final = frozenset({"application/json", "application/octet-stream"})
 """Content types that do not identify the type of a manifest."""
 _SCHEMA_1: Final = "application/vnd.docker.distribution.manifest.v1+"
-_FOREIGN: Final = (
-    "application/vnd.docker.image.rootfs.foreign.",
-    "application/vnd.oci.image.layer.nondistributable.",
-)
+_FOREIGN: Final = ("application/vnd.docker.image.rootfs.foreign.", "application/vnd.oci.image.layer.nondistributable.")
 
 
 @dataclass(frozen=True, slots=True)

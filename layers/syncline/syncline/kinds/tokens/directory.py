@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -32,6 +32,7 @@ class DirectoryEntry:
     listing: Listing
 
 
+@dataclass
 class Directory:
     """A cache of syncs. ``syncs`` gives the enabled ones, ``make`` a prober for one; ``clock`` is monotonic, in seconds.
 
@@ -39,20 +40,13 @@ class Directory:
     left out until the next reading.
     """
 
-    def __init__(
-        self,
-        syncs: Callable[[], Mapping[str, TokensSync]],
-        listings: ListingStore,
-        make: Callable[[TokensSync], Prober],
-        *,
-        live: bool = False,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._syncs = syncs
-        self._listings = listings
-        self._make = make
-        self._live = live
-        self._clock = clock
+    syncs: Callable[[], Mapping[str, TokensSync]]
+    listings: ListingStore
+    make: Callable[[TokensSync], Prober]
+    live: bool = field(default=False, kw_only=True)
+    clock: Callable[[], float] = field(default=time.monotonic, kw_only=True)
+
+    def __post_init__(self) -> None:
         self._making: Isolated[Prober] = Isolated("the preparation", _PREPARATION)
         self._probers: dict[str, tuple[TokensSync, Prober]] = {}
         self._lists: Mapping[str, Listing] = {}
@@ -61,7 +55,7 @@ class Directory:
 
     def entries(self) -> Sequence[DirectoryEntry]:
         """Return the entries as of the last :meth:`refresh`."""
-        lists = self._listings.all() if self._live else self._lists
+        lists = self.listings.all() if self.live else self._lists
         return [DirectoryEntry(name, prober, lists.get(name, Listing())) for name, (_, prober) in self._probers.items()]
 
     def refresh(self) -> None:
@@ -69,7 +63,7 @@ class Directory:
 
         Raises the error of reading if there is nothing to use.
         """
-        age = None if self._read is None else self._clock() - self._read
+        age = None if self._read is None else self.clock() - self._read
         if age is not None and age < FRESH:
             return
         if age is None or age >= USABLE:
@@ -92,15 +86,15 @@ class Directory:
             self._reading.release()
 
     def _read_all(self) -> None:
-        syncs = self._syncs()
+        syncs = self.syncs()
         kept = {name: made for name, made in self._probers.items() if syncs.get(name) == made[0]}
-        new = {name: partial(self._make, sync) for name, sync in syncs.items() if name not in kept}
+        new = {name: partial(self.make, sync) for name, sync in syncs.items() if name not in kept}
         for name, prober in self._making.run(new).items():
             if isinstance(prober, SynclineError):
                 logger.error("sync not used", extra={"sync": name, "code": prober.code.name, "why": prober.what})
             else:
                 kept[name] = (syncs[name], prober)
-        if not self._live:
-            self._lists = self._listings.all()
+        if not self.live:
+            self._lists = self.listings.all()
         self._probers = {name: kept[name] for name in syncs if name in kept}
-        self._read = self._clock()
+        self._read = self.clock()

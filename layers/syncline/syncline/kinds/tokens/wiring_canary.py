@@ -11,14 +11,7 @@ from typing import Final
 
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
-from syncline.kinds.tokens.canary import (
-    Canary,
-    CanaryMemories,
-    CanaryMemory,
-    CanaryRole,
-    CheckResult,
-    failed_round,
-)
+from syncline.kinds.tokens.canary import Canary, CanaryMemories, CanaryMemory, CanaryRole, CheckResult, failed_round
 from syncline.kinds.tokens.config import TokensSync
 from syncline.kinds.tokens.isolation import Isolated
 from syncline.kinds.tokens.listing import Listing, ListingStore
