@@ -459,8 +459,8 @@ def overwrite_a_tag() -> Iterator[None]:
 def replace_foreign_images() -> Iterator[None]:
     """Another image under a tag is replaced without leave."""
     with (
-        patch.object(copying, "is_replaceable", lambda *_: True),
-        patch.object(looking, "is_replaceable", lambda *_: True),
+        patch.object(copying, "is_replaceable", lambda *_, **__: True),
+        patch.object(looking, "is_replaceable", lambda *_, **__: True),
     ):
         yield
 

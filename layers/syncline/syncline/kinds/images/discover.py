@@ -402,10 +402,7 @@ class ImageScan:
         """Return the tags that differ and may be replaced even if the sync does not overwrite."""
         attached = AttachedTags(self._source.registry, name)
         differing = [item for item in items if item.source and item.target and item.source != item.target]
-
-        def may_replace(item: Item) -> bool:
-            return is_replaceable(item, str(item.target), self._target.registry, attached, self._notes)
-
+        may_replace = partial(is_replaceable, target=self._target.registry, source=attached, notes=self._notes)
         allowed = self._requests.map(_false_if_refused(may_replace), differing)
         return {item.name for item, yes in zip(differing, allowed, strict=True) if yes}
 

@@ -105,12 +105,9 @@ class RepositoryCopy:
         present = self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
         attached = is_signature_tag(item.name)
-        if (
-            present is not None
-            and not (equal or self._sync.overwrite)
-            and not is_replaceable(item, present, self._target, self._attached, self._notes, manifest)
-        ):
-            return conflict(replace(item, target=present))
+        differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrite
+        if not may_put and not is_replaceable(differing, self._target, self._attached, self._notes, manifest):
+            return conflict(differing)
         done = self._parts.copy(manifest, progress)
         # Referrers and attached tags come before the tag: whoever waits for the tag finds the signature.
         done = done and (attached or self._copy_attached(item, manifest, progress))
@@ -196,23 +193,18 @@ def conflict(item: Item, reason: str = "") -> Result:
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, item.target, 0, "TAG_DIFFERS", reason)
 
 
-def is_replaceable(  # noqa: PLR0913, PLR0917 - both sides, and what is known of them
-    item: Item,
-    present: str,
-    target: Registry,
-    source: AttachedTags,
-    notes: TargetNotes,
-    manifest: Manifest | None = None,
+def is_replaceable(
+    item: Item, target: Registry, source: AttachedTags, notes: TargetNotes, new: Manifest | None = None
 ) -> bool:
-    """Return True if a tag may be replaced even if the sync does not overwrite. The target has ``present`` under it.
+    """Return True if a tag that differs may be replaced even if the sync does not overwrite.
 
     These are attached tags that only grew, and tags that moved on at the source while we copied them.
     """
     at_target = partial(target.manifest, item.group, item.name)
     noted = notes.outdated(item.group, item.name)
-    if noted and is_same_manifest(noted, present, at_target):
+    if noted and is_same_manifest(noted, str(item.target), at_target):
         return True
-    return is_signature_tag(item.name) and source.grew(item.name, manifest or source.manifest(item.name), at_target())
+    return is_signature_tag(item.name) and source.grew(item.name, new or source.manifest(item.name), at_target())
 
 
 class PartsCopy:
