@@ -14,9 +14,9 @@ from aws_lambda_powertools.logging.types import LogRecord
 from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from syncline.environment import Environment
+from syncline.escaping import escape_json
 from syncline.model import Counts, Outcome, Result, Run
 from syncline.secrets import redact
-from syncline.visible import visible_json
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
@@ -27,7 +27,7 @@ class RedactingFormatter(LambdaPowertoolsFormatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        return visible_json(super().format(record))
+        return escape_json(super().format(record))
 
     def serialize(self, log: LogRecord) -> str:
         line: dict[str, Any] = {**log, "level": str(log["level"]).lower()}

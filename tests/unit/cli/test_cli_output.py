@@ -11,8 +11,8 @@ from syncline.cli.error_output import print_error
 from syncline.cli.output import Cell, Output
 from syncline.cli.summary import item_lines, item_name
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.model import Outcome, Result
-from syncline.visible import visible
 
 
 @pytest.mark.parametrize(
@@ -159,8 +159,8 @@ SHOWN = r"a\x1b[31mb\x0ac\x9bd\u202ee\u200bf\u2066g\ufeffh\ud800i"
 
 
 def test_what_hides_or_turns_text_is_written_out() -> None:
-    assert visible(HIDDEN) == SHOWN
-    assert visible("zürich/日本語-1.0") == "zürich/日本語-1.0"
+    assert escape(HIDDEN) == SHOWN
+    assert escape("zürich/日本語-1.0") == "zürich/日本語-1.0"
 
 
 def test_an_error_with_a_forged_name_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

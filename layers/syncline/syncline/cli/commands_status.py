@@ -19,12 +19,12 @@ from syncline.cli.run_progress import Throughput, follow_run, progress_words, st
 from syncline.cli.schedules import next_time
 from syncline.cli.summary import TRIGGERS, counts_text, exit_code, known_words, run_dict, with_display_groups
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import Run, RunStatus, Step, Trigger
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceList, InstanceLists
-from syncline.visible import visible
 
 _AT_ONCE: Final = 8
 _LETTERS_READ: Final = 500
@@ -315,7 +315,7 @@ def _show_instances(context: Context, found: InstanceList) -> None:
     failed = f"; the latest scrape failed: {found.failed}" if found.failed else ""
     out.line(f"instances: {text}{failed}", "yellow" if failed or found.seen is None else "")
     if found.reason:
-        out.line(f"  {visible(found.reason)}", "yellow")
+        out.line(f"  {escape(found.reason)}", "yellow")
     out.table([_instance_row(each) for each in found.instances], indent=2)
     probe = context.deployment.outputs.get("ProbeUrl")
     if probe:

@@ -16,8 +16,8 @@ import typer
 from syncline.cli.context import INTERRUPTED, NOT_DONE, Context, InterruptedWaitError
 from syncline.cli.output import styled, write, write_json
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.model import RunStatus
-from syncline.visible import visible
 
 _PIPE_CLOSED: Final = 141  # the exit code that a shell reports for SIGPIPE
 
@@ -88,7 +88,7 @@ def print_error(error: SynclineError, *, as_json: bool, kind: str = "") -> None:
         write_json({"error": value})
         return
     # Problems and the output of a program have one line each below the code. Anything else is one line.
-    first, *more = map(visible, error.what.split("\n") if problems else [error.what, *output])
+    first, *more = map(escape, error.what.split("\n") if problems else [error.what, *output])
     if problems and more:
         first, more = f"{len(more) + 1} problems", [first, *more]
     head = styled(f"error {error.code.name}:", "red", sys.stderr)

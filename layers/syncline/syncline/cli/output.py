@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any, Final, Literal
 
-from syncline.visible import visible
+from syncline.escaping import escape
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
 
@@ -70,7 +70,7 @@ class Output:
     def line(self, text: str = "", style: Style = "") -> None:
         """Write a line of text."""
         if not self.as_json:
-            write(styled(visible(text), style, sys.stdout))
+            write(styled(escape(text), style, sys.stdout))
 
     def table(
         self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = (), fold: int | None = None
@@ -81,7 +81,7 @@ class Output:
         """
         if self.as_json:
             return
-        lines = [visible(row) if isinstance(row, str) else [_cell(each) for each in row] for row in rows]
+        lines = [escape(row) if isinstance(row, str) else [_cell(each) for each in row] for row in rows]
         if head and lines:
             lines.insert(0, [Cell(word, "dim") for word in head])
         widths = _widths(line for line in lines if not isinstance(line, str))
@@ -115,7 +115,7 @@ def write_json(value: dict[str, Any]) -> None:
 
 
 def _cell(value: Cell | str) -> Cell:
-    return replace(value, text=visible(value.text)) if isinstance(value, Cell) else Cell(visible(value))
+    return replace(value, text=escape(value.text)) if isinstance(value, Cell) else Cell(escape(value))
 
 
 def _folded(lines: Sequence[str | list[Cell]], widths: list[int], fold: int) -> list[str | list[Cell]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.visible import visible
+from syncline.escaping import escape
 
 _SECONDS: Final = 900
 _LINES: Final = 5
@@ -90,7 +90,7 @@ def _shown(lines: Sequence[str]) -> Iterator[str]:
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
             register(value)
     for line in lines:
-        clean = visible(redact(redacted(line)))  # before shortening: part of a secret would not be recognized
+        clean = escape(redact(redacted(line)))  # before shortening: part of a secret would not be recognized
         yield clean if len(clean) <= _WIDTH else f"{clean[:_WIDTH]}…"
 
 

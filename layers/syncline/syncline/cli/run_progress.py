@@ -15,12 +15,12 @@ from syncline.cli.aws import as_syncline_error
 from syncline.cli.context import Context, InterruptedWaitError
 from syncline.cli.output import count_phrases, number, plural, rough_duration, size
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.messages import Outgoing, Start
 from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
 from syncline.store.batches import BatchRecord, Progress
 from syncline.store.runs import STALLED, new_run_id
 from syncline.store.state import LOST_AFTER, State, first_batch
-from syncline.visible import visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -333,7 +333,7 @@ def state_words(run: Run, progress: Progress, now: float) -> list[str]:
     waiting = waiting_reason(run, progress, now)
     if waiting is not None:
         again = f"; retrying at {_clock(waiting.until)}" if waiting.until > now else ""
-        notes.append(f"waiting since {_clock(waiting.since)}: {waiting.code}: {visible(waiting.what)}{again}")
+        notes.append(f"waiting since {_clock(waiting.since)}: {waiting.code}: {escape(waiting.what)}{again}")
     return notes
 
 

@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
 from syncline.cli.output import Cell, Row, Style, count_phrases, digest, duration, number, plural, size
+from syncline.escaping import escape
 from syncline.kinds.table import KindInfo
 from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
-from syncline.visible import visible
 
 TRIGGERS: Final = {
     Trigger.SCHEDULE: "by schedule",
@@ -88,7 +88,7 @@ def scope_text(scope: Scope) -> str:
         return "everything"
     groups = sorted({_group_name(group) for group in scope.groups})
     more = len(groups) - _NAMED
-    return visible(", ".join(groups[:_NAMED])) + (f" and {plural(more, 'other')}" if more > 0 else "")
+    return escape(", ".join(groups[:_NAMED])) + (f" and {plural(more, 'other')}" if more > 0 else "")
 
 
 def _group_name(group: str) -> str:
@@ -157,11 +157,11 @@ def item_name(result: Result) -> str:
 def item_text(group: str, name: str) -> str:
     """Return the display name of an item; a scan that failed completely has none."""
     if group == _ALL:
-        return "(complete scan)" if name == _ALL else visible(name)
+        return "(complete scan)" if name == _ALL else escape(name)
     called = _group_name(group)
     if name == _ALL:
-        return visible(f"{called} (all)")
-    return visible(name if called == name else f"{group}:{name}")
+        return escape(f"{called} (all)")
+    return escape(name if called == name else f"{group}:{name}")
 
 
 def item_lines(results: Iterable[Result], *, full: bool = False, plan: bool = False) -> Iterator[Row | str]:

@@ -9,10 +9,10 @@ from typing import Final
 
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.source import list_clusters
 from syncline.model import Outcome, Result, Run, RunStatus
-from syncline.visible import visible
 
 SYNC: Final = "Syncline-Sync"
 """The trailer that names the sync. Files put by such commits are the sync's own, even if the table is lost."""
@@ -67,7 +67,7 @@ def commit_message(
     """Return a commit's message. `files` has the number of files of each cluster, `changes` those of changed clusters."""
     lines = [f"Automated backup sync - {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))} UTC", ""]
     lines += [f"Clusters processed: {len(changes)}"]
-    lines += [f"- {visible(cluster)}: {files[cluster]} files" for cluster in sorted(changes)]
+    lines += [f"- {escape(cluster)}: {files[cluster]} files" for cluster in sorted(changes)]
     lines += ["", f"Total files: {sum(files.values())}", f"Changes: {sum(changes.values(), Tally())}", ""]
     lines += [f"{SYNC}: {sync}", f"{BATCH}: {batch}", ""]
     return "\n".join(lines)

@@ -26,6 +26,7 @@ from syncline.clients.http.retry import RetryPolicy, utc_time_in
 from syncline.config.file import read_syncs
 from syncline.config.values import STORED
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.kinds.artifacts.builds import Build, Builds, UnreadableRun
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import ProjectTarget, TagLists
@@ -33,7 +34,6 @@ from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.wiring import github_at, gitlab_at
 from syncline.kinds.kind import StepContext
 from syncline.secrets import Secrets
-from syncline.visible import visible
 from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Setup:
         now = time.time()
         if now >= self._reported.get(host, 0.0):
             self._reported[host] = now + seconds
-            write(f"{visible(host)} asked to slow down; waiting until {utc_time_in(seconds)}", sys.stderr)
+            write(f"{escape(host)} asked to slow down; waiting until {utc_time_in(seconds)}", sys.stderr)
 
     @cached_property
     def has_file(self) -> bool:

@@ -12,7 +12,7 @@ from syncline.cli.error_output import error_dict
 from syncline.cli.output import Style, plural, size
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.visible import visible
+from syncline.escaping import escape
 
 if TYPE_CHECKING:
     from syncline.kinds.backups.config import BackupsSync
@@ -81,7 +81,7 @@ def restore(context: Context, name: str, order: Order) -> CommandResult:
 def _confirm_overwrite(context: Context, paths: list[str], store: str) -> CommandResult | None:
     """List the files that would be overwritten and ask. Return None if the user agrees, else the answer to exit with."""
     out = context.out
-    _print_lines(context, [f"would overwrite  {visible(path)}" for path in paths], "yellow")
+    _print_lines(context, [f"would overwrite  {escape(path)}" for path in paths], "yellow")
     files = plural(len(paths), "file", "files")
     if out.interactive:
         if out.confirm(f"Overwrite {files} in {store}?"):
@@ -96,7 +96,7 @@ def _confirm_overwrite(context: Context, paths: list[str], store: str) -> Comman
 
 def _print_result(context: Context, part: str, store: str, restored: RestoreResult) -> None:
     out = context.out
-    refused = [f"not restored  {visible(each.path)}  {each.code}: {each.reason}" for each in restored.refused]
+    refused = [f"not restored  {escape(each.path)}  {each.code}: {each.reason}" for each in restored.refused]
     _print_lines(context, refused, "red")
     files = plural(restored.files, "file", "files")
     more = f", {restored.unchanged} were unchanged" if restored.unchanged else ""

@@ -18,6 +18,7 @@ from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
 from syncline.clients.s3.xml import ListedObject
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.escaping import escape
 from syncline.kinds.files import state_csv
 from syncline.kinds.files.config import FileManagerTarget, FilesSync
 from syncline.kinds.files.kind import threads_for
@@ -27,7 +28,6 @@ from syncline.kinds.files.targets import Target, TargetFile
 from syncline.kinds.files.wiring import manager_at, records_of, target_at
 from syncline.secrets import Secrets
 from syncline.store.table import Database
-from syncline.visible import visible
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.dependencies import Dependencies
 
@@ -174,7 +174,7 @@ class _StateCommands:
             are = "row is not a file" if len(outside) == 1 else "rows are not files"
             below = f"{self.sync.name} below {self.sync.target.prefix or '/'}"
             more = f" and {plural(len(outside) - _MAX_NAMED, 'other')}" if len(outside) > _MAX_NAMED else ""
-            named = ", ".join(visible(path) for path in outside[:_MAX_NAMED])
+            named = ", ".join(escape(path) for path in outside[:_MAX_NAMED])
             out.line(f"{len(outside)} {are} of {below}, left out: {named}{more}", "yellow")
         for entry in invalid:
             out.line(str(entry.error), "red")

@@ -1,4 +1,4 @@
-"""Text that is safe to display: characters that colour a terminal, forge lines or reverse text are escaped."""
+"""Escape the characters of a text that colour a terminal, forge lines or reverse text."""
 
 from __future__ import annotations
 
@@ -22,19 +22,17 @@ _ESCAPES: Final = {
     for code in HIDDEN
 }
 _JSON_ESCAPES: Final = {
-    code: f"\\u{code:04x}"
-    if code < 0x10000
-    else "".join(f"\\u{unit:04x}" for unit in (0xDB40, 0xDC00 + code - 0xE0000))
+    code: f"\\u{code:04x}" if code < 0x10000 else f"\\udb40\\u{0xDC00 + code - 0xE0000:04x}"
     for code in HIDDEN
     if code >= 0x20
 }
 
 
-def visible(text: str) -> str:
+def escape(text: str) -> str:
     """Return a text on one line, with the characters of :data:`HIDDEN` escaped as in Python."""
     return text if text.isascii() and text.isprintable() else text.translate(_ESCAPES)
 
 
-def visible_json(line: str) -> str:
+def escape_json(line: str) -> str:
     """Return JSON on one line with the characters of :data:`HIDDEN` escaped; it has the same values."""
     return line if line.isascii() and line.isprintable() else line.translate(_JSON_ESCAPES)
