@@ -14,6 +14,7 @@ ONE = """syncs:
 SOURCE = "source: {registry: prod.example, repositories: [team/app]}\n"
 TARGET = "target: {registry: dr.example}\n"
 WHOLE = "kind: images\n" + SOURCE + TARGET
+FILES = "kind: files\nsource: {bucket: reports}\ntarget: {bucket: archive}\n"
 
 
 def one(lines: str) -> str:
@@ -88,6 +89,8 @@ WRONG = {
     "concurrency 33": (one(WHOLE + "concurrency: §33\n"), "syncs.a.concurrency", "is 33, which is too large; expected: images that one function copies at a time, 1 to 32"),
     "concurrency as text": (one(WHOLE + 'concurrency: §"8"\n'), "syncs.a.concurrency", "not a whole number; expected: images that one function copies"),
     "concurrency 1.5": (one(WHOLE + "concurrency: §1.5\n"), "syncs.a.concurrency", "not a whole number; expected: images that one function copies"),
+    "a pause as text": (one(FILES + "events: {longest: §soon}\n"), "syncs.a.events.longest", "is text, not a number; expected: seconds after the first"),
+    "a limit that is true": (one(FILES + "removals: {share: §true}\n"), "syncs.a.removals.share", "is true or false, not a number; expected: largest"),
     "a schedule in plural": (one(WHOLE + "schedule: §rate(1 hours)\n"), "syncs.a.schedule", "write rate(1 hour)"),
     "a schedule of five fields": (one(WHOLE + "schedule: §cron(0 3 * * *)\n"), "syncs.a.schedule", "six are needed"),
     "a schedule in words": (one(WHOLE + "schedule: §hourly\n"), "syncs.a.schedule", "write rate(1 hour) or cron("),

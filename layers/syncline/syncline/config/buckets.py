@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag
 
 from syncline.config.findings import Finding, Location
 from syncline.config.sync import Model, ServerAddress
@@ -17,13 +17,15 @@ from syncline.config.values import (
     TextOrReference,
     Url,
     is_loopback,
+    matching,
     server_of,
     split_host,
+    text_schema,
 )
 
 _BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _AWS: Final = re.compile(r"s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?")
-_REGION: Final = re.compile(r"[a-z0-9-]{1,40}")
+_REGION: Final = r"[a-z0-9-]{1,40}"
 
 
 def is_bucket(text: str) -> bool:
@@ -37,12 +39,6 @@ def _check_bucket(text: str) -> str:
     raise ValueError("is not a bucket; write only its name, 3 to 63 of a-z 0-9 . -, such as cluster-backups")
 
 
-def _check_region(text: str) -> str:
-    if _REGION.fullmatch(text):
-        return text
-    raise ValueError("is not a region; write a region such as eu-central-1")
-
-
 def _check_key_prefix(text: str) -> str:
     if text.startswith("/") or "//" in text:
         raise ValueError("has an extra /; write a prefix without a leading / or //, such as backups/")
@@ -51,13 +47,11 @@ def _check_key_prefix(text: str) -> str:
     return text if not text or text.endswith("/") else f"{text}/"
 
 
-BucketName: TypeAlias = Annotated[
-    str, AfterValidator(_check_bucket), WithJsonSchema({"type": "string", "pattern": f"^{_BUCKET.pattern}$"})
-]
+BucketName: TypeAlias = Annotated[str, AfterValidator(_check_bucket), text_schema(pattern=f"^{_BUCKET.pattern}$")]
 Region: TypeAlias = Annotated[
-    str, AfterValidator(_check_region), WithJsonSchema({"type": "string", "pattern": f"^{_REGION.pattern}$"})
+    str, matching(_REGION, "is not a region; write a region such as eu-central-1"), text_schema(pattern=f"^{_REGION}$")
 ]
-KeyPrefix: TypeAlias = Annotated[str, AfterValidator(_check_key_prefix), WithJsonSchema({"type": "string"})]
+KeyPrefix: TypeAlias = Annotated[str, AfterValidator(_check_key_prefix)]
 
 
 class AccessKey(Model):

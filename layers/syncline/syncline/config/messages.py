@@ -65,6 +65,7 @@ def message_for(details: ErrorDetails, model: type[Model]) -> str:
         "string_type": "is {type}, not text; {quotes}expected: {expected_value}",
         "bool_type": "is {type}; write true or false",
         "int_type": "is {type}, not a whole number; expected: {expected_value}",
+        "number_type": "is {type}, not a number; expected: {expected_value}",
         "greater_than_equal": "is {number}, which is too small; expected: {expected_value}",
         "less_than_equal": "is {number}, which is too large; expected: {expected_value}",
         "literal_error": "is not an allowed word; allowed: {expected}",
@@ -92,18 +93,14 @@ def _type_name(value: Any) -> str:
 
 def _expected(model: type[Model], loc: KeyPath) -> str:
     """Return the description of the field at `loc`, with an example."""
-    names = [part for part in loc if isinstance(part, str) and not part.startswith("<")]
-    parent = _model_at(model, loc[: _last_index(loc, names[-1])]) if names else None
-    info = parent.model_fields.get(names[-1]) if parent else None
+    keys = [n for n, part in enumerate(loc) if isinstance(part, str) and not part.startswith("<")]
+    parent = _model_at(model, loc[: keys[-1]]) if keys else None
+    info = parent.model_fields.get(str(loc[keys[-1]])) if parent else None
     if info is None:
         return "see docs/reference/syncs.yaml.md"
     text = (info.description or "").split(". ")[0].rstrip(".")
     example = f", such as {_example(info)}" if info.examples else ""
     return f"{text[:1].lower()}{text[1:]}{example}"
-
-
-def _last_index(loc: KeyPath, name: str) -> int:
-    return max(index for index, part in enumerate(loc) if part == name)
 
 
 def _example(info: FieldInfo) -> str:
@@ -114,16 +111,14 @@ def _example(info: FieldInfo) -> str:
 def _model_at(model: type[Model], loc: KeyPath) -> type[Model] | None:
     """Return the model of the mapping at `loc`."""
     current: type[Model] | None = model
-    forms: list[type[Model]] = []
     for part in loc:
         if isinstance(part, int):
             continue
         if part.startswith("<"):
             current = _FORMS.get(part)
-            continue
-        info = current.model_fields.get(part) if current else None
-        forms = list(_models_in(info.annotation)) if info else []
-        current = forms[0] if forms else None
+        else:
+            info = current.model_fields.get(part) if current else None
+            current = next(_models_in(info.annotation), None) if info else None
     return current
 
 

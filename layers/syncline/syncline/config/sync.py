@@ -13,7 +13,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
 from syncline.config.circles import Flow
 from syncline.config.findings import Finding, Reach
@@ -22,6 +22,7 @@ from syncline.config.values import (
     Duration,
     KeyPath,
     Name,
+    Number,
     Pattern,
     Schedule,
     SecretReference,
@@ -78,7 +79,7 @@ class Patterns(Model):
 class Removals(Model):
     """Limits on removals from the target within a window of time, across all runs."""
 
-    share: Annotated[StrictFloat | StrictInt, Field(ge=0, le=1)] = Field(
+    share: Annotated[Number, Field(ge=0, le=1)] = Field(
         0.25,
         description="Largest share of the selected items written by this sync that may be removed, from 0 to 1.",
         examples=[0.1],
@@ -111,10 +112,10 @@ class Webhook(Model):
 class Gathering(Model):
     """The time for which events are collected before one scan handles all of them."""
 
-    quiet: Annotated[StrictFloat | StrictInt, Field(ge=0, le=900)] = Field(
+    quiet: Annotated[Number, Field(ge=0, le=900)] = Field(
         2, description="Seconds without a further event after which a scan begins.", examples=[30]
     )
-    longest: Annotated[StrictFloat | StrictInt, Field(ge=0, le=3600)] = Field(
+    longest: Annotated[Number, Field(ge=0, le=3600)] = Field(
         60, description="Seconds after the first event after which a scan begins in any case.", examples=[300]
     )
 

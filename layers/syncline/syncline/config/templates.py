@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import PlainSerializer, PlainValidator, WithJsonSchema
+from pydantic import PlainSerializer, PlainValidator
+
+from syncline.config.values import text_schema
 
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9 _-]*)(?::\.([0-9]{1,3}))?\}")
 _LONGEST: Final = 300
@@ -87,5 +89,5 @@ TemplateText: TypeAlias = Annotated[
     Template,
     PlainValidator(_parsed),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": _LONGEST}),
+    text_schema(minLength=1, maxLength=_LONGEST),
 ]

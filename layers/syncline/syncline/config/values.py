@@ -11,9 +11,20 @@ import unicodedata
 from collections import Counter
 from typing import Annotated, Any, Final, TypeAlias
 
-from pydantic import AfterValidator, Field, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    StrictFloat,
+    StrictInt,
+    ValidationInfo,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
-from syncline.patterns import compile_pattern
+from syncline.patterns import LONGEST_PATTERN, compile_pattern
 from syncline.schedule import check_schedule, check_timezone
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
@@ -39,10 +50,20 @@ _CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
 _LOOPBACK: Final = re.compile(r"localhost|.*\.localhost|127\.[0-9.]+|\[::1\]")
 
 
-def _check_duration(text: str) -> str:
-    if _DURATION.fullmatch(text):
-        return text
-    raise ValueError("is not a duration; write a whole number and s, m, h or d, such as 12h or 7d")
+def text_schema(**keywords: Any) -> WithJsonSchema:
+    """Return the JSON Schema of a text with `keywords` such as ``pattern``."""
+    return WithJsonSchema({"type": "string", **keywords})
+
+
+def matching(pattern: str, message: str) -> AfterValidator:
+    """Return a validator of texts that match a regular expression completely."""
+
+    def check(text: str) -> str:
+        if re.fullmatch(pattern, text):
+            return text
+        raise ValueError(message)
+
+    return AfterValidator(check)
 
 
 def seconds_of(duration: str) -> float:
@@ -113,22 +134,11 @@ def _check_repository(text: str) -> str:
     raise ValueError("is not a repository; write lower-case parts of a-z 0-9 . _ - separated by /, such as team/app")
 
 
-def _check_organization(text: str) -> str:
-    if re.fullmatch(ORGANIZATION_PATTERN, text):
-        return text
-    raise ValueError("is not an organization; write only its name, of a-z 0-9 . _ -, such as payments")
-
-
-def _check_prefix(text: str) -> str:
-    return _check_repository(text) if text else text
-
-
-def _check_name(text: str) -> str:
-    if re.fullmatch(NAME_PATTERN, text):
-        return text
-    raise ValueError(
-        "is not a valid name; use 1 to 63 of a-z 0-9 -, beginning with a letter or digit, such as prod-to-dr"
-    )
+def _check_number(value: Any) -> Any:
+    # Without this check, pydantic reports an error for each type of the union.
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("number_type", "is not a number")
 
 
 def _check_url(text: str) -> str:
@@ -201,55 +211,49 @@ def _parse_ca(value: Any) -> str | Reference:
         ) from None
 
 
+_AS_TEXT: Final = PlainSerializer(str, return_type=str)
+_NOT_EMPTY: Final = Field(json_schema_extra={"minItems": 1})
+_HOST_SCHEMA: Final = text_schema(pattern=r"^[A-Za-z0-9.:\[\]-]+$")
+
+Number: TypeAlias = Annotated[StrictFloat | StrictInt, BeforeValidator(_check_number)]
 SecretReference: TypeAlias = Annotated[
-    Reference,
-    PlainValidator(_parse_reference),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": REFERENCE_PATTERN}),
+    Reference, PlainValidator(_parse_reference), _AS_TEXT, text_schema(pattern=REFERENCE_PATTERN)
 ]
 TextOrReference: TypeAlias = Annotated[
-    str | Reference,
-    PlainValidator(_parse_text_or_reference),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "minLength": 1}),
+    str | Reference, PlainValidator(_parse_text_or_reference), _AS_TEXT, text_schema(minLength=1)
 ]
-Authority: TypeAlias = Annotated[
-    str | Reference,
-    PlainValidator(_parse_ca),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "minLength": 1}),
-]
-Host: TypeAlias = Annotated[
-    str, AfterValidator(_check_host), WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9.:\[\]-]+$"})
-]
-Realm: TypeAlias = Annotated[
-    str, AfterValidator(_check_realm), WithJsonSchema({"type": "string", "pattern": r"^[A-Za-z0-9.:\[\]-]+$"})
-]
-Schedule: TypeAlias = Annotated[
-    str, AfterValidator(check_schedule), WithJsonSchema({"type": "string", "pattern": r"^(rate|cron)\(.+\)$"})
-]
+Authority: TypeAlias = Annotated[str | Reference, PlainValidator(_parse_ca), _AS_TEXT, text_schema(minLength=1)]
+Host: TypeAlias = Annotated[str, AfterValidator(_check_host), _HOST_SCHEMA]
+Realm: TypeAlias = Annotated[str, AfterValidator(_check_realm), _HOST_SCHEMA]
+Schedule: TypeAlias = Annotated[str, AfterValidator(check_schedule), text_schema(pattern=r"^(rate|cron)\(.+\)$")]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_check_timezone)]
-Pattern: TypeAlias = Annotated[
-    str, AfterValidator(_check_pattern), WithJsonSchema({"type": "string", "maxLength": 200})
-]
+Pattern: TypeAlias = Annotated[str, AfterValidator(_check_pattern), text_schema(maxLength=LONGEST_PATTERN)]
 Repository: TypeAlias = Annotated[
-    str,
-    AfterValidator(_check_repository),
-    WithJsonSchema({"type": "string", "pattern": REPOSITORY_PATTERN, "maxLength": _LONGEST_REPOSITORY}),
+    str, AfterValidator(_check_repository), text_schema(pattern=REPOSITORY_PATTERN, maxLength=_LONGEST_REPOSITORY)
 ]
 Organization: TypeAlias = Annotated[
-    str, AfterValidator(_check_organization), WithJsonSchema({"type": "string", "pattern": ORGANIZATION_PATTERN})
+    str,
+    matching(ORGANIZATION_PATTERN, "is not an organization; write only its name, of a-z 0-9 . _ -, such as payments"),
+    text_schema(pattern=ORGANIZATION_PATTERN),
 ]
-_NOT_EMPTY: Final = Field(json_schema_extra={"minItems": 1})
 Repositories: TypeAlias = Annotated[tuple[Repository, ...], AfterValidator(_check_list), _NOT_EMPTY]
 Organizations: TypeAlias = Annotated[tuple[Organization, ...], AfterValidator(_check_list), _NOT_EMPTY]
 Name: TypeAlias = Annotated[
-    str, AfterValidator(_check_name), WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})
+    str,
+    matching(
+        NAME_PATTERN,
+        "is not a valid name; use 1 to 63 of a-z 0-9 -, beginning with a letter or digit, such as prod-to-dr",
+    ),
+    text_schema(pattern=NAME_PATTERN),
 ]
 Duration: TypeAlias = Annotated[
-    str, AfterValidator(_check_duration), WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"})
+    str,
+    matching(_DURATION.pattern, "is not a duration; write a whole number and s, m, h or d, such as 12h or 7d"),
+    text_schema(pattern=f"^{_DURATION.pattern}$"),
 ]
-Url: TypeAlias = Annotated[str, AfterValidator(_check_url), WithJsonSchema({"type": "string", "pattern": "^https?://"})]
+Url: TypeAlias = Annotated[str, AfterValidator(_check_url), text_schema(pattern="^https?://")]
 Prefix: TypeAlias = Annotated[
-    str, AfterValidator(_check_prefix), WithJsonSchema({"type": "string", "pattern": f"^$|{REPOSITORY_PATTERN}"})
+    str,
+    AfterValidator(lambda text: _check_repository(text) if text else text),
+    text_schema(pattern=f"^$|{REPOSITORY_PATTERN}"),
 ]

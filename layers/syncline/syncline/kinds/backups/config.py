@@ -15,7 +15,6 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
-    StrictFloat,
     StrictInt,
     Tag,
     WithJsonSchema,
@@ -28,6 +27,7 @@ from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAdd
 from syncline.config.values import (
     Authority,
     KeyPath,
+    Number,
     SecretReference,
     TextOrReference,
     folded,
@@ -268,7 +268,7 @@ class Retry(Model):
     """The immediate retries of requests to the git server, before the longer pauses of the run."""
 
     attempts: Annotated[StrictInt, Field(ge=1, le=10)] = Field(3, description="Attempts in total, 1 to 10.")
-    delay: Annotated[StrictFloat | StrictInt, Field(ge=0, le=60)] = Field(
+    delay: Annotated[Number, Field(ge=0, le=60)] = Field(
         5, description="Seconds before the second attempt, doubled before each further one."
     )
 
