@@ -30,6 +30,13 @@ def test_the_files_are_current(tmp_path: Path) -> None:
         assert (tmp_path / name).read_text() == (ROOT / name).read_text(), AGAIN
 
 
+def test_the_help_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert (ended.value.code, list(tmp_path.iterdir())) == (0, [])
+
+
 def test_the_schema_is_valid() -> None:
     jsonschema.Draft202012Validator.check_schema(schema())
 

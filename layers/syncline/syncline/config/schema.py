@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -42,7 +42,7 @@ def schema() -> dict[str, Any]:
                 "description": "The syncs by name.",
                 "type": "object",
                 "propertyNames": {"pattern": NAME_PATTERN},
-                "additionalProperties": kinds[0] if len(kinds) == 1 else {"oneOf": kinds},
+                "additionalProperties": {"oneOf": kinds},
             }
         },
         "$defs": {name: _tidy(value) for name, value in sorted(definitions.items())},
@@ -149,11 +149,7 @@ _SHARED: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("All kinds, `webhook`", Webhook, ""),
     ("Several kinds, patterns", Patterns, ""),
     ("Several kinds, a registry", RegistryEndpoint, ""),
-    (
-        "`auth` with a user name",
-        BasicAuth,
-        "`auth` can also be the word `docker-config` or `anonymous`.",
-    ),
+    ("`auth` with a user name", BasicAuth, "`auth` can also be the word `docker-config` or `anonymous`."),
     ("`auth` with a token", TokenAuth, ""),
     ("Several kinds, `removals`", Removals, ""),
     ("Several kinds, `events`", Gathering, "The defaults are those in the table of the kind."),
@@ -206,9 +202,13 @@ def _one_line(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write both files below the given folder."""
-    root = Path(arguments[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m syncline.config.schema", description=f"Write {SCHEMA_FILE} and {PAGE_FILE} from the models."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="root of the checkout")
+    root = parser.parse_args(arguments).folder
     for name, text in ((SCHEMA_FILE, json.dumps(schema(), indent=2) + "\n"), (PAGE_FILE, page())):
         file = root / name
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -216,4 +216,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
