@@ -122,9 +122,9 @@ class _Reading:
         entries = self._entries()
         found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
         self._comparable += [sync for sync in self._applied if sync.name not in entries]
-        for finding in conflicts_between([reach for sync in self._comparable for reach in sync.reaches()]):
-            self._report(finding.path, finding.message)
-        for finding in circles_between([flow for sync in self._comparable for flow in sync.flows()]):
+        conflicts = conflicts_between([reach for sync in self._comparable for reach in sync.reaches()])
+        circles = circles_between([flow for sync in self._comparable for flow in sync.flows()])
+        for finding in (*conflicts, *circles):
             self._report(finding.path, finding.message)
         for name, sync in found.items():
             for finding in sync.warnings():
@@ -144,11 +144,13 @@ class _Reading:
             if key != "syncs":
                 self._report((key,), f"is not a valid key; {suggestion(key, ['syncs'])}allowed: syncs", key=True)
         syncs = self._root.value.get("syncs")
-        if syncs is None and not any(closest(key, ["syncs"]) for key in self._root.value):
-            self._report((), "the file has no syncs; begin it with syncs: and put each sync's name below it")
-        if syncs is not None and not isinstance(syncs.value, dict):
+        if syncs is not None and isinstance(syncs.value, dict):
+            return syncs.value
+        if syncs is not None:
             self._report(("syncs",), "is not a mapping; put each sync's name below it, or write {} for none")
-        return syncs.value if syncs is not None and isinstance(syncs.value, dict) else {}
+        elif not any(closest(key, ["syncs"]) for key in self._root.value):
+            self._report((), "the file has no syncs; begin it with syncs: and put each sync's name below it")
+        return {}
 
     def _sync(self, name: str, node: Node) -> Sync | None:
         path: KeyPath = ("syncs", name)
@@ -161,12 +163,10 @@ class _Reading:
             wrong = "is missing" if kind is None else "is not a valid kind"
             self._report((*path, "kind"), f"{wrong}; {suggestion(given, KINDS)}allowed: {', '.join(KINDS)}")
             return None
-        model = model_of(given)
         if "name" in node.value:
             self._report((*path, "name"), "is not a valid key; the sync's name is the key above it", key=True)
         data = {key: value.plain() for key, value in node.value.items() if key != "name"} | {"name": name}
-        dropped = self._read_authorities(path, data)
-        return self._validated(path, model, data, dropped)
+        return self._validated(path, model_of(given), data, self._read_authorities(path, data))
 
     def _read_authorities(self, path: KeyPath, data: dict[str, Any]) -> list[KeyPath]:
         """Replace each ``ca: file:…`` by the text of the file. Remove those that fail, and return their paths."""

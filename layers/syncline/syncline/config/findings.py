@@ -35,17 +35,13 @@ class Area:
 
     def meets(self, other: Area) -> bool:
         """Return True if both have a name in common."""
-        if self.exact and other.exact:
-            return self.start == other.start
-        if self.exact:
-            return self.start.startswith(other.start)
-        return other.start.startswith(self.start) or (not other.exact and self.start.startswith(other.start))
+        return self.within(other) is not None
 
     def within(self, other: Area) -> Area | None:
         """Return the names that both have in common, None if there are none."""
-        if not self.meets(other):
-            return None
-        return self if self.exact or (not other.exact and len(self.start) >= len(other.start)) else other
+        mine, theirs = (self.exact, len(self.start)), (other.exact, len(other.start))
+        small, large = (self, other) if mine >= theirs else (other, self)
+        return small if small == large or (not large.exact and small.start.startswith(large.start)) else None
 
 
 EVERYWHERE: Final = Area("")

@@ -114,11 +114,11 @@ def _syntax_message(error: yaml.MarkedYAMLError, text: str) -> str:
     """Return a message for a syntax error. The parser's own message may repeat the text, which may be a secret."""
     position = _position(error.problem_mark)
     lines = text.splitlines()
-    line = lines[position.line - 1] if position.line <= len(lines) else ""
-    if "\t" in line[: position.column] or line[position.column - 1 : position.column] == "\t":
+    before = lines[position.line - 1][: position.column] if position.line <= len(lines) else ""
+    if "\t" in before:
         return "has a tab; indent with spaces"
-    if line[position.column - 1 : position.column] in ("@", "`", "%"):
-        return f"begins with {line[position.column - 1]}, which YAML reserves; write the value in quotes"
+    if len(before) == position.column and before.endswith(("@", "`", "%")):
+        return f"begins with {before[-1]}, which YAML reserves; write the value in quotes"
     known = {
         "mapping values are not allowed": 'has a ": " inside a value, or wrong indentation; write the value in quotes or check the indentation',
         "could not find expected ':'": "has no colon after a key; write key: value",
@@ -127,8 +127,7 @@ def _syntax_message(error: yaml.MarkedYAMLError, text: str) -> str:
         "undefined alias": "refers to an anchor that does not exist; write the value in quotes if it begins with *",
         "unexpected end of stream": "is not closed; write the closing quote",
         "found unexpected document": "is not closed; write the closing quote",
-        "unknown escape character": "has an invalid escape; write text with backslashes in single quotes",
-        "found unknown escape": "has an invalid escape; write text with backslashes in single quotes",
+        "unknown escape": "has an invalid escape; write text with backslashes in single quotes",
         "found undefined tag": "has a YAML tag; write the plain value",
     }
     for words, message in known.items():
