@@ -14,8 +14,9 @@ from __future__ import annotations
 import importlib
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, Final
 
 # Python's parser of expressions. It is private, but no public function shows the repetitions of an expression; a test
@@ -24,7 +25,8 @@ _sre: Final = importlib.import_module("re._constants")
 _sre_parser: Final = importlib.import_module("re._parser")
 
 LONGEST_PATTERN: Final = 200  # characters
-_STAR: Final = "*"
+_WIDE: Final = ("*", "**", "**/")
+_TOKEN: Final = re.compile(r"\*\*\*|(?<![^/])\*\*/|\*\*|\[[^]]*\]|.", re.DOTALL)
 _MOST_DOUBLE_STARS: Final = 2
 _MOST_OPEN: Final = 2
 _LETTERS: Final = frozenset(string.ascii_lowercase + string.digits + "._/-")  # of names, regardless of case
@@ -56,8 +58,7 @@ def allows(name: str, include: tuple[str, ...], exclude: tuple[str, ...]) -> boo
 
 @lru_cache(maxsize=256)
 def _matcher(include: tuple[str, ...], exclude: tuple[str, ...]) -> Callable[[str], bool]:
-    wanted = [compile_pattern(text).fullmatch for text in include]
-    unwanted = [compile_pattern(text).fullmatch for text in exclude]
+    wanted, unwanted = ([compile_pattern(text).fullmatch for text in texts] for texts in (include, exclude))
 
     def matches(name: str) -> bool:
         return (not wanted or any(match(name) for match in wanted)) and not any(match(name) for match in unwanted)
@@ -77,10 +78,7 @@ def compile_pattern(text: str) -> re.Pattern[str]:
 
 def literal_start(text: str) -> str:
     """Return the literal prefix of a glob, "" for a regular expression."""
-    if text.startswith("re:"):
-        return ""
-    match = re.match(r"[^*?\[]*", text)
-    return match[0] if match else ""
+    return "" if text.startswith("re:") else re.split(r"[*?\[]", text, maxsplit=1)[0]
 
 
 def _compile_regex(text: str) -> re.Pattern[str]:
@@ -169,72 +167,50 @@ def _glob_to_regex(text: str) -> str:
     Inside a path part the first position where the text after a ``*`` matches is always right, so an atomic group takes
     it and the work stays linear. Only ``**`` may backtrack, so the number of them is limited.
     """
-    tokens = _glob_tokens(text)
-    if sum(token in ("**", "**/") for token in tokens) > _MOST_DOUBLE_STARS:
+    tokens = list(_glob_tokens(text))
+    if sum(part in ("**", "**/") for part in tokens) > _MOST_DOUBLE_STARS:
         raise ValueError(f"has more than {_MOST_DOUBLE_STARS} times **; use fewer")
     expression = ""
     position = 0
     while position < len(tokens):
-        token = tokens[position]
+        part = tokens[position]
         position += 1
-        if token == _STAR:
-            run = _fixed_run(tokens, position)
+        if part == "*":
+            # The tokens of one character each that follow, up to the end of the path part.
+            run = list(takewhile(lambda each: each not in _WIDE and each != "/", tokens[position:]))
             position += len(run)
             # At the end of a path part, and before a **, the last match can be the only right one: allow backtracking.
             free = position == len(tokens) or tokens[position] != "*"
             fixed = "".join(run)
             expression += f"[^/]*{fixed}" if free else f"(?>[^/]*?{fixed})"
         else:
-            expression += {"**": ".*", "**/": "(?:.*/)?"}.get(token, token)
+            expression += {"**": ".*", "**/": "(?:.*/)?"}.get(part, part)
     return expression
 
 
-def _fixed_run(tokens: list[str], start: int) -> list[str]:
-    """Return the tokens from `start` that match one character each, up to the end of the path part."""
-    end = start
-    while end < len(tokens) and tokens[end] not in ("*", "**", "**/", "/"):
-        end += 1
-    return tokens[start:end]
-
-
-def _glob_tokens(text: str) -> list[str]:
-    """Return the tokens of a glob: ``*``, ``**``, ``**/``, ``/``, or the expression of one character."""
-    tokens: list[str] = []
-    position = 0
-    while position < len(text):
-        if text.startswith("**", position):
-            if text.startswith("***", position):
-                raise ValueError("has three stars in a row; write * or **")
-            whole_part = (position == 0 or text[position - 1] == "/") and text.startswith("**/", position)
-            tokens.append("**/" if whole_part else "**")
-            position += 3 if whole_part else 2
-        elif text[position] == "[":
-            token, position = _glob_set(text, position)
-            tokens.append(token)
+def _glob_tokens(text: str) -> Iterator[str]:
+    """Yield the tokens of a glob: those of `_WIDE`, ``/``, or the expression of one character."""
+    for part in _TOKEN.findall(text):
+        if part == "***":
+            raise ValueError("has three stars in a row; write * or **")
+        if part == "[":
+            raise ValueError("has a [ without a ]")
+        if part.startswith("["):
+            yield _glob_set(part[1:-1])
+        elif part == "?":
+            yield "[^/]"
         else:
-            tokens.append({"*": "*", "?": "[^/]", "/": "/"}.get(text[position]) or re.escape(text[position]))
-            position += 1
-    return tokens
+            yield part if part in _WIDE else re.escape(part)
 
 
-def _glob_set(text: str, start: int) -> tuple[str, int]:
-    """Return the expression of a set ``[...]`` and the position after it. No set matches a ``/``."""
-    end = text.find("]", start + 1)
-    if end < 0:
-        raise ValueError("has a [ without a ]")
-    body = text[start + 1 : end]
-    negated = body.startswith("!")
-    body = body.removeprefix("!")
-    if not body or "[" in body:
+def _glob_set(body: str) -> str:
+    """Return the expression of a set ``[...]``. No set matches a ``/``."""
+    characters = body.removeprefix("!")
+    if not characters or "[" in characters:
         raise ValueError("has an invalid set; write characters and ranges such as [a-c0-9] or [!a-c]")
-    parts: list[str] = []
-    while body:
-        if len(body) > 2 and body[1] == "-":
-            if body[0] > body[2]:
-                raise ValueError(f"has the descending range {body[:3]}; swap its ends")
-            parts.append(f"{re.escape(body[0])}-{re.escape(body[2])}")
-            body = body[3:]
-        else:
-            parts.append(re.escape(body[0]))
-            body = body[1:]
-    return f"(?!/)[{'^' if negated else ''}{''.join(parts)}]", end + 1
+    parts = []
+    for low, high, single in re.findall("(.)-(.)|(.)", characters, re.DOTALL):
+        if low > high:
+            raise ValueError(f"has the descending range {low}-{high}; swap its ends")
+        parts.append(f"{re.escape(low)}-{re.escape(high)}" if high else re.escape(single))
+    return f"(?!/)[{'^' if body.startswith('!') else ''}{''.join(parts)}]"
