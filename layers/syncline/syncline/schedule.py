@@ -130,7 +130,11 @@ def _parse_cron(text: str) -> Cron:
             else "has more than one space between fields, or one at an end; write exactly one between fields"
         )
     minutes, hours, day_of_month, month, day_of_week, year = parts
-    _check_day_marks(day_of_month, day_of_week)
+    if (day_of_month == "?") == (day_of_week == "?"):
+        raise ValueError(
+            "one of day of month and day of week must be ? and the other not; "
+            "for example cron(0 3 * * ? *) for every day or cron(0 3 ? * MON-FRI *)"
+        )
     cron = Cron(
         _numbers(_MINUTES, minutes),
         _numbers(_HOURS, hours),
@@ -141,14 +145,6 @@ def _parse_cron(text: str) -> Cron:
     )
     _check_day_exists(cron)
     return cron
-
-
-def _check_day_marks(day_of_month: str, day_of_week: str) -> None:
-    if (day_of_month == "?") == (day_of_week == "?"):
-        raise ValueError(
-            "one of day of month and day of week must be ? and the other not; "
-            "for example cron(0 3 * * ? *) for every day or cron(0 3 ? * MON-FRI *)"
-        )
 
 
 def _days(rule: _Field, text: str) -> Days:

@@ -14,9 +14,9 @@ import shlex
 import string
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel
@@ -73,20 +73,13 @@ class Reference:
         return f"{self.scheme}:{self.name}" + (f"#{self.key}" if self.key else "")
 
 
-def references_in(part: BaseModel, path: str = "") -> list[tuple[str, Reference]]:
-    """Return the references in a sync or a part of it, with their dotted paths, such as ``source.auth.password``."""
-    return list(_walk(part, path))
-
-
-def _walk(value: object, path: str) -> Iterator[tuple[str, Reference]]:
-    if isinstance(value, Reference):
-        yield path, value
-    elif isinstance(value, BaseModel):
-        for name, inner in value:
-            yield from _walk(inner, f"{path}.{name}" if path else name)
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _walk(inner, f"{path}.{key}")
+def references_in(part: object, path: str = "") -> Iterator[tuple[str, Reference]]:
+    """Yield the references in a sync or a part of it, with their dotted paths, such as ``source.auth.password``."""
+    if isinstance(part, Reference):
+        yield path, part
+    elif isinstance(part, BaseModel | dict):
+        for name, inner in part.items() if isinstance(part, dict) else part:
+            yield from references_in(inner, f"{path}.{name}" if path else str(name))
 
 
 class _UnreadableError(Exception):
@@ -100,7 +93,7 @@ class _UnreadableError(Exception):
 
 @dataclass(slots=True)
 class _CachedSecret:
-    """The fetched value of a secret, or the error; `lock` lets one thread fetch while the others wait for it."""
+    """The fetched value of a secret or the error. One thread holds `lock` to fetch it while the others wait."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     text: str = ""
@@ -243,15 +236,21 @@ def _refused(code: str) -> _UnreadableError:
     return _UnreadableError("AWS_UNAVAILABLE", f"could not be read ({code or 'no code'})")
 
 
+def json_object(text: str) -> dict[str, Any] | None:
+    """Return the JSON object in a text, None for any other text."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def _part(reference: Reference, text: str) -> str:
     """Return the value that the reference names in a stored text."""
     value: object = text
     if reference.key is not None:
-        try:
-            values = json.loads(text)
-        except ValueError:
-            values = None
-        if not isinstance(values, dict):
+        values = json_object(text)
+        if values is None:
             raise _UnreadableError("SECRET_MISSING", _KEYLESS)
         value = values.get(reference.key)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -287,12 +286,10 @@ class _Redaction:
             self._forms[value] = set(_plain_forms(value)), encoded
             if len(self._forms) > self._MOST:
                 del self._forms[next(iter(self._forms))]
-            self.plain = _longest_first(plain for plain, _ in self._forms.values())
-            self.encoded = _longest_first(encoded for _, encoded in self._forms.values())
-
-
-def _longest_first(forms: Iterable[set[str]]) -> tuple[str, ...]:
-    return tuple(sorted(set().union(*forms), key=len, reverse=True))
+            self.plain, self.encoded = (
+                tuple(sorted(set().union(*forms), key=len, reverse=True))
+                for forms in zip(*self._forms.values(), strict=True)
+            )
 
 
 def _plain_forms(value: str) -> Iterator[str]:

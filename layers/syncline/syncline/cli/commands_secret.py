@@ -5,14 +5,14 @@ from __future__ import annotations
 import getpass
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import ClientError
 
 from syncline.cli.apply_checks import denied_by_prefix
 from syncline.cli.context import CommandResult, Context
 from syncline.errors import SynclineError
-from syncline.secrets import Reference
+from syncline.secrets import Reference, json_object
 
 if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
@@ -70,20 +70,10 @@ def _put(client: SecretsManagerClient, reference: Reference, value: str) -> bool
         return True
     values, created = value, False
     if reference.key is not None:
-        kept = _object(before, reference)
+        kept = json_object(before)
+        if kept is None:
+            what = f"secret:{reference.name} is not a JSON object, so no key can be set in it; set it without #{reference.key}"
+            raise SynclineError("USAGE", what)
         values, created = json.dumps(kept | {reference.key: value}), reference.key not in kept
     client.put_secret_value(SecretId=reference.name, SecretString=values)
     return created
-
-
-def _object(text: str, reference: Reference) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError:
-        values = None
-    if not isinstance(values, dict):
-        what = (
-            f"secret:{reference.name} is not a JSON object, so no key can be set in it; set it without #{reference.key}"
-        )
-        raise SynclineError("USAGE", what)
-    return values
