@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from syncline.cli.run_progress import (
     WINDOW,
-    PlainLines,
     ProgressHistory,
     Sample,
     Throughput,
     ended_items,
     known_items,
+    plain_lines,
     poll_interval,
     progress_words,
     seconds_left,
@@ -127,12 +127,12 @@ def test_a_long_silence_is_told() -> None:
 def test_plain_lines_come_each_few_seconds_and_seldom_when_nothing_changes() -> None:
     now = 0.0
     lines: list[tuple[float, str]] = []
-    plain = PlainLines(lambda text: lines.append((now, text)), lambda: now)
+    show = plain_lines(lambda text: lines.append((now, text)), lambda: now)
     made = ProgressHistory()
     for tick in range(1, 901):
         now = tick / 10
         made.add(Sample(now, Counts(queued=50, moved=min(int(now), 20))))
-        plain.show(made, ["cancelling"] if tick > 300 else [])
+        show(made, ["cancelling"] if tick > 300 else [])
     assert [at for at, _ in lines] == [5.0, 10.0, 15.0, 20.0, 50.0, 80.0]
     assert lines[1][1] == "10 of 50 items, 1 items/s, about 40 s left"
     assert lines[-1][1] == "20 of 50 items, cancelling"

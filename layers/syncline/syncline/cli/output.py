@@ -183,15 +183,14 @@ def duration(seconds: float) -> str:
     rounded = round(seconds)
     if rounded < 60:
         return f"{rounded} s"
-    for large, small, large_seconds, small_seconds in _UNITS:
-        if rounded < large_seconds * _LIMITS[large]:
+    for large, small, large_seconds, small_seconds, limit in _UNITS:
+        if rounded < large_seconds * limit:
             rest = rounded % large_seconds // small_seconds
             return f"{rounded // large_seconds} {large}" + (f" {rest} {small}" if rest else "")
     return f"{rounded // 86_400} d"
 
 
-_UNITS: Final = (("min", "s", 60, 1), ("h", "min", 3600, 60), ("d", "h", 86_400, 3600))
-_LIMITS: Final = {"min": 60, "h": 24, "d": 10}
+_UNITS: Final = (("min", "s", 60, 1, 60), ("h", "min", 3600, 60, 24), ("d", "h", 86_400, 3600, 10))
 
 
 def rough_duration(seconds: float) -> str:
@@ -219,9 +218,12 @@ def plural(count: int, one: str, more: str = "") -> str:
     return f"{number(count)} {one if count == 1 else more or one + 's'}"
 
 
-def count_phrases(*counts: tuple[int, str]) -> list[str]:
-    """Return the counts that are not zero, each with its words: ``2,310 equal``, ``3 left out``."""
-    return [f"{number(count)} {words}" for count, words in counts if count]
+def count_phrases(*counts: tuple[int, str] | tuple[int, str, str]) -> list[str]:
+    """Return the counts that are not zero, each with its words: ``2,310 equal``, ``3 left out``, ``2 conflicts``.
+
+    Words that have a plural form are followed by it.
+    """
+    return [plural(count, words[0], words[-1]) for count, *words in counts if count]
 
 
 def digest(value: str | None, *, full: bool = False) -> str:

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -36,6 +36,9 @@ _QUIET: Final = 120.0  # seconds without progress after which a message is shown
 _OUTAGE: Final = 60.0  # seconds for which AWS may be unreachable while waiting
 _PLAIN_EVERY: Final = 5.0
 _PLAIN_QUIET_EVERY: Final = 30.0
+
+Show: TypeAlias = "Callable[[ProgressHistory, list[str]], None]"
+"""A function that shows a history, with notes on the state of the run such as why it waits."""
 
 
 def start_run(  # noqa: PLR0913 - each is a fact of the run
@@ -85,8 +88,8 @@ def follow_run(context: Context, run: Run) -> Run:
     Raises InterruptedWaitError on Ctrl-C.
     """
     state = context.deployment.state
-    with interruptible(state, run), _display(context, run) as display:
-        return _until_over(context, state, run, display)
+    with interruptible(state, run), _display(context, run) as show:
+        return _until_over(context, state, run, show)
 
 
 def poll_interval(elapsed: float) -> float:
@@ -94,13 +97,7 @@ def poll_interval(elapsed: float) -> float:
     return min(max(elapsed * _SHARE, _FIRST_PAUSE), _LONGEST_PAUSE)
 
 
-class Display(Protocol):
-    """Shows a history. ``notes`` are words on the state of the run, such as why it waits."""
-
-    def show(self, history: ProgressHistory, notes: list[str]) -> None: ...
-
-
-def _until_over(context: Context, state: State, run: Run, display: Display) -> Run:
+def _until_over(context: Context, state: State, run: Run, show: Show) -> Run:
     began = progressed = time.monotonic()
     history, progress = ProgressHistory(), None  # None until AWS has answered
     while True:
@@ -117,7 +114,7 @@ def _until_over(context: Context, state: State, run: Run, display: Display) -> R
                 progress, progressed = latest, now
             history.add(Sample(now, latest.counts))
         notes = [] if progress is None else state_words(run, progress, context.now())
-        display.show(history, notes or silence_words(now - progressed))
+        show(history, notes or silence_words(now - progressed))
         if now - progressed > LOST_AFTER:
             return run
         time.sleep(poll_interval(now - began))
@@ -152,65 +149,47 @@ def silence_words(silent: float) -> list[str]:
 
 
 @contextlib.contextmanager
-def _display(context: Context, run: Run) -> Iterator[Display]:
+def _display(context: Context, run: Run) -> Iterator[Show]:
     if context.out.as_json:
-        yield _NoDisplay()
+        yield lambda *_: None
     elif context.out.live:
-        with _live_line(run) as line:
-            yield line
+        from rich.live import Live  # noqa: PLC0415 - only terminals need it
+
+        with Live(refresh_per_second=5, transient=True) as live:
+            yield lambda history, notes: live.update(_progress_line(run, history, notes))
     else:
-        yield PlainLines(context.out.line)
+        yield plain_lines(context.out.line)
 
 
-class _NoDisplay:
-    def show(self, history: ProgressHistory, notes: list[str]) -> None:
-        pass
+def plain_lines(write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> Show:
+    """Return a display that writes a line every few seconds, less often if nothing changed."""
+    shown: Counts | None = None
+    at = clock()
+
+    def show(history: ProgressHistory, notes: list[str]) -> None:
+        nonlocal shown, at
+        now = clock()
+        if now - at >= (_PLAIN_EVERY if history.counts != shown else _PLAIN_QUIET_EVERY):
+            write(", ".join(progress_words(history.counts, history.throughput) + notes))
+            shown, at = history.counts, now
+
+    return show
 
 
-class PlainLines:
-    """Writes a line every few seconds, less often if nothing changed."""
+def _progress_line(run: Run, history: ProgressHistory, notes: list[str]) -> Table:
+    """Return a line with a progress bar for a terminal."""
+    from rich.progress_bar import ProgressBar  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
 
-    def __init__(self, write: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._write = write
-        self._clock = clock
-        self._counts: Counts | None = None
-        self._at = clock()
-
-    def show(self, history: ProgressHistory, notes: list[str]) -> None:
-        now = self._clock()
-        due = _PLAIN_EVERY if history.counts != self._counts else _PLAIN_QUIET_EVERY
-        if now - self._at >= due:
-            self._write(", ".join(progress_words(history.counts, history.throughput) + notes))
-            self._at, self._counts = now, history.counts
-
-
-@contextlib.contextmanager
-def _live_line(run: Run) -> Iterator[Display]:
-    """Yield a line that is updated in place and removed at the end."""
-    from rich.live import Live  # noqa: PLC0415 - only terminals need it
-
-    with Live(refresh_per_second=5, transient=True) as live:
-        yield _LiveLine(run, live.update)
-
-
-class _LiveLine:
-    def __init__(self, run: Run, update: Callable[[Table], None]) -> None:
-        self._run = run
-        self._update = update
-
-    def show(self, history: ProgressHistory, notes: list[str]) -> None:
-        from rich.progress_bar import ProgressBar  # noqa: PLC0415
-        from rich.table import Table  # noqa: PLC0415
-
-        counts = history.counts
-        found = known_items(counts)
-        bar = ProgressBar(found or None, ended_items(counts), width=20, pulse=not found)
-        grid = Table.grid(padding=(0, 1))
-        grid.add_column(no_wrap=True)
-        grid.add_column(width=20)
-        grid.add_column(no_wrap=True, overflow="ellipsis")
-        grid.add_row(f"[bold]{self._run.sync}[/]", bar, ", ".join(progress_words(counts, history.throughput) + notes))
-        self._update(grid)
+    counts = history.counts
+    found = known_items(counts)
+    bar = ProgressBar(found or None, ended_items(counts), width=20, pulse=not found)
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column(width=20)
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    grid.add_row(f"[bold]{run.sync}[/]", bar, ", ".join(progress_words(counts, history.throughput) + notes))
+    return grid
 
 
 WINDOW: Final = 20.0
@@ -286,25 +265,14 @@ class ProgressHistory:
 
 def progress_words(counts: Counts, speed: Throughput) -> list[str]:
     """Return a run's progress as phrases, the most important first."""
-    notes = _moving(counts, speed) if known_items(counts) else _scanning(counts)
-    notes += count_phrases((counts.failed, "failed"))
-    if counts.known:
-        notes.append(plural(counts.known, "known failure"))
-    if counts.conflict:
-        notes.append(plural(counts.conflict, "conflict"))
-    return notes
-
-
-def _scanning(counts: Counts) -> list[str]:
-    return [
-        "scanning",
-        *count_phrases(
-            (counts.would_move, "would move"),
-            (counts.skipped, "equal so far"),
-            (counts.left_out, "left out"),
-            (counts.extra, "extra"),
-        ),
-    ]
+    if known_items(counts):
+        notes = _moving(counts, speed)
+    else:
+        scanned = (counts.would_move, "would move"), (counts.skipped, "equal so far")
+        notes = count_phrases(*scanned, (counts.left_out, "left out"), (counts.extra, "extra"))
+        notes.insert(0, "scanning")
+    failures = (counts.failed, "failed"), (counts.known, "known failure", "known failures")
+    return notes + count_phrases(*failures, (counts.conflict, "conflict", "conflicts"))
 
 
 def _moving(counts: Counts, speed: Throughput) -> list[str]:

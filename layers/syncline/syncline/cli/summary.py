@@ -68,9 +68,9 @@ def counts_text(counts: Counts) -> str:
         (counts.skipped, "equal"),
         (counts.left_out, "left out"),
         (counts.extra, "extra"),
+        (counts.conflict, "conflict", "conflicts"),
+        (counts.failed, "failed"),
     )
-    parts += [plural(counts.conflict, "conflict")] if counts.conflict else []
-    parts += count_phrases((counts.failed, "failed"))
     parts += known_words(counts.known, counts.acknowledged)
     parts += count_phrases((counts.cancelled, "cancelled"))
     return ", ".join(parts) or "nothing found"
@@ -78,8 +78,7 @@ def counts_text(counts: Counts) -> str:
 
 def known_words(known: int, acknowledged: int) -> list[str]:
     """Return the numbers of known and acknowledged failures as text; an empty list for none."""
-    parts = [plural(known, "known failure")] if known else []
-    return parts + count_phrases((acknowledged, "acknowledged"))
+    return count_phrases((known, "known failure", "known failures"), (acknowledged, "acknowledged"))
 
 
 def scope_text(scope: Scope) -> str:
@@ -118,17 +117,19 @@ def ending_line(run: Run) -> tuple[str, Style]:
 
 def _without_change(counts: Counts) -> tuple[str, Style]:
     """Describe a run that changed nothing and had no failure."""
-    extra = f", {number(counts.extra)} extra" if counts.extra else ""
-    acknowledged = f", {number(counts.acknowledged)} acknowledged" if counts.acknowledged else ""
+    left_out, extra = (counts.left_out, "left out"), (counts.extra, "extra")
+    others: list[tuple[int, str]] = [extra, (counts.acknowledged, "acknowledged")]
+    style: Style = "yellow"
     if counts.skipped:
-        left_out = f", {number(counts.left_out)} left out" if counts.left_out else ""
-        return f"no differences, {plural(counts.skipped, 'item')} equal{left_out}{extra}{acknowledged}", "green"
-    if acknowledged:
-        return f"no other items found{extra}{acknowledged}", "yellow"
-    if counts.left_out:
+        what, others, style = f"no differences, {plural(counts.skipped, 'item')} equal", [left_out, *others], "green"
+    elif counts.acknowledged:
+        what = "no other items found"
+    elif counts.left_out:
         # By the selection or by the rule for Secrets; the report has the reason.
-        return f"everything found was left out ({plural(counts.left_out, 'item')}){extra}", "yellow"
-    return f"nothing found: the source has no items that the sync selects{extra}", "yellow"
+        what = f"everything found was left out ({plural(counts.left_out, 'item')})"
+    else:
+        what = "nothing found: the source has no items that the sync selects"
+    return ", ".join([what, *count_phrases(*others)]), style
 
 
 def run_dict(run: Run) -> dict[str, Any]:
