@@ -108,25 +108,15 @@ def error_dict(error: SynclineError, *, kind: str = "") -> dict[str, Any]:
 
 def _print_interruption(context: Context, interrupted: InterruptedWaitError) -> None:
     run = interrupted.run
-    value = {"interrupted": True, "cancelled": interrupted.cancelled, "run": run.as_dict()}
+    begin, cancel = f"interrupted: run {run.id} of {run.sync}", context.command(f"cancel {run.sync}")
     if interrupted.cancelled:
-        _print_lines(context, value, [f"interrupted: plan {run.id} was cancelled; plans move nothing"])
-        return
-    if run.status is RunStatus.CANCELLING:
-        again = context.command(f"cancel {run.sync}")
-        _print_lines(
-            context,
-            value,
-            [f"interrupted: run {run.id} of {run.sync} is being cancelled", f"→ {again}  to wait for its end"],
-        )
-        return
-    follow, end = context.command(f"status {run.sync} --wait"), context.command(f"cancel {run.sync}")
-    lines = [
-        f"interrupted: run {run.id} of {run.sync} continues",
-        f"→ {follow}  to follow it",
-        f"→ {end}  to cancel it",
-    ]
-    _print_lines(context, value, lines)
+        lines = [f"interrupted: plan {run.id} was cancelled; plans move nothing"]
+    elif run.status is RunStatus.CANCELLING:
+        lines = [f"{begin} is being cancelled", f"→ {cancel}  to wait for its end"]
+    else:
+        follow = context.command(f"status {run.sync} --wait")
+        lines = [f"{begin} continues", f"→ {follow}  to follow it", f"→ {cancel}  to cancel it"]
+    _print_lines(context, {"interrupted": True, "cancelled": interrupted.cancelled, "run": run.as_dict()}, lines)
 
 
 def _print_lines(context: Context, value: dict[str, Any], lines: list[str]) -> None:
