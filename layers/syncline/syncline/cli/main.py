@@ -34,9 +34,11 @@ _ALLOW_REMOVALS: Final = typer.Option(
     help="Allow up to N removals in this run, regardless of the sync's limits.",
     show_default=False,
 )
-_WAIT: Final = typer.Option(
-    "--wait", help="Wait for the run to end, showing progress, and exit with its result.", show_default=False
-)
+
+
+def _flag(name: str, text: str) -> Any:
+    """Return an option without a value, with its help."""
+    return typer.Option(name, help=text, show_default=False)
 
 
 class Commands(TyperGroup):
@@ -71,11 +73,14 @@ app = typer.Typer(
 )
 
 
+_WAIT: Final = _flag("--wait", "Wait for the run to end, showing progress, and exit with its result.")
+
+
 @app.callback(invoke_without_command=True)
 def _without_command(
     context: typer.Context,
     *,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[bool, _flag("--version", "Show the version and exit.")] = False,
 ) -> None:
     if version:
         write(f"syncline {__version__}")
@@ -111,17 +116,10 @@ def apply(  # noqa: PLR0913 - each is an option
     context: Context,
     file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
     *,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Remove syncs that are not in the file.", show_default=False)
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show what would change, without changing anything.", show_default=False)
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Remove syncs without asking.", show_default=False)] = False,
-    offline: Annotated[
-        bool,
-        typer.Option("--offline", help="Do not check that sources and targets can be reached.", show_default=False),
-    ] = False,
+    prune: Annotated[bool, _flag("--prune", "Remove syncs that are not in the file.")] = False,
+    dry_run: Annotated[bool, _flag("--dry-run", "Show what would change, without changing anything.")] = False,
+    yes: Annotated[bool, _flag("--yes", "Remove syncs without asking.")] = False,
+    offline: Annotated[bool, _flag("--offline", "Do not check that sources and targets can be reached.")] = False,
 ) -> CommandResult:
     """Check syncs.yaml and apply it."""
     from syncline.cli import commands_apply  # noqa: PLC0415
@@ -160,7 +158,7 @@ def status(
     context: Context,
     name: Annotated[str | None, typer.Argument(help="Name of a sync. Defaults to all syncs.", metavar="NAME")] = None,
     *,
-    wait: Annotated[bool, typer.Option("--wait", help="Follow the run in progress and exit with its result.")] = False,
+    wait: Annotated[bool, _flag("--wait", "Follow the run in progress and exit with its result.")] = False,
 ) -> CommandResult:
     """Show the state of the syncs and their runs."""
     from syncline.cli import commands_status  # noqa: PLC0415
@@ -178,7 +176,7 @@ def report(
         ),
     ] = None,
     *,
-    full: Annotated[bool, typer.Option("--full", help="Show digests in full.")] = False,
+    full: Annotated[bool, _flag("--full", "Show digests in full.")] = False,
 ) -> CommandResult:
     """Show each item of a run, and what to do about failures."""
     from syncline.cli import commands_report  # noqa: PLC0415
@@ -217,7 +215,7 @@ def acknowledge(
         typer.Argument(help="Items as shown in a report. Without items, list the known failures.", metavar="[ITEM]..."),
     ] = None,
     *,
-    undo: Annotated[bool, typer.Option("--undo", help="Count them as failures again.", show_default=False)] = False,
+    undo: Annotated[bool, _flag("--undo", "Count them as failures again.")] = False,
 ) -> CommandResult:
     """Acknowledge known failures until they change."""
     from syncline.cli import commands_report  # noqa: PLC0415
@@ -257,10 +255,7 @@ def template(
         Path, typer.Argument(help="New or empty folder to write to.", metavar="[FOLDER]", show_default=True)
     ] = Path("syncline"),
     *,
-    overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace an earlier copy, except its samconfig.toml.", show_default=False),
-    ] = False,
+    overwrite: Annotated[bool, _flag("--overwrite", "Replace an earlier copy, except its samconfig.toml.")] = False,
 ) -> CommandResult:
     """Write the template and its parts to a folder, ready for sam."""
     from syncline.cli import commands_template  # noqa: PLC0415
