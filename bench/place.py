@@ -128,9 +128,7 @@ class Functions:
         """Invoke a function like a schedule; return its response."""
         running = engine.describe(self._home)
         assert running is not None
-        arguments = deploy.client_arguments(running.endpoint)
-        endpoint = arguments.pop("endpoint_url")
-        client = local_session(**arguments).client("lambda", endpoint_url=endpoint, config=LOCAL_CONFIG)
+        client = local_session().client("lambda", endpoint_url=running.endpoint, config=LOCAL_CONFIG)
         answer = client.invoke(FunctionName=f"{deploy.STACK}-{function}", Payload=b"{}")
         return json.loads(answer["Payload"].read())
 

@@ -10,6 +10,7 @@ import botocore.session
 from botocore import exceptions as aws
 from botocore.config import Config
 
+from syncline.cli.deploy import SESSION
 from syncline.errors import SynclineError
 
 # Without a proxy: the engine is on 127.0.0.1, whatever HTTP_PROXY says.
@@ -19,11 +20,10 @@ LOCAL_CONFIG: Final = Config(
 
 
 @cache
-def local_session(**arguments: str) -> boto3.Session:
-    """Return a session that ignores AWS_PROFILE: a profile that does not exist would be an error."""
-    return boto3.Session(
-        **arguments, botocore_session=botocore.session.Session(session_vars={"profile": (None, None, None, None)})
-    )
+def local_session() -> boto3.Session:
+    """Return a session for the engine that ignores AWS_PROFILE: a profile that does not exist would be an error."""
+    session = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+    return boto3.Session(**SESSION, botocore_session=session)
 
 
 _DENIED_ERRORS: Final = (

@@ -27,10 +27,13 @@ _FUNCTION_URLS: Final = ("ReceiveUrl", "ConsoleUrl", "ProbeUrl")
 _OPEN: Final = ("ConsoleAuth=NONE", "ProbeAuth=NONE")  # only this machine reaches their addresses
 
 
+SESSION: Final = {"region_name": REGION, "aws_access_key_id": "local", "aws_secret_access_key": "local"}
+"""Arguments of a boto3 session for the engine, which accepts any credentials."""
+
+
 def client_arguments(endpoint: str) -> dict[str, str]:
-    """Return arguments for ``boto3.client`` and ``boto3.resource`` to reach the engine, which accepts any credentials."""
-    keys = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
-    return {"endpoint_url": endpoint, "region_name": REGION, **keys}
+    """Return arguments for ``boto3.client`` and ``boto3.resource`` to reach the engine."""
+    return {"endpoint_url": endpoint, **SESSION}
 
 
 def environment(project: Path, log: Path, say: Say) -> Path:
@@ -90,29 +93,21 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
     build = ["build", "--template-file", template, "--build-dir", str(home / "build")]
     run([*sam(), *build, *config, *parameters], project, log, environ)
     say("deploying the stack")
-    clients = _clients(endpoint)
-    with suppress(clients["s3"].exceptions.BucketAlreadyOwnedByYou):
-        clients["s3"].create_bucket(Bucket=_BUCKET)
+    # An `up` with nothing to do does not need boto3.
+    from syncline.cli.aws import LOCAL_CONFIG, local_session  # noqa: PLC0415
+
+    s3 = local_session().client("s3", endpoint_url=endpoint, config=LOCAL_CONFIG)
+    with suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+        s3.create_bucket(Bucket=_BUCKET)
     built = ["--template-file", str(home / "build" / "template.yaml"), "--no-progressbar"]
     run([*sam(), "deploy", *built, *config, *parameters], project, log, environ)
-    return _outputs(clients["cloudformation"], endpoint)
+    return _outputs(local_session().client("cloudformation", endpoint_url=endpoint, config=LOCAL_CONFIG), endpoint)
 
 
 def _concurrency() -> list[str]:
     """Return parameters that limit concurrency by the number of processors: a start takes half a second of one."""
     processors = os.cpu_count() or 1
     return [f"TransferConcurrency={2 * processors}", f"VerifyConcurrency={max(2, processors)}"]
-
-
-def _clients(endpoint: str) -> dict[str, Any]:
-    # An `up` with nothing to do does not need boto3.
-    from syncline.cli.aws import LOCAL_CONFIG, local_session  # noqa: PLC0415
-
-    arguments = client_arguments(endpoint)
-    endpoint_url = arguments.pop("endpoint_url")
-    session = local_session(**arguments)
-    services: tuple[Any, ...] = ("s3", "cloudformation")
-    return {name: session.client(name, endpoint_url=endpoint_url, config=LOCAL_CONFIG) for name in services}
 
 
 def drop_other_layers(project: Path, home: Path, python: Path) -> None:
@@ -154,17 +149,15 @@ def sam() -> list[str]:
 
 
 def _sam_environment(home: Path, endpoint: str) -> dict[str, str]:
-    return (
-        local_environment(os.environ)
-        | sam_settings(home / "sam")
-        | {
-            "AWS_ENDPOINT_URL": endpoint,
-            "AWS_ACCESS_KEY_ID": "local",
-            "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_DEFAULT_REGION": REGION,
-            "SAM_CLI_POLL_DELAY": "0.2",
-        }
-    )
+    return {
+        **local_environment(os.environ),
+        **sam_settings(home / "sam"),
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "local",
+        "AWS_SECRET_ACCESS_KEY": "local",
+        "AWS_DEFAULT_REGION": REGION,
+        "SAM_CLI_POLL_DELAY": "0.2",
+    }
 
 
 def sam_settings(folder: Path) -> dict[str, str]:

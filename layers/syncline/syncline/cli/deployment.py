@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -117,34 +116,23 @@ class Deployment:
         return Secrets(lambda: self.client("secretsmanager"), lambda: self.client("ssm"), local=self.local)
 
 
-@contextlib.contextmanager
-def _with_codes(where: str) -> Iterator[None]:
-    """Raise errors of boto3 as errors with a code."""
-    try:
-        yield
-    except (BotoCoreError, ClientError) as error:
-        raise as_syncline_error(error, where, local=False) from None
-
-
 def stack_deployment(stack: str) -> Deployment:
     """Return a stack in the account and region that boto3 finds; ``AWS_ENDPOINT_URL`` is honoured.
 
     Raises ENGINE_ABSENT, AWS_DENIED or AWS_UNAVAILABLE.
     """
-    with _with_codes(f"the stack {stack}"):
+    where = f"the stack {stack}"
+    try:
         session = boto3.Session()
-    where = f"the stack {stack} in {session.region_name}" if session.region_name else f"the stack {stack}"
-    with _with_codes(where):
-        cloudformation = session.client("cloudformation", config=_CONFIG)
-        try:
-            found = cloudformation.describe_stacks(StackName=stack)["Stacks"]
-        except ClientError as error:
-            # CloudFormation has no separate code for a stack that does not exist.
-            if error.response.get("Error", {}).get("Code") == "ValidationError":
-                raise SynclineError("ENGINE_ABSENT", f"{where} does not exist") from None
-            raise
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in found[0].get("Outputs", [])}
-    parameters = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found[0].get("Parameters", [])}
+        where += f" in {session.region_name}" if session.region_name else ""
+        (found,) = session.client("cloudformation", config=_CONFIG).describe_stacks(StackName=stack)["Stacks"]
+    except (BotoCoreError, ClientError) as error:
+        # CloudFormation has no separate code for a stack that does not exist.
+        if isinstance(error, ClientError) and error.response.get("Error", {}).get("Code") == "ValidationError":
+            raise SynclineError("ENGINE_ABSENT", f"{where} does not exist") from None
+        raise as_syncline_error(error, where, local=False) from None
+    outputs = {each["OutputKey"]: each["OutputValue"] for each in found.get("Outputs", [])}
+    parameters = {each["ParameterKey"]: each.get("ParameterValue", "") for each in found.get("Parameters", [])}
     return Deployment(where, outputs, session, parameters)
 
 
@@ -162,7 +150,5 @@ def deployment_of(engine: Engine, home: Path) -> Deployment:
     """Return the stack of a running engine; raises ENGINE_ABSENT if nothing is deployed to it."""
     if not engine.outputs:
         raise SynclineError("ENGINE_ABSENT", f"the engine in {home} runs, but nothing is deployed to it yet")
-    arguments = engine.client_arguments()
-    endpoint = arguments.pop("endpoint_url")
-    session = local_session(**arguments)
-    return Deployment(f"the engine at {endpoint}", engine.outputs, session, endpoint=endpoint, home=home)
+    name = f"the engine at {engine.endpoint}"
+    return Deployment(name, engine.outputs, local_session(), endpoint=engine.endpoint, home=home)
