@@ -94,16 +94,12 @@ def denied_by_prefix(deployment: Deployment, path: str, reference: Reference) ->
         return None
     prefix, setting = deployment.parameters.get("SecretPrefix", ""), "SecretPrefix"
     if path == _WEBHOOK:
-        prefix, setting = (
-            prefix + deployment.parameters.get("WebhookSecretPrefix", ""),
-            "SecretPrefix and WebhookSecretPrefix",
-        )
+        prefix += deployment.parameters.get("WebhookSecretPrefix", "")
+        setting = "SecretPrefix and WebhookSecretPrefix"
     if reference.name.removeprefix("/").startswith(prefix):
         return None
-    what = (
-        f"{reference} cannot be read by the functions: the stack's {setting} requires a name that begins with {prefix}"
-    )
-    return SynclineError("SECRET_DENIED", what)
+    what = f"the stack's {setting} requires a name that begins with {prefix}"
+    return SynclineError("SECRET_DENIED", f"{reference} cannot be read by the functions: {what}")
 
 
 def _check_variable(deployment: Deployment, reference: Reference) -> SynclineError | str | None:
@@ -172,11 +168,9 @@ def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN)
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
     silent = {address: f"{address.url} did not answer within {within:.0f} s" for address in positions.keys() - answered}
-    reasons = silent | found
+    reasons = (silent | found).items()
     return sorted(
-        f"{where}: {reasons[address]} (checked from this machine)"
-        for address in reasons
-        for where in positions[address]
+        f"{each}: {why} (checked from this machine)" for address, why in reasons for each in positions[address]
     )
 
 
@@ -189,7 +183,5 @@ def _ask(address: ServerAddress, http: Http, secrets: Secrets) -> None:
         if match is not None:
             socket.create_connection((match[1].strip("[]"), int(match[2] or 22)), timeout=WITHIN).close()
         return
-    ca = None
-    if address.ca is not None:
-        ca = secrets.text(address.ca)
+    ca = None if address.ca is None else secrets.text(address.ca)
     http.request("GET", address.url, ca=ca, stream=True, timeout=WITHIN).close()

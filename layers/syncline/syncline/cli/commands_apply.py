@@ -55,7 +55,7 @@ def apply(context: Context, file: Path, order: ApplyOptions) -> CommandResult:
     for warning in (*(problem.text(file.name) for problem in read.warnings), *unchecked):
         out.line(f"warning: {warning}", "yellow")
     others = sorted(set(before) - set(read.syncs))
-    warnings = _warnings(read, unchecked)
+    warnings = [*map(asdict, read.warnings), *({"message": warning} for warning in unchecked)]
     if order.dry_run:
         return _dry_run(context, file, read, order, warnings)
     if others and order.prune and not _confirm_removals(context, file, others, order):
@@ -114,10 +114,6 @@ def _dry_run(
     return CommandResult({"file": str(file), "dry_run": True, "syncs": syncs, "warnings": warnings})
 
 
-def _warnings(read: SyncsFile, unchecked: Sequence[str]) -> list[dict[str, Any]]:
-    return [*(asdict(problem) for problem in read.warnings), *({"message": warning} for warning in unchecked)]
-
-
 def _show(context: Context, file: Path, done: Sequence[AppliedSync], address: str) -> None:
     out = context.out
     out.line(f"{file.name}: {plural(sum(each.sync is not None for each in done), 'sync')}", "bold")
@@ -139,14 +135,10 @@ def _show(context: Context, file: Path, done: Sequence[AppliedSync], address: st
             out.line(run + (end if each.target_changed else ""))
         if each.cancelled:
             out.line(f"run {each.cancelled} of {each.name} was in progress and has been cancelled", "yellow")
-    kept = [each.name for each in done if each.change == "kept"]
-    if kept:
-        out.line(
-            f"not in {file.name}, kept: {', '.join(kept)}; --prune removes syncs that are not in the file", "yellow"
-        )
-    new = [each for each in done if each.sync is not None and each.change in ("added", "changed")]
-    added = next((each.name for each in new if each.sync is not None and KINDS[each.sync.kind].has_runs), None)
-    if added:
+    if kept := ", ".join(each.name for each in done if each.change == "kept"):
+        out.line(f"not in {file.name}, kept: {kept}; --prune removes syncs that are not in the file", "yellow")
+    new = [each.sync for each in done if each.sync is not None and each.change in ("added", "changed")]
+    if added := next((sync.name for sync in new if KINDS[sync.kind].has_runs), None):
         out.hint(context.command(f"plan {added}"), "to see what a run would move")
     else:
         out.hint(context.command("status"), "to see the state of the syncs")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from syncline.cli.commands_run import config_of, config_with_runs, kind_of
@@ -32,6 +32,8 @@ from syncline.store.state import State
 _FEW: Final = 20
 """Latest runs to search first for one that is not a plan; also the number of known failures that a report shows."""
 _MANY: Final = 1000
+_AMBIGUOUS: Final = 3
+"""Items that a message names if a name is ambiguous."""
 
 
 def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
@@ -39,16 +41,15 @@ def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
     state, out = context.deployment.state, context.out
     run = _find_run(state, what)
     if not run.over:
-        run = _with_current_counts(state, run)
+        run = replace(run, counts=state.progress(run.id).counts)
     results = sorted(state.results(run.id), key=report_order)
     kind = kind_of(state, run.sync)
-    actions = {
-        code: code_of(code).advice(kind.name) for code in sorted({result.code for result in results if result.code})
-    }
+    codes = sorted({result.code for result in results if result.code})
+    actions = {code: code_of(code).advice(kind.name) for code in codes}
     others = _other_failures(state, run, results)
     if not out.as_json:
         _show(context, run, results, others, actions, full=full)
-    items = [_as_dict(result, actions) for result in results] if out.as_json else []
+    items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
     known = [failure_dict(each) for each in others]
     return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
 
@@ -100,10 +101,6 @@ def _show(  # noqa: PLR0913 - each is a part of the report
         out.hint(context.command(f"retry {run.sync}"), "to retry failed items")
 
 
-def _as_dict(result: Result, actions: dict[CodeName, str]) -> dict[str, Any]:
-    return result.as_dict() | {"action": actions[result.code] if result.code else None}
-
-
 def _find_run(state: State, what: str | None) -> Run:
     """Return a run by its ID, or the latest run of a sync or of all syncs."""
     if what is None:
@@ -140,15 +137,6 @@ def latest_run(state: State, name: str) -> Run | None:
     return None
 
 
-def _with_current_counts(state: State, run: Run) -> Run:
-    """Return a run in progress with its current counts."""
-    return replace(run, counts=state.progress(run.id).counts)
-
-
-_AMBIGUOUS = 3
-"""Items that a message names if a name is ambiguous."""
-
-
 def acknowledge(context: Context, name: str, items: Sequence[str], *, undo: bool) -> CommandResult:
     """Acknowledge known failures of a sync or, with ``undo``, revoke that; without items list them.
 
@@ -179,10 +167,12 @@ def failure_row(failure: KnownFailure) -> Row:
     return (item_text(*failure.key), Cell(failure.code, "dim" if failure.acknowledged else "red"), Cell(word, "dim"))
 
 
+_FAILURE_KEYS: Final = ("group", "name", "code", "source", "reason", "run", "acknowledged")
+
+
 def failure_dict(failure: KnownFailure) -> dict[str, Any]:
     """Return a known failure for JSON."""
-    shown = ("group", "name", "code", "source", "reason", "run", "acknowledged")
-    return {name: value for name, value in asdict(failure).items() if name in shown}
+    return {name: getattr(failure, name) for name in _FAILURE_KEYS}
 
 
 def _matching_failure(failures: Sequence[KnownFailure], item: str, sync: str) -> KnownFailure:

@@ -23,7 +23,7 @@ from syncline.cli.summary import (
 )
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
-from syncline.model import EVERYTHING, Outcome, Result, Run, Scope, Trigger
+from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
 from syncline.store.state import LOST_AFTER, State
 
 _SHOWN: Final = 5
@@ -51,7 +51,8 @@ def run(
         return _already_running(context, current)
     allowed = "" if allow_removals is None else f", with up to {plural(allow_removals, 'removal')} allowed"
     with interruptible(state, begun):
-        context.out.line(f"run {begun.id} of {name} started{_scope_suffix(scope)}{allowed}")
+        only_text = "" if scope.everything else f", only {scope_text(scope)}"
+        context.out.line(f"run {begun.id} of {name} started{only_text}{allowed}")
     if wait:
         return show_ending(context, follow_run(context, begun), started=True)
     context.out.hint(context.command(f"status {name} --wait"), "to follow it")
@@ -72,16 +73,10 @@ def _check_removals(config: str) -> None:
 
 
 def _already_running(context: Context, current: Run) -> CommandResult:
-    since = relative_time(current.started, context.now())
-    context.out.line(
-        f"{current.sync} is already running: run {current.id}, started {since}; no new run was started", "yellow"
-    )
+    running = f"run {current.id}, started {relative_time(current.started, context.now())}"
+    context.out.line(f"{current.sync} is already running: {running}; no new run was started", "yellow")
     context.out.hint(context.command(f"status {current.sync} --wait"), "to follow it")
     return CommandResult({"started": False, "run": run_dict(current)})
-
-
-def _scope_suffix(scope: Scope) -> str:
-    return "" if scope.groups is None else f", only {scope_text(scope)}"
 
 
 def show_ending(context: Context, run: Run, *, started: bool) -> CommandResult:
@@ -89,16 +84,15 @@ def show_ending(context: Context, run: Run, *, started: bool) -> CommandResult:
     out = context.out
     value: dict[str, Any] = {"started": started, "run": run_dict(run)}
     if not run.over:
-        out.line(
-            f"✗ {run.sync}: no progress from run {run.id} for {rough_duration(LOST_AFTER)}; it is probably lost",
-            "red",
-        )
+        silence = f"no progress from run {run.id} for {rough_duration(LOST_AFTER)}"
+        out.line(f"✗ {run.sync}: {silence}; it is probably lost", "red")
         out.hint(context.command(f"cancel {run.sync}"), "to end it")
         return CommandResult(value, SOME_FAILED)
     out.line(*ending_line(run))
     if exit_code(run):
         state = context.deployment.state
-        bad = sorted(with_display_groups(kind_of(state, run.sync), _failed_results(state, run)), key=report_order)
+        failed = [each for each in state.results(run.id) if each.outcome in (Outcome.FAILED, Outcome.CONFLICT)]
+        bad = sorted(with_display_groups(kind_of(state, run.sync), failed), key=report_order)
         for result in bad[:_SHOWN]:
             out.line(f"  {item_name(result)}: {result.code}: {result.reason}")
         if len(bad) > _SHOWN:
@@ -109,10 +103,6 @@ def show_ending(context: Context, run: Run, *, started: bool) -> CommandResult:
     elif run.counts.moved:
         out.hint(context.command(f"report {run.id}"), "to see each item with its digests")
     return CommandResult(value, exit_code(run))
-
-
-def _failed_results(state: State, run: Run) -> list[Result]:
-    return [result for result in state.results(run.id) if result.outcome in (Outcome.FAILED, Outcome.CONFLICT)]
 
 
 def plan(context: Context, name: str, only: Sequence[str] | None) -> CommandResult:

@@ -219,17 +219,17 @@ def _show_all(context: Context, statuses: Sequence[SyncStatus]) -> None:
 def _row(context: Context, each: SyncStatus) -> Row:
     if each.instances is not None:
         found = each.instances
-        listed = "never listed" if found.seen is None else f"listed {relative_time(found.seen, context.now())}"
         style: Style = "red" if found.failed else "yellow" if found.seen is None else "green"
-        text = listed + (f"; the latest scrape failed: {found.failed}" if found.failed else "")
-        return (
-            Cell(each.name, "bold"),
-            plural(len(found.instances), "instance"),
-            _next(context, each),
-            Cell(text, style),
-        )
-    now, style = _now(each)
-    return (Cell(each.name, "bold"), Cell(now, style), _next(context, each), *_last(context, each))
+        now, last = Cell(plural(len(found.instances), "instance")), Cell(_listed(context, found), style)
+    else:
+        now, last = Cell(*_now(each)), _last(context, each)
+    return (Cell(each.name, "bold"), now, _next(context, each), last)
+
+
+def _listed(context: Context, found: InstanceList) -> str:
+    """Return when the instances of a sync were listed, and why the latest scrape failed."""
+    text = "never listed" if found.seen is None else f"listed {relative_time(found.seen, context.now())}"
+    return text + (f"; the latest scrape failed: {found.failed}" if found.failed else "")
 
 
 def _now(each: SyncStatus) -> tuple[str, Style]:
@@ -237,9 +237,8 @@ def _now(each: SyncStatus) -> tuple[str, Style]:
     if current is None:
         return ("idle", "") if each.config.get("enabled", True) else ("disabled", "yellow")
     begun = [] if current.status is RunStatus.CANCELLING else ["running"]
-    return ", ".join(
-        [*begun, *each.notes, *progress_words(current.counts, Throughput())]
-    ), "yellow" if current.waiting else "cyan"
+    words = [*begun, *each.notes, *progress_words(current.counts, Throughput())]
+    return ", ".join(words), "yellow" if current.waiting else "cyan"
 
 
 def _next(context: Context, each: SyncStatus) -> str:
@@ -250,17 +249,13 @@ def _next(context: Context, each: SyncStatus) -> str:
     return "-"
 
 
-def _last(context: Context, each: SyncStatus) -> tuple[Cell, ...]:
+def _last(context: Context, each: SyncStatus) -> Cell:
     run = each.last
     if run is None:
-        return (Cell("never", "dim"),)
+        return Cell("never", "dim")
     mark, style = _symbol(run)
-    return (
-        Cell(
-            f"{mark} {relative_time(run.started, context.now())}, {TRIGGERS[run.trigger]}: {counts_text(run.counts)}",
-            style,
-        ),
-    )
+    begun = f"{relative_time(run.started, context.now())}, {TRIGGERS[run.trigger]}"
+    return Cell(f"{mark} {begun}: {counts_text(run.counts)}", style)
 
 
 def _symbol(run: Run) -> tuple[str, Style]:
@@ -309,11 +304,8 @@ def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
 def _show_instances(context: Context, found: InstanceList) -> None:
     """Show the instances of a sync without runs, and the URL of the probe."""
     out = context.out
-    text = "never listed"
-    if found.seen is not None:
-        text = f"{number(len(found.instances))}, listed {relative_time(found.seen, context.now())}"
-    failed = f"; the latest scrape failed: {found.failed}" if found.failed else ""
-    out.line(f"instances: {text}{failed}", "yellow" if failed or found.seen is None else "")
+    count = "" if found.seen is None else f"{number(len(found.instances))}, "
+    out.line(f"instances: {count}{_listed(context, found)}", "yellow" if found.failed or found.seen is None else "")
     if found.reason:
         out.line(f"  {escape(found.reason)}", "yellow")
     out.table([_instance_row(each) for each in found.instances], indent=2)
@@ -331,20 +323,18 @@ def _instance_row(each: Mapping[str, Any]) -> Row:
 def _show_in_sync(context: Context, each: SyncStatus) -> None:
     """Show if a sync is in sync, and its known failures."""
     out = context.out
-    if each.in_sync is None and not (each.known or each.acknowledged):
+    count = each.known + each.acknowledged
+    if each.in_sync is None and not count:
         return
     why = ", ".join(known_words(each.known, each.acknowledged)) or "see the latest runs"
     out.line(*(("in sync", "green") if each.in_sync else (f"not in sync: {why}", "yellow")))
-    shown = (
-        list(islice(context.deployment.state.failures.all(each.name), _SHOWN))
-        if each.known or each.acknowledged
-        else []
-    )
-    shown.sort(key=lambda failure: failure.key)
+    found = islice(context.deployment.state.failures.all(each.name), _SHOWN) if count else ()
+    shown = sorted(found, key=lambda failure: failure.key)
     out.table([failure_row(failure) for failure in with_display_groups(each.kind, shown)], indent=2)
-    more = each.known + each.acknowledged - len(shown)
-    if more > 0:
-        out.line(f"  and {plural(more, 'other')}; `{context.command(f'acknowledge {each.name}')}` lists all")
+    if count > len(shown):
+        out.line(
+            f"  and {plural(count - len(shown), 'other')}; `{context.command(f'acknowledge {each.name}')}` lists all"
+        )
 
 
 def _run_row(context: Context, run: Run) -> Row:
@@ -364,8 +354,7 @@ def _dead_of_others(deployment: Deployment, dead: Mapping[Step, int]) -> dict[st
 
 
 def _show_dead(context: Context, what: str, dead: Mapping[Step, int], others: Mapping[str, int]) -> None:
-    if any(dead.values()):
-        where = ", ".join(f"{step.value} {number(count)}" for step, count in dead.items() if count)
+    if where := ", ".join(f"{step.value} {number(count)}" for step, count in dead.items() if count):
         context.out.line(f"{what}: {where}", "yellow")
     for name, count in others.items():
         context.out.line(f"dead letters of {name}, which is not applied: {number(count)}", "yellow")
@@ -378,10 +367,9 @@ def _follow_up(context: Context, statuses: Sequence[SyncStatus]) -> None:
     if not statuses:
         out.hint(context.command("apply"), "to apply syncs.yaml")
         return
-    with_runs = [each for each in statuses if each.kind.has_runs]
-    if not with_runs:  # instances are queried through the probe
+    statuses = [each for each in statuses if each.kind.has_runs]
+    if not statuses:  # instances are queried through the probe
         return
-    statuses = with_runs
     running = next((each.name for each in statuses if each.current is not None), None)
     troubled = next((each.last for each in statuses if each.last is not None and exit_code(each.last)), None)
     if running:
