@@ -187,7 +187,6 @@ class StateSaver:
         self._store = Store(self._folder / FILE)
         self._store.move_to(endpoint)
         self._services = self._store.services()
-        self._older = [] if self._services else list(self._folder.glob("*.json"))
         self._modules = {name: app._get_module(name) for name in STORES}
         self._items: dict[Resource, dict[str, Any]] = {}  # items of each table as saved
         self._messages: dict[Resource, dict[str, Any]] = {}  # messages of each queue as saved
@@ -231,16 +230,13 @@ class StateSaver:
         """Load the state of each service, then start saving. Runs in the engine's event loop."""
         gc.disable()  # it would scan the loaded state repeatedly
         for name, module in self._app._state_map.items():
-            if name in self._services:
-                state = json.loads(self._services[name], object_hook=self._json._json_object_hook)
-                self._add_records(name, state)
-            elif self._services:
+            if name not in self._services:
                 continue
-            else:
-                state = self._json.load_state(name)  # from the files of an older version
+            state = json.loads(self._services[name], object_hook=self._json._json_object_hook)
+            self._add_records(name, state)
+            if name == "sqs":
+                _make_visible(state)
             if state:
-                if name == "sqs":
-                    _make_visible(state)
                 self._app._get_module(module).load_persisted_state(state)
         gc.freeze()
         gc.enable()
@@ -252,8 +248,7 @@ class StateSaver:
     def _add_records(self, name: str, state: Any) -> None:
         if name not in STORES:
             return
-        part: Any = {"dynamodb": dict, "sqs": list}[name]
-        field_name = {"dynamodb": "items", "sqs": "messages"}[name]
+        field_name, part = ("messages", list[Any]) if name == "sqs" else ("items", dict[str, Any])
         resources = {json.dumps(key): resource for key, resource in state[STORES[name][0]]._data.items()}
         for resource in resources.values():
             resource[field_name] = part()
@@ -383,8 +378,6 @@ class StateSaver:
                     _LOG.error("cannot save to %s: %s; a crash loses the changes since", self._folder, error)
                 self._error = str(error)
                 return False
-            while self._older:
-                self._older.pop().unlink(missing_ok=True)
             if self._error:
                 _LOG.info("saving works again")
                 self._error = ""

@@ -345,8 +345,8 @@ def _wait_until(condition: Callable[[], bool], seconds: float) -> bool:
 
 
 def _has_state(home: Path) -> bool:
-    """Return True if ``home`` has saved state; older versions used JSON files."""
-    return (home / "state" / "engine.db").exists() or (home / "state" / "cloudformation.json").exists()
+    """Return True if ``home`` has saved state."""
+    return (home / "state" / "engine.db").exists()
 
 
 def _read_write_record(home: Path) -> Engine | None:
