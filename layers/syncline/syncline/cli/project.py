@@ -48,9 +48,7 @@ def _is_project(folder: Path) -> bool:
 
 
 def home_folder(project: Path, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the engine's home: SYNCLINE_HOME, ``.syncline`` in the project, or for :data:`SHIPPED` the user's data folder."""
-    if home := environ.get("SYNCLINE_HOME"):
-        return Path(home).absolute()
+    """Return the engine's default home: ``.syncline`` in the project, or for :data:`SHIPPED` the user's data folder."""
     if project != SHIPPED:
         return (project / ".syncline").absolute()
     data = environ.get("XDG_DATA_HOME", "")
