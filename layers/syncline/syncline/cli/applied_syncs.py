@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,17 +51,14 @@ def put_syncs(deployment: Deployment, syncs: Mapping[str, Sync], *, prune: bool 
     changes = {name: _put(deployment, sync, before.get(name)) for name, sync in syncs.items()}
     # Schedules are removed before their syncs, so that none starts a sync that does not exist.
     schedules = Schedules(deployment).put(syncs.values(), () if prune else others)
-    done = [
-        AppliedSync(
-            name,
-            changes[name],
-            schedules.get(name, "none"),
-            sync,
-            under_way=_run_under_way(deployment, name) if changes[name] == "changed" else None,
-            target_changed=changes[name] == "changed" and _has_other_target(before[name], sync),
-        )
-        for name, sync in syncs.items()
-    ]
+    done = []
+    for name, sync in syncs.items():
+        applied = AppliedSync(name, changes[name], schedules.get(name, "none"), sync)
+        if applied.change == "changed":
+            current = deployment.state.current_run(name)
+            other = _has_other_target(before[name], sync)
+            applied = replace(applied, under_way=current.id if current else None, target_changed=other)
+        done.append(applied)
     if not prune:
         return done + [AppliedSync(name, "kept", "unchanged") for name in others]
     for name in others:
@@ -78,11 +75,10 @@ def config_changes(
     found = {}
     for name in [*syncs, *sorted(set(before) - set(syncs))]:
         old, sync = before.get(name), syncs.get(name)
-        new = None if sync is None else sync.model_dump_json()
-        if new is None:
-            change = "removed" if prune else "kept"
-            new = None if prune else old
+        if sync is None:
+            change, new = ("removed", None) if prune else ("kept", old)
         else:
+            new = sync.model_dump_json()
             change = "added" if old is None else "unchanged" if old == new else "changed"
         lines = difflib.unified_diff(_lines(old), _lines(new), lineterm="", n=2)
         found[name] = (change, [line for line in lines if not line.startswith(("---", "+++", "@@"))])
@@ -91,9 +87,7 @@ def config_changes(
 
 def _lines(config: str | None) -> list[str]:
     """Return a configuration as one line per key that is set."""
-    if config is None:
-        return []
-    return _flat("", json.loads(config))
+    return [] if config is None else _flat("", json.loads(config))
 
 
 def _flat(path: str, value: Any) -> list[str]:
@@ -109,11 +103,6 @@ def _put(deployment: Deployment, sync: Sync, before: str | None) -> str:
     deployment.event_store.subscribe(sync.name, sync.event_sources())
     deployment.state.put_sync(sync.name, text)
     return "added" if before is None else "changed"
-
-
-def _run_under_way(deployment: Deployment, name: str) -> str | None:
-    current = deployment.state.current_run(name)
-    return None if current is None else current.id
 
 
 def _has_other_target(before: str, sync: Sync) -> bool:

@@ -58,22 +58,12 @@ _CHANGING: Final = ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS", "ROLLBACK_IN_PRO
 _RECORDS: Final = ("items", "messages", "_index_members")  # of a table, of a queue, and an index rebuilt from items
 STORES: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     # Services with records: the store whose resources have records, and the other stores of the service.
-    "dynamodb": (
-        "tables",
-        (
-            "tags",
-            "ttl_settings",
-            "pitr_settings",
-            "kinesis_destinations",
-            "contributor_insights",
-            "backups",
-            "resource_policies",
-            "exports",
-            "imports",
-        ),
-    ),
+    "dynamodb": ("tables", (
+        "tags", "ttl_settings", "pitr_settings", "kinesis_destinations", "contributor_insights", "backups",
+        "resource_policies", "exports", "imports",
+    )),
     "sqs": ("queues", ("queue_name_to_url",)),
-}
+}  # fmt: skip
 
 _LEASES: Final = ("LEASE#", "SLOT#", "HEARD#")
 """Prefixes of items that a function holds ``until`` a time. When the engine starts, no function runs."""

@@ -11,6 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import IO, Any, Final, Literal
 
 from syncline.escaping import escape
@@ -139,12 +140,7 @@ def _folded(lines: Sequence[str | list[Cell]], widths: list[int], fold: int) -> 
 
 
 def _widths(rows: Iterable[Sequence[Cell]]) -> list[int]:
-    widths: list[int] = []
-    for row in rows:
-        widths += [0] * (len(row) - len(widths))
-        for n, cell in enumerate(row):
-            widths[n] = max(widths[n], len(cell.text))
-    return widths
+    return [max(len(cell.text) for cell in column if cell) for column in zip_longest(*rows)]
 
 
 def _row(row: Sequence[Cell], widths: Sequence[int], stream: IO[str]) -> str:

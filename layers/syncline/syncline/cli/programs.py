@@ -6,7 +6,7 @@ import os
 import re
 import shlex
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Final
@@ -32,9 +32,6 @@ class ProgramError(SynclineError):
 
     def __str__(self) -> str:
         return "\n".join([super().__str__(), *(f"  {line}" for line in self.output)])
-
-    def __reduce__(self) -> tuple[type[ProgramError], tuple[str, Sequence[str]]]:  # type: ignore[override]
-        return (ProgramError, (self.what, self.output))
 
 
 def run(
@@ -72,26 +69,21 @@ def reason(error: Exception) -> str:
 
 def last_lines(log: Path, begin: int = 0) -> list[str]:
     """Return the last lines of ``log`` after ``begin`` bytes, shortened, without blank lines, styles and secrets."""
+    from syncline.clients.http.addresses import redacted  # noqa: PLC0415 - only a failure needs them
+    from syncline.secrets import redact, register  # noqa: PLC0415
+
     with log.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(begin, size - _TAIL))
         if size - begin > _TAIL:
             file.readline()  # a partial line could contain part of a secret
         text = file.read().decode(errors="replace")
-    lines = [line.expandtabs(2).rstrip() for line in _STYLES.sub("", text).splitlines() if line.strip()]
-    return list(_shown(lines[-_LINES:]))
-
-
-def _shown(lines: Sequence[str]) -> Iterator[str]:
-    from syncline.clients.http.addresses import redacted  # noqa: PLC0415 - only a failure needs them
-    from syncline.secrets import redact, register  # noqa: PLC0415
-
     for name, value in os.environ.items():
         if len(value) >= _SHORTEST_SECRET and _SECRET_NAME.search(name):
             register(value)
-    for line in lines:
-        clean = escape(redact(redacted(line)))  # before shortening: part of a secret would not be recognized
-        yield clean if len(clean) <= _WIDTH else f"{clean[:_WIDTH]}…"
+    lines = [line.expandtabs(2).rstrip() for line in _STYLES.sub("", text).splitlines() if line.strip()]
+    clean = [escape(redact(redacted(line))) for line in lines[-_LINES:]]  # a part of a secret would not be recognized
+    return [line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in clean]
 
 
 def _name(command: Sequence[str]) -> str:

@@ -54,11 +54,11 @@ def circles_between(flows: Sequence[Flow]) -> Iterator[Finding]:
     order = {flow.sync: number for number, flow in enumerate(flows)}
     for flow in flows:
         circle = _circle_from(flow, by_source)
-        if circle is None or frozenset(each.sync for each, _ in circle) in seen:
+        names = [each.sync for each, _ in circle or ()]
+        if circle is None or frozenset(names) in seen:
             continue
-        seen.add(frozenset(each.sync for each, _ in circle))
+        seen.add(frozenset(names))
         last, back = max(circle, key=lambda step: order[step[0].sync])
-        names = [each.sync for each, _ in circle]
         what = (
             f"closes a circle: {' → '.join([*names, names[0]])}; its copies {_shown(back)} at {last.at} would be copied "
             f"again without end. Exclude them in `select` of the sync that reads them, or remove one of the syncs"
@@ -68,9 +68,7 @@ def circles_between(flows: Sequence[Flow]) -> Iterator[Finding]:
 
 def _circle_from(start: Flow, by_source: dict[Location, list[Flow]]) -> list[tuple[Flow, Area]] | None:
     """Return the shortest circle through a sync, each of its syncs with the area it writes; None if there is none."""
-    _Path = list[tuple[Flow, Area]]  # noqa: N806 - a type
-    waiting: deque[tuple[_Path, int]] = deque()
-    waiting.extend(([(start, start.moved(area))], 0) for area in start.areas)
+    waiting = deque(([(start, start.moved(area))], 0) for area in start.areas)
     visited: set[tuple[str, Area, int]] = set()
     steps = 0
     while waiting:
