@@ -7,7 +7,8 @@ becomes ``-``, because values are used in tags. There is no other syntax.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any, Final, TypeAlias
 
@@ -19,14 +20,15 @@ _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z][A-Za-z0-9 _-]*)(?::\.([0-9]{1,3})
 _LONGEST: Final = 300
 
 
+@dataclass(frozen=True)
 class Template:
     """A text with placeholders. Raises ValueError if the text is invalid."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.names = frozenset(match[1] for match in _PLACEHOLDER.finditer(text))
-        rest = _PLACEHOLDER.sub("", text)
-        if not text or len(text) > _LONGEST:
+    text: str
+
+    def __post_init__(self) -> None:
+        rest = _PLACEHOLDER.sub("", self.text)
+        if not self.text or len(self.text) > _LONGEST:
             raise ValueError(f"is empty or longer than {_LONGEST} characters")
         if "{" in rest or "}" in rest:
             raise ValueError("has a brace without a name; write {image}, {tag} or {Some key:.12}")
@@ -45,36 +47,29 @@ class Template:
         found = self._pattern.fullmatch(text)
         if found is None:
             return None
-        values = dict(zip(self._groups, found.groups(), strict=True))
+        values = dict(zip(self.names, found.groups(), strict=True))
         return values if self.fill(values) == text else None
 
     @cached_property
-    def _groups(self) -> list[str]:
-        return list(dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(self.text)))
+    def names(self) -> KeysView[str]:
+        """The names of the placeholders, in their order."""
+        return dict.fromkeys(match[1] for match in _PLACEHOLDER.finditer(self.text)).keys()
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        parts: list[str] = []
-        at = 0
-        seen: list[str] = []
-        for match in _PLACEHOLDER.finditer(self.text):
-            parts.append(re.escape(self.text[at : match.start()]))
-            if match[1] in seen:
-                parts.append(f"(?:\\{seen.index(match[1]) + 1})")
+        parts = _PLACEHOLDER.split(self.text)  # text, name, length, text …
+        expression, seen = re.escape(parts[0]), list[str]()
+        for name, literal in zip(parts[1::3], parts[3::3], strict=True):
+            if name in seen:
+                expression += f"(?:\\{seen.index(name) + 1})"
             else:
-                seen.append(match[1])
-                parts.append(r"([^/:\s]+)")
-            at = match.end()
-        return re.compile("".join([*parts, re.escape(self.text[at:])]))
+                seen.append(name)
+                expression += r"([^/:\s]+)"
+            expression += re.escape(literal)
+        return re.compile(expression)
 
     def __str__(self) -> str:
         return self.text
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Template) and other.text == self.text
-
-    def __hash__(self) -> int:
-        return hash(self.text)
 
 
 def _parsed(value: Any) -> Template:
