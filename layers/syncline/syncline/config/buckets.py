@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, StrictBool, Tag
+from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
 from syncline.config.findings import Finding, Location
 from syncline.config.sync import Model, ServerAddress
@@ -70,20 +70,13 @@ _NOT_AUTH: Final = "is not a form of credentials; write {access_key: …, secret
 
 def _auth_form(value: Any) -> str | None:
     if isinstance(value, str):
-        return "<word>"
+        return "<word>" if value in ("role", "anonymous") else None
     return "<keys>" if value and isinstance(value, AccessKey | dict) else None
-
-
-def _check_auth(value: Any) -> Any:
-    if isinstance(value, str) and value not in ("role", "anonymous"):
-        raise ValueError(_NOT_AUTH)
-    return value
 
 
 BucketAuth: TypeAlias = Annotated[
     Annotated[Literal["role", "anonymous"], Tag("<word>")] | Annotated[AccessKey, Tag("<keys>")],
     Discriminator(_auth_form, custom_error_type="auth_form", custom_error_message=_NOT_AUTH),
-    BeforeValidator(_check_auth),
 ]
 
 

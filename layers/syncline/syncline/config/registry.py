@@ -38,7 +38,7 @@ class TokenAuth(Model):
 
 def _auth_form(value: Any) -> str | None:
     if isinstance(value, str):
-        return "<word>"
+        return "<word>" if value in ("anonymous", "docker-config") else None
     if isinstance(value, TokenAuth) or (isinstance(value, dict) and "token" in value):
         return "<token>"
     return "<basic>" if value and isinstance(value, BasicAuth | dict) else None
@@ -52,8 +52,6 @@ _NOT_AUTH: Final = (
 def _check_auth_form(value: Any) -> Any:
     if isinstance(value, dict) and "token" in value and value.keys() & {"username", "password"}:
         raise ValueError("has a token and a user name or password; write one of the two")
-    if isinstance(value, str) and value not in ("anonymous", "docker-config"):
-        raise ValueError(_NOT_AUTH)
     return value
 
 
