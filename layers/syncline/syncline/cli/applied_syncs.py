@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from syncline.cli.context import APPLIED_FILE
 from syncline.cli.run_progress import start_run
-from syncline.cli.schedules import Schedules
+from syncline.cli.schedules import put_schedules
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
@@ -50,7 +50,7 @@ def put_syncs(deployment: Deployment, syncs: Mapping[str, Sync], *, prune: bool 
     others = sorted(set(before) - set(syncs))
     changes = {name: _put(deployment, sync, before.get(name)) for name, sync in syncs.items()}
     # Schedules are removed before their syncs, so that none starts a sync that does not exist.
-    schedules = Schedules(deployment).put(syncs.values(), () if prune else others)
+    schedules = put_schedules(deployment, syncs.values(), () if prune else others)
     done = []
     for name, sync in syncs.items():
         applied = AppliedSync(name, changes[name], schedules.get(name, "none"), sync)

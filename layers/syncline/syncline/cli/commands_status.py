@@ -16,7 +16,7 @@ from syncline.cli.context import CommandResult, Context
 from syncline.cli.deployment import Deployment
 from syncline.cli.output import Cell, Row, Style, number, plural, relative_time
 from syncline.cli.run_progress import Throughput, follow_run, progress_words, state_words, waiting_reason
-from syncline.cli.schedules import next_time
+from syncline.cli.schedules import list_schedules, next_time
 from syncline.cli.summary import TRIGGERS, counts_text, exit_code, known_words, run_dict, with_display_groups
 from syncline.errors import SynclineError
 from syncline.escaping import escape
@@ -88,7 +88,8 @@ def status(context: Context, name: str | None, *, wait: bool) -> CommandResult:
     if name is not None:
         config_of(deployment.state, name)
     names = [name] if name is not None else deployment.state.sync_names()
-    modified = _modified(deployment)
+    # The time of the last change of each schedule: a rate counts from there.
+    modified = {each["Name"]: each["LastModificationDate"].timestamp() for each in list_schedules(deployment)}
     for each in names:
         delete_verified(deployment, each)
     lists = InstanceLists(Database(deployment.table), context.now).all()
@@ -131,15 +132,6 @@ def _wait(context: Context, name: str | None) -> CommandResult:
         f"no run of {name} is in progress; the latest started {relative_time(last.started, context.now())}:"
     )
     return show_ending(context, last, started=False)
-
-
-def _modified(deployment: Deployment) -> dict[str, float]:
-    """Return the time of the last change of each schedule: a rate counts from there."""
-    pages = deployment.scheduler.get_paginator("list_schedules").paginate(
-        GroupName=deployment.output("ScheduleGroupName")
-    )
-    found = (each for page in pages for each in page["Schedules"])
-    return {each["Name"]: each["LastModificationDate"].timestamp() for each in found}
 
 
 def _sync_status(context: Context, name: str, modified: float | None) -> SyncStatus:

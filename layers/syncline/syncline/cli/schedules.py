@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import calendar
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from zoneinfo import ZoneInfo
@@ -13,6 +13,9 @@ from syncline.model import Trigger
 from syncline.schedule import Cron, Rate, parse_schedule
 
 if TYPE_CHECKING:
+    from mypy_boto3_scheduler import EventBridgeSchedulerClient
+    from mypy_boto3_scheduler.type_defs import ScheduleSummaryTypeDef
+
     from syncline.cli.deployment import Deployment
     from syncline.config.sync import Sync
 
@@ -20,67 +23,56 @@ if TYPE_CHECKING:
 _COMPARED: Final = ("ScheduleExpression", "ScheduleExpressionTimezone", "FlexibleTimeWindow", "State", "Target")
 
 
-class Schedules:
-    """The stack's schedule group."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._scheduler = deployment.scheduler
-        self._group = deployment.output("ScheduleGroupName")
-        self._role = deployment.output("SchedulerRoleArn")
-        self._queue = deployment.output("DiscoverQueueArn")
-
-    def put(self, syncs: Iterable[Sync], kept: Collection[str] = ()) -> dict[str, str]:
-        """Write the schedules of ``syncs`` if they differ, and delete all others except those named ``kept``.
-
-        Return the change by name: created, updated, unchanged or deleted.
-        """
-        wanted = {sync.name: self._arguments(sync) for sync in syncs if sync.schedule is not None}
-        done = {name: self._put(arguments) for name, arguments in wanted.items()}
-        for name in sorted(set(self._names()) - set(wanted) - set(kept)):
-            self._scheduler.delete_schedule(Name=name, GroupName=self._group)
-            done[name] = "deleted"
-        return done
-
-    def _put(self, arguments: dict[str, Any]) -> str:
-        try:
-            present: Any = self._scheduler.get_schedule(Name=arguments["Name"], GroupName=self._group)
-        except self._scheduler.exceptions.ResourceNotFoundException:
-            self._scheduler.create_schedule(**arguments)
-            return "created"
-        if not _differs(present, arguments):
-            return "unchanged"
-        self._scheduler.update_schedule(**arguments)
-        return "updated"
-
-    def _arguments(self, sync: Sync) -> dict[str, Any]:
-        assert sync.schedule is not None
-        return {
-            "Name": sync.name,
-            "GroupName": self._group,
-            "ScheduleExpression": sync.schedule,
-            "ScheduleExpressionTimezone": sync.timezone or "UTC",
-            "FlexibleTimeWindow": {"Mode": "OFF"},
-            "State": "ENABLED" if sync.enabled else "DISABLED",
-            "Target": {
-                "Arn": self._queue,
-                "RoleArn": self._role,
-                "Input": encode(Start(sync.name, Trigger.SCHEDULE)),
-            },
-        }
-
-    def _names(self) -> Iterator[str]:
-        """Yield the names of the group's schedules that send to our queue; foreign schedules are left alone."""
-        pages = self._scheduler.get_paginator("list_schedules").paginate(GroupName=self._group)
-        for page in pages:
-            for each in page["Schedules"]:
-                if each.get("Target", {}).get("Arn") in (self._queue, None):
-                    yield each["Name"]
+def list_schedules(deployment: Deployment) -> Iterator[ScheduleSummaryTypeDef]:
+    """Yield the schedules of the stack's group."""
+    group = deployment.output("ScheduleGroupName")
+    for page in deployment.scheduler.get_paginator("list_schedules").paginate(GroupName=group):
+        yield from page["Schedules"]
 
 
-def _differs(present: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
-    # AWS adds defaults of its own below Deployment (such as its retry policy), which are not ours to compare.
+def put_schedules(deployment: Deployment, syncs: Iterable[Sync], kept: Collection[str]) -> dict[str, str]:
+    """Write the schedules of ``syncs`` if they differ, and delete all others except those named ``kept``.
+
+    Return the change by name: created, updated, unchanged or deleted. Schedules that send to another queue are foreign
+    and left alone.
+    """
+    group, queue = deployment.output("ScheduleGroupName"), deployment.output("DiscoverQueueArn")
+    role = deployment.output("SchedulerRoleArn")
+    done = {}
+    for sync in syncs:
+        if sync.schedule is not None:
+            done[sync.name] = _put(deployment.scheduler, _arguments(sync, group, queue, role))
+    ours = {each["Name"] for each in list_schedules(deployment) if each.get("Target", {}).get("Arn") in (queue, None)}
+    for name in sorted(ours - done.keys() - set(kept)):
+        deployment.scheduler.delete_schedule(Name=name, GroupName=group)
+        done[name] = "deleted"
+    return done
+
+
+def _put(scheduler: EventBridgeSchedulerClient, arguments: dict[str, Any]) -> str:
+    try:
+        present = scheduler.get_schedule(Name=arguments["Name"], GroupName=arguments["GroupName"])
+    except scheduler.exceptions.ResourceNotFoundException:
+        scheduler.create_schedule(**arguments)
+        return "created"
+    # AWS adds defaults of its own below Target (such as its retry policy), which are not ours to compare.
     target = {key: present.get("Target", {}).get(key) for key in arguments["Target"]}
-    return any({**present, "Target": target}.get(key) != arguments[key] for key in _COMPARED)
+    if all({**present, "Target": target}.get(key) == arguments[key] for key in _COMPARED):
+        return "unchanged"
+    scheduler.update_schedule(**arguments)
+    return "updated"
+
+
+def _arguments(sync: Sync, group: str, queue: str, role: str) -> dict[str, Any]:
+    return {
+        "Name": sync.name,
+        "GroupName": group,
+        "ScheduleExpression": sync.schedule,
+        "ScheduleExpressionTimezone": sync.timezone or "UTC",
+        "FlexibleTimeWindow": {"Mode": "OFF"},
+        "State": "ENABLED" if sync.enabled else "DISABLED",
+        "Target": {"Arn": queue, "RoleArn": role, "Input": encode(Start(sync.name, Trigger.SCHEDULE))},
+    }
 
 
 _SATURDAY: Final = 5  # as datetime counts weekdays
