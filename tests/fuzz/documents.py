@@ -115,14 +115,11 @@ class _Said:
     def read_exactly(self, size: int) -> bytes:
         data = self._out.read(size)
         if len(data) != size:
-            raise self.error(None)
+            raise self.error()
         return data
 
-    def ended(self, out: bytes = b"") -> Any:
-        return out
-
-    def error(self, done: Any) -> SynclineError:
-        return SynclineError("GIT_FAILED", f"git cat-file ended: {done}")
+    def error(self) -> SynclineError:
+        return SynclineError("GIT_FAILED", "git cat-file ended")
 
 
 def _unquoted(text: bytes) -> bytes:

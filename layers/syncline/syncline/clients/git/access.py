@@ -14,7 +14,7 @@ import shutil
 import ssl
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -27,7 +27,6 @@ from syncline.secrets import register
 
 _SCP: Final = re.compile(r"(?:(?P<user>[A-Za-z0-9._-]+)@)?(?P<host>[A-Za-z0-9.-]+):(?P<path>[^/\s][^\s]*)")
 _SSH_USER: Final = re.compile(r"[A-Za-z0-9._-]+")
-_HEADER: Final = "GIT_AUTHORIZATION"
 _ROOTS: Final = ("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt")
 
 
@@ -72,11 +71,6 @@ class GitRemote:
             raise SynclineError("ADDRESS_REFUSED", f"{host} is a link-local or metadata address")
         return cls(text, parts.scheme, parts.netloc)
 
-    @property
-    def origin(self) -> str:
-        """Scheme and host, for which a token is valid."""
-        return f"{self.protocol}://{self.host}/"
-
 
 @dataclass(frozen=True, slots=True)
 class TokenCredentials:
@@ -95,15 +89,8 @@ class SshCredentials:
 
 
 GitCredentials = TokenCredentials | SshCredentials | None
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectionOptions:
-    """Git settings and environment for a remote, valid as long as the private folder exists."""
-
-    settings: tuple[str, ...] = ()
-    variables: dict[str, str] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
+ConnectionOptions = tuple[tuple[str, ...], dict[str, str]]
+"""Git settings and environment for a remote, valid as long as the private folder exists."""
 
 
 @contextlib.contextmanager
@@ -123,42 +110,40 @@ def connection_options(remote: GitRemote, access: GitCredentials, ca: str | None
     ``ca`` is PEM text trusted beside the system's roots. Raises CONFIG_INVALID if the credentials do not fit the URL.
     """
     match access, remote.protocol:
-        case TokenCredentials(), "https" | "http":
-            return _http(remote, access, ca, folder)
-        case None, "https" | "http":
-            return _http(remote, None, ca, folder)
+        case TokenCredentials() | None, "https" | "http":
+            settings, environment = _http(remote, access, ca, folder)
         case SshCredentials(), "ssh":
-            return _ssh(access, folder)
+            settings, environment = (), _ssh(access, folder)
         case None, "file":
-            return ConnectionOptions()
+            settings, environment = (), {}
         case _:
             needs = {"ssh": "needs a key and known_hosts", "file": "takes no credentials"}.get(
                 remote.protocol, "needs a token"
             )
             raise SynclineError("CONFIG_INVALID", f"a repository with the protocol {remote.protocol} {needs}")
+    return (f"protocol.{remote.protocol}.allow=always", *settings), environment
 
 
 def _http(remote: GitRemote, access: TokenCredentials | None, ca: str | None, folder: Path) -> ConnectionOptions:
-    settings = []
-    if ca is not None:
-        bundle = _write(folder / "ca.pem", _system_roots() + ca)
-        settings.append(f"http.sslCAInfo={bundle}")
-    elif not Path(_ROOTS[0]).exists():
-        roots = _system_roots()
-        settings += [f"http.sslCAInfo={_write(folder / 'ca.pem', roots)}"] if roots else []
+    settings: tuple[str, ...] = ()
+    if (ca is not None or not Path(_ROOTS[0]).exists()) and (roots := _system_roots() + (ca or "")):
+        settings = (f"http.sslCAInfo={write_private(folder / 'ca.pem', roots)}",)
     if access is None:
-        return ConnectionOptions(tuple(settings))
+        return settings, {}
     code = base64.b64encode(f"{access.username}:{access.token}".encode()).decode()
     for secret in (access.token, code):
         register(secret)
-    variables = {f"http.{remote.origin}.extraHeader": _HEADER}
-    return ConnectionOptions(tuple(settings), variables, {_HEADER: f"Authorization: Basic {code}"})
+    return settings, {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"http.{remote.protocol}://{remote.host}/.extraHeader",
+        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {code}",
+    }
 
 
-def _ssh(access: SshCredentials, folder: Path) -> ConnectionOptions:
+def _ssh(access: SshCredentials, folder: Path) -> dict[str, str]:
     register(access.key)
-    key = _write(folder / "key", access.key.rstrip("\n") + "\n")
-    known = _write(folder / "known_hosts", access.known_hosts.rstrip("\n") + "\n")
+    key = write_private(folder / "key", access.key.rstrip("\n") + "\n")
+    known = write_private(folder / "known_hosts", access.known_hosts.rstrip("\n") + "\n")
     beside = Path(program()).parent / "ssh"
     options = {
         "IdentityFile": str(key),
@@ -179,7 +164,7 @@ def _ssh(access: SshCredentials, folder: Path) -> ConnectionOptions:
     words = [str(beside) if beside.exists() else "ssh", "-F", "/dev/null", "-T"]
     for name, value in options.items():
         words += ["-o", f"{name}={value}"]
-    return ConnectionOptions(environment={"GIT_SSH_COMMAND": shlex.join(words), "GIT_SSH_VARIANT": "ssh"})
+    return {"GIT_SSH_COMMAND": shlex.join(words), "GIT_SSH_VARIANT": "ssh"}
 
 
 def _system_roots() -> str:
@@ -190,7 +175,8 @@ def _system_roots() -> str:
     return ""
 
 
-def _write(path: Path, text: str) -> Path:
+def write_private(path: Path, text: str) -> Path:
+    """Write a file that only this user can read, and return its path."""
     with disk_full_as_error():
         path.touch(mode=0o600)
         path.write_text(text, encoding="utf-8")

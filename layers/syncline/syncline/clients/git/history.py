@@ -77,7 +77,7 @@ def _has(git: GitRunner, oid: str) -> bool:
 
 def _leads_to(git: GitRunner, oid: str, tip: str) -> bool:
     """Return True if a commit is the tip or a known ancestor of it."""
-    return _has(git, oid) and git.run("merge-base", "--is-ancestor", oid, tip, accept=(0, 1)).status == 0
+    return git.run("merge-base", "--is-ancestor", oid, tip, accept=(0, 1, 128)).status == 0
 
 
 def _is_complete(git: GitRunner, tip: str, since: str | None) -> bool:

@@ -147,10 +147,4 @@ def decode_name(name: bytes) -> str | None:
 
 def quoted(path: bytes) -> bytes:
     """Return a path quoted for fast-import, of any bytes."""
-    out = bytearray(b'"')
-    for byte in path:
-        if byte < 0x20 or byte == 0x7F:
-            out += b"\\%03o" % byte
-        else:
-            out += b"\\" + bytes([byte]) if byte in b'"\\' else bytes([byte])
-    return bytes(out + b'"')
+    return b'"' + re.sub(rb'[\x00-\x1f\x7f"\\]', lambda match: b"\\%03o" % match[0][0], path) + b'"'

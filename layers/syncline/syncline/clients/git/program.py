@@ -14,11 +14,11 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from syncline.clients.git.failures import disk_full_as_error, error_of_git
 from syncline.clients.http.rejections import REJECTIONS
@@ -115,33 +115,17 @@ class GitRetryPolicy:
     delay: float = 5.0
     sleep: Callable[[float], None] = time.sleep
 
-    def wait(
-        self, error: SynclineError, attempt: int, left: Callable[[], float], halted: Callable[[], bool] = never_halted
-    ) -> bool:
-        """Wait before a retry after failure ``attempt`` and return True; return False if there is no retry.
-
-        ``left`` returns the remaining seconds. The wait ends once ``halted`` returns True.
-        """
-        pause = self.delay * 2 ** (attempt - 1)
-        if error.code.name not in _TEMPORARY or attempt >= self.attempts or pause >= left():
-            return False
-        sleep_unless_halted(pause, self.sleep, halted)
-        return True
-
 
 @dataclass(frozen=True, slots=True)
 class GitRunner:
     """Runs git in the bare repository ``folder``.
 
-    ``settings`` and ``environment`` are added to the fixed ones. ``variables`` maps settings to the environment
-    variables with their values, which keeps these out of process lists. ``left`` returns the seconds that commands may
-    still take; they end once ``halted`` returns True. ``account`` is the server's host with the credentials for it.
+    ``settings`` and ``environment`` are added to the fixed ones. ``left`` returns the seconds that commands may still
+    take; they end once ``halted`` returns True. ``account`` is the server's host with the credentials for it.
     """
 
     folder: Path
-    protocols: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
-    variables: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     left: Callable[[], float] = lambda: _MAX_SECONDS
     retry: GitRetryPolicy = field(default_factory=GitRetryPolicy)
@@ -170,8 +154,12 @@ class GitRunner:
         return self.query("fetch", *options, *arguments, feed=feed, accept=accept)
 
     def wait(self, error: SynclineError, attempt: int) -> bool:
-        """Wait before a retry; return False if there is none; see :meth:`GitRetryPolicy.wait`."""
-        return self.retry.wait(error, attempt, self.left, self.halted)
+        """Wait before a retry after failure ``attempt`` and return True; return False if there is no retry."""
+        pause = self.retry.delay * 2 ** (attempt - 1)
+        if error.code.name not in _TEMPORARY or attempt >= self.retry.attempts or pause >= self.left():
+            return False
+        sleep_unless_halted(pause, self.retry.sleep, self.halted)
+        return True
 
     def _note(self, error: SynclineError | None) -> None:
         """Record if the server accepted or refused the credentials."""
@@ -180,29 +168,24 @@ class GitRunner:
         elif error.code.name == "UNAUTHORIZED":
             REJECTIONS.refused(*self.account, error)
 
-    def run(
-        self,
-        *arguments: str,
-        feed: bytes | None = None,
-        extra: Mapping[str, str] | None = None,
-        accept: tuple[int, ...] = (0,),
-    ) -> CommandResult:
+    def run(self, *arguments: str, feed: bytes | None = None, accept: Container[int] = (0,)) -> CommandResult:
         """Run a command with ``feed`` as its standard input. Raises an error for a status not in ``accept``."""
-        with self.start(*arguments, extra=extra) as running:
+        with self.start(*arguments) as running:
             if feed is not None:
                 running.write(feed)
             out = running.read()
         done = running.ended(out)
         if done.status not in accept or running.stopped:
-            raise running.error(done)
+            raise running.error()
         return done
 
     @contextlib.contextmanager
-    def start(self, *arguments: str, extra: Mapping[str, str] | None = None) -> Iterator[RunningCommand]:
+    def start(self, *arguments: str) -> Iterator[RunningCommand]:
         """Start a command. If the block raises, the command and its child processes are killed."""
-        command = [program(), f"--git-dir={self.folder}", *self._options(), *arguments]
+        options = itertools.chain.from_iterable(("-c", setting) for setting in (*_SETTINGS, *self.settings))
+        command = [program(), f"--git-dir={self.folder}", *options, *arguments]
         hidden = {name: "" for name in os.environ if name.startswith("AWS_")}
-        environment = {**hidden, **_ENVIRONMENT, "HOME": str(self.folder), **self.environment, **(extra or {})}
+        environment = {**hidden, **_ENVIRONMENT, "HOME": str(self.folder), **self.environment}
         seconds = min(self.left(), _MAX_SECONDS)
         if seconds <= 0:
             raise SynclineError("TIME_SHORT", f"no time is left for git {arguments[0]}")
@@ -210,11 +193,7 @@ class GitRunner:
             raise SynclineError("RUN_CANCELLED", f"git {arguments[0]} was not started: the run was cancelled")
         with disk_full_as_error():
             process = _gitpython()(str(self.folder)).execute(
-                command,
-                istream=subprocess.PIPE,
-                as_process=True,
-                env=environment,
-                start_new_session=True,
+                command, istream=subprocess.PIPE, as_process=True, env=environment, start_new_session=True
             )
         running = RunningCommand(arguments[0], process, seconds, self)
         try:
@@ -227,15 +206,7 @@ class GitRunner:
 
     def failure(self, command: str, done: CommandResult) -> SynclineError:
         """Return the error for a failed command."""
-        anonymous = not self.variables and "GIT_SSH_COMMAND" not in self.environment
-        return error_of_git(command, done.status, done.err, anonymous=anonymous)
-
-    def _options(self) -> Iterator[str]:
-        for setting in (*_SETTINGS, *(f"protocol.{name}.allow=always" for name in self.protocols), *self.settings):
-            yield "-c"
-            yield setting
-        for name, variable in self.variables.items():
-            yield f"--config-env={name}={variable}"
+        return error_of_git(command, done.status, done.err, anonymous=self.account[1] is None)
 
 
 class RunningCommand:
@@ -246,18 +217,15 @@ class RunningCommand:
         self._failure = git.failure
         self._process = cast("subprocess.Popen[bytes]", process.proc)
         self._wrapper = process  # kills the process when it is collected
+        assert self._process.stdin
+        assert self._process.stdout
+        self._in, self._out = self._process.stdin, self._process.stdout
         self.stopped: SynclineError | None = None
         self._err = bytearray()
         self._drain = threading.Thread(target=self._read_errors, daemon=True)
         self._drain.start()
         self._over = threading.Event()
-        self._watch = threading.Thread(target=self._stop_in_time, args=(seconds, git.halted), daemon=True)
-        self._watch.start()
-
-    @property
-    def _in(self) -> IO[bytes]:
-        assert self._process.stdin is not None
-        return self._process.stdin
+        threading.Thread(target=self._stop_in_time, args=(seconds, git.halted), daemon=True).start()
 
     def write(self, data: bytes) -> None:
         """Write to the command's input. A command that has already ended is reported by :meth:`ended` only."""
@@ -271,27 +239,24 @@ class RunningCommand:
                 self._in.write(chunk)
             self._in.flush()
         except BrokenPipeError:
-            raise self.error(self.ended(b"")) from None
+            raise self.error() from None
 
     def read(self) -> bytes:
         """Close the command's input and return all of its output."""
         self._close_input()
-        assert self._process.stdout is not None
-        return self._process.stdout.read()
+        return self._out.read()
 
     def read_exactly(self, size: int) -> bytes:
         """Return ``size`` bytes of the command's output. Raises GIT_FAILED if it ends before."""
-        assert self._process.stdout is not None
-        data = self._process.stdout.read(size)
+        data = self._out.read(size)
         if len(data) != size:
-            raise self.error(self.ended(b""))
+            raise self.error()
         return data
 
     def line(self) -> bytes:
         """Return the next line of the command's output, without the line break."""
         self._in.flush()
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().rstrip(b"\n")
+        return self._out.readline().rstrip(b"\n")
 
     def ended(self, out: bytes = b"") -> CommandResult:
         """Wait for the command's end and return its result."""
@@ -300,8 +265,9 @@ class RunningCommand:
         self._drain.join()
         return CommandResult(status, out, bytes(self._err).decode("utf-8", "replace"))
 
-    def error(self, done: CommandResult) -> SynclineError:
-        """Return the error for the command's end."""
+    def error(self) -> SynclineError:
+        """Wait for the command's end and return the error for it."""
+        done = self.ended()
         return self.stopped or self._failure(self.name, done)
 
     def kill(self) -> None:
@@ -311,12 +277,10 @@ class RunningCommand:
 
     def close(self) -> None:
         self._over.set()
-        self._close_input()
-        self._process.wait()
-        self._drain.join()
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                pipe.close()
+        self.ended()
+        self._out.close()
+        assert self._process.stderr
+        self._process.stderr.close()
         self._wrapper.proc = None
 
     def _close_input(self) -> None:

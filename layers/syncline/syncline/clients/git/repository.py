@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from syncline.clients.git.access import GitCredentials, GitRemote, connection_options, private_folder
+from syncline.clients.git.access import GitCredentials, GitRemote, connection_options, private_folder, write_private
 from syncline.clients.git.failures import disk_full_as_error
 from syncline.clients.git.history import FULL_DEPTH, blobs_with_trailer
 from syncline.clients.git.objects import (
@@ -101,15 +101,16 @@ class RemoteBranch:
 
         Raises REPOSITORY_ABSENT, UNAUTHORIZED, FORBIDDEN, HOST_KEY_REFUSED, TLS_FAILED, UNREACHABLE and similar errors.
         """
-        done = self._fetch_tip(self._ref, accept=(0, 128))
-        if done.status and _ABSENT not in done.err:
-            raise self._git.failure("fetch", done)
-        self.tip = None if done.status else self._commit(_TIP)
+        found = self._fetch_branch(_TIP, "--depth=1", f"--filter=tree:{self._depth}")
+        self.tip = self._commit(_TIP) if found else None
         return self.tip
 
-    def _fetch_tip(self, what: str, accept: tuple[int, ...]) -> CommandResult:
-        """Fetch one commit with the trees of its upper levels to the ref of the tip."""
-        return self._git.fetch("--depth=1", f"--filter=tree:{self._depth}", "origin", f"+{what}:{_TIP}", accept=accept)
+    def _fetch_branch(self, to: str, *options: str) -> bool:
+        """Fetch the branch to a local ref; return False if it is absent."""
+        done = self._git.fetch(*options, "origin", f"+{self._ref}:{to}", accept=(0, 128))
+        if done.status and _ABSENT not in done.err:
+            raise self._git.failure("fetch", done)
+        return not done.status
 
     def fetch_commit(self, digits: str) -> Commit:
         """Fetch a commit instead of the branch's last: any by its full ID, one of the branch by the first digits.
@@ -117,12 +118,12 @@ class RemoteBranch:
         Raises NOT_FOUND if there is none, and USAGE if several begin with these digits.
         """
         oid = digits if len(digits) == _FULL else self._full(digits)
-        done = self._fetch_tip(oid, accept=(0, 1, 128))
-        if done.status:
-            error = self._git.failure("fetch", done)
+        try:
+            self._git.fetch("--depth=1", f"--filter=tree:{self._depth}", "origin", f"+{oid}:{_TIP}")
+        except SynclineError as error:
             if error.code.name == "NOT_FOUND":
-                raise SynclineError("NOT_FOUND", f"the repository has no commit {oid}")
-            raise error
+                raise SynclineError("NOT_FOUND", f"the repository has no commit {oid}") from None
+            raise
         self.tip = self._commit(_TIP)
         return self.tip
 
@@ -132,11 +133,8 @@ class RemoteBranch:
         Servers accept full IDs only, so all commits of the branch are fetched, without trees.
         """
         # Without an explicit depth, git keeps the depth of an earlier shallow fetch.
-        options = (f"--depth={FULL_DEPTH}", "--filter=tree:0")
-        done = self._git.fetch(*options, "origin", f"+{self._ref}:{_HISTORY}", accept=(0, 128))
-        if done.status and _ABSENT not in done.err:
-            raise self._git.failure("fetch", done)
-        listed = b"" if done.status else self._git.run("rev-list", _HISTORY).out
+        is_found = self._fetch_branch(_HISTORY, f"--depth={FULL_DEPTH}", "--filter=tree:0")
+        listed = self._git.run("rev-list", _HISTORY).out if is_found else b""
         found = [oid for oid in listed.decode().splitlines() if oid.startswith(digits)]
         if not found:
             raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
@@ -196,10 +194,7 @@ class RemoteBranch:
                 parent = found.get(path[:-1])
                 entry = self._trees[parent].get(path[-1]) if parent is not None else None
                 oids[path] = entry.oid if entry is not None and entry.is_folder else None
-        return {b"/".join(path): self._entries(oids.get(path)) for path in wanted}
-
-    def _entries(self, oid: str | None) -> dict[bytes, TreeEntry]:
-        return {} if oid is None else self._trees[oid]
+        return {b"/".join(path): self._trees.get(oids.get(path) or "", {}) for path in wanted}
 
     def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, TreeEntry]]:
         """Yield every file below the folder ``path`` with its full path, in the order of bytes.
@@ -309,9 +304,8 @@ class RemoteBranch:
         with self._git.start("fast-import", "--quiet", "--done", *options) as running:
             yield running
             running.write_all((b"done\n",))
-            result = running.ended()
-            if result.status:
-                raise running.error(result)
+            if running.ended().status:
+                raise running.error()
 
     def commit(self, new: NewCommit, changes: Mapping[bytes, str | None]) -> str:
         """Create a commit on the tip and return its ID. ``changes`` maps paths to blob IDs, None for a removal."""
@@ -341,17 +335,13 @@ class RemoteBranch:
             for part, value in (("NAME", person.name), ("EMAIL", person.email), ("DATE", f"{new.time} +0000"))
         }
         with private_folder() as folder:
-            key = folder / "signing"
-            with disk_full_as_error():
-                key.touch(mode=0o600)
-                key.write_text(f"{str(new.signing_key).rstrip()}\n", encoding="utf-8")
+            key = write_private(folder / "signing", f"{str(new.signing_key).rstrip()}\n")
             beside = Path(program()).parent / "ssh-keygen"
             settings = ["-c", "gpg.format=ssh", "-c", f"user.signingKey={key}"]
             settings += ["-c", f"gpg.ssh.program={beside}"] if beside.exists() else []
             parent = ["-p", self.tip.oid] if self.tip else []
-            done = self._git.run(
-                *settings, "commit-tree", tree, *parent, "-S", "-F", "-", feed=new.message.encode(), extra=people
-            )
+            git = replace(self._git, environment={**self._git.environment, **people})
+            done = git.run(*settings, "commit-tree", tree, *parent, "-S", "-F", "-", feed=new.message.encode())
         return done.out.decode().strip()
 
     def set_tip(self, commit: str) -> None:
@@ -378,7 +368,7 @@ class RemoteBranch:
     def _push(self, commit: str) -> SynclineError | None:
         lease = f"--force-with-lease={self._ref}:{self.tip.oid if self.tip else ''}"
         done = self._local.run(
-            "push", "--porcelain", "--quiet", lease, "origin", f"{commit}:{self._ref}", accept=tuple(range(-64, 256))
+            "push", "--porcelain", "--quiet", lease, "origin", f"{commit}:{self._ref}", accept=range(-64, 256)
         )
         if done.status == 0:
             return None
@@ -411,23 +401,13 @@ def open_branch(
     end once ``halted`` returns True.
     """
     with private_folder() as folder:
-        options = connection_options(location.remote, location.access, location.ca, folder)
+        settings, environment = connection_options(location.remote, location.access, location.ca, folder)
         bare = folder / "bare"
         with disk_full_as_error():
             # Written directly: `git init` and two `git config` would take longer than the fetch.
             _initialise(bare, location.remote.url)
-        protocols = (location.remote.protocol,)
-        git = GitRunner(
-            bare,
-            protocols,
-            options.settings,
-            options.variables,
-            options.environment,
-            left,
-            location.retry,
-            halted,
-            (location.remote.host, location.access),
-        )
+        account = (location.remote.host, location.access)
+        git = GitRunner(bare, settings, environment, left, location.retry, halted, account)
         yield RemoteBranch(git, branch, depth)
 
 
@@ -451,10 +431,10 @@ def _object(running: RunningCommand, name: str, kind: bytes) -> tuple[str, int]:
     running.write(f"{name}\n".encode())
     line = running.line()
     if not line:
-        raise running.error(running.ended())
+        raise running.error()
     found = _OBJECT.fullmatch(line)
     if found is None or found[2] != kind:
-        error = running.error(running.ended())
+        error = running.error()
         if found is None and error.code.name != "GIT_FAILED":
             raise error
         answer = line[-60:].decode("utf-8", "replace")
