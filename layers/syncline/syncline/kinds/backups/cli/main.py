@@ -34,7 +34,6 @@ def restore(  # noqa: PLR0913 - each is an option
     ] = None,
 ) -> CommandResult:
     """Restore backups from git to a folder or bucket."""
-    from syncline.kinds.backups.cli import restore as command_restore  # noqa: PLC0415
+    from syncline.kinds.backups.cli import restore as implementation  # noqa: PLC0415
 
-    order = command_restore.Order(part.strip("/"), to, at, key, overwrite=overwrite)
-    return command_restore.restore(context, name, order)
+    return implementation.restore(context, name, part.strip("/"), to, at=at, key=key, overwrite=overwrite)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -27,18 +27,9 @@ _LISTED: Final = 20
 """Files listed in text output; `--json` lists all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
-    """The part to restore, the target, the commit, and the reference of the key."""
-
-    part: str
-    to: str
-    at: str | None
-    key: str | None
-    overwrite: bool
-
-
-def restore(context: Context, name: str, order: Order) -> CommandResult:
+def restore(  # noqa: PLR0913 - each is an option
+    context: Context, name: str, part: str, to: str, *, at: str | None, key: str | None, overwrite: bool
+) -> CommandResult:
     """Restore a part (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with the user's own rights.
 
     Everything is checked before anything is written. Raises USAGE for a sync or commit that cannot be restored,
@@ -57,24 +48,23 @@ def restore(context: Context, name: str, order: Order) -> CommandResult:
     sync = load_sync(deployment.state.sync_config(name))
     if not isinstance(sync, BackupsSync) or not isinstance(sync.target, GitTarget):
         raise SynclineError("USAGE", f"{name} is not a sync of backups into git, so there is nothing to restore from")
-    at = None if order.at is None else order.at.lower()
-    if at is not None and not _COMMIT.fullmatch(at):
-        raise SynclineError("USAGE", f"--at {order.at!r} is not a commit ID; write at least its first four digits")
-    key = _key(context, sync, order.key)
+    if at is not None and not _COMMIT.fullmatch(at.lower()):
+        raise SynclineError("USAGE", f"--at {at!r} is not a commit ID; write at least its first four digits")
+    decryption_key = _key(context, sync, key)
     parts = Dependencies(deployment.secrets, Http(), deployment.state, Database(deployment.table))
     layout = layout_of(sync)
-    branch = layout.branch_of(order.part.partition("/")[0])
-    store = _store(sync, order.to, parts)
+    branch = layout.branch_of(part.partition("/")[0])
+    store = _store(sync, to, parts)
     with open_branch(repository_of(sync, parts), branch, depth=layout.depth, left=lambda: _LONGEST) as opened:
-        restorer = Restorer(opened, layout, store, key)
-        plan = restorer.plan(order.part, at)
-        if plan.overwritten and not order.overwrite:
+        restorer = Restorer(opened, layout, store, decryption_key)
+        plan = restorer.plan(part, at and at.lower())
+        if plan.overwritten and not overwrite:
             answer = _confirm_overwrite(context, plan.overwritten, str(store))
             if answer is not None:
                 return answer
         restored = restorer.write(plan)
-    _print_result(context, order.part, str(store), restored)
-    value = {"restored": {"part": order.part, "to": str(store), **asdict(restored)}}
+    _print_result(context, part, str(store), restored)
+    value = {"restored": {"part": part, "to": str(store), **asdict(restored)}}
     return CommandResult(value, SOME_FAILED if restored.refused else 0)
 
 
