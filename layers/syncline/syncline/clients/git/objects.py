@@ -79,8 +79,14 @@ def blob_hash(size: int) -> hashlib._Hash:
 
 
 def blob_id(data: bytes) -> str:
-    digest = blob_hash(len(data))
-    digest.update(data)
+    return stream_id(len(data), (data,))
+
+
+def stream_id(size: int, chunks: Iterable[bytes]) -> str:
+    """Return the ID of a blob of ``size`` bytes."""
+    digest = blob_hash(size)
+    for chunk in chunks:
+        digest.update(chunk)
     return digest.hexdigest()
 
 

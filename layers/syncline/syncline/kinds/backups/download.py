@@ -10,17 +10,16 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
 
-from syncline.clients.git.objects import blob_hash, blob_id
+from syncline.clients.git.objects import blob_id, stream_id
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import InvalidEntry
-from syncline.clients.s3.client import ObjectStream
 from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import SyncSettings, TransferResult
 from syncline.kinds.backups.compare import Comparison, invalid_entry_results
 from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, OwnedFiles, check_listing, foreign
-from syncline.kinds.backups.paths import TakenPaths, path_error, shown
+from syncline.kinds.backups.paths import invalid_path, shown
 from syncline.kinds.backups.removals import ComparedCluster, GoneFiles, Limiter, ScanCursor, SourceView, plan_removals
 from syncline.kinds.backups.report import log_run
 from syncline.kinds.backups.secrets_detection import LARGEST, OutOfTime
@@ -153,9 +152,7 @@ class Downloads:
 
     def _compare_keys(self, cluster: str, keys: Sequence[str], *, vanished: bool) -> ComparedCluster:
         """Compare some keys of a cluster: objects of the bucket are sent on and read, the others are gone."""
-        errors = {
-            key: error for key in keys if (error := path_error(self._layout.path_of(key), TakenPaths())) is not None
-        }
+        errors = {key: error for key in keys if (error := invalid_path(self._layout.path_of(key))) is not None}
         valid = [key for key in keys if key not in errors]
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scan") as pool:
             heads = dict(zip(valid, pool.map(self._bucket.head, valid), strict=True))
@@ -191,29 +188,14 @@ class Downloads:
     # -- transfer ------------------------------------------------------------------------------------------------
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
-        learned: dict[str, IndexEntry] = {}
         rows = self._owned.get(item.name for item in items)
         written = self._written(items[0].group)
-        copying = _Copying(self._reader, self._store, self._owned, self._removal_check(context), context)
-
-        def copy(item: Item) -> tuple[TransferResult, IndexEntry | None]:
-            if context.over:
-                return Unfinished(item), None
-            try:
-                return _ItemCopy(copying, item, rows, written).run()
-            except OutOfTime:
-                return Unfinished(item), None
-            except SynclineError as error:
-                return Failure(item, error), None
-
+        batch = _Batch(self._reader, self._store, self._owned, self._removal_check(context), context, rows, written)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
-            for result, entry in pool.map(copy, items):
-                if entry is not None:
-                    learned[result.name if isinstance(result, Result) else result.item.name] = entry
-                yield result
-        if learned:
+            yield from pool.map(batch.copy, items)
+        if batch.learned:
             part = f"{context.work}-{items[0].name}"[:200]
-            self._index.add(self._settings.source_id, items[0].group, part, learned)
+            self._index.add(self._settings.source_id, items[0].group, part, batch.learned)
 
     def _removal_check(self, context: StepContext) -> Callable[[str, OwnedFile], SynclineError | None]:
         """Return a function that returns an error if a file that is left out at the source may not be removed.
@@ -271,10 +253,11 @@ class Downloads:
 
 
 @dataclass(frozen=True, slots=True)
-class _Copying:
-    """Source, target and state of the transfer of one batch.
+class _Batch:
+    """The transfer of one batch: copy objects, adopt files that are equal already, or remove files.
 
-    `removal_error` returns an error if a file of ours, whose object is left out now, may not be removed.
+    `rows` are the records of files of ours and `written` their index entries, by key. `removal_error` returns an error
+    if a file of ours, whose object is left out now, may not be removed. `learned` are the index entries of the objects.
     """
 
     reader: Reader
@@ -282,140 +265,123 @@ class _Copying:
     owned: OwnedFiles
     removal_error: Callable[[str, OwnedFile], SynclineError | None]
     context: StepContext
+    rows: Mapping[str, OwnedFile]
+    written: Mapping[str, IndexEntry]
+    learned: dict[str, IndexEntry] = field(default_factory=dict)
     large: threading.Lock = field(default_factory=threading.Lock)
     """Held while a large object is copied: it is in memory while it is inspected."""
 
+    def copy(self, item: Item) -> TransferResult:
+        """Transfer one item."""
+        if self.context.over:
+            return Unfinished(item)
+        try:
+            return self._transferred(item)
+        except OutOfTime:
+            return Unfinished(item)
+        except SynclineError as error:
+            return Failure(item, error)
 
-class _ItemCopy:
-    """The transfer of one item: copy its object, adopt a file that is equal already, or remove the file."""
-
-    def __init__(
-        self, copying: _Copying, item: Item, rows: Mapping[str, OwnedFile], written: Mapping[str, IndexEntry]
-    ) -> None:
-        self._copying = copying
-        self._reader = copying.reader
-        self._store = copying.store
-        self._item = item
-        self._rows = rows
-        self._written = written
-        self._path = copying.reader.path_of(item.name)
-
-    def run(self) -> tuple[TransferResult, IndexEntry | None]:
-        """Transfer the item; return its result and the index entry of its object. Raises OutOfTime."""
-        item, bucket = self._item, self._reader.bucket
-        error = path_error(self._path, TakenPaths())
+    def _transferred(self, item: Item) -> TransferResult:
+        error = invalid_path(self._path(item))
         if error is not None:
             raise error
         try:
-            stream = bucket.open(item.name)
+            stream = self.reader.bucket.open(item.name)
         except SynclineError as failed:
-            if failed.code.name != "NOT_FOUND" or bucket.head(item.name) is not None:
+            if failed.code.name != "NOT_FOUND" or self.reader.bucket.head(item.name) is not None:
                 raise
             if not item.detail.get("remove"):
                 # Only a file that was counted with all gone files may be removed.
                 reason = "vanished since the scan; the next scan removes it"
-                return Result(item.group, item.name, Outcome.EQUAL, reason=reason), None
-            return self._removed(), None
+                return Result(item.group, item.name, Outcome.EQUAL, reason=reason)
+            return self._removed(item)
         with stream:
-            return self._copied(stream)
+            head = stream.head
+            self.reader.check_size(item.name, head.size)
+            if not self.reader.secrets_filter.inspects:
+                return self._put(item, head, head.size, stream.chunks(_CHUNK))
+            with self.large if head.size > SMALL else nullcontext():
+                return self._inspected(item, head, stream.chunks(_CHUNK))
 
-    def _copied(self, stream: ObjectStream) -> tuple[TransferResult, IndexEntry | None]:
-        head, reader = stream.head, self._reader
-        if head.size > reader.largest:
-            what = f"{shown(self._item.name)} has {head.size} bytes, the sync allows {reader.largest}"
-            raise SynclineError("OVER_LIMIT", what)
-        if not reader.secrets_filter.inspects:
-            return self._put(head, head.size, stream.chunks(_CHUNK))
-        with self._copying.large if head.size > SMALL else nullcontext():
-            return self._inspected(stream)
+    def _path(self, item: Item) -> str:
+        return self.reader.path_of(item.name)
 
-    def _inspected(self, stream: ObjectStream) -> tuple[TransferResult, IndexEntry | None]:
+    def _inspected(self, item: Item, head: ObjectHead, chunks: Iterator[bytes]) -> TransferResult:
         """Copy the part of an object that may go to the target.
 
         An object too large to be held is read twice: it is inspected before any of it is written.
         """
-        head, secrets_filter, chunks = stream.head, self._reader.secrets_filter, stream.chunks(_CHUNK)
+        secrets_filter = self.reader.secrets_filter
 
         def over() -> bool:
-            return self._copying.context.over
+            return self.context.over
 
         if head.size <= LARGEST:
-            filtered = secrets_filter.apply(self._path, b"".join(chunks), over)
+            filtered = secrets_filter.apply(self._path(item), b"".join(chunks), over)
             if filtered.data is None:
-                return self._left_out(head, filtered.code or CERTAIN)
-            return self._put(head, len(filtered.data), iter([filtered.data]), filtered.data)
+                return self._left_out(item, head, filtered.code or CERTAIN)
+            return self._put(item, head, len(filtered.data), iter([filtered.data]), filtered.data)
         code = secrets_filter.reason_to_leave_out(chunks, over)
         if code is not None:
-            return self._left_out(head, code)
-        with self._reader.bucket.open(self._item.name, etag=head.etag) as again:
-            return self._put(head, head.size, again.chunks(_CHUNK))
+            return self._left_out(item, head, code)
+        with self.reader.bucket.open(item.name, etag=head.etag) as again:
+            return self._put(item, head, head.size, again.chunks(_CHUNK))
 
     def _put(
-        self, head: ObjectHead, size: int, chunks: Iterator[bytes], data: bytes | None = None
-    ) -> tuple[TransferResult, IndexEntry | None]:
+        self, item: Item, head: ObjectHead, size: int, chunks: Iterator[bytes], data: bytes | None = None
+    ) -> TransferResult:
         """Write these bytes, adopt the target's file if it has them, or leave a foreign one unchanged.
 
         `data` are the bytes if they are in memory: then a file of ours that has them is not written again.
         """
-        item, store = self._item, self._store
-        before = store.fingerprint(self._path)
-        if before is not None and not self._is_ours(before):
-            digest = blob_hash(size)
-            for chunk in chunks:
-                digest.update(chunk)
-            source, target = digest.hexdigest(), store.content_id(self._path)
+        store, path, row = self.store, self._path(item), self.rows.get(item.name)
+        before = store.fingerprint(path)
+        created = row.created if row is not None else 0
+        if before is not None and not self._is_ours(item, before):
+            source, target = stream_id(size, chunks), store.content_id(path)
             if source != target:
-                return foreign(item.group, item.name, source, target), None
-            return self._adopted(head, before, source)
-        if before is not None and data is not None and self._may_be_current(head):
+                return foreign(item.group, item.name, source, target)
+            return self._adopted(item, head, OwnedFile(before, head.etag, head.size, created), source)
+        if before is not None and data is not None and (row is None or row.etag in ("", head.etag)):
+            # The record does not say that our file was made from another version of the object.
             source = blob_id(data)
-            if store.content_id(self._path) == source:
-                return self._adopted(head, before, source)
-        after = store.write(self._path, chunks)
-        detail = {"etag": head.etag, "created": self._created(before)}
-        written = Item(item.group, item.name, after, before, head.size, detail)
-        return Completed(written, head.size), IndexEntry(head.etag, after)
+            if store.content_id(path) == source:
+                return self._adopted(item, head, OwnedFile(before, head.etag, head.size, created), source)
+        after = store.write(path, chunks)
+        self.learned[item.name] = IndexEntry(head.etag, after)
+        detail = {"etag": head.etag, "created": int(self.owned.clock()) if before is None else created}
+        return Completed(Item(item.group, item.name, after, before, head.size, detail), head.size)
 
-    def _may_be_current(self, head: ObjectHead) -> bool:
-        """Return False if the record says that our file was made from another version of the object."""
-        row = self._rows.get(self._item.name)
-        return row is None or row.etag in ("", head.etag)
+    def _adopted(self, item: Item, head: ObjectHead, file: OwnedFile, content: str) -> TransferResult:
+        self.owned.write({item.name: file})
+        self.learned[item.name] = IndexEntry(head.etag, file.fingerprint)
+        return Result(item.group, item.name, Outcome.EQUAL, content, content)
 
-    def _adopted(self, head: ObjectHead, fingerprint: str, content: str) -> tuple[TransferResult, IndexEntry | None]:
-        item = self._item
-        file = OwnedFile(fingerprint, head.etag, head.size, self._created(fingerprint))
-        self._copying.owned.write({item.name: file})
-        return Result(item.group, item.name, Outcome.EQUAL, content, content), IndexEntry(head.etag, fingerprint)
+    def _is_ours(self, item: Item, fingerprint: str) -> bool:
+        return _is_ours(item.name, fingerprint, self.rows, self.written)
 
-    def _created(self, before: str | None) -> int:
-        row = self._rows.get(self._item.name)
-        if before is None:
-            return int(self._copying.owned.clock())
-        return row.created if row is not None else 0
-
-    def _is_ours(self, fingerprint: str) -> bool:
-        return _is_ours(self._item.name, fingerprint, self._rows, self._written)
-
-    def _left_out(self, head: ObjectHead, code: LeftOutCode) -> tuple[TransferResult, IndexEntry | None]:
+    def _left_out(self, item: Item, head: ObjectHead, code: LeftOutCode) -> TransferResult:
         """Leave an object out. Its file is removed if it is ours and the limits allow it."""
-        fingerprint, item = self._store.fingerprint(self._path), self._item
-        entry = IndexEntry(head.etag, "", code)
-        if fingerprint is None:
-            return left_out(item, code), entry
-        if self._is_ours(fingerprint):
-            error = self._copying.removal_error(item.name, self._rows.get(item.name) or OwnedFile(fingerprint))
-            if error is not None:
-                return Failure(item, error), entry
-        return self._removed(), entry
+        fingerprint, error = self.store.fingerprint(self._path(item)), None
+        if fingerprint is not None and self._is_ours(item, fingerprint):
+            error = self.removal_error(item.name, self.rows.get(item.name) or OwnedFile(fingerprint))
+        result: TransferResult
+        if error is not None:
+            result = Failure(item, error)
+        else:
+            result = left_out(item, code) if fingerprint is None else self._removed(item)
+        self.learned[item.name] = IndexEntry(head.etag, "", code)
+        return result
 
-    def _removed(self) -> TransferResult:
+    def _removed(self, item: Item) -> TransferResult:
         """Remove the item's file if it is ours."""
-        fingerprint, item = self._store.fingerprint(self._path), self._item
+        fingerprint = self.store.fingerprint(self._path(item))
         if fingerprint is None:
             return Result(item.group, item.name, Outcome.EQUAL)
-        if not self._is_ours(fingerprint):
+        if not self._is_ours(item, fingerprint):
             return foreign(item.group, item.name, None, fingerprint)
-        self._store.remove(self._path)
+        self.store.remove(self._path(item))
         return Completed(Item(item.group, item.name, None, fingerprint, 0))
 
 

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
-from syncline.clients.git.objects import blob_hash, blob_id
+from syncline.clients.git.objects import blob_id, stream_id
 from syncline.clients.git.repository import BlobContent
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.client import Bucket, ObjectStream
@@ -87,10 +87,8 @@ def list_objects(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) 
     return found
 
 
-class LargeStore(Protocol):
-    """Stores a large blob as a stream: :meth:`syncline.clients.git.repository.RemoteBranch.store_stream`."""
-
-    def __call__(self, blob: BlobContent) -> str: ...
+LargeStore = Callable[[BlobContent], str]
+"""Stores a large blob as a stream: :meth:`syncline.clients.git.repository.RemoteBranch.store_stream`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,13 +109,6 @@ class ObjectContent:
 
 
 @dataclass(frozen=True, slots=True)
-class _Large:
-    """An object to be stored as a stream."""
-
-    item: Item
-
-
-@dataclass(frozen=True, slots=True)
 class Reader:
     """Reads objects of a sync, `at_once` at a time. `largest` is in bytes."""
 
@@ -132,7 +123,7 @@ class Reader:
 
         Threads read small objects ahead; the caller's thread stores large ones.
         """
-        ahead: deque[Future[ObjectContent | _Large | None]] = deque()
+        ahead: deque[Future[ObjectContent | Item | None]] = deque()
         waiting = iter(items)
         with ThreadPoolExecutor(self.at_once, thread_name_prefix="read") as pool:
             try:
@@ -142,8 +133,8 @@ class Reader:
                     if not ahead:
                         return
                     content = ahead.popleft().result()
-                    if isinstance(content, _Large):
-                        content = self._stored(content.item, store, over)
+                    if isinstance(content, Item):
+                        content = self._stored(content, store, over)
                     if content is None:
                         return
                     yield content
@@ -159,14 +150,19 @@ class Reader:
             yield from map(would_move, others)
             return
         read = 0
-        for content in self.read(others, _hash_stream, lambda: context.over):
+        for content in self.read(others, lambda blob: stream_id(blob.size, blob.chunks), lambda: context.over):
             read += 1
             yield _planned_result(content)
         for item in others[read:]:
             yield would_move(item, _NOT_SEARCHED)
 
-    def _read(self, item: Item, over: Callable[[], bool]) -> ObjectContent | _Large | None:
-        """Read one object; return None if the time is over while it is inspected."""
+    def check_size(self, name: str, size: int) -> None:
+        """Raise OVER_LIMIT for an object that is larger than the sync allows."""
+        if size > self.largest:
+            raise SynclineError("OVER_LIMIT", f"{shown(name)} has {size} bytes, the sync allows {self.largest}")
+
+    def _read(self, item: Item, over: Callable[[], bool]) -> ObjectContent | Item | None:
+        """Read one object; return None if the time is over while it is inspected, and the item if it is large."""
         try:
             return self._opened(item, over)
         except SynclineError as error:
@@ -174,7 +170,7 @@ class Reader:
         except OutOfTime:
             return None
 
-    def _opened(self, item: Item, over: Callable[[], bool]) -> ObjectContent | _Large:
+    def _opened(self, item: Item, over: Callable[[], bool]) -> ObjectContent | Item:
         try:
             stream = self.bucket.open(item.name)
         except SynclineError as error:
@@ -186,11 +182,8 @@ class Reader:
                 "SOURCE_CHANGED", f"{shown(item.name)} appeared and vanished while it was read"
             ) from None
         with stream:
-            head = stream.head
-            if head.size > self.largest:
-                what = f"{shown(item.name)} has {head.size} bytes, the sync allows {self.largest}"
-                raise SynclineError("OVER_LIMIT", what)
-            return _Large(item) if head.size > SMALL else self._held(stream, item, over)
+            self.check_size(item.name, stream.head.size)
+            return item if stream.head.size > SMALL else self._held(stream, item, over)
 
     def _held(self, stream: ObjectStream, item: Item, over: Callable[[], bool]) -> ObjectContent:
         """Read an object into memory."""
@@ -258,11 +251,3 @@ def _planned_result(content: ObjectContent) -> Result:
     if content.blob == item.target:
         return Result(item.group, item.name, Outcome.EQUAL)
     return would_move(item)
-
-
-def _hash_stream(blob: BlobContent) -> str:
-    """Return the ID of a large blob without storing it."""
-    digest = blob_hash(blob.size)
-    for chunk in blob.chunks:
-        digest.update(chunk)
-    return digest.hexdigest()

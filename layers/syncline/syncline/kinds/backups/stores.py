@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol
 
-from syncline.clients.git.objects import blob_hash
+from syncline.clients.git.objects import stream_id
 from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore, refuse
 from syncline.clients.s3.client import Bucket
 
@@ -81,7 +81,4 @@ class BucketStore:
 
     def content_id(self, path: str) -> str:
         with self._bucket.open(self._prefix + path) as stream:
-            digest = blob_hash(stream.head.size)
-            for chunk in stream.chunks(1 << 18):
-                digest.update(chunk)
-        return digest.hexdigest()
+            return stream_id(stream.head.size, stream.chunks(1 << 18))
