@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import yaml
 

@@ -21,7 +21,7 @@ from syncline.clients.git.repository import NewCommit, Person, RemoteBranch
 from syncline.errors import SynclineError
 from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import BranchEvidence, OwnedFile, OwnedFiles, content_marks, foreign
-from syncline.kinds.backups.paths import Layout, TakenPaths, collision, folded, invalid_path
+from syncline.kinds.backups.paths import Layout, TakenPaths, collision, folded, folders_above, invalid_path
 from syncline.kinds.backups.removals import GoneFiles, Limiter, SourceView
 from syncline.kinds.backups.report import BATCH, Change, LogOperation, Tally, commit_message
 from syncline.kinds.backups.secrets_filter import left_out
@@ -84,32 +84,25 @@ class Committer:
     def commit(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         """Yield one result for each item; all items are of one branch."""
         with self.open_branch(items[0].group, context) as branch:
-            settings = self.settings
-            reference = settings.reference(branch.name)
-            evidence = BranchEvidence(settings.sync, reference, settings.layout, self.owned, branch, context)
-            branch.fetch()
-            yield from _Batch(self, branch, evidence, items, context).results()
+            yield from _Batch(self, branch, items, context).results()
 
 
 class _Batch:
     """One batch on one branch."""
 
-    def __init__(
-        self,
-        committer: Committer,
-        branch: RemoteBranch,
-        evidence: BranchEvidence,
-        items: Sequence[Item],
-        context: StepContext,
-    ) -> None:
-        self._settings = committer.settings
-        self._layout = committer.settings.layout
+    def __init__(self, committer: Committer, branch: RemoteBranch, items: Sequence[Item], context: StepContext) -> None:
+        settings = committer.settings
+        self._settings = settings
+        self._layout = settings.layout
         self._reader = committer.reader
         self._index = committer.index
         self._owned = committer.owned
         self._clock = committer.clock
         self._branch = branch
-        self._evidence = evidence
+        self._reference = settings.reference(branch.name)
+        self._evidence = BranchEvidence(
+            settings.sync, self._reference, settings.layout, committer.owned, branch, context
+        )
         self._name = _batch_name(context.work, items)
         self._items = items
         self._context = context
@@ -121,6 +114,7 @@ class _Batch:
         self._files: dict[str, int] = {}  # number of files by cluster
 
     def results(self) -> Iterator[TransferResult]:
+        self._branch.fetch()
         tree = self._entries(self._layout.path_of(item.name) for item in self._items)
         self._read_all(tree)
         self._rows = self._owned.get(content.item.name for content in self._contents.values())
@@ -144,14 +138,7 @@ class _Batch:
 
     def _entries(self, paths: Iterable[str]) -> Folders:
         """Return the folders above these paths at the tip."""
-        wanted = {b""}
-        for path in paths:
-            raw = path.encode()
-            at = raw.find(b"/")
-            while at >= 0:
-                wanted.add(raw[:at])
-                at = raw.find(b"/", at + 1)
-        return self._branch.folders(wanted)
+        return self._branch.folders({b"", *(folder.encode() for path in paths for folder in folders_above(path))})
 
     def _read_all(self, tree: Folders) -> None:
         """Read the objects of all items with valid paths, and store blobs that the tree does not have."""
@@ -220,10 +207,7 @@ class _Batch:
 
     def _folders(self, path: str) -> Iterator[str]:
         """Yield the folders of a path, below the cluster's own."""
-        start = len(self._layout.cluster_path(self._cluster(path))) + 1
-        while (at := path.find("/", start)) >= 0:
-            yield path[:at]
-            start = at + 1
+        return folders_above(path, len(self._layout.cluster_path(self._cluster(path))) + 1)
 
     def _at_source(self, path: str) -> bool:
         content = self._contents.get(path)
@@ -330,12 +314,11 @@ class _Batch:
         by_cluster: dict[str, list[Change]] = defaultdict(list)
         for change in changes:
             by_cluster[self._cluster(change.path)].append(change)
-        tallies = {cluster: Tally.of(changed) for cluster, changed in by_cluster.items()}
         self._files = {cluster: count.files for cluster, count in self._file_counts().items()}
-        for cluster, tally in tallies.items():
-            self._files[cluster] = self._files.get(cluster, 0) + tally.grown
+        for cluster, changed in by_cluster.items():
+            self._files[cluster] = self._files.get(cluster, 0) + Tally.of(changed).grown
         seconds = self._clock()
-        message = commit_message(self._settings.sync, self._name, seconds, self._files, tallies)
+        message = commit_message(self._settings.sync, self._name, seconds, self._files, by_cluster, Tally.of(changes))
         signature = self._settings.signature
         new = NewCommit(message, signature.author, signature.committer, int(seconds), signature.signing_key())
         return self._branch.commit(new, {change.path.encode(): change.after for change in changes})
@@ -380,10 +363,6 @@ class _Batch:
         trees = self._trees()
         counts = {cluster: FileCount(trees[cluster], n) for cluster, n in self._files.items() if cluster in trees}
         self._index.save_file_counts(self._reference, counts)
-
-    @property
-    def _reference(self) -> str:
-        return self._settings.reference(self._branch.name)
 
     def _cluster(self, path: str) -> str:
         return self._layout.cluster_of(self._layout.key_of(path)) or ""

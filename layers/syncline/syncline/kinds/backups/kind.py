@@ -39,32 +39,29 @@ class Backups:
         http: Http,
     ) -> None:
         self._settings = settings
-        self._layout = settings.layout
         self._reader = reader
-        self._bucket = reader.bucket
-        self._index = index
-        self._owned = owned
         self._repository = repository
         self._http = http
+        self._scan = BackupScan(settings, reader.bucket, index, owned, self._open)
+        self._committer = Committer(settings, reader, index, owned, self._open)
+        self._verifier = Verifier(settings.layout, self._open)
         self._opened = 0
         self._lock = threading.Lock()
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        scan = BackupScan(self._settings, self._bucket, self._index, self._owned, self._open)
-        return scan.pages(scope, cursor, context)
+        return self._scan.pages(scope, cursor, context)
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
         return self._reader.plan(items, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
-        committer = Committer(self._settings, self._reader, self._index, self._owned, self._open)
-        return committer.commit(items, context)
+        return self._committer.commit(items, context)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        return Verifier(self._layout, self._open).verify(items, context)
+        return self._verifier.verify(items, context)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        log_run(self._settings.log, self._layout, self._bucket, run, results)
+        log_run(self._settings.log, self._settings.layout, self._reader.bucket, run, results)
 
     def reference(self, group: str) -> str:
         return self._settings.reference(group)
@@ -76,4 +73,5 @@ class Backups:
     def _open(self, name: str, context: StepContext) -> AbstractContextManager[RemoteBranch]:
         with self._lock:
             self._opened += 1
-        return open_branch(self._repository(), name, depth=self._layout.depth, left=context.left, halted=context.halted)
+        depth = self._settings.layout.depth
+        return open_branch(self._repository(), name, depth=depth, left=context.left, halted=context.halted)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+from syncline.clients.git.objects import TreeEntry
 from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
@@ -142,7 +143,8 @@ class OwnedFiles:
     def write(self, changes: Mapping[str, OwnedFile | None]) -> None:
         """Write records by key; None deletes a record."""
         for cluster, named in self._by_cluster(changes).items():
-            self._records(cluster).write({name: None if file is None else _row(file) for name, file in named.items()})
+            rows = {n: None if f is None else [f.fingerprint, f.etag, f.size, f.created] for n, f in named.items()}
+            self._records(cluster).write(rows)
 
     def count(self, clusters: Iterable[str]) -> int:
         """Return the number of selected files of these clusters that are ours."""
@@ -155,10 +157,6 @@ class OwnedFiles:
             if cluster is not None:
                 found[cluster][key.removeprefix(self._layout.prefix)] = file
         return found
-
-
-def _row(file: OwnedFile) -> list[Any]:
-    return [file.fingerprint, file.etag, file.size, file.created]
 
 
 def check_listing(
@@ -177,6 +175,13 @@ def check_listing(
         raise SynclineError("LISTING_INCOMPLETE", what)
     if found.is_empty and layout.prefix:
         raise SynclineError("SOURCE_ABSENT", f"{bucket} has no object below {layout.prefix!r}")
+
+
+def entries_of(branch: RemoteBranch, layout: Layout, keys: Iterable[str]) -> dict[str, TreeEntry | None]:
+    """Return the entry of each key in the tree of a branch's tip, None if it has none."""
+    paths = {key: layout.path_of(key).encode(errors="surrogateescape").rpartition(b"/") for key in keys}
+    folders = branch.folders({folder for folder, _, _ in paths.values()})
+    return {key: folders[folder].get(name) for key, (folder, _, name) in paths.items()}
 
 
 class BranchEvidence:
@@ -246,9 +251,7 @@ class BranchEvidence:
         """Return the blobs, by key, that we put after the record was written and that the branch still has."""
         latest = ((key, self._put[key], file.fingerprint) for key, file in recorded.items())
         put = {key: blob for key, blob, known in latest if blob is not None and blob != known}
-        paths = {key: self._layout.path_of(key).encode(errors="surrogateescape").rpartition(b"/") for key in put}
-        folders = self._branch.folders({folder for folder, _, _ in paths.values()})
-        entries = {key: folders[folder].get(name) for key, (folder, _, name) in paths.items()}
+        entries = entries_of(self._branch, self._layout, put)
         return {key: blob for key, blob in put.items() if (entry := entries[key]) is not None and entry.oid == blob}
 
     def _remember(self, since: str | None, pushed: tuple[str, ...] = ()) -> None:

@@ -115,7 +115,7 @@ class TakenPaths:
     def add(self, path: str) -> None:
         """Add a file that exists, whether it collides or not."""
         self._files.setdefault(folded(path), path)
-        for folder in _folders(path):
+        for folder in folders_above(path):
             self._folders.setdefault(folded(folder), folder)
 
     def add_entry(self, path: str, *, is_folder: bool) -> None:
@@ -140,7 +140,7 @@ class TakenPaths:
             return self._files[mine]
         if mine in self._folders:
             return f"{self._folders[mine]}/"
-        for folder in _folders(path):
+        for folder in folders_above(path):
             theirs = folded(folder)
             if theirs in self._files:
                 return self._files[theirs]
@@ -217,9 +217,8 @@ def shown(key: str) -> str:
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 
-def _folders(path: str) -> Iterator[str]:
-    """Yield the folders above a path, from the top."""
-    at = path.find("/")
-    while at >= 0:
+def folders_above(path: str, start: int = 0) -> Iterator[str]:
+    """Yield the folders above a path, from the top; without those that end before the character `start`."""
+    while (at := path.find("/", start)) >= 0:
         yield path[:at]
-        at = path.find("/", at + 1)
+        start = at + 1

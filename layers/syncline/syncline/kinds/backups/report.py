@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,9 +49,6 @@ class Tally:
             modified += change.before is not None and change.after is not None
         return cls(new, modified, deleted)
 
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(self.new + other.new, self.modified + other.modified, self.deleted + other.deleted)
-
     @property
     def grown(self) -> int:
         """The number of files that the tree gains."""
@@ -61,14 +58,14 @@ class Tally:
         return f"{self.new} new, {self.modified} modified, {self.deleted} deleted"
 
 
-def commit_message(
-    sync: str, batch: str, seconds: float, files: Mapping[str, int], changes: Mapping[str, Tally]
+def commit_message(  # noqa: PLR0913, PLR0917 - the parts of a message
+    sync: str, batch: str, seconds: float, files: Mapping[str, int], changed: Collection[str], tally: Tally
 ) -> str:
-    """Return a commit's message. `files` has the number of files of each cluster, `changes` those of changed clusters."""
+    """Return a commit's message. `files` has the number of files of each cluster, `changed` the changed clusters."""
     lines = [f"Automated backup sync - {time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(seconds))} UTC", ""]
-    lines += [f"Clusters processed: {len(changes)}"]
-    lines += [f"- {escape(cluster)}: {files[cluster]} files" for cluster in sorted(changes)]
-    lines += ["", f"Total files: {sum(files.values())}", f"Changes: {sum(changes.values(), Tally())}", ""]
+    lines += [f"Clusters processed: {len(changed)}"]
+    lines += [f"- {escape(cluster)}: {files[cluster]} files" for cluster in sorted(changed)]
+    lines += ["", f"Total files: {sum(files.values())}", f"Changes: {tally}", ""]
     lines += [f"{SYNC}: {sync}", f"{BATCH}: {batch}", ""]
     return "\n".join(lines)
 

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch
+from syncline.kinds.backups.ownership import entries_of
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
 
+@dataclass(frozen=True, slots=True)
 class Verifier:
     """Verifies items, with one fetch of each branch per call."""
 
-    def __init__(self, layout: Layout, open_branch: OpenBranch) -> None:
-        self._layout = layout
-        self._open_branch = open_branch
+    layout: Layout
+    open_branch: OpenBranch
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         """Yield Completed if the branch has the item's blob, or no file for a removed item; else NOT_ARRIVED."""
@@ -41,9 +43,7 @@ class Verifier:
 
     def _blobs(self, group: str, items: Sequence[Item], context: StepContext) -> dict[str, str | None]:
         """Return the fingerprints of the items' files on a branch by key, None for no file."""
-        with self._open_branch(group, context) as branch:
+        with self.open_branch(group, context) as branch:
             branch.fetch()
-            paths = {item.name: self._layout.path_of(item.name).encode().rpartition(b"/") for item in items}
-            folders = branch.folders(folder for folder, _, _ in paths.values())
-            entries = {name: folders[folder].get(last) for name, (folder, _, last) in paths.items()}
+            entries = entries_of(branch, self.layout, [item.name for item in items])
             return {name: None if entry is None else entry.fingerprint for name, entry in entries.items()}
