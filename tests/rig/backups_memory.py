@@ -14,7 +14,7 @@ from syncline.store.table import Database
 
 
 class InMemoryIndex:
-    """The index of :mod:`syncline.kinds.backups.index` in a dictionary."""
+    """The index of :class:`syncline.kinds.backups.source.Index` in a dictionary."""
 
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], dict[str, IndexEntry]] = {}

@@ -19,13 +19,12 @@ from typing import Final
 from syncline.clients.git.objects import TreeEntry, decode_name
 from syncline.clients.git.repository import NewCommit, Person, RemoteBranch
 from syncline.errors import SynclineError
-from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import BranchEvidence, OwnedFile, OwnedFiles, content_marks, foreign
 from syncline.kinds.backups.paths import Layout, TakenPaths, collision, folded, folders_above, invalid_path
 from syncline.kinds.backups.removals import GoneFiles, Limiter, SourceView
 from syncline.kinds.backups.report import BATCH, Change, LogOperation, Tally, commit_message
 from syncline.kinds.backups.secrets_filter import left_out
-from syncline.kinds.backups.source import ObjectContent, Reader, list_clusters
+from syncline.kinds.backups.source import Index, ObjectContent, Reader, list_clusters
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.ownership import Limits

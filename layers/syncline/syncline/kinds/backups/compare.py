@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from syncline.clients.http.listings import InvalidEntry
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, foreign
@@ -16,63 +16,56 @@ from syncline.model import Item, Result
 from syncline.store.backup_records import IndexEntry
 
 
+@dataclass(slots=True)
 class Comparison:
     """A comparison of a cluster's selected files.
 
     `objects` are the ETag and the size of each object that the source lists, and `current` the index entries of
-    objects that have not changed since they were read. `invalid` are results of invalid entries of the listings, by
-    key: a file that seems gone may be what one of them stands for. `evidence` returns True if a file without a record is
-    ours. `asked` are the items that a retry asks for.
+    objects that have not changed since they were read. `rows` are the records of our files. `evidence` returns True if
+    a file without a record is ours. `invalid` are results of invalid entries of the listings, by key: a file that seems
+    gone may be what one of them stands for. `asked` are the items that a retry asks for.
 
     Afterwards `learned` has the records to write, `ours` the number of files that are ours, and `gone` those of them
     that are gone from the source.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the inputs of a comparison
-        self,
-        layout: Layout,
-        group: str,
-        objects: Mapping[str, tuple[str, int]],
-        current: Mapping[str, IndexEntry],
-        rows: Mapping[str, OwnedFile],
-        evidence: Callable[[str, str], bool],
-        invalid: Mapping[str, Result],
-        asked: frozenset[tuple[str, str]],
-    ) -> None:
-        self._layout = layout
-        self._group = group
-        self._objects = {key: facts for key, facts in objects.items() if key not in invalid}
-        self._invalid = invalid
-        self._asked = asked
-        self._current = current
-        self._rows = rows
-        self._evidence = evidence
-        self.learned: dict[str, OwnedFile | None] = {}
-        self.ours = 0
-        self.gone: dict[str, tuple[Item, OwnedFile]] = {}
+    layout: Layout
+    group: str
+    objects: Mapping[str, tuple[str, int]]
+    current: Mapping[str, IndexEntry]
+    rows: Mapping[str, OwnedFile]
+    evidence: Callable[[str, str], bool]
+    invalid: Mapping[str, Result]
+    asked: frozenset[tuple[str, str]]
+    learned: dict[str, OwnedFile | None] = field(default_factory=dict)
+    ours: int = 0
+    gone: dict[str, tuple[Item, OwnedFile]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.objects = {key: facts for key, facts in self.objects.items() if key not in self.invalid}
 
     def all_equal(self) -> Page:
         """Return the page of a cluster that is the same at source and target."""
-        at_target = {key: entry.blob for key, entry in self._current.items() if entry.blob}
+        at_target = {key: entry.blob for key, entry in self.current.items() if entry.blob}
         for key, fingerprint in at_target.items():
             self._equal(key, fingerprint)
         self._forget(at_target.keys())
-        return self._page(self._current)
+        return self._page(self.current)
 
     def compared(self, at_target: Mapping[str, str]) -> Page:
         """Return the page of a cluster; `at_target` has the fingerprints of the target's files by key."""
         taken = TakenPaths()
         for key in at_target:
-            if key in self._objects:
-                taken.add(self._layout.path_of(key))
+            if key in self.objects:
+                taken.add(self.layout.path_of(key))
         items: list[Item] = []
         results: list[Result] = []
         equal: dict[str, IndexEntry] = {}
-        for key in sorted(self._objects, key=str.encode):
-            etag, size = self._objects[key]
-            target, entry = at_target.get(key), self._current.get(key)
-            item = Item(self._group, key, etag, target, size)
-            error = path_error(self._layout.path_of(key), taken)
+        for key in sorted(self.objects, key=str.encode):
+            etag, size = self.objects[key]
+            target, entry = at_target.get(key), self.current.get(key)
+            item = Item(self.group, key, etag, target, size)
+            error = path_error(self.layout.path_of(key), taken)
             if error is not None:
                 results.append(failed_result(item, error))
             elif entry is not None and entry.blob == (target or ""):
@@ -85,56 +78,56 @@ class Comparison:
             elif entry is None:
                 items.append(item)  # it may be equal, so it is read
             else:
-                results.append(foreign(self._group, key, entry.blob or None, target))
+                results.append(foreign(self.group, key, entry.blob or None, target))
         self._forget(at_target.keys())
-        extra = self._add_extras({key: at_target[key] for key in at_target.keys() - self._objects.keys()}, results)
+        extra = self._add_extras({key: at_target[key] for key in at_target.keys() - self.objects.keys()}, results)
         page = self._page(equal)
         return replace(page, items=tuple(items), results=(*results, *page.results), extra=extra)
 
     def _page(self, equal: Mapping[str, IndexEntry]) -> Page:
-        page = unchanged_page(self._group, equal, self._asked)
-        return replace(page, results=(*page.results, *self._invalid.values()))
+        page = unchanged_page(self.group, equal, self.asked)
+        return replace(page, results=(*page.results, *self.invalid.values()))
 
     def _equal(self, key: str, fingerprint: str) -> None:
         """Adopt a file that is equal at source and target."""
         self.ours += 1
-        row, (etag, size) = self._rows.get(key), self._objects[key]
+        row, (etag, size) = self.rows.get(key), self.objects[key]
         if row is None or (row.fingerprint, row.etag, row.size) != (fingerprint, etag, size):
             created = row.created if row is not None and row.fingerprint == fingerprint else 0
             self.learned[key] = OwnedFile(fingerprint, etag, size, created)
 
     def _is_ours(self, key: str, fingerprint: str) -> bool:
-        row = self._rows.get(key)
+        row = self.rows.get(key)
         if row is not None and row.is_at(fingerprint):
             return True
-        ours = self._evidence(key, fingerprint)
+        ours = self.evidence(key, fingerprint)
         if ours and row is None:
             self.learned[key] = OwnedFile(fingerprint)
         return ours
 
     def _forget(self, at_target: AbstractSet[str]) -> None:
         """Delete the records of files that neither source nor target has."""
-        if self._invalid:
+        if self.invalid:
             return
-        gone = self._rows.keys() - at_target - self._objects.keys()
-        self.learned |= dict.fromkeys(key for key in gone if self._layout.takes(key))
+        gone = self.rows.keys() - at_target - self.objects.keys()
+        self.learned |= dict.fromkeys(key for key in gone if self.layout.takes(key))
 
     def _add_extras(self, only_target: Mapping[str, str], results: list[Result]) -> int:
         """Split files that only the target has into `gone` and extras; return the number of extras without a result."""
         extras = 0
         for key, fingerprint in sorted(only_target.items()):
-            if not self._layout.takes(key) or key in self._invalid:
+            if not self.layout.takes(key) or key in self.invalid:
                 continue
             if self._is_ours(key, fingerprint):
                 self.ours += 1
-                if self._invalid:
+                if self.invalid:
                     continue
-                item = Item(self._group, key, None, fingerprint, None, {"remove": True})
-                self.gone[key] = (item, self._rows.get(key) or OwnedFile(fingerprint))
+                item = Item(self.group, key, None, fingerprint, None, {"remove": True})
+                self.gone[key] = (item, self.rows.get(key) or OwnedFile(fingerprint))
                 continue
             extras += 1
             if extras <= EXTRAS:
-                results.append(foreign(self._group, key, None, fingerprint))
+                results.append(foreign(self.group, key, None, fingerprint))
         return max(0, extras - EXTRAS)
 
 

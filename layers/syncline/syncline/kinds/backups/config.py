@@ -248,10 +248,7 @@ class Person(Model):
 class CommitRules(Model):
     """The rules for commits."""
 
-    author: Person = Field(
-        Person(name="Syncline", email="syncline@localhost"),
-        description="Author of the commits.",
-    )
+    author: Person = Field(Person(name="Syncline", email="syncline@localhost"), description="Author of the commits.")
     committer: Person | None = Field(None, description="Committer. Defaults to the author.")
     signing_key: SecretReference | None = Field(
         None,
@@ -464,11 +461,7 @@ def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:
 PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("A sync of backups", BackupsSync, ""),
     ("Backups, `source`", BucketEndpoint, ""),
-    (
-        "Backups, `auth` of a bucket with keys",
-        AccessKey,
-        "`auth` can also be the word `role` or `anonymous`.",
-    ),
+    ("Backups, `auth` of a bucket with keys", AccessKey, "`auth` can also be the word `role` or `anonymous`."),
     ("Backups, `target` in git", GitTarget, ""),
     ("Backups, `auth` of a repository by HTTPS", GitToken, ""),
     ("Backups, `auth` of a repository by SSH", GitKey, ""),

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
@@ -23,11 +22,18 @@ from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, SyncSettings, cluster_trees
 from syncline.kinds.backups.compare import Comparison, invalid_entry_results
-from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import BranchEvidence, OwnedFile, OwnedFiles, check_listing
 from syncline.kinds.backups.paths import Layout, folded, shown
 from syncline.kinds.backups.removals import ComparedCluster, Limiter, ScanCursor, SourceView, plan_removals
-from syncline.kinds.backups.source import ClusterListing, ObjectListing, failed_result, list_clusters, list_objects
+from syncline.kinds.backups.source import (
+    ClusterListing,
+    Index,
+    ObjectListing,
+    failed_result,
+    list_clusters,
+    list_objects,
+    map_ahead,
+)
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Result, Scope
 from syncline.store.backup_records import IndexEntry
@@ -173,13 +179,8 @@ class BackupScan:
         return at_target
 
 
-@dataclass(frozen=True, slots=True)
-class _ClusterState:
-    """A cluster as the bucket lists it, the index entries of its objects, and the records of its files."""
-
-    listing: ObjectListing
-    entries: dict[str, IndexEntry]
-    rows: dict[str, OwnedFile]
+_ClusterState = tuple[ObjectListing, dict[str, IndexEntry], dict[str, OwnedFile]]
+"""A cluster as the bucket lists it, the index entries of its objects, and the records of its files."""
 
 
 class _BranchScan:
@@ -203,25 +204,15 @@ class _BranchScan:
     def compare(self, clusters: Sequence[str]) -> Iterator[ComparedCluster]:
         """Compare clusters in order, while there is time."""
         taken = {folded(cluster): cluster for cluster in self.trees if self._is_taken(cluster)}
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scan") as pool:
-            ahead: list[Future[_ClusterState]] = []
-            waiting = iter(clusters)
-            try:
-                while not self._context.over:
-                    while len(ahead) < AT_ONCE and (cluster := next(waiting, None)) is not None:
-                        ahead.append(pool.submit(self._load, cluster))
-                    if not ahead:
-                        return
-                    state = ahead.pop(0).result()
-                    cluster = state.listing.cluster
-                    other = taken.setdefault(folded(cluster), cluster) if cluster in self._listed else cluster
-                    if other != cluster:
-                        yield ComparedCluster(cluster, self._collision_page(state.listing, other))
-                    else:
-                        yield self._compare(state)
-            finally:
-                for future in ahead:
-                    future.cancel()
+        for state in map_ahead(self._load, clusters, AT_ONCE, AT_ONCE, lambda: self._context.over):
+            cluster = state[0].cluster
+            other = taken.setdefault(folded(cluster), cluster) if cluster in self._listed else cluster
+            if other != cluster:
+                yield ComparedCluster(cluster, self._collision_page(state[0], other))
+            else:
+                yield self._compare(*state)
+            if self._context.over:
+                return
 
     def _is_taken(self, cluster: str) -> bool:
         """Return False if a folder of the tree is foreign, so that it blocks no cluster of a similar name."""
@@ -232,8 +223,8 @@ class _BranchScan:
         scan = self._scan
         listing = list_objects(scan.bucket, self._layout, cluster, listed=cluster in self._listed)
         if listing.error is not None:
-            return _ClusterState(listing, {}, {})
-        return _ClusterState(listing, scan.index.entries(scan.settings.source_id, cluster), scan.owned.of(cluster))
+            return listing, {}, {}
+        return listing, scan.index.entries(scan.settings.source_id, cluster), scan.owned.of(cluster)
 
     def _collision_page(self, listing: ObjectListing, other: str) -> Page:
         what = f"the cluster {listing.cluster!r} is the same as {other!r} on some file systems"
@@ -241,24 +232,24 @@ class _BranchScan:
         group = self._layout.branch_of(listing.cluster)
         return Page("", results=tuple(failed_result(Item(group, key), error) for key in listing.objects))
 
-    def _compare(self, state: _ClusterState) -> ComparedCluster:
-        scan, listing, context = self._scan, state.listing, self._context
+    def _compare(
+        self, listing: ObjectListing, entries: dict[str, IndexEntry], rows: dict[str, OwnedFile]
+    ) -> ComparedCluster:
+        scan, context = self._scan, self._context
         cluster, objects = listing.cluster, listing.objects
         if listing.error is not None:
             return ComparedCluster(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
         current = {
             key: entry
             for key, (etag, _) in objects.items()
-            if (entry := state.entries.get(key)) is not None and entry.etag == etag
+            if (entry := entries.get(key)) is not None and entry.etag == etag
         }
-        if len(current) != len(state.entries) and not context.plan:
+        if len(current) != len(entries) and not context.plan:
             scan.index.replace(scan.settings.source_id, cluster, current)
         tree = self.trees.get(cluster)
         group = self._layout.branch_of(cluster)
         invalid = invalid_entry_results(listing.invalid, group, self._layout.takes)
-        comparison = Comparison(
-            self._layout, group, objects, current, state.rows, self._evidence.has, invalid, context.asked
-        )
+        comparison = Comparison(self._layout, group, objects, current, rows, self._evidence.has, invalid, context.asked)
         if len(current) == len(objects) and tree is not None and self._tree_id(cluster, current) == tree.oid:
             page = comparison.all_equal()
         else:
@@ -291,10 +282,7 @@ class _PageBuilder:
     def __init__(self) -> None:
         self._items: list[Item] = []
         self._results: list[Result] = []
-        self._failures: list[Failure] = []
-        self._skipped = 0
-        self._left_out = 0
-        self._extra = 0
+        self._rest = Page("")  # failures and counts
 
     def add(self, page: Page, cursor: ScanCursor) -> Iterator[Page]:
         """Add a page; yield pages that are full, with `cursor`."""
@@ -302,11 +290,10 @@ class _PageBuilder:
         while (count := self._full()) is not None:
             yield self._page(cursor, count)
         # Only now: a scan may continue before a page that went out with some of the items, and would count these twice.
+        rest = self._rest
+        failures, left_out = (*rest.failures, *page.failures), rest.left_out + page.left_out
+        self._rest = Page("", (), rest.equal + page.equal, (), failures, left_out, rest.extra + page.extra)
         self._results += page.results
-        self._failures += page.failures
-        self._skipped += page.equal
-        self._left_out += page.left_out
-        self._extra += page.extra
         while len(self._results) >= RESULTS:
             yield self._page(cursor, 0)
 
@@ -329,15 +316,8 @@ class _PageBuilder:
         branches: dict[str, list[Item]] = defaultdict(list)
         for item in self._items[:items]:
             branches[item.group].append(item)
-        page = Page(
-            str(cursor),
-            tuple(chain.from_iterable(branches.values())),
-            self._skipped,
-            tuple(self._results[:RESULTS]),
-            tuple(self._failures),
-            left_out=self._left_out,
-            extra=self._extra,
-        )
+        by_branch, results = tuple(chain.from_iterable(branches.values())), tuple(self._results[:RESULTS])
+        page = replace(self._rest, cursor=str(cursor), items=by_branch, results=results)
         del self._items[:items], self._results[:RESULTS]
-        self._failures, self._skipped, self._left_out, self._extra = [], 0, 0, 0
+        self._rest = Page("")
         return page

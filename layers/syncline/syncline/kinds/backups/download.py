@@ -17,14 +17,21 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import SyncSettings, TransferResult
 from syncline.kinds.backups.compare import Comparison, invalid_entry_results
-from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, OwnedFiles, check_listing, foreign
 from syncline.kinds.backups.paths import invalid_path, shown
 from syncline.kinds.backups.removals import ComparedCluster, GoneFiles, Limiter, ScanCursor, SourceView, plan_removals
 from syncline.kinds.backups.report import log_run
 from syncline.kinds.backups.secrets_detection import LARGEST, OutOfTime
 from syncline.kinds.backups.secrets_filter import CERTAIN, left_out
-from syncline.kinds.backups.source import SMALL, ClusterListing, Reader, failed_result, list_clusters, list_objects
+from syncline.kinds.backups.source import (
+    SMALL,
+    ClusterListing,
+    Index,
+    Reader,
+    failed_result,
+    list_clusters,
+    list_objects,
+)
 from syncline.kinds.backups.stores import FileStore
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
@@ -37,6 +44,7 @@ AT_ONCE: Final = 8
 _CHUNK: Final = 1 << 18
 
 
+@dataclass(frozen=True, slots=True)
 class Downloads:
     """The kind `backups` for a sync without a repository. A group is a cluster, a fingerprint the store's own.
 
@@ -44,25 +52,20 @@ class Downloads:
     from the source, `store` is the target.
     """
 
+    settings: SyncSettings
+    reader: Reader
+    store: FileStore
+    index: Index
+    owned: OwnedFiles
+    http: Http
+
     moves_by = Step.TRANSFER
     share = SHARE
-
-    def __init__(  # noqa: PLR0913, PLR0917 - each is a part of the kind
-        self, settings: SyncSettings, reader: Reader, store: FileStore, index: Index, owned: OwnedFiles, http: Http
-    ) -> None:
-        self._settings = settings
-        self._layout = settings.layout
-        self._reader = reader
-        self._bucket = reader.bucket
-        self._store = store
-        self._index = index
-        self._owned = owned
-        self._http = http
 
     # -- discover ------------------------------------------------------------------------------------------------
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        source = list_clusters(self._bucket, self._layout)
+        source = list_clusters(self.reader.bucket, self.settings.layout)
         listed, wanted = source.names, self._wanted(scope, source, context)
         if cursor is None:
             invalid = tuple(invalid_entry_results(source.invalid, "", lambda _: True).values())
@@ -79,7 +82,7 @@ class Downloads:
                 else:
                     yield self._compare_keys(cluster, keys, vanished=vanished)
 
-        total = None if scope.groups is None else lambda: self._owned.count({*listed, *wanted})
+        total = None if scope.groups is None else lambda: self.owned.count({*listed, *wanted})
         view = SourceView(lambda: listed, self._has, total)
         for part in plan_removals(compare, self._limiter(context), view, ScanCursor.parse(cursor)):
             yield replace(part.page, cursor=str(part.behind))
@@ -88,47 +91,47 @@ class Downloads:
         """Yield a failure for each cluster of a scope that the bucket does not list."""
         clusters = {group.removesuffix("/") for group in scope.groups or () if group.endswith("/")}
         for name in sorted(clusters.difference(listed)):
-            error = SynclineError("SOURCE_ABSENT", f"{self._bucket} has no cluster {name}")
+            error = SynclineError("SOURCE_ABSENT", f"{self.reader.bucket} has no cluster {name}")
             yield Failure(Item(f"{name}/", "*"), error)
 
     def _has(self, key: str) -> bool:
-        return self._bucket.head(key) is not None
+        return self.reader.bucket.head(key) is not None
 
     def _limiter(self, context: StepContext) -> Limiter:
-        return Limiter(self._settings.sync, self._settings.limits, self._owned, context)
+        return Limiter(self.settings.sync, self.settings.limits, self.owned, context)
 
     def _wanted(self, scope: Scope, source: ClusterListing, context: StepContext) -> dict[str, list[str] | None]:
         """Return the clusters to scan, each with the keys to scan, or None for all keys."""
         if scope.groups is None:
             return dict.fromkeys(self._clusters(source, context))
         wanted: dict[str, list[str] | None] = {}
-        for key in filter(self._layout.takes, scope.groups):
-            keys = wanted.setdefault(self._layout.cluster_of(key) or "", [])
+        for key in filter(self.settings.layout.takes, scope.groups):
+            keys = wanted.setdefault(self.settings.layout.cluster_of(key) or "", [])
             assert keys is not None
             keys.append(key)
         return wanted | dict.fromkeys(g.partition("/")[0] for g in scope.groups if g.endswith("/"))
 
     def _clusters(self, source: ClusterListing, context: StepContext) -> list[str]:
         """Return the clusters of source and target."""
-        at_target = [cluster for cluster in self._store.top_folders() if self._layout.takes_cluster(cluster)]
-        check_listing(self._bucket, self._layout, source, at_target, self._owned)
+        at_target = [cluster for cluster in self.store.top_folders() if self.settings.layout.takes_cluster(cluster)]
+        check_listing(self.reader.bucket, self.settings.layout, source, at_target, self.owned)
         if not context.plan:
             # For the metrics, which need only the number of clusters.
             counts = {cluster: FileCount("", 0) for cluster in source.names}
-            self._index.save_file_counts(f"{self._settings.sync}#", counts)
+            self.index.save_file_counts(f"{self.settings.sync}#", counts)
         return [*{*source.names, *at_target}]
 
     def _compare(self, cluster: str, context: StepContext, *, vanished: bool) -> ComparedCluster:
-        layout = self._layout
-        listing = list_objects(self._bucket, layout, cluster, listed=not vanished)
+        layout = self.settings.layout
+        listing = list_objects(self.reader.bucket, layout, cluster, listed=not vanished)
         if listing.error is not None:
             return ComparedCluster(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
         objects = listing.objects
-        entries, rows = self._index.entries(self._settings.source_id, cluster), self._owned.of(cluster)
+        entries, rows = self.index.entries(self.settings.source_id, cluster), self.owned.of(cluster)
         current = {key: each for key, each in entries.items() if key in objects and each.etag == objects[key][0]}
         unread: list[InvalidEntry] = []
         try:
-            at_target = {layout.key_of(path): mark for path, mark in self._store.listing(cluster, unread.append)}
+            at_target = {layout.key_of(path): mark for path, mark in self.store.listing(cluster, unread.append)}
         except SynclineError as error:
             if vanished and not rows:
                 extra = Result(cluster, f"{cluster}/", Outcome.EXTRA, reason=f"cannot be listed: {error.what}")
@@ -147,16 +150,16 @@ class Downloads:
         comparison = Comparison(layout, cluster, objects, current, rows, evidence, invalid, context.asked)
         page = _with_unread(comparison.compared(at_target), cluster, extras)
         if comparison.learned and not context.plan:
-            self._owned.write(comparison.learned)
+            self.owned.write(comparison.learned)
         return ComparedCluster(cluster, page, comparison.ours, comparison.gone, vanished)
 
     def _compare_keys(self, cluster: str, keys: Sequence[str], *, vanished: bool) -> ComparedCluster:
         """Compare some keys of a cluster: objects of the bucket are sent on and read, the others are gone."""
-        errors = {key: error for key in keys if (error := invalid_path(self._layout.path_of(key))) is not None}
+        errors = {key: error for key in keys if (error := invalid_path(self.settings.layout.path_of(key))) is not None}
         valid = [key for key in keys if key not in errors]
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="scan") as pool:
-            heads = dict(zip(valid, pool.map(self._bucket.head, valid), strict=True))
-        rows = self._owned.get(valid)
+            heads = dict(zip(valid, pool.map(self.reader.bucket.head, valid), strict=True))
+        rows = self.owned.get(valid)
         items, gone, skipped = [], dict[str, tuple[Item, OwnedFile]](), 0
         results = [failed_result(Item(cluster, key), error) for key, error in errors.items()]
         written = cache(lambda: self._written(cluster))
@@ -165,7 +168,7 @@ class Downloads:
             if head is not None:
                 items.append(Item(cluster, key, head.etag, None if row is None else row.fingerprint, head.size))
                 continue
-            fingerprint = self._store.fingerprint(self._layout.path_of(key))
+            fingerprint = self.store.fingerprint(self.settings.layout.path_of(key))
             if fingerprint is None:
                 skipped += 1
             elif _is_ours(key, fingerprint, rows, written()):
@@ -173,29 +176,29 @@ class Downloads:
                 gone[key] = (item, row or OwnedFile(fingerprint))
             else:
                 results.append(foreign(cluster, key, None, fingerprint))
-        count = self._owned.count([cluster]) if gone else 0
+        count = self.owned.count([cluster]) if gone else 0
         return ComparedCluster(cluster, Page("", tuple(items), skipped, tuple(results)), count, gone, vanished)
 
     def _written(self, cluster: str) -> dict[str, IndexEntry]:
         """Return the index entries of files as they were written, also by a version that kept no records of them."""
-        source_ids = (self._settings.first_source_id, self._settings.source_id)
-        found = (self._index.entries(source_id, cluster) for source_id in dict.fromkeys(source_ids) if source_id)
+        source_ids = (self.settings.first_source_id, self.settings.source_id)
+        found = (self.index.entries(source_id, cluster) for source_id in dict.fromkeys(source_ids) if source_id)
         return {key: entry for entries in found for key, entry in entries.items() if entry.blob}
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
-        return self._reader.plan(items, context)
+        return self.reader.plan(items, context)
 
     # -- transfer ------------------------------------------------------------------------------------------------
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
-        rows = self._owned.get(item.name for item in items)
+        rows = self.owned.get(item.name for item in items)
         written = self._written(items[0].group)
-        batch = _Batch(self._reader, self._store, self._owned, self._removal_check(context), context, rows, written)
+        batch = _Batch(self.reader, self.store, self.owned, self._removal_check(context), context, rows, written)
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="download") as pool:
             yield from pool.map(batch.copy, items)
         if batch.learned:
             part = f"{context.work}-{items[0].name}"[:200]
-            self._index.add(self._settings.source_id, items[0].group, part, batch.learned)
+            self.index.add(self.settings.source_id, items[0].group, part, batch.learned)
 
     def _removal_check(self, context: StepContext) -> Callable[[str, OwnedFile], SynclineError | None]:
         """Return a function that returns an error if a file that is left out at the source may not be removed.
@@ -203,17 +206,17 @@ class Downloads:
         It is for one batch: files are counted once, and after an error no further files of the cluster are checked.
         """
         lock, refused = threading.Lock(), dict[str, SynclineError]()
-        count = cache(lambda cluster: self._owned.count([cluster]))
+        count = cache(lambda cluster: self.owned.count([cluster]))
 
         def clusters() -> list[str]:
-            return list_clusters(self._bucket, self._layout).names
+            return list_clusters(self.reader.bucket, self.settings.layout).names
 
         def check(key: str, file: OwnedFile) -> SynclineError | None:
-            cluster = self._layout.cluster_of(key) or ""
+            cluster = self.settings.layout.cluster_of(key) or ""
             with lock:  # one at a time: each is counted before the next is checked
                 if cluster not in refused:
                     gone = {cluster: GoneFiles({key: file}, count(cluster))}
-                    view = SourceView(clusters, self._has, lambda: self._owned.count(clusters()))
+                    view = SourceView(clusters, self._has, lambda: self.owned.count(clusters()))
                     errors = self._limiter(context).refused(gone, view)
                     if key in errors:
                         refused[cluster] = errors[key]
@@ -227,29 +230,29 @@ class Downloads:
         verified = [Unfinished(item) if context.over else self._verified(item) for item in items]
         learned = {each.item.name: _record(each.item) for each in verified if isinstance(each, Completed)}
         if learned:
-            self._owned.write(learned)
+            self.owned.write(learned)
         yield from verified
 
     def _verified(self, item: Item) -> Completed | Failure:
         try:
-            now = self._store.fingerprint(self._layout.path_of(item.name))
+            now = self.store.fingerprint(self.settings.layout.path_of(item.name))
         except SynclineError as error:
             return Failure(item, error)
         if now == item.source:
             return Completed(item)
-        what = f"{shown(item.name)} at {self._store} is {now or 'absent'}, expected {item.source or 'none'}"
+        what = f"{shown(item.name)} at {self.store} is {now or 'absent'}, expected {item.source or 'none'}"
         return Failure(item, SynclineError("NOT_ARRIVED", what))
 
     # -- runs ----------------------------------------------------------------------------------------------------
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        log_run(self._settings.log, self._layout, self._bucket, run, results)
+        log_run(self.settings.log, self.settings.layout, self.reader.bucket, run, results)
 
     def reference(self, group: str) -> str:
-        return f"{self._store}#{group}"
+        return f"{self.store}#{group}"
 
     def requests(self) -> int:
-        return self._http.requests_made
+        return self.http.requests_made
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,9 @@ from syncline.clients.git.repository import RemoteBranch, RepositoryLocation, op
 from syncline.clients.http.client import Http
 from syncline.kinds.backups.commit import Committer, SyncSettings, TransferResult
 from syncline.kinds.backups.discover import SHARE, BackupScan
-from syncline.kinds.backups.index import Index
 from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.report import log_run
-from syncline.kinds.backups.source import Reader
+from syncline.kinds.backups.source import Index, Reader
 from syncline.kinds.backups.verify import Verifier
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Result, Run, Scope, Step

@@ -102,6 +102,7 @@ class FactStore(Protocol):
     def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
 class OwnedFiles:
     """The records of a sync's files at the target.
 
@@ -109,53 +110,45 @@ class OwnedFiles:
     returns Unix seconds.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        records: Callable[[str], ClusterRecords],
-        windows: Callable[[str], Windows],
-        facts: FactStore,
-        clock: Callable[[], float],
-    ) -> None:
-        self._layout = layout
-        self._records = records
-        self.windows = windows
-        self.facts = facts
-        self.clock = clock
+    layout: Layout
+    records: Callable[[str], ClusterRecords]
+    windows: Callable[[str], Windows]
+    facts: FactStore
+    clock: Callable[[], float]
 
     def of(self, cluster: str) -> dict[str, OwnedFile]:
         """Return the records of a cluster by key."""
-        prefix = self._layout.prefix
-        return {prefix + name: OwnedFile(*row) for name, row in self._records(cluster).scan()}
+        prefix = self.layout.prefix
+        return {prefix + name: OwnedFile(*row) for name, row in self.records(cluster).scan()}
 
     def has(self, cluster: str) -> bool:
         """Return True if any file of a cluster is ours."""
-        return self._records(cluster).count() > 0
+        return self.records(cluster).count() > 0
 
     def get(self, keys: Iterable[str]) -> dict[str, OwnedFile]:
         """Return the records of those keys that have one."""
         found: dict[str, OwnedFile] = {}
         for cluster, names in self._by_cluster(dict.fromkeys(keys)).items():
-            rows, _ = self._records(cluster).known(names)
-            found |= {self._layout.prefix + name: OwnedFile(*row) for name, row in rows.items()}
+            rows, _ = self.records(cluster).known(names)
+            found |= {self.layout.prefix + name: OwnedFile(*row) for name, row in rows.items()}
         return found
 
     def write(self, changes: Mapping[str, OwnedFile | None]) -> None:
         """Write records by key; None deletes a record."""
         for cluster, named in self._by_cluster(changes).items():
             rows = {n: None if f is None else [f.fingerprint, f.etag, f.size, f.created] for n, f in named.items()}
-            self._records(cluster).write(rows)
+            self.records(cluster).write(rows)
 
     def count(self, clusters: Iterable[str]) -> int:
         """Return the number of selected files of these clusters that are ours."""
-        return sum(self._layout.takes(key) for cluster in clusters for key in self.of(cluster))
+        return sum(self.layout.takes(key) for cluster in clusters for key in self.of(cluster))
 
     def _by_cluster(self, keys: Mapping[str, OwnedFile | None]) -> dict[str, dict[str, OwnedFile | None]]:
         found: dict[str, dict[str, OwnedFile | None]] = defaultdict(dict)
         for key, file in keys.items():
-            cluster = self._layout.cluster_of(key)
+            cluster = self.layout.cluster_of(key)
             if cluster is not None:
-                found[cluster][key.removeprefix(self._layout.prefix)] = file
+                found[cluster][key.removeprefix(self.layout.prefix)] = file
         return found
 
 

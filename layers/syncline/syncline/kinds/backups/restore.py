@@ -95,14 +95,14 @@ class RestoreResult:
     refused: tuple[NotRestored, ...]
 
 
+@dataclass(frozen=True, slots=True)
 class Restorer:
     """Restores files from one branch to one target. `key` decrypts encrypted files."""
 
-    def __init__(self, branch: RemoteBranch, layout: Layout, target: FileStore, key: str | None = None) -> None:
-        self._branch = branch
-        self._layout = layout
-        self._target = target
-        self._key = key
+    branch: RemoteBranch
+    layout: Layout
+    target: FileStore
+    key: str | None = None
 
     # -- planning ------------------------------------------------------------------------------------------------
 
@@ -112,13 +112,13 @@ class Restorer:
         `at` is a commit's ID or its first digits; None for the branch's last commit. Raises NOT_FOUND if the commit or
         the part does not exist, and the errors of branch and target.
         """
-        tip = self._branch.fetch() if at is None else self._branch.fetch_commit(at)
+        tip = self.branch.fetch() if at is None else self.branch.fetch_commit(at)
         if tip is None:
-            raise SynclineError("NOT_FOUND", f"the repository has no branch {self._branch.name}")
+            raise SynclineError("NOT_FOUND", f"the repository has no branch {self.branch.name}")
         refused: list[NotRestored] = []
         files = list(self._restorable(self._entries(part), refused))
         if not files and not refused:
-            raise SynclineError("NOT_FOUND", f"{tip.oid} on {self._branch.name} has no files of {part}")
+            raise SynclineError("NOT_FOUND", f"{tip.oid} on {self.branch.name} has no files of {part}")
         files = list(self._examined(files, refused))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="restore") as pool:
             compared = list(pool.map(self._with_before, files))
@@ -131,12 +131,12 @@ class Restorer:
 
     def _entries(self, part: str) -> Iterator[tuple[bytes, TreeEntry]]:
         cluster = part.partition("/")[0]
-        root = self._layout.folder.encode()
-        entry = self._branch.folders([root])[root].get(cluster.encode())
+        root = self.layout.folder.encode()
+        entry = self.branch.folders([root])[root].get(cluster.encode())
         if entry is None or not entry.is_folder:
             return
-        above = f"{self._layout.path_of(self._layout.prefix + part)}/".encode()
-        for path, each in self._branch.files(self._layout.cluster_path(cluster).encode(), entry.oid):
+        above = f"{self.layout.path_of(self.layout.prefix + part)}/".encode()
+        for path, each in self.branch.files(self.layout.cluster_path(cluster).encode(), entry.oid):
             if path.startswith(above):
                 yield path, each
 
@@ -144,7 +144,7 @@ class Restorer:
         self, entries: Iterable[tuple[bytes, TreeEntry]], refused: list[NotRestored]
     ) -> Iterator[RestoreFile]:
         """Yield the entries that can be files. Others may have committed what this sync would not."""
-        skip = len(self._layout.folder.encode()) + 1 if self._layout.folder else 0
+        skip = len(self.layout.folder.encode()) + 1 if self.layout.folder else 0
         for raw, entry in entries:
             path, target_path = decode_name(raw), raw[skip:].decode("utf-8", "backslashreplace")
             if path is None:
@@ -174,14 +174,14 @@ class Restorer:
             for _ in chunks:
                 pass
             return replace(file, content=file.oid)
-        if self._key is None or blob.size > 2 * LARGEST:
+        if self.key is None or blob.size > 2 * LARGEST:
             raise SynclineError("SECRET_SEALED", f"{shown(file.target_path)} is encrypted, and there is no key for it")
-        data = decrypt(self._key, file.path, b"".join((first, *chunks)))
+        data = decrypt(self.key, file.path, b"".join((first, *chunks)))
         return replace(file, content=blob_id(data), encrypted=True)
 
     def _with_before(self, file: RestoreFile) -> RestoreFile | NotRestored:
         try:
-            return replace(file, before=self._target.before(file.target_path))
+            return replace(file, before=self.target.before(file.target_path))
         except SynclineError as error:
             if error.code.name not in _OF_ONE_FILE:
                 raise
@@ -217,21 +217,21 @@ class Restorer:
         )
 
     def _write(self, file: RestoreFile, blob: BlobContent) -> None:
-        where = f"{shown(file.target_path)} at {self._target}"
-        if self._target.before(file.target_path) != file.before:
+        where = f"{shown(file.target_path)} at {self.target}"
+        if self.target.before(file.target_path) != file.before:
             raise SynclineError("TARGET_CHANGED", f"{where} was changed meanwhile and is not overwritten")
         chunks = _checked(blob, file)
         if file.encrypted:
-            assert self._key is not None
-            chunks = iter([decrypt(self._key, file.path, b"".join(chunks))])
-        self._target.write(file.target_path, chunks)
-        if self._target.content_id(file.target_path) != file.content:
+            assert self.key is not None
+            chunks = iter([decrypt(self.key, file.path, b"".join(chunks))])
+        self.target.write(file.target_path, chunks)
+        if self.target.content_id(file.target_path) != file.content:
             raise SynclineError("DIGEST_MISMATCH", f"{where} differs from {file.oid}")
 
     def _blobs(self, files: Sequence[RestoreFile]) -> Iterator[tuple[RestoreFile, BlobContent]]:
         for at in range(0, len(files), _PORTION):
             portion = files[at : at + _PORTION]
-            with self._branch.blobs([file.oid for file in portion]) as blobs:
+            with self.branch.blobs([file.oid for file in portion]) as blobs:
                 for file, blob in zip(portion, blobs, strict=True):
                     yield file, blob
                     for _ in blob.chunks:  # read the rest, or the next blob would begin there

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 from syncline.clients.git.objects import blob_id, stream_id
 from syncline.clients.git.repository import BlobContent
@@ -19,8 +19,10 @@ from syncline.kinds.backups.secrets_detection import LARGEST, OutOfTime
 from syncline.kinds.backups.secrets_filter import CERTAIN, SecretsFilter, left_out
 from syncline.kinds.kind import StepContext, would_move, would_remove
 from syncline.model import Item, Outcome, Result
-from syncline.store.backup_records import IndexEntry, LeftOutCode
+from syncline.store.backup_records import FileCount, IndexEntry, LeftOutCode
 
+T = TypeVar("T")
+R = TypeVar("R")
 SMALL: Final = 2 * 1024 * 1024
 """Largest object in bytes that is held in memory; larger ones are streamed."""
 _CHUNK: Final = 256 * 1024
@@ -87,8 +89,54 @@ def list_objects(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) 
     return found
 
 
+class Index(Protocol):
+    """The index of objects read in earlier runs: see :class:`syncline.store.backup_index.BackupIndex`.
+
+    `source_id` names the bucket and the policy for Secrets. That an object with this key and this ETag is this blob
+    never changes, so entries may be added in any order, twice or not at all. Whether the branch has the blob is read
+    from the branch. The index makes scans fast; a lost one is rebuilt.
+    """
+
+    def entries(self, source_id: str, cluster: str) -> dict[str, IndexEntry]:
+        """Return the entries of a cluster by key."""
+        ...
+
+    def add(self, source_id: str, cluster: str, part: str, entries: Mapping[str, IndexEntry]) -> None:
+        """Add entries. `part` names the batch that read the objects; adding a part twice has the effect of once."""
+        ...
+
+    def replace(self, source_id: str, cluster: str, entries: Mapping[str, IndexEntry]) -> None:
+        """Replace all entries of a cluster, except those that are added meanwhile."""
+        ...
+
+    def file_counts(self, reference: str) -> dict[str, FileCount]:
+        """Return the file counts of a branch by cluster."""
+        ...
+
+    def save_file_counts(self, reference: str, counts: Mapping[str, FileCount]) -> None: ...
+
+
 LargeStore = Callable[[BlobContent], str]
 """Stores a large blob as a stream: :meth:`syncline.clients.git.repository.RemoteBranch.store_stream`."""
+
+
+def map_ahead(
+    function: Callable[[T], R], values: Iterable[T], threads: int, most: int, over: Callable[[], bool]
+) -> Iterator[R]:
+    """Yield the results of a function in order; threads compute up to `most` of them ahead until `over` returns True."""
+    ahead: deque[Future[R]] = deque()
+    waiting = iter(values)
+    with ThreadPoolExecutor(threads) as pool:
+        try:
+            while True:
+                while len(ahead) < most and not over() and (value := next(waiting, None)) is not None:
+                    ahead.append(pool.submit(function, value))
+                if not ahead:
+                    return
+                yield ahead.popleft().result()
+        finally:
+            for future in ahead:
+                future.cancel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,24 +171,11 @@ class Reader:
 
         Threads read small objects ahead; the caller's thread stores large ones.
         """
-        ahead: deque[Future[ObjectContent | Item | None]] = deque()
-        waiting = iter(items)
-        with ThreadPoolExecutor(self.at_once, thread_name_prefix="read") as pool:
-            try:
-                while True:
-                    while len(ahead) < 2 * self.at_once and not over() and (item := next(waiting, None)) is not None:
-                        ahead.append(pool.submit(self._read, item, over))
-                    if not ahead:
-                        return
-                    content = ahead.popleft().result()
-                    if isinstance(content, Item):
-                        content = self._stored(content, store, over)
-                    if content is None:
-                        return
-                    yield content
-            finally:
-                for future in ahead:
-                    future.cancel()
+        for content in map_ahead(lambda item: self._read(item, over), items, self.at_once, 2 * self.at_once, over):
+            found = self._stored(content, store, over) if isinstance(content, Item) else content
+            if found is None:
+                return
+            yield found
 
     def plan(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
         """Yield for each item how a run would end for it. Objects are read only if they are searched for Secrets."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from syncline.clients.git.objects import stream_id
@@ -44,41 +44,41 @@ class FileStore(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class BucketStore:
     """A bucket below `prefix`, which ends with a slash or is empty. The fingerprint is the ETag."""
 
-    def __init__(self, bucket: Bucket, prefix: str) -> None:
-        self._bucket = bucket
-        self._prefix = prefix
+    bucket: Bucket
+    prefix: str
 
     def __str__(self) -> str:
-        return f"{self._bucket}/{self._prefix}"
+        return f"{self.bucket}/{self.prefix}"
 
     def write(self, path: str, chunks: Iterable[bytes]) -> str:
-        return self._bucket.put_stream(self._prefix + path, chunks)
+        return self.bucket.put_stream(self.prefix + path, chunks)
 
     def fingerprint(self, path: str) -> str | None:
-        head = self._bucket.head(self._prefix + path)
+        head = self.bucket.head(self.prefix + path)
         return None if head is None else head.etag
 
     def listing(self, prefix: str, odd: OnInvalid = refuse) -> Iterator[tuple[str, str]]:
         def by_path(each: InvalidEntry) -> None:
-            odd(each if each.name is None else replace(each, name=each.name[len(self._prefix) :]))
+            odd(each if each.name is None else replace(each, name=each.name[len(self.prefix) :]))
 
-        for page in self._bucket.pages(f"{self._prefix}{prefix}/", on_invalid=by_path):
+        for page in self.bucket.pages(f"{self.prefix}{prefix}/", on_invalid=by_path):
             for each in page.objects:
-                yield each.key[len(self._prefix) :], each.etag
+                yield each.key[len(self.prefix) :], each.etag
 
     def top_folders(self) -> list[str]:
-        pages = self._bucket.pages(self._prefix, delimiter="/", on_invalid=ignore)
-        return sorted(prefix[len(self._prefix) : -1] for page in pages for prefix in page.prefixes)
+        pages = self.bucket.pages(self.prefix, delimiter="/", on_invalid=ignore)
+        return sorted(prefix[len(self.prefix) : -1] for page in pages for prefix in page.prefixes)
 
     def remove(self, path: str) -> None:
-        self._bucket.delete(self._prefix + path)
+        self.bucket.delete(self.prefix + path)
 
     def before(self, path: str) -> str | None:
         return None if self.fingerprint(path) is None else self.content_id(path)
 
     def content_id(self, path: str) -> str:
-        with self._bucket.open(self._prefix + path) as stream:
+        with self.bucket.open(self.prefix + path) as stream:
             return stream_id(stream.head.size, stream.chunks(1 << 18))

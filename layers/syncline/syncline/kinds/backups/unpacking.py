@@ -156,22 +156,12 @@ def _machine(form: str) -> tuple[_Decompressor, tuple[type[Exception], ...]]:
     return igzip_lib.IgzipDecompressor(flag=flag), (damaged, ValueError)
 
 
-class _Raw:
-    """A stream as a file for zstandard."""
-
-    def __init__(self, stream: Stream) -> None:
-        self._stream = stream
-
-    def read(self, size: int) -> bytes:
-        return self._stream.read(size)
-
-
 def _zstd(stream: Stream) -> Iterator[bytes]:
     import zstandard  # noqa: PLC0415
 
     factory = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
-    raw = cast("IO[bytes]", _Raw(stream))
-    reader = factory.stream_reader(raw, read_across_frames=True, read_size=CHUNK, closefd=False)
+    file = cast("IO[bytes]", stream)  # only its `read` is called
+    reader = factory.stream_reader(file, read_across_frames=True, read_size=CHUNK, closefd=False)
     while True:
         try:
             chunk = reader.read(CHUNK)
