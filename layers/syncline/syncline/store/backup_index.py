@@ -23,10 +23,8 @@ from syncline.model import portions
 from syncline.store.backup_records import FileCount, IndexEntry
 from syncline.store.table import Store, pack, unpack
 
-KEPT: Final = 90 * 24 * 3600
-"""Seconds after which an entry is deleted that no scan has read."""
-PARTS: Final = 24
-"""Number of parts of a cluster from which a scan merges them."""
+KEPT: Final = 90 * 24 * 3600  # seconds after which an entry is deleted that no scan has read
+PARTS: Final = 24  # number of parts of a cluster from which a scan merges them
 _SIZE: Final = 300_000
 """Limit in bytes of names, ETags and blob IDs in one item, below DynamoDB's 400 KB: they hardly compress."""
 

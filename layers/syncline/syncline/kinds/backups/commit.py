@@ -30,8 +30,7 @@ from syncline.model import Item, Outcome, Result
 from syncline.ownership import Limits
 from syncline.store.backup_records import FileCount, IndexEntry
 
-REPLAYS: Final = 8
-"""Times that the changes are committed on a new tip before the batch fails with BRANCH_MOVED."""
+REPLAYS: Final = 8  # times that the changes are committed on a new tip before the batch fails with BRANCH_MOVED
 PUSH_SECONDS: Final = 20.0
 """Seconds that are kept for the commit and the push, or a third of the time left if that is less."""
 

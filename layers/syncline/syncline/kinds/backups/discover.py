@@ -38,14 +38,10 @@ from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Result, Scope
 from syncline.store.backup_records import IndexEntry
 
-AT_ONCE: Final = 4
-"""Clusters listed at a time."""
-SHARE: Final = 2000
-"""Most items in one message, and so in one commit."""
-MESSAGE_SIZE: Final = 150_000
-"""Most characters of names in one message, which is also stored in an item of the table."""
-RESULTS: Final = 400
-"""Most results in one page."""
+AT_ONCE: Final = 4  # clusters listed at a time
+SHARE: Final = 2000  # most items in one message, and so in one commit
+MESSAGE_SIZE: Final = 150_000  # most characters of names in one message, which is also stored in an item of the table
+RESULTS: Final = 400  # most results in one page
 
 
 @dataclass(frozen=True, slots=True)

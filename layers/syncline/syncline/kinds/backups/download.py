@@ -37,10 +37,8 @@ from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinishe
 from syncline.model import Item, Outcome, Result, Run, Scope, Step
 from syncline.store.backup_records import FileCount, IndexEntry, LeftOutCode
 
-SHARE: Final = 200
-"""Most items in one message."""
-AT_ONCE: Final = 8
-"""Objects requested or copied at a time."""
+SHARE: Final = 200  # most items in one message
+AT_ONCE: Final = 8  # objects requested or copied at a time
 _CHUNK: Final = 1 << 18
 
 

@@ -29,10 +29,8 @@ from syncline.kinds.kind import StepContext
 from syncline.model import Outcome, Result
 from syncline.ownership import Windows
 
-EXTRAS: Final = 100
-"""Extras of a cluster that have a result in a run; further ones are only counted."""
-_RETENTION: Final = 10 * 365 * 86_400.0
-"""Seconds for which the position in the history is stored."""
+EXTRAS: Final = 100  # extras of a cluster that have a result in a run; further ones are only counted
+_RETENTION: Final = 10 * 365 * 86_400.0  # seconds for which the position in the history is stored
 _MOST_PUSHED: Final = 8
 """Commits of ours remembered since the history was read; beyond that, the complete history is read next time."""
 

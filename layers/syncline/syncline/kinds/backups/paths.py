@@ -19,12 +19,9 @@ from syncline.errors import SynclineError
 from syncline.patterns import allows
 
 CLUSTER: Final = "{cluster}"
-DEEPEST: Final = 100
-"""Levels of folders; git and file systems fail somewhere beyond."""
-LONGEST: Final = 4000
-"""Bytes of a path; Linux allows 4,096."""
-LONGEST_NAME: Final = 255
-"""Bytes of one name; every file system allows this."""
+DEEPEST: Final = 100  # levels of folders; git and file systems fail somewhere beyond
+LONGEST: Final = 4000  # bytes of a path; Linux allows 4,096
+LONGEST_NAME: Final = 255  # bytes of one name; every file system allows this
 
 # Characters that HFS+ ignores in a name: git's own list (utf8.c, next_hfs_char).
 _IGNORED: Final = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")

@@ -16,8 +16,7 @@ from syncline.model import Outcome, Result, Run, RunStatus
 
 SYNC: Final = "Syncline-Sync"
 """The trailer that names the sync. Files put by such commits are the sync's own, even if the table is lost."""
-BATCH: Final = "Syncline-Batch"
-"""The trailer that names the batch. It identifies a commit whose push got no response."""
+BATCH: Final = "Syncline-Batch"  # the trailer with the batch, which identifies a commit whose push got no response
 
 LogOperation = Callable[[str, dict[str, object], dict[str, float]], None]
 """Logs an operation: its name, its data, and its metrics."""

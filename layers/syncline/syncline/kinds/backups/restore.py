@@ -20,12 +20,9 @@ from syncline.kinds.backups.secrets_detection import LARGEST
 from syncline.kinds.backups.secrets_filter import MAGIC, decrypt
 from syncline.kinds.backups.stores import FileStore
 
-_PORTION: Final = 500
-"""Blobs fetched in one request."""
-_AT_ONCE: Final = 8
-"""Files of the target read at a time."""
-_MODES: Final = {b"100644", b"100755", b"100664"}
-"""Modes of files. Old versions of git wrote the last one."""
+_PORTION: Final = 500  # blobs fetched in one request
+_AT_ONCE: Final = 8  # files of the target read at a time
+_MODES: Final = {b"100644", b"100755", b"100664"}  # modes of files; old versions of git wrote the last one
 _OF_ONE_FILE: Final[frozenset[CodeName]] = frozenset(
     [
         "DIGEST_MISMATCH",

@@ -40,27 +40,17 @@ from syncline.kinds.backups.unpacking import (
 
 LARGEST: Final = 32 * 1024 * 1024
 """Largest text in bytes that is parsed. A larger one is searched for signs of a Secret, in portions."""
-_UNPACKED: Final = 512 * 1024 * 1024
-"""Bytes that an object may unpack to, all its layers together."""
+_UNPACKED: Final = 512 * 1024 * 1024  # bytes that an object may unpack to, all its layers together
 _FREE: Final = 16 * 1024 * 1024
-_RATIO: Final = 200
-"""Largest ratio of unpacked to compressed size, beyond the first `_FREE` bytes."""
-_DEEPEST: Final = 12
-"""Nested layers of compression, archives, base64 and text."""
-_WORK: Final = 400_000_000
-"""Work on one object in units of about 0.1 µs: much less than a function's time."""
-_CLOCK_INTERVAL: Final = 5_000_000
-"""Work between two checks of the time."""
-_CONTENT: Final = 200
-"""Work to begin a content."""
-_ESCAPE: Final = 10
-"""Work for an escape."""
-_UNPARSED: Final = 3
-"""Work for a byte that a second parser reads."""
-_PORTION: Final = 4 * 1024 * 1024
-"""Bytes of a portion of large text."""
-_OVERLAP: Final = 64 * 1024
-"""Bytes that a portion shares with the one before it."""
+_RATIO: Final = 200  # largest ratio of unpacked to compressed size, beyond the first `_FREE` bytes
+_DEEPEST: Final = 12  # nested layers of compression, archives, base64 and text
+_WORK: Final = 400_000_000  # work on one object in units of about 0.1 µs: much less than a function's time
+_CLOCK_INTERVAL: Final = 5_000_000  # work between two checks of the time
+_CONTENT: Final = 200  # work to begin a content
+_ESCAPE: Final = 10  # work for an escape
+_UNPARSED: Final = 3  # work for a byte that a second parser reads
+_PORTION: Final = 4 * 1024 * 1024  # bytes of a portion of large text
+_OVERLAP: Final = 64 * 1024  # bytes that a portion shares with the one before it
 _CONTROL: Final = re.compile(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f]")  # not in text
 _WIDE: Final = ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be")
 
@@ -271,12 +261,10 @@ class _Inspection:
 
 # -- signs of a Secret in bytes ----------------------------------------------------------------------------------------
 
-_ESCAPES: Final = 8
-"""Nested levels of escapes that are resolved. Text with more levels is parsed."""
+_ESCAPES: Final = 8  # nested levels of escapes that are resolved; text with more is parsed
 _MOST_ESCAPES: Final = 3_000_000
 """Most backslashes of a text that is inspected: resolving an escape takes about 90 bytes of memory."""
-_BASE64: Final = 40
-"""Length of the shortest piece of base64 that is decoded: a Secret with a value takes no less."""
+_BASE64: Final = 40  # length of the shortest piece of base64 that is decoded: a Secret with a value takes no less
 
 # All patterns are for text in lower case.
 _WORD: Final = re.compile(rb"secret(s|list)?(?![\w.-])")
@@ -287,12 +275,10 @@ _LONGEST_ESCAPE: Final = 10
 _ESCAPED: Final = re.compile(rb"(?<!\\)\\+(?:x|u00|u000000)([2-7][0-9a-f])")  # several backslashes: JSON inside JSON
 _HIDING: Final = re.compile(rb"\\(?:(?:x|u00|u000000)(?!22|27|3[ce])[2-7][0-9a-f]|\r?\n|u0000|x00|0)|\\\\\\(?:r\\+)?n")
 """An escape that may hide a letter. Those of quotes and of < and > are excluded: they are common in Go's JSON."""
-_AROUND: Final = 160
-"""Bytes on either side of an escape that can belong to the word."""
+_AROUND: Final = 160  # bytes on either side of an escape that can belong to the word
 _FOLDED: Final = re.compile(rb"(?<!\\)(?:\\+\r?\n|\\{3,}(?:r\\+)?n)[ \t]*")
 """A line break that is ignored inside double quotes, also as written in JSON."""
-_ZERO: Final = re.compile(rb"(?<!\\)\\+(?:u0000|x00|0)")
-"""A zero, as between the letters of UTF-16 inside JSON."""
+_ZERO: Final = re.compile(rb"(?<!\\)\\+(?:u0000|x00|0)")  # a zero, as between the letters of UTF-16 inside JSON
 _TAG: Final = re.compile(rb"![\w#;/?:@&=+$,.!~*'()<>\[\]%-]*+")
 _OF_BINARY: Final = re.compile(rb"binary|%[0-9a-f]{2}")
 _KIND: Final = re.compile(

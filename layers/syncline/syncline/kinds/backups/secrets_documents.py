@@ -17,17 +17,12 @@ from typing import Any, Final
 
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BINARY: Final = "tag:yaml.org,2002:binary"
-_SHORTEST: Final = 20
-"""Length of the shortest text that can be a document with a Secret."""
+_SHORTEST: Final = 20  # length of the shortest text that can be a document with a Secret
 _MARKER: Final = re.compile(rb"(?m)^---(?=[ \t\r\n]|\Z)|(?<=\n)\.\.\.(?:[ \t][^\n]*|\r)?\n")
-_DEEPEST: Final = 1000
-"""Most levels of a YAML document; libyaml takes time for each level at each bracket."""
-_BRACES: Final = 8
-"""Braces of a line at which parsing as JSON is tried."""
-_ATTEMPT: Final = 50
-"""Work to try one brace."""
-_EVENT: Final = 30
-"""Work for one event of the YAML parser."""
+_DEEPEST: Final = 1000  # most levels of a YAML document; libyaml takes time for each level at each bracket
+_BRACES: Final = 8  # braces of a line at which parsing as JSON is tried
+_ATTEMPT: Final = 50  # work to try one brace
+_EVENT: Final = 30  # work for one event of the YAML parser
 _COMMENT: Final = re.compile(r"(?:^|[ \t])#+")
 _SPACE: Final = re.compile(r"\s*")
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")

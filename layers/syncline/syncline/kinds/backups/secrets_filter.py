@@ -21,14 +21,11 @@ from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmle
 from syncline.model import Item, Outcome, Result
 from syncline.store.backup_records import LeftOutCode
 
-MAGIC: Final = b"syncline-sealed:aes-siv:1\n"
-"""The first line of an encrypted file."""
-CERTAIN: Final[LeftOutCode] = ""
-"""The code of an object that is or contains a Secret for certain."""
+MAGIC: Final = b"syncline-sealed:aes-siv:1\n"  # the first line of an encrypted file
+CERTAIN: Final[LeftOutCode] = ""  # the code of an object that is or contains a Secret for certain
 _KEY_BYTES: Final = (32, 48, 64)
 _LINE_LENGTH: Final = 76
-_DETECTION: Final = 2
-"""The version of the detection: objects that an older one accepted are read again."""
+_DETECTION: Final = 2  # the version of the detection: objects that an older one accepted are read again
 _UNSEEN: Final[CodeName] = "SECRETS_UNSEEN"
 _CODES: Final[Mapping[Verdict, LeftOutCode]] = {
     Verdict.SECRET: CERTAIN,

@@ -23,11 +23,9 @@ from syncline.store.backup_records import FileCount, IndexEntry, LeftOutCode
 
 T = TypeVar("T")
 R = TypeVar("R")
-SMALL: Final = 2 * 1024 * 1024
-"""Largest object in bytes that is held in memory; larger ones are streamed."""
+SMALL: Final = 2 * 1024 * 1024  # largest object in bytes that is held in memory; larger ones are streamed
 _CHUNK: Final = 256 * 1024
-_READS: Final = 3
-"""Times a large object is read if it changes while it is read."""
+_READS: Final = 3  # times a large object is read if it changes while it is read
 _LOCAL_ERRORS: Final[tuple[CodeName, ...]] = ("DISK_FULL", "GIT_ABSENT", "GIT_FAILED", "TIME_SHORT")
 """Codes of errors on this machine, which fail the batch and not the object."""
 _NOT_SEARCHED: Final = "not searched for Secrets because time was short: a run may leave it out"

@@ -8,10 +8,8 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import IO, Final, Protocol, cast
 
 CHUNK: Final = 256 * 1024
-BLOCK: Final = 512
-"""Bytes of a block of a tar archive."""
-_WINDOW: Final = 64 * 1024 * 1024
-"""Bytes of memory that a decompressor may take."""
+BLOCK: Final = 512  # bytes of a block of a tar archive
+_WINDOW: Final = 64 * 1024 * 1024  # bytes of memory that a decompressor may take
 _GZIP: Final = b"\x1f\x8b\x08"
 _ZSTD: Final = b"\x28\xb5\x2f\xfd"
 _SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # zstd's skippable frames (RFC 8878, 3.1.2)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 _LONGEST: Final = 24 * 3600.0
 _S3: Final = "s3://"
 _COMMIT: Final = re.compile("[0-9a-f]{4,40}")
-_LISTED: Final = 20
-"""Files listed in text output; `--json` lists all."""
+_LISTED: Final = 20  # files listed in text output; `--json` lists all
 
 
 def restore(  # noqa: PLR0913 - each is an option
