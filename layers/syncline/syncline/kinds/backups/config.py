@@ -434,20 +434,13 @@ def _access_problems(sync: BackupsSync) -> Iterator[Finding]:
     by_http = target.repository.startswith("http")
     by_file = target.repository.startswith("file:")
     path: KeyPath = ("target", "auth")
+    because: tuple[KeyPath, ...] = (("target", "repository"),)
     if by_file and target.auth is not None:
-        yield Finding(path, "has no effect for file:///…; remove it", (("target", "repository"),))
+        yield Finding(path, "has no effect for file:///…; remove it", because)
     elif by_http and isinstance(target.auth, GitKey):
-        yield Finding(
-            path,
-            "is an SSH key, but the URL of the repository is https://…; write {token: …}",
-            (("target", "repository"),),
-        )
+        yield Finding(path, "is an SSH key, but the URL of the repository is https://…; write {token: …}", because)
     elif not by_http and not by_file and not isinstance(target.auth, GitKey):
-        yield Finding(
-            ("target",),
-            "needs auth: {ssh_key: …, known_hosts: …} for a repository accessed by SSH",
-            (("target", "repository"),),
-        )
+        yield Finding(("target",), "needs auth: {ssh_key: …, known_hosts: …} for a repository accessed by SSH", because)
 
 
 def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:

@@ -241,9 +241,7 @@ class Limiter:
             return dict.fromkeys(gone, SynclineError("REMOVALS_CAPPED", what))
         own = self.context.allow_removals
         if own is not None:
-            request = RemovalRequest(
-                Limits(1.0, own, _RUN_WINDOW), len(files), _name(files), self.context.run, own=True
-            )
+            request = replace(self._request(files), limits=Limits(1.0, own, _RUN_WINDOW), own=True)
             grant = self._reserve("", request, lambda: sys.maxsize)
             what = f"{len(files)} files would be removed; this run may remove {own}, and {grant.used} were reserved"
             return {} if grant.allowed else dict.fromkeys(gone, self._too_many(what, len(files)))
@@ -269,12 +267,16 @@ class Limiter:
         return None if grant.allowed else self._too_many(_over_limit(count, grant, f"files of {cluster}"), count)
 
     def _request(self, files: Mapping[str, OwnedFile]) -> RemovalRequest:
-        return RemovalRequest(self.limits, len(files), _name(files), self.context.run)
+        """Return the request to remove files. The same files have the same name, which reserves them once.
+
+        A file that appeared again since counts as another file.
+        """
+        name = digest_of(
+            f"{key}\0{file.fingerprint}\0{file.etag}\0{file.created}" for key, file in sorted(files.items())
+        )
+        return RemovalRequest(self.limits, len(files), name, self.context.run, keep=not self.context.plan)
 
     def _reserve(self, cluster: str, request: RemovalRequest, total: Callable[[], int]) -> Grant:
-        if self.context.plan:
-            request = replace(request, keep=False)
-
         def removed(run: str) -> int:
             # A scan may count while its run removes files, so the run's own removals may be among its files.
             return 0 if run == self.context.run else self.context.removed(run)
@@ -289,11 +291,3 @@ class Limiter:
 def _over_limit(count: int, grant: Grant, of: str) -> str:
     limit = f"the limit is {grant.most} of the {grant.total} {of} per window"
     return f"{count} {of} would be removed; {limit}, and {grant.used} were removed in this one before"
-
-
-def _name(files: Mapping[str, OwnedFile]) -> str:
-    """Return a name for the removals of files: a repeated request reserves them once.
-
-    A file that appeared again since counts as another file.
-    """
-    return digest_of(f"{key}\0{file.fingerprint}\0{file.etag}\0{file.created}" for key, file in sorted(files.items()))

@@ -23,18 +23,16 @@ from syncline.kinds.backups.stores import FileStore
 _PORTION: Final = 500  # blobs fetched in one request
 _AT_ONCE: Final = 8  # files of the target read at a time
 _MODES: Final = {b"100644", b"100755", b"100664"}  # modes of files; old versions of git wrote the last one
-_OF_ONE_FILE: Final[frozenset[CodeName]] = frozenset(
-    [
-        "DIGEST_MISMATCH",
-        "FILE_REFUSED",
-        "FORBIDDEN",
-        "LINK_REFUSED",
-        "PATH_COLLIDES",
-        "PATH_REFUSED",
-        "REFUSED",
-        "TARGET_CHANGED",
-        "TOO_LARGE",
-    ]
+_OF_ONE_FILE: Final[tuple[CodeName, ...]] = (
+    "DIGEST_MISMATCH",
+    "FILE_REFUSED",
+    "FORBIDDEN",
+    "LINK_REFUSED",
+    "PATH_COLLIDES",
+    "PATH_REFUSED",
+    "REFUSED",
+    "TARGET_CHANGED",
+    "TOO_LARGE",
 )
 """Codes of failures that concern one file and not the next."""
 

@@ -28,12 +28,12 @@ from syncline.kinds.backups.secrets_documents import (
 )
 from syncline.kinds.backups.unpacking import (
     BLOCK,
+    ZIP,
     Stream,
     Unreadable,
     compression_of,
     decompressed,
     is_tar,
-    is_zip,
     tar_members,
     zip_members,
 )
@@ -144,7 +144,7 @@ def without_secrets(data: bytes, over: Callable[[], bool] = never) -> bytes | No
 
 def _is_packed(data: bytes) -> bool:
     """Return True for compressed data and zip archives. A tar archive is found by its zero bytes."""
-    return compression_of(data) is not None or is_zip(data)
+    return compression_of(data) is not None or data.startswith(ZIP)
 
 
 class _Inspection:
@@ -171,7 +171,7 @@ class _Inspection:
             for member in tar_members(stream):
                 self.content(Stream(member), depth + 1)
             self._plain(stream, depth)
-        elif is_zip(head):
+        elif head.startswith(ZIP):
             data = stream.read(LARGEST + 1)
             if len(data) > LARGEST:
                 raise _Unseen
@@ -204,7 +204,7 @@ class _Inspection:
 
     def _portion(self, data: bytes, depth: int) -> None:
         """Inspect a portion of data too large to be parsed."""
-        if may_name_secret(data) and (_CONTROL.search(data) is None or has_protobuf(data) or resembles_secret(data)):
+        if may_name_secret(data) and (_CONTROL.search(data) is None or _PROTOBUF in data or resembles_secret(data)):
             raise _Unseen
         self._base64(data, depth)
 
@@ -233,7 +233,7 @@ class _Inspection:
             return
         if depth > _DEEPEST:
             raise _Unseen
-        if has_protobuf(data):
+        if _PROTOBUF in data:
             raise SecretFound
         clean = printable(data)
         text = clean.decode()
@@ -332,11 +332,6 @@ def resembles_secret(data: bytes) -> bool:
     return any(_has_key(_KIND, text) and _has_key(_DATA, text) for text in texts)
 
 
-def has_protobuf(data: bytes) -> bool:
-    """Return True if the data may contain a Secret as stored in etcd."""
-    return _PROTOBUF in data
-
-
 def has_base64(data: bytes) -> bool:
     """Return True if the data has a run of base64 long enough for a Secret."""
     if b"\\/" in data:
@@ -348,17 +343,12 @@ def base64_in(data: bytes) -> Iterator[bytes]:
     """Yield the decoded long runs of base64. A run may be wrapped, or escaped as in JSON."""
     import binascii  # noqa: PLC0415 - only where there is any
 
-    for match in _RUN.finditer(_joined(data)):
+    if b"\\" in data:  # escapes of slashes and line breaks, as JSON and YAML write them
+        data = re.sub(rb"\\[nr\r\n]", b"\n", data).replace(b"\\/", b"/")
+    for match in _RUN.finditer(data):
         run = b"".join(match[0].replace(b"\\", b"").split()).replace(b"-", b"+").replace(b"_", b"/")
         run = run[: len(run) - (len(run) % 4 == 1)]
         yield binascii.a2b_base64(run + b"=" * (-len(run) % 4))
-
-
-def _joined(data: bytes) -> bytes:
-    """Return the text with the escapes of slashes and line breaks resolved, as JSON and YAML write them."""
-    if b"\\" not in data:
-        return data
-    return re.sub(rb"\\[nr\r\n]", b"\n", data).replace(b"\\/", b"/")
 
 
 def _has_word(low: bytes) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Callable, Generator, Iterable, Iterator
-from typing import IO, Final, Protocol, cast
+from typing import IO, Any, Final, cast
 
 CHUNK: Final = 256 * 1024
 BLOCK: Final = 512  # bytes of a block of a tar archive
@@ -16,7 +16,7 @@ _SKIPPABLE: Final = re.compile(rb"[\x50-\x5f]\x2a\x4d\x18")  # zstd's skippable 
 _BZIP2: Final = re.compile(rb"BZh[1-9](?:1AY&SY|\x17\x72\x45\x38\x50\x90)")
 _XZ: Final = b"\xfd7zXZ\0"
 _ZLIB: Final = re.compile(rb"\x78[\x01\x5e\x9c\xda]")
-_ZIP: Final = b"PK\x03\x04"
+ZIP: Final = b"PK\x03\x04"
 _FIRST: Final = frozenset(bytes([byte]) for byte in b"\x1f\x28\xfdBx" + bytes(range(0x50, 0x60)))
 _OF_NEXT: Final = frozenset(b"xgLK")  # types of tar members that describe the next one
 _MEMBER: Final = 1500
@@ -74,19 +74,6 @@ class Stream:
             yield chunk
 
 
-class _Decompressor(Protocol):
-    """The interface of all decompressors here except zstd's."""
-
-    @property
-    def eof(self) -> bool: ...
-    @property
-    def needs_input(self) -> bool: ...
-    @property
-    def unused_data(self) -> bytes: ...
-
-    def decompress(self, data: bytes, max_length: int = ..., /) -> bytes: ...
-
-
 def compression_of(head: bytes) -> str | None:
     """Return the name of the compression of data with these first bytes, or None."""
     if head[:1] not in _FIRST:
@@ -138,7 +125,8 @@ def _member(stream: Stream, form: str) -> Generator[bytes, None, bool]:
     return True
 
 
-def _machine(form: str) -> tuple[_Decompressor, tuple[type[Exception], ...]]:
+def _machine(form: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return a decompressor with the interface of :class:`bz2.BZ2Decompressor`, and its errors for damaged data."""
     if form == "bzip2":
         import bz2  # noqa: PLC0415 - only where there is any
 
@@ -175,7 +163,8 @@ def _zstd(stream: Stream) -> Iterator[bytes]:
 
 def is_tar(head: bytes) -> bool:
     """Return True if these bytes begin with the header of a tar member (with a correct checksum)."""
-    return len(head) >= BLOCK and any(head[:100]) and _checksum(head[:BLOCK])
+    announced = _octal(head[148:156]) if len(head) >= BLOCK and any(head[:100]) else None
+    return announced is not None and announced == sum(head[:BLOCK]) - sum(head[148:156]) + 8 * 0x20
 
 
 def tar_members(stream: Stream) -> Iterator[Iterator[bytes]]:
@@ -202,27 +191,18 @@ def tar_members(stream: Stream) -> Iterator[Iterator[bytes]]:
             stream.read(BLOCK)
 
 
-def _checksum(header: bytes) -> bool:
+def _octal(field: bytes) -> int | None:
     try:
-        announced = int(header[148:156].strip(b" \0") or b"x", 8)
+        return int(field.strip(b" \0"), 8)
     except ValueError:
-        return False
-    return announced == sum(header) - sum(header[148:156]) + 8 * 0x20
+        return None
 
 
 def _size(header: bytes) -> int:
     field = header[124:136]
     if field[0] == 0x80:  # base 256, for sizes too large for octal digits
         return int.from_bytes(field[1:], "big")
-    try:
-        return int(field.strip(b" \0") or b"0", 8)
-    except ValueError:
-        return 0
-
-
-def is_zip(head: bytes) -> bool:
-    """Return True if these bytes begin a zip archive."""
-    return head.startswith(_ZIP)
+    return _octal(field) or 0
 
 
 def zip_members(data: bytes, spend: Callable[[int], None]) -> Iterator[Iterator[bytes]]:

@@ -25,7 +25,6 @@ from syncline.kinds.backups.config import (
     GitTarget,
     GitToken,
 )
-from syncline.kinds.backups.config import Person as ConfiguredPerson
 from syncline.kinds.backups.download import AT_ONCE, Downloads
 from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.ownership import OwnedFiles
@@ -56,15 +55,8 @@ class Builder:
         assert isinstance(sync, BackupsSync)
         target, layout = sync.target, layout_of(sync)
         bucket, secrets_filter = bucket_at(sync.source, self._parts), secrets_filter_of(sync, self._parts)
-        settings = SyncSettings(
-            sync.name,
-            f"{bucket}#{secrets_filter.name}",
-            str,
-            layout,
-            sync.removals.limits,
-            self._signature(sync),
-            partial(log_operation, sync.name),
-        )
+        limits, signature, log = sync.removals.limits, self._signature(sync), partial(log_operation, sync.name)
+        settings = SyncSettings(sync.name, f"{bucket}#{secrets_filter.name}", str, layout, limits, signature, log)
         owned, http = self._owned_files(sync, layout), self._parts.http
         reader = Reader(bucket, secrets_filter, sync.commit.largest * _MEGABYTE, sync.concurrency, layout.path_of)
         if not isinstance(target, GitTarget):
@@ -89,9 +81,9 @@ class Builder:
         return OwnedFiles(layout, records, windows, parts.state.facts, parts.clock)
 
     def _signature(self, sync: BackupsSync) -> Signature:
-        author, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
-        committer = sync.commit.committer or author
-        return Signature(_person(author), _person(committer), lambda: None if key is None else secrets.resolve(key))
+        person, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
+        author, committer = (Person(each.name, each.email) for each in (person, sync.commit.committer or person))
+        return Signature(author, committer, lambda: None if key is None else secrets.resolve(key))
 
 
 def store_of(target: DirectoryTarget | BucketTarget, parts: Dependencies) -> FileStore:
@@ -103,14 +95,9 @@ def store_of(target: DirectoryTarget | BucketTarget, parts: Dependencies) -> Fil
 
 def layout_of(sync: BackupsSync) -> Layout:
     target, select = sync.target, sync.select
-    return Layout(
-        sync.source.prefix,
-        target.folder if isinstance(target, GitTarget) else "",
-        target.branch if isinstance(target, GitTarget) else "",
-        (select.clusters.include, select.clusters.exclude),
-        (select.namespaces.include, select.namespaces.exclude),
-        (select.objects.include, select.objects.exclude),
-    )
+    folder, branch = (target.folder, target.branch) if isinstance(target, GitTarget) else ("", "")
+    selections = ((each.include, each.exclude) for each in (select.clusters, select.namespaces, select.objects))
+    return Layout(sync.source.prefix, folder, branch, *selections)
 
 
 def secrets_filter_of(sync: BackupsSync, parts: Dependencies) -> SecretsFilter:
@@ -146,10 +133,6 @@ def _access(target: GitTarget, secrets: Secrets, value_of: Callable[[Reference],
 
 def _short(cluster: str) -> str:
     return hashlib.blake2b(cluster.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-
-
-def _person(person: ConfiguredPerson) -> Person:
-    return Person(person.name, person.email)
 
 
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:
