@@ -77,18 +77,14 @@ class PodsSource:
     """Pods by a label selector, as ``kubectl -l`` takes it."""
 
     namespace: str
-    labels: str
+    selector: str
     port: int
 
     path: ClassVar = "/api/v1/namespaces/{namespace}/pods"
 
     @property
-    def selector(self) -> str:
-        return self.labels
-
-    @property
     def name(self) -> str:
-        return f"{self.namespace}/{self.labels}"
+        return f"{self.namespace}/{self.selector}"
 
 
 InstanceSource: TypeAlias = ServiceSource | PodsSource
@@ -187,14 +183,8 @@ class Cluster:
         query = [("labelSelector", source.selector), ("limit", str(PAGE))]
         if token:
             query.append(("continue", token))
-        request = api.param_serialize(
-            "GET",
-            source.path,
-            {"namespace": source.namespace},
-            query,
-            {"Accept": "application/json"},
-            auth_settings=["BearerToken"],
-        )
+        space, accept = {"namespace": source.namespace}, {"Accept": "application/json"}
+        request = api.param_serialize("GET", source.path, space, query, accept, auth_settings=["BearerToken"])
         answer: urllib3.BaseHTTPResponse = api.call_api(*request, _request_timeout=self._timeouts(source)).response
         return answer
 
@@ -234,13 +224,11 @@ def _checked_page(where: str, body: bytes) -> dict[str, Any]:
         page = json.loads(body)
     except (ValueError, RecursionError):
         page = None
-    if not isinstance(page, dict) or not isinstance(page.get("metadata"), dict) or "items" not in page:
-        raise SynclineError("BAD_ANSWER", f"GET {where}: the response is not a list")
-    token = page["metadata"].get("continue")
-    if not isinstance(page["items"], list | None) or not isinstance(token, str | None):
-        raise SynclineError("BAD_ANSWER", f"GET {where}: the response is not a list")
-    page["items"] = page["items"] or []  # Go writes an empty list as null, too
-    return page
+    match page:
+        case {"items": list() | None as items, "metadata": dict(metadata)}:
+            if isinstance(metadata.get("continue"), str | None):
+                return {**page, "items": items or []}  # Go writes an empty list as null, too
+    raise SynclineError("BAD_ANSWER", f"GET {where}: the response is not a list")
 
 
 def _instances(source: InstanceSource, items: Sequence[Any], on_invalid: OnInvalid) -> tuple[Instance, ...]:

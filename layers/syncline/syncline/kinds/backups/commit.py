@@ -309,14 +309,15 @@ class _Batch:
 
     def _commit(self, changes: list[Change]) -> str:
         changes = [*changes, *self._replaced(changes)]
-        by_cluster: dict[str, list[Change]] = defaultdict(list)
-        for change in changes:
-            by_cluster[self._cluster(change.path)].append(change)
         self._files = {cluster: count.files for cluster, count in self._file_counts().items()}
-        for cluster, changed in by_cluster.items():
-            self._files[cluster] = self._files.get(cluster, 0) + Tally.of(changed).grown
+        changed = set()
+        for change in changes:
+            cluster = self._cluster(change.path)
+            changed.add(cluster)
+            grown = (change.after is not None) - (change.before is not None)
+            self._files[cluster] = self._files.get(cluster, 0) + grown
         seconds = self._clock()
-        message = commit_message(self._settings.sync, self._name, seconds, self._files, by_cluster, Tally.of(changes))
+        message = commit_message(self._settings.sync, self._name, seconds, self._files, changed, Tally.of(changes))
         signature = self._settings.signature
         new = NewCommit(message, signature.author, signature.committer, int(seconds), signature.signing_key())
         return self._branch.commit(new, {change.path.encode(): change.after for change in changes})
@@ -341,7 +342,7 @@ class _Batch:
 
     def _file_counts(self) -> dict[str, FileCount]:
         """Return the number of files of each cluster of ours at the tip, from the index if its tree is unchanged."""
-        trees = self._trees()
+        trees = cluster_trees(self._branch, self._layout)
         if self._counted is None:
             self._counted = self._index.file_counts(self._reference)
         counts = {cluster: count for cluster, count in self._counted.items() if trees.get(cluster) == count.tree}
@@ -353,12 +354,8 @@ class _Batch:
         self._counted |= counts
         return counts
 
-    def _trees(self) -> dict[str, str]:
-        """Return the IDs of the clusters' trees at the tip."""
-        return {name: entry.oid for name, entry in cluster_trees(self._branch, self._layout).items()}
-
     def _save_file_counts(self) -> None:
-        trees = self._trees()
+        trees = cluster_trees(self._branch, self._layout)
         counts = {cluster: FileCount(trees[cluster], n) for cluster, n in self._files.items() if cluster in trees}
         self._index.save_file_counts(self._reference, counts)
 
@@ -405,11 +402,11 @@ class _Batch:
         return Completed(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
 
 
-def cluster_trees(branch: RemoteBranch, layout: Layout) -> dict[str, TreeEntry]:
-    """Return the trees of the clusters at a branch's tip by name, without names that are not UTF-8."""
+def cluster_trees(branch: RemoteBranch, layout: Layout) -> dict[str, str]:
+    """Return the IDs of the clusters' trees at a branch's tip by name, without names that are not UTF-8."""
     root = layout.folder.encode()
     named = ((decode_name(name), entry) for name, entry in branch.folders([root])[root].items() if entry.is_folder)
-    return {name: entry for name, entry in named if name is not None}
+    return {name: entry.oid for name, entry in named if name is not None}
 
 
 def _batch_name(work: str, items: Sequence[Item]) -> str:

@@ -7,11 +7,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from syncline.clients.http.listings import InvalidEntry
+from syncline.errors import SynclineError
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, foreign
 from syncline.kinds.backups.paths import Layout, TakenPaths, path_error
 from syncline.kinds.backups.secrets_filter import left_out
 from syncline.kinds.backups.source import failed_result
-from syncline.kinds.kind import Page, split_equal
+from syncline.kinds.kind import Failure, Page, split_equal
 from syncline.model import Item, Result
 from syncline.store.backup_records import IndexEntry
 
@@ -129,6 +130,11 @@ class Comparison:
             if extras <= EXTRAS:
                 results.append(foreign(self.group, key, None, fingerprint))
         return max(0, extras - EXTRAS)
+
+
+def cluster_failure(cluster: str, error: SynclineError) -> Failure:
+    """Return the failure of a complete cluster."""
+    return Failure(Item(f"{cluster}/", "*"), error)
 
 
 def unchanged_page(group: str, entries: Mapping[str, IndexEntry], asked: frozenset[tuple[str, str]]) -> Page:

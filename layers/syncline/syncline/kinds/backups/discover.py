@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Final
 
-from syncline.clients.git.objects import TreeEntry, branch_name_error, decode_name, tree_id
+from syncline.clients.git.objects import branch_name_error, decode_name, tree_id
 from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, SyncSettings, cluster_trees
-from syncline.kinds.backups.compare import Comparison, invalid_entry_results
+from syncline.kinds.backups.compare import Comparison, cluster_failure, invalid_entry_results
 from syncline.kinds.backups.ownership import BranchEvidence, OwnedFile, OwnedFiles, check_listing
 from syncline.kinds.backups.paths import Layout, folded, shown
 from syncline.kinds.backups.removals import ComparedCluster, Limiter, ScanCursor, SourceView, plan_removals
@@ -34,7 +34,7 @@ from syncline.kinds.backups.source import (
     list_objects,
     map_ahead,
 )
-from syncline.kinds.kind import Failure, Page, StepContext
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import Item, Result, Scope
 from syncline.store.backup_records import IndexEntry
 
@@ -120,11 +120,8 @@ class BackupScan:
                         yield from scan.compare([cluster for cluster in clusters if takes(cluster)])
 
         limiter = Limiter(self.settings.sync, self.settings.limits, self.owned, context)
-        view = SourceView(
-            lambda: source.names,
-            lambda key: self.bucket.head(key) is not None,
-            None if only is None else lambda: self.owned.count({*source.names, *only}),
-        )
+        total = None if only is None else lambda: self.owned.count({*source.names, *only})
+        view = SourceView(lambda: source.names, lambda key: self.bucket.head(key) is not None, total)
         for part in plan_removals(compare, limiter, view, at):
             yield from pages.add(part.page, part.before)
             at = part.behind
@@ -133,24 +130,15 @@ class BackupScan:
     def _listing_page(self, source: ClusterListing, only: list[str] | None, context: StepContext) -> Page:
         """Return the page of what the list of clusters shows: missing named clusters, stray keys, invalid entries."""
         if only is None:
-            stray = tuple(
-                failed_result(
-                    Item(self.layout.branch, key),
-                    SynclineError("PATH_REFUSED", f"{shown(key)} is not in the folder of a cluster"),
-                )
-                for key in source.stray
-            )
+            what = "is not in the folder of a cluster"
+            errors = ((key, SynclineError("PATH_REFUSED", f"{shown(key)} {what}")) for key in source.stray)
+            stray = (failed_result(Item(self.layout.branch, key), error) for key, error in errors)
             invalid = invalid_entry_results(source.invalid, self.layout.branch, lambda _: True)
             return Page("", results=(*stray, *invalid.values()))
         missing = [name for name in only if name not in source.names] if context.named and not source.invalid else []
         where = f"{self.bucket}, below {self.layout.prefix!r}," if self.layout.prefix else str(self.bucket)
-        return Page(
-            "",
-            failures=tuple(
-                Failure(Item(f"{name}/", "*"), SynclineError("SOURCE_ABSENT", f"{where} has no cluster {shown(name)}"))
-                for name in missing
-            ),
-        )
+        errors = ((name, SynclineError("SOURCE_ABSENT", f"{where} has no cluster {shown(name)}")) for name in missing)
+        return Page("", failures=tuple(cluster_failure(name, error) for name, error in errors))
 
     def _with_clusters_of_branch(
         self, listed: list[str], scan: _BranchScan, only: list[str] | None, source: ClusterListing
@@ -234,7 +222,7 @@ class _BranchScan:
         scan, context = self._scan, self._context
         cluster, objects = listing.cluster, listing.objects
         if listing.error is not None:
-            return ComparedCluster(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
+            return ComparedCluster(cluster, Page("", failures=(cluster_failure(cluster, listing.error),)))
         current = {
             key: entry
             for key, (etag, _) in objects.items()
@@ -246,7 +234,7 @@ class _BranchScan:
         group = self._layout.branch_of(cluster)
         invalid = invalid_entry_results(listing.invalid, group, self._layout.takes)
         comparison = Comparison(self._layout, group, objects, current, rows, self._evidence.has, invalid, context.asked)
-        if len(current) == len(objects) and tree is not None and self._tree_id(cluster, current) == tree.oid:
+        if len(current) == len(objects) and tree is not None and self._tree_id(cluster, current) == tree:
             page = comparison.all_equal()
         else:
             page = comparison.compared(self._files(cluster, tree))
@@ -259,12 +247,12 @@ class _BranchScan:
         skip = len(self._layout.prefix) + len(cluster) + 1
         return tree_id((key[skip:].encode(), entry.blob) for key, entry in entries.items() if entry.blob)
 
-    def _files(self, cluster: str, tree: TreeEntry | None) -> dict[str, str]:
+    def _files(self, cluster: str, tree: str | None) -> dict[str, str]:
         """Return the fingerprints of a cluster's files on the branch by key, without names that are not UTF-8."""
         if tree is None:
             return {}
         path = self._layout.cluster_path(cluster).encode()
-        named = ((decode_name(path), entry.fingerprint) for path, entry in self._branch.files(path, tree.oid))
+        named = ((decode_name(path), entry.fingerprint) for path, entry in self._branch.files(path, tree))
         return {self._layout.key_of(path): mark for path, mark in named if path is not None and mark is not None}
 
 

@@ -16,7 +16,7 @@ from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import SyncSettings, TransferResult
-from syncline.kinds.backups.compare import Comparison, invalid_entry_results
+from syncline.kinds.backups.compare import Comparison, cluster_failure, invalid_entry_results
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, OwnedFiles, check_listing, foreign
 from syncline.kinds.backups.paths import invalid_path, shown
 from syncline.kinds.backups.removals import ComparedCluster, GoneFiles, Limiter, ScanCursor, SourceView, plan_removals
@@ -89,8 +89,7 @@ class Downloads:
         """Yield a failure for each cluster of a scope that the bucket does not list."""
         clusters = {group.removesuffix("/") for group in scope.groups or () if group.endswith("/")}
         for name in sorted(clusters.difference(listed)):
-            error = SynclineError("SOURCE_ABSENT", f"{self.reader.bucket} has no cluster {name}")
-            yield Failure(Item(f"{name}/", "*"), error)
+            yield cluster_failure(name, SynclineError("SOURCE_ABSENT", f"{self.reader.bucket} has no cluster {name}"))
 
     def _has(self, key: str) -> bool:
         return self.reader.bucket.head(key) is not None
@@ -123,7 +122,7 @@ class Downloads:
         layout = self.settings.layout
         listing = list_objects(self.reader.bucket, layout, cluster, listed=not vanished)
         if listing.error is not None:
-            return ComparedCluster(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), listing.error),)))
+            return ComparedCluster(cluster, Page("", failures=(cluster_failure(cluster, listing.error),)))
         objects = listing.objects
         entries, rows = self.index.entries(self.settings.source_id, cluster), self.owned.of(cluster)
         current = {key: each for key, each in entries.items() if key in objects and each.etag == objects[key][0]}
@@ -134,7 +133,7 @@ class Downloads:
             if vanished and not rows:
                 extra = Result(cluster, f"{cluster}/", Outcome.EXTRA, reason=f"cannot be listed: {error.what}")
                 return ComparedCluster(cluster, Page("", results=(extra,)))
-            return ComparedCluster(cluster, Page("", failures=(Failure(Item(f"{cluster}/", "*"), error),)))
+            return ComparedCluster(cluster, Page("", failures=(cluster_failure(cluster, error),)))
         by_key = [each if each.name is None else replace(each, name=layout.key_of(each.name)) for each in unread]
         foreign_keys = {each.name for each in by_key if each.name is not None} - objects.keys() - rows.keys()
         extras = [each for each in by_key if each.name in foreign_keys and layout.takes(each.name or "")]

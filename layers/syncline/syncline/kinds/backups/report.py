@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -35,23 +36,14 @@ class Change:
 class Tally:
     """Numbers of new, modified and deleted paths."""
 
-    new: int = 0
-    modified: int = 0
-    deleted: int = 0
+    new: int
+    modified: int
+    deleted: int
 
     @classmethod
     def of(cls, changes: Iterable[Change]) -> Tally:
-        new = modified = deleted = 0
-        for change in changes:
-            new += change.before is None
-            deleted += change.after is None
-            modified += change.before is not None and change.after is not None
-        return cls(new, modified, deleted)
-
-    @property
-    def grown(self) -> int:
-        """The number of files that the tree gains."""
-        return self.new - self.deleted
+        kinds = Counter((change.before is None, change.after is None) for change in changes)
+        return cls(kinds[True, False], kinds[False, False], kinds[False, True])
 
     def __str__(self) -> str:
         return f"{self.new} new, {self.modified} modified, {self.deleted} deleted"
