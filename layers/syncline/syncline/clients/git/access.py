@@ -46,9 +46,8 @@ class GitRemote:
         ADDRESS_REFUSED for a link-local or metadata address.
         """
         if any(c.isspace() or not c.isprintable() for c in text) or text.startswith("-"):
-            raise SynclineError(
-                "CONFIG_INVALID", "the URL of a repository must have no spaces and begin with its scheme"
-            )
+            what = "the URL of a repository must have no spaces and begin with its scheme"
+            raise SynclineError("CONFIG_INVALID", what)
         scp = _SCP.fullmatch(text) if "://" not in text else None
         if scp is not None:
             user, host, path = scp["user"] or "git", scp["host"], scp["path"]
@@ -117,10 +116,9 @@ def connection_options(remote: GitRemote, access: GitCredentials, ca: str | None
         case None, "file":
             settings, environment = (), {}
         case _:
-            needs = {"ssh": "needs a key and known_hosts", "file": "takes no credentials"}.get(
-                remote.protocol, "needs a token"
-            )
-            raise SynclineError("CONFIG_INVALID", f"a repository with the protocol {remote.protocol} {needs}")
+            needs = {"ssh": "needs a key and known_hosts", "file": "takes no credentials"}
+            need = needs.get(remote.protocol, "needs a token")
+            raise SynclineError("CONFIG_INVALID", f"a repository with the protocol {remote.protocol} {need}")
     return (f"protocol.{remote.protocol}.allow=always", *settings), environment
 
 

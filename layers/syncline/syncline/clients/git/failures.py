@@ -72,11 +72,8 @@ def _explained(code: CodeName, words: str, *, anonymous: bool) -> str:
     """
     if code != "UNAUTHORIZED":
         return words
-    reason = (
-        "the server requires credentials and the sync has no `auth`"
-        if anonymous
-        else "the server rejected the credentials"
-    )
+    required = "the server requires credentials and the sync has no `auth`"
+    reason = required if anonymous else "the server rejected the credentials"
     prompt = _PROMPT.search(words)
     return f"{reason}, at {prompt[1]}" if prompt else f"{reason} ({words})"
 

@@ -139,9 +139,8 @@ class RemoteBranch:
         if not found:
             raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
         if len(found) > 1:
-            raise SynclineError(
-                "USAGE", f"{digits} matches several commits of {self.name}: {', '.join(found)}; give more digits"
-            )
+            what = f"{digits} matches several commits of {self.name}: {', '.join(found)}; give more digits"
+            raise SynclineError("USAGE", what)
         return found[0]
 
     def remote_tip(self) -> str | None:
@@ -157,13 +156,10 @@ class RemoteBranch:
         """Raise BRANCH_BLOCKED if the name of another branch prevents the creation of this one."""
         parts = self.name.split("/")
         above = ["/".join(parts[:count]) for count in range(1, len(parts))]
-        # A pattern also matches the ends of longer names.
-        found = [
-            name for name in self._heads(*above, f"{self.name}/*") if name in above or name.startswith(f"{self.name}/")
-        ]
-        if found:
-            what = f"{self.name!r} cannot be created while the branch {found[0]!r} exists"
-            raise SynclineError("BRANCH_BLOCKED", what)
+        for name in self._heads(*above, f"{self.name}/*"):
+            if name in above or name.startswith(f"{self.name}/"):  # a pattern also matches the ends of longer names
+                what = f"{self.name!r} cannot be created while the branch {name!r} exists"
+                raise SynclineError("BRANCH_BLOCKED", what)
 
     def _heads(self, *patterns: str) -> list[str]:
         """Return the names of the branches that match a pattern, except names that are not UTF-8."""
@@ -318,11 +314,8 @@ class RemoteBranch:
             running.write_all((b"\n".join(head) + b"\n",))
             # Removals first, since a folder may replace a file.
             running.write_all(b"D " + quoted(path) + b"\n" for path, oid in changes.items() if oid is None)
-            running.write_all(
-                b"M " + FILE + b" " + oid.encode() + b" " + quoted(path) + b"\n"
-                for path, oid in changes.items()
-                if oid is not None
-            )
+            put = ((path, oid) for path, oid in changes.items() if oid is not None)
+            running.write_all(b"M " + FILE + b" " + oid.encode() + b" " + quoted(path) + b"\n" for path, oid in put)
             running.write_all((b"\n",))
         created = self._commit(_NEW)
         return created.oid if new.signing_key is None else self._signed(created.tree, new)

@@ -110,18 +110,12 @@ def _parse_known_hosts(value: Any) -> str | Reference:
     )
 
 
+_TEXT: Final = WithJsonSchema({"type": "string", "minLength": 1})
 KnownHosts: TypeAlias = Annotated[
-    str | Reference,
-    PlainValidator(_parse_known_hosts),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "minLength": 1}),
+    str | Reference, PlainValidator(_parse_known_hosts), PlainSerializer(str, return_type=str), _TEXT
 ]
-RepositoryAddress: TypeAlias = Annotated[
-    str, AfterValidator(_check_repository), WithJsonSchema({"type": "string", "minLength": 1})
-]
-BranchName: TypeAlias = Annotated[
-    str, AfterValidator(_check_branch), WithJsonSchema({"type": "string", "minLength": 1})
-]
+RepositoryAddress: TypeAlias = Annotated[str, AfterValidator(_check_repository), _TEXT]
+BranchName: TypeAlias = Annotated[str, AfterValidator(_check_branch), _TEXT]
 
 
 class GitToken(Model):
@@ -339,9 +333,8 @@ class BackupsSync(Sync):
         elif isinstance(target, GitTarget) and target.repository.startswith("http://"):
             host = target.repository.removeprefix("http://").partition("/")[0]
             if not is_loopback(host):
-                found.append(
-                    Finding(("target", "repository"), "is sent unencrypted over the network; use https and ca")
-                )
+                what = "is sent unencrypted over the network; use https and ca"
+                found.append(Finding(("target", "repository"), what))
         if self.secrets == "keep":
             found.append(Finding(("secrets",), "keeps Secrets readable in the target's history forever"))
         return found
@@ -353,8 +346,7 @@ class BackupsSync(Sync):
             case GitTarget():
                 location, port = _location_of(target.repository)
                 area = Area(f"{folded(target.folder)}/" if target.folder else "")
-                at = f"the branch {target.branch} of {target.repository}"
-                template = f"{port}:{target.branch}"
+                at, template = f"the branch {target.branch} of {target.repository}", f"{port}:{target.branch}"
                 return [Reach(self.name, location, (area,), ("target", "branch"), at, advice, template=template)]
             case DirectoryTarget():
                 area = Area(f"{folded(normpath(target.directory)).rstrip('/')}/")

@@ -122,9 +122,9 @@ class BackupScan:
         limiter = Limiter(self.settings.sync, self.settings.limits, self.owned, context)
         total = None if only is None else lambda: self.owned.count({*source.names, *only})
         view = SourceView(lambda: source.names, lambda key: self.bucket.head(key) is not None, total)
-        for part in plan_removals(compare, limiter, view, at):
-            yield from pages.add(part.page, part.before)
-            at = part.behind
+        for page, before, behind in plan_removals(compare, limiter, view, at):
+            yield from pages.add(page, before)
+            at = behind
         yield from pages.rest(at)
 
     def _listing_page(self, source: ClusterListing, only: list[str] | None, context: StepContext) -> Page:

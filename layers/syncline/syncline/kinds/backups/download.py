@@ -82,8 +82,8 @@ class Downloads:
 
         total = None if scope.groups is None else lambda: self.owned.count({*listed, *wanted})
         view = SourceView(lambda: listed, self._has, total)
-        for part in plan_removals(compare, self._limiter(context), view, ScanCursor.parse(cursor)):
-            yield replace(part.page, cursor=str(part.behind))
+        for page, _, behind in plan_removals(compare, self._limiter(context), view, ScanCursor.parse(cursor)):
+            yield replace(page, cursor=str(behind))
 
     def _absent(self, scope: Scope, listed: list[str]) -> Iterator[Failure]:
         """Yield a failure for each cluster of a scope that the bucket does not list."""

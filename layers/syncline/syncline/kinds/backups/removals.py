@@ -75,15 +75,6 @@ class ComparedCluster:
 
 
 @dataclass(frozen=True, slots=True)
-class ScanPart:
-    """A page of a scan. A scan of which only a part was sent on continues at `before`, else at `behind`."""
-
-    page: Page
-    before: ScanCursor
-    behind: ScanCursor
-
-
-@dataclass(frozen=True, slots=True)
 class GoneFiles:
     """The files of a cluster that are gone from the source, by key; all of them are ours and selected.
 
@@ -109,10 +100,13 @@ Compare = Callable[[Callable[[str], bool]], Iterator[ComparedCluster]]
 """Compares the clusters that its argument selects, in order, while there is time."""
 
 
-def plan_removals(compare: Compare, limiter: Limiter, source: SourceView, cursor: ScanCursor) -> Iterator[ScanPart]:
+def plan_removals(
+    compare: Compare, limiter: Limiter, source: SourceView, cursor: ScanCursor
+) -> Iterator[tuple[Page, ScanCursor, ScanCursor]]:
     """Yield the page of each cluster and, after the last one, the removals that are allowed.
 
-    If `source` does not count our files, the scan must cover all of them.
+    Each page has the cursors before it, where a scan continues that sent on only a part of it, and behind it. If
+    `source` does not count our files, the scan must cover all of them.
     """
     context = limiter.context
     start, known = cursor, dict[str, ComparedCluster]()
@@ -123,7 +117,7 @@ def plan_removals(compare: Compare, limiter: Limiter, source: SourceView, cursor
                     limiter.renames.add(item.name, content_marks(None, item.source, item.size))
             pending = (*cursor.pending, (each.cluster, len(each.gone))) if each.gone else cursor.pending
             behind = ScanCursor(each.cluster, cursor.total + each.ours, pending)
-            yield ScanPart(each.page, cursor, behind)
+            yield each.page, cursor, behind
             known |= {each.cluster: each} if each.gone else {}
             cursor = behind
     waiting = {cluster for cluster, _ in cursor.pending}
@@ -135,7 +129,11 @@ def plan_removals(compare: Compare, limiter: Limiter, source: SourceView, cursor
     if not cursor.decided:
         counted = cursor.total
         source = source if source.total is not None else replace(source, total=lambda: counted)
-        gone = {cluster: _gone_files(each) for cluster, each in known.items() if each.gone}
+        gone = {
+            cluster: GoneFiles({key: file for key, (_, file) in each.gone.items()}, each.ours, each.vanished)
+            for cluster, each in known.items()
+            if each.gone
+        }
         errors = limiter.refused(gone, source)
         pending = tuple((cluster, len(each.files.keys() - errors.keys())) for cluster, each in sorted(gone.items()))
         clusters = tuple(cluster for cluster, each in gone.items() if not errors.keys().isdisjoint(each.files))
@@ -149,12 +147,8 @@ def plan_removals(compare: Compare, limiter: Limiter, source: SourceView, cursor
         # Files that vanished after the decision are not part of it.
         allowed = tuple(item for item in items if item.name not in errors)[:count]
         refused = tuple(failed_result(item, errors[item.name]) for item in items if item.name in errors)
-        yield ScanPart(Page("", allowed, results=refused), cursor, behind)
+        yield Page("", allowed, results=refused), cursor, behind
         cursor = behind
-
-
-def _gone_files(each: ComparedCluster) -> GoneFiles:
-    return GoneFiles({key: file for key, (_, file) in each.gone.items()}, each.ours, each.vanished)
 
 
 class Renames:
