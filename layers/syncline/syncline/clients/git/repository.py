@@ -94,8 +94,6 @@ class RemoteBranch:
         self.name = branch
         self.tip: Commit | None = None
 
-    # -- reading -------------------------------------------------------------------------------------------------
-
     def fetch(self) -> Commit | None:
         """Fetch the branch's last commit with the trees of the upper ``depth`` levels; None if the branch is absent.
 
@@ -272,8 +270,6 @@ class RemoteBranch:
         if self.tip is None:
             return {}
         return blobs_with_trailer(self._git, self._local, self.tip.oid, since, trailer, folder, having)
-
-    # -- writing -------------------------------------------------------------------------------------------------
 
     def store(self, blobs: Iterable[bytes]) -> None:
         """Store blobs locally in one pack, for a later commit."""

@@ -60,8 +60,6 @@ class Downloads:
     moves_by = Step.TRANSFER
     share = SHARE
 
-    # -- discover ------------------------------------------------------------------------------------------------
-
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         source = list_clusters(self.reader.bucket, self.settings.layout)
         listed, wanted = source.names, self._wanted(scope, source, context)
@@ -185,8 +183,6 @@ class Downloads:
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
         return self.reader.plan(items, context)
 
-    # -- transfer ------------------------------------------------------------------------------------------------
-
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         rows = self.owned.get(item.name for item in items)
         written = self._written(items[0].group)
@@ -221,8 +217,6 @@ class Downloads:
 
         return check
 
-    # -- verify --------------------------------------------------------------------------------------------------
-
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         verified = [Unfinished(item) if context.over else self._verified(item) for item in items]
         learned = {each.item.name: _record(each.item) for each in verified if isinstance(each, Completed)}
@@ -239,8 +233,6 @@ class Downloads:
             return Completed(item)
         what = f"{shown(item.name)} at {self.store} is {now or 'absent'}, expected {item.source or 'none'}"
         return Failure(item, SynclineError("NOT_ARRIVED", what))
-
-    # -- runs ----------------------------------------------------------------------------------------------------
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
         log_run(self.settings.log, self.settings.layout, self.reader.bucket, run, results)

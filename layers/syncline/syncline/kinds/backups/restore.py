@@ -37,7 +37,7 @@ _OF_ONE_FILE: Final[tuple[CodeName, ...]] = (
 """Codes of failures that concern one file and not the next."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class NotRestored:
     """A file that is not restored, by its path at the target."""
 
@@ -99,8 +99,6 @@ class Restorer:
     target: FileStore
     key: str | None = None
 
-    # -- planning ------------------------------------------------------------------------------------------------
-
     def plan(self, part: str, at: str | None = None) -> RestorePlan:
         """Return the plan for restoring `part` (``<cluster>`` or ``<cluster>/<namespace>``) without writing anything.
 
@@ -120,9 +118,7 @@ class Restorer:
         refused += [each for each in compared if isinstance(each, NotRestored)]
         found = [each for each in compared if isinstance(each, RestoreFile)]
         wanted = tuple(file for file in found if file.before != file.content)
-        return RestorePlan(
-            tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused, key=lambda each: each.path))
-        )
+        return RestorePlan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused)))
 
     def _entries(self, part: str) -> Iterator[tuple[bytes, TreeEntry]]:
         cluster = part.partition("/")[0]
@@ -182,8 +178,6 @@ class Restorer:
                 raise
             return NotRestored.by(file.target_path, error)
 
-    # -- writing -------------------------------------------------------------------------------------------------
-
     def write(self, plan: RestorePlan) -> RestoreResult:
         """Write the planned files. A file that fails is reported, and the others are written.
 
@@ -208,7 +202,7 @@ class Restorer:
             sum(file.encrypted for file, _ in written),
             sum(file.before is not None for file, _ in written),
             plan.unchanged,
-            tuple(sorted(refused, key=lambda each: each.path)),
+            tuple(sorted(refused)),
         )
 
     def _write(self, file: RestoreFile, blob: BlobContent) -> None:
