@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import Enum, auto
 from typing import Final
 
+from syncline.clients.http.retry import never_halted
 from syncline.kinds.backups.secrets_documents import (
     SecretFound,
-    TooDeep,
     comments_of,
     printable,
     search_json,
@@ -68,10 +68,6 @@ class _Suspected(Exception):  # noqa: N818 - not an error
     pass
 
 
-class _Unseen(Exception):  # noqa: N818 - not an error
-    pass
-
-
 class OutOfTime(Exception):  # noqa: N818 - not an error
     """The step's time is over. A later step inspects the object again."""
 
@@ -87,16 +83,11 @@ class _Effort:
         """Count work to be done. Raises OutOfTime."""
         self._done += units
         if self._done > _WORK:
-            raise _Unseen
+            raise Unreadable
         if self._done - self._checked > _CLOCK_INTERVAL:
             self._checked = self._done
             if self._over():
                 raise OutOfTime
-
-
-def never() -> bool:
-    """Return False, for callers without a deadline."""
-    return False
 
 
 def is_harmless(data: bytes) -> bool:
@@ -104,7 +95,7 @@ def is_harmless(data: bytes) -> bool:
     return not (b"\0" in data or _is_packed(data) or may_name_secret(data) or has_base64(data))
 
 
-def inspect(chunks: Iterable[bytes], over: Callable[[], bool] = never) -> Verdict:
+def inspect(chunks: Iterable[bytes], over: Callable[[], bool] = never_halted) -> Verdict:
     """Search an object for Secrets. It is read to the end only if none is found.
 
     Raises :exc:`OutOfTime` if `over` returns True meanwhile.
@@ -119,12 +110,12 @@ def _verdict(chunks: Iterable[bytes], effort: _Effort) -> Verdict:
         return Verdict.SECRET
     except _Suspected:
         return Verdict.SUSPECTED
-    except (_Unseen, TooDeep, Unreadable):
+    except Unreadable:
         return Verdict.UNSEEN
     return Verdict.CLEAN
 
 
-def without_secrets(data: bytes, over: Callable[[], bool] = never) -> bytes | None:
+def without_secrets(data: bytes, over: Callable[[], bool] = never_halted) -> bytes | None:
     """Return a text without those of its documents that are Secrets; None if nothing is left, or it is not safe.
 
     Raises :exc:`OutOfTime` if `over` returns True meanwhile.
@@ -157,7 +148,7 @@ class _Inspection:
     def content(self, stream: Stream, depth: int) -> None:
         """Inspect bytes of any form."""
         if depth > _DEEPEST:
-            raise _Unseen
+            raise Unreadable
         self._spend(_CONTENT)
         head = stream.peek(BLOCK)
         form = compression_of(head)
@@ -174,7 +165,7 @@ class _Inspection:
         elif head.startswith(ZIP):
             data = stream.read(LARGEST + 1)
             if len(data) > LARGEST:
-                raise _Unseen
+                raise Unreadable
             for member in zip_members(data, self._spend):
                 self.content(Stream(self._measured(member, stream)), depth + 1)
             self._text(data, depth)
@@ -189,7 +180,7 @@ class _Inspection:
             self._spend(len(chunk) // 2)
             self._unpacked += len(chunk)
             if self._unpacked > _UNPACKED or given > _FREE + _RATIO * stream.taken:
-                raise _Unseen
+                raise Unreadable
             yield chunk
 
     def _plain(self, stream: Stream, depth: int) -> None:
@@ -205,7 +196,7 @@ class _Inspection:
     def _portion(self, data: bytes, depth: int) -> None:
         """Inspect a portion of data too large to be parsed."""
         if may_name_secret(data) and (_CONTROL.search(data) is None or _PROTOBUF in data or resembles_secret(data)):
-            raise _Unseen
+            raise Unreadable
         self._base64(data, depth)
 
     def _text(self, data: bytes, depth: int) -> None:
@@ -225,14 +216,14 @@ class _Inspection:
     def _documents(self, data: bytes, depth: int) -> None:
         """Inspect text in UTF-8, and the base64 in it."""
         if has_too_many_escapes(data):
-            raise _Unseen
+            raise Unreadable
         escapes = data.count(b"\\") * _ESCAPE
         self._spend(len(data) // 2 + escapes)
         self._base64(data, depth)
         if not may_name_secret(data):
             return
         if depth > _DEEPEST:
-            raise _Unseen
+            raise Unreadable
         if _PROTOBUF in data:
             raise SecretFound
         clean = printable(data)

@@ -15,6 +15,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from syncline.kinds.backups.unpacking import Unreadable
+
 _NULLS: Final = frozenset({"", "~", "null", "Null", "NULL"})
 _BINARY: Final = "tag:yaml.org,2002:binary"
 _SHORTEST: Final = 20  # length of the shortest text that can be a document with a Secret
@@ -33,10 +35,6 @@ _KINDS: Final = {"secret": _KIND, "secretlist": _LIST}
 
 class SecretFound(Exception):  # noqa: N818 - not an error
     """A document is a Secret."""
-
-
-class TooDeep(Exception):  # noqa: N818 - not an error
-    """A document is nested too deeply to be parsed in time linear in its size."""
 
 
 class _Facts(int):
@@ -106,7 +104,7 @@ def search_lines(text: str, inner: Inner, spend: Spend) -> None:
 def search_yaml(data: bytes, inner: Inner, spend: Spend) -> bool:
     """Search YAML documents; return False if they cannot be parsed or are plain text.
 
-    Raises SecretFound and TooDeep.
+    Raises SecretFound and Unreadable.
     """
     import yaml  # noqa: PLC0415 - only where there may be a Secret
 
@@ -231,7 +229,7 @@ class _YamlSearch:
             self._add(event.anchor, _scalar(event))
         elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
             if len(self._open) == _DEEPEST:
-                raise TooDeep
+                raise Unreadable
             self._open.append((event.anchor, []))
         elif kind is yaml.MappingEndEvent:
             anchor, values = self._open.pop()

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
+from syncline.clients.http.retry import never_halted
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import shown
-from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmless, never, without_secrets
+from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmless, without_secrets
 from syncline.model import Item, Outcome, Result
 from syncline.store.backup_records import LeftOutCode
 
@@ -97,7 +98,7 @@ class SecretsFilter:
         """True if objects are searched for Secrets."""
         return self.policy is not SecretsPolicy.KEEP
 
-    def apply(self, path: str, data: bytes, over: Callable[[], bool] = never) -> Filtered:
+    def apply(self, path: str, data: bytes, over: Callable[[], bool] = never_halted) -> Filtered:
         """Return the part of an object that goes to the target: all, some documents, its encrypted form, or nothing.
 
         Raises :exc:`.secrets_detection.OutOfTime` if `over` returns True meanwhile.
@@ -113,7 +114,9 @@ class SecretsFilter:
             kept = without_secrets(data, over) if verdict is Verdict.SECRET else None
         return Filtered(None, _CODES[verdict]) if kept is None else Filtered(kept)
 
-    def reason_to_leave_out(self, chunks: Iterable[bytes], over: Callable[[], bool] = never) -> LeftOutCode | None:
+    def reason_to_leave_out(
+        self, chunks: Iterable[bytes], over: Callable[[], bool] = never_halted
+    ) -> LeftOutCode | None:
         """Inspect an object too large to be held in memory. Return its code if it is left out, else None.
 
         Raises :exc:`.secrets_detection.OutOfTime` if `over` returns True meanwhile.

@@ -25,7 +25,7 @@ _PAX_SIZE: Final = re.compile(rb"(?:^|\n)\d+ size=(\d{1,15})\n")
 
 
 class Unreadable(Exception):  # noqa: N818 - not an error: the content is unknown
-    """The data cannot be decompressed within the limits; it may be undamaged."""
+    """The data cannot be decompressed or searched within the limits; it may be undamaged."""
 
 
 class Stream:
