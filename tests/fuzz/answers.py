@@ -20,7 +20,7 @@ from syncline.clients.github.client import GitHub
 from syncline.clients.gitlab.client import GitLab
 from syncline.clients.http import listings as entries
 from syncline.clients.http import transfer
-from syncline.clients.http.addresses import Address, Endpoint
+from syncline.clients.http.addresses import DIRECT, Address, Endpoint, Route
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import InvalidEntry, ignore
 from syncline.clients.http.rejections import REJECTIONS
@@ -51,8 +51,8 @@ class _Servers:
         self._answers = [_framed(each) for each in data.split(b"\0\0\0")]
         self._requests = 0
 
-    def pool(self, address: Address, ca: str | None) -> ChannelPool:
-        del ca
+    def pool(self, address: Address, route: Route) -> ChannelPool:
+        del route
         return cast("ChannelPool", _OncePool(lambda: self._connect(address.name)))
 
     def _connect(self, name: str) -> _Channel:
@@ -69,7 +69,7 @@ class _Channel(Channel):
     __slots__ = ("_name", "_ours", "_theirs")
 
     def __init__(self, name: str, answer: bytes) -> None:
-        super().__init__("http", None)
+        super().__init__("http", DIRECT)
         self._name = name
         self._ours, self._theirs = socket.socketpair()
         self._theirs.setblocking(False)

@@ -13,6 +13,7 @@ from syncline.model import RunStatus
 from tests.rig.images import ImagesChain, ImagesWorld, small
 from tests.standins.oci import Fault
 from tests.standins.oci_store import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository, Stored, descriptor, digest_of
+from tests.standins.proxy import http_proxy
 from tests.standins.quay import TOKEN, QuayServer
 
 pytestmark = pytest.mark.moto
@@ -26,6 +27,19 @@ def chain(registries: ImagesWorld) -> ImagesChain:
     chain = registries.chain()
     chain.configure(concurrency=4)
     return chain
+
+
+@pytest.mark.parametrize("end", ["source", "target"])
+def test_through_a_proxy_at_one_end(chain: ImagesChain, end: str) -> None:
+    registry = getattr(chain, end)
+    with http_proxy() as proxy:
+        endpoint = {"registry": registry.host, "plain_http": True, "proxy": proxy.url}
+        small(chain, **{end: endpoint | ({"catalog": True} if end == "source" else {})})
+        registry.requests.clear()
+        chain.run()
+        chain.check()
+        assert len(proxy.heads) == len(registry.requests) > 10
+        assert all(f" http://{registry.host}/" in each for each in proxy.requests)
 
 
 def put(chain: ImagesChain, name: str, tag: str, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:

@@ -25,12 +25,16 @@ from syncline.clients.git.repository import (
     RepositoryLocation,
     open_branch,
 )
+from syncline.clients.http.addresses import Route
 from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
 from syncline.secrets import redact
+from tests.rig.server import Server
+from tests.standins.certificates import Authority
 from tests.standins.git_http import GitHttp, git_http
 from tests.standins.git_places import Bare, Sshd, make_bare, make_key, sshd
 from tests.standins.programs import needs
+from tests.standins.proxy import http_proxy
 
 TOKEN: Final = "ghp_a-token-that-must-not-be-seen"
 ME: Final = Person("Backup Bot", "backup@example.com")
@@ -55,8 +59,10 @@ def ssh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         yield server
 
 
-def place(url: str, access: GitCredentials = None, ca: str | None = None) -> RepositoryLocation:
-    return RepositoryLocation(GitRemote.parse(url), access, ca)
+def place(
+    url: str, access: GitCredentials = None, ca: str | None = None, proxy: str | None = None
+) -> RepositoryLocation:
+    return RepositoryLocation(GitRemote.parse(url), access, Route(ca, proxy))
 
 
 def work(
@@ -372,6 +378,41 @@ def test_what_a_person_configured_does_not_count(
     monkeypatch.setenv("GIT_SSH_COMMAND", "false")
     change(place(http.url + "/r.git", TokenCredentials(TOKEN)))
     assert bare.commits()[0] == "changed"
+
+
+def test_through_a_proxy(http: GitHttp, bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare.fill(FILES)
+    monkeypatch.setenv("no_proxy", "*")
+    with http_proxy() as proxy:
+        change(place(http.url + "/r.git", TokenCredentials(TOKEN), proxy=proxy.url))
+        assert bare.commits()[0] == "changed"
+        assert len(proxy.heads) == len(http.requests)
+
+
+def test_through_a_tunnel_of_a_proxy(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare.fill(FILES)
+    monkeypatch.setenv("GIT_SSL_CAINFO", "/nowhere")  # of the machine
+    authority, git = Authority(), GitHttp(bare.path.parent, {"x-access-token": TOKEN})
+    with http_proxy() as proxy, Server(git.handle, tls=authority.server_context()) as server:
+        url = f"https://127.0.0.1:{server.port}/r.git"
+        change(place(url, TokenCredentials(TOKEN), authority.pem, proxy.url))
+        assert bare.commits()[0] == "changed"
+        assert len(proxy.heads) == server.connections
+        assert "\r\nAuthorization" not in "".join(proxy.heads)
+
+
+@pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required"])
+def test_a_proxy_that_refuses(status: str) -> None:
+    """It sees its own credentials, and none of the server's."""
+    with http_proxy() as proxy:
+        proxy.refuse = f'{status}\r\nProxy-Authenticate: Basic realm="proxy"'
+        url = proxy.url.replace("http://", "http://ann:hunter2@")
+        error = code(lambda: change(place("https://git.invalid/r.git", TokenCredentials(TOKEN), proxy=url)))
+    assert error.code.name == "PROXY_REFUSED"
+    assert f"through the proxy {proxy.url[7:]}: " in error.what
+    assert "hunter2" not in error.what
+    assert proxy.requests[0] == "CONNECT git.invalid:443"
+    assert "\r\nAuthorization" not in "".join(proxy.heads)
 
 
 # -- when things break -------------------------------------------------------------------------------------------------

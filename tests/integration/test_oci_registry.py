@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.addresses import Endpoint, Route
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.auth import RegistryCredentials
@@ -32,7 +32,7 @@ SECRET = "-never-in-an-error-"
 def client(server: Server, user: str | None = "ann", *, page_size: int = 100) -> Registry:
     passwords = {**USERS, **{name: user.password for name, user in TOKEN_USERS.items()}}
     credentials = None if user is None else RegistryCredentials(user, passwords.get(user, SECRET))
-    endpoint = Endpoint.parse(server.url, ca=server.ca)
+    endpoint = Endpoint.parse(server.url, route=Route(server.ca))
     return Registry(endpoint, lambda: credentials, Http(RetryPolicy(attempts=3, base=0.02)), page_size)
 
 

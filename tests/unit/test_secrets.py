@@ -97,7 +97,7 @@ def test_references_in_a_sync_are_listed_with_their_paths() -> None:
       repositories: [a]
       auth: {username: bot, password: "secret:prod#password"}
       api: {kind: quay, token: "ssm:/prod/api"}
-    target: {registry: dr.example, ca: "secret:ca", auth: {token: "env:DR"}}
+    target: {registry: dr.example, ca: "secret:ca", proxy: "secret:proxy", auth: {token: "env:DR"}}
 """).syncs
     assert {path: str(reference) for path, reference in references_in(syncs["a"])} == {
         "webhook.secret": "env:HOOK",
@@ -105,6 +105,7 @@ def test_references_in_a_sync_are_listed_with_their_paths() -> None:
         "source.api.token": "ssm:/prod/api",
         "target.auth.token": "env:DR",
         "target.ca": "secret:ca",
+        "target.proxy": "secret:proxy",
     }
 
 

@@ -13,8 +13,8 @@ from typing import Final, Literal, cast
 CodeName = Literal[
     "USAGE", "CONFIG_INVALID", "SECRET_MISSING", "SECRET_DENIED", "NO_SUCH_SYNC", "NO_SUCH_RUN", "CONFIG_CHANGED",
     "ALREADY_RUNNING", "ENGINE_ABSENT", "ENGINE_FAILED", "AWS_DENIED", "AWS_UNAVAILABLE", "UNREACHABLE", "TOO_SLOW",
-    "TLS_FAILED", "THROTTLED", "SERVER_ERROR", "UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "BAD_ANSWER", "TOO_LARGE",
-    "REFUSED", "ADDRESS_REFUSED", "REDIRECTED", "TARGET_FULL", "SOURCE_ABSENT", "ITEM_GONE", "LISTING_INCOMPLETE",
+    "TLS_FAILED", "PROXY_REFUSED", "THROTTLED", "SERVER_ERROR", "UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "BAD_ANSWER",
+    "TOO_LARGE", "REFUSED", "ADDRESS_REFUSED", "REDIRECTED", "TARGET_FULL", "SOURCE_ABSENT", "ITEM_GONE", "LISTING_INCOMPLETE",
     "LISTING_TOO_LONG", "ENTRY_INVALID", "BUCKET_ABSENT", "OBJECT_ARCHIVED", "SOURCE_CHANGED", "FILE_DIFFERS",
     "FILE_TOO_SLOW", "TARGET_CHANGED", "LINK_REFUSED", "FILE_REFUSED", "PATH_REFUSED", "REMOVALS_CAPPED",
     "REFERENCE_INVALID", "DIGEST_MISMATCH", "MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "TAG_DIFFERS", "READ_ONLY",
@@ -78,6 +78,7 @@ _ROWS: Final = (
     Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the host name does not resolve.", "Check the address, DNS and firewall between the functions and the server.", alone="Check the address, DNS and firewall between this machine and the server."),
     Code("TOO_SLOW", True, "A body was sent or received at less than `slowest` bytes per second over 30 seconds of waiting.", "Check the load of the server that the message names and the network in between; a lower `slowest` of the sync allows a lower rate."),
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or the server does not speak TLS on that port.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow the message."),
+    Code("PROXY_REFUSED", False, "The proxy of an endpoint rejects the request (407), or a connection to the server (4xx).", "Allow the server's host and port at the proxy, or correct the proxy and its credentials in syncs.yaml."),
     Code("THROTTLED", True, "The server throttles requests (429), or a rate limit is exhausted.", "Nothing if it passes; otherwise find out what else sends requests with the same credentials.", {"images": _SLOWER, "backups": _SLOWER}),
     Code("SERVER_ERROR", True, "The server, or a proxy in front of it, failed (5xx).", "Check the server's log at the time given."),
     Code("UNAUTHORIZED", False, "The server rejects the credentials (401). They are not sent again for a minute, so that no account is locked.", "Renew the credentials that `auth` refers to, then `syncline retry`."),

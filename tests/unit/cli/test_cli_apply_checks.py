@@ -18,6 +18,7 @@ from syncline.kinds.table import KINDS
 from syncline.secrets import Secrets
 from tests.rig.server import Reply, Server
 from tests.standins.certificates import Authority
+from tests.standins.proxy import http_proxy
 from tests.unit.cli.cli_stack import ROOT, SYNCS, Stack
 
 BACKUPS = """\
@@ -86,6 +87,15 @@ def test_a_refusal_is_an_answer(secure: str, authority: Authority, tmp_path: Pat
     text = syncs(f"{secure}\n      ca: file:ca.pem", f"{secure}\n      ca: file:ca.pem")
     read = parse_syncs(text.encode(), folder=tmp_path)
     assert apply_checks.unreachable(read.syncs.values(), no_secrets()) == []
+
+
+def test_the_proxy_of_an_endpoint_is_used(closed: str) -> None:
+    with http_proxy() as proxy:
+        proxy.refuse = "403 Forbidden"
+        text = syncs(f"{closed}\n      proxy: {proxy.url}", f"dr.example\n      proxy: http://{closed}")
+        found = apply_checks.unreachable(parse_syncs(text.encode()).syncs.values(), no_secrets())
+    assert f"{closed}/v2/ through the proxy {proxy.url[7:]}: the proxy answered 403 to CONNECT" in found[0]
+    assert f"dr.example/v2/ through the proxy {closed}: connection refused" in found[1]
 
 
 def test_one_that_is_silent_does_not_hold_up_the_command() -> None:

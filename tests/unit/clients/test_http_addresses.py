@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncline.clients.http.addresses import Address, Endpoint, is_refused, redacted
+from syncline.clients.http.addresses import DIRECT, Address, Endpoint, is_refused, redacted
 from syncline.clients.http.client import Http
 from syncline.clients.http.transfer import pool_for
 from syncline.clients.replicas.instances import is_probed
@@ -75,13 +75,17 @@ def test_what_is_secret_in_a_url_is_not_shown() -> None:
         "metadata.google.internal",
         "Metadata.Google.Internal.",
         "metadata",
+        "2852039166",
+        "0xa9.0xfe.0xa9.0xfe",
+        "169.16689662",
+        "0251.0376.0251.0376",
     ],
 )
 def test_metadata_services_are_refused(name: str) -> None:
     assert is_refused(name)
     host = f"[{name}]" if ":" in name else name
     with pytest.raises(SynclineError) as caught:
-        pool_for(Address("http", host, "/"), None)
+        pool_for(Address("http", host, "/"), DIRECT)
     assert caught.value.code.name == "ADDRESS_REFUSED"
 
 

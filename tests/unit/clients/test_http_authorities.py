@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from syncline.clients.http import authorities
+from syncline.clients.http.addresses import Route
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from tests.rig.server import Reply, ScriptedServer
@@ -24,7 +25,7 @@ def test_the_systems_file_and_an_own_authority(
     with ScriptedServer(tls=known.get(by, Authority("nobody"))) as server:
         server.on("GET", "/a", Reply(200, b"fine"))
         if by != "nobody":
-            assert http.request("GET", f"{server.url}/a", ca=known["own"].pem).body == b"fine"
+            assert http.request("GET", f"{server.url}/a", route=Route(known["own"].pem)).body == b"fine"
             return
         with pytest.raises(SynclineError, match="TLS_FAILED"):
-            http.request("GET", f"{server.url}/a", ca=known["own"].pem)
+            http.request("GET", f"{server.url}/a", route=Route(known["own"].pem))

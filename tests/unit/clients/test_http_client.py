@@ -12,6 +12,7 @@ from email.utils import formatdate
 import pytest
 
 from syncline.clients.http import transfer as connections
+from syncline.clients.http.addresses import Route
 from syncline.clients.http.client import BODY_LIMIT, Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
@@ -453,18 +454,18 @@ def test_tls_by_an_authority_of_ones_own(http: Http) -> None:
     authority = Authority()
     with ScriptedServer(tls=authority) as server:
         server.on("GET", "/a", OK)
-        assert http.request("GET", f"{server.url}/a", ca=authority.pem).body == b"fine"
+        assert http.request("GET", f"{server.url}/a", route=Route(authority.pem)).body == b"fine"
         for ca in (None, Authority("another").pem):
-            error = failed(http, "GET", f"{server.url}/a", ca=ca)
+            error = failed(http, "GET", f"{server.url}/a", route=Route(ca))
             assert error.code.name == "TLS_FAILED"
             assert "could not be verified" in error.what
-        assert failed(http, "GET", f"{server.url}/a", ca="no certificate").code.name == "CONFIG_INVALID"
+        assert failed(http, "GET", f"{server.url}/a", route=Route("no certificate")).code.name == "CONFIG_INVALID"
 
 
 def test_a_certificate_of_another_name_is_refused(http: Http) -> None:
     authority = Authority()
     with ScriptedServer(tls=authority) as server:
-        error = failed(http, "GET", f"https://127.0.0.2:{server.port}/a", ca=authority.pem)
+        error = failed(http, "GET", f"https://127.0.0.2:{server.port}/a", route=Route(authority.pem))
     assert error.code.name in ("TLS_FAILED", "UNREACHABLE")
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from syncline.clients.http import transfer
-from syncline.clients.http.addresses import Address
+from syncline.clients.http.addresses import DIRECT, Address
 from syncline.clients.http.client import Http
 from syncline.clients.http.transfer import MAX_POOLS, ChannelPool, pool_for
 from syncline.errors import SynclineError
@@ -154,7 +154,7 @@ def test_many_hosts_take_little_memory() -> None:
     """A registry may send each download to another host."""
 
     def pool(number: int) -> ChannelPool:
-        return pool_for(Address("https", f"number-{number}.example", "/"), None)
+        return pool_for(Address("https", f"number-{number}.example", "/"), DIRECT)
 
     first = [pool(number) for number in range(3)]
     known = weakref.ref(first.pop(0))
@@ -173,7 +173,7 @@ def test_a_socket_beyond_the_limit_of_select(http: Http, monkeypatch: pytest.Mon
     if hard < 2048:
         pytest.skip(f"this machine allows {hard} descriptors")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
-    channel = transfer.Channel("http", None)  # libcurl's own descriptors are small
+    channel = transfer.Channel("http", DIRECT)  # libcurl's own descriptors are small
     monkeypatch.setattr(transfer, "Channel", lambda *_: channel)
     with contextlib.ExitStack() as stack:
         stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.addresses import Endpoint, Route
 from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import BlobStream, Registry
@@ -207,7 +207,7 @@ def test_redirects_that_lead_nowhere(server: ScriptedServer, registry: Registry,
 def test_a_redirect_away_from_tls_is_refused(server: ScriptedServer, http: Http) -> None:
     authority = Authority()
     with ScriptedServer(tls=authority) as secure:
-        registry = Registry(Endpoint.parse(secure.url, ca=authority.pem), lambda: None, http)
+        registry = Registry(Endpoint.parse(secure.url, route=Route(authority.pem)), lambda: None, http)
         secure.on("GET", BLOB, Reply(302, headers={"Location": f"{server.url}/store"}))
         error = refusal(registry.open_blob, "org/app", DIGEST)
     assert error.code.name == "REDIRECTED"
@@ -218,7 +218,7 @@ def test_a_redirect_away_from_tls_is_refused(server: ScriptedServer, http: Http)
 def test_the_authority_of_the_endpoint_counts_for_its_store(http: Http) -> None:
     authority = Authority()
     with ScriptedServer(tls=authority) as secure, ScriptedServer(tls=authority, name="localhost") as store:
-        registry = Registry(Endpoint.parse(secure.url, ca=authority.pem), lambda: None, http)
+        registry = Registry(Endpoint.parse(secure.url, route=Route(authority.pem)), lambda: None, http)
         secure.on("GET", BLOB, Reply(302, headers={"Location": f"{store.url}/store"}))
         store.on("GET", "/store", Reply(200, CONTENT))
         assert read(registry.open_blob("org/app", DIGEST)) == CONTENT

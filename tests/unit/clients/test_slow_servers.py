@@ -13,7 +13,7 @@ import pycurl
 import pytest
 
 from syncline.clients.http import transfer
-from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.addresses import DIRECT, Endpoint
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.s3.client import Bucket
@@ -107,7 +107,7 @@ class SlowChannel(transfer.Channel):
     __slots__ = ("_slow",)
 
     def __init__(self, slow: SlowServer) -> None:
-        super().__init__("http", None)
+        super().__init__("http", DIRECT)
         self._slow = slow
         self.easy.setopt(pycurl.SOCKOPTFUNCTION, lambda *_: pycurl.SOCKOPT_ALREADY_CONNECTED)
         self.easy.setopt(pycurl.OPENSOCKETFUNCTION, lambda *_: slow.client)

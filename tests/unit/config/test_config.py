@@ -52,12 +52,14 @@ FULL = b"""syncs:
       auth: {username: "env:U", password: "env:P"}
       auth_realms: [auth.example.com]
       ca: secret:ca
+      proxy: http://proxy.example:3128
     target:
       registry: "[::1]:5000"
       plain_http: true
       auth: {token: "ssm:/dr/token"}
       api: {kind: quay, url: "https://quay.dr.example:8443/"}
       prefix: mirror/prod
+      proxy: secret:syncline/proxy#url
     select:
       repositories: {include: ["payments/*", "re:^web/.*-prod$"], exclude: ["*/old"]}
       tags: {include: ["v*"]}
@@ -80,6 +82,7 @@ def test_a_sync_is_equal_after_json() -> None:
     assert hash(again) == hash(full)
     assert again.source.auth == BasicAuth(username=Reference("env", "U"), password=Reference("env", "P"))
     assert again.target.auth == TokenAuth(token=Reference("ssm", "/dr/token"))
+    assert (again.source.proxy, str(again.target.proxy)) == ("http://proxy.example:3128", "secret:syncline/proxy#url")
     assert again.webhook is not None
     assert again.webhook.secret == Reference("secret", "syncline/hooks", "prod")
 
@@ -88,7 +91,12 @@ def test_absent_keys_have_defaults() -> None:
     plain = sync()
     assert (plain.schedule, plain.timezone, plain.enabled, plain.webhook) == (None, None, True, None)
     assert (plain.overwrite, plain.concurrency) == (False, 8)
-    assert (plain.source.auth, plain.source.auth_realms, plain.source.ca) == ("anonymous", (), None)
+    assert (plain.source.auth, plain.source.auth_realms, plain.source.ca, plain.source.proxy) == (
+        "anonymous",
+        (),
+        None,
+        None,
+    )
     assert plain.select.tags.allows("anything")
 
 

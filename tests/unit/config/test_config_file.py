@@ -139,6 +139,14 @@ WRONG = {
     "a ca without form": (source("repositories: [a], ca: §ca.pem"), "syncs.a.source.ca", "write file:PATH"),
     "a ca that is no certificate": (source('repositories: [a], ca: §"-----BEGIN CERTIFICATE-----\\nhunter2\\n-----END CERTIFICATE-----"'), "syncs.a.source.ca", "is not a valid certificate"),
     "a ca that is a private key": (source('repositories: [a], ca: §"-----BEGIN EC PRIVATE KEY-----\\nhunter2"'), "syncs.a.source.ca", "contains a private key"),
+    # the proxy
+    "a proxy with password": (source("repositories: [a], proxy: §'http://ann:hunter2@proxy.example:3128'"), "syncs.a.source.proxy", "store the URL with them as a secret"),
+    "a proxy without scheme": (source("repositories: [a], proxy: §'ann:hunter2@proxy.example:3128'"), "syncs.a.source.proxy", "write http://host:port"),
+    "a proxy without port": (source("repositories: [a], proxy: §'http://proxy.example'"), "syncs.a.source.proxy", "write http://host:port"),
+    "a proxy with path": (source("repositories: [a], proxy: §'http://proxy.example:3128/hunter2'"), "syncs.a.source.proxy", "write http://host:port"),
+    "a proxy with a port too large": (source("repositories: [a], proxy: §'http://proxy.example:70000'"), "syncs.a.source.proxy", "write http://host:port"),
+    "a proxy by https": (source("repositories: [a], proxy: §'https://proxy.example:3128'"), "syncs.a.source.proxy", "write http://host:port"),
+    "a proxy that is a number": (source("repositories: [a], proxy: §3128"), "syncs.a.source.proxy", "write http://host:port"),
     # the API
     "an api without kind": (source("repositories: [a], §api: {}"), "syncs.a.source.api.kind", "is missing; expected: the API's kind"),
     "another api": (source("repositories: [a], api: {kind: §harbor}"), "syncs.a.source.api.kind", "'quay'"),

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CA: Final = "secret:syncline/ca"
 OTHER: Final = "secret:syncline/other"
-BUCKET: Final = {"endpoint": "https://s3.example", "bucket": "things", "auth": "anonymous", "ca": CA}
+BUCKET: Final = {"endpoint": "https://s3.example", "bucket": "things", "auth": "anonymous", "ca": CA, "proxy": OTHER}
 RECORD: Final = {"eventSource": "aws:s3", "eventVersion": "2.1", "eventName": "ObjectCreated:Put"}
 RECORDS: Final = {"Records": [RECORD | {"s3": {"bucket": {"name": "things"}, "object": {"key": "prod/default/a"}}}]}
 RUN: Final = {

@@ -16,6 +16,7 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.config.sync import ServerAddress, Sync
 from syncline.errors import CodeName, SynclineError
 from syncline.secrets import Reference, Secrets, references_in
+from syncline.wiring.dependencies import route_of
 
 if TYPE_CHECKING:
     from syncline.cli.deployment import Deployment
@@ -129,14 +130,14 @@ WITHIN: Final = 8.0
 """Limit in seconds for checking all servers."""
 _AT_ONCE: Final = 32
 _SSH: Final = re.compile(r"(?:ssh://)?(?:[^@/]+@)?(\[[^]]+\]|[^:/]+)(?::(\d+)(?=/))?[:/].*")
-_UNREACHED: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "TLS_FAILED", "ADDRESS_REFUSED")
+_UNREACHED: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "TLS_FAILED", "ADDRESS_REFUSED", "PROXY_REFUSED")
 
 
 def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN) -> list[str]:
     """Return a warning for each server that does not answer, or whose certificate is not trusted.
 
     Each server gets one request without credentials, all at the same time; any response counts as an answer. An
-    unresolvable certificate authority is ignored.
+    unresolvable certificate authority or proxy is ignored.
     """
     positions: dict[ServerAddress, list[str]] = {}
     for sync in syncs:
@@ -183,5 +184,5 @@ def _ask(address: ServerAddress, http: Http, secrets: Secrets) -> None:
         if match is not None:
             socket.create_connection((match[1].strip("[]"), int(match[2] or 22)), timeout=WITHIN).close()
         return
-    ca = None if address.ca is None else secrets.text(address.ca)
-    http.request("GET", address.url, ca=ca, stream=True, timeout=WITHIN).close()
+    route = route_of(secrets, address.ca, address.proxy)
+    http.request("GET", address.url, route=route, stream=True, timeout=WITHIN).close()

@@ -11,9 +11,10 @@ from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 from syncline.config.findings import Finding, Location
 from syncline.config.sync import Model, ServerAddress
 from syncline.config.values import (
-    Authority,
     KeyPath,
+    Proxy,
     SecretReference,
+    ServerAuthority,
     TextOrReference,
     Url,
     is_loopback,
@@ -101,15 +102,11 @@ class BucketEndpoint(Model):
         "role",
         description="The credentials: `{access_key: …, secret_key: …}`, `role` (the AWS role of the function) or `anonymous`.",
     )
-    ca: Authority | None = Field(
-        None,
-        description="The certificate authority of the service, if the system does not trust it: `file:PATH`, a reference, "
-        "or the PEM text.",
-        examples=["file:minio-ca.pem"],
-    )
+    ca: ServerAuthority = None
+    proxy: Proxy = None
 
     def addresses(self) -> Iterator[ServerAddress]:
-        yield ServerAddress(self.url, self.ca)
+        yield ServerAddress(self.url, self.ca, self.proxy)
 
     @property
     def url(self) -> str:

@@ -10,11 +10,12 @@ from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
 from syncline.config.findings import Finding, Location
 from syncline.config.sync import Model, ServerAddress
 from syncline.config.values import (
-    Authority,
     Host,
     KeyPath,
+    Proxy,
     Realm,
     SecretReference,
+    ServerAuthority,
     TextOrReference,
     is_loopback,
     split_host,
@@ -80,16 +81,12 @@ class RegistryEndpoint(Model):
         description="Hosts (without port) other than the registry to which the credentials may be sent in exchange for a token.",
         examples=[["auth.prod.example"]],
     )
-    ca: Authority | None = Field(
-        None,
-        description="The certificate authority of the registry, if the system does not trust it: `file:PATH` (relative to "
-        "syncs.yaml, read by `apply`), a reference, or the PEM text.",
-        examples=["file:prod-ca.pem"],
-    )
+    ca: ServerAuthority = None
+    proxy: Proxy = None
     plain_http: StrictBool = Field(False, description="Use HTTP without TLS. Only for trusted networks.")
 
     def addresses(self) -> Iterator[ServerAddress]:
-        yield ServerAddress(f"{'http' if self.plain_http else 'https'}://{self.registry}/v2/", self.ca)
+        yield ServerAddress(f"{'http' if self.plain_http else 'https'}://{self.registry}/v2/", self.ca, self.proxy)
 
     @property
     def location(self) -> Location:

@@ -37,10 +37,11 @@ from syncline.secrets import Reference
 
 
 class ServerAddress(NamedTuple):
-    """The URL of a server, its certificate authority, and the path of the URL in the sync."""
+    """The URL of a server, its certificate authority and proxy, and the path of the URL in the sync."""
 
     url: str
     ca: str | Reference | None = None
+    proxy: str | Reference | None = None
     path: KeyPath = ()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
+from contextlib import suppress
 from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import (
@@ -211,6 +212,19 @@ def _parse_ca(value: Any) -> str | Reference:
         ) from None
 
 
+def _parse_proxy(value: Any) -> str | Reference:
+    if isinstance(value, str) and value.startswith("http") and "@" in value:
+        raise ValueError(
+            "contains a user name or password; store the URL with them as a secret, and write its reference here"
+        )
+    with suppress(ValueError):
+        if not isinstance(value, str) or not value.startswith("http://"):
+            return _parse_reference(value)
+        if split_host(value.removeprefix("http://"))[1] is not None:
+            return value
+    raise ValueError("is not a proxy; write http://host:port, or a reference to such a URL")
+
+
 _AS_TEXT: Final = PlainSerializer(str, return_type=str)
 _NOT_EMPTY: Final = Field(json_schema_extra={"minItems": 1})
 _HOST_SCHEMA: Final = text_schema(pattern=r"^[A-Za-z0-9.:\[\]-]+$")
@@ -223,6 +237,23 @@ TextOrReference: TypeAlias = Annotated[
     str | Reference, PlainValidator(_parse_text_or_reference), _AS_TEXT, text_schema(minLength=1)
 ]
 Authority: TypeAlias = Annotated[str | Reference, PlainValidator(_parse_ca), _AS_TEXT, text_schema(minLength=1)]
+ServerAuthority: TypeAlias = Annotated[
+    Authority | None,
+    Field(
+        description="The certificate authority of the server, if the system does not trust it: `file:PATH` (relative to "
+        "syncs.yaml, read by `apply`), a reference, or the PEM text.",
+        examples=["file:ca.pem"],
+    ),
+]
+_PROXY_PATTERN: Final = rf"^http://[A-Za-z0-9.:\[\]-]+:[0-9]+$|{REFERENCE_PATTERN}"
+Proxy: TypeAlias = Annotated[
+    Annotated[str | Reference, PlainValidator(_parse_proxy), _AS_TEXT, text_schema(pattern=_PROXY_PATTERN)] | None,
+    Field(
+        description="The HTTP proxy for requests to the server: `http://host:port`, or a reference to such a URL, which may "
+        "have credentials (`http://user:password@host:port`).",
+        examples=["http://proxy.example:3128"],
+    ),
+]
 Host: TypeAlias = Annotated[str, AfterValidator(_check_host), _HOST_SCHEMA]
 Realm: TypeAlias = Annotated[str, AfterValidator(_check_realm), _HOST_SCHEMA]
 Schedule: TypeAlias = Annotated[str, AfterValidator(check_schedule), text_schema(pattern=r"^(rate|cron)\(.+\)$")]

@@ -9,7 +9,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.config.buckets import AccessKey, BucketEndpoint
-from syncline.wiring.dependencies import Dependencies
+from syncline.wiring.dependencies import Dependencies, route_of
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -29,7 +29,7 @@ def bucket_at(endpoint: BucketEndpoint, dependencies: Dependencies) -> Bucket:
                 return _function_keys()
 
     return Bucket(
-        Endpoint.parse(endpoint.url, ca=dependencies.authority(endpoint.ca)),
+        Endpoint.parse(endpoint.url, route=route_of(dependencies.secrets, endpoint.ca, endpoint.proxy)),
         endpoint.bucket,
         keys,
         dependencies.http,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from syncline.clients.http.addresses import Route
 from syncline.clients.http.client import Http
 from syncline.secrets import Reference, Secrets
 from syncline.store.state import State
@@ -25,6 +26,7 @@ class Dependencies:
     database: Database
     clock: Callable[[], float] = time.time
 
-    def authority(self, ca: str | Reference | None) -> str | None:
-        """Return the PEM text of a ``ca``. Raises the errors of :meth:`Secrets.resolve`."""
-        return None if ca is None else self.secrets.text(ca)
+
+def route_of(secrets: Secrets, ca: str | Reference | None, proxy: str | Reference | None) -> Route:
+    """Return the route of an endpoint. Raises CONFIG_INVALID and the errors of :meth:`Secrets.resolve`."""
+    return Route(*(None if value is None else secrets.text(value) for value in (ca, proxy)))

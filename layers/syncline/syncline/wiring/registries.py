@@ -10,14 +10,15 @@ from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
 from syncline.secrets import Reference, Secrets
+from syncline.wiring.dependencies import route_of
 
 
 def registry_at(endpoint: RegistryEndpoint, secrets: Secrets, http: Http) -> Registry:
     """Return the client of a registry. It resolves the credentials on first use, and again after a refusal."""
     scheme = "http" if endpoint.plain_http else "https"
-    ca = None if endpoint.ca is None else secrets.text(endpoint.ca)
+    route = route_of(secrets, endpoint.ca, endpoint.proxy)
     return Registry(
-        Endpoint.parse(f"{scheme}://{endpoint.registry}", ca=ca, auth_realms=endpoint.auth_realms),
+        Endpoint.parse(f"{scheme}://{endpoint.registry}", route=route, auth_realms=endpoint.auth_realms),
         lambda: _credentials(endpoint, secrets.resolve),
         http,
         renewed=lambda: _credentials(endpoint, secrets.refresh),

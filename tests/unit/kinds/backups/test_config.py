@@ -83,6 +83,8 @@ def test_invalid_values_are_not_repeated(more: dict[str, Any]) -> None:
         ({"repository": "git@host:org/b.git", "auth": {"token": "secret:x"}}, ("target",)),
         (GIT | {"auth": KEY}, ("target", "auth")),
         ({"repository": "file:///srv/b.git", "auth": {"token": "secret:x"}}, ("target", "auth")),
+        ({"repository": "file:///srv/b.git", "proxy": "http://h:1"}, ("target", "proxy")),
+        ({"repository": "git@host:org/b.git", "auth": KEY, "proxy": "http://h:1"}, ("target", "proxy")),
         ({"bucket": "cluster-backups"}, ("target", "bucket")),
         ({"bucket": "cluster-backups", "prefix": "copy"}, ("target", "bucket")),
     ],

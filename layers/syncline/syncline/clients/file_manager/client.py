@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from syncline.clients.http.addresses import Address, redacted
+from syncline.clients.http.addresses import DIRECT, Address, Route, redacted
 from syncline.clients.http.client import READ_TIMEOUT, Http, Response
 from syncline.clients.http.limits import Body
 from syncline.clients.http.listings import IN_MEMORY_LIMITS, EntryReader, OnInvalid, describe, field_of, refuse
@@ -95,7 +95,7 @@ class FileManager:
         http: Http,
         gate: AbstractContextManager[Any],
         *,
-        ca: str | None = None,
+        route: Route = DIRECT,
         renewed: Callable[[], str | None] | None = None,
     ) -> None:
         address = Address.parse(url)
@@ -107,7 +107,7 @@ class FileManager:
         self._renewed = renewed or token
         self._http = http
         self._gate = gate
-        self._ca = ca
+        self._route = route
 
     # -- files ---------------------------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ class FileManager:
                 sent["Authorization"] = f"Bearer {token}"
             with self._gate:
                 return self._http.request(
-                    method, self.url + path, sent, body, ca=self._ca, repeatable=repeatable, timeout=timeout
+                    method, self.url + path, sent, body, route=self._route, repeatable=repeatable, timeout=timeout
                 )
 
         # A stream cannot be sent twice.

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from syncline.clients.git.failures import disk_full_as_error
 from syncline.clients.git.program import program
-from syncline.clients.http.addresses import is_refused
+from syncline.clients.http.addresses import Route, is_refused
 from syncline.errors import SynclineError
 from syncline.secrets import register
 
@@ -103,14 +103,14 @@ def private_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def connection_options(remote: GitRemote, access: GitCredentials, ca: str | None, folder: Path) -> ConnectionOptions:
+def connection_options(remote: GitRemote, access: GitCredentials, route: Route, folder: Path) -> ConnectionOptions:
     """Write keys and certificates for ``remote`` to a private ``folder`` and return the options that use them.
 
-    ``ca`` is PEM text trusted beside the system's roots. Raises CONFIG_INVALID if the credentials do not fit the URL.
+    Raises CONFIG_INVALID if the credentials do not fit the URL.
     """
     match access, remote.protocol:
         case TokenCredentials() | None, "https" | "http":
-            settings, environment = _http(remote, access, ca, folder)
+            settings, environment = _http(remote, access, route, folder)
         case SshCredentials(), "ssh":
             settings, environment = (), _ssh(access, folder)
         case None, "file":
@@ -122,20 +122,24 @@ def connection_options(remote: GitRemote, access: GitCredentials, ca: str | None
     return (f"protocol.{remote.protocol}.allow=always", *settings), environment
 
 
-def _http(remote: GitRemote, access: TokenCredentials | None, ca: str | None, folder: Path) -> ConnectionOptions:
+def _http(remote: GitRemote, access: TokenCredentials | None, route: Route, folder: Path) -> ConnectionOptions:
     settings: tuple[str, ...] = ()
-    if (ca is not None or not Path(_ROOTS[0]).exists()) and (roots := _system_roots() + (ca or "")):
+    environment: dict[str, str] = {}
+    if route.ca is not None:
+        environment["GIT_SSL_CAINFO"] = str(write_private(folder / "ca.pem", _system_roots() + route.ca))
+    elif not Path(_ROOTS[0]).exists() and (roots := _system_roots()):
         settings = (f"http.sslCAInfo={write_private(folder / 'ca.pem', roots)}",)
-    if access is None:
-        return settings, {}
-    code = base64.b64encode(f"{access.username}:{access.token}".encode()).decode()
-    for secret in (access.token, code):
-        register(secret)
-    return settings, {
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"http.{remote.protocol}://{remote.host}/.extraHeader",
-        "GIT_CONFIG_VALUE_0": f"Authorization: Basic {code}",
-    }
+    # Values with secrets are not for the command line.
+    values = {"http.proxy": route.proxy or ""}
+    if access is not None:
+        code = base64.b64encode(f"{access.username}:{access.token}".encode()).decode()
+        for secret in (access.token, code):
+            register(secret)
+        values[f"http.{remote.protocol}://{remote.host}/.extraHeader"] = f"Authorization: Basic {code}"
+    environment["GIT_CONFIG_COUNT"] = str(len(values))
+    for number, (name, value) in enumerate(values.items()):
+        environment |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return settings, environment
 
 
 def _ssh(access: SshCredentials, folder: Path) -> dict[str, str]:

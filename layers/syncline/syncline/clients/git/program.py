@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from syncline.clients.git.failures import disk_full_as_error, error_of_git
+from syncline.clients.http.addresses import DIRECT, Route
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.http.retry import never_halted, sleep_unless_halted
 from syncline.errors import CodeName, SynclineError
@@ -47,7 +48,6 @@ _SETTINGS: Final = (
     "http.followRedirects=false",  # the token is for the configured URL
     "http.lowSpeedLimit=100",
     "http.lowSpeedTime=60",
-    "http.proxy=",
     "pack.threads=1",
     "pack.window=1",  # enough for deltas between versions of a tree; a larger window costs time and finds little
     "protocol.version=2",
@@ -74,6 +74,8 @@ _ENVIRONMENT: Final = {
     "HTTPS_PROXY": "",
     "ALL_PROXY": "",
     "all_proxy": "",
+    "no_proxy": "",
+    "NO_PROXY": "",
 }
 
 
@@ -131,6 +133,7 @@ class GitRunner:
     retry: GitRetryPolicy = field(default_factory=GitRetryPolicy)
     halted: Callable[[], bool] = never_halted
     account: tuple[str, object] = ("", None)
+    route: Route = DIRECT
 
     def query(self, *arguments: str, feed: bytes | None = None, accept: tuple[int, ...] = (0,)) -> CommandResult:
         """Run a command that only reads from the server. Retry temporary failures, also those with a status in ``accept``."""
@@ -206,7 +209,7 @@ class GitRunner:
 
     def failure(self, command: str, done: CommandResult) -> SynclineError:
         """Return the error for a failed command."""
-        return error_of_git(command, done.status, done.err, anonymous=self.account[1] is None)
+        return error_of_git(f"{command}{self.route.through}", done.status, done.err, anonymous=self.account[1] is None)
 
 
 class RunningCommand:

@@ -37,6 +37,7 @@ from syncline.clients.git.objects import (
     tree_entries,
 )
 from syncline.clients.git.program import CommandResult, GitRetryPolicy, GitRunner, RunningCommand, program
+from syncline.clients.http.addresses import DIRECT, Route
 from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
 
@@ -367,11 +368,11 @@ class RemoteBranch:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryLocation:
-    """A remote repository with credentials and retry policy; ``ca`` is PEM text trusted beside the system's roots."""
+    """A remote repository with credentials, route and retry policy."""
 
     remote: GitRemote
     access: GitCredentials = None
-    ca: str | None = None
+    route: Route = DIRECT
     retry: GitRetryPolicy = field(default_factory=GitRetryPolicy)
 
 
@@ -390,13 +391,13 @@ def open_branch(
     end once ``halted`` returns True.
     """
     with private_folder() as folder:
-        settings, environment = connection_options(location.remote, location.access, location.ca, folder)
+        settings, environment = connection_options(location.remote, location.access, location.route, folder)
         bare = folder / "bare"
         with disk_full_as_error():
             # Written directly: `git init` and two `git config` would take longer than the fetch.
             _initialise(bare, location.remote.url)
         account = (location.remote.host, location.access)
-        git = GitRunner(bare, settings, environment, left, location.retry, halted, account)
+        git = GitRunner(bare, settings, environment, left, location.retry, halted, account, location.route)
         yield RemoteBranch(git, branch, depth)
 
 

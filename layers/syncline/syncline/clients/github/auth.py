@@ -94,7 +94,7 @@ class AppTokens:
                 "X-GitHub-Api-Version": VERSION,
                 "Authorization": f"Bearer {app_jwt(self.app, key, self.clock())}",
             }
-            return self.http.request(method, url, headers, ca=self.endpoint.ca, repeatable=True)
+            return self.http.request(method, url, headers, route=self.endpoint.route, repeatable=True)
 
         return REJECTIONS.send(self.endpoint.host, self.key(), self.renewed_key, send)
 

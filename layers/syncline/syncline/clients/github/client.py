@@ -152,7 +152,7 @@ class GitHub:
             headers = {"Accept": "application/vnd.github+json", "X-GitHub-Api-Version": VERSION}
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
-            return self.http.request(method, f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
+            return self.http.request(method, f"{self.endpoint.url}{target}", headers, route=self.endpoint.route)
 
         return REJECTIONS.send(self.endpoint.host, self.token(), self.renewed or self.token, send)
 
@@ -224,7 +224,9 @@ class RemoteFile:
         headers = {"Range": f"bytes={start}-{end - 1}", "Accept-Encoding": "identity"}
         for tries_left in range(_RENEWALS, -1, -1):
             self._renew_if_old()
-            response = self.github.http.request("GET", self._url, headers, ca=self.github.endpoint.ca, stream=True)
+            response = self.github.http.request(
+                "GET", self._url, headers, route=self.github.endpoint.route, stream=True
+            )
             if response.status in (200, 206):
                 return self._at(response, start)
             self._expires = 0.0  # even a new URL is renewed, as the store's clock may differ

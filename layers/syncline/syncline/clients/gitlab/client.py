@@ -108,7 +108,7 @@ class GitLab:
                 headers["Authorization"] = f"Bearer {token}"
             elif token is not None:
                 headers[_HEADERS[self.kind]] = token
-            return self.http.request("GET", f"{self.endpoint.url}{target}", headers, ca=self.endpoint.ca)
+            return self.http.request("GET", f"{self.endpoint.url}{target}", headers, route=self.endpoint.route)
 
         response = REJECTIONS.send(self.endpoint.host, self.token(), self.renewed or self.token, send)
         if response.status == 403 and (pause := retry_after(response.headers)) is not None:

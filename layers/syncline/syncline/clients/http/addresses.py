@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from dataclasses import dataclass
+import socket
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final
 from urllib.parse import urljoin, urlsplit
@@ -28,29 +29,58 @@ _REFUSED_ADDRESSES: Final = frozenset(
     )
 )
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
+_PROXY: Final = re.compile(rf"http://(?:[^/@\s]+@)?({_HOST.pattern}):[0-9]{{1,5}}")
 _SECRET_QUERY: Final = re.compile(r"([?&][^=&\s\"'<>]{1,100}=)[^&\s\"'<>]*")
 _USERINFO: Final = re.compile(r"(://)[^/@\s]*@")
 
 
 @dataclass(frozen=True, slots=True)
+class Route:
+    """The way to a server and those it redirects to. Raises CONFIG_INVALID and ADDRESS_REFUSED.
+
+    ``ca`` is PEM text trusted beside the system's roots. ``proxy`` is the URL of an HTTP proxy, with its credentials.
+    """
+
+    ca: str | None = None
+    proxy: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.proxy is None:
+            return
+        match = _PROXY.fullmatch(self.proxy)
+        if match is None:
+            raise SynclineError("CONFIG_INVALID", "`proxy` is not of the form http://[user:password@]host:port")
+        if is_refused(match[1].strip("[]")):
+            raise SynclineError("ADDRESS_REFUSED", f"the proxy {match[1]} is a link-local or metadata address")
+
+    @property
+    def through(self) -> str:
+        """The proxy in words for error messages, without credentials; empty without a proxy."""
+        return f" through the proxy {self.proxy.removeprefix('http://').rpartition('@')[2]}" if self.proxy else ""
+
+
+DIRECT: Final = Route()
+
+
+@dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Scheme and host of a server. ``host`` is ``name`` or ``name:port``; ``ca`` is PEM text trusted beside the system's roots.
+    """Scheme and host of a server, and the route to it. ``host`` is ``name`` or ``name:port``.
 
     ``auth_realms`` lists further hosts (without port) that may see this endpoint's credentials as token servers.
     """
 
     scheme: str
     host: str
-    ca: str | None = None
+    route: Route = DIRECT
     auth_realms: tuple[str, ...] = ()
 
     @classmethod
-    def parse(cls, url: str, *, ca: str | None = None, auth_realms: tuple[str, ...] = ()) -> Endpoint:
+    def parse(cls, url: str, *, route: Route = DIRECT, auth_realms: tuple[str, ...] = ()) -> Endpoint:
         """Parse ``https://host[:port]``. Raises CONFIG_INVALID for anything else."""
         address = Address.parse(url)
         if address is None or address.target not in ("", "/") or "@" in url:
             raise SynclineError("CONFIG_INVALID", f"{redacted(url)!r} is not of the form http(s)://host[:port]")
-        return cls(address.scheme, address.host, ca, auth_realms)
+        return cls(address.scheme, address.host, route, auth_realms)
 
     @property
     def url(self) -> str:
@@ -130,8 +160,9 @@ def is_refused(name: str) -> bool:
     """Return True for a host name or address that is link-local, a metadata service of a cloud, or loopback on Lambda."""
     bare = name.rstrip(".").lower().partition("%")[0]
     try:
-        address = ipaddress.ip_address(bare)
-    except ValueError:
+        # Other spellings of an IPv4 address, such as 2852039166, which a proxy may resolve.
+        address = ipaddress.ip_address(bare if ":" in bare else socket.inet_aton(bare))
+    except (ValueError, OSError):
         return bare in _REFUSED_NAMES or (f".{bare}".endswith(".localhost") and _on_lambda())
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
         address = address.ipv4_mapped

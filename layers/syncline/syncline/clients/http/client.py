@@ -1,7 +1,8 @@
 """HTTP for all clients: shared keep-alive connections, limits, retries, and failures as codes.
 
 Redirects are not followed here. A client follows them hop by hop, because it knows which of its headers may go to
-which host. Proxies and passwords from the environment (``HTTP_PROXY``, ``.netrc``) are ignored.
+which host. Proxies and passwords from the environment (``HTTP_PROXY``, ``.netrc``) are ignored; a request's
+:class:`Route` may name a proxy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Final, Self
 
 from syncline import __version__
 from syncline.clients.http import failures
-from syncline.clients.http.addresses import Address, redacted
+from syncline.clients.http.addresses import DIRECT, Address, Route, redacted
 from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
 from syncline.clients.http.retry import HOST_THROTTLE, MIN_RATE, RetryPolicy, ignore_slow, never_halted
 from syncline.clients.http.transfer import Headers, Transfer, is_token
@@ -139,7 +140,7 @@ class Http:
         headers: Mapping[str, str] | None = None,
         body: Body = None,
         *,
-        ca: str | None = None,
+        route: Route = DIRECT,
         stream: bool = False,
         retry: RetryPolicy | None = None,
         timeout: float = READ_TIMEOUT,
@@ -152,8 +153,9 @@ class Http:
         ``body`` may be bytes or an iterable of chunks. Chunks are streamed, with the ``Content-Length`` of ``headers``
         if present, otherwise in chunked encoding; such a request is sent once. ``repeatable`` says that sending the
         request twice does no harm; it defaults to True for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED,
-        THROTTLED, SERVER_ERROR, ADDRESS_REFUSED, REFUSED for an invalid header or address, BAD_ANSWER (also for more
-        than 8 MiB without ``stream``), TIME_SHORT after the policy's deadline, RUN_CANCELLED if it is halted, TOO_SLOW.
+        PROXY_REFUSED, THROTTLED, SERVER_ERROR, ADDRESS_REFUSED, REFUSED for an invalid header or address, BAD_ANSWER
+        (also for more than 8 MiB without ``stream``), TIME_SHORT after the policy's deadline, RUN_CANCELLED if it is
+        halted, TOO_SLOW.
         """
         address = Address.parse(url)
         if address is None:
@@ -163,7 +165,7 @@ class Http:
         repeatable = not streamed and (method in _REPEATABLE if repeatable is None else repeatable)
         sent = {**_ALWAYS, **(headers or {})}
         _check_headers(sent, address)
-        sending = HttpRequest(method, address, sent, body, ca, repeatable)
+        sending = HttpRequest(method, address, sent, body, route, repeatable)
         for attempt in itertools.count(1):
             self._wait(address, policy)
             try:

@@ -23,11 +23,13 @@ _CODES: Final[Mapping[int, CodeName]] = {
     401: "UNAUTHORIZED",
     403: "FORBIDDEN",
     404: "NOT_FOUND",
+    407: "PROXY_REFUSED",
     408: "SERVER_ERROR",  # the server gave up waiting for the request
     410: "NOT_FOUND",
     413: "TOO_LARGE",
 }
 _UNREACHABLE: Final = {
+    pycurl.E_COULDNT_RESOLVE_PROXY: "the proxy's name cannot be resolved",
     pycurl.E_COULDNT_RESOLVE_HOST: "the host name cannot be resolved",
     pycurl.E_COULDNT_CONNECT: "connection refused, or no route to the host",
     pycurl.E_OPERATION_TIMEDOUT: "no connection within the time limit",
@@ -97,8 +99,14 @@ def _is_full(body: bytes) -> bool:
     return _FULL.search(body[:4096].decode("utf-8", "replace")) is not None
 
 
-def code_of_libcurl(number: int, words: str, system_error: int) -> tuple[CodeName, str]:
-    """Return the code and the reason for a transfer that libcurl ended with error ``number`` and message ``words``."""
+def code_of_libcurl(number: int, words: str, system_error: int, proxy_status: int = 0) -> tuple[CodeName, str]:
+    """Return the code and the reason for a transfer that libcurl ended with error ``number`` and message ``words``.
+
+    ``proxy_status`` is the status of a proxy's response to CONNECT, 0 without one.
+    """
+    if proxy_status >= 300:
+        code: CodeName = "UNREACHABLE" if proxy_status >= 500 else "PROXY_REFUSED"
+        return code, f"the proxy answered {proxy_status} to CONNECT"
     words = words or ("the header is too long" if number == _TOO_LARGE else f"error {number}")
     if number == pycurl.E_PEER_FAILED_VERIFICATION:
         return "TLS_FAILED", f"the certificate could not be verified ({words.removeprefix(_VERIFY)})"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from syncline.clients.http.addresses import Address, redacted
+from syncline.clients.http.addresses import Address, Route, redacted
 from syncline.clients.http.retry import SLOW_RATE, RetryPolicy
 from syncline.errors import CodeName, SynclineError
 
@@ -21,15 +21,14 @@ Body = bytes | Iterable[bytes] | None
 class HttpRequest:
     """A request. A body that is not bytes is streamed, with the ``Content-Length`` of ``headers`` or in chunked encoding.
 
-    ``ca`` is PEM text of authorities trusted beside the system's. ``repeatable`` says that sending the request twice
-    does no harm.
+    ``repeatable`` says that sending the request twice does no harm.
     """
 
     method: str
     address: Address
     headers: Mapping[str, str]
     body: Body
-    ca: str | None
+    route: Route
     repeatable: bool
 
 
@@ -95,6 +94,7 @@ class TransferLimits:
         self._window, self._bytes = 0.0, 0
 
     def failed(self, code: CodeName, why: str) -> SynclineError:
-        """Return an error that names the request."""
+        """Return an error that names the request, and the proxy if it has one."""
         request = self._request
-        return SynclineError(code, f"{request.method} {redacted(request.address.url)}: {why}")
+        url = redacted(request.address.url)
+        return SynclineError(code, f"{request.method} {url}{request.route.through}: {why}")

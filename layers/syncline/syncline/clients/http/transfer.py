@@ -28,7 +28,7 @@ from urllib.parse import quote
 import pycurl
 
 from syncline.clients.http import failures
-from syncline.clients.http.addresses import Address, is_refused
+from syncline.clients.http.addresses import Address, Route, is_refused
 from syncline.clients.http.authorities import set_authorities
 from syncline.clients.http.limits import HttpRequest, TransferLimits
 from syncline.errors import SynclineError
@@ -46,6 +46,7 @@ _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(rf"(?m)^({_TOKEN.pattern}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
 _LINE_ENDS: Final = (b"\r\n", b"\n")
 READ_ABORT: Final = int(pycurl.READFUNC_ABORT)
+_SUPPRESS_CONNECT_HEADERS: Final = 265  # which pycurl does not name
 _WITH_BODY: Final = frozenset({"PUT", "POST", "PATCH"})
 
 Lines = list[bytes]
@@ -92,7 +93,7 @@ class Channel:
 
     __slots__ = ("_plain", "_poll", "_ready", "easy", "multi", "refused")
 
-    def __init__(self, scheme: str, ca: str | None) -> None:
+    def __init__(self, scheme: str, route: Route) -> None:
         self.refused = ""  # the resolved address that is_refused() rejected
         self._plain = True
         self._poll = select.poll()  # select(2), which CurlMulti.select() calls, ignores descriptors from 1024
@@ -102,7 +103,9 @@ class Channel:
         self.easy = easy = pycurl.Curl()
         easy.setopt(pycurl.NOSIGNAL, 1)
         easy.setopt(pycurl.HTTP_VERSION, pycurl.CURL_HTTP_VERSION_1_1)
-        easy.setopt(pycurl.PROXY, "")
+        easy.setopt(pycurl.PROXY, route.proxy or "")
+        easy.setopt(pycurl.NOPROXY, "")
+        easy.setopt(_SUPPRESS_CONNECT_HEADERS, 1)
         easy.setopt(pycurl.PATH_AS_IS, 1)
         easy.setopt(pycurl.HTTP_CONTENT_DECODING, 0)
         easy.setopt(pycurl.BUFFERSIZE, _RECEIVE_BUFFER)
@@ -110,8 +113,10 @@ class Channel:
         easy.setopt(pycurl.CONNECTTIMEOUT_MS, round(CONNECT_TIMEOUT * 1000))
         easy.setopt(pycurl.MAXLIFETIME_CONN, MAX_CONNECTION_AGE)
         easy.setopt(pycurl.OPENSOCKETFUNCTION, self._open_socket)
+        if route.proxy and scheme == "http":
+            easy.setopt(pycurl.FORBID_REUSE, 1)  # some proxies, such as tinyproxy, close connections without notice
         if scheme == "https":
-            set_authorities(easy, ca, system=True)
+            set_authorities(easy, route.ca, system=True)
 
     def start(self, method: str, url: str, fields: list[str], body: bytes | BodyReader | None) -> tuple[Lines, Lines]:
         """Begin a request; return the lists to which libcurl appends the response's header lines and body chunks."""
@@ -257,14 +262,14 @@ class BodyReader:
 class ChannelPool:
     """The idle channels to one server. The most recently used one is taken first."""
 
-    def __init__(self, scheme: str, ca: str | None) -> None:
-        if ca is not None:
+    def __init__(self, scheme: str, route: Route) -> None:
+        if route.ca is not None:
             try:
-                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=ca)
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=route.ca)
             except (ssl.SSLError, ValueError) as error:
                 raise SynclineError("CONFIG_INVALID", "`ca` is not a PEM certificate") from error
         self._scheme = scheme
-        self._ca = ca
+        self._route = route
         self._idle: deque[Channel] = deque()
 
     def take(self) -> Channel:
@@ -272,7 +277,7 @@ class ChannelPool:
         try:
             return self._idle.pop()
         except IndexError:
-            return Channel(self._scheme, self._ca)
+            return Channel(self._scheme, self._route)
 
     def give_back(self, channel: Channel) -> None:
         """Make the channel available to others."""
@@ -280,13 +285,13 @@ class ChannelPool:
             self._idle.append(channel)
 
 
-_pools: Final[dict[tuple[str, str, str | None], ChannelPool]] = {}
+_pools: Final[dict[tuple[str, str, Route], ChannelPool]] = {}
 _pools_lock: Final = threading.Lock()
 
 
-def pool_for(address: Address, ca: str | None) -> ChannelPool:
+def pool_for(address: Address, route: Route) -> ChannelPool:
     """Return the process's pool for a server. Raises ADDRESS_REFUSED for a host that :func:`is_refused` rejects."""
-    key = (address.scheme, address.host, ca)
+    key = (address.scheme, address.host, route)
     pool = _pools.get(key)
     if pool is None:
         if is_refused(address.name):
@@ -294,7 +299,7 @@ def pool_for(address: Address, ca: str | None) -> ChannelPool:
         with _pools_lock:
             pool = _pools.get(key)
             if pool is None:
-                pool = ChannelPool(address.scheme, ca)
+                pool = ChannelPool(address.scheme, route)
                 if len(_pools) >= MAX_POOLS:
                     del _pools[next(iter(_pools))]
                 _pools[key] = pool
@@ -304,8 +309,8 @@ def pool_for(address: Address, ca: str | None) -> ChannelPool:
 class Transfer:
     """A request in progress whose response head has been received. Reading to the end releases its channel.
 
-    Raises UNREACHABLE, TLS_FAILED, ADDRESS_REFUSED, BAD_ANSWER, SOURCE_CHANGED, TOO_SLOW, TIME_SHORT, RUN_CANCELLED,
-    and the exceptions of a streamed body.
+    Raises UNREACHABLE, TLS_FAILED, PROXY_REFUSED, ADDRESS_REFUSED, BAD_ANSWER, SOURCE_CHANGED, TOO_SLOW, TIME_SHORT,
+    RUN_CANCELLED, and the exceptions of a streamed body.
     """
 
     __slots__ = (
@@ -326,7 +331,7 @@ class Transfer:
         self._error: SynclineError | None = None
         self._body: BodyReader | None = None
         self._taken = 0  # bytes of the body that were sent
-        self._pool = pool_for(request.address, request.ca)
+        self._pool = pool_for(request.address, request.route)
         self._channel: Channel | None = self._pool.take()
         try:
             self._lines, self._chunks = self._start(self._channel, request)
@@ -403,6 +408,8 @@ class Transfer:
             fields.append("Expect:")
             if "Content-Type" not in headers:
                 fields.append("Content-Type:")
+        if request.route.proxy and request.address.scheme == "http" and request.method in ("GET", "HEAD"):
+            fields.append("Cache-Control: no-cache")  # a proxy may keep responses
         self._limits.begin(body=self._body is not None)
         target = request.address.target
         if not _TARGET.fullmatch(target):
@@ -490,7 +497,8 @@ class Transfer:
                 what = f"the name resolves to {channel.refused}, a link-local or metadata address"
                 self._error = self._limits.failed("ADDRESS_REFUSED", what)
             else:
-                code, why = failures.code_of_libcurl(number, words, channel.easy.getinfo(pycurl.OS_ERRNO))
+                system_error, proxy_status = map(channel.easy.getinfo, (pycurl.OS_ERRNO, pycurl.HTTP_CONNECTCODE))
+                code, why = failures.code_of_libcurl(number, words, system_error, proxy_status)
                 self._error = self._limits.failed(code, why)
         channel.stop()
         self._channel = None

@@ -261,7 +261,7 @@ class RegistryAuth:
             headers = {"Content-Type": "application/x-www-form-urlencoded"}
             body = urlencode(fields).encode()
             return self._http.request(
-                "POST", realm.url, headers, body, ca=self._endpoint.ca, repeatable=True
+                "POST", realm.url, headers, body, route=self._endpoint.route, repeatable=True
             )  # a repeated request only issues a second token
         fields += [("scope", scope) for scope in requested]
         headers = {}
@@ -270,7 +270,7 @@ class RegistryAuth:
             headers["Authorization"] = credentials.basic
         mark = "&" if "?" in realm.target else "?"
         url = f"{realm.url}{mark}{urlencode(fields)}" if fields else realm.url
-        return self._http.request("GET", url, headers, ca=self._endpoint.ca)
+        return self._http.request("GET", url, headers, route=self._endpoint.route)
 
 
 def _with_push(scopes: Scopes) -> Scopes:

@@ -173,7 +173,9 @@ class Quay:
             headers = {"Accept": "application/json"}
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
-            return self._http.request("GET", f"{self._endpoint.url}/api/v1/{target}", headers, ca=self._endpoint.ca)
+            return self._http.request(
+                "GET", f"{self._endpoint.url}/api/v1/{target}", headers, route=self._endpoint.route
+            )
 
         response = REJECTIONS.send(self._endpoint.host, self._token(), self._renewed, send)
         if response.status != 200:

@@ -142,7 +142,7 @@ class RegistryTransport:
                         url,
                         sent,
                         body,
-                        ca=self.endpoint.ca,
+                        route=self.endpoint.route,
                         stream=stream,
                         timeout=timeout,
                         repeatable=repeatable,
@@ -166,7 +166,7 @@ class RegistryTransport:
     def _accepts(self, authorization: str) -> bool:
         """Return True if the registry accepts an ``Authorization`` header, independent of any repository."""
         headers = {"Authorization": authorization}
-        return self.http.request("GET", f"{self.endpoint.url}/v2/", headers, ca=self.endpoint.ca).status != 401
+        return self.http.request("GET", f"{self.endpoint.url}/v2/", headers, route=self.endpoint.route).status != 401
 
     def fetch(
         self,
@@ -191,7 +191,7 @@ class RegistryTransport:
             if location.scheme == self.endpoint.scheme and host.lower() == self.endpoint.host.lower():
                 answer = self.send(method, location.target or "/", scopes, headers, stream=stream)
             else:
-                answer = self.http.request(method, location.url, headers, ca=self.endpoint.ca, stream=stream)
+                answer = self.http.request(method, location.url, headers, route=self.endpoint.route, stream=stream)
         if answer.status not in REDIRECTS:
             return answer
         raise answer.protocol_error(f"more than {MAX_REDIRECTS} redirects")

@@ -124,7 +124,9 @@ class BucketRequests:
             if who is not None:
                 signed = self._signer.headers(who, asked, signed, payload)
             policy = replace(self._http.policy, min_rate=0) if is_long else None
-            return self._http.request(method, url, signed, sent, ca=self._endpoint.ca, stream=stream, retry=policy)
+            return self._http.request(
+                method, url, signed, sent, route=self._endpoint.route, stream=stream, retry=policy
+            )
 
         return REJECTIONS.send(self._host, self._keys(), self._renewed, signed_by, self._refusal, self._accepts)
 
@@ -133,7 +135,7 @@ class BucketRequests:
         asked = SigningRequest("GET", self._host, f"{self._root}/", "list-type=2&max-keys=0")
         headers = {} if keys is None else self._signer.headers(keys, asked, {}, EMPTY_SHA256)
         url = f"{self._endpoint.scheme}://{self._host}{asked.path}?{asked.query}"
-        return self._refusal(self._http.request("GET", url, headers, ca=self._endpoint.ca)) is None
+        return self._refusal(self._http.request("GET", url, headers, route=self._endpoint.route)) is None
 
     def _refusal(self, response: Response) -> SynclineError | None:
         """Return the failure of an answer that refuses the keys."""

@@ -14,7 +14,7 @@ from syncline.config.findings import Area, Finding, Reach
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Model, ServerAddress, Sync
 from syncline.config.templates import TemplateText
-from syncline.config.values import Authority, KeyPath, SecretReference, Url, is_loopback
+from syncline.config.values import KeyPath, Proxy, SecretReference, ServerAuthority, Url, is_loopback
 
 _REPOSITORY: Final = r"^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$"
 _PROJECT: Final = r"^[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)+$"
@@ -90,12 +90,11 @@ class ArtifactsSource(Model):
         description="The URL of the API; for GitHub Enterprise with its path.",
         examples=["https://github.example/api/v3"],
     )
-    ca: Authority | None = Field(
-        None, description="The certificate authority of the API, if the system does not trust it."
-    )
+    ca: ServerAuthority = None
+    proxy: Proxy = None
 
     def addresses(self) -> Iterator[ServerAddress]:
-        yield ServerAddress(self.url, self.ca)
+        yield ServerAddress(self.url, self.ca, self.proxy)
 
 
 class Metadata(Model):
@@ -234,7 +233,7 @@ class ArtifactsTarget(RegistryEndpoint):
     def addresses(self) -> Iterator[ServerAddress]:
         yield from super().addresses()
         if self.api is not None:
-            yield ServerAddress(self.api.url, self.ca, ("api", "url"))
+            yield ServerAddress(self.api.url, self.ca, self.proxy, ("api", "url"))
 
 
 class ArtifactsSync(Sync):

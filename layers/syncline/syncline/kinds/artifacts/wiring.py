@@ -18,6 +18,7 @@ from syncline.kinds.artifacts.discover import ProjectTarget
 from syncline.kinds.artifacts.events import runs_in
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.secrets import Secrets
+from syncline.wiring.dependencies import route_of
 from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def gitlab_at(destination: ArtifactsTarget, secrets: Secrets, http: Http) -> Git
     if destination.api is None:
         return None
     token = destination.api.token
-    endpoint = Endpoint.parse(destination.api.url, ca=None if destination.ca is None else secrets.text(destination.ca))
+    endpoint = Endpoint.parse(destination.api.url, route=route_of(secrets, destination.ca, destination.proxy))
     resolve, refresh = partial(secrets.resolve, token), partial(secrets.refresh, token)
     return GitLab(endpoint, destination.project, resolve, http, destination.api.token_kind, renewed=refresh)
 
@@ -52,8 +53,7 @@ def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
     """Return the client of GitHub's API. Credentials are resolved when they are used."""
     address = Address.parse(source.url)
     assert address is not None, "the configuration has checked it"
-    ca = None if source.ca is None else secrets.text(source.ca)
-    endpoint = Endpoint(address.scheme, address.host, ca)
+    endpoint = Endpoint(address.scheme, address.host, route_of(secrets, source.ca, source.proxy))
     prefix = address.target.rstrip("/")
     token, renewed = _tokens(source, endpoint, secrets, http, prefix)
     return GitHub(endpoint, token, http, prefix, renewed=renewed)

@@ -25,10 +25,11 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
 from syncline.config.values import (
-    Authority,
     KeyPath,
     Number,
+    Proxy,
     SecretReference,
+    ServerAuthority,
     TextOrReference,
     folded,
     is_loopback,
@@ -175,15 +176,11 @@ class GitTarget(Model):
     auth: GitAuth | None = Field(
         None, description="Credentials: a token for HTTPS, or a key for SSH with `known_hosts`."
     )
-    ca: Authority | None = Field(
-        None,
-        description="Certificate authority of the server, if the system does not trust it: `file:PATH`, a reference, or "
-        "the PEM text.",
-        examples=["file:git-ca.pem"],
-    )
+    ca: ServerAuthority = None
+    proxy: Proxy = None
 
     def addresses(self) -> Iterator[ServerAddress]:
-        yield ServerAddress(self.repository, self.ca)
+        yield ServerAddress(self.repository, self.ca, self.proxy)
 
 
 class DirectoryTarget(Model):
@@ -427,6 +424,8 @@ def _access_problems(sync: BackupsSync) -> Iterator[Finding]:
     by_file = target.repository.startswith("file:")
     path: KeyPath = ("target", "auth")
     because: tuple[KeyPath, ...] = (("target", "repository"),)
+    if not by_http and target.proxy is not None:
+        yield Finding(("target", "proxy"), "works only for a repository at https://…; remove it", because)
     if by_file and target.auth is not None:
         yield Finding(path, "has no effect for file:///…; remove it", because)
     elif by_http and isinstance(target.auth, GitKey):

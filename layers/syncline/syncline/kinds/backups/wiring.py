@@ -39,7 +39,7 @@ from syncline.store.files import FileRecords
 from syncline.store.removals import RemovalWindows
 from syncline.telemetry import log_operation
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.dependencies import Dependencies
+from syncline.wiring.dependencies import Dependencies, route_of
 
 _MEGABYTE = 1_000_000
 
@@ -117,7 +117,7 @@ def repository_of(sync: BackupsSync, parts: Dependencies) -> RepositoryLocation:
     if REJECTIONS.is_kept(remote.host, access):
         access = _access(target, parts.secrets, parts.secrets.refresh)
     patience = GitRetryPolicy(sync.retry.attempts, sync.retry.delay)
-    return RepositoryLocation(remote, access, parts.authority(target.ca), patience)
+    return RepositoryLocation(remote, access, route_of(parts.secrets, target.ca, target.proxy), patience)
 
 
 def _access(target: GitTarget, secrets: Secrets, value_of: Callable[[Reference], str]) -> GitCredentials:

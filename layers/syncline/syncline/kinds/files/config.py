@@ -14,10 +14,11 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
 from syncline.config.values import (
-    Authority,
     Duration,
     KeyPath,
+    Proxy,
     SecretReference,
+    ServerAuthority,
     is_loopback,
     server_of,
     split_host,
@@ -68,11 +69,8 @@ class FileManagerTarget(Model):
     token: SecretReference | None = Field(
         None, description="A reference to the bearer token.", examples=["secret:syncline/files#token"]
     )
-    ca: Authority | None = Field(
-        None,
-        description="The authority that signed the API's certificate, if the system does not trust it.",
-        examples=["file:files-ca.pem"],
-    )
+    ca: ServerAuthority = None
+    proxy: Proxy = None
     prefix: PathStart = Field(
         "", description="The text put before each key to make it a path.", examples=["/data/customer/"]
     )
@@ -85,7 +83,7 @@ class FileManagerTarget(Model):
     report: StrictBool = Field(False, description="Send the results of each run to `/reportResults`.")
 
     def addresses(self) -> Iterator[ServerAddress]:
-        yield ServerAddress(self.file_manager, self.ca)
+        yield ServerAddress(self.file_manager, self.ca, self.proxy)
 
     @property
     def _address(self) -> tuple[str, str, str]:

@@ -22,7 +22,7 @@ from syncline.kinds.kind import Kind
 from syncline.store.files import FileRecords, shard_of
 from syncline.store.removals import RemovalWindows
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.dependencies import Dependencies
+from syncline.wiring.dependencies import Dependencies, route_of
 
 
 class Builder:
@@ -84,7 +84,7 @@ def manager_at(config: FileManagerConfig, parts: Dependencies) -> FileManager:
         lambda: None if token is None else secrets.resolve(token),
         parts.http,
         threading.BoundedSemaphore(threads_for(config.requests)),
-        ca=parts.authority(config.ca),
+        route=route_of(secrets, config.ca, config.proxy),
         renewed=lambda: None if token is None else secrets.refresh(token),
     )
 

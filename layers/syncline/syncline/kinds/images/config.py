@@ -50,7 +50,7 @@ class ImagesEndpoint(RegistryEndpoint):
     def addresses(self) -> Iterator[ServerAddress]:
         yield from super().addresses()
         if self.api is not None and self.api.url is not None:
-            yield ServerAddress(self.api.url, self.ca, ("api", "url"))
+            yield ServerAddress(self.api.url, self.ca, self.proxy, ("api", "url"))
 
     @property
     def api_url(self) -> str | None:

@@ -11,7 +11,7 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Kind
-from syncline.wiring.dependencies import Dependencies
+from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.registries import registry_at
 
 
@@ -35,7 +35,7 @@ class Builder:
         if config.api is None or config.api_url is None:
             return None
         token, secrets = config.api.token, self._parts.secrets
-        endpoint = Endpoint.parse(config.api_url, ca=self._parts.authority(config.ca))
+        endpoint = Endpoint.parse(config.api_url, route=route_of(secrets, config.ca, config.proxy))
         if token is None:
             return Quay(endpoint, lambda: None, self._parts.http)
         return Quay(endpoint, lambda: secrets.resolve(token), self._parts.http, lambda: secrets.refresh(token))
