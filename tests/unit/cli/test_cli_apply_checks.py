@@ -98,6 +98,17 @@ def test_the_proxy_of_an_endpoint_is_used(closed: str) -> None:
     assert f"dr.example/v2/ through the proxy {closed}: connection refused" in found[1]
 
 
+@pytest.mark.parametrize(
+    ("status", "says"), [("407 Proxy Authentication Required", "answered 407"), ("", "answered 503")]
+)
+def test_a_proxy_that_does_not_forward(closed: str, status: str, says: str) -> None:
+    with http_proxy() as proxy:
+        proxy.refuse = status
+        one = f"{closed}\n      plain_http: true\n      proxy: {proxy.url}"
+        found = apply_checks.unreachable(parse_syncs(syncs(one, one).encode()).syncs.values(), no_secrets())
+    assert f"prod.source: GET http://{closed}/v2/ through the proxy {proxy.url[7:]} {says}" in found[0]
+
+
 def test_one_that_is_silent_does_not_hold_up_the_command() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))

@@ -245,6 +245,13 @@ class TestMisbehaviour:
             client(server).get("a")
         assert code_of(error) == "NOT_FOUND"
 
+    @pytest.mark.parametrize("operation", ["create", "get"])
+    def test_only_a_write_finds_another_file(self, server: FileManagerServer, operation: str) -> None:
+        server.misbehave(operation, json_answer({"error": "conflict"}, 409))
+        with pytest.raises(SynclineError) as error:
+            client(server).save("create", "a", content(b"x")) if operation == "create" else client(server).get("a")
+        assert (code_of(error) == "FILE_DIFFERS") is (operation == "create")
+
     def test_what_was_throttled_is_sent_again(self, server: FileManagerServer) -> None:
         server.misbehave("create", Answer(429, b"{}", headers=(("Retry-After", "0"),)), times=2)
         client(server, attempts=4).save("create", "a", content(b"x"))

@@ -30,6 +30,8 @@ SAID = [
     ("error: RPC failed; curl 28 Operation too slow. Less than 100 bytes/sec transferred the last 60 s", "TOO_SLOW"),
     ("fatal: the remote end hung up unexpectedly", "UNREACHABLE"),
     ("fatal: unable to access 'https://h/r.git/': CONNECT tunnel failed, response 403", "PROXY_REFUSED"),
+    ("fatal: unable to access 'https://h/r.git/': CONNECT tunnel failed, response 429", "THROTTLED"),
+    ("fatal: unable to access 'https://h/r.git/': CONNECT tunnel failed, response 408", "UNREACHABLE"),
     ("fatal: unable to access 'https://h/r.git/': Received HTTP code 407 from proxy after CONNECT", "PROXY_REFUSED"),
     ("fatal: unable to access 'https://h/r.git/': Received HTTP code 503 from proxy after CONNECT", "UNREACHABLE"),
     ("fatal: unable to access 'https://h/r.git/': Could not resolve proxy: proxy.invalid", "UNREACHABLE"),

@@ -10,6 +10,8 @@ from syncline.clients.http import transfer
 from syncline.clients.http.addresses import DIRECT, Route
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
+from syncline.secrets import Reference, Secrets, redact
+from syncline.wiring.dependencies import route_of
 from tests.rig.server import Reply, ScriptedServer
 from tests.standins.certificates import Authority
 from tests.standins.proxy import Proxy, http_proxy
@@ -103,8 +105,18 @@ def test_a_proxy_that_refuses(proxy: Proxy, http: Http, status: str) -> None:
 
 def test_a_proxy_that_wants_credentials_for_http(server: ScriptedServer, proxy: Proxy, http: Http) -> None:
     proxy.refuse = "407 Proxy Authentication Required"
-    answer = http.request("GET", f"{server.url}/a", CREDENTIALS, route=Route(proxy=proxy.url))
-    assert answer.error().code.name == "PROXY_REFUSED"
+    error = http.request("GET", f"{server.url}/a", CREDENTIALS, route=Route(proxy=proxy.url)).error()
+    assert error.code.name == "PROXY_REFUSED"
+    assert error.what.endswith(f"through the proxy {proxy.url.removeprefix('http://')} answered 407")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("408 Request Timeout", "UNREACHABLE"), ("429 Too Many Requests", "THROTTLED")]
+)
+def test_a_proxy_that_fails_for_a_while(proxy: Proxy, http: Http, status: str, code: str) -> None:
+    proxy.refuse = status
+    error = failed(http, f"https://status-{status[:3]}.example/a", Route(proxy=proxy.url))
+    assert (error.code.name, error.retried) == (code, True)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "proxy.invalid:3128"])
@@ -129,9 +141,23 @@ def test_the_address_of_the_proxy_is_checked(proxy: Proxy, http: Http, monkeypat
 
 
 @pytest.mark.parametrize(
-    "url", ["http://proxy.example", "https://proxy.example:3128", "socks5://h:1080", "http://h:3128/x", "h:3128", ""]
+    "url",
+    [
+        *("http://proxy.example", "https://proxy.example:3128", "socks5://h:1080", "http://h:3128/x", "h:3128", ""),
+        *("http://h:0", "http://h:99999", "http://ann@h:1", "http://ann:@h:1"),
+        # git and libcurl would end the user information elsewhere.
+        *(f"http://ann:hunter{character}2@h:3128" for character in "#?\\/@ü \n"),
+        "http://169.254.1.1?@127.0.0.1:9",
+    ],
 )
 def test_an_url_that_is_no_proxys(url: str) -> None:
     with pytest.raises(SynclineError, match="CONFIG_INVALID"):
         Route(proxy=url)
     assert DIRECT.through == ""
+
+
+def test_the_password_of_a_proxy_is_redacted() -> None:
+    secrets = Secrets(lambda: None, lambda: None, {"PROXY": "http://ann:hunter%2342@proxy.example:3128"})  # type: ignore[arg-type, return-value]
+    route = route_of(secrets, None, Reference.parse("env:PROXY"))
+    assert route.proxy == "http://ann:hunter%2342@proxy.example:3128"
+    assert redact("hunter%2342 is hunter#42") == "*** is ***"

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from syncline.clients.http.client import Http
@@ -130,7 +131,9 @@ WITHIN: Final = 8.0
 """Limit in seconds for checking all servers."""
 _AT_ONCE: Final = 32
 _SSH: Final = re.compile(r"(?:ssh://)?(?:[^@/]+@)?(\[[^]]+\]|[^:/]+)(?::(\d+)(?=/))?[:/].*")
-_UNREACHED: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "TLS_FAILED", "ADDRESS_REFUSED", "PROXY_REFUSED")
+_UNREACHED: Final[frozenset[CodeName]] = frozenset(
+    {"UNREACHABLE", "TLS_FAILED", "ADDRESS_REFUSED", "PROXY_REFUSED", "CONFIG_INVALID"}
+)
 
 
 def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN) -> list[str]:
@@ -156,7 +159,8 @@ def unreachable(syncs: Iterable[Sync], secrets: Secrets, within: float = WITHIN)
             except SynclineError as error:
                 if error.code.name == "TIME_SHORT":
                     return
-                if error.code.name in _UNREACHED:
+                # A server error may be that of the proxy, which did not reach the server.
+                if error.code.name in _UNREACHED or (address.proxy and error.code.name == "SERVER_ERROR"):
                     found[address] = error.what
             except OSError as error:
                 found[address] = f"{address.url}: {error.strerror or error}"
@@ -185,4 +189,6 @@ def _ask(address: ServerAddress, http: Http, secrets: Secrets) -> None:
             socket.create_connection((match[1].strip("[]"), int(match[2] or 22)), timeout=WITHIN).close()
         return
     route = route_of(secrets, address.ca, address.proxy)
-    http.request("GET", address.url, route=route, stream=True, timeout=WITHIN).close()
+    with http.request("GET", address.url, route=route, stream=True, timeout=WITHIN) as response:
+        if response.status == HTTPStatus.PROXY_AUTHENTICATION_REQUIRED:
+            raise response.error()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
 
 from syncline.clients.http.addresses import Route
 from syncline.clients.http.client import Http
-from syncline.secrets import Reference, Secrets
+from syncline.secrets import Reference, Secrets, register
 from syncline.store.state import State
 from syncline.store.table import Database
 
@@ -29,4 +30,8 @@ class Dependencies:
 
 def route_of(secrets: Secrets, ca: str | Reference | None, proxy: str | Reference | None) -> Route:
     """Return the route of an endpoint. Raises CONFIG_INVALID and the errors of :meth:`Secrets.resolve`."""
-    return Route(*(None if value is None else secrets.text(value) for value in (ca, proxy)))
+    route = Route(*(None if value is None else secrets.text(value) for value in (ca, proxy)))
+    password = urlsplit(route.proxy or "").password or ""
+    register(password)
+    register(unquote(password))
+    return route

@@ -299,7 +299,7 @@ def _is_absent(response: Response) -> bool:
 
 
 def _saved(response: Response, operation: str, path: str) -> SavedFile:
-    if response.status == 409:
+    if response.status == 409 and operation not in ("get", "delete"):
         raise SynclineError("FILE_DIFFERS", response.error().what)
     value = _checked(response).json_object()
     if value.get("operation") != operation or value.get("file_path") != path:

@@ -26,6 +26,8 @@ _PATTERNS: Final[tuple[tuple[str, CodeName], ...]] = (
     (r"remote: .{0,80}no space left on device|unpack failed: .{0,200}no space left on device", "TARGET_FULL"),
     (r"exceeded its size limit|remote: .{0,80}disk quota exceeded", "TARGET_FULL"),
     (r"no space left on device|out of disk ?space|sha1 file .* write error|disk quota exceeded|unable to create temporary file: file too large", "DISK_FULL"),
+    (r"CONNECT tunnel failed, response 429|HTTP code 429 from proxy", "THROTTLED"),
+    (r"CONNECT tunnel failed, response 408|HTTP code 408 from proxy", "UNREACHABLE"),
     (r"CONNECT tunnel failed, response [34]|HTTP code [34]\d\d from proxy|returned error: 407", "PROXY_REFUSED"),
     (r"CONNECT tunnel failed|HTTP code \d+ from proxy|could not resolve proxy", "UNREACHABLE"),
     (r"host key verification failed|remote host identification has changed|no matching host key", "HOST_KEY_REFUSED"),

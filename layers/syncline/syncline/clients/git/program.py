@@ -35,6 +35,7 @@ _TEMPORARY: Final[tuple[CodeName, ...]] = ("UNREACHABLE", "SERVER_ERROR", "THROT
 _MAX_SECONDS: Final = 600.0  # for one command without an earlier deadline
 _POLL_INTERVAL: Final = 1.0  # seconds between checks for a halt
 _MAX_STDERR: Final = 16_384  # bytes kept of a command's standard error
+_REMOTE: Final = frozenset({"fetch", "ls-remote", "push"})  # commands that send requests
 _SETTINGS: Final = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
@@ -209,7 +210,8 @@ class GitRunner:
 
     def failure(self, command: str, done: CommandResult) -> SynclineError:
         """Return the error for a failed command."""
-        return error_of_git(f"{command}{self.route.through}", done.status, done.err, anonymous=self.account[1] is None)
+        through = self.route.through if command in _REMOTE else ""
+        return error_of_git(f"{command}{through}", done.status, done.err, anonymous=self.account[1] is None)
 
 
 class RunningCommand:

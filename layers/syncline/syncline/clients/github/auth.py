@@ -29,7 +29,7 @@ _JWT_LIFE: Final = 540  # seconds; GitHub's limit is 600, and clocks differ
 _JWT_SKEW: Final = 60  # seconds
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class AppTokens:
     """Tokens of an App's installation, kept until shortly before they expire. Safe for concurrent use by threads.
 

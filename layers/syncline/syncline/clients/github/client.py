@@ -89,7 +89,7 @@ class Artifact:
     created: str
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class GitHub:
     """The API of one GitHub server. Safe for concurrent use by threads. ``prefix`` is ``/api/v3`` at GitHub Enterprise.
 
@@ -166,7 +166,7 @@ class GitHub:
         return response
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class RemoteFile:
     """A download with random access, for one thread at a time. ``gone`` are GitHub's statuses for a deleted download."""
 

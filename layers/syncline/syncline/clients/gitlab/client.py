@@ -59,7 +59,7 @@ class GitLabTag:
     created: str | None
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class GitLab:
     """The API of one GitLab, for one project (path or number). Safe for concurrent use by threads.
 

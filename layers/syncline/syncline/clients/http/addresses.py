@@ -29,7 +29,12 @@ _REFUSED_ADDRESSES: Final = frozenset(
     )
 )
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-_PROXY: Final = re.compile(rf"http://(?:[^/@\s]+@)?({_HOST.pattern}):[0-9]{{1,5}}")
+_USER: Final = (
+    r"[A-Za-z0-9._~!$&'()*+,;=%-]+"  # RFC 3986, section 3.2.1: git and libcurl split other characters differently
+)
+_PROXY: Final = re.compile(
+    rf"http://(?:{_USER}:(?P<password>{_USER})@)?(?P<host>{_HOST.pattern}):(?P<port>[0-9]{{1,5}})"
+)
 _SECRET_QUERY: Final = re.compile(r"([?&][^=&\s\"'<>]{1,100}=)[^&\s\"'<>]*")
 _USERINFO: Final = re.compile(r"(://)[^/@\s]*@")
 
@@ -48,10 +53,11 @@ class Route:
         if self.proxy is None:
             return
         match = _PROXY.fullmatch(self.proxy)
-        if match is None:
-            raise SynclineError("CONFIG_INVALID", "`proxy` is not of the form http://[user:password@]host:port")
-        if is_refused(match[1].strip("[]")):
-            raise SynclineError("ADDRESS_REFUSED", f"the proxy {match[1]} is a link-local or metadata address")
+        if match is None or not 0 < int(match["port"]) < 65536:
+            form = "http://[user:password@]host:port, with special characters of user and password percent-encoded"
+            raise SynclineError("CONFIG_INVALID", f"`proxy` is not of the form {form}")
+        if is_refused(match["host"].strip("[]")):
+            raise SynclineError("ADDRESS_REFUSED", f"the proxy {match['host']} is a link-local or metadata address")
 
     @property
     def through(self) -> str:

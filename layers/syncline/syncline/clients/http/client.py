@@ -62,7 +62,8 @@ class Response:
 
     def error(self) -> SynclineError:
         """Return the error for the response's status."""
-        return failures.error_of_status(self.method, self.url, self.status, self.headers, self.body)
+        through = self.raw.through
+        return failures.error_of_status(self.method, self.url, self.status, self.headers, self.body, through)
 
     def protocol_error(self, what: str) -> SynclineError:
         """Return BAD_ANSWER for a response that breaks the protocol; ``what`` says how."""

@@ -56,10 +56,15 @@ NOT_IMPLEMENTED: Final = 501
 """A refusal, unlike the other 5xx: the server does not support the request, and will not after a retry."""
 
 
-def error_of_status(method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> SynclineError:
-    """Return the error for a response: a code by status and body, and an excerpt of the server's message."""
+def error_of_status(  # noqa: PLR0913, PLR0917 - the parts of a request and its response
+    method: str, url: str, status: int, headers: Mapping[str, str], body: bytes, through: str = ""
+) -> SynclineError:
+    """Return the error for a response: a code by status and body, and an excerpt of the server's message.
+
+    ``through`` names the proxy of the request.
+    """
     message = excerpt(body)
-    what = f"{method} {redacted(url)} answered {status}" + (f": {message}" if message else "")
+    what = f"{method} {redacted(url)}{through} answered {status}" + (f": {message}" if message else "")
     if status == _INSUFFICIENT_STORAGE or (
         method not in ("GET", "HEAD") and status >= 400 and status != 429 and _is_full(body)
     ):
@@ -105,7 +110,9 @@ def code_of_libcurl(number: int, words: str, system_error: int, proxy_status: in
     ``proxy_status`` is the status of a proxy's response to CONNECT, 0 without one.
     """
     if proxy_status >= 300:
-        code: CodeName = "UNREACHABLE" if proxy_status >= 500 else "PROXY_REFUSED"
+        code: CodeName = "THROTTLED" if proxy_status == 429 else "PROXY_REFUSED"
+        if proxy_status >= 500 or proxy_status == 408:
+            code = "UNREACHABLE"
         return code, f"the proxy answered {proxy_status} to CONNECT"
     words = words or ("the header is too long" if number == _TOO_LARGE else f"error {number}")
     if number == pycurl.E_PEER_FAILED_VERIFICATION:

@@ -324,9 +324,11 @@ class Transfer:
         "_taken",
         "headers",
         "status",
+        "through",
     )
 
     def __init__(self, request: HttpRequest, limits: TransferLimits) -> None:
+        self.through = request.route.through  # the proxy, for errors
         self._limits = limits
         self._error: SynclineError | None = None
         self._body: BodyReader | None = None

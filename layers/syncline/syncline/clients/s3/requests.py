@@ -50,7 +50,7 @@ _CODES: Final[Mapping[str, CodeName]] = {
 
 
 class BucketRequests:
-    """Sends signed requests to one bucket. The parameters are those of :class:`syncline.clients.s3.client.Bucket`."""
+    """Sends signed requests to one bucket. Safe for concurrent use by threads. The parameters are those of :class:`syncline.clients.s3.client.Bucket`."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - each is a property of the bucket
         self,
