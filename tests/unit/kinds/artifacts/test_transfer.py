@@ -19,7 +19,8 @@ from syncline.kinds.artifacts import layers
 from syncline.kinds.artifacts import transfer as module
 from syncline.kinds.artifacts.layers import SEGMENT
 from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
-from syncline.kinds.artifacts.upload import PIECE
+from syncline.kinds.artifacts.upload import PIECE, LayerUploader
+from syncline.kinds.kind import StepContext
 from tests.standins import saved
 from tests.standins.oci import Fault
 from tests.unit.kinds.artifacts.conftest import REPOSITORY, Pushing
@@ -274,3 +275,15 @@ class TestInterruptions:
         written = pushing.attempt(archive, progress=progress)
         assert written is not None
         assert written.fingerprint == f"sha256:{self.IMAGE.id}"
+
+
+def test_asking_for_an_upload_does_not_end_it(pushing: Pushing) -> None:
+    """The part of a layer that is stored elsewhere may be the current one, so only a new start may cancel the upload."""
+    upload = pushing.registry.begin_upload(REPOSITORY)
+    stored = {"upload": upload.state(), "size": 5}
+    with LayerUploader(pushing.registry, REPOSITORY, StepContext(lambda: 60.0)) as uploader:
+        assert not uploader.holds(stored)
+        assert pushing.server.asked("DELETE") == []
+        assert uploader.holds({**stored, "size": 0})
+        assert uploader.resumed(stored) is None
+        assert len(pushing.server.asked("DELETE")) == 1

@@ -91,10 +91,13 @@ class LayerUploader(AbstractContextManager["LayerUploader"]):
 
     def holds(self, stored: dict[str, Any]) -> bool:
         """Return True if the registry has exactly the part of an interrupted layer that ``stored`` describes."""
-        return self.resumed(stored) is not None
+        return self.resumed(stored, cancel=False) is not None
 
-    def resumed(self, stored: dict[str, Any]) -> BlobUpload | None:
-        """Return the upload of an interrupted layer; None if the registry has not exactly the part before it."""
+    def resumed(self, stored: dict[str, Any], *, cancel: bool = True) -> BlobUpload | None:
+        """Return the upload of an interrupted layer; None if the registry has not exactly the part before it.
+
+        ``cancel`` ends an upload at the registry that has another part.
+        """
         try:
             upload = self.registry.resume_upload(self.repository, stored["upload"])
             if upload.status() == int(stored["size"]):
@@ -103,7 +106,8 @@ class LayerUploader(AbstractContextManager["LayerUploader"]):
             if error.code.name != "UPLOAD_LOST":
                 raise
         else:
-            upload.cancel()
+            if cancel:
+                upload.cancel()
         return None
 
     def put(self, content: bytes, digest: str = "") -> str:

@@ -46,7 +46,7 @@ RESULTS: Final = 400  # most results in one page
 
 @dataclass(frozen=True, slots=True)
 class BackupScan:
-    """One scan of one sync."""
+    """Scans of one sync."""
 
     settings: SyncSettings
     bucket: Bucket

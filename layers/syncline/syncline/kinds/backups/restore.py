@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.clients.git.objects import TreeEntry, blob_hash, blob_id, decode_name
@@ -97,7 +97,7 @@ class Restorer:
     branch: RemoteBranch
     layout: Layout
     target: FileStore
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
 
     def plan(self, part: str, at: str | None = None) -> RestorePlan:
         """Return the plan for restoring `part` (``<cluster>`` or ``<cluster>/<namespace>``) without writing anything.

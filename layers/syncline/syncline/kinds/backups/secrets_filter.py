@@ -70,7 +70,7 @@ class SecretsFilter:
     """Applies a policy to objects. `key` is the encryption key, base64 of 32, 48 or 64 bytes."""
 
     policy: SecretsPolicy
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
     """Held while an object is inspected: one may unpack to a lot of memory."""
 

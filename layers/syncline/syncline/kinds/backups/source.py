@@ -116,7 +116,7 @@ def map_ahead(
     """Yield the results of a function in order; threads compute up to `most` of them ahead until `over` returns True."""
     ahead: deque[Future[R]] = deque()
     waiting = iter(values)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(threads, "ahead") as pool:
         try:
             while True:
                 while len(ahead) < most and not over() and (value := next(waiting, None)) is not None:

@@ -171,11 +171,11 @@ def _more_files() -> None:
 
 
 async def _run(settings: Settings) -> None:
-    import boto3  # noqa: PLC0415 - only for secrets in AWS
-
     until = asyncio.Event()
     for each in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(each, until.set)
+    import boto3  # noqa: PLC0415 - slow, so after the handlers: a signal before them is lost
+
     secrets = Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"))
     await Container(settings, secrets).serve(until)
 

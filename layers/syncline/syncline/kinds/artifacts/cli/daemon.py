@@ -24,7 +24,10 @@ _AT_ONCE: Final = 2
 def daemon(
     setup: Setup, out: Output, interval: float, *, once: bool, sleep: Callable[[float], None] = time.sleep, **_: object
 ) -> CommandResult:
-    """Sync new builds every ``interval`` seconds; with ``once`` return the result of one scan. Other options are ignored."""
+    """Sync new builds every ``interval`` seconds; with ``once`` return the result of one scan.
+
+    Further options of the command are in the setup, or have no effect.
+    """
     known: set[tuple[str, str, str | None, str | None]] = set()
     kind = Artifacts(setup.sync, setup.github, setup.target, setup.http, memory=setup.memory, now=time.time)
     while True:
