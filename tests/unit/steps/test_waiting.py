@@ -103,7 +103,7 @@ def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.Monkey
         monkeypatch.setenv(name, "x")
     monkeypatch.setattr(wiring, "dependencies_of", lambda _: parts)
     monkeypatch.setattr(wiring, "queues_of", lambda *_: steps.queues)
-    monkeypatch.setattr(wiring, "Kinds", lambda _: lambda _: steps.kind)
+    monkeypatch.setattr(wiring, "kind_builder", lambda _: lambda _: steps.kind)
     engine = wiring.worker.__wrapped__(Step.TRANSFER).engine
     run, _ = steps.begin()
     engine.bind(run, 100.0, lambda: False)

@@ -32,8 +32,8 @@ _FASTEST: Final = 1024**3
 """Bytes per second that no file manager is expected to exceed."""
 _LONGEST_FUNCTION: Final = 900
 """The longest timeout of a Lambda function, in seconds."""
-_IN_BUFFERS: Final = 4 * CHUNK
-"""Bytes that buffers on the way to the file manager may hold."""
+_IN_BUFFERS: Final = 6 * CHUNK
+"""Bytes that buffers on the way to the file manager may hold: up to 4 MiB in the kernel, the rest in this process."""
 _ESTIMATE_AFTER: Final = 5.0
 """Seconds of sending after which the remaining time is estimated."""
 
