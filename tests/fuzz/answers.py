@@ -22,10 +22,11 @@ from syncline.clients.http import listings as entries
 from syncline.clients.http import transfer
 from syncline.clients.http.addresses import DIRECT, Address, Endpoint, Route
 from syncline.clients.http.client import Http
+from syncline.clients.http.limits import BodyReader
 from syncline.clients.http.listings import InvalidEntry, ignore
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.clients.http.retry import HOST_THROTTLE
-from syncline.clients.http.transfer import BodyReader, Channel, ChannelPool, Lines
+from syncline.clients.http.transfer import Channel, ChannelPool, Lines
 from syncline.clients.kubernetes.client import PodsSource, ServiceSource, _checked_page, _instances
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry

@@ -29,9 +29,8 @@ _REFUSED_ADDRESSES: Final = frozenset(
     )
 )
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
-_USER: Final = (
-    r"[A-Za-z0-9._~!$&'()*+,;=%-]+"  # RFC 3986, section 3.2.1: git and libcurl split other characters differently
-)
+# RFC 3986, section 3.2.1. git and libcurl disagree on where other characters end the user and password.
+_USER: Final = r"[A-Za-z0-9._~!$&'()*+,;=%-]+"
 _PROXY: Final = re.compile(
     rf"http://(?:{_USER}:(?P<password>{_USER})@)?(?P<host>{_HOST.pattern}):(?P<port>[0-9]{{1,5}})"
 )

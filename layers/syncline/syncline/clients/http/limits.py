@@ -1,10 +1,12 @@
-"""A request and its time limits."""
+"""A request, its body as libcurl reads it, and its time limits."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
+
+import pycurl
 
 from syncline.clients.http.addresses import Address, Route, redacted
 from syncline.clients.http.retry import SLOW_RATE, RetryPolicy
@@ -13,6 +15,7 @@ from syncline.errors import CodeName, SynclineError
 MIN_WAIT: Final = 0.1  # seconds that a server gets even if less time is left
 RATE_WINDOW: Final = 30.0  # seconds of waiting over which the rate of a body is measured
 _ROUNDING: Final = 0.001
+READ_ABORT: Final = int(pycurl.READFUNC_ABORT)
 
 Body = bytes | Iterable[bytes] | None
 
@@ -30,6 +33,56 @@ class HttpRequest:
     body: Body
     route: Route
     repeatable: bool
+
+
+class BodyReader:
+    """Gives libcurl a streamed body of ``size`` bytes, -1 for any size. ``given`` counts the bytes handed over."""
+
+    __slots__ = ("_chunks", "_last", "_piece", "ended", "error", "given", "size")
+
+    def __init__(self, chunks: Iterable[bytes], size: int) -> None:
+        self._chunks = iter(chunks)
+        self._piece: bytes | memoryview = b""
+        self._last = False  # no further chunk
+        self.size = size
+        self.given = 0
+        self.ended = False
+        self.error: BaseException | None = None
+
+    def give(self, most: int) -> bytes | int:
+        """Return up to ``most`` bytes, none at the end. An exception of the stream ends the request."""
+        try:
+            piece = self._piece or self._chunk()
+        except BaseException as error:  # noqa: BLE001 - raised again in Transfer._advance
+            self.error = error
+            return READ_ABORT
+        self._piece = b""
+        if len(piece) > most:
+            piece = memoryview(piece)
+            piece, self._piece = bytes(piece[:most]), piece[most:]
+        self.given += len(piece)
+        self.ended = self._last and not self._piece
+        return piece if isinstance(piece, bytes) else bytes(piece)
+
+    def _chunk(self) -> bytes:
+        """Return the next chunk, empty at the end.
+
+        The last chunk of an announced length is returned only after the stream has ended, so that a server never gets
+        the complete body of a stream that is too long or fails.
+        """
+        chunk = next(filter(None, self._chunks), b"")
+        left = self.size - self.given - len(chunk)
+        if self.size < 0:
+            self._last = not chunk
+        elif left < 0 or (left == 0 and chunk and next(filter(None, self._chunks), b"")):
+            what = f"the content to send has more than the announced {self.size} bytes"
+            raise SynclineError("SOURCE_CHANGED", what)
+        elif left == 0:
+            self._last = True
+        elif not chunk:
+            what = f"the content to send has only {self.given} of the announced {self.size} bytes"
+            raise SynclineError("SOURCE_CHANGED", what)
+        return chunk
 
 
 class TransferLimits:

@@ -156,9 +156,8 @@ class Rejections:
             return kept
 
     def _identity(self, host: str, who: object) -> _Identity:
-        parts = (
-            [getattr(who, each.name) for each in fields(who)] if is_dataclass(who) else who
-        )  # repr() may hide fields
+        # The fields themselves: repr() may hide them.
+        parts = [getattr(who, each.name) for each in fields(who)] if is_dataclass(who) else who
         key = host, hashlib.blake2b(repr(parts).encode(errors="surrogatepass"), key=_KEY).digest()
         with self._lock:
             found = self._identities.pop(key, None) or _Identity()

@@ -17,7 +17,7 @@ import ssl
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from math import ceil
@@ -30,7 +30,7 @@ import pycurl
 from syncline.clients.http import failures
 from syncline.clients.http.addresses import Address, Route, is_refused
 from syncline.clients.http.authorities import set_authorities
-from syncline.clients.http.limits import HttpRequest, TransferLimits
+from syncline.clients.http.limits import BodyReader, HttpRequest, TransferLimits
 from syncline.errors import SynclineError
 
 CONNECT_TIMEOUT: Final = 5.0
@@ -45,7 +45,6 @@ _TARGET: Final = re.compile(r"/[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]*")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FIELD: Final = re.compile(rf"(?m)^({_TOKEN.pattern}):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)\r?\n")
 _LINE_ENDS: Final = (b"\r\n", b"\n")
-READ_ABORT: Final = int(pycurl.READFUNC_ABORT)
 _SUPPRESS_CONNECT_HEADERS: Final = 265  # which pycurl does not name
 _WITH_BODY: Final = frozenset({"PUT", "POST", "PATCH"})
 
@@ -207,56 +206,6 @@ def open_socket(family: int, kind: int, protocol: int, peer: str) -> socket.sock
     """Open a socket for a connection to the address ``peer``."""
     del peer
     return _Socket(family, kind, protocol)
-
-
-class BodyReader:
-    """Gives libcurl a streamed body of ``size`` bytes, -1 for any size. ``given`` counts the bytes handed over."""
-
-    __slots__ = ("_chunks", "_last", "_piece", "ended", "error", "given", "size")
-
-    def __init__(self, chunks: Iterable[bytes], size: int) -> None:
-        self._chunks = iter(chunks)
-        self._piece: bytes | memoryview = b""
-        self._last = False  # no further chunk
-        self.size = size
-        self.given = 0
-        self.ended = False
-        self.error: BaseException | None = None
-
-    def give(self, most: int) -> bytes | int:
-        """Return up to ``most`` bytes, none at the end. An exception of the stream ends the request."""
-        try:
-            piece = self._piece or self._chunk()
-        except BaseException as error:  # noqa: BLE001 - raised again in Transfer._advance
-            self.error = error
-            return READ_ABORT
-        self._piece = b""
-        if len(piece) > most:
-            piece = memoryview(piece)
-            piece, self._piece = bytes(piece[:most]), piece[most:]
-        self.given += len(piece)
-        self.ended = self._last and not self._piece
-        return piece if isinstance(piece, bytes) else bytes(piece)
-
-    def _chunk(self) -> bytes:
-        """Return the next chunk, empty at the end.
-
-        The last chunk of an announced length is returned only after the stream has ended, so that a server never gets
-        the complete body of a stream that is too long or fails.
-        """
-        chunk = next(filter(None, self._chunks), b"")
-        left = self.size - self.given - len(chunk)
-        if self.size < 0:
-            self._last = not chunk
-        elif left < 0 or (left == 0 and chunk and next(filter(None, self._chunks), b"")):
-            what = f"the content to send has more than the announced {self.size} bytes"
-            raise SynclineError("SOURCE_CHANGED", what)
-        elif left == 0:
-            self._last = True
-        elif not chunk:
-            what = f"the content to send has only {self.given} of the announced {self.size} bytes"
-            raise SynclineError("SOURCE_CHANGED", what)
-        return chunk
 
 
 class ChannelPool:
