@@ -30,8 +30,9 @@ _BUS_NAMES: Final = {"Object Created": "ObjectCreated", "Object Deleted": "Objec
 class ObjectEvent:
     """A reported change of an object.
 
-    ``name`` is the name of S3 without ``s3:`` (``ObjectCreated:Put``); it may be unknown. ``sequencer`` orders the
-    events of one key (:func:`is_no_newer`).
+    ``name`` is ``ObjectCreated`` or ``ObjectRemoved``, a colon, and the operation: ``Put`` in an event of S3,
+    ``PutObject`` in one of EventBridge. Other names are possible. ``sequencer`` orders the events of one key
+    (:func:`is_no_newer`).
     """
 
     bucket: str
