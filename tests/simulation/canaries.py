@@ -1,4 +1,4 @@
-"""Simulate canaries and probes of tokens: ``python -m tests.simulation.canaries [--seeds FIRST LAST] [--seed N]``."""
+"""Simulate canaries and probes of tokens: ``python -m tests.simulation.canaries [--seeds FIRST END] [--seed N]``."""
 
 from __future__ import annotations
 
@@ -13,37 +13,41 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.simulation.process import SHARE, fix_environment
+from tests.simulation.environment import CHUNK, fix_environment
 
 if TYPE_CHECKING:
-    from tests.simulation.canary_course import Verdict
+    from tests.simulation.canary_simulation import SimulationResult
 
 
 def main() -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="python -m tests.simulation.canaries", description="Simulate canaries.")
-    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 500), metavar=("FIRST", "LAST"))
-    parser.add_argument("--seed", type=int, help="simulate one seed, and print its trace")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at a time")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no seed after so many seconds")
-    parser.add_argument("--record", help="write the figures into this file of JSON")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulation.canaries", description="Simulate canaries and probes."
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs=2, default=(0, 500), metavar=("FIRST", "END"), help="seeds from FIRST to END - 1"
+    )
+    parser.add_argument("--seed", type=int, help="simulate one seed and print its trace")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="number of processes")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no seed after this time")
+    parser.add_argument("--record", help="write the figures to this JSON file")
     options = parser.parse_args()
     fix_environment("tests.simulation.canaries")
     if options.seed is not None:
         options.seeds, options.jobs = (options.seed, options.seed + 1), 1
-    begun = time.monotonic()
+    started = time.monotonic()
     total, failed = Counter[str](), 0
-    for verdict in _verdicts(tuple(options.seeds), options.jobs, begun + options.seconds):
-        total.update(verdict.totals)
+    for result in _results(tuple(options.seeds), options.jobs, started + options.seconds):
+        total.update(result.totals)
         if options.seed is not None:
-            print("\n".join(verdict.trace))
-        if verdict.violations:
+            print("\n".join(result.trace))
+        if result.violations:
             failed += 1
-            print(f"seed {verdict.seed}: {len(verdict.violations)} violations")
-            for each in verdict.violations[:5]:
+            print(f"seed {result.seed}: {len(result.violations)} violations")
+            for each in result.violations[:5]:
                 print(f"    {each}")
         sys.stdout.flush()
-    seconds = time.monotonic() - begun
+    seconds = time.monotonic() - started
     print(
         f"{total['seeds']} seeds in {seconds:.0f} s: {total['rounds']} rounds, {total['probes']} probes, "
         f"{total['kills']} kills, {total['losses found']} of {total['losses']} losses found, "
@@ -56,38 +60,38 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def _verdicts(seeds: tuple[int, int], jobs: int, end: float) -> Iterator[Verdict]:
-    first, last = seeds
-    shares = [range(at, min(at + SHARE, last)) for at in range(first, last, SHARE)]
-    context = multiprocessing.get_context("spawn")  # a worker forked from a thread of the pool finds other clocks
+def _results(seeds: tuple[int, int], jobs: int, end: float) -> Iterator[SimulationResult]:
+    first, end_seed = seeds
+    chunks = [range(at, min(at + CHUNK, end_seed)) for at in range(first, end_seed, CHUNK)]
+    context = multiprocessing.get_context("spawn")  # a forked worker would have unpatched clocks
     with context.Pool(jobs, initializer=_prepare, maxtasksperchild=25) as pool:
-        for verdicts in pool.imap(_simulate, [(share, end) for share in shares]):
-            yield from verdicts
+        for results in pool.imap(_simulate_chunk, [(chunk, end) for chunk in chunks]):
+            yield from results
 
 
 def _prepare() -> None:
-    from tests.simulation.machine import take_over_time  # noqa: PLC0415 - before anything of the product
+    from tests.simulation.installation import patch_time  # noqa: PLC0415 - before any import of the product
 
-    take_over_time()
-    from tests.simulation.loops import ignore_ends  # noqa: PLC0415
+    patch_time()
+    from tests.simulation.event_loop import ignore_unfinished_coroutines  # noqa: PLC0415
 
-    ignore_ends()
+    ignore_unfinished_coroutines()
 
 
-def _simulate(work: tuple[range, float]) -> list[Verdict]:
-    """Run a share of the seeds, none of them after the end."""
-    from tests.simulation.canary_course import simulate  # noqa: PLC0415 - after the clocks are taken over
+def _simulate_chunk(work: tuple[range, float]) -> list[SimulationResult]:
+    """Simulate a chunk of seeds, and start none after the end."""
+    from tests.simulation.canary_simulation import simulate  # noqa: PLC0415 - after the clocks are taken over
 
-    share, end = work
-    verdicts: list[Verdict] = []
-    for seed in share:
+    chunk, end = work
+    results: list[SimulationResult] = []
+    for seed in chunk:
         if time.monotonic() > end:
             break
-        verdict = simulate(seed)
-        if not verdict.violations and len(share) > 1:
-            verdict.trace = []
-        verdicts.append(verdict)
-    return verdicts
+        result = simulate(seed)
+        if not result.violations and len(chunk) > 1:
+            result.trace = []
+        results.append(result)
+    return results
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Lambda as its documentation defines it: event source mappings that feed functions, and functions that live and die.
+"""A model of Lambda: event source mappings invoke functions with the messages of queues.
 
-A function runs in a process that stays warm between events, frozen. It is killed when its time is over. While messages
-are with a function nobody else sees them, until their visibility timeout ends.
+A function runs in a process that stays warm between events: it is frozen. It is killed at its timeout. The messages of an
+invocation are invisible until their visibility timeout ends.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tests.simulation.machine import KilledError, Machine, Process
 from tests.simulation.queues import Message, ModelSqs, Queue
 
 WARM: Final = 0.9
-"""How likely a warm process is used again."""
-LEAST: Final = 2.0
-"""Seconds for work that a function has at least."""
+"""Probability that an invocation reuses a warm process."""
+MINIMUM_TIME: Final = 2.0
+"""Minimum seconds that a function has for its work."""
 
 
 @dataclass(slots=True)
-class Mapping:
-    """Feeds the messages of a queue to the function of a step."""
+class EventSourceMapping:
+    """Invokes the function of a step with the messages of a queue. ``polls`` is the time of the next poll."""
 
     queue: Queue
     step: Step
@@ -54,9 +54,9 @@ class Context:
 
 @dataclass(slots=True, eq=False)
 class Invocation:
-    """Messages that are with a function."""
+    """A running invocation and its messages."""
 
-    mapping: Mapping
+    mapping: EventSourceMapping
     messages: list[Message]
     receipts: list[str]
     over: bool = False
@@ -64,18 +64,18 @@ class Invocation:
 
 @dataclass(slots=True)
 class Functions:
-    """The functions of a stack. ``build`` makes the worker of a step in a fresh process.
+    """The functions of a stack. ``build`` builds the worker of a step in a new process.
 
-    ``hurry`` is how much less time a function has, from 0 to 1, so that work ends before it is done. ``failures`` are
-    errors that a function did not catch.
+    ``short_time`` shortens the timeouts of functions, from 0 (not) to 1 (to the minimum), so that they need continuations.
+    ``failures`` collects uncaught errors.
     """
 
     machine: Machine
     sqs: ModelSqs
-    mappings: list[Mapping]
+    mappings: list[EventSourceMapping]
     build: Callable[[Process, Step], Worker]
     skew: float = 0.0
-    hurry: float = 0.0
+    short_time: float = 0.0
     failures: list[BaseException] = field(default_factory=list)
     on_return: Callable[[], None] = lambda: None
     invocations: int = 0
@@ -83,13 +83,13 @@ class Functions:
     _processes: list[Process] = field(default_factory=list)
 
     def begin(self) -> None:
-        """Begin to feed messages to functions."""
-        self.sqs.on_change = self.look
+        """Start polling the queues."""
+        self.sqs.on_change = self.schedule_poll
         for mapping in self.mappings:
-            self.look(mapping.queue)
+            self.schedule_poll(mapping.queue)
 
-    def look(self, queue: Queue) -> None:
-        """Poll a queue when its next message can be seen."""
+    def schedule_poll(self, queue: Queue) -> None:
+        """Schedule a poll for the time at which the next message becomes visible."""
         due = queue.next_due()
         if due is None:
             return
@@ -101,23 +101,23 @@ class Functions:
                     self.machine.at(when, lambda mapping=mapping, when=when: self._poll(mapping, when))  # type: ignore[misc]
 
     def alive(self) -> list[Process]:
-        """Return the processes that are at work now."""
+        """Return the running processes."""
         return [process for process in self._processes if not process.dead and not process.frozen]
 
-    def _poll(self, mapping: Mapping, when: float) -> None:
+    def _poll(self, mapping: EventSourceMapping, when: float) -> None:
         if mapping.polls != when:
-            return  # another poll came before
+            return  # replaced by an earlier poll
         mapping.polls = float("inf")
-        self.sqs.lay_aside(mapping.queue)
+        self.sqs.move_to_dead_letter_queue(mapping.queue)
         while mapping.running < mapping.concurrency:
             visible = mapping.queue.visible(self.machine.now)
             if not visible:
                 break
             count = self.machine.rng.randint(1, mapping.batch_size)
             self._invoke(mapping, visible[:count])
-        self.look(mapping.queue)
+        self.schedule_poll(mapping.queue)
 
-    def _invoke(self, mapping: Mapping, messages: list[Message]) -> None:
+    def _invoke(self, mapping: EventSourceMapping, messages: list[Message]) -> None:
         for message in messages:
             self.sqs.receive(message, mapping.queue.visibility)
         mapping.running += 1
@@ -133,7 +133,7 @@ class Functions:
             built = worker if worker is not None else self.build(process, mapping.step)
             try:
                 answer = built.handle(_event(invocation), cast("LambdaContext", context))
-            except Exception as error:  # noqa: BLE001 - Lambda reports any
+            except Exception as error:  # noqa: BLE001 - Lambda reports any error
                 self.failures.append(error)
                 self.machine.note(f"{process.name} failed: {type(error).__name__}: {error}")
             else:
@@ -149,10 +149,10 @@ class Functions:
         self.machine.spawn(process, f"{process.name} handler", handle)
         self.machine.at(context.end, lambda: None if invocation.over else process.kill())
 
-    def _seconds(self, mapping: Mapping) -> float:
-        """Return the time of an invocation. A function keeps some of it for its end, and needs more to do anything."""
-        most = mapping.seconds - RESERVED_SECONDS - LEAST
-        return RESERVED_SECONDS + LEAST + most * (1 - self.hurry) ** 4
+    def _seconds(self, mapping: EventSourceMapping) -> float:
+        """Return the timeout of an invocation: at least the time that a function reserves for its end, and some for work."""
+        most = mapping.seconds - RESERVED_SECONDS - MINIMUM_TIME
+        return RESERVED_SECONDS + MINIMUM_TIME + most * (1 - self.short_time) ** 4
 
     def _settle(self, invocation: Invocation, failed: set[str]) -> None:
         for message, receipt in zip(invocation.messages, invocation.receipts, strict=True):
@@ -163,7 +163,7 @@ class Functions:
         if not invocation.over:
             invocation.over = True
             invocation.mapping.running -= 1
-            self.look(invocation.mapping.queue)
+            self.schedule_poll(invocation.mapping.queue)
 
     def _process(self, step: Step) -> tuple[Process, Worker | None]:
         warm = self._warm.setdefault(step, [])

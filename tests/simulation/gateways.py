@@ -1,7 +1,7 @@
-"""Gateways as they are deployed with Syncline: instances, the cluster that lists them, and the functions that ask them.
+"""Gateways and the deployed functions that scrape, probe and test them.
 
-The functions are the product's own: its wiring, its service, its kind and its stores. Below them are the table, the
-cluster, the secrets and the instances of the simulation.
+The functions are the product's own code: wiring, service, kind and stores. The table, the cluster, the secrets and the
+instances are models.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -33,23 +33,24 @@ from syncline.secrets import Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.tokens import CanaryRecords, InstanceLists
+from tests.simulation.event_loop import SimLoop
 from tests.simulation.expressions import client_error
-from tests.simulation.loops import SimLoop
 from tests.simulation.machine import EndlessError, KilledError, Machine, Process, current
 from tests.simulation.models.replicas import Gateway, Pod, Protocol, SimReplicas
 from tests.simulation.network import Calls, Client, Faults
 from tests.simulation.table import ModelTable
-from tests.simulation.token_judge import Judge, Listed
+from tests.simulation.token_invariants import InstanceListing, TokenInvariants
 
 TIMEOUTS: Final = {"scrape": 50.0, "probe": 30.0, "canary": 300.0}
-"""Seconds that each function has, as the template says."""
+"""Timeout of each function in the template, in seconds."""
 WARM: Final = 0.8
+"""Probability that an invocation reuses a warm process."""
 
 
 class World:
-    """One gateway of a sync: its instances, its cluster's view of them, and its judge."""
+    """The gateway of one sync: its instances, the cluster that lists them, and its invariants."""
 
-    def __init__(self, machine: Machine, number: int, swarm: Callable[[float, float, float], float]) -> None:
+    def __init__(self, machine: Machine, number: int, rate: Callable[[float, float, float], float]) -> None:
         rng = machine.rng
         self.machine, self.rng = machine, rng
         self.name = f"gateway-{number}"
@@ -64,10 +65,10 @@ class World:
         protocol = Protocol("api.example", "X-Api-Key", self.secret, "auth_token", rng.choice([404, 401]))
         self.gateway = Gateway(machine, protocol, self.interval)
         self.pods = 0
-        self.skew = swarm(0.5, 0.0, 2.0)
+        self.skew = rate(0.5, 0.0, 2.0)
         self.cluster = ""
-        """What is wrong with the cluster now: `fails`, `empty`, `hangs`, or nothing."""
-        self.judge = Judge(self.gateway, self.stale_after, 2.5 * self.interval + 0.5, self.quorum, 0.0)
+        """The current fault of the cluster: `fails`, `empty` or `hangs`, or an empty string."""
+        self.invariants = TokenInvariants(self.gateway, self.stale_after, 2.5 * self.interval + 0.5, self.quorum, 0.0)
         for _ in range(rng.choice([2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 6, 8])):
             self.add()
 
@@ -75,7 +76,7 @@ class World:
         self.pods += 1
         pod = Pod(f"{self.name}-{self.pods}", f"10.{self.number}.0.{self.pods}", 8443)
         pod.skew = self.rng.uniform(-self.skew, self.skew)
-        self.judge.names[self.where(pod)] = pod.name
+        self.invariants.names[self.where(pod)] = pod.name
         return self.gateway.add(pod)
 
     @staticmethod
@@ -109,15 +110,15 @@ class World:
 
 @dataclass
 class _Cluster:
-    """A cluster's API, as a scrape knows it."""
+    """The API of a cluster, as the scrape function calls it."""
 
     system: System
     world: World
     calls: Calls
-    asked: float
+    asked_at: float
 
     def instances(self, _odd: object) -> tuple[Instance, ...]:
-        self.calls.travel()
+        self.calls.transmit()
         world, machine = self.world, self.calls.machine
         if world.cluster == "hangs":
             machine.sleep(machine.rng.choice([5.0, 29.0, 60.0]))
@@ -126,13 +127,15 @@ class _Cluster:
         pods = [] if world.cluster == "empty" else sorted(world.gateway.pods.values(), key=lambda pod: pod.name)
         found = tuple(Instance(pod.name, pod.address, pod.port, pod.ready, source="one") for pod in pods)
         serving = tuple(world.where(pod) for pod in pods if pod.ready)
-        world.judge.lists.append(Listed(self.asked, serving, tuple(map(world.where, pods)), machine.now))
-        self.calls.travel()
+        world.invariants.lists.append(
+            InstanceListing(self.asked_at, serving, tuple(map(world.where, pods)), machine.now)
+        )
+        self.calls.transmit()
         return found
 
 
 class _Scraping(Scraping):
-    """The scrape, with the clusters of the simulation."""
+    """The scrape function with simulated clusters."""
 
     system: System
     calls: Calls
@@ -141,47 +144,47 @@ class _Scraping(Scraping):
         world = self.system.worlds[sync.name]
         task = current()
         assert task is not None
-        return [_Cluster(self.system, world, self.calls, task.locals[0]["asked"]).instances]
+        return [_Cluster(self.system, world, self.calls, task.locals[0]["asked_at"]).instances]
 
 
 class _Listings(StoredListings):
-    """Lists in the table; the judges are told which are there."""
+    """Lists of instances in the table. Tells the invariants which lists were stored."""
 
     system: System
 
     def listed(self, sync: str, instances: Sequence[Instance], seen: float) -> None:
         super().listed(sync, instances, seen)
-        for each in self.system.worlds[sync].judge.lists:
-            if each.asked == seen:
-                each.stored = min(each.stored, self.system.machine.now)
+        for each in self.system.worlds[sync].invariants.lists:
+            if each.asked_at == seen:
+                each.stored_at = min(each.stored_at, self.system.machine.now)
 
 
-class _Vault:
-    """Secrets Manager."""
+class _SecretsManager:
+    """A model of Secrets Manager."""
 
     def __init__(self, system: System) -> None:
         self._system = system
 
     def get_secret_value(self, *, SecretId: str, **_: object) -> dict[str, Any]:  # noqa: N803 - as boto3 has it
         world = self._system.worlds[SecretId]
-        if self._system.sealed:
-            self._system.trouble()
+        if self._system.secrets_fail:
+            self._system.record_failure()
             raise client_error("InternalServiceError", "GetSecretValue")
         return {"SecretString": world.secret}
 
 
 class _Calls(Calls):
-    """Calls that remember when AWS could not be reached."""
+    """Calls that record failures of AWS."""
 
     system: System
 
     def aws(self, name: str, function: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
-        begun = self.machine.now
+        started = self.machine.now
         try:
             return super().aws(name, function, *args, **arguments)
         except (ClientError, BotoCoreError):
             if not self.process.dead:
-                self.system.trouble(begun)
+                self.system.record_failure(started)
             raise
 
 
@@ -194,23 +197,23 @@ class System:
     skew: float
     worlds: dict[str, World] = field(default_factory=dict)
     table: ModelTable = field(default_factory=ModelTable)
-    sealed: bool = False
-    """Whether no secret can be read now."""
+    secrets_fail: bool = False
+    """True while no secret can be read."""
     failures: list[str] = field(default_factory=list)
     invocations: int = 0
-    hiccups: list[tuple[float, float]] = field(default_factory=list)
+    aws_failures: list[tuple[float, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._warm: dict[str, list[tuple[Process, Any]]] = {name: [] for name in TIMEOUTS}
         self._calls: dict[Process, _Calls] = {}
 
-    def trouble(self, begun: float | None = None) -> None:
-        """Remember that a part of AWS failed just now."""
+    def record_failure(self, started: float | None = None) -> None:
+        """Record a failure of AWS. Without the start time of a call, it is a failure to read a secret."""
         now = self.machine.now
-        # The secrets keep a failure for a second.
-        self.hiccups.append((now, now + 1.0) if begun is None else (begun, now))
+        # The product caches a failure to read a secret for a second.
+        self.aws_failures.append((now, now + 1.0) if started is None else (started, now))
         for world in self.worlds.values():
-            world.judge.list_trouble.append(self.hiccups[-1])
+            world.invariants.list_failures.append(self.aws_failures[-1])
 
     def apply(self, world: World) -> None:
         self.worlds[world.name] = world
@@ -219,7 +222,7 @@ class System:
     # -- invocations
 
     def invoke(self, name: str, event: dict[str, Any], done: Callable[[Any, Process], None]) -> Process:
-        """Invoke a function. ``done`` is called with what it returns; never if it raises or is killed."""
+        """Invoke a function. ``done`` is called with its result, unless it raises or is killed."""
         self.invocations += 1
         machine = self.machine
         warm = self._warm[name]
@@ -238,7 +241,7 @@ class System:
             try:
                 built = built or getattr(self, f"_{name}")(process)
                 result = built(event)
-            except Exception as error:  # noqa: BLE001 - Lambda reports any
+            except Exception as error:  # noqa: BLE001 - Lambda reports any error
                 if process.dead:
                     raise KilledError from None
                 state["over"] = True
@@ -267,48 +270,48 @@ class System:
     def _common(self, process: Process) -> tuple[StoredSyncs, StoredListings, Secrets]:
         clock = self.machine.time
         table = self._table(process)
-        vault = Secrets(lambda: cast("Any", _Vault(self)), lambda: cast("Any", None), {}, clock)
+        resolver = Secrets(lambda: cast("Any", _SecretsManager(self)), lambda: cast("Any", None), {}, clock)
         lists = _Listings(InstanceLists(Database(table), clock))
         lists.system = self
-        return StoredSyncs(State(table, clock)), lists, vault
+        return StoredSyncs(State(table, clock)), lists, resolver
 
     def _canary(self, process: Process) -> Callable[[object], Any]:
-        syncs, lists, vault = self._common(process)
+        syncs, lists, resolver = self._common(process)
         memories = StoredMemories(CanaryRecords(Database(self._table(process)), self.machine.time))
-        canaries = Canaries(syncs, lists, memories, vault, CloudWatchMetrics())
+        canaries = Canaries(syncs, lists, memories, resolver, CloudWatchMetrics())
         return lambda _event: canaries.run()
 
     def _probe(self, process: Process) -> Callable[[dict[str, Any]], Any]:
-        syncs, lists, vault = self._common(process)
-        return ProbeFunction(syncs, lists, vault, CloudWatchMetrics()).handle
+        syncs, lists, resolver = self._common(process)
+        return ProbeFunction(syncs, lists, resolver, CloudWatchMetrics()).handle
 
     def _scrape(self, process: Process) -> Callable[[object], Any]:
-        syncs, lists, vault = self._common(process)
+        syncs, lists, resolver = self._common(process)
 
         def clock() -> float:
             task = current()
             assert task is not None
             now = self.machine.time()
-            task.locals[0] = {"asked": now}
+            task.locals[0] = {"asked_at": now}
             return now
 
-        scraping = _Scraping(syncs, lists, vault, clock, CloudWatchMetrics())
+        scraping = _Scraping(syncs, lists, resolver, clock, CloudWatchMetrics())
         scraping.system, scraping.calls = self, self._calls[process]
         return lambda _event: scraping.scrape()
 
     def end(self) -> None:
-        """End every process, so that none of its loops is left to the next simulation."""
+        """Kill every process, so that no event loop survives the simulation."""
         for process in self._calls:
             process.on_death = lambda: None
             process.kill()
         with suppress(EndlessError):
             self.machine.run(self.machine.now + 1)
 
-    # -- the seam
+    # -- wiring
 
     @contextmanager
     def wired(self) -> Iterator[None]:
-        """Let the product's clients and loops be those of the simulation."""
+        """Replace the product's clients and event loops by simulated ones while the block runs."""
 
         def replicas(at: Any, _tls: object, _name: object, connecting: float) -> SimReplicas:
             task = current()
@@ -321,7 +324,7 @@ class System:
             stack.enter_context(patch.object(probing, "ReplicaClient", replicas))
             stack.enter_context(patch.object(probing, "random", jitter))
             stack.enter_context(patch.object(secrets, "choice", rng.choice))
-            stack.enter_context(patch.object(loop, "asyncio", _Events(self.machine, self.failures)))
+            stack.enter_context(patch.object(loop, "asyncio", _Asyncio(self.machine, self.failures)))
             yield
 
     def _pod_at(self, address: tuple[str, int]) -> tuple[Gateway, Pod] | None:
@@ -332,8 +335,8 @@ class System:
         return None
 
 
-class _Events:
-    """:mod:`asyncio` with the loop of the simulation."""
+class _Asyncio:
+    """The module :mod:`asyncio`, with simulated event loops."""
 
     def __init__(self, machine: Machine, failures: list[str]) -> None:
         self._machine = machine
@@ -351,15 +354,10 @@ class _Events:
 
 
 def probe_event(token: str, origin: str, sync: str = "") -> dict[str, Any]:
-    """Return the event of a function URL for a probe."""
+    """Return the event of a function URL for a request to probe a token."""
     path = "/v1/synced" + (f"/{sync}" if sync else "")
     return {
         "rawPath": path,
         "headers": {"X-Auth-Token": token, "X-Nginx-Origin": origin},
         "requestContext": {"http": {"method": "GET"}},
     }
-
-
-def spread(rng: random.Random, table: Mapping[str, int]) -> str:
-    """Choose by weights."""
-    return rng.choices(list(table), list(table.values()))[0]

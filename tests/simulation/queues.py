@@ -1,7 +1,7 @@
-"""SQS as its documentation defines it, in memory: standard and FIFO queues, dead-letter queues, visibility.
+"""A model of SQS in memory: standard and FIFO queues, dead-letter queues and visibility timeouts.
 
-:class:`ModelSqs` has those methods of boto3's client that Syncline calls. What may happen to a message of a standard
-queue happens by chance: it comes late, out of order, or twice.
+:class:`ModelSqs` has the methods of boto3's client that Syncline calls. It follows the documentation of SQS. Messages of
+standard queues are delayed, reordered and duplicated at random.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REFUSED: Final = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """A message in a queue; it can be seen from ``due`` on. ``doubled`` if it is delivered twice by chance."""
+    """A message in a queue. It is visible from ``due``. With ``duplicated``, it is delivered once more."""
 
     id: str
     body: str
@@ -32,12 +32,12 @@ class Message:
     group: str | None = None
     received: int = 0
     receipt: str = ""
-    doubled: bool = False
+    duplicated: bool = False
 
 
 @dataclass(slots=True)
 class Queue:
-    """A queue. ``receives`` is how often a message is received before it goes to the queue ``dead``."""
+    """A queue. After ``receives`` receives, a message moves to the dead-letter queue ``dead``."""
 
     url: str
     visibility: float = 30.0
@@ -55,7 +55,7 @@ class Queue:
         return self.url.rpartition("/")[2]
 
     def visible(self, now: float) -> list[Message]:
-        """Return the messages that can be received now, of a FIFO queue the first of each group."""
+        """Return the messages that can be received now. In a FIFO queue, that is the first of each group."""
         if not self.fifo:
             return [message for message in self.messages if message.due <= now]
         first: dict[str | None, Message] = {}
@@ -64,7 +64,7 @@ class Queue:
         return [message for message in first.values() if message.due <= now]
 
     def next_due(self) -> float | None:
-        """Return when a message can be seen next, None if there is none."""
+        """Return the time at which the next message becomes visible, or None without messages."""
         return min((message.due for message in self.messages), default=None)
 
 
@@ -73,27 +73,27 @@ class _Exceptions:
 
 
 class ModelSqs:
-    """The queues of a stack. ``late`` is how late a message may come, ``doubles`` how likely it comes twice."""
+    """The queues of a stack. ``late`` is the maximum extra delay in seconds, ``duplicates`` the rate of duplicates."""
 
     exceptions = _Exceptions
 
-    def __init__(self, machine: Machine, queues: Sequence[Queue], late: float = 0.0, doubles: float = 0.0) -> None:
+    def __init__(self, machine: Machine, queues: Sequence[Queue], late: float = 0.0, duplicates: float = 0.0) -> None:
         self._machine = machine
         self.queues: Mapping[str, Queue] = {queue.url: queue for queue in queues}
         self.late = late
-        self.doubles = doubles
+        self.duplicates = duplicates
         self.on_change: Callable[[Queue], None] = lambda _queue: None
         self.sent: dict[str, str] = {}
-        """Every message that was ever sent, and its queue."""
+        """The body of each message ever sent, with the name of its queue."""
         self.puts = 0
 
     def messages(self) -> Iterator[tuple[Queue, Message]]:
-        """Yield every message there is."""
+        """Yield all messages with their queues."""
         for queue in self.queues.values():
             for message in queue.messages:
                 yield queue, message
 
-    # -- what Syncline calls
+    # -- API calls of Syncline
 
     def send_message_batch(self, *, QueueUrl: str, Entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: N803
         queue = self.queues[QueueUrl]
@@ -105,7 +105,7 @@ class ModelSqs:
         failed: list[dict[str, Any]] = []
         for entry in Entries:
             if _REFUSED.search(entry["MessageBody"]):
-                fault = {"Code": "InvalidMessageContents", "Message": "not taken", "SenderFault": True}
+                fault = {"Code": "InvalidMessageContents", "Message": "invalid characters", "SenderFault": True}
                 failed.append({"Id": entry["Id"], **fault})
             else:
                 done.append({"Id": entry["Id"], "MessageId": self._take(queue, entry)})
@@ -129,7 +129,7 @@ class ModelSqs:
 
     def change_message_visibility(self, *, QueueUrl: str, ReceiptHandle: str, VisibilityTimeout: int) -> None:  # noqa: N803
         if not 0 <= VisibilityTimeout <= 43_200:
-            raise ValidationError(f"a visibility of {VisibilityTimeout} s")
+            raise ValidationError(f"a visibility timeout of {VisibilityTimeout} s")
         for message in self.queues[QueueUrl].messages:
             if message.receipt == ReceiptHandle:
                 message.due = self._machine.now + VisibilityTimeout
@@ -141,7 +141,7 @@ class ModelSqs:
         QueueUrl: str,  # noqa: N803
         MaxNumberOfMessages: int,  # noqa: N803
         VisibilityTimeout: int,  # noqa: N803
-        WaitTimeSeconds: int,  # noqa: N803, ARG002 - the model answers at once
+        WaitTimeSeconds: int,  # noqa: N803, ARG002 - the model never waits
     ) -> dict[str, Any]:
         queue = self.queues[QueueUrl]
         found = queue.visible(self._machine.now)[:MaxNumberOfMessages]
@@ -163,42 +163,42 @@ class ModelSqs:
             }
         }
 
-    # -- what AWS does
+    # -- operations inside AWS
 
     def receive(self, message: Message, visibility: float) -> None:
-        """Mark a message as received: nobody sees it for a while."""
+        """Mark a message as received: it becomes invisible."""
         message.received += 1
         message.receipt = f"{message.id}-{message.received}"
         message.due = self._machine.now + visibility
 
     def settle(self, queue: Queue, message: Message, receipt: str) -> None:
-        """Delete a message after its function took it; by chance it comes once more."""
+        """Delete a message that its function has handled. A duplicated one is delivered again instead."""
         if message not in queue.messages:
             return
-        if message.doubled and not queue.fifo:
-            message.doubled = False
+        if message.duplicated and not queue.fifo:
+            message.duplicated = False
             message.due = self._machine.now + self._machine.rng.uniform(0, 600)
         elif message.receipt == receipt or not queue.fifo:
             queue.messages.remove(message)
 
-    def lay_aside(self, queue: Queue) -> None:
-        """Move messages that were received too often to the dead-letter queue."""
+    def move_to_dead_letter_queue(self, queue: Queue) -> None:
+        """Move messages that reached the maximum number of receives."""
         if queue.dead is None:
             return
         for message in [each for each in queue.messages if each.received >= queue.receives]:
             if message.due <= self._machine.now:
                 queue.messages.remove(message)
                 queue.dead.messages.append(message)
-                self._machine.note(f"{message.id} laid aside in {queue.dead.name}")
+                self._machine.note(f"{message.id} moved to {queue.dead.name}")
 
     def put(self, queue: Queue, body: str, delay: float = 0.0, group: str | None = None) -> Message:
-        """Put a message into a queue, as any sender may."""
+        """Add a message to a queue, as any sender may."""
         self.puts += 1
         self.sent.setdefault(body, queue.name)
         rng, now = self._machine.rng, self._machine.now
         late = rng.uniform(0, self.late) if self.late and rng.random() < 0.3 else 0.0
         message = Message(f"m{self.puts}", body, now, now + delay + late, group)
-        message.doubled = rng.random() < self.doubles
+        message.duplicated = rng.random() < self.duplicates
         if queue.fifo:
             queue.messages.append(message)
         else:
@@ -215,11 +215,11 @@ class ModelSqs:
             raise ValidationError(f"a group of {len(group)} characters")
         if queue.fifo:
             if not group or not identity or "DelaySeconds" in entry:
-                raise ValidationError("a FIFO queue takes a group, an identity and no delay")
+                raise ValidationError("a FIFO queue needs a group and a deduplication ID, and takes no delay")
             now = self._machine.now
             if now - queue.seen.get((group, identity), -_DEDUPLICATED) < _DEDUPLICATED:
                 return "deduplicated"
             queue.seen[group, identity] = now
         elif identity is not None:
-            raise ValidationError("a standard queue takes no identity")
+            raise ValidationError("a standard queue takes no deduplication ID")
         return self.put(queue, entry["MessageBody"], delay, group if queue.fifo else None).id

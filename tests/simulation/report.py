@@ -1,4 +1,4 @@
-"""Write docs/explanation/reliability.md from the records of simulations: ``python -m tests.simulation.report > docs/explanation/reliability.md``."""
+"""Generate docs/explanation/reliability.md: ``python -m tests.simulation.report > docs/explanation/reliability.md``."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ Then the faults end, and the final state is checked against the models.
 | `make sim` | simulates 2,000 seeds |
 | `make sim SEED=5` | simulates one seed and prints its trace |
 | `make sim SEEDS="0 100000"` | simulates many seeds |
-| `python -m tests.simulation --plants --seeds 0 10000` | plants faults and searches for a seed that finds each |
-| `python -m tests.simulation --seeds 0 9999 --shrink plan.json` | shortens the plan of the first seed that fails |
+| `python -m tests.simulation --planted-faults --seeds 0 10000` | plants faults and searches for a seed that finds each |
+| `python -m tests.simulation --seeds 0 9999 --shrink plan.json` | shrinks the plan of the first seed that fails |
 | `make canaries` | simulates canaries and probes of tokens |
 | `make soak MINUTES=60` | runs all five kinds in real time on the local engine, and kills functions, engine and servers |
 | `make fuzz SECONDS=3600` | fuzzes every parser of outside bytes, guided by coverage |
@@ -52,7 +52,7 @@ The modules of the simulation, the canaries and the soak accept `--record FILE`;
 def main() -> None:
     """Print the page."""
     print(_INTRODUCTION)
-    parts = [_runs(), _points(), _plants(), _canaries(), _soak(), _mutation(), _fuzz(), _found()]
+    parts = [_runs(), _points(), _planted_faults(), _canaries(), _soak(), _mutation(), _fuzz(), _found()]
     print("\n".join(line for part in parts for line in part))
 
 
@@ -107,16 +107,16 @@ def _never(missed: list[str]) -> str:
     return f"Never hit: {', '.join(missed)}." if missed else "No point was missed."
 
 
-def _plants() -> Iterator[str]:
-    plants = _read("plants.json") or {}
+def _planted_faults() -> Iterator[str]:
+    faults = _read("planted_faults.json") or {}
     yield "## Planted faults\n"
     yield "| fault | found by seed | violation |"
     yield "|---|---|---|"
-    for name, each in plants.items():
+    for name, each in faults.items():
         seed = "not found" if each["seed"] is None else each["seed"]
         yield f"| {name.replace('_', ' ')} | {seed} | {_cell(each.get('violation', ''))} |"
-    found = sum(each["seed"] is not None for each in plants.values())
-    yield f"\n{found} of {len(plants)} planted faults are found.\n"
+    found = sum(each["seed"] is not None for each in faults.values())
+    yield f"\n{found} of {len(faults)} planted faults are found.\n"
 
 
 def _canaries() -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Syncline as it is deployed: table, queues, functions and the people who operate it, on one machine of the simulation.
+"""A deployed stack of Syncline on one simulated machine: table, queues, functions and operators.
 
-Everything above the seam is the product's own: steps, state, kinds, wiring and the command. Below it are models.
+Steps, state, kinds, wiring and the command are the product's own code. All outside systems are models.
 """
 
 from __future__ import annotations
@@ -29,21 +29,20 @@ from syncline.store.table import AWS_ERRORS, Database
 from syncline.wiring.dependencies import Dependencies
 from tests.rig.chain import queues, worker
 from tests.rig.stack import EVENTS, QUEUES, dead_url, url
-from tests.simulation.functions import Functions
-from tests.simulation.functions import Mapping as Source
-from tests.simulation.invariants import Leases
+from tests.simulation.functions import EventSourceMapping, Functions
+from tests.simulation.invariants import LeaseMonitor
 from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls, Client, Faults, Network
 from tests.simulation.queues import ModelSqs, Queue
+from tests.simulation.secret_store import SecretStore
 from tests.simulation.table import ModelTable
-from tests.simulation.vault import Vault
 
 CONCURRENCY: Final = {Step.DISCOVER: 2, Step.TRANSFER: 3, Step.COMMIT: 2, Step.VERIFY: 2}
-"""Functions of each step at a time: fewer than on AWS, enough to meet each other."""
+"""Maximum number of concurrent functions of each step: fewer than on AWS, but enough for races."""
 
 
 class SimHttp(Http):
-    """The HTTP of a process: its deadline, its cancellation and its count. Models make its calls."""
+    """The HTTP client of a process, with its deadline, cancellation and number of requests. Models answer the calls."""
 
     def __init__(self, calls: Calls) -> None:
         machine = calls.machine
@@ -52,12 +51,12 @@ class SimHttp(Http):
 
     def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
         del limits, stream
-        raise AssertionError(f"a request that no model makes: {request.method} {request.address.url}")
+        raise AssertionError(f"a request without a model: {request.method} {request.address.url}")
 
 
 @dataclass
 class Stack:
-    """A deployed stack. ``servers`` are the outside systems by their hosts."""
+    """A deployed stack. ``servers`` are the outside systems by host."""
 
     machine: Machine
     faults: Faults
@@ -65,42 +64,44 @@ class Stack:
     servers: dict[str, Any] = field(default_factory=dict)
     skew: float = 0.0
     late: float = 0.0
-    doubles: float = 0.0
-    hurry: float = 0.0
+    duplicates: float = 0.0
+    short_time: float = 0.0
 
     def __post_init__(self) -> None:
         self.table = ModelTable()
-        self.leases = Leases(self.table)
+        self.leases = LeaseMonitor(self.table)
         self.environ: dict[str, str] = {}
-        self.vault = Vault(self.seed, self.environ)
+        self.secret_store = SecretStore(self.seed, self.environ)
         dead = {step: Queue(dead_url(step)) for step in Step}
         live = {step: Queue(url(step), QUEUES[step].visibility, QUEUES[step].receives, dead[step]) for step in Step}
         discover = QUEUES[Step.DISCOVER]
         events = Queue(EVENTS, discover.visibility, discover.receives, dead[Step.DISCOVER])
         self.dead, self.live, self.events = dead, live, events
-        self.sqs = ModelSqs(self.machine, [*dead.values(), *live.values(), events], self.late, self.doubles)
+        self.sqs = ModelSqs(self.machine, [*dead.values(), *live.values(), events], self.late, self.duplicates)
         mappings = [
-            Source(live[step], step, QUEUES[step].function_timeout, QUEUES[step].batch_size, CONCURRENCY[step])
+            EventSourceMapping(
+                live[step], step, QUEUES[step].function_timeout, QUEUES[step].batch_size, CONCURRENCY[step]
+            )
             for step in Step
         ]
-        mappings.append(Source(events, Step.DISCOVER, discover.function_timeout, 10, 2))
-        self.functions = Functions(self.machine, self.sqs, mappings, self.worker, self.skew, self.hurry)
+        mappings.append(EventSourceMapping(events, Step.DISCOVER, discover.function_timeout, 10, 2))
+        self.functions = Functions(self.machine, self.sqs, mappings, self.worker, self.skew, self.short_time)
 
-    # -- what a process has
+    # -- objects of one process
 
     def calls(self, process: Process) -> Calls:
         return Calls(self.machine, process, self.faults)
 
     def secrets(self, calls: Calls) -> Secrets:
-        """Return the secrets of a process."""
-        vault = cast("Any", Client(calls, self.vault))
-        return Secrets(lambda: vault, lambda: vault, self.environ, self.machine.time)
+        """Return the resolver of secrets of a process."""
+        store = cast("Any", Client(calls, self.secret_store))
+        return Secrets(lambda: store, lambda: store, self.environ, self.machine.time)
 
     def queues(self, calls: Calls) -> Queues:
         return queues(Client(calls, self.sqs))
 
     def worker(self, process: Process, step: Step) -> Worker:
-        """Return the worker of a step, as :mod:`syncline.wiring.functions` makes it in a fresh process."""
+        """Return the worker of a step, as :mod:`syncline.wiring.functions` builds it in a new process."""
         calls = self.calls(process)
         table = cast("Any", Client(calls, self.table))
         clock = self.machine.time
@@ -114,13 +115,13 @@ class Stack:
         return worker(step, dependencies, self.queues(calls), rng, self.machine.sleep, slow=slow)
 
     def operator(self, name: str) -> Operator:
-        """Return a person with a terminal; each of their commands is a process of its own."""
+        """Return an operator. Each of their commands is a separate process."""
         return Operator(self, name)
 
 
 @dataclass
 class _Deployment:
-    """The deployment that a command works on, as :class:`syncline.cli.deployment.Deployment`."""
+    """Replaces :class:`syncline.cli.deployment.Deployment` for a command."""
 
     stack: Stack
     process: Process
@@ -151,14 +152,14 @@ class _Deployment:
 
 @dataclass
 class Operator:
-    """Runs commands, one process each. ``errors`` are those of the last command."""
+    """Runs commands, each in a process of its own."""
 
     stack: Stack
     name: str
     commands: int = 0
 
-    def does(self, name: str, command: Callable[[Context], object]) -> Process:
-        """Start a command in a process of its own. What it raises is what a person would see."""
+    def run_command(self, name: str, command: Callable[[Context], object]) -> Process:
+        """Start a command in a new process. Errors that an operator would see are only noted in the trace."""
         self.commands += 1
         machine = self.stack.machine
         process = Process(machine, f"{self.name}-{self.commands} {name}")
@@ -173,7 +174,7 @@ class Operator:
                 machine.note(f"{process.name}: {error.code.name}")
             except AWS_ERRORS as error:
                 machine.note(f"{process.name}: {type(error).__name__}")
-            except Exception as error:  # noqa: BLE001 - no command may end so
+            except Exception as error:  # noqa: BLE001 - no command may raise any other error
                 self.stack.functions.failures.append(error)
             else:
                 machine.note(f"{process.name}: done")

@@ -455,7 +455,7 @@ class TestModel:
         for seed in range(200):
             machine = Machine(seed)
             server = BucketServer(machine, "one")
-            calls = Calls(machine, Process(machine, "p"), Faults(broken=0.5))
+            calls = Calls(machine, Process(machine, "p"), Faults(server_errors=0.5))
             one = SimBucket(server, Network(calls, Http()))
             codes.add((code(partial(one.put, "key", b"1", condition=IF_ABSENT)), "key" in server.objects()))
         lost = {(name, kept) for name in ("UNREACHABLE", "SERVER_ERROR") for kept in (False, True)}

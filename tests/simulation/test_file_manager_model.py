@@ -265,7 +265,7 @@ class TestModel:
     def test_a_lost_answer_that_is_repeated(self) -> None:
         found = set()
         for seed in range(200):
-            server, files = model(Faults(broken=0.5), seed)
+            server, files = model(Faults(server_errors=0.5), seed)
             found.add((code(partial(files.save, "create", "a", content(b"1"))), bool(server.files())))
         lost = {(name, kept) for name in ("UNREACHABLE", "SERVER_ERROR") for kept in (False, True)}
         assert found == lost | {("", True), ("FILE_DIFFERS", True)}

@@ -519,7 +519,7 @@ def test_time_and_patience(sim: Sim) -> None:
             halted=lambda over=halted: over,  # type: ignore[misc]
         )
         assert code(branch.fetch) == name
-    sim.calls.faults.off, sim.calls.faults.broken = False, 1.0
+    sim.calls.faults.off, sim.calls.faults.server_errors = False, 1.0
     began = sim.calls.machine.now
     branch = SimBranch(sim.server, sim.network, "main", depth=1, patience=patience)
     assert code(branch.fetch) in ("UNREACHABLE", "SERVER_ERROR")

@@ -429,7 +429,7 @@ class TestSwitches:
         machine = Machine(1)
         server = Model(machine)
         server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images=IMAGES)
-        faults = Faults(broken=1.0)
+        faults = Faults(server_errors=1.0)
         github = SimGitHub(server, Network(Calls(machine, Process(machine, "test"), faults), Http()))
         assert code_of(lambda: list(github.runs(REPOSITORY, WORKFLOW))) in ("UNREACHABLE", "SERVER_ERROR")
         assert faults.points["GET runs"] == 1

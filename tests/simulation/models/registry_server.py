@@ -115,7 +115,7 @@ class RegistryServer:
 
     @property
     def machine(self) -> Machine:
-        return self._machine or machine_of.machine()
+        return self._machine or machine_of.active_machine()
 
     # -- for the worlds of tests: changes by others, which no switch and no state hinders ----------------------------
 
@@ -230,7 +230,7 @@ class RegistryServer:
 
     def _now(self) -> float:
         """Return the time; nothing is known of it where a world is built before its machine is installed."""
-        machine = self._machine or machine_of._machine
+        machine = self._machine or machine_of._active
         return EPOCH if machine is None else machine.now
 
     def _absent(self, found: Repository, digest: str) -> Iterator[str]:

@@ -360,7 +360,7 @@ class SimReplicas(ReplicaClient):
             if pod.fault is Fault.SILENT:
                 gateway.replies.append(Reply(sent, sent + PATIENCE, pod.name, "", "", None))
                 return
-            if not faults.off and faults.broken and machine.rng.random() < faults.broken:
+            if not faults.off and faults.server_errors and machine.rng.random() < faults.server_errors:
                 faults.points["instance answers 503 or nothing"] += 1
                 status = machine.rng.choice([503, None])
                 self._answer(process, exchange, found, ("", "", status), sent, self._delay(0.003))

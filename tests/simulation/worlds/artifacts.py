@@ -22,7 +22,7 @@ from syncline.config.sync import load_sync
 from syncline.kinds.artifacts import wiring
 from syncline.model import Outcome, Result, Run
 from syncline.wiring.syncs import changed_groups_of
-from tests.simulation.machine import writer
+from tests.simulation.machine import current_process
 from tests.simulation.models.builds import DAMAGED, Format, image_of
 from tests.simulation.models.github import GitHubServer, SimGitHub
 from tests.simulation.models.gitlab import GitLabServer, SimGitLab
@@ -84,7 +84,9 @@ class ArtifactsWorld:
         self._limit = rng.choice([2, 5, 20])
         self._aliases = rng.choice([[], ["latest"], ["latest", "newest"]])
         self._api = rng.random() < 0.7
-        self._references = {each: stack.vault.plant(f"{each} of {name}") for each in ("github", "gitlab", "registry")}
+        self._references = {
+            each: stack.secret_store.plant(f"{each} of {name}") for each in ("github", "gitlab", "registry")
+        }
         self._builds: dict[int, Build] = {}
         self._layers = 0
         self._spoiled = False
@@ -414,7 +416,7 @@ class ArtifactsWorld:
                 self._adoptable.add(key)
             return
         named = f"{self.name}: {repository}:{tag}"
-        if (process := writer()) is not None:
+        if (process := current_process()) is not None:
             reference = f"{self.registry.host}/{repository}"
             self._stack.leases.check_writer(process, reference, now, f"{named} was put")
         if new is None or made is None:

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from syncline.kinds.backups import kind, wiring
 from syncline.model import Result, Run
-from tests.simulation.machine import current, writer
+from tests.simulation.machine import current, current_process
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer
 from tests.simulation.models.git import sim_open_branch
@@ -44,7 +44,7 @@ class BackupsWorld:
         self.target = GitServer(f"https://git.{name}.example/backups.git", lambda: machine.now)
         stack.servers[self.source.name] = self.source
         stack.servers[self.target.url] = self.target
-        plant = stack.vault.plant
+        plant = stack.secret_store.plant
         self._references = {"key": plant(f"key of {name}", _KEY), "git": plant(f"git token of {name}", _TOKEN)}
         self._references |= {each: plant(f"{each} key of {name}") for each in ("access", "secret")}
         self._prefix = rng.choice(["", "backups/"])
@@ -245,7 +245,7 @@ class BackupsWorld:
             old, new = (self.judge.files_of(oid) if oid else {} for oid in (move.old, move.new))
             self._touched |= {(move.branch, path) for path in {*old, *new} if old.get(path) != new.get(path)}
             return
-        if (process := writer()) is not None:
+        if (process := current_process()) is not None:
             reference, now = f"{self.target.url}#{move.branch}", self._stack.machine.now
             self._stack.leases.check_writer(process, reference, now, f"{self.name}: {move.branch} was pushed")
         for line in self.judge.pushed(move):

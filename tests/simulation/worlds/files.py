@@ -18,10 +18,10 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.kinds.files import wiring
 from syncline.kinds.files.kind import threads_for
 from syncline.model import EVERYTHING, Outcome, Result, Run, Trigger
-from tests.simulation.bounds import tally
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer, StoredObject, Write
 from tests.simulation.models.file_manager import FileManagerServer, SimFileManager
+from tests.simulation.resource_limits import usage
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.files_targets import BucketJudge, ManagerJudge, Past
 from tests.simulation.worlds.identities import bucket_identity, token_identity
@@ -72,7 +72,7 @@ class FilesWorld:
         self._spoiled = self._lazy = self._forgets = self._hides = False
         self._judged = 0
         secret = ("token", "source access", "source secret", "target access", "target secret")
-        self._references = {each: stack.vault.plant(f"{each} of {name}") for each in secret}
+        self._references = {each: stack.secret_store.plant(f"{each} of {name}") for each in secret}
         self._adopted: set[str] = set()
         self._choose(rng)
         host = f"{name}.s3.example"
@@ -254,7 +254,7 @@ class FilesWorld:
         """Let an operator allow removals for one run."""
         most = self.rng.randint(1, 3)
         self._allowed += most
-        self._operator.does(
+        self._operator.run_command(
             f"run --allow-removals {most}",
             lambda context: start_run(context.deployment, self.name, Trigger.MANUAL, EVERYTHING, allow_removals=most),
         )
@@ -398,7 +398,14 @@ class FilesWorld:
         if not self._below() and run.counts.removed:
             yield f"the source is empty, and {run.counts.removed} files were removed"
         faults = self._stack.faults
-        harmed = self._spoiled or faults.killed or faults.lost or faults.unreachable or faults.broken or faults.limited
+        harmed = (
+            self._spoiled
+            or faults.killed
+            or faults.lost_replies
+            or faults.unreachable
+            or faults.server_errors
+            or faults.rate_limited
+        )
         if self._limits is None or harmed or not self._below() or any(each.name == "*" for each in results):
             return
         for path in sorted(self.judge.written):
@@ -408,7 +415,9 @@ class FilesWorld:
 
     def _by_turn(self) -> Iterator[str]:
         """Yield how files differ that a run has adopted by their ETags, after another run, in which it is their turn."""
-        self._operator.does("run", lambda context: start_run(context.deployment, self.name, Trigger.MANUAL, EVERYTHING))
+        self._operator.run_command(
+            "run", lambda context: start_run(context.deployment, self.name, Trigger.MANUAL, EVERYTHING)
+        )
         self.machine.run(self.machine.now + 2 * _TURN)
         for key in self._adopted:
             stored = self.source.stored(key)
@@ -469,7 +478,7 @@ class FilesWorld:
 
     def _requests(self) -> int:
         """Return the number of requests that were made to servers until now."""
-        return tally(self._stack.faults, 0, self._stack.sqs).requests
+        return usage(self._stack.faults, 0, self._stack.sqs).requests
 
     def _item(self, key: str, stored: StoredObject, result: Result | None) -> Iterator[str]:
         """Yield what is wrong with the result of one object."""

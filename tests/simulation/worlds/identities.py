@@ -8,10 +8,10 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.kinds.artifacts.wiring import _tokens
 from syncline.wiring import registries
 from syncline.wiring.buckets import bucket_at as real_bucket_at
-from tests.simulation.vault import Texts
+from tests.simulation.secret_store import RequestCredentials
 
 
-def registry_identity(place: Any, secrets: Any) -> Texts:
+def registry_identity(place: Any, secrets: Any) -> RequestCredentials:
     """Return the credentials for a registry: a token, or a user name and password, alone and as a header."""
 
     def texts() -> list[str]:
@@ -23,7 +23,7 @@ def registry_identity(place: Any, secrets: Any) -> Texts:
     return texts
 
 
-def bucket_identity(place: Any, parts: Any) -> Texts:
+def bucket_identity(place: Any, parts: Any) -> RequestCredentials:
     """Return the access key for a bucket. The secret key signs requests and is in none of them."""
     bucket = real_bucket_at(place, parts)
 
@@ -34,7 +34,7 @@ def bucket_identity(place: Any, parts: Any) -> Texts:
     return texts
 
 
-def token_identity(reference: Any, secrets: Any) -> Texts:
+def token_identity(reference: Any, secrets: Any) -> RequestCredentials:
     """Return a token that is sent as a header."""
 
     def texts() -> list[str]:
@@ -43,7 +43,7 @@ def token_identity(reference: Any, secrets: Any) -> Texts:
     return texts
 
 
-def github_identity(source: Any, secrets: Any, http: Any) -> Texts:
+def github_identity(source: Any, secrets: Any, http: Any) -> RequestCredentials:
     """Return the token for GitHub, as the product's wiring gets it."""
     token, _ = _tokens(source, Endpoint.parse(source.url), secrets, http, "")
 

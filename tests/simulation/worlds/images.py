@@ -12,7 +12,7 @@ from unittest.mock import patch
 from syncline.kinds.images import wiring
 from syncline.model import Outcome, Result, Run, RunStatus, Trigger
 from syncline.store.state import State
-from tests.simulation.machine import writer
+from tests.simulation.machine import current_process
 from tests.simulation.models.registry import RegistryServer, SimRegistry
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.identities import registry_identity
@@ -93,7 +93,7 @@ class ImagesWorld:
             yield
 
     def _credentials(self, host: str) -> dict[str, Any]:
-        plant = self._stack.vault.plant
+        plant = self._stack.secret_store.plant
         if self.rng.random() < 0.3:
             return {"token": plant(f"token of {host}")}
         return {"username": plant(f"user of {host}"), "password": plant(f"password of {host}")}
@@ -212,7 +212,7 @@ class ImagesWorld:
             self._put.pop(key, None)
             return
         named = f"{self.name}: {repository}:{tag}"
-        process = writer()
+        process = current_process()
         if process is not None:
             reference = f"{self.target.host}/{repository}"
             self._stack.leases.check_writer(process, reference, now, f"{named} was put")

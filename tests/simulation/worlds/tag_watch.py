@@ -7,7 +7,7 @@ from functools import partial
 from typing import Final
 
 from syncline.kinds.images.referrers import is_list
-from tests.simulation.machine import Process, writer
+from tests.simulation.machine import Process, current_process
 from tests.simulation.models.registry import RegistryServer
 from tests.simulation.stack import Stack
 
@@ -32,7 +32,7 @@ class TagWatch:
 
         What the registry told it last counts.
         """
-        process = writer()
+        process = current_process()
         if changed is None or self._stack.machine.now - changed >= RACE:
             return False
         return process is None or self._told.get((process, repository, tag)) != old
@@ -42,18 +42,18 @@ class TagWatch:
 
         It may also be what the process was told, if a stranger ``changed`` the tag since; see :meth:`raced`.
         """
-        process = writer()
+        process = current_process()
         if process is None or not self.raced(repository, tag, digest, changed):
             return {digest}
         return {digest, self._told.get((process, repository, tag))}
 
     def _asked(self, repository: str, tag: str, digest: str | None) -> None:
-        process, machine, faults = writer(), self._stack.machine, self._stack.faults
+        process, machine, faults = current_process(), self._stack.machine, self._stack.faults
         if process is None:
             return
         self._told[process, repository, tag] = digest
-        if faults.off or not faults.meddles or (repository, tag) in self._meddled or is_list(tag):
+        if faults.off or not faults.foreign_writes or (repository, tag) in self._meddled or is_list(tag):
             return
-        if machine.rng.random() < faults.meddles:
+        if machine.rng.random() < faults.foreign_writes:
             self._meddled.add((repository, tag))
             machine.at(machine.now + machine.rng.uniform(0, _SOON), partial(self._change, repository, tag))

@@ -1,4 +1,4 @@
-"""An event loop of asyncio whose thread is a task of the simulation's machine and whose clock is the machine's."""
+"""An event loop for :mod:`asyncio` that runs in a task of a simulated machine and uses its clock."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Final
 from tests.simulation.machine import KilledError, Machine, Process, Task, current
 
 FOREVER: Final = 1e9
-"""Seconds of a pause that only new work ends."""
+"""Seconds that a loop without timers waits for new work."""
 
 
 class LoopMachine(Machine):
-    """A machine whose tasks may run event loops: each task sees its own loop as the running one."""
+    """A machine whose tasks may run event loops. Each task has its own running loop."""
 
     def wait(self, seconds: float | None = None) -> object:
         running = events._get_running_loop()
@@ -27,7 +27,7 @@ class LoopMachine(Machine):
 
 
 class _Selector:
-    """Waits on the machine in place of a system call. There are no sockets."""
+    """Waits on the machine instead of in a system call. There are no sockets."""
 
     def __init__(self, loop: SimLoop) -> None:
         self._loop = loop
@@ -38,7 +38,7 @@ class _Selector:
 
 
 class SimLoop(base_events.BaseEventLoop):
-    """An event loop of a process. While it waits, other tasks run. ``failures`` are errors that nobody caught."""
+    """An event loop of a process. While it waits, other tasks run. ``failures`` collects uncaught errors."""
 
     def __init__(self, machine: Machine, process: Process, failures: list[str]) -> None:
         super().__init__()
@@ -70,12 +70,12 @@ class SimLoop(base_events.BaseEventLoop):
             self._woken = False
 
     def call_exception_handler(self, context: Mapping[str, Any]) -> None:
-        """Keep what nobody caught, except what the end of the process leaves."""
+        """Record uncaught errors, except those caused by the end of the process."""
         if not self._process.dead and not isinstance(context.get("exception"), KilledError):
             self._failures.append(f"uncaught in a loop: {context.get('message')}: {context.get('exception')!r}")
 
     def _write_to_self(self) -> None:
-        """Wake the loop: another thread has given it work."""
+        """Wake the loop for work from another thread."""
         self._woken = True
         task = self._waiting
         if task is not None:
@@ -86,8 +86,8 @@ class SimLoop(base_events.BaseEventLoop):
         """Do nothing: there are no sockets."""
 
 
-def ignore_ends() -> None:
-    """Say nothing about coroutines that are deleted with the loop of a killed process."""
+def ignore_unfinished_coroutines() -> None:
+    """Ignore coroutines that are deleted with the loop of a killed process."""
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:

@@ -1,7 +1,4 @@
-"""Faults that break what every kind keeps: no secret is written, work is bounded, and only the holder of a lease writes.
-
-See :mod:`tests.simulation.plants`.
-"""
+"""Planted faults against the rules of every kind: secrets stay secret, work is bounded, and only a lease's holder writes."""
 
 from __future__ import annotations
 
@@ -14,20 +11,20 @@ from unittest.mock import patch
 from syncline import telemetry
 from syncline.clients.git import failures as git_failures
 from syncline.clients.http import failures
-from syncline.kinds.images import discover as looking
+from syncline.kinds.images import discover
 from syncline.messages import Queues
 from syncline.secrets import Secrets
 from syncline.steps import worker
 from syncline.store import leases, state
 from syncline.store.table import Database
-from tests.simulation.plants import _replaced, plant
+from tests.simulation.planted_faults.registry import planted_fault, replaced
 
 WORLDS: Final = ("images",)
 
 
-@plant
+@planted_fault
 def log_a_secret() -> Iterator[None]:
-    """What a reference stands for is logged by a library that redacts nothing."""
+    """Log each resolved secret by a logger that redacts nothing."""
 
     def resolve(old: Any) -> Any:
         def changed(self: Any, reference: Any) -> str:
@@ -37,13 +34,13 @@ def log_a_secret() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Secrets, "resolve", resolve):
+    with replaced(Secrets, "resolve", resolve):
         yield
 
 
-@plant
-def measure_by_secret() -> Iterator[None]:
-    """A metric has a secret as a dimension."""
+@planted_fault
+def put_a_secret_in_a_metric() -> Iterator[None]:
+    """Use each resolved secret as the dimension of a metric."""
 
     def resolve(old: Any) -> Any:
         def changed(self: Any, reference: Any) -> str:
@@ -55,20 +52,20 @@ def measure_by_secret() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Secrets, "resolve", resolve):
+    with replaced(Secrets, "resolve", resolve):
         yield
 
 
-@plant
-def repeat_the_words_of_servers() -> Iterator[None]:
-    """The reason of a failure has the server's words as they are."""
+@planted_fault
+def skip_redaction_of_http_errors() -> Iterator[None]:
+    """Store error messages of servers without redaction."""
     with patch.object(failures, "redact", lambda text: text):
         yield
 
 
-@plant(worlds=("backups",))
-def repeat_the_words_of_git() -> Iterator[None]:
-    """The reason of a failure has git's words as they are."""
+@planted_fault(worlds=("backups",))
+def skip_redaction_of_git_errors() -> Iterator[None]:
+    """Store error messages of git without redaction."""
     with patch.object(git_failures, "redact", lambda text: text):
         yield
 
@@ -85,16 +82,16 @@ def _end_unheld(old: Callable[..., Any]) -> Any:
     return changed
 
 
-@plant(worlds=("backups",))
+@planted_fault(worlds=("backups",))
 def push_without_a_lease() -> Iterator[None]:
-    """A commit is pushed by a process that has taken no lease."""
-    with patch.object(leases.Leases, "take", _unheld), _replaced(state.State, "end_batch", _end_unheld):
+    """Push commits without taking the lease of the branch."""
+    with patch.object(leases.Leases, "take", _unheld), replaced(state.State, "end_batch", _end_unheld):
         yield
 
 
-@plant
+@planted_fault
 def list_twice() -> Iterator[None]:
-    """A scan lists everything, and lists it again to compare it."""
+    """List source and target twice in each scan."""
 
     def pages(old: Any) -> Any:
         def changed(self: Any, *args: Any) -> Iterator[Any]:
@@ -104,13 +101,13 @@ def list_twice() -> Iterator[None]:
 
         return changed
 
-    with _replaced(looking.ImageScan, "pages", pages):
+    with replaced(discover.ImageScan, "pages", pages):
         yield
 
 
-@plant
-def send_twice() -> Iterator[None]:
-    """What follows from a batch is sent twice."""
+@planted_fault
+def send_messages_twice() -> Iterator[None]:
+    """Send every follow-up message twice."""
 
     def send(old: Any) -> Any:
         def changed(self: Any, outgoing: Any) -> Any:
@@ -120,13 +117,13 @@ def send_twice() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Queues, "send", send):
+    with replaced(Queues, "send", send):
         yield
 
 
-@plant
-def scan_again_after_a_run() -> Iterator[None]:
-    """A start message that was carried out is sent once more."""
+@planted_fault
+def repeat_start_messages() -> Iterator[None]:
+    """Send each start message again after its scan."""
 
     def look(old: Any) -> Any:
         def changed(self: Any, start: Any, run_id: str, received: int, left: Any, **more: Any) -> Any:
@@ -137,13 +134,13 @@ def scan_again_after_a_run() -> Iterator[None]:
 
         return changed
 
-    with _replaced(worker.Worker, "_scan", look):
+    with replaced(worker.Worker, "_scan", look):
         yield
 
 
-@plant
-def keep_batches_for_ever() -> Iterator[None]:
-    """The record of a batch has no end."""
+@planted_fault
+def never_expire_batch_records() -> Iterator[None]:
+    """Write records of batches without an expiry time."""
 
     def record(old: Any) -> Any:
         def changed(self: Any, *args: Any) -> Any:
@@ -153,13 +150,13 @@ def keep_batches_for_ever() -> Iterator[None]:
 
         return changed
 
-    with _replaced(state.State, "_record_item", record):
+    with replaced(state.State, "_record_item", record):
         yield
 
 
-@plant
-def keep_leases_for_ever() -> Iterator[None]:
-    """The record of a lease has no end."""
+@planted_fault
+def never_expire_lease_records() -> Iterator[None]:
+    """Write records of leases without an expiry time."""
 
     def update(old: Any) -> Any:
         def changed(self: Any, pk: str, sk: str, expression: str, values: Any, **more: Any) -> Any:
@@ -170,5 +167,5 @@ def keep_leases_for_ever() -> Iterator[None]:
 
         return changed
 
-    with _replaced(Database, "update_request", update):
+    with replaced(Database, "update_request", update):
         yield

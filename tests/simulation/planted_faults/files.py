@@ -1,11 +1,11 @@
-"""Faults that are planted in the kind ``files`` one at a time; see :mod:`tests.simulation.plants`."""
+"""Planted faults in the kind ``files``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
 
 from syncline.clients.s3.client import ObjectStream
@@ -17,19 +17,21 @@ from syncline.kinds.files.removals import RemovalLimits
 from syncline.kinds.files.targets import TargetFile
 from syncline.kinds.files.transfer import FileTransfer
 from syncline.kinds.files.verify import FileVerification
-from tests.simulation.plants import _replaced, plant
+from tests.simulation.planted_faults.registry import planted_fault, replaced
+
+WORLDS: Final = ("files",)
 
 
-@plant
-def remove_files_beyond_the_limits() -> Iterator[None]:
-    """All removals are granted."""
+@planted_fault
+def exceed_file_removal_limits() -> Iterator[None]:
+    """Grant every removal."""
     with patch.object(RemovalLimits, "reserve", lambda _self, gone, *_: (gone, None)):
         yield
 
 
-@plant
-def remove_files_after_a_cut_listing() -> Iterator[None]:
-    """The source is not asked once more whether it still has a file that was not listed."""
+@planted_fault
+def remove_files_after_a_truncated_listing() -> Iterator[None]:
+    """Remove a file that was not listed without checking that its object is gone."""
 
     class _Nothing:
         def head(self, _key: str) -> None:
@@ -43,20 +45,20 @@ def remove_files_after_a_cut_listing() -> Iterator[None]:
 
         return changed
 
-    with _replaced(FileTransfer, "_remove", remove):
+    with replaced(FileTransfer, "_remove", remove):
         yield
 
 
-@plant
+@planted_fault
 def overwrite_foreign_files() -> Iterator[None]:
-    """Whatever is at the target counts as ours."""
+    """Treat every file at the target as ours."""
     with patch.object(FileTransfer, "_is_ours", lambda *_: True):
         yield
 
 
-@plant
-def believe_that_files_arrived() -> Iterator[None]:
-    """Verify does not ask the target again."""
+@planted_fault
+def skip_file_verification() -> Iterator[None]:
+    """Report files as verified without asking the target."""
     with (
         patch.object(FileVerification, "_from_listing", lambda *_: []),
         patch.object(FileVerification, "_read", lambda *_: None),
@@ -64,23 +66,23 @@ def believe_that_files_arrived() -> Iterator[None]:
         yield
 
 
-@plant
-def compare_sizes_of_files_only() -> Iterator[None]:
-    """A file of the same size is equal."""
+@planted_fault
+def compare_only_file_sizes() -> Iterator[None]:
+    """Treat files of the same size as equal."""
     with patch.object(TargetFile, "equals", lambda self, _etag, size: size is not None and self.size == size):
         yield
 
 
-@plant
-def pass_over_later_events() -> Iterator[None]:
-    """An event of a key that was read after an earlier event has nothing to tell."""
+@planted_fault
+def ignore_later_events() -> Iterator[None]:
+    """Ignore an event of a key if any earlier event of that key was handled."""
     with patch.object(EventScope, "is_known", lambda _self, _key, seq: bool(seq)):
         yield
 
 
-@plant
-def forget_deletions_during_a_copy() -> Iterator[None]:
-    """A file whose copy is not verified yet is not removed when its object is gone."""
+@planted_fault
+def ignore_deletions_during_a_copy() -> Iterator[None]:
+    """Do not remove a file whose object was deleted before the copy was verified."""
 
     def read_gone(old: Any) -> Any:
         def changed(self: Any, change: Any, there: Any, context: Any) -> Any:
@@ -89,13 +91,13 @@ def forget_deletions_during_a_copy() -> Iterator[None]:
 
         return changed
 
-    with _replaced(FileItems, "_read_gone", read_gone):
+    with replaced(FileItems, "_read_gone", read_gone):
         yield
 
 
-@plant
-def forget_headers_of_files() -> Iterator[None]:
-    """An object that passes through arrives without its headers and metadata."""
+@planted_fault
+def drop_file_headers() -> Iterator[None]:
+    """Copy an object without its headers and metadata."""
 
     def opened(old: Any) -> Any:
         def changed(source: Any, key: str, seen: Any) -> Any:
@@ -104,16 +106,16 @@ def forget_headers_of_files() -> Iterator[None]:
 
         return changed
 
-    with _replaced(bucket_target, "open_current", opened):
+    with replaced(bucket_target, "open_current", opened):
         yield
 
 
-@plant
-def mark_files_without_their_size() -> Iterator[None]:
-    """A file manager's file that somebody else changed still shows our mark."""
+@planted_fault
+def omit_the_size_from_file_marks() -> Iterator[None]:
+    """Mark files at a file manager without their size, so that a file changed by others keeps our mark."""
 
     def mark(old: Any) -> Any:
         return lambda self, path, etag, _size: old(self, path, etag, 0)
 
-    with _replaced(FileManagerTarget, "_mark", mark):
+    with replaced(FileManagerTarget, "_mark", mark):
         yield

@@ -1,9 +1,9 @@
-"""The course of one simulation of canaries and probes of tokens.
+"""One simulation of canaries and probes of tokens.
 
-A simulation has four parts. In the first everything happens at once: rounds of canaries, probes, scrapes, faults of
-instances, of the network between them, of the cluster and of AWS; functions are killed at any call. Then all is well,
-and every fault must be cleared. Then one instance has a fault for good, which must be found within the documented
-rounds. In the end it is well again.
+A simulation has four phases. In the fault phase, rounds of canaries, probes and scrapes overlap with faults of instances,
+of the network between them, of the cluster and of AWS, and functions are killed at any call. Then all faults end, and
+every reported fault must be cleared. Then one instance gets a permanent fault, which must be found within the documented
+number of rounds. Finally, that fault ends and must be cleared as well.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from unittest.mock import patch
 
 from syncline import secrets
 from syncline.telemetry import logger
+from tests.simulation.event_loop import LoopMachine
 from tests.simulation.gateways import System, World, probe_event
-from tests.simulation.loops import LoopMachine
-from tests.simulation.machine import EndlessError, Machine, installed
+from tests.simulation.installation import installed
+from tests.simulation.machine import EndlessError, Machine
 from tests.simulation.models.replicas import Fault, Pod
 from tests.simulation.network import Faults
-from tests.simulation.token_judge import Round, Seen
+from tests.simulation.token_invariants import Round, RoundResult
 
 
 @dataclass
-class Verdict:
-    """How a simulation ended."""
+class SimulationResult:
+    """The result of a simulation: its violations, its trace and its counts."""
 
     seed: int
     violations: list[str]
@@ -39,19 +40,19 @@ class Verdict:
     totals: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int) -> Verdict:
-    """Run the simulation of a seed."""
+def simulate(seed: int) -> SimulationResult:
+    """Simulate a seed."""
     with ExitStack() as stack:
-        # Lines are searched for the secrets of this simulation alone.
+        # Without the secrets of earlier simulations.
         stack.enter_context(patch.object(secrets, "_redaction", secrets._Redaction()))
         machine = stack.enter_context(installed(LoopMachine(seed, 1_000_000)))
-        lines = stack.enter_context(_caught())
+        lines = stack.enter_context(_captured())
         return Simulation(machine, seed, lines).run()
 
 
 @contextmanager
-def _caught() -> Iterator[io.StringIO]:
-    """Catch the lines and metrics of the functions."""
+def _captured() -> Iterator[io.StringIO]:
+    """Capture the log lines and metrics of the functions."""
     lines = io.StringIO()
     handler = logger.registered_handler
     before = handler.setStream(lines)  # type: ignore[attr-defined]
@@ -66,62 +67,63 @@ def _caught() -> Iterator[io.StringIO]:
 
 
 class Simulation:
-    """The course of one simulation."""
+    """One simulation of a seed."""
 
     def __init__(self, machine: Machine, seed: int, lines: io.StringIO) -> None:
         self.machine, self.rng, self.seed, self.lines = machine, machine.rng, seed, lines
-        swarm = self._swarm
+        rate = self._random_rate
         self.faults = Faults(
-            throttled=swarm(0.3, 0, 0.1),
-            lost=swarm(0.4, 0, 0.05),
-            unreachable=swarm(0.2, 0, 0.03),
-            conflicts=swarm(0.2, 0, 0.05),
-            killed=swarm(0.4, 0, 0.01),
-            slow=swarm(0.2, 0, 0.02),
-            broken=swarm(0.3, 0, 0.03),
+            throttled=rate(0.3, 0, 0.1),
+            lost_replies=rate(0.4, 0, 0.05),
+            unreachable=rate(0.2, 0, 0.03),
+            conflicts=rate(0.2, 0, 0.05),
+            killed=rate(0.4, 0, 0.01),
+            slow=rate(0.2, 0, 0.02),
+            server_errors=rate(0.3, 0, 0.03),
         )
-        skew = swarm(0.3, 0.0, 2.0)
+        skew = rate(0.3, 0.0, 2.0)
         self.system = System(machine, self.faults, skew)
-        self.worlds = [World(machine, number, swarm) for number in range(self.rng.choice([1, 1, 1, 2]))]
+        self.worlds = [World(machine, number, rate) for number in range(self.rng.choice([1, 1, 1, 2]))]
         for world in self.worlds:
-            world.judge.skew = 2 * skew
+            world.invariants.skew = 2 * skew
             self.system.apply(world)
         self.totals = Counter[str]()
         self.violations: list[str] = []
         self.tokens: list[str] = []
-        self.calm = False
+        self.quiescent = False
         self.bodies: list[str] = []
 
-    def _swarm(self, chance: float, low: float, high: float) -> float:
+    def _random_rate(self, chance: float, low: float, high: float) -> float:
+        """Return a random rate between two limits, or 0: a simulation has only some of the faults."""
         return self.rng.uniform(low, high) if self.rng.random() < chance else 0.0
 
-    def run(self) -> Verdict:
+    def run(self) -> SimulationResult:
         with self.system.wired():
             try:
                 self._scrape()
-                self._pass(3)
-                self._storm()
-                self._calm("after the storm")
-                self._loss()
-                self._calm("after the loss")
+                self._wait(3)
+                self._fault_phase()
+                self._quiesce("after the fault phase")
+                self._permanent_fault()
+                self._quiesce("after the permanent fault")
             except EndlessError as error:
                 self.violations.append(f"endless: {error}")
             self.system.end()
         for world in self.worlds:
-            self.violations += [f"{world.name}: {each}" for each in world.judge.violations]
-            self.totals["false alarms"] += world.judge.false_alarms
+            self.violations += [f"{world.name}: {each}" for each in world.invariants.violations]
+            self.totals["false alarms"] += world.invariants.false_alarms
         self.violations += self.system.failures
         self.violations += self._leaks() + self._metrics()
         self.totals |= {"seeds": 1, "steps": self.machine.steps, "invocations": self.system.invocations}
         kills = sum(count for name, count in self.faults.points.items() if name.startswith("killed"))
-        self.totals |= {"kills": kills, "failures of AWS": len(self.system.hiccups)}
+        self.totals |= {"kills": kills, "failures of AWS": len(self.system.aws_failures)}
         for name in ("slow answer", "instance answers 503 or nothing"):
             self.totals[name] += self.faults.points[name]
-        return Verdict(self.seed, self.violations, self.machine.trace, self.totals)
+        return SimulationResult(self.seed, self.violations, self.machine.trace, self.totals)
 
-    # -- what happens
+    # -- operations
 
-    def _pass(self, seconds: float) -> None:
+    def _wait(self, seconds: float) -> None:
         self.machine.run(self.machine.now + seconds)
 
     def _scrape(self) -> None:
@@ -129,18 +131,18 @@ class Simulation:
         self.system.invoke("scrape", {}, lambda _result, _process: None)
 
     def _round(self) -> Callable[[], dict[str, Any] | None]:
-        """Begin a round of every gateway; return a function that gives its report, None if there is none."""
+        """Start a round of every gateway. Return a function that returns its report, or None without one."""
         now = self.machine.now
         rounds = {world.name: Round(now, listed=self._listed(world)) for world in self.worlds}
         for world in self.worlds:
-            world.judge.rounds.append(rounds[world.name])
+            world.invariants.rounds.append(rounds[world.name])
         self.totals["rounds"] += len(rounds)
         reports: list[dict[str, Any]] = []
 
-        def done(flown: Any, _process: Any) -> None:
-            reports.append(flown)
+        def done(report: Any, _process: Any) -> None:
+            reports.append(report)
             for world in self.worlds:
-                self._reported(world, rounds[world.name], flown.get(world.name))
+                self._reported(world, rounds[world.name], report.get(world.name))
 
         process = self.system.invoke("canary", {}, done)
 
@@ -153,38 +155,40 @@ class Simulation:
 
     @staticmethod
     def _listed(world: World) -> tuple[str, ...]:
-        lists = world.judge.lists
-        return () if not lists else max(lists, key=lambda each: each.asked).serving
+        lists = world.invariants.lists
+        return () if not lists else max(lists, key=lambda each: each.asked_at).serving
 
-    def _reported(self, world: World, one: Round, flown: Any) -> None:
+    def _reported(self, world: World, one: Round, report: Any) -> None:
         one.end = min(one.end, self.machine.now)
-        if flown is None:
+        if report is None:
             self.violations.append(f"{world.name}: no report of a round")
             return
         one.reported = True
-        one.seen = [Seen(each.role.value, each.where, each.bad, each.good, str(each)) for each in flown.results]
-        one.faults = flown.faults
+        one.results = [
+            RoundResult(each.role.value, each.where, each.bad, each.good, str(each)) for each in report.results
+        ]
+        one.faults = report.faults
         self.totals["reported rounds"] += 1
-        for each in flown.results:
+        for each in report.results:
             if each.bad:
                 self.machine.note(f"{world.name}: {each}")
-        self.machine.note(f"{world.name}: faults {list(flown.faults)}")
-        world.judge.flown(one)
+        self.machine.note(f"{world.name}: faults {list(report.faults)}")
+        world.invariants.check_round(one)
 
     def _probe(self, world: World, delay: float = 0.0, *, origin: Pod | None = None, known: bool = True) -> list[str]:
-        """Write a token at an instance and ask for it; return where the header of the answer will be."""
+        """Write a token to an instance and probe it. Return a list that will contain the header of the response."""
         origin = origin or world.some()
         token = f"token-{self.rng.randbytes(10).hex()}"
         self.tokens.append(token)
         if known and origin.up:
             world.gateway.write(origin, token, "session")
-            if not self.calm and self.rng.random() < 0.05:
+            if not self.quiescent and self.rng.random() < 0.05:
                 self.machine.after(1.0, partial(world.gateway.drop, origin, token))
         answers: list[str] = []
         where = world.where(origin)
 
-        def ask() -> None:
-            begun = self.machine.now
+        def probe() -> None:
+            started = self.machine.now
 
             def done(response: Any, _process: Any) -> None:
                 self.bodies.append(json.dumps(response))
@@ -194,7 +198,7 @@ class Simulation:
                 self.machine.note(f"{world.name}: {response['body']}")
                 body = json.loads(response["body"])
                 if response["statusCode"] == 200 and "verdict" in body and body.get("sync") is not None:
-                    world.judge.verdict(token, where, begun, self.machine.now, body, header)
+                    world.invariants.check_verdict(token, where, started, self.machine.now, body, header)
                 elif header != "NotSynced":
                     self.violations.append(f"{world.name}: {response['statusCode']} with {header}")
 
@@ -202,26 +206,32 @@ class Simulation:
             name = self.rng.choice([where, origin.name])
             self.system.invoke("probe", probe_event(token, name, world.name), done)
 
-        self.machine.after(delay, ask)
+        self.machine.after(delay, probe)
         return answers
 
-    # -- the storm
+    # -- fault phase
 
-    def _storm(self) -> None:
-        acts: list[Callable[[World], object]] = [
+    def _fault_phase(self) -> None:
+        actions: list[Callable[[World], object]] = [
             *[lambda _world: self._round()] * 2,
             *[lambda world: self._probe(world, self.rng.choice([0.0, 0.0, 0.5, 5.0]))] * 2,
             *[lambda _world: self._scrape()] * 2,
         ]
-        odd = [self._spoil, self._well, self._part, self._restart, self._come, self._go, self._cluster, self._seal]
-        odd += [self._unready]
-        acts += [act for act in odd for _ in range(self.rng.choice([0, 1, 1]))]
+        faults: list[Callable[[World], None]] = [self._break_instance, self._repair, self._partition, self._restart]
+        faults += [
+            self._add_instance,
+            self._remove_instance,
+            self._break_cluster,
+            self._break_secrets,
+            self._toggle_ready,
+        ]
+        actions += [action for action in faults for _ in range(self.rng.choice([0, 1, 1]))]
         for _ in range(self.rng.randint(5, 16)):
-            act, world = self.rng.choice(acts), self.rng.choice(self.worlds)
-            act(world)
-            self._pass(self.rng.choice([0.0, 0.3, 2.0, 10.0, 30.0, 60.0]))
+            action, world = self.rng.choice(actions), self.rng.choice(self.worlds)
+            action(world)
+            self._wait(self.rng.choice([0.0, 0.3, 2.0, 10.0, 30.0, 60.0]))
 
-    def _spoil(self, world: World) -> None:
+    def _break_instance(self, world: World) -> None:
         pod, fault = world.some(), self.rng.choice(list(Fault))
         self.totals[f"fault: {fault.value}"] += 1
         self.machine.note(f"{pod.name} {fault.value}")
@@ -229,17 +239,17 @@ class Simulation:
         if self.rng.random() < 0.5:
             self.machine.after(self.rng.choice([0.5, 3.0, 30.0, 200.0]), lambda: world.gateway.spoil(pod, None))
 
-    def _well(self, world: World) -> None:
+    def _repair(self, world: World) -> None:
         for pod in world.gateway.pods.values():
             world.gateway.spoil(pod, None)
         world.gateway.heal()
         world.cluster = ""
-        self.system.sealed = False
+        self.system.secrets_fail = False
 
-    def _part(self, world: World) -> None:
+    def _partition(self, world: World) -> None:
         one, other = self.rng.sample(list(world.gateway.pods.values()), 2)
         self.totals["fault: partition"] += 1
-        self.machine.note(f"a partition between {one.name} and {other.name}")
+        self.machine.note(f"partition between {one.name} and {other.name}")
         world.gateway.part(one, other)
         self.machine.after(self.rng.choice([0.5, 3.0, 30.0, 200.0]), world.gateway.heal)
 
@@ -249,91 +259,91 @@ class Simulation:
         self.machine.note(f"{pod.name} restarts")
         world.gateway.restart(pod, self.rng.choice([0.1, 2.0, 20.0]), snapshot=self.rng.random() < 0.5)
 
-    def _come(self, world: World) -> None:
+    def _add_instance(self, world: World) -> None:
         if len(world.gateway.pods) < 8:
             self.totals["fault: instance added"] += 1
-            self.machine.note(f"{world.add().name} comes")
+            self.machine.note(f"{world.add().name} added")
 
-    def _go(self, world: World) -> None:
+    def _remove_instance(self, world: World) -> None:
         if len(world.gateway.pods) > 2:
             pod = world.some()
             self.totals["fault: instance removed"] += 1
-            self.machine.note(f"{pod.name} goes")
+            self.machine.note(f"{pod.name} removed")
             world.gateway.remove(pod)
 
-    def _unready(self, world: World) -> None:
+    def _toggle_ready(self, world: World) -> None:
         pod = world.some()
         pod.ready = not pod.ready
 
-    def _cluster(self, world: World) -> None:
+    def _break_cluster(self, world: World) -> None:
         world.cluster = self.rng.choice(["fails", "empty", "hangs"])
         self.totals[f"fault: cluster {world.cluster}"] += 1
         self.machine.note(f"the cluster of {world.name} {world.cluster}")
 
-    def _seal(self, _world: World) -> None:
+    def _break_secrets(self, _world: World) -> None:
         self.totals["fault: secrets"] += 1
-        self.system.sealed = True
-        self.machine.after(self.rng.choice([5.0, 60.0]), lambda: setattr(self.system, "sealed", False))
+        self.system.secrets_fail = True
+        self.machine.after(self.rng.choice([5.0, 60.0]), lambda: setattr(self.system, "secrets_fail", False))
 
-    # -- afterwards
+    # -- quiescence
 
-    def _calm(self, when: str) -> None:
-        """End all faults; every confirmed fault must be cleared within the documented rounds."""
-        self.faults.off = self.calm = True
+    def _quiesce(self, when: str) -> None:
+        """End all faults, and check that every confirmed fault is cleared within the documented rounds."""
+        self.faults.off = self.quiescent = True
         for world in self.worlds:
-            self._well(world)
+            self._repair(world)
             for pod in world.gateway.pods.values():
                 pod.ready = True
-        self._pass(320)  # whatever was under way has ended, killed or not
+        self._wait(320)  # every running function has ended or was killed
         self._scrape()
-        self._pass(10)
+        self._wait(10)
         most = 2 * max(len(world.gateway.pods) for world in self.worlds)
         for _ in range(most):
-            report = self._flown()
+            report = self._complete_round()
             if report is None:
                 self.violations.append(f"{when}: a round without a fault had no report")
                 return
-            if not any(flown.faults for flown in report.values()):
+            if not any(each.faults for each in report.values()):
                 break
         else:
-            faults = [flown.faults for flown in (report or {}).values()]
-            self.violations.append(f"{when}: faults stand after {most} rounds: {faults}")
+            faults = [each.faults for each in (report or {}).values()]
+            self.violations.append(f"{when}: faults are still reported after {most} rounds: {faults}")
         for world in self.worlds:
             answers = self._probe(world, 0.0)
-            self._pass(10)
+            self._wait(10)
             if answers != ["Synced"] and not isinstance(world.quorum, int):
-                self.violations.append(f"{when}: {world.name} in calm is {answers}")
+                self.violations.append(f"{when}: {world.name} without faults answers {answers}")
 
-    def _flown(self) -> dict[str, Any] | None:
-        """Fly a round with a fresh list; return its report."""
+    def _complete_round(self) -> dict[str, Any] | None:
+        """Run a round with a new list of instances. Return its report."""
         self._scrape()
-        self._pass(5)
+        self._wait(5)
         report = self._round()
         for _ in range(30):
-            self._pass(10)
+            self._wait(10)
             if report() is not None:
                 break
         return report()
 
-    def _loss(self) -> None:
-        """Give one instance a fault for good, and count the rounds until it is found."""
+    def _permanent_fault(self) -> None:
+        """Give one instance a permanent fault, and count the rounds until it is found."""
         world = self.rng.choice(self.worlds)
         pod, count = world.some(), len(world.gateway.pods)
         fault = self.rng.choice([each for each in Fault if each is not Fault.SLOW])
         most = _most_rounds(fault, count)
-        self.machine.note(f"{pod.name} {fault.value} for good")
+        self.machine.note(f"{pod.name} {fault.value} permanently")
         world.gateway.spoil(pod, fault)
         self.totals["losses"] += 1
         self.faults.off = self.rng.random() < 0.5
-        for name in ("unreachable", "slow", "broken"):
+        for name in ("unreachable", "slow", "server_errors"):
             setattr(self.faults, name, 0.0)
         completed = 0
         where = world.where(pod)
         for _ in range(most * 6):
-            report = self._flown()
+            report = self._complete_round()
             if report is None:
                 continue
-            # A round that could not be flown is no look at the instances.
+            # A round that failed itself has not tested the instances.
             completed += not any(each.role.value == "round" for each in report[world.name].results)
             if any(where in each for each in report[world.name].faults):
                 self.totals["losses found"] += 1
@@ -350,16 +360,16 @@ class Simulation:
         if fault is Fault.DEAF and count > 1:
             others = [each for each in world.gateway.pods.values() if each is not pod]
             self._probe(world, 0.0, origin=self.rng.choice(others))
-            self._pass(20)
+            self._wait(20)
 
     # -- secrets
 
     def _leaks(self) -> list[str]:
-        """Return where a token, a key or a secret appears in a line, a metric, an answer or the table."""
+        """Return the tokens, keys and secrets found in log lines, metrics, responses or the table."""
         secret = [world.secret for world in self.worlds]
         keys = {reply.key for world in self.worlds for reply in world.gateway.replies if reply.key}
         stored = json.dumps([str(item) for item in self.table_items()])
-        texts = {"a log or a metric": self.lines.getvalue(), "the table": stored, "an answer": "".join(self.bodies)}
+        texts = {"a log or a metric": self.lines.getvalue(), "the table": stored, "a response": "".join(self.bodies)}
         found = []
         for where, text in texts.items():
             found += [
@@ -368,7 +378,7 @@ class Simulation:
         return found
 
     def _metrics(self) -> list[str]:
-        """Return where the metric that raises the alarm differs from what the rounds reported."""
+        """Return the gateways whose alarm metric differs from the reports of the rounds."""
         measured: Counter[tuple[str, int]] = Counter()
         for line in self.lines.getvalue().splitlines():
             if '"CanaryFaults"' in line and '"sync"' in line:
@@ -376,11 +386,11 @@ class Simulation:
                 measured[values["sync"], int(values["CanaryFaults"][0])] += 1
         found = []
         for world in self.worlds:
-            reported = Counter((world.name, len(one.faults)) for one in world.judge.rounds if one.reported)
-            cut_off = sum(not one.reported for one in world.judge.rounds)
+            reported = Counter((world.name, len(one.faults)) for one in world.invariants.rounds if one.reported)
+            killed = sum(not one.reported for one in world.invariants.rounds)
             more = {each: count for each, count in (measured - reported).items() if each[0] == world.name}
-            if reported - measured or sum(more.values()) > cut_off:
-                found.append(f"{world.name}: measured {dict(measured)}, reported {dict(reported)}, {cut_off} cut off")
+            if reported - measured or sum(more.values()) > killed:
+                found.append(f"{world.name}: measured {dict(measured)}, reported {dict(reported)}, {killed} killed")
         return found
 
     def table_items(self) -> list[Any]:
@@ -388,12 +398,12 @@ class Simulation:
 
 
 def _most_rounds(fault: Fault, count: int) -> int:
-    """Return after how many rounds docs/reference/tokens.md says that a fault is confirmed at the latest."""
+    """Return the number of rounds within which docs/reference/tokens.md promises to confirm a fault."""
     match fault:
         case Fault.YES | Fault.ERRORS | Fault.UNASKED | Fault.REFUSES | Fault.SILENT:
             return 2
         case Fault.NO:
             return 3
-        case Fault.DEAF | Fault.LOSES:  # a key may be lost before anybody has seen it
+        case Fault.DEAF | Fault.LOSES:  # a key may be lost before any instance has reported it
             return 4 if count == 2 else 3
     return 2 * count

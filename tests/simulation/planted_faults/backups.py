@@ -1,8 +1,8 @@
-"""Faults that are planted in what commits backups; see :mod:`tests.simulation.plants`, which registers them."""
+"""Planted faults in the kind ``backups``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -17,10 +17,14 @@ from syncline.kinds.backups.removals import Limiter
 from syncline.kinds.backups.secrets_filter import Filtered, SecretsFilter
 from syncline.kinds.backups.verify import Verifier
 from syncline.kinds.kind import Completed
+from tests.simulation.planted_faults.registry import planted_fault
+
+WORLDS: Final = ("backups",)
 
 
-def push_although_the_branch_moved() -> Iterator[None]:
-    """A commit replaces what somebody else pushed meanwhile."""
+@planted_fault
+def push_over_a_moved_branch() -> Iterator[None]:
+    """Push over commits that were pushed after the branch was read."""
     push_old = RemoteBranch.push
 
     def push(self: Any, commit: str) -> None:
@@ -33,36 +37,40 @@ def push_although_the_branch_moved() -> Iterator[None]:
         yield
 
 
-def let_a_secret_reach_git() -> Iterator[None]:
-    """A Secret is committed as it is."""
+@planted_fault
+def commit_secrets_unfiltered() -> Iterator[None]:
+    """Commit a Secret without filtering it."""
     with patch.object(SecretsFilter, "apply", lambda _self, _path, data, _over=None: Filtered(data)):
         yield
 
 
-def believe_a_rejected_push() -> Iterator[None]:
-    """A push that the server refused counts as done, and nobody asks the branch again."""
+@planted_fault
+def ignore_a_rejected_push() -> Iterator[None]:
+    """Treat a push that the server rejected as done, and skip the verification."""
     push_old = RemoteBranch.push
 
     def push(self: Any, commit: str) -> None:
         with suppress(SynclineError):
             push_old(self, commit)
 
-    with patch.object(RemoteBranch, "push", push), patch.object(Verifier, "verify", _all_arrived):
+    with patch.object(RemoteBranch, "push", push), patch.object(Verifier, "verify", _all_completed):
         yield
 
 
-def believe_the_answer_to_a_push() -> Iterator[None]:
-    """Verify does not ask the branch again."""
-    with patch.object(Verifier, "verify", _all_arrived):
+@planted_fault
+def skip_backup_verification() -> Iterator[None]:
+    """Report backups as verified without reading the branch."""
+    with patch.object(Verifier, "verify", _all_completed):
         yield
 
 
-def _all_arrived(_self: Any, items: Any, _context: Any) -> Any:
+def _all_completed(_self: Any, items: Any, _context: Any) -> Any:
     return [Completed(item) for item in items]
 
 
-def replace_foreign_files() -> Iterator[None]:
-    """A file that strangers committed is replaced."""
+@planted_fault
+def replace_foreign_backups() -> Iterator[None]:
+    """Replace files that were committed by others."""
     with (
         patch.object(_Batch, "_is_ours", lambda *_: True),
         patch.object(Comparison, "_is_ours", lambda _self, key, mark: bool(key and mark)),
@@ -70,8 +78,9 @@ def replace_foreign_files() -> Iterator[None]:
         yield
 
 
+@planted_fault
 def lose_a_deletion() -> Iterator[None]:
-    """A scan forgets one of the files that are gone from the source."""
+    """Lose one of the files that a scan found deleted at the source."""
     part_old = Comparison._add_extras
 
     def part(self: Any, there: Any, results: Any) -> int:
@@ -84,25 +93,15 @@ def lose_a_deletion() -> Iterator[None]:
         yield
 
 
-def remove_beyond_the_limits() -> Iterator[None]:
-    """No limit holds a removal back."""
+@planted_fault
+def exceed_backup_removal_limits() -> Iterator[None]:
+    """Apply no limit to removals."""
     with patch.object(Limiter, "refused", lambda *_: {}):
         yield
 
 
-def forget_our_commits() -> Iterator[None]:
-    """A file without a record is foreign, even if a commit of ours put it."""
+@planted_fault
+def ignore_commit_evidence() -> Iterator[None]:
+    """Treat a file without a record as foreign even if one of our commits wrote it."""
     with patch.object(BranchEvidence, "has", lambda *_: False):
         yield
-
-
-ALL: Final[tuple[Callable[[], Iterator[None]], ...]] = (
-    push_although_the_branch_moved,
-    let_a_secret_reach_git,
-    believe_a_rejected_push,
-    believe_the_answer_to_a_push,
-    replace_foreign_files,
-    lose_a_deletion,
-    remove_beyond_the_limits,
-    forget_our_commits,
-)

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.simulation.vault import Vault
+from tests.simulation.secret_store import SecretStore
 
 
 @pytest.mark.parametrize(
@@ -23,24 +23,24 @@ from tests.simulation.vault import Vault
     ids=["plain", "url", "json", "basic", "base64url"],
 )
 def test_a_secret_is_found(write: object) -> None:
-    vault = Vault(1, {})
-    vault.plant("password")
-    (secret,) = vault.planted
-    assert list(vault.leaks([("a message", "nothing"), ("the table", write(secret))]))  # type: ignore[operator]
-    assert not list(vault.leaks([("a message", "secret:syncline/password")]))
+    store = SecretStore(1, {})
+    store.plant("password")
+    (secret,) = store.planted
+    assert list(store.leaks([("a message", "nothing"), ("the table", write(secret))]))  # type: ignore[operator]
+    assert not list(store.leaks([("a message", "secret:syncline/password")]))
 
 
 def test_every_reference_can_be_resolved() -> None:
     environ: dict[str, str] = {}
     for seed in range(20):
-        vault = Vault(seed, environ)
-        scheme, _, name = vault.plant("password").partition(":")
-        (secret,) = vault.planted
+        store = SecretStore(seed, environ)
+        scheme, _, name = store.plant("password").partition(":")
+        (secret,) = store.planted
         if scheme == "env":
             assert environ[name] == secret
         elif scheme == "ssm":
-            assert vault.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"] == secret
+            assert store.get_parameter(Name=name, WithDecryption=True)["Parameter"]["Value"] == secret
         else:
             stored, _, key = name.partition("#")
-            text = vault.get_secret_value(SecretId=stored)["SecretString"]
+            text = store.get_secret_value(SecretId=stored)["SecretString"]
             assert (json.loads(text)[key] if key else text) == secret

@@ -1,7 +1,6 @@
-"""Secrets: planted where the product resolves references to them, and searched in all that the product writes.
+"""Stores of secrets, and the search for leaked secrets in everything that the product writes.
 
-A server of a source or target knows the credentials of the requests that it gets, and may repeat them in the words of a
-refusal, as real ones do. So may a proxy on the way.
+Servers see the credentials in requests and may repeat them in error messages, as real servers and proxies do.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from syncline.clients.git.failures import error_of_git
 from syncline.clients.http.failures import error_of_status
 from syncline.errors import SynclineError
 from tests.simulation.expressions import client_error
-from tests.simulation.machine import Process, writer
+from tests.simulation.machine import Process, current_process
 
 KEY: Final = "value"
 """The key of a secret that is a JSON object."""
-Texts = Callable[[], Sequence[str]]
-"""Returns what the requests of a client say of who it is: secrets and headers made of them."""
+RequestCredentials = Callable[[], Sequence[str]]
+"""Returns the credentials in the requests of a client: secrets, and headers that contain them."""
 
 
-class Vault:
-    """Secrets Manager, Parameter Store and the environment of the functions. ``planted`` has each value and its name."""
+class SecretStore:
+    """Models Secrets Manager, Parameter Store and the environment of the functions. ``planted`` maps values to names."""
 
     def __init__(self, seed: int, environ: dict[str, str]) -> None:
         self._seed = seed
@@ -40,7 +39,7 @@ class Vault:
         self.planted: dict[str, str] = {}
 
     def plant(self, name: str, value: str | None = None) -> str:
-        """Plant a secret and return a reference to it. Its scheme depends on the seed."""
+        """Store a secret and return a reference to it. The seed chooses the scheme of the reference."""
         rng = random.Random(f"{self._seed} {name}")
         value = value or f"{rng.randbytes(9).hex()}+p/w&{rng.randbytes(3).hex()}="
         self.planted[value] = name
@@ -72,19 +71,19 @@ class Vault:
         return {"Parameter": {"Value": self._stored[Name]}}
 
     def leaks(self, places: Iterable[tuple[str, str]]) -> Iterator[str]:
-        """Yield where a secret stands in texts, which are given by the names of their places."""
+        """Yield each secret that a text contains, with the place of the text. ``places`` has pairs of place and text."""
         named = list(places)
-        whole = "\n".join(text for _, text in named)
+        everything = "\n".join(text for _, text in named)
         for value, name in self.planted.items():
             for form in sorted(_forms(value)):
-                if form in whole:
+                if form in everything:
                     where = next((place for place, text in named if form in text), "several places")
-                    yield f"the secret {name!r} stands in {where}, as {form!r}"
+                    yield f"the secret {name!r} is in {where}, as {form!r}"
                     break
 
 
 def _forms(value: str) -> set[str]:
-    """Return how a secret may be written: as it is, in a URL, in JSON, and in base64 behind any bytes."""
+    """Return the encodings of a secret: plain, in a URL, in JSON, and in base64 at any offset."""
     raw, forms = (
         value.encode(),
         {value, quote(value), quote(value, safe=""), json.dumps(value)[1:-1], repr(value)[1:-1]},
@@ -96,51 +95,53 @@ def _forms(value: str) -> set[str]:
     return forms
 
 
-class _Redactions:
-    """In place of the one that the module has: each process of a simulation knows the secrets that it resolved."""
+class _RedactionPerProcess:
+    """Replaces the global redaction of the product: each simulated process redacts the secrets that it resolved itself."""
 
     def __init__(self) -> None:
         self._of: dict[Process | None, Any] = {}
 
-    def _mine(self) -> Any:
-        process = writer()
+    def _current(self) -> Any:
+        process = current_process()
         if process not in self._of:
             self._of[process] = _REDACTION()
         return self._of[process]
 
     def add(self, value: str) -> None:
-        self._mine().add(value)
+        self._current().add(value)
 
     @property
     def plain(self) -> tuple[str, ...]:
-        return tuple(self._mine().plain)
+        return tuple(self._current().plain)
 
     @property
     def encoded(self) -> tuple[str, ...]:
-        return tuple(self._mine().encoded)
+        return tuple(self._current().encoded)
 
 
 _REDACTION: Final = secrets._Redaction
-_KEPT: Final = secrets._CachedSecret
+_CACHED_SECRET: Final = secrets._CachedSecret
 
 
 @contextmanager
-def secrets_of_processes() -> Iterator[None]:
-    """Let each process of a simulation know the secrets that it resolved itself, and wait for each other by its locks."""
+def secrets_per_process() -> Iterator[None]:
+    """Give each simulated process its own redaction, and simulated locks for its cached secrets."""
     with (
-        patch.object(secrets, "_redaction", _Redactions()),
-        patch.object(secrets, "_CachedSecret", lambda: _KEPT(threading.Lock())),  # its default is the real lock
+        patch.object(secrets, "_redaction", _RedactionPerProcess()),
+        patch.object(secrets, "_CachedSecret", lambda: _CACHED_SECRET(threading.Lock())),  # the default is a real lock
     ):
         yield
 
 
-def refusal(rng: random.Random, host: str, name: str, status: int, texts: Sequence[str], beside: str) -> SynclineError:
-    """Return what a client makes of a refusal. By chance, its words or headers repeat credentials of the request."""
-    words = rng.choice(texts) if texts and rng.random() < 0.5 else "none that is known"
+def error_response(
+    rng: random.Random, host: str, name: str, status: int, credentials: Sequence[str], note: str
+) -> SynclineError:
+    """Return the error of a client for an error response. At random, the response repeats credentials of the request."""
+    words = rng.choice(credentials) if credentials and rng.random() < 0.5 else "unknown"
     if name.startswith("git "):
         said = f"remote: no session for {words}\nfatal: unable to access {host}: The requested URL returned error: {status}"
-        return error_of_git(name.removeprefix("git ").split(" ")[0], 128, f"{said} {beside}")
-    body = rng.choice([_plain, _json, _oci, _xml])(f"no session for {words} {beside}")
+        return error_of_git(name.removeprefix("git ").split(" ")[0], 128, f"{said} {note}")
+    body = rng.choice([_plain, _json, _oci, _xml])(f"no session for {words} {note}")
     headers = {"WWW-Authenticate": f"Basic realm={words}", "Location": f"https://x:{words}@{host}/?token={words}"}
     return error_of_status(name.split(" ", maxsplit=1)[0], f"https://{host}/", status, headers, body.encode())
 

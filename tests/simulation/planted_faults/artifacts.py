@@ -1,11 +1,11 @@
-"""Faults that are planted in the kind ``artifacts``; see :mod:`tests.simulation.plants`, which registers them too."""
+"""Planted faults in the kind ``artifacts``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Final
 from unittest.mock import patch
 
 from syncline.kinds.artifacts import find_archive
@@ -16,41 +16,43 @@ from syncline.kinds.artifacts.read_archive import ImageProgress
 from syncline.kinds.artifacts.records import PushRecords
 from syncline.kinds.artifacts.transfer import ArtifactTransfer
 from syncline.kinds.kind import Completed
-from tests.simulation.plants import plant
+from tests.simulation.planted_faults.registry import planted_fault
+
+WORLDS: Final = ("artifacts",)
 
 
-@plant
-def replace_a_younger_build() -> Iterator[None]:
-    """An image that was scanned before a younger build came replaces that one."""
+@planted_fault
+def replace_a_newer_build() -> Iterator[None]:
+    """Replace the image of a newer build by one that was scanned before it."""
     with patch.object(moving, "age_of", lambda _run: (0, 0)):
         yield
 
 
-@plant
-def forget_unlisted_runs() -> Iterator[None]:
-    """A run that somebody names decides what its tag is, though a younger one that is not listed made it again."""
+@planted_fault
+def ignore_unlisted_workflow_runs() -> Iterator[None]:
+    """Assign a tag to the named workflow run even if a newer run outside the list made it again."""
     with patch.object(Builds, "since", lambda _self, run: [run]):
         yield
 
 
-@plant
-def let_the_oldest_run_win() -> Iterator[None]:
-    """Where several runs made the same image tag, the oldest one counts."""
+@planted_fault
+def prefer_the_oldest_workflow_run() -> Iterator[None]:
+    """Use the oldest of several workflow runs that made the same image tag."""
     youngest = Builds.youngest
     with patch.object(Builds, "youngest", lambda self, runs: youngest(self, runs[::-1])):
         yield
 
 
-@plant
-def point_aliases_at_strangers() -> Iterator[None]:
-    """An alias follows a tag that somebody else has put."""
+@planted_fault
+def point_aliases_at_foreign_images() -> Iterator[None]:
+    """Point an alias to a tag that a foreign writer replaced."""
     with patch.object(PushRecords, "is_replaced", lambda *_: False):
         yield
 
 
-@plant
-def point_aliases_at_what_arrives() -> Iterator[None]:
-    """Each image takes the aliases with it, though a younger build is there."""
+@planted_fault
+def point_aliases_at_every_image() -> Iterator[None]:
+    """Point the aliases to each pushed image, even if a newer build exists."""
 
     def follow(self: Any, item: Any) -> None:
         if self.sync.aliases:
@@ -60,23 +62,23 @@ def point_aliases_at_what_arrives() -> Iterator[None]:
         yield
 
 
-@plant
-def believe_the_registry() -> Iterator[None]:
-    """What the registry has acknowledged counts as arrived, without another question."""
+@planted_fault
+def skip_artifact_verification() -> Iterator[None]:
+    """Report images of builds as verified without asking the registry."""
     with patch.object(artifacts, "verify_items", lambda _registry, items, _context: map(Completed, items)):
         yield
 
 
-@plant
-def ignore_what_layers_hold() -> Iterator[None]:
-    """A layer's content need not be what the image's config says."""
+@planted_fault
+def skip_layer_content_check() -> Iterator[None]:
+    """Accept a layer whose content does not match the config of its image."""
     with patch.object(ImageProgress, "_mismatch", lambda *_: None):
         yield
 
 
-@plant
-def fall_back_on_an_earlier_artifact() -> Iterator[None]:
-    """Where the artifact of the latest attempt has expired, that of an earlier attempt is taken."""
+@planted_fault
+def use_an_artifact_of_an_earlier_attempt() -> Iterator[None]:
+    """Use the artifact of an earlier attempt where that of the latest one has expired."""
     fitting = find_archive._fitting
 
     def alive(found: Any, rules: Any) -> Any:
@@ -86,9 +88,9 @@ def fall_back_on_an_earlier_artifact() -> Iterator[None]:
         yield
 
 
-@plant
-def trust_the_attempt() -> Iterator[None]:
-    """A run that was started again while its artifacts were looked at is not noticed."""
+@planted_fault
+def ignore_a_restarted_workflow_run() -> Iterator[None]:
+    """Ignore that a workflow run was restarted while its artifacts were read."""
     find = ArtifactTransfer._find
 
     def changed(self: Any, run: str, image: str, tag: str) -> Any:
@@ -99,9 +101,9 @@ def trust_the_attempt() -> Iterator[None]:
         yield
 
 
-@plant
-def overwrite_an_image_without_leave() -> Iterator[None]:
-    """An image that somebody else put under the tag of a build is replaced."""
+@planted_fault
+def overwrite_foreign_artifact_images() -> Iterator[None]:
+    """Replace a foreign image under the tag of a build."""
     taken = ArtifactTransfer._conflict
 
     def changed(self: Any, item: Any, written: Any, other: str) -> Any:
