@@ -1,4 +1,4 @@
-"""DynamoDB's condition and update expressions, as functions of an item. Each text is parsed once."""
+"""Condition and update expressions of DynamoDB, compiled to functions of an item. Each expression is compiled once."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from moto.dynamodb.parsing.reserved_keywords import ReservedKeywords
 
 Item = dict[str, Any]
 Names = Mapping[str, str]
-Test = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], bool]
-Read = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], Any]
+Condition = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], bool]
+Operand = Callable[[Mapping[str, Any], Names, Mapping[str, Any]], Any]
 
 ABSENT: Final = object()
-"""Stands for the value of an attribute that an item does not have."""
+"""The value of an attribute that an item does not have."""
 _TOKEN: Final = re.compile(r"\s*([#:]?[A-Za-z_][A-Za-z0-9_]*|<>|<=|>=|[=<>(),+-])")
 _RESERVED: Final = frozenset(word.upper() for word in ReservedKeywords.get_reserved_keywords())
 
 
 class ValidationError(AssertionError):
-    """The request is not valid. DynamoDB would answer ValidationException, which is a defect of the caller."""
+    """The request is invalid, which is a defect of the caller. DynamoDB would answer ValidationException."""
 
 
 def client_error(code: str, operation: str, message: str = "") -> ClientError:
@@ -30,7 +30,7 @@ def client_error(code: str, operation: str, message: str = "") -> ClientError:
 
 
 class _Parser:
-    """Reads a condition or an update expression into functions of (item, names, values)."""
+    """Compiles a condition or an update expression to functions of (item, names, values)."""
 
     def __init__(self, text: str) -> None:
         self._tokens: list[str] = []
@@ -39,78 +39,78 @@ class _Parser:
         while at < len(text):
             match = _TOKEN.match(text, at)
             if match is None:
-                raise ValidationError(f"cannot read {text[at:]!r} in {text!r}")
+                raise ValidationError(f"unexpected {text[at:]!r} in {text!r}")
             self._tokens.append(match[1])
             at = match.end()
         self._at = 0
         self.used: set[str] = {token for token in self._tokens if token[0] in "#:"}
 
-    def condition(self) -> Test:
-        test = self._either()
+    def condition(self) -> Condition:
+        test = self._or()
         self._end()
         return test
 
-    def _either(self) -> Test:
-        tests = [self._both()]
+    def _or(self) -> Condition:
+        tests = [self._and()]
         while self._take("OR"):
-            tests.append(self._both())
+            tests.append(self._and())
         return tests[0] if len(tests) == 1 else lambda i, n, v: any(test(i, n, v) for test in tests)
 
-    def _both(self) -> Test:
+    def _and(self) -> Condition:
         tests = [self._not()]
         while self._take("AND"):
             tests.append(self._not())
         return tests[0] if len(tests) == 1 else lambda i, n, v: all(test(i, n, v) for test in tests)
 
-    def _not(self) -> Test:
+    def _not(self) -> Condition:
         if self._take("NOT"):
             test = self._not()
             return lambda i, n, v: not test(i, n, v)
         if self._take("("):
-            test = self._either()
-            self._need(")")
+            test = self._or()
+            self._expect(")")
             return test
         return self._comparison()
 
-    def _comparison(self) -> Test:
+    def _comparison(self) -> Condition:
         word = self._peek()
         if word in ("attribute_exists", "attribute_not_exists", "begins_with"):
             self._at += 1
-            self._need("(")
+            self._expect("(")
             path = self._path()
             if word == "begins_with":
-                self._need(",")
+                self._expect(",")
                 start = self._operand()
-                self._need(")")
+                self._expect(")")
                 return lambda i, n, v: isinstance(t := path(i, n, v), str) and t.startswith(start(i, n, v))
-            self._need(")")
+            self._expect(")")
             return lambda i, n, v: (path(i, n, v) is not ABSENT) == (word == "attribute_exists")
         left = self._operand()
         if self._take("IN"):
-            self._need("(")
+            self._expect("(")
             choices = [self._operand()]
             while self._take(","):
                 choices.append(self._operand())
-            self._need(")")
+            self._expect(")")
             return lambda i, n, v: any(_equal(left(i, n, v), choice(i, n, v)) for choice in choices)
         sign = self._next()
         right = self._operand()
         return lambda i, n, v: _compare(sign, left(i, n, v), right(i, n, v))
 
-    def update(self) -> list[tuple[str, Read, Read]]:
-        """Return (clause, name of the attribute, value) for each action."""
-        actions: list[tuple[str, Read, Read]] = []
+    def update(self) -> list[tuple[str, Operand, Operand]]:
+        """Return the clause, the attribute name and the value of each action."""
+        actions: list[tuple[str, Operand, Operand]] = []
         clauses = {"SET", "REMOVE", "ADD"}
         while self._at < len(self._tokens) or not actions:
             clause = self._next()
             if clause not in clauses:
-                raise ValidationError(f"no clause of an update, or the second of its sort: {clause!r}")
+                raise ValidationError(f"unknown or repeated clause of an update: {clause!r}")
             clauses.remove(clause)
             while True:
                 name = self._name()
-                value: Read = lambda _i, _n, _v: None  # noqa: E731
+                value: Operand = lambda _i, _n, _v: None  # noqa: E731
                 if clause == "SET":
-                    self._need("=")
+                    self._expect("=")
                     value = self._sum()
                 elif clause == "ADD":
                     value = self._operand()
@@ -119,7 +119,7 @@ class _Parser:
                     break
         return actions
 
-    def _sum(self) -> Read:
+    def _sum(self) -> Operand:
         left = self._operand()
         if self._take("+"):
             right = self._operand()
@@ -129,38 +129,38 @@ class _Parser:
             return lambda i, n, v: _number(left(i, n, v)) - _number(right(i, n, v))
         return left
 
-    def _operand(self) -> Read:
+    def _operand(self) -> Operand:
         token = self._peek()
         if token.startswith(":"):
             self._at += 1
             return lambda _i, _n, v: v[token]
         if token == "if_not_exists":
             self._at += 1
-            self._need("(")
+            self._expect("(")
             path = self._path()
-            self._need(",")
+            self._expect(",")
             other = self._operand()
-            self._need(")")
+            self._expect(")")
             return lambda i, n, v: other(i, n, v) if (found := path(i, n, v)) is ABSENT else found
         return self._path()
 
-    def _path(self) -> Read:
+    def _path(self) -> Operand:
         name = self._name()
         return lambda i, n, v: i.get(name(i, n, v), ABSENT)
 
-    def _name(self) -> Read:
+    def _name(self) -> Operand:
         token = self._next()
         if token.startswith("#"):
             return lambda _i, n, _v: n[token]
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", token):
-            raise ValidationError(f"no name of an attribute: {token!r}")
+            raise ValidationError(f"invalid attribute name: {token!r}")
         if token.upper() in _RESERVED:
-            raise ValidationError(f"a reserved word as a name: {token!r}")
+            raise ValidationError(f"reserved word as an attribute name: {token!r}")
         return lambda _i, _n, _v: token
 
     def _peek(self) -> str:
         if self._at >= len(self._tokens):
-            raise ValidationError("the expression ends too early")
+            raise ValidationError("unexpected end of the expression")
         return self._tokens[self._at]
 
     def _next(self) -> str:
@@ -174,13 +174,13 @@ class _Parser:
             return True
         return False
 
-    def _need(self, token: str) -> None:
+    def _expect(self, token: str) -> None:
         if not self._take(token):
-            raise ValidationError(f"{token!r} expected, not {self._tokens[self._at :]}")
+            raise ValidationError(f"expected {token!r}, got {self._tokens[self._at :]}")
 
     def _end(self) -> None:
         if self._at != len(self._tokens):
-            raise ValidationError(f"cannot read {self._tokens[self._at :]}")
+            raise ValidationError(f"unexpected {self._tokens[self._at :]}")
 
 
 def _number(value: Any) -> Decimal:
@@ -201,22 +201,24 @@ def _compare(sign: str, left: Any, right: Any) -> bool:
     if left is ABSENT or right is ABSENT or type(left) is not type(right):
         return False
     if sign not in ("<", "<=", ">", ">="):
-        raise ValidationError(f"no comparison: {sign!r}")
+        raise ValidationError(f"unknown comparison: {sign!r}")
     return bool({"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign])
 
 
-_conditions: dict[str, tuple[Test, frozenset[str]]] = {}
-_updates: dict[str, tuple[list[tuple[str, Read, Read]], frozenset[str]]] = {}
+_conditions: dict[str, tuple[Condition, frozenset[str]]] = {}
+_updates: dict[str, tuple[list[tuple[str, Operand, Operand]], frozenset[str]]] = {}
 
 
-def condition_of(text: str) -> tuple[Test, frozenset[str]]:
+def condition_of(text: str) -> tuple[Condition, frozenset[str]]:
+    """Return a compiled condition and its placeholders."""
     if text not in _conditions:
         parser = _Parser(text)
         _conditions[text] = parser.condition(), frozenset(parser.used)
     return _conditions[text]
 
 
-def update_of(text: str) -> tuple[list[tuple[str, Read, Read]], frozenset[str]]:
+def update_of(text: str) -> tuple[list[tuple[str, Operand, Operand]], frozenset[str]]:
+    """Return the actions of an update expression and its placeholders."""
     if text not in _updates:
         parser = _Parser(text)
         _updates[text] = parser.update(), frozenset(parser.used)
@@ -224,17 +226,19 @@ def update_of(text: str) -> tuple[list[tuple[str, Read, Read]], frozenset[str]]:
 
 
 def check_used(used: frozenset[str], names: Names, values: Mapping[str, Any]) -> None:
+    """Raise ValidationError unless the names and values of a request are exactly the used placeholders."""
     if used != names.keys() | values.keys():
-        raise ValidationError(f"placeholders {sorted({*names, *values})} for {sorted(used)}")
+        raise ValidationError(f"placeholders {sorted({*names, *values})} do not match {sorted(used)}")
 
 
 def updated(
     key: tuple[str, str],
     old: Item | None,
-    actions: Sequence[tuple[str, Read, Read]],
+    actions: Sequence[tuple[str, Operand, Operand]],
     names: Names,
     values: Mapping[str, Any],
 ) -> Item:
+    """Return a new version of an item, or a new item, with the actions of an update applied."""
     before = old or {}
     new: Item = dict(before) if old is not None else {"pk": key[0], "sk": key[1]}
     named = [name_of(before, names, values) for _, name_of, _ in actions]
@@ -243,7 +247,7 @@ def updated(
     for clause, name_of, value_of in actions:
         name = name_of(before, names, values)
         if name in ("pk", "sk"):
-            raise ValidationError(f"an update of the key {name}")
+            raise ValidationError(f"an update of the key attribute {name}")
         if clause == "REMOVE":
             new.pop(name, None)
         elif clause == "SET":

@@ -1,8 +1,8 @@
-"""DynamoDB as its documentation defines it, for one table with the keys ``pk`` and ``sk``, in memory.
+"""A model of DynamoDB in memory: one table with the keys ``pk`` and ``sk``.
 
-:class:`ModelTable` has those methods of boto3's ``Table`` and of its client that Syncline calls. Every call is atomic,
-as it is at DynamoDB: an item or a transaction is written whole or not at all. Values are checked and copied on the way
-in and out. Expressions are parsed once each.
+:class:`ModelTable` has the methods of boto3's ``Table`` and of its client that Syncline calls. It follows the documentation
+of DynamoDB. Every call is atomic: an item or a transaction is written completely or not at all. Values are checked and
+copied when they are written and read. Each expression is parsed once.
 """
 
 from __future__ import annotations
@@ -41,53 +41,53 @@ _MORE_FIELDS: Final = {"TableName", "ExpressionAttributeNames", "ExpressionAttri
 
 
 class TransactionCanceledException(ClientError):  # noqa: N818 - as boto3 names it
-    """A transaction was refused; its response has a reason for each action."""
+    """The transaction was cancelled. The response has a reason for each action."""
 
 
 # -- values ------------------------------------------------------------------------------------------------------------
 
 
-_ATOMS: Final = frozenset({str, bool, Decimal, Binary, type(None)})
-"""Types of values that nobody changes."""
-_AS_STORED: Final = _ATOMS - {Decimal}
-"""Types of values that are stored as they are."""
+_IMMUTABLE: Final = frozenset({str, bool, Decimal, Binary, type(None)})
+"""Types of immutable values, which need no copy."""
+_STORED_UNCHANGED: Final = _IMMUTABLE - {Decimal}
+"""Types of values that are stored without conversion."""
 
 
 def stored(value: Any) -> Any:
-    """Return a value as DynamoDB keeps it. Raises TypeError for what boto3 refuses, such as a float."""
-    if type(value) in _AS_STORED or isinstance(value, str | bool | Binary):
+    """Return a value as DynamoDB stores it. Raises TypeError for types that boto3 rejects, such as float."""
+    if type(value) in _STORED_UNCHANGED or isinstance(value, str | bool | Binary):
         return value
     if isinstance(value, int | Decimal):
         return _stored_number(value)
     if isinstance(value, bytes | bytearray):
         return Binary(bytes(value))
     if isinstance(value, Mapping):
-        return {_text(name): each if type(each) in _AS_STORED else stored(each) for name, each in value.items()}
+        return {_text(name): each if type(each) in _STORED_UNCHANGED else stored(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [stored(each) for each in value]
     if isinstance(value, set | frozenset) and value and all(isinstance(each, str) for each in value):
         return frozenset(value)
-    raise TypeError(f"DynamoDB takes no {type(value).__name__}: {value!r}")
+    raise TypeError(f"DynamoDB does not support {type(value).__name__}: {value!r}")
 
 
 def _stored_number(value: int | Decimal) -> Decimal:
-    number = DYNAMODB_CONTEXT.create_decimal(value)  # refuses more than 38 digits, as boto3 does
+    number = DYNAMODB_CONTEXT.create_decimal(value)  # rejects more than 38 digits, as boto3 does
     if not number.is_finite():
-        raise TypeError(f"DynamoDB takes no {value}")
+        raise TypeError(f"DynamoDB does not support {value}")
     return number
 
 
 def _text(name: object) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"no name of an attribute: {name!r}")
+        raise TypeError(f"invalid attribute name: {name!r}")
     return name
 
 
 def _copy(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: each if type(each) in _ATOMS else _copy(each) for name, each in value.items()}
+        return {name: each if type(each) in _IMMUTABLE else _copy(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [each if type(each) in _ATOMS else _copy(each) for each in value]
+        return [each if type(each) in _IMMUTABLE else _copy(each) for each in value]
     return set(value) if isinstance(value, frozenset) else value
 
 
@@ -119,7 +119,7 @@ class _Meta:
 
 
 class ModelTable:
-    """One table; also the client that ``table.meta.client`` is. ``page`` is the bytes of a query's page."""
+    """One table, which is also its own ``table.meta.client``. ``page`` is the maximum size of a query's page in bytes."""
 
     exceptions = _Exceptions
 
@@ -130,10 +130,10 @@ class ModelTable:
         self.partitions: dict[str, dict[str, Item]] = {}
         self._order: dict[str, list[str]] = {}
         self.on_store: Callable[[tuple[str, str], Item], None] = lambda _key, _item: None
-        """Is told of each item that is written."""
+        """Called for each written item."""
 
     def saved(self) -> Callable[[], None]:
-        """Return a function that brings back what the table holds now."""
+        """Return a function that restores the current content of the table."""
         partitions = {pk: dict(items) for pk, items in self.partitions.items()}
 
         def restore() -> None:
@@ -151,7 +151,7 @@ class ModelTable:
     # -- single items
 
     def get_item(self, *, Key: Mapping[str, str], ConsistentRead: bool = False) -> dict[str, Any]:  # noqa: N803
-        assert ConsistentRead, "a read that may be old"
+        assert ConsistentRead, "an eventually consistent read"
         item = self._find(_exact_key(Key))
         return {} if item is None else {"Item": _copy(item)}
 
@@ -182,8 +182,8 @@ class ModelTable:
             raise ValidationError(f"a transaction of {len(TransactItems)} actions")
         plans = []
         for action in TransactItems:
-            (what,) = action.values()
-            assert what["TableName"] == self.name
+            (request,) = action.values()
+            assert request["TableName"] == self.name
             plans.append(self._plan(action))
         if len({key for key, _, _ in plans}) != len(plans):
             raise ValidationError("a transaction names one item twice")
@@ -234,10 +234,10 @@ class ModelTable:
         ExclusiveStartKey: Mapping[str, str] | None = None,  # noqa: N803
         ProjectionExpression: str | None = None,  # noqa: N803
     ) -> dict[str, Any]:
-        assert ConsistentRead, "a read that may be old"
+        assert ConsistentRead, "an eventually consistent read"
         shape = _KEY_CONDITION.fullmatch(KeyConditionExpression)
         if shape is None or ProjectionExpression not in (None, "sk") or (Limit is not None and Limit < 1):
-            raise ValidationError(f"no query: {KeyConditionExpression}, {ProjectionExpression}, {Limit}")
+            raise ValidationError(f"unsupported query: {KeyConditionExpression}, {ProjectionExpression}, {Limit}")
         test, used = condition_of(KeyConditionExpression)
         values = {name: stored(value) for name, value in ExpressionAttributeValues.items()}
         check_used(used, {}, values)
@@ -248,7 +248,7 @@ class ModelTable:
         if ExclusiveStartKey is not None:
             of, start = _exact_key(ExclusiveStartKey)
             if of != pk:
-                raise ValidationError(f"the page after {ExclusiveStartKey} of {pk}")
+                raise ValidationError(f"the start key {ExclusiveStartKey} is not in the partition {pk}")
             keys = [sk for sk in keys if (sk > start if ScanIndexForward else sk < start)]
         found: list[Item] = []
         size = 0
@@ -267,14 +267,14 @@ class ModelTable:
         assert ConsistentRead
         return {"Items": [_copy(item) for item in self.items()]}
 
-    # -- inside
+    # -- internals
 
     def _find(self, key: tuple[str, str]) -> Item | None:
         partition = self.partitions.get(key[0])
         return None if partition is None else partition.get(key[1])
 
     def _plan(self, action: Mapping[str, Any]) -> tuple[tuple[str, str], Item | None, bool]:
-        """Return the key of an action, the item after it and whether its condition holds. Nothing is written."""
+        """Return the key of an action, the item after it, and True if its condition holds. Write nothing."""
         ((what, request),) = action.items()
         names: Names = request.get("ExpressionAttributeNames", {})
         values = {name: stored(value) for name, value in request.get("ExpressionAttributeValues", {}).items()}
@@ -283,7 +283,7 @@ class ModelTable:
         ):
             raise ValidationError(f"empty placeholders: {request}")
         if not request.keys() <= _FIELDS.get(what, set()) | _MORE_FIELDS:
-            raise ValidationError(f"no {what} of Syncline's: {sorted(request)}")
+            raise ValidationError(f"unsupported fields of {what}: {sorted(request)}")
         key = _key(request["Item"]) if what == "Put" else _exact_key(request["Key"])
         old = self._find(key)
         allowed, used = True, frozenset[str]()
@@ -316,7 +316,7 @@ class ModelTable:
 
 
 def cancelled(codes: Sequence[str]) -> TransactionCanceledException:
-    """Return the refusal of a transaction, with a code for each of its actions."""
+    """Return the error of a cancelled transaction, with a code for each of its actions."""
     response: Any = {
         "Error": {"Code": "TransactionCanceledException", "Message": "cancelled"},
         "CancellationReasons": [{"Code": code} for code in codes],
@@ -328,11 +328,11 @@ def _key(value: Mapping[str, Any]) -> tuple[str, str]:
     pk, sk = value["pk"], value["sk"]
     for part, most in ((pk, 2048), (sk, 1024)):
         if not isinstance(part, str) or not 1 <= (len(part) if part.isascii() else len(part.encode())) <= most:
-            raise ValidationError(f"no key: {value}")
+            raise ValidationError(f"invalid key: {value}")
     return pk, sk
 
 
 def _exact_key(value: Mapping[str, Any]) -> tuple[str, str]:
     if value.keys() != _KEY_FIELDS:
-        raise ValidationError(f"no key: {value}")
+        raise ValidationError(f"invalid key: {value}")
     return _key(value)

@@ -55,8 +55,9 @@ def point_aliases_at_every_image() -> Iterator[None]:
     """Point the aliases to each pushed image, even if a newer build exists."""
 
     def follow(self: Any, item: Any) -> None:
-        if self.sync.aliases:
-            self._point(item.group, item.name)
+        digest = self.registry.manifest_digest(item.group, item.name)
+        if digest is not None:
+            self._point(SimpleNamespace(repository=item.group), digest)
 
     with patch.object(ArtifactTransfer, "_follow", follow):
         yield

@@ -123,7 +123,7 @@ def skip_the_end_of_some_runs() -> Iterator[None]:
         def changed(self: Any, left: Any) -> None:
             if self.rng.random() < 0.9:
                 old(self, left)
-            self.leaves.clear()
+            self.maybe_over.clear()
 
         return changed
 
@@ -248,7 +248,7 @@ def count_equal_items_of_joined_scans() -> Iterator[None]:
     def add(old: Any) -> Any:
         def changed(work: Any, page: Any, kind: Any, context: Any) -> Any:
             if work.batch.scan is not None:
-                work.skipped += page.equal
+                work.equal += page.equal
             return old(work, page, kind, context)
 
         return changed

@@ -56,6 +56,7 @@ class ImagesWorld:
         self._puts: list[tuple[float, str, str]] = []
         self._first_there: dict[tuple[str, str, str], float] = {}
         self._cut = False
+        self._empty_catalogs: list[tuple[float, float]] = []  # periods in which the source listed no repositories
         self._signed: set[str] = set()
         self._put: dict[tuple[str, str], float] = {}
         self._auth = {server.host: self._credentials(server.host) for server in (self.source, self.target)}
@@ -180,10 +181,14 @@ class ImagesWorld:
             setattr(server, switch, True)
             # A repository may be without tags; a scan of it alone sees no catalog, whose emptiness is not believed.
             self._cut |= switch == "empty_listing"
+            if switch == "empty_listing" and server is self.source:
+                self._empty_catalogs.append((self._stack.machine.now, float("inf")))
 
     def heal(self) -> None:
         for server in (self.source, self.target):
             server.behave()
+        now = self._stack.machine.now
+        self._empty_catalogs = [(begin, min(end, now)) for begin, end in self._empty_catalogs]
 
     def groups(self) -> list[str]:
         return [self._at_target(repository) for repository in REPOSITORIES]
@@ -247,6 +252,7 @@ class ImagesWorld:
         yield from self._untouched(run, results)
         yield from self._untold(run, results)
         yield from self._unknown(run, results)
+        yield from self._unreported_empty_catalog(run, results)
         if self._cut or run.plan or run.scope.groups is not None or run.status is not RunStatus.DONE:
             return  # who reads a list that was cut in silence cannot know what it lacks
         there = sum(since < run.started - _SKEW for since in self._since.values())
@@ -290,6 +296,15 @@ class ImagesWorld:
                 continue  # a function of another run may have been at work still
             if not any(at - _SKEW < changed < run.ended + _SKEW for changed in self._changed[key]):
                 yield f"{repository}:{tag} was put, and is not reported"
+
+    def _unreported_empty_catalog(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield an error if the catalog was empty during a whole run, and the run does not report that."""
+        if run.plan or run.scope.groups is not None or run.status is not RunStatus.DONE or run.ended is None:
+            return
+        first, last = run.started - _SKEW, run.ended + _SKEW
+        empty = any(begin <= first and last <= end for begin, end in self._empty_catalogs)
+        if empty and not any(each.name == "*" for each in results):
+            yield f"the catalog was empty, and the run does not report that: {run.counts}"
 
     def _unknown(self, run: Run, results: list[Result]) -> Iterator[str]:
         """Yield repositories that a person has named, that never were, and of which nothing is said."""
