@@ -22,7 +22,7 @@ from unittest.mock import patch
 from syncline import secrets
 from syncline.telemetry import logger
 from tests.simulation.event_loop import LoopMachine
-from tests.simulation.gateways import System, World, probe_event
+from tests.simulation.gateways import GatewayWorld, System, probe_event
 from tests.simulation.installation import installed
 from tests.simulation.machine import EndlessError, Machine
 from tests.simulation.models.replicas import Fault, Pod
@@ -83,7 +83,7 @@ class Simulation:
         )
         skew = rate(0.3, 0.0, 2.0)
         self.system = System(machine, self.faults, skew)
-        self.worlds = [World(machine, number, rate) for number in range(self.rng.choice([1, 1, 1, 2]))]
+        self.worlds = [GatewayWorld(machine, number, rate) for number in range(self.rng.choice([1, 1, 1, 2]))]
         for world in self.worlds:
             world.invariants.skew = 2 * skew
             self.system.apply(world)
@@ -133,7 +133,7 @@ class Simulation:
     def _round(self) -> Callable[[], dict[str, Any] | None]:
         """Start a round of every gateway. Return a function that returns its report, or None without one."""
         now = self.machine.now
-        rounds = {world.name: Round(now, listed=self._listed(world)) for world in self.worlds}
+        rounds = {world.name: Round(now, listed=self._last_list(world)) for world in self.worlds}
         for world in self.worlds:
             world.invariants.rounds.append(rounds[world.name])
         self.totals["rounds"] += len(rounds)
@@ -154,11 +154,11 @@ class Simulation:
         return lambda: reports[0] if reports else None
 
     @staticmethod
-    def _listed(world: World) -> tuple[str, ...]:
+    def _last_list(world: GatewayWorld) -> tuple[str, ...]:
         lists = world.invariants.lists
         return () if not lists else max(lists, key=lambda each: each.asked_at).serving
 
-    def _reported(self, world: World, one: Round, report: Any) -> None:
+    def _reported(self, world: GatewayWorld, one: Round, report: Any) -> None:
         one.end = min(one.end, self.machine.now)
         if report is None:
             self.violations.append(f"{world.name}: no report of a round")
@@ -175,7 +175,9 @@ class Simulation:
         self.machine.note(f"{world.name}: faults {list(report.faults)}")
         world.invariants.check_round(one)
 
-    def _probe(self, world: World, delay: float = 0.0, *, origin: Pod | None = None, known: bool = True) -> list[str]:
+    def _probe(
+        self, world: GatewayWorld, delay: float = 0.0, *, origin: Pod | None = None, known: bool = True
+    ) -> list[str]:
         """Write a token to an instance and probe it. Return a list that will contain the header of the response."""
         origin = origin or world.some()
         token = f"token-{self.rng.randbytes(10).hex()}"
@@ -212,13 +214,16 @@ class Simulation:
     # -- fault phase
 
     def _fault_phase(self) -> None:
-        actions: list[Callable[[World], object]] = [
+        actions: list[Callable[[GatewayWorld], object]] = [
             *[lambda _world: self._round()] * 2,
             *[lambda world: self._probe(world, self.rng.choice([0.0, 0.0, 0.5, 5.0]))] * 2,
             *[lambda _world: self._scrape()] * 2,
         ]
-        faults: list[Callable[[World], None]] = [self._break_instance, self._repair, self._partition, self._restart]
-        faults += [
+        faults: list[Callable[[GatewayWorld], None]] = [
+            self._break_instance,
+            self._repair,
+            self._partition,
+            self._restart,
             self._add_instance,
             self._remove_instance,
             self._break_cluster,
@@ -231,7 +236,7 @@ class Simulation:
             action(world)
             self._wait(self.rng.choice([0.0, 0.3, 2.0, 10.0, 30.0, 60.0]))
 
-    def _break_instance(self, world: World) -> None:
+    def _break_instance(self, world: GatewayWorld) -> None:
         pod, fault = world.some(), self.rng.choice(list(Fault))
         self.totals[f"fault: {fault.value}"] += 1
         self.machine.note(f"{pod.name} {fault.value}")
@@ -239,48 +244,48 @@ class Simulation:
         if self.rng.random() < 0.5:
             self.machine.after(self.rng.choice([0.5, 3.0, 30.0, 200.0]), lambda: world.gateway.spoil(pod, None))
 
-    def _repair(self, world: World) -> None:
+    def _repair(self, world: GatewayWorld) -> None:
         for pod in world.gateway.pods.values():
             world.gateway.spoil(pod, None)
         world.gateway.heal()
         world.cluster = ""
         self.system.secrets_fail = False
 
-    def _partition(self, world: World) -> None:
+    def _partition(self, world: GatewayWorld) -> None:
         one, other = self.rng.sample(list(world.gateway.pods.values()), 2)
         self.totals["fault: partition"] += 1
         self.machine.note(f"partition between {one.name} and {other.name}")
         world.gateway.part(one, other)
         self.machine.after(self.rng.choice([0.5, 3.0, 30.0, 200.0]), world.gateway.heal)
 
-    def _restart(self, world: World) -> None:
+    def _restart(self, world: GatewayWorld) -> None:
         pod = world.some()
         self.totals["fault: restart"] += 1
         self.machine.note(f"{pod.name} restarts")
         world.gateway.restart(pod, self.rng.choice([0.1, 2.0, 20.0]), snapshot=self.rng.random() < 0.5)
 
-    def _add_instance(self, world: World) -> None:
+    def _add_instance(self, world: GatewayWorld) -> None:
         if len(world.gateway.pods) < 8:
             self.totals["fault: instance added"] += 1
             self.machine.note(f"{world.add().name} added")
 
-    def _remove_instance(self, world: World) -> None:
+    def _remove_instance(self, world: GatewayWorld) -> None:
         if len(world.gateway.pods) > 2:
             pod = world.some()
             self.totals["fault: instance removed"] += 1
             self.machine.note(f"{pod.name} removed")
             world.gateway.remove(pod)
 
-    def _toggle_ready(self, world: World) -> None:
+    def _toggle_ready(self, world: GatewayWorld) -> None:
         pod = world.some()
         pod.ready = not pod.ready
 
-    def _break_cluster(self, world: World) -> None:
+    def _break_cluster(self, world: GatewayWorld) -> None:
         world.cluster = self.rng.choice(["fails", "empty", "hangs"])
         self.totals[f"fault: cluster {world.cluster}"] += 1
         self.machine.note(f"the cluster of {world.name} {world.cluster}")
 
-    def _break_secrets(self, _world: World) -> None:
+    def _break_secrets(self, _world: GatewayWorld) -> None:
         self.totals["fault: secrets"] += 1
         self.system.secrets_fail = True
         self.machine.after(self.rng.choice([5.0, 60.0]), lambda: setattr(self.system, "secrets_fail", False))
@@ -330,7 +335,7 @@ class Simulation:
         world = self.rng.choice(self.worlds)
         pod, count = world.some(), len(world.gateway.pods)
         fault = self.rng.choice([each for each in Fault if each is not Fault.SLOW])
-        most = _most_rounds(fault, count)
+        most = _max_rounds(fault, count)
         self.machine.note(f"{pod.name} {fault.value} permanently")
         world.gateway.spoil(pod, fault)
         self.totals["losses"] += 1
@@ -397,7 +402,7 @@ class Simulation:
         return list(self.system.table.items())
 
 
-def _most_rounds(fault: Fault, count: int) -> int:
+def _max_rounds(fault: Fault, count: int) -> int:
     """Return the number of rounds within which docs/reference/tokens.md promises to confirm a fault."""
     match fault:
         case Fault.YES | Fault.ERRORS | Fault.UNASKED | Fault.REFUSES | Fault.SILENT:

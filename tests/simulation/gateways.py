@@ -47,7 +47,7 @@ WARM: Final = 0.8
 """Probability that an invocation reuses a warm process."""
 
 
-class World:
+class GatewayWorld:
     """The gateway of one sync: its instances, the cluster that lists them, and its invariants."""
 
     def __init__(self, machine: Machine, number: int, rate: Callable[[float, float, float], float]) -> None:
@@ -113,11 +113,11 @@ class _Cluster:
     """The API of a cluster, as the scrape function calls it."""
 
     system: System
-    world: World
+    world: GatewayWorld
     calls: Calls
     asked_at: float
 
-    def instances(self, _odd: object) -> tuple[Instance, ...]:
+    def instances(self, _invalid: object) -> tuple[Instance, ...]:
         self.calls.transmit()
         world, machine = self.world, self.calls.machine
         if world.cluster == "hangs":
@@ -195,7 +195,7 @@ class System:
     machine: Machine
     faults: Faults
     skew: float
-    worlds: dict[str, World] = field(default_factory=dict)
+    worlds: dict[str, GatewayWorld] = field(default_factory=dict)
     table: ModelTable = field(default_factory=ModelTable)
     secrets_fail: bool = False
     """True while no secret can be read."""
@@ -215,7 +215,7 @@ class System:
         for world in self.worlds.values():
             world.invariants.list_failures.append(self.aws_failures[-1])
 
-    def apply(self, world: World) -> None:
+    def apply(self, world: GatewayWorld) -> None:
         self.worlds[world.name] = world
         State(cast("Any", self.table), self.machine.time).put_sync(world.name, world.config())
 

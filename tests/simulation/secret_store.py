@@ -137,26 +137,30 @@ def error_response(
     rng: random.Random, host: str, name: str, status: int, credentials: Sequence[str], note: str
 ) -> SynclineError:
     """Return the error of a client for an error response. At random, the response repeats credentials of the request."""
-    words = rng.choice(credentials) if credentials and rng.random() < 0.5 else "unknown"
+    credential = rng.choice(credentials) if credentials and rng.random() < 0.5 else "unknown"
     if name.startswith("git "):
-        said = f"remote: no session for {words}\nfatal: unable to access {host}: The requested URL returned error: {status}"
-        return error_of_git(name.removeprefix("git ").split(" ")[0], 128, f"{said} {note}")
-    body = rng.choice([_plain, _json, _oci, _xml])(f"no session for {words} {note}")
-    headers = {"WWW-Authenticate": f"Basic realm={words}", "Location": f"https://x:{words}@{host}/?token={words}"}
+        refused = f"fatal: unable to access {host}: The requested URL returned error: {status}"
+        output = f"remote: no session for {credential}\n{refused} {note}"
+        return error_of_git(name.removeprefix("git ").split(" ")[0], 128, output)
+    body = rng.choice([_plain, _json, _oci, _xml])(f"no session for {credential} {note}")
+    headers = {
+        "WWW-Authenticate": f"Basic realm={credential}",
+        "Location": f"https://x:{credential}@{host}/?token={credential}",
+    }
     return error_of_status(name.split(" ", maxsplit=1)[0], f"https://{host}/", status, headers, body.encode())
 
 
-def _plain(words: str) -> str:
-    return words
+def _plain(message: str) -> str:
+    return message
 
 
-def _json(words: str) -> str:
-    return json.dumps({"message": words})
+def _json(message: str) -> str:
+    return json.dumps({"message": message})
 
 
-def _oci(words: str) -> str:
-    return json.dumps({"errors": [{"code": "UNAVAILABLE", "message": words}]})
+def _oci(message: str) -> str:
+    return json.dumps({"errors": [{"code": "UNAVAILABLE", "message": message}]})
 
 
-def _xml(words: str) -> str:
-    return f"<Error><Code>InternalError</Code><Message>{words}</Message></Error>"
+def _xml(message: str) -> str:
+    return f"<Error><Code>InternalError</Code><Message>{message}</Message></Error>"

@@ -221,11 +221,11 @@ class Simulation:
         )
 
     def _cancel(self, world: World) -> None:
-        begun = self.machine.now
+        started = self.machine.now
 
         def cancel(context: Any) -> None:
             commands_retry.cancel(context, world.name)
-            took = self.machine.now - begun
+            took = self.machine.now - started
             if took > SLOWEST_CANCEL:
                 self.violations.append(f"{world.name}: a cancel took {took:.0f} s")
 

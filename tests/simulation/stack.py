@@ -179,6 +179,6 @@ class Operator:
             else:
                 machine.note(f"{process.name}: done")
 
-        machine.note(f"{process.name}: begun")
+        machine.note(f"{process.name}: started")
         machine.spawn(process, process.name, run)
         return process

@@ -104,8 +104,8 @@ class TokenInvariants:
             return True
         for each in self.gateway.replies:
             if each.pod == name and each.sent <= end and each.came >= begin:
-                odd = each.status is None or each.status >= 500 or each.status == 403
-                if odd or each.came - each.sent > SLOW:
+                failed = each.status is None or each.status >= 500 or each.status == 403
+                if failed or each.came - each.sent > SLOW:
                     return True
         return False
 

@@ -126,7 +126,7 @@ def send_messages_twice() -> Iterator[None]:
 def repeat_start_messages() -> Iterator[None]:
     """Send each start message again after its scan."""
 
-    def look(old: Any) -> Any:
+    def scan(old: Any) -> Any:
         def changed(self: Any, start: Any, run_id: str, received: int, left: Any, **more: Any) -> Any:
             made = old(self, start, run_id, received, left, **more)
             if not start.id or not start.id.endswith("-again"):
@@ -135,7 +135,7 @@ def repeat_start_messages() -> Iterator[None]:
 
         return changed
 
-    with replaced(worker.Worker, "_scan", look):
+    with replaced(worker.Worker, "_scan", scan):
         yield
 
 

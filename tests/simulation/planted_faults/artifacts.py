@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 from syncline.kinds.artifacts import find_archive
 from syncline.kinds.artifacts import kind as artifacts
-from syncline.kinds.artifacts import transfer as moving
+from syncline.kinds.artifacts import transfer
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.read_archive import ImageProgress
 from syncline.kinds.artifacts.records import PushRecords
@@ -24,7 +24,7 @@ WORLDS: Final = ("artifacts",)
 @planted_fault
 def replace_a_newer_build() -> Iterator[None]:
     """Replace the image of a newer build by one that was scanned before it."""
-    with patch.object(moving, "age_of", lambda _run: (0, 0)):
+    with patch.object(transfer, "age_of", lambda _run: (0, 0)):
         yield
 
 
@@ -82,10 +82,10 @@ def use_an_artifact_of_an_earlier_attempt() -> Iterator[None]:
     """Use the artifact of an earlier attempt where that of the latest one has expired."""
     fitting = find_archive._fitting
 
-    def alive(found: Any, rules: Any) -> Any:
+    def latest_or_earlier(found: Any, rules: Any) -> Any:
         return fitting([each for each in found if not each.expired], rules) or fitting(found, rules)
 
-    with patch.object(find_archive, "_fitting", alive):
+    with patch.object(find_archive, "_fitting", latest_or_earlier):
         yield
 
 
@@ -105,11 +105,11 @@ def ignore_a_restarted_workflow_run() -> Iterator[None]:
 @planted_fault
 def overwrite_foreign_artifact_images() -> Iterator[None]:
     """Replace a foreign image under the tag of a build."""
-    taken = ArtifactTransfer._conflict
+    original = ArtifactTransfer._conflict
 
     def changed(self: Any, item: Any, written: Any, other: str) -> Any:
         self.registry.put_manifest(item.group, item.name, written.manifest)
-        return taken(self, item, written, other)
+        return original(self, item, written, other)
 
     with patch.object(ArtifactTransfer, "_conflict", changed):
         yield

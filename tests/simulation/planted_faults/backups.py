@@ -25,13 +25,13 @@ WORLDS: Final = ("backups",)
 @planted_fault
 def push_over_a_moved_branch() -> Iterator[None]:
     """Push over commits that were pushed after the branch was read."""
-    push_old = RemoteBranch.push
+    original_push = RemoteBranch.push
 
     def push(self: Any, commit: str) -> None:
         now = self.remote_tip()
         if now is not None and self.tip is not None:
             self.tip = replace(self.tip, oid=now)
-        push_old(self, commit)
+        original_push(self, commit)
 
     with patch.object(RemoteBranch, "push", push):
         yield
@@ -47,11 +47,11 @@ def commit_secrets_unfiltered() -> Iterator[None]:
 @planted_fault
 def ignore_a_rejected_push() -> Iterator[None]:
     """Treat a push that the server rejected as done, and skip the verification."""
-    push_old = RemoteBranch.push
+    original_push = RemoteBranch.push
 
     def push(self: Any, commit: str) -> None:
         with suppress(SynclineError):
-            push_old(self, commit)
+            original_push(self, commit)
 
     with patch.object(RemoteBranch, "push", push), patch.object(Verifier, "verify", _all_completed):
         yield
@@ -81,15 +81,15 @@ def replace_foreign_backups() -> Iterator[None]:
 @planted_fault
 def lose_a_deletion() -> Iterator[None]:
     """Lose one of the files that a scan found deleted at the source."""
-    part_old = Comparison._add_extras
+    original_add = Comparison._add_extras
 
-    def part(self: Any, there: Any, results: Any) -> int:
-        extras = part_old(self, there, results)
+    def add_extras(self: Any, existing: Any, results: Any) -> int:
+        extras = original_add(self, existing, results)
         if self.gone:
             self.gone.popitem()
         return extras
 
-    with patch.object(Comparison, "_add_extras", part):
+    with patch.object(Comparison, "_add_extras", add_extras):
         yield
 
 

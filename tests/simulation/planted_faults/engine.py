@@ -94,10 +94,10 @@ def never_retry_failed_items() -> Iterator[None]:
 def drop_dead_letters() -> Iterator[None]:
     """Write no dead letter for an item that failed for good."""
 
-    def bury(_self: Any, _step: Any, _bodies: Any) -> list[Any]:
+    def send_dead_letters(_self: Any, _step: Any, _bodies: Any) -> list[Any]:
         return []
 
-    with patch.object(Queues, "send_dead_letters", bury):
+    with patch.object(Queues, "send_dead_letters", send_dead_letters):
         yield
 
 
@@ -268,13 +268,13 @@ def report_items_twice() -> Iterator[None]:
 def drop_results_of_joined_scans() -> Iterator[None]:
     """Drop the results of scans that joined a run."""
 
-    def told(old: Any) -> Any:
+    def first_results(old: Any) -> Any:
         def changed(run_state: Any, batch: Any, results: Any) -> Any:
             return [] if batch.scan is not None else old(run_state, batch, results)
 
         return changed
 
-    with replaced(engine, "first_results", told):
+    with replaced(engine, "first_results", first_results):
         yield
 
 
@@ -344,14 +344,14 @@ def keep_solved_failures() -> Iterator[None]:
 def drop_failed_results() -> Iterator[None]:
     """Drop the results of failed items from the records of batches."""
 
-    def ended(old: Any) -> Any:
+    def end_batch(old: Any) -> Any:
         def changed(self: Any, batch: Any, record: Any, counts: Any, lease: Any = None) -> Any:
             results = tuple(each for each in record.results if each.outcome is not Outcome.FAILED)
             return old(self, batch, replace(record, results=results), counts, lease)
 
         return changed
 
-    with replaced(state.State, "end_batch", ended):
+    with replaced(state.State, "end_batch", end_batch):
         yield
 
 

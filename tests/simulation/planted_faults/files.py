@@ -33,15 +33,15 @@ def exceed_file_removal_limits() -> Iterator[None]:
 def remove_files_after_a_truncated_listing() -> Iterator[None]:
     """Remove a file that was not listed without checking that its object is gone."""
 
-    class _Nothing:
+    class _NoObjects:
         def head(self, _key: str) -> None:
             return None
 
     def remove(old: Any) -> Any:
         def changed(self: Any, item: Any, task: Any) -> Any:
-            blind = copy(self)
-            blind.source = _Nothing()
-            return old(blind, item, task)
+            without_source = copy(self)
+            without_source.source = _NoObjects()
+            return old(without_source, item, task)
 
         return changed
 
@@ -85,9 +85,9 @@ def ignore_deletions_during_a_copy() -> Iterator[None]:
     """Do not remove a file whose object was deleted before the copy was verified."""
 
     def read_gone(old: Any) -> Any:
-        def changed(self: Any, change: Any, there: Any, context: Any) -> Any:
-            under_way = change.record is None or not change.record.verified
-            return None if under_way else old(self, change, there, context)
+        def changed(self: Any, change: Any, existing: Any, context: Any) -> Any:
+            in_flight = change.record is None or not change.record.verified
+            return None if in_flight else old(self, change, existing, context)
 
         return changed
 

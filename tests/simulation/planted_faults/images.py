@@ -21,10 +21,10 @@ WORLDS: Final = ("images",)
 def skip_image_verification() -> Iterator[None]:
     """Report images as verified without asking the target."""
 
-    def of(_self: Any, items: Any, _context: Any) -> Any:
+    def verify_all(_self: Any, items: Any, _context: Any) -> Any:
         return [Completed(item) for item in items]
 
-    with patch.object(verify.ImageVerification, "verify", of):
+    with patch.object(verify.ImageVerification, "verify", verify_all):
         yield
 
 
@@ -65,11 +65,11 @@ def treat_any_tag_as_equal() -> Iterator[None]:
     """Treat a tag that exists at the target as equal, whatever its digest."""
 
     def page(old: Any) -> Any:
-        def changed(self: Any, name: str, group: str, cursor: str, compared: Any, broken: Any) -> Any:
+        def changed(self: Any, name: str, group: str, cursor: str, compared: Any, incomplete: Any) -> Any:
             equal = [
                 replace(i, target=i.source) if i.target is not None and i.source is not None else i for i in compared
             ]
-            return old(self, name, group, cursor, equal, broken)
+            return old(self, name, group, cursor, equal, incomplete)
 
         return changed
 
@@ -82,9 +82,9 @@ def accept_an_empty_listing() -> Iterator[None]:
     """Accept a catalog without any repository as complete."""
 
     def repositories(old: Any) -> Any:
-        def changed(self: Any, scope: Any, odd: Any, context: Any) -> Any:
+        def changed(self: Any, scope: Any, invalid: Any, context: Any) -> Any:
             try:
-                return old(self, scope, odd, context)
+                return old(self, scope, invalid, context)
             except SynclineError as error:
                 if error.code.name != "LISTING_INCOMPLETE":
                     raise
