@@ -1,9 +1,9 @@
 """One simulation of canaries and probes of tokens.
 
-A simulation has four phases. In the fault phase, rounds of canaries, probes and scrapes overlap with faults of instances,
-of the network between them, of the cluster and of AWS, and functions are killed at any call. Then all faults end, and
-every reported fault must be cleared. Then one instance gets a permanent fault, which must be found within the documented
-number of rounds. Finally, that fault ends and must be cleared as well.
+A simulation has four phases. In the fault phase, rounds of canaries, probes and scrapes overlap with faults of
+instances, of the network between them, of the cluster and of AWS, and functions are killed at any call. Then all faults
+end, and every reported fault must be cleared. Then one instance gets a permanent fault, which must be found within the
+documented number of rounds. Finally, that fault ends and must be cleared as well.
 """
 
 from __future__ import annotations

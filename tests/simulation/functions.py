@@ -1,7 +1,7 @@
 """A model of Lambda: event source mappings invoke functions with the messages of queues.
 
-A function runs in a process that stays warm between events: it is frozen. It is killed at its timeout. The messages of an
-invocation are invisible until their visibility timeout ends.
+A function runs in a process that stays warm between events: it is frozen. It is killed at its timeout. The messages of
+an invocation are invisible until their visibility timeout ends.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Invocation:
 class Functions:
     """The functions of a stack. ``build`` builds the worker of a step in a new process.
 
-    ``short_time`` shortens the timeouts of functions, from 0 (not) to 1 (to the minimum), so that they need continuations.
-    ``failures`` collects uncaught errors.
+    ``short_time`` shortens the timeouts of functions, from 0 (not) to 1 (to the minimum), so that they need
+    continuations. ``failures`` collects uncaught errors.
     """
 
     machine: Machine
@@ -150,7 +150,7 @@ class Functions:
         self.machine.at(context.end, lambda: None if invocation.over else process.kill())
 
     def _seconds(self, mapping: EventSourceMapping) -> float:
-        """Return the timeout of an invocation: at least the time that a function reserves for its end, and some for work."""
+        """Return the timeout of an invocation: the time that a function reserves for its end, and some for work."""
         most = mapping.seconds - RESERVED_SECONDS - MINIMUM_TIME
         return RESERVED_SECONDS + MINIMUM_TIME + most * (1 - self.short_time) ** 4
 

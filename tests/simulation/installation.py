@@ -1,8 +1,8 @@
 """Run the code of this interpreter on a simulated machine.
 
 :func:`installed` replaces primitives of :mod:`threading`, :mod:`queue` and :mod:`random` in the whole interpreter.
-:func:`patch_time` replaces those of :mod:`time`, before any module of the product is imported. Therefore simulations run
-in separate processes, whose ``PYTHONHASHSEED`` is fixed.
+:func:`patch_time` replaces those of :mod:`time`, before any module of the product is imported. Therefore simulations
+run in separate processes, whose ``PYTHONHASHSEED`` is fixed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def installed(new: Machine) -> Iterator[Machine]:
         (Future, "__init__", _number_future),
         (Future, "__hash__", lambda future: future._number),
         (_base, "_AcquireFutures", _AcquireFutures),
-        # The real lock is shared by all simulated processes: a task that yields while it holds the lock blocks all others.
+        # All simulated processes share the real lock: a task that yields while it holds the lock blocks all others.
         (thread, "_global_shutdown_lock", nullcontext()),
         (random, "Random", _SeededRandom),
         (secrets, "token_hex", lambda size=32: new.rng.randbytes(size).hex()),

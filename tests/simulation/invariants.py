@@ -123,8 +123,8 @@ def missing_dead_letters(run: Run, results: list[Result], sqs: ModelSqs) -> Iter
 def unfinished_work(run: Run, state: State, sqs: ModelSqs) -> Iterator[str]:
     """Yield the reason why a run should not have ended: it has open work, or is lost without a cause.
 
-    A run may be lost if its command was killed before it sent the first message, or if a message became a dead letter: one
-    of the run, or the start message from outside, which names no run.
+    A run may be lost if its command was killed before it sent the first message, or if a message became a dead letter:
+    one of the run, or the start message from outside, which names no run.
     """
     if run.status is RunStatus.DONE and not state.progress(run.id).settled:
         yield "it is done, but has open work"

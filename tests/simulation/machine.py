@@ -1,8 +1,8 @@
 """A simulated computer: one seed decides its clock, its schedule of threads and its randomness.
 
-Each thread of the code under test runs as a greenlet. A greenlet yields only where the code waits or calls out (a model,
-a lock, a queue, a pause). The machine then runs the earliest of its scheduled events. Durations are random, so any order
-of calls can occur, and a seed always gives the same order.
+Each thread of the code under test runs as a greenlet. A greenlet yields only where the code waits or calls out (a
+model, a lock, a queue, a pause). The machine then runs the earliest of its scheduled events. Durations are random, so
+any order of calls can occur, and a seed always gives the same order.
 
 :mod:`tests.simulation.installation` runs the code under test on a machine.
 """
@@ -108,8 +108,8 @@ class Task(greenlet):  # type: ignore[misc]
 class Machine:
     """Clock, scheduler and randomness of one simulation.
 
-    ``trace`` has a line for each event worth reading. Code outside all tasks runs in the main greenlet: the test itself and
-    scheduled events.
+    ``trace`` has a line for each event worth reading. Code outside all tasks runs in the main greenlet: the test itself
+    and scheduled events.
     """
 
     def __init__(self, seed: int, max_steps: int = 400_000) -> None:

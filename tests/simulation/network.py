@@ -1,8 +1,8 @@
 """Fault injection in the network calls of a process.
 
-Calls take time, are throttled, fail, or are executed although their response is lost. The process may be killed before and
-after a call, and for calls that write also *within*: the call was executed, but the process never got the response. Rare
-calls have a higher rate of kills.
+Calls take time, are throttled, fail, or are executed although their response is lost. The process may be killed before
+and after a call, and for calls that write also *within*: the call was executed, but the process never got the response.
+Rare calls have a higher rate of kills.
 
 boto3 repeats failed calls of AWS, so a call whose response was lost is executed again. A transaction is not: its token
 identifies it. Syncline's clients repeat reads, and raise errors with a code.
@@ -54,8 +54,9 @@ T = TypeVar("T")
 class Faults:
     """The rate of each fault per call, from 0 to 1.
 
-    ``points`` counts the calls by name. For each point at which a process may be killed, it also counts how often the point
-    was passed (``passed before put_item``) and how often the process was killed there (``killed before put_item``).
+    ``points`` counts the calls by name. For each point at which a process may be killed, it also counts how often the
+    point was passed (``passed before put_item``) and how often the process was killed there (``killed before
+    put_item``).
     """
 
     throttled: float = 0.0  # boto3 retries, which takes time
@@ -183,12 +184,12 @@ class Network:
     ) -> T:
         """Make a call to a server. Return the result of ``function``, which is the server's part of the call.
 
-        The server executes the function atomically, and at most once per attempt. Raises the errors of Syncline's clients
-        for failed calls: UNREACHABLE, SERVER_ERROR, THROTTLED, TIME_SHORT or RUN_CANCELLED. After any of them except
-        THROTTLED, a call that ``writes`` may have been executed.
+        The server executes the function atomically, and at most once per attempt. Raises the errors of Syncline's
+        clients for failed calls: UNREACHABLE, SERVER_ERROR, THROTTLED, TIME_SHORT or RUN_CANCELLED. After any of them
+        except THROTTLED, a call that ``writes`` may have been executed.
 
-        A failed ``repeatable`` call is repeated at random, as the HTTP client does. The second attempt may find what the
-        first one wrote. With ``counted`` False, the call does not count as a request: it is a chunk of a stream.
+        A failed ``repeatable`` call is repeated at random, as the HTTP client does. The second attempt may find what
+        the first one wrote. With ``counted`` False, the call does not count as a request: it is a chunk of a stream.
         """
         try:
             return self._once(host, name, function, writes=writes, counted=counted)

@@ -1,7 +1,7 @@
 """A model of SQS in memory: standard and FIFO queues, dead-letter queues and visibility timeouts.
 
-:class:`ModelSqs` has the methods of boto3's client that Syncline calls. It follows the documentation of SQS. Messages of
-standard queues are delayed, reordered and duplicated at random.
+:class:`ModelSqs` has the methods of boto3's client that Syncline calls. It follows the documentation of SQS. Messages
+of standard queues are delayed, reordered and duplicated at random.
 """
 
 from __future__ import annotations

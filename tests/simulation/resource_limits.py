@@ -1,8 +1,8 @@
 """Limits on the resources of a full run without faults, and on what it leaves in the table and the queues.
 
 Without faults, a run costs its listings and a number of requests for each difference. A repeated scan, a message that
-returns again and again, and a row that never expires exceed the limits, although all items end correctly. The limits are
-two to four times the maximum of most seeds, because a failing listing is tried five times.
+returns again and again, and a row that never expires exceed the limits, although all items end correctly. The limits
+are two to four times the maximum of most seeds, because a failing listing is tried five times.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from tests.simulation.table import ModelTable
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Requests to servers, calls of AWS, invocations of functions and messages sent, since the start of the simulation."""
+    """Numbers of requests to servers, calls of AWS, invocations and sent messages since the start of the simulation."""
 
     requests: int
     calls: int
@@ -83,7 +83,7 @@ _FILE_ROWS: Final = Limit(60, 4, 0)
 _PERMANENT: Final = frozenset({"CONFIG", "CURRENT", "TOTALS", "FAILURES", "HEARS"})
 """Sort keys below ``SYNC#<sync>`` that never expire. Each sync has one row of each."""
 _INDEXES: Final = {"SYNCS": 1, "HEARS": 2}
-"""Partitions whose rows never expire, with their maximum number per sync. ``HEARS`` has the subscriptions to source and target."""
+"""Partitions whose rows never expire, with their maximum number per sync. A sync subscribes to source and target."""
 _MAX_LIFETIME: Final = 400 * 86_400
 """Maximum seconds until a row expires."""
 _LONG_LIVED: Final = ("FACT#files-scan:", "FACT#backups-history:")

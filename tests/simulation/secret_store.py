@@ -30,7 +30,7 @@ RequestCredentials = Callable[[], Sequence[str]]
 
 
 class SecretStore:
-    """Models Secrets Manager, Parameter Store and the environment of the functions. ``planted`` maps values to names."""
+    """Models Secrets Manager, Parameter Store and the functions' environment. ``planted`` maps values to names."""
 
     def __init__(self, seed: int, environ: dict[str, str]) -> None:
         self._seed = seed
@@ -71,7 +71,7 @@ class SecretStore:
         return {"Parameter": {"Value": self._stored[Name]}}
 
     def leaks(self, places: Iterable[tuple[str, str]]) -> Iterator[str]:
-        """Yield each secret that a text contains, with the place of the text. ``places`` has pairs of place and text."""
+        """Yield each secret that a text contains, and the text's place. ``places`` has pairs of place and text."""
         named = list(places)
         everything = "\n".join(text for _, text in named)
         for value, name in self.planted.items():
@@ -96,7 +96,7 @@ def _forms(value: str) -> set[str]:
 
 
 class _RedactionPerProcess:
-    """Replaces the global redaction of the product: each simulated process redacts the secrets that it resolved itself."""
+    """Replaces the global redaction of the product: each simulated process redacts the secrets that it has resolved."""
 
     def __init__(self) -> None:
         self._of: dict[Process | None, Any] = {}
@@ -136,7 +136,7 @@ def secrets_per_process() -> Iterator[None]:
 def error_response(
     rng: random.Random, host: str, name: str, status: int, credentials: Sequence[str], note: str
 ) -> SynclineError:
-    """Return the error of a client for an error response. At random, the response repeats credentials of the request."""
+    """Return the error of a client for an error response, which at random repeats credentials of the request."""
     credential = rng.choice(credentials) if credentials and rng.random() < 0.5 else "unknown"
     if name.startswith("git "):
         refused = f"fatal: unable to access {host}: The requested URL returned error: {status}"

@@ -328,8 +328,8 @@ class Simulation:
                 continue
             late = world.late
             second = self._full_run(world)
-            # The second run may remove more files: those that the first one added raise the limit of removals, and a rename
-            # whose old file had changed is a put, so that the second run forgets or removes the old file.
+            # The second run may remove more files: those that the first one added raise the limit of removals, and a
+            # rename whose old file had changed is a put, so that the second run forgets or removes the old file.
             if second is not None and (
                 second.counts.moved > late or (second.counts.removed and not first.counts.moved)
             ):
@@ -407,7 +407,7 @@ def _miscounted(run: Run, results: list[Result], world: World) -> Iterator[str]:
     tally = {outcome: sum(each.outcome is outcome for each in results) for outcome in Outcome}
     for outcome in (Outcome.MOVED, Outcome.REMOVED, Outcome.CONFLICT, Outcome.FAILED, Outcome.CANCELLED):
         if getattr(counts, outcome.value) != tally[outcome]:
-            yield f"{getattr(counts, outcome.value)} counted as {outcome}, but {tally[outcome]} results have that outcome"
+            yield f"{getattr(counts, outcome.value)} counted as {outcome}, but {tally[outcome]} results have it"
     # A known failure that the same run solved is not counted at its end.
     ended = counts.ended - counts.known + max(counts.known, tally[Outcome.KNOWN])
     if run.plan and (counts.moved or counts.removed or counts.queued):

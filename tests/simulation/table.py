@@ -1,8 +1,8 @@
 """A model of DynamoDB in memory: one table with the keys ``pk`` and ``sk``.
 
-:class:`ModelTable` has the methods of boto3's ``Table`` and of its client that Syncline calls. It follows the documentation
-of DynamoDB. Every call is atomic: an item or a transaction is written completely or not at all. Values are checked and
-copied when they are written and read. Each expression is parsed once.
+:class:`ModelTable` has the methods of boto3's ``Table`` and of its client that Syncline calls. It follows the
+documentation of DynamoDB. Every call is atomic: an item or a transaction is written completely or not at all. Values
+are checked and copied when they are written and read. Each expression is parsed once.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class _Meta:
 
 
 class ModelTable:
-    """One table, which is also its own ``table.meta.client``. ``page`` is the maximum size of a query's page in bytes."""
+    """One table, which is also its own ``table.meta.client``. ``page`` is the maximum size of a page in bytes."""
 
     exceptions = _Exceptions
 

@@ -1,7 +1,7 @@
 """Invariants of canaries and probes: the promises of docs/reference/tokens.md.
 
-They compare the results of rounds and the verdicts of probes with the true history in the model :class:`Gateway`. They share
-no code with the kind ``tokens``.
+They compare the results of rounds and the verdicts of probes with the true history in the model :class:`Gateway`. They
+share no code with the kind ``tokens``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Round:
 
 @dataclass
 class InstanceListing:
-    """A list of instances returned by the cluster. ``asked_at`` is by the clock of the scrape function, other times are true."""
+    """A list of instances returned by the cluster. ``asked_at`` is by the clock of the scrape function."""
 
     asked_at: float
     serving: tuple[str, ...]
@@ -96,7 +96,7 @@ class TokenInvariants:
         return any(start <= end and begin <= stop for start, stop in periods)
 
     def was_faulty(self, where: str, begin: float, end: float) -> bool:
-        """Return True if an instance was down or faulty in a period, or answered with an error, slowly or not at all."""
+        """Return True if an instance in a period was down or faulty, or answered with errors, slowly or not at all."""
         name = self.names.get(where)
         if name is None:
             return True  # listed, but not running

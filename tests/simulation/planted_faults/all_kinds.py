@@ -1,4 +1,4 @@
-"""Planted faults against the rules of every kind: secrets stay secret, work is bounded, and only a lease's holder writes."""
+"""Planted faults in the rules of every kind: secrets stay secret, work is bounded, lease holders alone write."""
 
 from __future__ import annotations
 

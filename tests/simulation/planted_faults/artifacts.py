@@ -8,9 +8,8 @@ from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.kinds.artifacts import find_archive
+from syncline.kinds.artifacts import find_archive, transfer
 from syncline.kinds.artifacts import kind as artifacts
-from syncline.kinds.artifacts import transfer
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.read_archive import ImageProgress
 from syncline.kinds.artifacts.records import PushRecords

@@ -20,7 +20,7 @@ WORLDS: Final = ("images",)
 """The quickest world. The engine is the same in all of them."""
 
 
-# -- messages and counters ----------------------------------------------------------------------------------------------
+# -- messages and counters ---------------------------------------------------------------------------------------------
 
 
 @planted_fault
