@@ -174,7 +174,7 @@ def join_a_run_uncounted() -> Iterator[None]:
     def announcement(old: Any) -> Any:
         def changed(self: Any, run_id: str, batch_id: str) -> Any:
             if batch_id.endswith("-look"):
-                return self._count("none", 0, {"balance": 0, "requests": 1})
+                return self._count("none", batch_id, {"balance": 0, "requests": 1})
             return old(self, run_id, batch_id)
 
         return changed
@@ -335,6 +335,7 @@ def keep_solved_failures() -> Iterator[None]:
     """Keep the record of a failure after its item was verified."""
     with (
         patch.object(failures.Failures, "solve", lambda *_: None),
+        patch.object(failures.Failures, "forget", lambda *_: None),
         patch.object(failures.Failures, "clear", lambda *_: None),
     ):
         yield
