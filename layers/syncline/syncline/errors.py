@@ -1,7 +1,7 @@
 """The codes of all failures: whether a retry can succeed, and what the operator does.
 
 A failure is raised as :class:`SynclineError` where its facts are known; no code matches an error by its text.
-``python -m syncline.errors`` prints this table as ``docs/reference/errors.md``.
+``docs/reference/errors.md`` is generated from this table.
 """
 
 from __future__ import annotations
@@ -202,27 +202,3 @@ class SynclineError(Exception):
 
     def __reduce__(self) -> tuple[type[SynclineError], tuple[CodeName, str]]:
         return (SynclineError, (self.code.name, self.what))
-
-
-def as_markdown() -> str:
-    """Return the table as a page."""
-    lines = [
-        "# Errors by code",
-        "",
-        "Each failure in a report, a log line or a message of the command carries one of these codes.",
-        "*Retried* means that Syncline itself tries again, with growing pauses, before it gives the item up.",
-        "",
-        "| code | meaning | retried | action |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{c.name}` | {c.meaning} | {'yes' if c.retried else 'no'} | {_actions(c)} |" for c in _ROWS]
-    return "\n".join(lines) + "\n"
-
-
-def _actions(code: Code) -> str:
-    own = [f"*{kind}*: {action}" for kind, action in sorted(code.by_kind.items())]
-    return "<br>".join([code.action, *own])
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")
