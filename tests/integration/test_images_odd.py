@@ -16,7 +16,7 @@ from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import DOCKER_MANIFEST
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images

@@ -13,7 +13,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images

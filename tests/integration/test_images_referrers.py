@@ -14,6 +14,7 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -30,17 +31,17 @@ TIME: Final = StepContext(lambda: 60.0)
 CREDS: Final = f"ann:{USERS['ann']}"
 
 
-class Forgetful:
+class Forgetful(ProcessFacts):
     """A memory that functions do not share."""
 
-    def recall(self, _key: str) -> None:
+    def recall(self, key: str) -> None:  # noqa: ARG002 - nothing is known
         return None
 
-    def remember(self, key: str, value: str) -> None: ...
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None: ...
 
     def forget(self, key: str) -> None: ...
 
-    def claim(self, _key: str, _seconds: float) -> bool:
+    def claim(self, key: str, seconds: float) -> bool:  # noqa: ARG002 - nothing is claimed
         return True
 
 

@@ -7,10 +7,10 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry as Client
 from syncline.kinds.artifacts.examine import examine
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
 from syncline.kinds.artifacts.transfer import ImagePusher
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import StepContext
 from tests.standins.pairs import USERS
 from tests.standins.registry import Registry

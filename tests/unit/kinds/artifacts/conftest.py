@@ -14,11 +14,11 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
 from syncline.kinds.artifacts.archive.streams import LIMITS, ArchiveLimits
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import UploadedImage
 from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
 from syncline.kinds.artifacts.transfer import ImagePusher
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import StepContext
 from tests.standins.oci import OciRegistry
 

@@ -13,9 +13,9 @@ from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.kinds.artifacts.builds import Build, Destination
 from syncline.kinds.artifacts.discover import youngest_present
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.records import PushRecord, PushRecords
 from syncline.kinds.artifacts.transfer import ArtifactTransfer
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Item
 

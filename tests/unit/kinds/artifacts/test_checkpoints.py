@@ -37,13 +37,13 @@ from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.checkpoints import Checkpoints
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import ProjectTarget
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import UploadedImage
 from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
 from syncline.kinds.artifacts.transfer import ImagePusher
 from syncline.kinds.artifacts.verify import check_parts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 from syncline.steps.engine import MAX_ATTEMPTS

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.kinds.artifacts import checkpoints
 from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 
 CHECKPOINT: Final = Checkpoint("layer.tar", 7, {"given": 3}, None, "", {"a": b"\x00"}, {}, {"a": 1}, {})
 

@@ -15,8 +15,8 @@ from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Destination, UnreadableRun
 from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.records import PushRecord, PushRecords
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Outcome, Scope
 from tests.unit.kinds.artifacts.test_builds import example

@@ -18,9 +18,9 @@ from syncline.clients.registry.client import Registry
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.records import PushRecords
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Scope
 from tests.rig.server import ScriptedServer, errors_reply, json_reply

@@ -10,8 +10,8 @@ import pytest
 
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.layers import KnownLayers, Layer
+from syncline.kinds.facts import ProcessFacts
 
 DIFF_ID, DIGEST = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MIB: Final = 1 << 20

@@ -10,6 +10,7 @@ import pytest
 
 from syncline.clients.http.client import Http
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
@@ -26,7 +27,7 @@ SORTS: Final = pytest.mark.parametrize("near", [False, True], ids=["sent", "copi
 
 
 @dataclass
-class Facts:
+class Facts(ProcessFacts):
     """Facts in memory. ``learnt`` lists each that was remembered, in order."""
 
     values: dict[str, str] = field(default_factory=dict)

@@ -12,6 +12,7 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.clients.s3.xml import ListedObject, ListPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.files.bucket_target import BucketTarget
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
@@ -62,11 +63,11 @@ class _Records:
         self.values |= changes
 
 
-class _Facts:
+class _Facts(ProcessFacts):
     def recall(self, key: str) -> str | None:  # noqa: ARG002 - nothing is known
         return None
 
-    def remember(self, key: str, value: str) -> None:
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None:  # noqa: ARG002 - it fails
         raise AssertionError(f"verify learns nothing: {key} {value}")
 
 

@@ -20,7 +20,7 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images import discover, listing
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan

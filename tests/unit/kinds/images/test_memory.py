@@ -8,15 +8,17 @@ from threading import Lock
 import pytest
 
 from syncline.clients.registry.manifest import Descriptor
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.facts import WORTH_NOTING, BlobLocations
 
 HOST = "dr.example"
 
 
-class Table:
+class Table(ProcessFacts):
     """Facts in memory, with a claim that lasts until the fact is remembered."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.facts: dict[str, str] = {}
         self.claimed: set[str] = set()
         self.calls = 0
@@ -26,7 +28,7 @@ class Table:
         self.calls += 1
         return self.facts.get(key)
 
-    def remember(self, key: str, value: str) -> None:
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None:  # noqa: ARG002 - nothing expires
         self.calls += 1
         self.facts[key] = value
 

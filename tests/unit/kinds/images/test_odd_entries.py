@@ -14,7 +14,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes

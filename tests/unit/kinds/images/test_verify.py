@@ -11,7 +11,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished

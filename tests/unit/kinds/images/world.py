@@ -12,7 +12,7 @@ from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifes
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes

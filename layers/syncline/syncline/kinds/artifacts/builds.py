@@ -23,7 +23,7 @@ from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.archive.streams import ArchiveLimits, WindowedSource
 from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.config import ArtifactsSync, Metadata
-from syncline.kinds.artifacts.facts import FactStore
+from syncline.kinds.facts import FactStore
 
 _LOG_LIMITS: Final = ArchiveLimits(members=10_000, size=4 << 30)
 _PERMANENT: Final[frozenset[CodeName]] = frozenset(

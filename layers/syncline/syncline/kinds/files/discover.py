@@ -23,6 +23,7 @@ from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import ListedObject
 from syncline.config.values import seconds_of
 from syncline.errors import SynclineError
+from syncline.kinds.facts import FactStore
 from syncline.kinds.files.compare import (
     FileChange,
     ListingComparison,
@@ -39,7 +40,7 @@ from syncline.kinds.files.listing import InvalidEntries, chunks, listed_ahead
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record, Records, RemovedRecord, Row, Task
 from syncline.kinds.files.removals import RemovalLimits, capped, removals_among
-from syncline.kinds.files.targets import Facts, Target
+from syncline.kinds.files.targets import Target
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Action, Windows, digest_of
@@ -98,7 +99,7 @@ class FilesState:
     """The stored state of a sync: records, facts, and windows of removals. ``clock`` gives Unix seconds."""
 
     records: Records
-    facts: Facts
+    facts: FactStore
     removals: Windows
     clock: Callable[[], float]
 

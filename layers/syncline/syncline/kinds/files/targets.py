@@ -170,16 +170,6 @@ class Target(Protocol):
         ...
 
 
-class Facts(Protocol):
-    """Facts that functions share; see :class:`syncline.store.facts.Facts`."""
-
-    def recall(self, key: str) -> str | None: ...
-
-    def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
-
-    def forget(self, key: str) -> None: ...
-
-
 def file_of(etag: str, size: int, headers: str | None = None) -> TargetFile:
     """Return an object of a bucket as a file, whose version is its ETag."""
     return TargetFile(etag or UNSTATED, etag or None, size, headers=headers)

@@ -30,8 +30,8 @@ from syncline.escaping import escape
 from syncline.kinds.artifacts.builds import Build, Builds, UnreadableRun
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import ProjectTarget, TagLists
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.wiring import github_at, gitlab_at
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import StepContext
 from syncline.secrets import Secrets
 from syncline.wiring.registries import registry_at
