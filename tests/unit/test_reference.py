@@ -10,7 +10,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 import yaml
 
-from scripts.reference import SCHEMA_FILE, files, page, schema
+from scripts.reference import PAGE_FILE, SCHEMA_FILE, files, schema
 from syncline.config.file import ConfigInvalid, parse_syncs, read_syncs
 from syncline.config.sync import Gathering, Model, Removals, model_of
 from syncline.kinds.table import KINDS
@@ -40,7 +40,7 @@ def models_in(annotation: Any) -> set[type[Model]]:
 
 
 def test_every_key_is_described_on_the_page() -> None:
-    text = page()
+    text = files()[PAGE_FILE]
     for model in set().union(*map(models_in, [*map(model_of, KINDS), Removals, Gathering])):
         for name, info in model.model_fields.items():
             assert info.description, f"{model.__name__}.{name}"
@@ -56,7 +56,7 @@ def test_an_example_is_valid(file: Path) -> None:
 
 
 def test_the_example_on_the_page_is_valid() -> None:
-    (example,) = [block for block in page().split("```") if block.startswith("yaml\nsyncs:")]
+    (example,) = [block for block in files()[PAGE_FILE].split("```") if block.startswith("yaml\nsyncs:")]
     assert list(parse_syncs(example.removeprefix("yaml\n").encode()).syncs) == ["prod-to-dr"]
 
 

@@ -1,7 +1,7 @@
 """The model of a sync in ``syncs.yaml``, common to all kinds. Each kind's own model is in its `config` module.
 
-Descriptions and examples are public: ``python -m scripts.reference`` writes ``docs/reference/syncs.yaml.md`` and
-``schema/syncs.schema.json`` from them. Secrets appear only as :class:`~syncline.secrets.Reference`. No message repeats a
+Descriptions and examples are public: ``python -m scripts.reference`` writes the tables of
+``docs/reference/syncs.yaml.md`` and ``schema/syncs.schema.json`` from them. Secrets appear only as :class:`~syncline.secrets.Reference`. No message repeats a
 value that could be a secret.
 """
 

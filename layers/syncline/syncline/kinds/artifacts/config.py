@@ -314,25 +314,3 @@ def _mapping_problems(sync: ArtifactsSync) -> Iterator[Finding]:
             yield Finding(path, f"uses {{{min(missing)}}}, which `tag` does not have")
         if repository.count("/") + 1 > _DEEPEST:
             yield Finding(path, f"has more than {_DEEPEST} levels below the project, which GitLab does not take")
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of artifacts", ArtifactsSync, ""),
-    ("Artifacts, `source`", ArtifactsSource, ""),
-    ("Artifacts, `source.auth`, an App", GitHubApp, ""),
-    ("Artifacts, `source.auth`, a token", GitHubToken, ""),
-    ("Artifacts, `build`", Build, ""),
-    ("Artifacts, `build.metadata`", Metadata, ""),
-    ("Artifacts, `build.images`", ImageRule, ""),
-    ("Artifacts, `build.mapping`", TagMapping, ""),
-    ("Artifacts, `target`", ArtifactsTarget, "A registry, see below, and besides:"),
-    ("Artifacts, `target.api`", GitLabApi, ""),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- Every key that `build` names is one of `build.metadata.keys`; each form of `build.mapping` names the image, a tag, and
-  at most two levels below the project.
-- No two syncs can write one repository of a project.
-- Only warned about: credentials over plain HTTP to another machine, no credentials at GitHub.
-"""

@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from syncline.config.buckets import AccessKey, BucketEndpoint
+from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
@@ -440,31 +440,3 @@ def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:
         one, two = target.prefix, sync.source.prefix
         if one.startswith(two) or two.startswith(one):
             yield Finding(("target", "bucket"), "is the source itself; write another bucket or prefix", (("source",),))
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of backups", BackupsSync, ""),
-    ("Backups, `source`", BucketEndpoint, ""),
-    ("Backups, `auth` of a bucket with keys", AccessKey, "`auth` can also be the word `role` or `anonymous`."),
-    ("Backups, `target` in git", GitTarget, ""),
-    ("Backups, `auth` of a repository by HTTPS", GitToken, ""),
-    ("Backups, `auth` of a repository by SSH", GitKey, ""),
-    ("Backups, `target` in a folder", DirectoryTarget, ""),
-    ("Backups, `target` in a second bucket", BucketTarget, "It has the keys of the source's bucket."),
-    ("Backups, `select`", BackupsSelect, ""),
-    ("Backups, `commit`", CommitRules, ""),
-    ("Backups, `author` and `committer`", Person, ""),
-    ("Backups, `secrets` with a key", Encrypt, ""),
-    ("Backups, `retry`", Retry, ""),
-)
-"""The sections of the reference page: title, model, note."""
-
-CHECKS: Final = """\
-- A repository accessed by SSH needs a key and `known_hosts`; by HTTPS a token is optional; `file:///` has no credentials.
-- A second bucket must not be the source itself.
-- No two syncs may write the same branch of a repository below the same folder, the same directory, or the same bucket
-  below the same prefix, in any spelling, nor one below the folder, directory or prefix of the other. Folders are compared
-  without case, branches with `{cluster}` as patterns.
-- No circle of syncs between buckets may copy its own copies back to a source.
-- Warnings: objects or credentials sent over plain HTTP to another machine, Secrets that are kept readable.
-"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
@@ -265,56 +265,3 @@ def _source_areas(sync: ImagesSync) -> list[Area]:
 def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:
     if sync.source.repositories is not None and not _source_areas(sync):
         yield Finding(("select", "repositories"), "leaves out every one of source.repositories, so nothing is copied")
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of images", ImagesSync, ""),
-    ("Images, `source` and `target`", ImagesEndpoint, "Each is a registry, see below, and besides:"),
-    ("Images, `source`", ImagesSource, ""),
-    ("Images, `target`", ImagesTarget, ""),
-    ("Images, `api`", QuayApi, ""),
-    ("Images, `select`", ImagesSelect, ""),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- Exactly one of `repositories`, `organizations` and `catalog: true`; `organizations` with an `api`.
-- A source is not its own target: the same registry, however it is spelled (capitals, default port), needs a `prefix`,
-  and one under which the copies are not found as sources again.
-- No two syncs can write one target repository. Explicit repositories are compared one by one; organizations, prefixes and
-  the beginnings of globs by how names begin, and whatever may meet is refused. Disabled syncs count too.
-- No circle of syncs brings its own copies back to a source (two registries that copy their catalogs to each other below a
-  prefix, for example), unless `select.repositories.exclude` keeps them out.
-- Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
-  leaves out everything.
-"""
-
-NOTES: Final = """\
-## Signatures without a tag
-
-Signatures, attestations and SBOMs of OCI 1.1 (cosign 3, notation, oras) have no tag: their manifest names the image as
-its `subject`. An image is copied with all manifests that refer to it, to the images of an index, and to one another;
-they are present and listed at the target before the image's tag is written. Syncline reads them from the source's
-referrers API, or, if it has none, from the tag `sha256-<hex>` that lists them. At a target without that API, Syncline
-adds them to that tag.
-
-Tags that belong to an image (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are copied before the tags of that image.
-They are updated while they grow, also without `overwrite`: a second signature is copied. If such a tag has lost an entry
-at the source, or has a different one at the target, it is unchanged and reported as a `conflict`. The content decides,
-not the name: an ordinary image under such a tag is never replaced.
-
-An image that is signed after it was copied has an equal tag at source and target, and requesting the referrers of each
-such tag would make every scheduled run expensive. By default (`referrers: with-images`), they are therefore scanned again
-only when a push notification or `syncline run --only` names the repository. With notifications for each push, signatures
-are copied immediately, at a few requests for each tag of the repository. Without notifications, set `referrers: always`
-if images are signed after they are copied. If the source has no referrers API, every scan finds them, because their list
-is a tag.
-
-Entries of a list that the source does not have are left out. A referrer of a type that the target rejects (the old
-`application/vnd.oci.artifact.manifest.v1+json`) is reported, and its image is copied without it. Referrers nested more
-than eight levels fail their image with `MANIFEST_INVALID`.
-
-Tags of signatures, attestations and lists of referrers (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are always
-selected, whatever `tags` says.
-"""
-"""A section of the reference page."""

@@ -337,24 +337,3 @@ class TokensSync(Sync):
         if self.deadline is not None and self.deadline <= lasts:
             what = f"comes before the retries end (after {lasts:g} seconds); write a larger one, or another retry_for"
             yield Finding(("deadline",), what, (("sync_interval",), ("retry_for",)))
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of tokens", TokensSync, ""),
-    ("Tokens, one of `sources`", InstancesSource, ""),
-    ("Tokens, `auth` with a kubeconfig", KubeconfigLogin, ""),
-    ("Tokens, `auth` with a token", TokenLogin, ""),
-    ("Tokens, `auth` on EKS", EksLogin, ""),
-    ("Tokens, `check`", Check, ""),
-    ("Tokens, `canary`", Canary, ""),
-    ("Tokens, a request of a `canary`", Request, ""),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- Each source names exactly one of `service` and `labels`; with `labels` its `port` is a number. With a token and on EKS it
-  names the `api`; otherwise neither `api` nor `ca`.
-- `retry_for` is at least two `sync_interval`s, and `deadline` is longer than `retry_for`.
-- There is no `schedule` and no `webhook`: instances are listed as often as the stack's `ScrapeSchedule` says.
-- Only warned about: `plain_http`; a `deadline` that outlasts the function `probe`, which a container does not have.
-"""
