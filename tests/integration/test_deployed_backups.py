@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.clients.http.client import Http
 from tests.integration.test_deployed_images import Deployed
 from tests.standins.git_http import GitHttp, git_http
@@ -48,7 +49,7 @@ def http(bare: Bare) -> Iterator[GitHttp]:
 @pytest.fixture(scope="module")
 def s3(deployed: Deployed) -> Any:
     """The engine's S3, with a bucket that notifies nobody yet."""
-    client = boto3.client("s3", **deployed.engine.client_arguments())  # type: ignore[call-overload]
+    client = boto3.client("s3", **client_arguments(deployed.engine.endpoint))  # type: ignore[call-overload]
     client.create_bucket(Bucket=BUCKET)
     return client
 

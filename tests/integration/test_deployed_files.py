@@ -17,6 +17,7 @@ import boto3
 import pytest
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.cli.local_engine import Engine
 from syncline.clients.http.client import Http
 from tests.standins.file_manager import FileManagerServer
@@ -49,7 +50,7 @@ class Deployed:
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     home = tmp_path_factory.mktemp("home")
     running = engine.up(home, TOP, port=0, say=print)
-    arguments = running.client_arguments()
+    arguments = client_arguments(running.endpoint)
     secrets = boto3.client("secretsmanager", **arguments)  # type: ignore[call-overload]
     keys = {"access": arguments["aws_access_key_id"], "secret": arguments["aws_secret_access_key"]}
     secrets.create_secret(Name="syncline/files", SecretString=json.dumps({**keys, "token": TOKEN, "hook": HOOK}))
@@ -85,7 +86,7 @@ def listen(deployed: Deployed) -> None:
 
 
 def endpoint(deployed: Deployed, bucket: str) -> dict[str, Any]:
-    url = deployed.engine.client_arguments()["endpoint_url"]
+    url = deployed.engine.endpoint
     auth = {"access_key": "secret:syncline/files#access", "secret_key": "secret:syncline/files#secret"}
     return {"bucket": bucket, "endpoint": url, "auth": auth}
 
@@ -168,7 +169,7 @@ def test_what_minio_and_eventbridge_tell_with_access_lists(
     file = tmp_path / "syncs.yaml"
     file.write_text(json.dumps({"syncs": {"told": sync}}))
     deployed.syncline("apply", str(file), "--prune")
-    sqs = boto3.client("sqs", **deployed.engine.client_arguments())  # type: ignore[call-overload]
+    sqs = boto3.client("sqs", **client_arguments(deployed.engine.endpoint))  # type: ignore[call-overload]
     events = sqs.get_queue_url(QueueName=deployed.engine.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"]
 
     def arrived() -> dict[str, tuple[bytes | None, str]]:

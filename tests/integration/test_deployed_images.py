@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from syncline.cli import local_engine as engine
-from syncline.cli.deploy import STACK
+from syncline.cli.deploy import STACK, client_arguments
 from syncline.cli.local_engine import Engine
 from tests.standins.pairs import RegistryPair, TokenRegistryPair
 from tests.standins.registry import Htpasswd, Registry, basic, sha256
@@ -36,7 +36,7 @@ class Deployed:
     engine: Engine
 
     def keep_secret(self, name: str, value: dict[str, str]) -> None:
-        secrets = boto3.client("secretsmanager", **self.engine.client_arguments())  # type: ignore[call-overload]
+        secrets = boto3.client("secretsmanager", **client_arguments(self.engine.endpoint))  # type: ignore[call-overload]
         secrets.create_secret(Name=name, SecretString=json.dumps(value))
 
     def syncline(self, *arguments: str, exits: int = 0) -> Any:
@@ -45,7 +45,7 @@ class Deployed:
 
     def by_name(self, *arguments: str, exits: int = 0) -> Any:
         """The same of a command that knows the stack by its name alone, and AWS by what the environment says."""
-        about = self.engine.client_arguments()
+        about = client_arguments(self.engine.endpoint)
         variables = {
             "AWS_ENDPOINT_URL": about["endpoint_url"],
             "AWS_DEFAULT_REGION": about["region_name"],

@@ -24,6 +24,7 @@ import pytest
 
 from syncline.cli import deploy, engine_state
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.cli.local_engine import Engine
 from syncline.cli.programs import ProgramError
 from syncline.errors import SynclineError
@@ -93,11 +94,11 @@ def up(home: Path, project: Path, said: list[str] | None = None) -> Engine:
 
 
 def client(running: Engine, service: str) -> Any:
-    return boto3.client(service, **running.client_arguments())  # type: ignore[call-overload]
+    return boto3.client(service, **client_arguments(running.endpoint))  # type: ignore[call-overload]
 
 
 def table_of(running: Engine) -> Any:
-    arguments = running.client_arguments()
+    arguments = client_arguments(running.endpoint)
     return boto3.resource("dynamodb", **arguments).Table(running.outputs["TableName"])  # type: ignore[call-overload]
 
 

@@ -20,6 +20,7 @@ import boto3
 import yaml
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.cli.local_engine import Engine
 from tests.rig.container import CANARY
 from tests.soak.serve import BUCKETS, REPOSITORY
@@ -69,7 +70,7 @@ class Deployment:
 
     def client(self, service: str) -> Any:
         """A boto3 client of the engine."""
-        return boto3.client(service, **self._engine.client_arguments())  # type: ignore[call-overload]
+        return boto3.client(service, **client_arguments(self._engine.endpoint))  # type: ignore[call-overload]
 
     def syncline(self, *arguments: str, limit: float = 600) -> tuple[int, Any]:
         """Run the command with ``--json``; its exit code and what it says."""

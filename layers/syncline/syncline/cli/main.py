@@ -124,8 +124,8 @@ def apply(  # noqa: PLR0913 - each is an option
     """Check syncs.yaml and apply it."""
     from syncline.cli import commands_apply  # noqa: PLC0415
 
-    order = commands_apply.ApplyOptions(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
-    return commands_apply.apply(context, file, order)
+    options = commands_apply.ApplyOptions(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
+    return commands_apply.apply(context, file, options)
 
 
 @command(app)
