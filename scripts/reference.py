@@ -1,4 +1,4 @@
-"""The generated parts of the reference: the JSON Schema of ``syncs.yaml``, the tables of its page, the page of errors.
+"""The generated parts of the reference: the schema of ``syncs.yaml``, the tables of its page, errors, and the probe's API.
 
 ``python -m scripts.reference`` writes them. The page of ``syncs.yaml`` is written by hand but for the tables of keys.
 """
@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
+from scripts.openapi import document
 from syncline.config.sync import Gathering, Model, Sync, model_of
 from syncline.config.values import NAME_PATTERN
 from syncline.errors import CODES, Code
@@ -20,6 +21,7 @@ from syncline.kinds.table import KINDS
 ROOT: Final = Path(__file__).parents[1]
 SCHEMA_FILE: Final = "schema/syncs.schema.json"
 PAGE_FILE: Final = "docs/reference/syncs.yaml.md"
+OPENAPI_FILE: Final = "layers/syncline/syncline/web/openapi.json"
 _TABLE: Final = re.compile(
     r"^(?P<comment><!-- keys of (?P<module>[\w.]+)\.(?P<model>\w+) -->)\n(?:\|.*\n)*", re.MULTILINE
 )
@@ -130,6 +132,7 @@ def files() -> dict[str, str]:
         SCHEMA_FILE: json.dumps(schema(), indent=2) + "\n",
         PAGE_FILE: page((ROOT / PAGE_FILE).read_text(encoding="utf-8")),
         "docs/reference/errors.md": errors_page(),
+        OPENAPI_FILE: json.dumps(document(), indent=2) + "\n",
     }
 
 

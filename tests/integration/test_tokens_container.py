@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from syncline.web.openapi import document
+from scripts.openapi import document
 from tests.rig.container import CANARY, Container, cluster_of, slices_of, sync_of, wait_for
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.config import Config
 
+from scripts.openapi import document
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.config import TokensSync
@@ -30,7 +31,6 @@ from syncline.store.read_only_table import open_table
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.tokens import CanaryRecords, InstanceLists
-from syncline.web.openapi import document
 from tests.rig.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
 from tests.rig.stack import new_table
 from tests.rig.tokens import misbehaving

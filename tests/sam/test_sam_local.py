@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 import yaml
 
+from scripts.openapi import document
 from syncline.clients.git.objects import blob_id
 from syncline.config.sync import Sync, load_sync
 from syncline.kinds.images.config import ImagesSync
@@ -27,7 +28,6 @@ from syncline.store.batches import BatchRecord
 from syncline.store.events import EventStore
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceLists
-from syncline.web.openapi import document
 from tests.rig.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
     BACKUP,

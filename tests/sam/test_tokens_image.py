@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from syncline.web.openapi import document
+from scripts.openapi import document
 from tests.rig.container import CANARY, TOKEN, Container, cluster_of, sync_of, wait_for
 from tests.rig.manifests import FILE
 from tests.sam.docker_engine import Engine

@@ -22,7 +22,6 @@ EXCEPTIONS: Final = {
     "clients/github/client.py": "`artifacts` is a key of GitHub's API",
     "cli/engine_state.py": "`backups` are those of a table of DynamoDB",
     "web/contract.py": "the probe is the web side of tokens",
-    "web/openapi.py": "the probe is the web side of tokens",
     "web/probe.py": "the probe is the web side of tokens",
     "web/server.py": "the probe is the web side of tokens",
     "functions/canary/app.py": "a function of tokens",

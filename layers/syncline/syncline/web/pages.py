@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import json
 from functools import cache
 from pathlib import Path
 from typing import Final
 
-from syncline.web.openapi import document
-
 START: Final = "swagger-ui/index.html"
 """Location of the page, relative to ``/`` and ``/swagger-ui``."""
 _FOLDER: Final = "/swagger-ui/"
+_DOCUMENT: Final = Path(__file__).with_name("openapi.json")
 _PAGE: Final = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -49,7 +47,7 @@ StaticPage = tuple[str, bytes]
 def page(path: str) -> StaticPage | None:
     """Return the page at ``path``, None if there is none."""
     if path in ("/openapi.json", f"{_FOLDER}openapi.json"):
-        return "application/json", _compressed(json.dumps(document()).encode())
+        return "application/json", _compressed(_DOCUMENT.read_bytes())
     name = path.removeprefix(_FOLDER)
     if name == path:
         return None

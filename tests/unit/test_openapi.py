@@ -2,19 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
+from scripts.openapi import document
 from syncline.kinds.tokens.verdict import InstanceResult, ProbeResult, Reason, TokenState, Verdict
 from syncline.web.contract import STATUSES, body_of
-from syncline.web.openapi import document
-
-FILE = Path(__file__).parents[3] / "docs" / "openapi.json"
-
-
-def test_file_equals_the_document() -> None:
-    """After a change of the contract: ``python -m syncline.web.openapi > docs/openapi.json``."""
-    assert json.loads(FILE.read_text()) == document()
 
 
 def test_document_has_every_verdict_and_reason() -> None:
