@@ -21,7 +21,7 @@ from syncline.kinds.table import KINDS
 ROOT: Final = Path(__file__).parents[1]
 SCHEMA_FILE: Final = "schema/syncs.schema.json"
 PAGE_FILE: Final = "docs/reference/syncs.yaml.md"
-OPENAPI_FILE: Final = "layers/syncline/syncline/web/openapi.json"
+OPENAPI_FILE: Final = "layers/syncline/syncline/web/static/openapi.json"
 _TABLE: Final = re.compile(
     r"^(?P<comment><!-- keys of (?P<module>[\w.]+)\.(?P<model>\w+) -->)\n(?:\|.*\n)*", re.MULTILINE
 )
