@@ -128,14 +128,14 @@ class TestConformance:
     def test_repositories_go_on_from_a_position(self, world: World) -> None:
         names = world.fill(150)
         first = next(world.quay().repository_pages("team"))
-        (second,) = world.quay().repository_pages("team", start=again(first.following))
+        (second,) = world.quay().repository_pages("team", start=again(first.next_position))
         assert [each.name for each in (*first.entries, *second.entries)] == names
-        assert second.following is None
+        assert second.next_position is None
 
     def test_a_stale_page_is_page_one(self, world: World) -> None:
         names = world.fill(150)
         pages = world.quay().repository_pages("team")
-        position = again(next(pages).following)
+        position = again(next(pages).next_position)
         world.expire_pages()
         assert code_of(lambda: list(pages)) == "LISTING_INCOMPLETE"
         later = next(world.quay().repository_pages("team", start=position))
@@ -172,7 +172,7 @@ class TestConformance:
         for number in range(150):
             world.push("team/app", f"v{number}")
         pages = world.quay().tag_pages("team/app")
-        position = again(next(pages).following)
+        position = again(next(pages).next_position)
         world.push("team/app", "new")
         assert code_of(lambda: list(pages)) == "LISTING_INCOMPLETE"
         (rest,) = world.quay().tag_pages("team/app", start=position)

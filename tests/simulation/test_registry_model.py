@@ -166,9 +166,9 @@ class TestConformance:
             return
         pages = list(world.client.tag_pages(world.app))
         assert [page.entries for page in pages] == [names[:3], names[3:6], names[6:]]
-        second = pages[0].following
+        second = pages[0].next_position
         assert second is not None
-        assert pages[-1].following is None
+        assert pages[-1].next_position is None
         again = ListingPosition.of_json(json.loads(json.dumps(second.to_json())))
         assert [page.entries for page in world.client.tag_pages(world.app, start=again)] == [names[3:6], names[6:]]
 
@@ -179,7 +179,7 @@ class TestConformance:
         pages = list(world.client.catalog_pages())
         assert [name for page in pages for name in page.entries if name in names] == names
         assert max(len(page.entries) for page in pages) <= 3
-        start = pages[0].following
+        start = pages[0].next_position
         assert start is not None
         rest = [name for page in world.client.catalog_pages(start=start) for name in page.entries]
         assert rest == [name for page in pages[1:] for name in page.entries]

@@ -134,7 +134,7 @@ class MemoryApi:
         for page in parts_of(names, start or LISTING_START):
             self.pages += 1
             listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.entries]
-            yield ListingPage(listed, page.following)
+            yield ListingPage(listed, page.next_position)
 
     def tag_pages(
         self, repository: str, _invalid: OnInvalid, start: ListingPosition | None
@@ -144,7 +144,7 @@ class MemoryApi:
             raise SynclineError("NOT_FOUND", "no such repository")
         tags = self.content[repository]
         for page in parts_of(list(tags), start or LISTING_START, ""):
-            yield ListingPage({tag: QuayTag(tags[tag], 10, False) for tag in page.entries}, page.following)
+            yield ListingPage({tag: QuayTag(tags[tag], 10, False) for tag in page.entries}, page.next_position)
 
 
 class RegistryPair:
