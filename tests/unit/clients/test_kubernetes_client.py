@@ -13,8 +13,7 @@ import yaml
 from botocore.credentials import Credentials
 
 from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource
-from syncline.clients.kubernetes.eks import eks_token
-from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig
+from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig, eks_token
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, pod
