@@ -17,7 +17,7 @@ from syncline.kinds.table import KINDS
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-AGAIN = "run `python -m syncline.config.schema .`"
+REGENERATE = "run `python -m syncline.config.schema .`"
 
 
 def valid(data: Any) -> bool:
@@ -27,7 +27,7 @@ def valid(data: Any) -> bool:
 def test_the_files_are_current(tmp_path: Path) -> None:
     main([str(tmp_path)])
     for name in (SCHEMA_FILE, PAGE_FILE):
-        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), AGAIN
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), REGENERATE
 
 
 def test_the_help_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,7 +42,7 @@ def test_the_schema_is_valid() -> None:
 
 
 def models_in(annotation: Any) -> set[type[Model]]:
-    """Yield every model that a sync may contain."""
+    """Return every model that a sync may contain."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return {annotation}.union(*(models_in(info.annotation) for info in annotation.model_fields.values()))
     return set().union(*map(models_in, get_args(annotation)))
