@@ -1,4 +1,4 @@
-"""Credentials that changed: refused ones are fetched again, without a restart."""
+"""Changed credentials: after a refusal, they are fetched again without a restart."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def registry_with(server: ScriptedServer, http: Http) -> Callable[[RegistryCrede
 
 
 def guard(server: ScriptedServer, good: str, challenge: str) -> None:
-    """A manifest that only a request with the header ``good`` gets."""
+    """Serve a manifest only to requests with the authorization ``good``."""
     wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
 
     def answer(request: Request) -> Reply:
@@ -42,7 +42,7 @@ def guard(server: ScriptedServer, good: str, challenge: str) -> None:
     server.on("HEAD", "/v2/org/app/manifests/v1", answer)
 
 
-def test_a_password_for_the_registry(
+def test_a_changed_password_of_the_registry_is_used(
     server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     guard(server, basic(NEW), 'Basic realm="here"')
@@ -50,7 +50,7 @@ def test_a_password_for_the_registry(
     assert len(server.requests) == 3, "without credentials, with the old ones, with the new ones"
 
 
-def test_a_password_for_the_token_server(
+def test_a_changed_password_of_the_token_server_is_used(
     server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     def give(request: Request) -> Reply:
@@ -62,7 +62,7 @@ def test_a_password_for_the_token_server(
     assert redact("the log says good-token") == "the log says ***", "a token is a secret like any other"
 
 
-def test_a_token_used_as_it_is(
+def test_a_changed_token_is_used(
     server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     guard(server, "Bearer new-token", f'Bearer realm="{server.url}/token",service="s"')
