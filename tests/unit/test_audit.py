@@ -70,7 +70,7 @@ def test_the_exit_code_is_that_of_the_worst_list(
     assert audit.main() == 1
 
 
-def test_an_index_without_facts_is_asked_once(
+def test_an_index_without_facts_is_requested_once(
     audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "list.json").write_text(json.dumps({"dependencies": [UNKNOWN]}))

@@ -161,9 +161,9 @@ def test_every_value_is_rendered(program: str) -> None:
     assert pod["securityContext"].items() >= values["podSecurityContext"].items()
     for key in ("priorityClassName", "nodeSelector", "tolerations", "affinity"):
         assert pod[key] == values[key]
-    own, theirs = pod["topologySpreadConstraints"]
-    assert own["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
-    assert theirs == values["topologySpreadConstraints"][1]
+    default, configured = pod["topologySpreadConstraints"]
+    assert default["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
+    assert configured == values["topologySpreadConstraints"][1]
     annotations = spec["template"]["metadata"]["annotations"]
     assert annotations["example.com/a"] == "b"
     assert "prometheus.io/scrape" not in annotations

@@ -139,7 +139,7 @@ FILES: Final = pytest.mark.parametrize("path", _files(), ids=_name)
 @FILES
 def test_an_init_module_imports_nothing(path: Path) -> None:
     if path.name == "__init__.py":
-        assert list(_imports(path)) == [], "importing a package must not cost what its modules cost"
+        assert list(_imports(path)) == [], "the import of a package must not import its modules"
 
 
 @FILES
@@ -147,8 +147,8 @@ def test_a_file_imports_only_what_its_rule_allows(path: Path) -> None:
     if path.name == "__init__.py":
         return
     allowed = next(names for pattern, names in RULES.items() if fnmatch(_name(path), pattern))
-    own = [name.removeprefix("syncline.") for name in _imports(path) if name.startswith("syncline.")]
-    wrong = [name for name in own if name != "__version__" and not any(_is_below(name, each) for each in allowed)]
+    imported = [name.removeprefix("syncline.") for name in _imports(path) if name.startswith("syncline.")]
+    wrong = [name for name in imported if name != "__version__" and not any(_is_below(name, each) for each in allowed)]
     assert wrong == [], f"{_name(path)} must not import {wrong}"
 
 

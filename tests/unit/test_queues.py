@@ -149,7 +149,7 @@ def test_a_start_that_sqs_refuses_raises_an_error() -> None:
     assert caught.value.code.name == "MESSAGE_REFUSED"
 
 
-def test_a_commit_goes_to_the_message_group_of_its_target_reference() -> None:
+def test_a_commit_has_the_message_group_of_its_branch() -> None:
     """The group is the same in every version: otherwise, a branch would have two writers during an update."""
     commit = Batch("r", "backups", Step.COMMIT, "c", (Item("main", "a"),))
     sqs = Sqs()

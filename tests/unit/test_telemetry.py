@@ -101,7 +101,7 @@ def test_metrics_have_the_name_of_the_stack_as_a_dimension(
         assert {"stack", "sync"} <= set(names)
 
 
-def test_each_failed_item_has_its_own_line(printed: Callable[[], list[dict[str, Any]]]) -> None:
+def test_an_item_in_conflict_has_its_own_line(printed: Callable[[], list[dict[str, Any]]]) -> None:
     results = [
         Result("team/app", "v1", Outcome.MOVED, "sha256:a", "sha256:a"),
         Result("team/app", "v2", Outcome.CONFLICT, "sha256:a", "sha256:b", code="TAG_DIFFERS", reason="differs"),

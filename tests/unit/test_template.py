@@ -231,9 +231,9 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
 
 def test_receive_reads_no_secrets_except_those_of_webhooks() -> None:
     allowed_to = {each.action: each.resource for each in grants.grants_of("Receive")}
-    here = "eu-central-1:123456789012"
-    assert allowed_to["secretsmanager:GetSecretValue"] == f"arn:aws:secretsmanager:{here}:secret:syncline/hooks*"
-    assert allowed_to["ssm:GetParameter"] == f"arn:aws:ssm:{here}:parameter/syncline/hooks*"
+    account = "eu-central-1:123456789012"
+    assert allowed_to["secretsmanager:GetSecretValue"] == f"arn:aws:secretsmanager:{account}:secret:syncline/hooks*"
+    assert allowed_to["ssm:GetParameter"] == f"arn:aws:ssm:{account}:parameter/syncline/hooks*"
 
 
 def test_a_url_without_signatures_has_both_permissions(resources: Resources) -> None:

@@ -103,7 +103,7 @@ def test_a_folder_instead_of_a_file_has_a_code_and_vice_versa(root: Path) -> Non
     assert code_of(lambda: folder.write("c0/f/inner", [b"x"])) == "PATH_COLLIDES"
     assert code_of(lambda: folder.remove("c0/d")) == "PATH_COLLIDES"
     assert folder.fingerprint("c0/f/inner") is None
-    assert sorted(each.name for each in (root / "c0").iterdir()) == ["d", "f", "ln"], "nothing unfinished stays"
+    assert sorted(each.name for each in (root / "c0").iterdir()) == ["d", "f", "ln"], "no temporary file is left"
 
 
 def test_a_pipe_does_not_block(root: Path) -> None:

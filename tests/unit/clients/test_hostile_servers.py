@@ -103,7 +103,7 @@ def http(naps: Naps) -> Http:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_json_or_xml_that_is_too_deep_is_a_bad_answer(server: ScriptedServer, http: Http, name: str) -> None:
+def test_deeply_nested_json_or_xml_is_refused(server: ScriptedServer, http: Http, name: str) -> None:
     path, call = CALLS[name]
     server.on("GET", path, Reply(200, b"<a>" * 100_000 if name == "bucket" else DEEP))
     assert code_of(call, server, http) == "BAD_ANSWER"
@@ -173,7 +173,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, dict[str, str
     [(DEEP, {}), (b" " * (cluster.MAX_PAGE + 1), {}), (bomb(100), {"content-encoding": "gzip"})],
     ids=["deep", "large", "bomb"],
 )
-def test_a_response_of_a_cluster_that_is_no_list_is_refused(
+def test_an_invalid_list_of_a_cluster_is_refused(
     answering: Callable[[bytes, dict[str, str]], Cluster], body: bytes, headers: dict[str, str]
 ) -> None:
     codes: list[str] = []

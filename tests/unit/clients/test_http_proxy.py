@@ -73,7 +73,7 @@ def test_connections_are_not_shared_between_routes(secure: ScriptedServer, proxy
         assert (secure.connections, len(proxy.heads), len(other.heads)) == (3, 1, 1)
 
 
-def test_no_proxy_in_the_environment_is_ignored(
+def test_the_variable_no_proxy_is_ignored(
     server: ScriptedServer, proxy: Proxy, http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
@@ -99,11 +99,11 @@ def test_a_refusal_of_the_proxy_is_reported(proxy: Proxy, http: Http, status: st
     assert proxy.url.removeprefix("http://") in error.what
     assert f"answered {status[:3]} to CONNECT" in error.what
     assert "hunter2" not in str(error)
-    assert len(proxy.heads) == 1, "it is not asked again"
+    assert len(proxy.heads) == 1, "a refusal of the proxy is not retried"
     assert "Proxy-Authorization: Basic YW5uOmh1bnRlcjI=" in proxy.heads[0]
 
 
-def test_a_407_for_http_is_reported_as_that_of_the_proxy(server: ScriptedServer, proxy: Proxy, http: Http) -> None:
+def test_a_407_of_the_proxy_for_http_is_reported(server: ScriptedServer, proxy: Proxy, http: Http) -> None:
     proxy.refuse = "407 Proxy Authentication Required"
     error = http.request("GET", f"{server.url}/a", CREDENTIALS, route=Route(proxy=proxy.url)).error()
     assert error.code.name == "PROXY_REFUSED"

@@ -52,7 +52,7 @@ def test_the_buffer_has_a_limit() -> None:
         assert full.wait(10)  # three are buffered, and the reader holds one
         assert len(taken) == 4
         assert next(ahead) == b"\0"
-    assert len(taken) <= 7, "on leaving, the reader ends with the chunk it is at"
+    assert len(taken) <= 7, "the reader stops after its current chunk"
     assert reader_threads() == []
 
 

@@ -85,8 +85,8 @@ def basic_registry(server: ScriptedServer, http: Http, secret: Secret) -> System
         return RegistryCredentials("ann", word)
 
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
-    server.reply_to = guard(credentials_of(GOOD).basic, found, wants)  # type: ignore[method-assign, assignment]
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    server.reply_to = guard(credentials_of(GOOD).basic, found, challenge)  # type: ignore[method-assign, assignment]
     registry = Registry(
         Endpoint.parse(server.url),
         lambda: credentials_of(secret.known),
@@ -126,9 +126,9 @@ def given_token(server: ScriptedServer, http: Http, secret: Secret) -> System:
     def credentials_of(word: str) -> RegistryCredentials:
         return RegistryCredentials(registry_token=word)
 
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="s"')
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="s"')
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-    server.reply_to = guard(GOOD, found, wants)  # type: ignore[method-assign, assignment]
+    server.reply_to = guard(GOOD, found, challenge)  # type: ignore[method-assign, assignment]
     registry = Registry(
         Endpoint.parse(server.url),
         lambda: credentials_of(secret.known),
@@ -247,18 +247,18 @@ def test_refused_credentials_are_tried_again_after_a_minute(
 
 def registry_with_refused_repositories(server: ScriptedServer, http: Http) -> Callable[[str], object]:
     """Return a request to a registry that answers 401 for repositories whose name contains "odd"."""
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-    server.reply_to = lambda request: wants if "odd" in request.path or not authorized(request) else found  # type: ignore[method-assign]
+    server.reply_to = lambda request: challenge if "odd" in request.path or not authorized(request) else found  # type: ignore[method-assign]
     registry = Registry(Endpoint.parse(server.url), lambda: RegistryCredentials("ann", GOOD), http)
     return lambda name: registry.manifest_digest(name, "v1")
 
 
 def bucket_with_refused_keys(server: ScriptedServer, http: Http) -> Callable[[str], object]:
     """Return a request to a bucket behind a proxy that changes some keys, so that their signatures do not match."""
-    odd = Reply(403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>")
+    refused = Reply(403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>")
     good = Reply(200, b"x", {"ETag": '"a"', "Last-Modified": "Sun, 29 Nov 2026 10:00:00 GMT"})
-    server.reply_to = lambda request: odd if "odd" in request.path else good  # type: ignore[method-assign]
+    server.reply_to = lambda request: refused if "odd" in request.path else good  # type: ignore[method-assign]
     bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: AccessKeys(GOOD, "x"), http)
 
     def ask(name: str) -> object:
@@ -278,7 +278,7 @@ def test_an_item_refused_alone_does_not_affect_others(
         with pytest.raises(SynclineError) as caught:
             ask(f"odd{number}")
         assert caught.value.code.name == "UNAUTHORIZED"
-        assert f"odd{number}" in caught.value.what, "its own reason"
+        assert f"odd{number}" in caught.value.what, "each item has its own reason"
     ask("b")
 
 

@@ -88,9 +88,9 @@ def test_an_invalid_header_name_is_not_sent(server: ScriptedServer, http: Http, 
 
 def test_metadata_of_an_object_cannot_add_a_header(server: ScriptedServer, http: Http) -> None:
     bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: None, http)
-    like = ObjectHead("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
+    head = ObjectHead("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
     with pytest.raises(SynclineError, match=r"REFUSED: invalid header name for .*'x-amz-meta-a"):
-        bucket.put("key", b"fine", like)
+        bucket.put("key", b"fine", head)
     assert server.requests == []
 
 

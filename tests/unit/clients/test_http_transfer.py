@@ -64,7 +64,7 @@ def raw(*answers: bytes) -> Iterator[_Raw]:
     try:
         yield server
         thread.join(10)
-        assert not thread.is_alive(), f"left unasked: {server.answers}"
+        assert not thread.is_alive(), f"answers that were not requested: {server.answers}"
     finally:
         server.close()
 
@@ -163,7 +163,7 @@ def test_many_hosts_take_little_memory() -> None:
     for number in range(3, 3 + MAX_POOLS):
         pool(number)
     gc.collect()
-    assert known() is None, "the pool that was made first is gone"
+    assert known() is None, "the first pool is deleted"
 
 
 def test_a_descriptor_beyond_the_limit_of_select_works(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,7 +82,7 @@ def test_one_address_in_two_spellings_is_one_instance(api: KubernetesApi, naps: 
     ) == [("new", "[fd00::1]:8443", True)]
 
 
-@pytest.mark.parametrize("times", [(11.0,), (0.0, 11.0)], ids=["before the request", "within the answer"])
+@pytest.mark.parametrize("times", [(11.0,), (0.0, 11.0)], ids=["before the request", "within the response"])
 def test_a_list_that_is_incomplete_at_its_deadline_is_an_error(api: KubernetesApi, times: tuple[float, ...]) -> None:
     api.put("endpointslices", "gateway", endpoint_slice("nginx-a", "nginx", [endpoint("one", "10.1.0.1")]))
     passing = iter(times)

@@ -80,18 +80,22 @@ def test_basic_credentials_are_sent_after_a_challenge(
     server: ScriptedServer, registry: Registry, person: Person
 ) -> None:
     person.credentials = ANN
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
-    server.on("HEAD", "/v2/org/app/manifests/v1", lambda r: FOUND if r.headers.get("authorization") == BASIC else wants)
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    server.on(
+        "HEAD", "/v2/org/app/manifests/v1", lambda r: FOUND if r.headers.get("authorization") == BASIC else challenge
+    )
     for _ in range(3):
         assert registry.manifest_digest("org/app", "v1") == DIGEST
     assert len(server.requests) == 4, "only the first request is sent without credentials"
 
 
 def test_a_renewed_basic_password_is_used(server: ScriptedServer, registry: Registry, person: Person) -> None:
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
     good = ANN
     server.on(
-        "HEAD", "/v2/org/app/manifests/v1", lambda r: FOUND if r.headers.get("authorization") == good.basic else wants
+        "HEAD",
+        "/v2/org/app/manifests/v1",
+        lambda r: FOUND if r.headers.get("authorization") == good.basic else challenge,
     )
     person.credentials = ANN
     assert registry.manifest_digest("org/app", "v1") == DIGEST

@@ -141,9 +141,9 @@ def test_a_redirect_to_a_store_gets_no_credentials(
     server: ScriptedServer, other_server: ScriptedServer, registry: Registry, person: Person
 ) -> None:
     person.credentials = RegistryCredentials("ann", "s3cret")
-    wants = Reply(401, headers={"WWW-Authenticate": "Basic"})
-    away = Reply(307, headers={"Location": f"{other_server.url}/store/1?sig=a%2Fb"})
-    server.on("GET", BLOB, lambda r: away if "authorization" in r.headers else wants)
+    challenge = Reply(401, headers={"WWW-Authenticate": "Basic"})
+    redirect = Reply(307, headers={"Location": f"{other_server.url}/store/1?sig=a%2Fb"})
+    server.on("GET", BLOB, lambda r: redirect if "authorization" in r.headers else challenge)
     other_server.on("GET", "/store/1?sig=a%2Fb", ranged)
     assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
     assert read(registry.open_blob("org/app", DIGEST, 100)) == CONTENT[100:]
@@ -311,8 +311,8 @@ def test_a_refused_mount_returns_false(server: ScriptedServer, registry: Registr
 
 
 def test_the_token_of_a_mount_covers_both_repositories(server: ScriptedServer, registry: Registry) -> None:
-    wants = Reply(401, headers={"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
-    server.on("POST", TO_PUSH, wants, Reply(201))
+    challenge = Reply(401, headers={"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
+    server.on("POST", TO_PUSH, challenge, Reply(201))
     server.on("GET", "/token", Reply(200, json.dumps({"token": "t"}).encode()))
     assert registry.mount_blob("org/app", DIGEST, "org/other")
     (token,) = server.asked("GET", "/token")

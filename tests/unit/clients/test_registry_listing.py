@@ -138,14 +138,14 @@ def test_a_missing_tag_has_no_digest(server: ScriptedServer, registry: Registry)
     assert refusal(registry.manifest_digest, "org/app", "v1").code.name == "FORBIDDEN"
 
 
-def test_the_digest_of_a_digest_is_checked(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_requested_by_digest_has_that_digest(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", MANIFESTS + DIGEST, ANSWER, Reply(200, headers={"Docker-Content-Digest": OTHER}))
     server.on("GET", MANIFESTS + DIGEST, ANSWER)
     for _ in range(2):
         assert registry.manifest_digest("org/app", DIGEST) == DIGEST
 
 
-def test_a_manifest_is_read_byte_by_byte(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_is_returned_unchanged(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", f"{MANIFESTS}v1", ANSWER, Reply(200, BODY, {"Content-Type": OCI_MANIFEST}, chunked=True))
     server.on("GET", MANIFESTS + DIGEST, ANSWER)
     for reference in ("v1", "v1", DIGEST):
@@ -180,7 +180,7 @@ def test_a_manifest_of_schema_1_is_refused(server: ScriptedServer, registry: Reg
     assert f"{registry.host}/org/app:v1" in error.what
 
 
-def test_an_absent_manifest_is_none(server: ScriptedServer, registry: Registry) -> None:
+def test_an_absent_manifest_is_not_found(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", f"{MANIFESTS}v1", errors_reply(404, "MANIFEST_UNKNOWN"))
     assert refusal(registry.manifest, "org/app", "v1").code.name == "NOT_FOUND"
 

@@ -126,17 +126,17 @@ ARTIFACT = "application/vnd.example.artifact+json"
 
 
 @pytest.mark.parametrize(
-    ("declared", "own"),
+    ("declared", "media_type"),
     [(ARTIFACT, None), (f"{ARTIFACT}; charset=utf-8", ARTIFACT), ("application/json", ARTIFACT), ("", ARTIFACT)],
 )
-def test_an_unknown_type_is_kept(declared: str, own: str | None) -> None:
-    assert detect_media_type(declared, json.dumps({"mediaType": own}).encode(), "here") == ARTIFACT
+def test_an_unknown_type_is_kept(declared: str, media_type: str | None) -> None:
+    assert detect_media_type(declared, json.dumps({"mediaType": media_type}).encode(), "here") == ARTIFACT
 
 
-@pytest.mark.parametrize("own", ["text/html", "application/x\r\nX-Evil: 1", "application/" + "x" * 200, 7, ""])
-def test_an_invalid_type_is_not_sent(own: Any) -> None:
+@pytest.mark.parametrize("media_type", ["text/html", "application/x\r\nX-Evil: 1", "application/" + "x" * 200, 7, ""])
+def test_an_invalid_type_is_not_sent(media_type: Any) -> None:
     with pytest.raises(SynclineError, match="MANIFEST_UNSUPPORTED"):
-        detect_media_type("text/plain", json.dumps({"mediaType": own}).encode(), "here")
+        detect_media_type("text/plain", json.dumps({"mediaType": media_type}).encode(), "here")
 
 
 def test_a_manifest_of_unknown_type_needs_all_that_it_references() -> None:

@@ -255,7 +255,7 @@ class TestTags:
             client(server, token).tags(repository)
         assert code_of(error) == code
 
-    def test_a_public_repository_is_listed_with_an_invalid_token(self, server: QuayServer) -> None:
+    def test_tags_of_a_public_repository_are_listed_with_an_invalid_token(self, server: QuayServer) -> None:
         server.put("org/app", {"v1": DIGEST})
         server.set("org/app", public=True)
         assert client(server, "bad").tags("org/app").keys() == {"v1"}

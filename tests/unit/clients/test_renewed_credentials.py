@@ -34,10 +34,10 @@ def registry_with(server: ScriptedServer, http: Http) -> Callable[[RegistryCrede
 
 def guard(server: ScriptedServer, good: str, challenge: str) -> None:
     """Serve a manifest only to requests with the authorization ``good``."""
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
+    challenged = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
 
     def answer(request: Request) -> Reply:
-        return FOUND if request.headers.get("authorization") == good else wants
+        return FOUND if request.headers.get("authorization") == good else challenged
 
     server.on("HEAD", "/v2/org/app/manifests/v1", answer)
 
@@ -47,7 +47,7 @@ def test_a_changed_password_of_the_registry_is_used(
 ) -> None:
     guard(server, basic(NEW), 'Basic realm="here"')
     assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
-    assert len(server.requests) == 3, "without credentials, with the old ones, with the new ones"
+    assert len(server.requests) == 3, "without credentials, then with the old and the new ones"
 
 
 def test_a_changed_password_of_the_token_server_is_used(
@@ -59,7 +59,7 @@ def test_a_changed_password_of_the_token_server_is_used(
     server.on("GET", "/token", give)
     guard(server, "Bearer good-token", f'Bearer realm="{server.url}/token",service="s"')
     assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
-    assert redact("the log says good-token") == "the log says ***", "a token is a secret like any other"
+    assert redact("the log says good-token") == "the log says ***", "tokens are redacted"
 
 
 def test_a_changed_token_is_used(

@@ -136,7 +136,7 @@ def test_a_usual_page_is_read_without_a_tree_of_its_objects() -> None:
         (b"<LastModified></LastModified>", b"<LastModified>never</LastModified>", None),
     ],
 )
-def test_an_unusual_page_is_read_with_a_parser(old: bytes, new: bytes, keys: list[str] | None) -> None:
+def test_an_unusual_page_is_parsed_or_refused(old: bytes, new: bytes, keys: list[str] | None) -> None:
     body = PAGE.replace(old, new)
     assert body != PAGE
     assert s3_xml._plain_page(body) is None

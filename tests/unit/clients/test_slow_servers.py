@@ -55,7 +55,7 @@ class SlowServer:
     def wait(self, seconds: float) -> float:
         """Advance the clock by up to ``seconds``, until the server has done something, and return the seconds."""
         self.waits += 1
-        assert self.waits < ROUNDS, "no end"
+        assert self.waits < ROUNDS, "the test does not end"
         if self._send_fast():
             return 0.0
         if self.taking and (left := self._pass(self.taking, seconds)) is not None:
@@ -158,7 +158,7 @@ def drained(answer: Response) -> tuple[int, SynclineError]:
             received += len(answer.read(1 << 20))
     except SynclineError as error:
         return received, error
-    raise AssertionError("no end")
+    raise AssertionError("the stream did not fail")
 
 
 def endless(start: bytes, unit: bytes) -> Iterator[int]:
@@ -168,7 +168,7 @@ def endless(start: bytes, unit: bytes) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("start", "unit"),
     [(HEAD, b"x"), (CHUNKED, b"1\r\nx\r\n"), (CHUNKED + b"5;", b"e"), (CHUNKED + b"0\r\n", b"A: b\r\n")],
-    ids=["body", "chunks", "the frame of a chunk", "trailers"],
+    ids=["body", "chunks", "chunk extension", "trailers"],
 )
 def test_a_body_below_the_minimum_rate_is_an_error(
     http: Http, naps: Naps, connect: Connect, start: bytes, unit: bytes
@@ -294,7 +294,7 @@ def test_a_request_ends_when_its_run_is_cancelled(
     error = failed(http, url, "PUT", body=bytes(100_000))
     assert error.code.name == "RUN_CANCELLED"
     assert naps.now - began <= 4
-    assert failed(http, url).code.name == "RUN_CANCELLED", "no request begins after that"
+    assert failed(http, url).code.name == "RUN_CANCELLED", "no request begins after a cancellation"
 
 
 def test_a_fast_stream_ends_when_the_run_is_cancelled(http: Http, naps: Naps, connect: Connect) -> None:

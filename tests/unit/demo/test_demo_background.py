@@ -45,7 +45,7 @@ def test_an_ended_program_is_not_running(folder: Path) -> None:
     assert background.running(folder) is None
 
 
-def test_another_process_with_the_same_id_is_recognized(folder: Path) -> None:
+def test_another_process_with_the_same_id_does_not_count_as_running(folder: Path) -> None:
     start(folder)
     stored = (folder / "pid").read_text()
     pid, started = stored.split()

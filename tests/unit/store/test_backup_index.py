@@ -93,7 +93,7 @@ def test_files_are_counted_for_each_branch(database: Database) -> None:
     assert store.file_counts("repository#main") == {"east": FileCount("t1", 5), "west": FileCount("t2", 0)}
     assert store.clusters_of("repository") == 3
     store.save_file_counts("repository#main", {"c" * 1000 + str(n): FileCount("t", 1) for n in range(1000)})
-    assert 0 < len(store.file_counts("repository#main")) < 1000, "one item holds no more"
+    assert 0 < len(store.file_counts("repository#main")) < 1000, "the counts are limited by the size of one item"
 
 
 def test_objects_that_are_left_out_are_known_with_their_code(database: Database) -> None:

@@ -133,7 +133,7 @@ def test_a_claim_is_held_by_one_function_at_a_time(event_store: EventStore, cloc
     assert (second.until, second.id, second.notes) == (clock.now + 60, first.id, first.notes)
     assert event_store.resume(SHOP, first, 60) is None
     event_store.release(SHOP, first)
-    assert event_store.resume(SHOP, first, 60) is None, "who has lost a claim cannot release it"
+    assert event_store.resume(SHOP, first, 60) is None, "a lost claim cannot be released"
     event_store.release(SHOP, second)
     assert event_store.resume(SHOP, first, 60) is not None
 
@@ -147,7 +147,7 @@ def test_a_claim_whose_scan_is_done_cannot_be_resumed(event_store: EventStore, c
     clock.sleep(61)
     assert event_store.resume(SHOP, first, 60) is None
     second = claimed(event_store)
-    assert event_store.resume(SHOP, first, 60) is None, "nor in place of the next one"
+    assert event_store.resume(SHOP, first, 60) is None, "the previous claim does not replace the next one"
     assert event_store.current_claim(SHOP) == second
 
 

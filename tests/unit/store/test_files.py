@@ -174,7 +174,7 @@ class TestPartitions:
         FileRecords(database, "one", "ab12", clock.time, lambda _: 0).write({f"{n:03}": [n] for n in range(40)})
         database.restart()
         records.compact()
-        assert database.calls.count("batch_write") == 12, "four segments in a call, then the change and the intent"
+        assert database.calls.count("batch_write") == 12, "four segments per call, then the change and the intent"
         read, batch_get = list[tuple[str, str]](), database.batch_get
 
         def reading(keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -183,7 +183,7 @@ class TestPartitions:
 
         monkeypatch.setattr(database, "batch_get", reading)
         assert list(records.scan("", "020")) == [("020", [20])]
-        assert len(read) == 2, "the one of the name, and the one before it, which may hold such names too"
+        assert len(read) == 2, "the segment of the prefix, and the previous one, which may have such names too"
 
     def test_large_changes_are_merged_soon(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -256,7 +256,7 @@ class TestPartitions:
         assert database.calls.count("query") > 0
         assert {sk[0] for _, sk in items_of(database)} == {"C"}
 
-    def test_changes_to_many_segments_are_merged_when_there_are_as_many(
+    def test_changes_are_merged_when_they_are_as_many_as_the_segments(
         self, database: SteppedDatabase, clock: Clock
     ) -> None:
         records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 4)

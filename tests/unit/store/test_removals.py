@@ -261,15 +261,15 @@ def test_reservations_in_any_order_stay_within_the_limit(database: OvertakenData
 def test_a_run_with_its_own_limits_has_its_own_window(windows: RemovalWindows) -> None:
     assert windows.reserve(RemovalRequest(Limits(0.5, 10, 3600.0), 5, "scan-1"), lambda: 10).allowed
     assert not windows.reserve(RemovalRequest(Limits(0.5, 10, 3600.0), 1, "scan-2"), lambda: 10).allowed
-    own = Limits(1.0, 8, 3600.0)
+    own_limits = Limits(1.0, 8, 3600.0)
     assert windows.reserve(
-        RemovalRequest(own, 6, "scan-3", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
+        RemovalRequest(own_limits, 6, "scan-3", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
     ).allowed
     assert not windows.reserve(
-        RemovalRequest(own, 3, "scan-4", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
+        RemovalRequest(own_limits, 3, "scan-4", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
     ).allowed
     assert windows.reserve(
-        RemovalRequest(own, 8, "scan-5", run="20261129-101523-0123456789", own=True), lambda: 100
+        RemovalRequest(own_limits, 8, "scan-5", run="20261129-101523-0123456789", own=True), lambda: 100
     ).allowed
 
 
@@ -298,7 +298,7 @@ def test_removals_of_the_same_run_count_among_the_items(windows: RemovalWindows)
     run, limits = "20260921-141320-72f07e70b9", Limits(1.0, 100, DAY)
     assert windows.reserve(RemovalRequest(limits, 4, "scan-1", run), lambda: 4).allowed
     more = RemovalRequest(limits, 4, "scan-2", run)
-    assert not windows.reserve(more, lambda: 4, lambda _run: 0).allowed, "these may be the same four"
+    assert not windows.reserve(more, lambda: 4, lambda _run: 0).allowed, "these may be the same four items"
     assert windows.reserve(more, lambda: 4, lambda _run: 4) == Grant(True, 4, 8, windows.clock() + DAY, 8)
     assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda _run: 8).allowed
 

@@ -246,8 +246,10 @@ def test_thousands_of_repositories_become_scans_that_fit_messages(steps: Steps, 
 
 @pytest.mark.parametrize("encoded", [False, True])
 def test_the_size_is_checked_first(receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool) -> None:
-    monkeypatch.setattr("syncline.web.receive.json.loads", lambda _: pytest.fail("it was read"))
-    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
+    monkeypatch.setattr("syncline.web.receive.json.loads", lambda _: pytest.fail("the body was parsed"))
+    monkeypatch.setattr(
+        "syncline.web.function_url.base64.b64decode", lambda *_, **__: pytest.fail("the body was decoded")
+    )
     size = LARGEST_BODY * 4 // 3 + 10 if encoded else LARGEST_BODY + 1
     answer = receiver.handle(event(body="A" * size, isBase64Encoded=encoded))
     assert answer["statusCode"] == 413

@@ -36,7 +36,11 @@ def sync() -> ArtifactsSync:
 
 @pytest.fixture
 def receiver(steps: Steps) -> Receiver:
-    secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
+    secrets = Secrets(
+        lambda: pytest.fail("no secret may be fetched"),
+        lambda: pytest.fail("no secret may be fetched"),
+        {"HOOK": SECRET},
+    )
     return Receiver(lambda _name: sync(), lambda _sync, event: runs_in(event, sync().source), secrets, steps.queues)
 
 
