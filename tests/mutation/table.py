@@ -45,6 +45,8 @@ ROWS: Final = (
         ("store/state", "store/batches"),
         (
             "store/test_state.py",
+            "store/test_state_balance.py",
+            "store/test_state_joining.py",
             "store/test_state_ends.py",
             *(f"steps/test_{name}.py" for name in ("joined", "cancel", "waiting")),
         ),

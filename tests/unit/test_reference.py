@@ -33,7 +33,7 @@ def test_the_schema_is_valid() -> None:
 
 
 def models_in(annotation: Any) -> set[type[Model]]:
-    """Yield every model that a sync may contain."""
+    """Return every model that a sync may contain."""
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return {annotation}.union(*(models_in(info.annotation) for info in annotation.model_fields.values()))
     return set().union(*map(models_in, get_args(annotation)))
