@@ -59,7 +59,7 @@ def test_up_for_the_first_time(stack: Stack, starts: Start) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "starting the engine"
-    assert lines[1] == f"the engine is up at {stack.target.endpoint}, its state in {stack.home}"
+    assert lines[1] == f"the engine is up at {stack.target.endpoint}; its state is in {stack.home}"
     assert lines[2].startswith("→ syncline apply")
 
 

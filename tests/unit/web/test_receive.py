@@ -70,7 +70,7 @@ def ask(receiver: Receiver, **more: Any) -> tuple[int, dict[str, Any]]:
     return answer["statusCode"], json.loads(answer["body"])
 
 
-UNPROVED = (401, {"error": "there is no such hook, or its secret or signature is wrong"})
+UNPROVED = (401, {"error": "no such webhook, or wrong secret or signature"})
 """The answer to whoever does not know the secret, whether there is such a hook or not."""
 
 

@@ -196,7 +196,7 @@ class BucketTarget(BucketEndpoint):
     """A second bucket instead of a repository (download only)."""
 
 
-_NOT_TARGET: Final = "has no known form; write repository (git), directory or bucket"
+_NOT_TARGET: Final = "is not a target; write repository (git), directory or bucket"
 _FORMS: Final = {"repository": "<git>", "directory": "<directory>", "bucket": "<bucket>"}
 
 

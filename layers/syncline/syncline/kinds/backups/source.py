@@ -204,7 +204,7 @@ class Reader:
             if self.bucket.head(item.name) is None:
                 return ObjectContent(item)
             raise SynclineError(
-                "SOURCE_CHANGED", f"{shown(item.name)} appeared and vanished while it was read"
+                "SOURCE_CHANGED", f"{shown(item.name)} was created or removed while it was read"
             ) from None
         with stream:
             self.check_size(item.name, stream.head.size)

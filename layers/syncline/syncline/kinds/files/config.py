@@ -240,7 +240,7 @@ class FilesSync(Sync):
         source, target = self.source, self.target
         if source.location != target.location or not Area(source.prefix).meets(Area(target.prefix)):
             return []
-        what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
+        what = "overlaps the source; write another bucket, or prefixes of which neither begins with the other"
         return [Finding(("target", "bucket"), what, (("source",), ("target",)))]
 
     def warnings(self) -> list[Finding]:

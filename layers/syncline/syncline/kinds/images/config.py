@@ -201,13 +201,11 @@ def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
     source = sync.source
     given = [name for name in ("repositories", "organizations", "catalog") if getattr(source, name)]
     if not given:
-        yield Finding(
-            ("source",), "does not say which repositories; write one of repositories, organizations and catalog: true"
-        )
+        yield Finding(("source",), "names no repositories; write one of repositories, organizations and catalog: true")
     if len(given) > 1:
         yield Finding(
             ("source", given[1]),
-            f"stands beside {given[0]}; write exactly one of repositories, organizations and catalog: true",
+            f"cannot be combined with {given[0]}; write exactly one of repositories, organizations and catalog: true",
             tuple(("source", name) for name in given),
         )
     if source.organizations is not None and source.api is None:
@@ -264,7 +262,7 @@ def _source_areas(sync: ImagesSync) -> list[Area]:
 
 def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:
     if sync.source.repositories is not None and not _source_areas(sync):
-        yield Finding(("select", "repositories"), "leaves out every one of source.repositories, so nothing is copied")
+        yield Finding(("select", "repositories"), "leaves out all of source.repositories, so nothing is copied")
 
 
 PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
