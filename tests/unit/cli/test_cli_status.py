@@ -269,7 +269,7 @@ def test_a_report_as_json(applied: Stack) -> None:
 def test_a_report_with_a_code_of_another_version(applied: Stack) -> None:
     run = applied.finish(applied.begin(), failed(code=stored_code("OF_LATER")))
     shown = applied.run("report", run.id).stdout
-    assert "OF_LATER (1): This version of Syncline does not have the code." in shown
+    assert "OF_LATER (1): This version of Syncline does not know the code." in shown
     assert "Use the version of Syncline that reported it." in shown
 
 

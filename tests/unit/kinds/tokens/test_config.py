@@ -46,7 +46,10 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
         ({"sources": {}}, "sources"),
         ({"sources": {"a": {"namespace": "gateway"}}}, "exactly one of service and labels"),
         ({"sources": {"a": {**SOURCE, "labels": "app=nginx", "port": 1}}}, "exactly one of service and labels"),
-        ({"sources": {"a": {"namespace": "gateway", "labels": "app=nginx"}}}, "write the number of the pods' port under port"),
+        (
+            {"sources": {"a": {"namespace": "gateway", "labels": "app=nginx"}}},
+            "write the number of the pods' port under port",
+        ),
         ({"sources": {"a": {"namespace": "gateway", "labels": "app", "port": 1}}}, "is not a label selector"),
         ({"sources": {"a": {**SOURCE, "namespace": "Gateway"}}}, "is not a Kubernetes name"),
         ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T"}}}}, "write https://host[:port] under api"),

@@ -230,7 +230,9 @@ class BackupsSelect(Model):
 class Person(Model):
     """An author or committer."""
 
-    name: Annotated[str, AfterValidator(_check_person)] = Field(description="Name.", examples=["cluster-backup-bot"])
+    name: Annotated[str, AfterValidator(_check_person)] = Field(
+        description="Name in the commits.", examples=["cluster-backup-bot"]
+    )
     email: Annotated[str, AfterValidator(_check_email)] = Field(
         description="E-mail address.", examples=["backup@yourcompany.com"]
     )

@@ -45,7 +45,7 @@ class QuayApi(Model):
 class ImagesEndpoint(RegistryEndpoint):
     """A registry of images and, optionally, its own API."""
 
-    api: QuayApi | None = Field(None, description="The registry's own API, where it has one.")
+    api: QuayApi | None = Field(None, description="The registry's own API, if it has one.")
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield from super().addresses()
@@ -121,7 +121,7 @@ class ImagesSync(Sync):
     select: ImagesSelect = Field(ImagesSelect(), description="The images of the source that are synced.")
     overwrite: StrictBool = Field(
         False,
-        description="Replace tags that differ at the target. When false each is a `conflict`.",
+        description="Replace tags that differ at the target. If false, each is a `conflict`.",
     )
     referrers: Literal["with-images", "always", "none"] = Field(
         "with-images",
@@ -267,7 +267,7 @@ def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:
 
 PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
     ("A sync of images", ImagesSync, ""),
-    ("Images, `source` and `target`", ImagesEndpoint, "Each is a registry, see below, and besides:"),
+    ("Images, `source` and `target`", ImagesEndpoint, "Each has the keys of a registry (see below), and this one:"),
     ("Images, `source`", ImagesSource, ""),
     ("Images, `target`", ImagesTarget, ""),
     ("Images, `api`", QuayApi, ""),
@@ -280,10 +280,10 @@ CHECKS: Final = """\
 - A source is not its own target: the same registry, however it is spelled (capitals, default port), needs a `prefix`,
   and one under which the copies are not found as sources again.
 - No two syncs can write one target repository. Explicit repositories are compared one by one; organizations, prefixes and
-  the beginnings of globs by how names begin, and whatever may meet is refused. Disabled syncs count too.
-- No circle of syncs brings its own copies back to a source (two registries that copy their catalogs to each other below a
-  prefix, for example), unless `select.repositories.exclude` keeps them out.
-- Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
+  globs are compared by the beginnings of names, and refused if they may overlap. Disabled syncs count too.
+- No circle of syncs may copy its own copies back to a source (two registries that copy their catalogs to each other below a
+  prefix, for example), unless `select.repositories.exclude` leaves them out.
+- Warnings: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
   leaves out everything.
 """
 

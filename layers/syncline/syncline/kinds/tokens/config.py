@@ -278,7 +278,7 @@ class TokensSync(Sync):
     )
     deadline: Seconds | None = Field(
         None,
-        description="The seconds after which a verdict is given in any case. Defaults to half a second after `retry_for`.",
+        description="The seconds after which a verdict is given, whatever is missing. Defaults to half a second after `retry_for`.",
         examples=[3],
     )
     quorum: Quorum = Field(
@@ -352,9 +352,9 @@ PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
 """The sections of the reference page: title, model, a note."""
 
 CHECKS: Final = """\
-- Each source names exactly one of `service` and `labels`; with `labels` its `port` is a number. With a token and on EKS it
-  names the `api`; otherwise neither `api` nor `ca`.
-- `retry_for` is at least two `sync_interval`s, and `deadline` is longer than `retry_for`.
-- There is no `schedule` and no `webhook`: instances are listed as often as the stack's `ScrapeSchedule` says.
-- Only warned about: `plain_http`; a `deadline` that outlasts the function `probe`, which a container does not have.
+- Each source names exactly one of `service` and `labels`; with `labels` its `port` is a number. With a token, and on
+  EKS, it needs `api`; otherwise it has neither `api` nor `ca`.
+- `retry_for` is at least twice `sync_interval`, and `deadline` is longer than `retry_for`.
+- `schedule` and `webhook` are not allowed: the stack's `ScrapeSchedule` decides when instances are listed.
+- Warnings: `plain_http`; a `deadline` longer than the timeout of the function `probe`, which limits verdicts on AWS only.
 """
