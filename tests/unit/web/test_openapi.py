@@ -41,8 +41,8 @@ def test_body_has_exactly_the_documented_keys() -> None:
 
 
 def test_pending_instance_with_a_refusal_counts_as_refusal() -> None:
-    waiting = InstanceResult("one", "10.0.0.1:1", TokenState.PENDING, 3, None, 401, "asked for a login (401)")
+    waiting = InstanceResult("one", "10.0.0.1:1", TokenState.PENDING, 3, None, 401, "refused the token (401)")
     silent = InstanceResult("two", "10.0.0.2:1", TokenState.PENDING, 1)
     body = body_of("gateway", None, ProbeResult(Verdict.TIMEOUT, Reason.NOT_IN_TIME, (waiting, silent)), None)
     said = [(each["verdict"], each["reason"]) for each in body["instances"]]
-    assert said == [("not_yet", "asked for a login (401)"), ("no_answer", "no answer in time")]
+    assert said == [("not_yet", "refused the token (401)"), ("no_answer", "no answer in time")]
