@@ -79,8 +79,8 @@ def _table(found: re.Match[str]) -> Iterator[str]:
 
 def _rows(model: type[Model]) -> Iterator[str]:
     for name, info in model.model_fields.items():
-        # The section of each kind describes `kind`.
-        if name == "name" or name not in model.__annotations__ or (name == "kind" and model is Sync):
+        # A sync's name is the key above it, and the section of each kind describes `kind`.
+        if name not in model.__annotations__ or (model is Sync and name in {"name", "kind"}):
             continue
         default = (
             "required" if info.is_required() else "by kind" if model is Gathering else _default(info.get_default())

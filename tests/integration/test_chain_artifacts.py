@@ -353,10 +353,10 @@ class TestWhatGoesWrong:
     @pytest.mark.parametrize(
         ("logs", "words"),
         [
-            ({"0_build.txt": "\ufeffnothing here\n"}, "no block"),
-            ({"0_build.txt": log(block(OLD)), "1_more.txt": log(block(NEW))}, "2 blocks that differ"),
-            ({"0_build.txt": log(block(OLD)).replace("-linux-amd64", "-beos-ppc")}, "no form of `mapping`"),
-            ({"0_build.txt": log(block(OLD)).replace("presto-1-", "presto/1-")}, "no form of `mapping`"),
+            ({"0_build.txt": "\ufeffnothing here\n"}, "no metadata block"),
+            ({"0_build.txt": log(block(OLD)), "1_more.txt": log(block(NEW))}, "2 different metadata blocks"),
+            ({"0_build.txt": log(block(OLD)).replace("-linux-amd64", "-beos-ppc")}, "matches no entry of `mapping`"),
+            ({"0_build.txt": log(block(OLD)).replace("presto-1-", "presto/1-")}, "matches no entry of `mapping`"),
         ],
     )
     def test_metadata_that_cannot_be_used(self, builds: ArtifactsWorld, logs: dict[str, str], words: str) -> None:

@@ -209,7 +209,7 @@ def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
     assert "no engine runs" in installed.run("status", *options, status=2)
     try:
         said = installed.run("up", "--port", port, *options)
-        assert f"the engine is up at http://127.0.0.1:{port}, its state in {home}" in said
+        assert f"the engine is up at http://127.0.0.1:{port}; its state is in {home}" in said
         outputs = json.loads((home / "engine.json").read_text())["outputs"]
         assert outputs.keys() >= OUTPUTS
         with urllib.request.urlopen(f"{outputs['ConsoleUrl']}health", timeout=30) as answer:

@@ -234,7 +234,7 @@ def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
     found = verdict(rules(pair, schedule=SHORT), pair.listed, "t" * 16384)
     assert found.verdict is Verdict.NOT_SYNCED
     assert found.instances[0].state is TokenState.FAILED
-    assert found.instances[0].reason in ("answered 400", "cut_short: closed within the answer")
+    assert found.instances[0].reason in ("answered 400", "cut_short: closed within the response")
     assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
 
 

@@ -31,8 +31,8 @@ def test_a_body_has_exactly_the_documented_keys() -> None:
 
 
 def test_a_pending_instance_is_reported_with_its_last_refusal() -> None:
-    waiting = InstanceResult("one", "10.0.0.1:1", TokenState.PENDING, 3, None, 401, "asked for a login (401)")
+    waiting = InstanceResult("one", "10.0.0.1:1", TokenState.PENDING, 3, None, 401, "refused the token (401)")
     silent = InstanceResult("two", "10.0.0.2:1", TokenState.PENDING, 1)
     body = body_of("gateway", None, ProbeResult(Verdict.TIMEOUT, Reason.NOT_IN_TIME, (waiting, silent)), None)
     reported = [(each["verdict"], each["reason"]) for each in body["instances"]]
-    assert reported == [("not_yet", "asked for a login (401)"), ("no_answer", "no answer in time")]
+    assert reported == [("not_yet", "refused the token (401)"), ("no_answer", "no answer in time")]

@@ -184,7 +184,7 @@ def test_each_scheme_reads_its_own_store(aws: Secrets) -> None:
         ("secret:object#empty", "is empty"),
         ("secret:object#truth", "has no text under that key"),
         ("secret:text#key", "is not a JSON object"),
-        ("secret:raw", "holds bytes, not text"),
+        ("secret:raw", "is binary, not text"),
         ("secret:gone", "does not exist"),
     ],
 )

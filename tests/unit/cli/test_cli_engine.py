@@ -59,7 +59,7 @@ def test_up_for_the_first_time(stack: Stack, starts: Start) -> None:
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "starting the engine"
-    assert lines[1] == f"the engine is up at {stack.target.endpoint}, its state in {stack.home}"
+    assert lines[1] == f"the engine is up at {stack.target.endpoint}; its state is in {stack.home}"
     assert lines[2].startswith("→ syncline apply")
 
 
@@ -172,7 +172,7 @@ def test_a_port_that_is_taken_needs_no_log() -> None:
             free_port(port)
     assert caught.value.what == f"cannot listen on port {port}: Address already in use; choose another one with --port"
     assert "log" not in caught.value.what
-    assert "where it names a log file" in caught.value.code.action
+    assert "If it names a log file" in caught.value.code.action
 
 
 def test_a_suggested_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,7 @@ INVALID = {
     # the repositories
     "no selector": (one("kind: images\n§source: {registry: prod.example}\n" + TARGET), "syncs.a.source", "write one of repositories, organizations and catalog: true"),
     "catalog: false alone": (one("kind: images\n§source: {registry: prod.example, catalog: false}\n" + TARGET), "syncs.a.source", "write one of repositories"),
-    "two selectors": (source("repositories: [a], §catalog: true"), "syncs.a.source.catalog", "stands beside repositories; write exactly one"),
+    "two selectors": (source("repositories: [a], §catalog: true"), "syncs.a.source.catalog", "cannot be combined with repositories; write exactly one"),
     "organizations without api": (source("§organizations: [payments]"), "syncs.a.source.organizations", "needs api: {kind: quay}"),
     "an organization with a path": (source("organizations: [§payments/app], api: {kind: quay}"), "syncs.a.source.organizations[0]", "write only its name"),
     "no repositories": (source("§repositories: []"), "syncs.a.source.repositories", "is an empty list"),

@@ -249,7 +249,7 @@ def test_a_look_that_stays_where_it_is_is_given_up_soon(steps: Steps) -> None:
     assert (run.status, run.counts.moved, run.counts.failed) == (RunStatus.DONE, 1, 1)
     (dead,) = steps.dead()
     assert (dead.code, dead.batch.scope) == ("NO_PROGRESS", EVERYTHING)
-    assert dead.reason == "10 functions one after another got no further behind team/0001"
+    assert dead.reason == "10 functions in a row made no progress after team/0001"
 
 
 def test_a_look_that_gets_further_now_and_then_is_not_given_up(steps: Steps) -> None:

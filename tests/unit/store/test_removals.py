@@ -161,7 +161,7 @@ def test_a_reservation_that_always_conflicts_raises_an_error(
 ) -> None:
     total = Total(1000)
     monkeypatch.setattr(database, "replace", lambda _item, _version: False)
-    with pytest.raises(SynclineError, match="AWS_UNAVAILABLE: removals of sync one"):
+    with pytest.raises(SynclineError, match="AWS_UNAVAILABLE: other functions changed the removals of sync one"):
         windows.reserve(RemovalRequest(LIMITS, 1, "a"), total)
     assert total.asked == 1
     assert len(pauses) == 30

@@ -74,7 +74,7 @@ def ask(receiver: Receiver, **more: Any) -> tuple[int, dict[str, Any]]:
     return answer["statusCode"], json.loads(answer["body"])
 
 
-UNAUTHORIZED = (401, {"error": "there is no such hook, or its secret or signature is wrong"})
+UNAUTHORIZED = (401, {"error": "no such webhook, or wrong secret or signature"})
 """The response to a request without the secret. It is the same for existing and unknown hooks."""
 
 

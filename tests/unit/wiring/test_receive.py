@@ -97,7 +97,7 @@ def test_a_kind_without_events_refuses_them(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delattr("syncline.kinds.images.wiring.changed_groups")
     answer = wiring.receiver().handle(event("images", json.dumps({"repository": "team/app"})))
     assert answer["statusCode"] == 400
-    assert json.loads(answer["body"]) == {"error": "a sync of images takes no webhooks or events"}
+    assert json.loads(answer["body"]) == {"error": "a sync of images accepts no webhooks or events"}
 
 
 @pytest.mark.parametrize("kind", SYNCS)

@@ -164,7 +164,7 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
         raise ProgramError(f"the engine did not start; its output is in {log}", last_lines(log, begin))
     if not _only_loopback(engine.port):
         _stop(home, say)
-        raise SynclineError("ENGINE_FAILED", "the engine listens on more than 127.0.0.1, and was stopped")
+        raise SynclineError("ENGINE_FAILED", "the engine listened on other addresses than 127.0.0.1, and was stopped")
     return engine
 
 

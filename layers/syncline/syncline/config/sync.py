@@ -117,7 +117,9 @@ class Gathering(Model):
         2, description="Seconds without a further event after which a scan begins.", examples=[30]
     )
     longest: Annotated[Number, Field(ge=0, le=3600)] = Field(
-        60, description="Seconds after the first event after which a scan begins in any case.", examples=[300]
+        60,
+        description="Seconds after the first event after which a scan begins even if further events come.",
+        examples=[300],
     )
 
 

@@ -147,7 +147,10 @@ class TestBlockOfARun:
         assert block_of([VALUES, dict(VALUES)], RULES, BEGAN, ENDED, "logs") == VALUES
 
     def test_none(self) -> None:
-        assert code_and_words() == ("METADATA_INVALID", "the logs of run 7 have no block with Image tag, Commit")
+        assert code_and_words() == (
+            "METADATA_INVALID",
+            "the logs of run 7 have no metadata block with Image tag, Commit",
+        )
 
     def test_differing_blocks(self) -> None:
         code, words = code_and_words(VALUES, {**VALUES, "Image tag": "app-2"})

@@ -243,7 +243,7 @@ class TestRemove:
         world.records.rows.clear()
         answer = world.answer(self.item())
         assert isinstance(answer, Result)
-        assert (answer.outcome, answer.reason) == (Outcome.EQUAL, "it is not ours")
+        assert (answer.outcome, answer.reason) == (Outcome.EQUAL, "this sync did not write the file, so it is kept")
         assert world.target.calls == []
 
     @SORTS
@@ -266,7 +266,7 @@ class TestRemove:
         answer = world.answer(self.item())
         assert isinstance(answer, Result)
         assert (answer.code, answer.target) == ("FILE_DIFFERS", "t")
-        assert "replaced at the target and its object is gone from the source" in (answer.reason or "")
+        assert "replaced the file at the target, and its object is gone from the source" in (answer.reason or "")
         assert world.record() is None
 
     def test_the_mark_of_a_file_shows_that_it_is_ours(self) -> None:

@@ -204,9 +204,9 @@ def test_endless_round_is_abandoned_and_counts_as_a_turn() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (ReplicaResponse(500), "asked about a token, it answered 500"),
-        (ReplicaResponse(302), "asked about a token, it answered 302"),
-        (REFUSED, "about a token: unreachable: Connection refused"),
+        (ReplicaResponse(500), "the token check failed: answered 500"),
+        (ReplicaResponse(302), "the token check failed: answered 302"),
+        (REFUSED, "the token check failed: unreachable: Connection refused"),
     ],
 )
 def test_instance_that_does_not_check_tokens_is_at_fault(answer: ReplicaResponse, reason: str) -> None:

@@ -83,7 +83,7 @@ class InCluster:
         try:
             loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
-            what = f"no service account to log in to the cluster ({error})"
+            what = f"no service account to log in to the cluster ({error}); run in a pod, or set `auth` of the source"
             raise SynclineError("CONFIG_INVALID", what) from None
         return configuration
 
@@ -117,7 +117,10 @@ class Kubeconfig:
             )
         except (ConfigException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             # The message may quote the file, which contains keys.
-            raise SynclineError("CONFIG_INVALID", f"the kubeconfig cannot be used ({type(error).__name__})") from None
+            raise SynclineError(
+                "CONFIG_INVALID",
+                f"the kubeconfig is invalid ({type(error).__name__}); check its current context, cluster and user",
+            ) from None
         return configuration
 
 

@@ -201,7 +201,7 @@ class Quay:
 def _check_page(listing: str, values: list[Any], *, may_be_empty: bool) -> None:
     """Raise LISTING_INCOMPLETE for an announced page without entries."""
     if not values and not may_be_empty:
-        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: an announced page was empty")
+        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: a page that the previous one announced is empty")
 
 
 def _full_name(entry: Any, namespace: str) -> str | None:

@@ -196,7 +196,7 @@ class BucketTarget(BucketEndpoint):
     """A second bucket instead of a repository (download only)."""
 
 
-_NOT_TARGET: Final = "has no known form; write repository (git), directory or bucket"
+_NOT_TARGET: Final = "is not a target; write repository (git), directory or bucket"
 _FORMS: Final = {"repository": "<git>", "directory": "<directory>", "bucket": "<bucket>"}
 
 
@@ -230,7 +230,9 @@ class BackupsSelect(Model):
 class Person(Model):
     """An author or committer."""
 
-    name: Annotated[str, AfterValidator(_check_person)] = Field(description="Name.", examples=["cluster-backup-bot"])
+    name: Annotated[str, AfterValidator(_check_person)] = Field(
+        description="Name in the commits.", examples=["cluster-backup-bot"]
+    )
     email: Annotated[str, AfterValidator(_check_email)] = Field(
         description="E-mail address.", examples=["backup@yourcompany.com"]
     )

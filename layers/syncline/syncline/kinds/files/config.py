@@ -117,7 +117,7 @@ class Source(BucketEndpoint):
 
     sequencers: StrictBool | None = Field(
         None,
-        description="The service numbers the events of a key in their order (`sequencer`), so that events older than the "
+        description="True if the service numbers the events of a key in their order (`sequencer`), so that events older than the "
         "record cost no request. Defaults to true for AWS only: other services number by the clocks of their machines, or "
         "not at all.",
     )
@@ -186,11 +186,11 @@ class FilesSync(Sync):
     permissions: PermissionsRule = Field(PermissionsRule(), description="The source of permissions.")
     overwrite: StrictBool = Field(
         False,
-        description="Replace files at the target that did not come from here. When false each is a `conflict`.",
+        description="Replace files at the target that this sync did not write. If false, each is a `conflict`.",
     )
     removals: Removals | None = Field(
         None,
-        description="Remove files from the target that are gone from the source, within limits. When absent, none is "
+        description="Remove files from the target that are gone from the source, within limits. Without it, none is "
         "removed.",
     )
     recheck: Duration = Field(
@@ -240,7 +240,7 @@ class FilesSync(Sync):
         source, target = self.source, self.target
         if source.location != target.location or not Area(source.prefix).meets(Area(target.prefix)):
             return []
-        what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
+        what = "overlaps the source; write another bucket, or prefixes of which neither begins with the other"
         return [Finding(("target", "bucket"), what, (("source",), ("target",)))]
 
     def warnings(self) -> list[Finding]:

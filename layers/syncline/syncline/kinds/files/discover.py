@@ -307,7 +307,7 @@ class FileScan:
         if self.sync.removals is None or not tally.gone:
             return 0, None
         if empty:
-            what = f"{self.source} is listed without a single object, and the target has {tally.ours} of its files"
+            what = f"the listing of {self.source} is empty, but the target has {tally.ours} files of ours"
             return 0, capped(f"{what}; nothing is removed after an empty listing")
         if tally.renamed and cursor.after:
             # Renames of this scan are still in flight, so their old names seem gone: the next scan decides.

@@ -45,7 +45,7 @@ class QuayApi(Model):
 class ImagesEndpoint(RegistryEndpoint):
     """A registry of images and, optionally, its own API."""
 
-    api: QuayApi | None = Field(None, description="The registry's own API, where it has one.")
+    api: QuayApi | None = Field(None, description="The registry's own API, if it has one.")
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield from super().addresses()
@@ -121,7 +121,7 @@ class ImagesSync(Sync):
     select: ImagesSelect = Field(ImagesSelect(), description="The images of the source that are synced.")
     overwrite: StrictBool = Field(
         False,
-        description="Replace tags that differ at the target. When false each is a `conflict`.",
+        description="Replace tags that differ at the target. If false, each is a `conflict`.",
     )
     referrers: Literal["with-images", "always", "none"] = Field(
         "with-images",
@@ -201,13 +201,11 @@ def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
     source = sync.source
     given = [name for name in ("repositories", "organizations", "catalog") if getattr(source, name)]
     if not given:
-        yield Finding(
-            ("source",), "does not say which repositories; write one of repositories, organizations and catalog: true"
-        )
+        yield Finding(("source",), "names no repositories; write one of repositories, organizations and catalog: true")
     if len(given) > 1:
         yield Finding(
             ("source", given[1]),
-            f"stands beside {given[0]}; write exactly one of repositories, organizations and catalog: true",
+            f"cannot be combined with {given[0]}; write exactly one of repositories, organizations and catalog: true",
             tuple(("source", name) for name in given),
         )
     if source.organizations is not None and source.api is None:
@@ -264,4 +262,4 @@ def _source_areas(sync: ImagesSync) -> list[Area]:
 
 def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:
     if sync.source.repositories is not None and not _source_areas(sync):
-        yield Finding(("select", "repositories"), "leaves out every one of source.repositories, so nothing is copied")
+        yield Finding(("select", "repositories"), "leaves out all of source.repositories, so nothing is copied")

@@ -177,7 +177,7 @@ class ImageScan:
         for group in scope.groups or ():
             name = self._sync.source_repository(group)
             if name is None or not self._sync.takes_repository(name):
-                what = f"{group} is not a target repository of the sync as it is configured now"
+                what = f"{group} is not a target repository of the sync's current configuration"
                 yield Failure(Item(group, "*"), SynclineError("SOURCE_ABSENT", what))
 
     def _namespaces(self, scope: Scope) -> set[str]:

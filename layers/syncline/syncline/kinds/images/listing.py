@@ -252,7 +252,7 @@ def target_repositories(
 
 def nothing_listed(registry: Registry, listing: str) -> SynclineError:
     """Return the error for an empty listing, which may be a fault of the registry."""
-    return SynclineError("LISTING_INCOMPLETE", f"{listing} at {registry.host} is listed without a single repository")
+    return SynclineError("LISTING_INCOMPLETE", f"the listing of {listing} at {registry.host} is empty")
 
 
 def count_listing(
