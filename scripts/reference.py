@@ -1,6 +1,6 @@
 """The generated parts of the reference: the schema of ``syncs.yaml``, the tables of its page, errors, and the probe's API.
 
-``python -m scripts.reference`` writes them. The page of ``syncs.yaml`` is written by hand but for the tables of keys.
+``python -m scripts.reference`` writes them. The page of ``syncs.yaml`` is edited manually, except for its tables of keys.
 """
 
 from __future__ import annotations
