@@ -48,7 +48,7 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
         for number in range(_EVENTS):
             chain.upload(f"changed-{number:03}", b"%d" % number)
         chain.https.clear()
-        chain.pump.manners.batches = True
+        chain.pump.delivery.batches = True
         lock = threading.Lock()
 
         def count(**_: Any) -> None:

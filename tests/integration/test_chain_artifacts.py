@@ -31,7 +31,7 @@ from tests.rig.artifacts import (
     log,
 )
 from tests.rig.images import SYNC
-from tests.rig.pump import Duplicates, Letter, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint, Letter
 from tests.rig.server import json_reply
 from tests.standins import saved
 from tests.standins.github import Stored, zipped
@@ -426,8 +426,8 @@ def effects(builds: ArtifactsWorld) -> list[str]:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str], when: When, share: int) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str], when: KillPoint, share: int) -> None:
     assert len(effects) > 60
     for number in range(1 + share, len(effects) + 1, SHARES * 3):  # every third one, to stay within minutes
         chain = started(builds)
@@ -439,16 +439,16 @@ def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str],
 
 @settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 120), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 120), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
 )
 def test_killed_often_while_messages_come_in_disorder(
-    builds: ArtifactsWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+    builds: ArtifactsWorld, kills: set[tuple[int, KillPoint]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
     chain = started(builds, seed)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     chain.reaper.plan = set(kills)
     chain.pump.run()
     check(chain)

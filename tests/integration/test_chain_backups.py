@@ -21,7 +21,7 @@ from syncline.messages import Start
 from syncline.model import Outcome, Run, Scope, Trigger
 from syncline.telemetry import logger
 from tests.rig.backups import SYNC, BackupsChain, s3_server
-from tests.rig.pump import Duplicates, Manners, Reaper, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint, Reaper
 from tests.standins.git_places import make_bare
 from tests.standins.programs import needs, program
 
@@ -222,7 +222,7 @@ def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatc
         chain.upload({"north/n/new.yaml": b"new", "south/n/new.yaml": b"new", "west/n/f0.yaml": b"changed"})
         chain.bucket.delete(gone)
         chain.reaper.effects.clear()
-        chain.reaper.plan = {(number, When.AFTER)}
+        chain.reaper.plan = {(number, KillPoint.AFTER)}
         run = chain.run()
         effects = len(chain.reaper.effects)
         assert gone not in chain.bare.files(), f"killed after effect {number}"
@@ -312,10 +312,10 @@ def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return list(chain.reaper.effects)
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: When) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: KillPoint) -> None:
     assert "git push" in effects
-    numbers = set(range(1 + (when is When.AFTER), len(effects) + 1, 3)) | {effects.index("git push") + 1}
+    numbers = set(range(1 + (when is KillPoint.AFTER), len(effects) + 1, 3)) | {effects.index("git push") + 1}
     for number in sorted(numbers):
         chain = changed(make())
         chain.reaper.plan = {(number, when)}
@@ -331,21 +331,21 @@ def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: When)
 
 @settings(max_examples=4, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 40), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 40), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
 )
 def test_killed_often_while_messages_come_in_disorder(
-    make: Make, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+    make: Make, kills: set[tuple[int, KillPoint]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
     chain = changed(make(seed))
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     chain.reaper.plan = kills
     chain.pump.run()
     assert chain.bare.files() == AFTER
     chain.bare.check()
     # One commit for the change, and one more at most where events came apart from one another.
     assert len(chain.bare.commits()) <= 1 + len(CHANGED) + 1
-    chain.pump.manners = Manners(random.Random(seed))
+    chain.pump.delivery = Delivery(random.Random(seed))
     chain.check_again()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from syncline.messages import Batch, decode
 from syncline.model import RunStatus, Step
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, small
-from tests.rig.pump import Duplicates, Letter, Manners
+from tests.rig.pump import Delivery, Duplicates, Letter
 from tests.standins.oci import OciRegistry
 
 
@@ -25,7 +25,7 @@ def chain(registries: ImagesWorld) -> ImagesChain:
 @pytest.mark.parametrize("duplicates", list(Duplicates))
 @pytest.mark.parametrize("late", [0.0, 1800.0])
 def test_each_message_twice_and_late(chain: ImagesChain, duplicates: Duplicates, late: float) -> None:
-    chain.pump.manners = Manners(random.Random(1), False, duplicates, late)
+    chain.pump.delivery = Delivery(random.Random(1), False, duplicates, late)
     chain.run()
     chain.check()
     chain.check_again()
@@ -48,7 +48,7 @@ def test_any_order(
     concurrency: int,
 ) -> None:
     chain = small(registries.chain(seed), concurrency=concurrency)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, batches)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, batches)
     chain.run()
     chain.check()
     chain.check_again()

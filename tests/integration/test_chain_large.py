@@ -15,7 +15,7 @@ from syncline.kinds.images import transfer as parts
 from syncline.model import Step
 from syncline.steps import engine
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, Key
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.oci_store import digest_of
 
@@ -321,7 +321,7 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(registries: Im
     effects = list(chain.reaper.effects)
     assert len([effect for effect in effects if effect.startswith("PATCH")]) >= 3
     for number, effect in enumerate(effects, 1):
-        when = When.BEFORE if (number % 2 == 0) == openssl else When.AFTER
+        when = KillPoint.BEFORE if (number % 2 == 0) == openssl else KillPoint.AFTER
         print(f"killed {when} effect {number}, {effect}")
         chain = started()
         chain.reaper.plan = {(number, when)}
@@ -332,7 +332,7 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(registries: Im
 @pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE])
 def test_messages_in_disorder_while_a_layer_goes_on(registries: ImagesWorld, duplicates: Duplicates) -> None:
     chain = large(registries, LAYER, OTHER, tick=30.0, concurrency=4)
-    chain.pump.manners = Manners(random.Random(7), True, duplicates, 900.0, True)
+    chain.pump.delivery = Delivery(random.Random(7), True, duplicates, 900.0, True)
     chain.run()
     chain.check()
     chain.check_again()

@@ -12,7 +12,7 @@ import pytest
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import Counts, RunStatus
 from tests.rig.images import ImagesChain, ImagesWorld
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_INDEX, Repository, Store, Stored, descriptor, digest_of
 
@@ -267,13 +267,13 @@ def begun(registries: ImagesWorld, *, there: bool) -> ImagesChain:
     return chain
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(registries: ImagesWorld, when: When) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(registries: ImagesWorld, when: KillPoint) -> None:
     chain = begun(registries, there=True)
     chain.pump.run()
     effects = [number for number, each in enumerate(chain.reaper.effects, 1) if re.search("PUT.*/manifests/", each)]
     assert len(effects) > 12
-    for number in effects[:: 2 if when is When.BEFORE else 1]:
+    for number in effects[:: 2 if when is KillPoint.BEFORE else 1]:
         chain = begun(registries, there=True)
         chain.reaper.plan = {(number, when)}
         chain.pump.run()
@@ -284,7 +284,7 @@ def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(registries: I
 @pytest.mark.parametrize("there", [True, False], ids=["api", "tag"])
 def test_messages_that_come_twice_and_in_any_order(registries: ImagesWorld, *, there: bool) -> None:
     chain = begun(registries, there=there)
-    chain.pump.manners = Manners(random.Random(1), shuffle=True, duplicates=Duplicates.AT_ONCE)
+    chain.pump.delivery = Delivery(random.Random(1), shuffle=True, duplicates=Duplicates.AT_ONCE)
     chain.pump.run()
     check(chain)
     assert again(chain).queued == 0

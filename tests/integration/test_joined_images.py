@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from syncline.model import Counts, Outcome, Run, RunStatus, Step, Trigger
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
 NAME: Final = "team/app"
 TAGS: Final = ("1.0", "2.0", "3.0")
@@ -139,7 +139,7 @@ def test_killed_at_any_effect(registries: ImagesWorld) -> None:
     chain.pump.run()
     check(chain)
     for number in range(1, len(chain.reaper.effects) + 1, 5):
-        for when in (When.BEFORE, When.AFTER):
+        for when in (KillPoint.BEFORE, KillPoint.AFTER):
             killed = first_transfer(registries.chain())
             push(killed, 2)
             killed.reaper.effects.clear()
@@ -151,16 +151,16 @@ def test_killed_at_any_effect(registries: ImagesWorld) -> None:
 
 @settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 90), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 90), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
 )
 def test_killed_often_while_messages_come_in_disorder(
-    registries: ImagesWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+    registries: ImagesWorld, kills: set[tuple[int, KillPoint]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
     chain = first_transfer(registries.chain(seed), conflicts=True)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     push(chain, 3)
     chain.reaper.effects.clear()
     chain.reaper.plan = kills

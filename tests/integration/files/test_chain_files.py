@@ -14,7 +14,8 @@ from syncline.kinds.files import discover, items, state_csv
 from syncline.kinds.files import kind as files
 from syncline.model import Outcome
 from tests.rig.files import MODE, SYNC, FilesChain, record
-from tests.rig.pump import Duplicates, Manners, MortalHttp
+from tests.rig.killable import KillableHttp
+from tests.rig.pump import Delivery, Duplicates
 from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone
@@ -282,7 +283,7 @@ class TestEvents:
             told.append(record(chain.name, key, name, f"{number:016X}"))
             if number % 8 == 7:  # whatever was told so far, but not all of it
                 chain.hear(*dice.sample(told, 6))
-        chain.pump.manners = Manners(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
+        chain.pump.delivery = Delivery(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
         chain.hear(*dice.sample(told, len(told)))
         chain.check()
         assert set(chain.manager.files) == {f"/data/{key}" for key in there}
@@ -378,7 +379,7 @@ class TestTelling:
     def test_a_state_too_large_for_the_time_stays(self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch) -> None:
         chain.make_bucket("reports-late")
         monkeypatch.setattr(files, "REPORTING", -1.0)
-        monkeypatch.setattr(MortalHttp, "set_deadline", lambda *_: None)
+        monkeypatch.setattr(KillableHttp, "set_deadline", lambda *_: None)
         fill(chain, reports={**chain.endpoint("reports-late"), "full": True})
         chain.run()
         chain.check()

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from tests.rig.files import FilesChain, FilesWorld, record
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
 KILLS = 12
 SEED = 4246237352  # among its kills is one of a function that holds turns at the target, for which others then wait
@@ -53,7 +53,7 @@ def _effects(world: FilesWorld) -> int:
 
 def test_killed_at_any_call(world: FilesWorld) -> None:
     effects = _effects(world)
-    points = [(number, when) for number in range(1, effects + 1) for when in (When.BEFORE, When.AFTER)]
+    points = [(number, when) for number in range(1, effects + 1) for when in (KillPoint.BEFORE, KillPoint.AFTER)]
     for number, when in random.Random(SEED).sample(points, KILLS):
         with world.chain() as chain:
             prepared(chain)
@@ -71,6 +71,8 @@ def test_out_of_order_twice_and_late(world: FilesWorld, seed: int) -> None:
     with world.chain(seed) as chain:
         prepared(chain)
         duplicates = [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END][seed % 3]
-        chain.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=duplicates, late=30.0, batches=True)
+        chain.pump.delivery = Delivery(
+            random.Random(seed), shuffle=True, duplicates=duplicates, late=30.0, batches=True
+        )
         chain.pump.run()
         check(chain)

@@ -10,7 +10,7 @@ import pytest
 
 from syncline.kinds.files import state_csv
 from tests.rig.files import MODE, SYNC, FilesChain, record
-from tests.rig.pump import Duplicates, Manners
+from tests.rig.pump import Delivery, Duplicates
 
 REMOVED = "ObjectRemoved:Delete"
 
@@ -60,7 +60,7 @@ class TestOrder:
         chain.upload("b", b"content")
         chain.bucket.delete("a")
         told = [record(chain.name, "b", "ObjectCreated:Copy", "0B"), record(chain.name, "a", REMOVED, "0C")]
-        chain.pump.manners.batches = True
+        chain.pump.delivery.batches = True
         chain.hear(*told)
         chain.check()
         assert chain.manager.operations["rename"] == 1
@@ -92,7 +92,7 @@ class TestOrder:
             told.append(record(chain.name, key, "ObjectCreated:Put" if key in there else REMOVED, f"00{number:014X}"))
             if number % 8 == 0:
                 chain.hear(*dice.sample(told, 6))
-        chain.pump.manners = Manners(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
+        chain.pump.delivery = Delivery(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
         chain.hear(*dice.sample(told, len(told)))
         chain.check()
         assert set(chain.manager.files) == {f"/data/{key}" for key in there}

@@ -10,7 +10,7 @@ import pytest
 from syncline.messages import Start
 from syncline.model import Counts, Outcome, RunStatus, Scope, Step, Trigger
 from tests.integration.files.targets import Pair
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
 NEW: Final = ("a", "b", "c")
 EQUAL: Final = tuple(f"equal/{number:02}" for number in range(20))
@@ -110,7 +110,7 @@ def test_a_conflict_is_told_once(pair: Pair) -> None:
 def test_messages_that_come_twice(pair: Pair, duplicates: Duplicates) -> None:
     first_transfer(pair)
     event(pair, 2)
-    pair.chain.pump.manners = Manners(random.Random(1), True, duplicates)
+    pair.chain.pump.delivery = Delivery(random.Random(1), True, duplicates)
     pair.chain.pump.run()
     check_all(pair, after=1)
 
@@ -121,7 +121,7 @@ def test_killed_at_any_effect(pair: Pair) -> None:
     for number in range(1, 44, 9):
         event(pair, 2)
         chain.reaper.effects.clear()
-        chain.reaper.plan = {(number, When.AFTER if number % 2 else When.BEFORE)}
+        chain.reaper.plan = {(number, KillPoint.AFTER if number % 2 else KillPoint.BEFORE)}
         print(f"killed at effect {number}")
         chain.pump.run()
         check_all(pair, after=runs)

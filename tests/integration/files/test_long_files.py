@@ -14,7 +14,7 @@ from syncline.clients.s3.upload import PART_SIZE
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.rig.files import SYNC, FilesChain
-from tests.rig.pump import When
+from tests.rig.pump import KillPoint
 from tests.rig.stack import QUEUES
 from tests.standins.s3 import S3Server
 
@@ -96,7 +96,7 @@ class TestThroughTheFunction:
         to_slow_bucket(strict, target)
         put_all(strict, strict_server, LARGE)
         parts = [number for number in range(1, 60) if number % 12 == 0]
-        strict.reaper.plan = {(number, When.AFTER) for number in parts}
+        strict.reaper.plan = {(number, KillPoint.AFTER) for number in parts}
         strict.run()
         strict.reaper.plan = set()
         check(strict, target, LARGE)

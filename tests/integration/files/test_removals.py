@@ -12,7 +12,7 @@ from syncline.messages import Start
 from syncline.model import EVERYTHING, Run, Scope, Step, Trigger
 from syncline.store.runs import new_run_id
 from tests.rig.files import SYNC, FilesChain, record
-from tests.rig.pump import Duplicates, Letter, When
+from tests.rig.pump import Duplicates, KillPoint, Letter
 
 HOUR: Final = 3600.0
 ALL: Final = 100
@@ -147,7 +147,7 @@ def test_excluded_files_are_no_part_of_the_total(strict: FilesChain) -> None:
 @pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END])
 def test_a_message_delivered_twice_is_counted_once(strict: FilesChain, duplicates: Duplicates) -> None:
     chain = filled(strict)
-    chain.pump.manners.duplicates = duplicates
+    chain.pump.delivery.duplicates = duplicates
     keys = deleted(chain, range(15))
     tell(chain, keys)
     assert gone(chain) == 15
@@ -161,7 +161,7 @@ def test_a_killed_function_uses_the_allowance_once(strict: FilesChain) -> None:
     """Killed before and after several of its calls, the same scan removes what it may, and the rest may still go."""
     chain = filled(strict)
     chain.reaper.effects.clear()
-    chain.reaper.plan = {(number, when) for number in range(8, 60, 9) for when in (When.BEFORE, When.AFTER)}
+    chain.reaper.plan = {(number, when) for number in range(8, 60, 9) for when in (KillPoint.BEFORE, KillPoint.AFTER)}
     tell(chain, deleted(chain, range(15)))
     assert gone(chain) == 15
     assert len(chain.reaper.effects) > 20
