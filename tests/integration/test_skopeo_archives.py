@@ -10,17 +10,17 @@ import pytest
 
 from tests.standins import saved
 from tests.standins.pairs import USERS, RegistryPair
-from tests.standins.pushed_archives import Place
+from tests.standins.pushed_archives import PushTarget
 
 
 @pytest.fixture
-def place(registry_pair: RegistryPair, namespace: str) -> Place:
-    return Place(registry_pair.dr, f"{namespace}/app")
+def place(registry_pair: RegistryPair, namespace: str) -> PushTarget:
+    return PushTarget(registry_pair.dr, f"{namespace}/app")
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
 def test_what_skopeo_writes(
-    place: Place,
+    place: PushTarget,
     skopeo: Callable[..., bytes],
     tmp_path: Path,
     form: str,

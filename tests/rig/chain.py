@@ -195,7 +195,7 @@ class Chain(Rig):
     def new_worker(self, step: Step) -> Worker:
         clock, http = self.clock, KillableHttp(self.reaper, self.clock, self.effects)
         self.https.append(http)
-        # Looked up late: a test may replace them.
+        # Read here, because a test may replace `secrets`.
         secrets = Secrets(_no_client, _no_client, self.secrets)
         state = State(self.table, clock.time, clock.every)
         dependencies = Dependencies(secrets, http, state, self.database, clock.time)

@@ -97,7 +97,7 @@ class _Timer:
 
 
 class Reaper:
-    """Counter of the calls with an effect, from 1; it kills at those in ``plan``.
+    """Counts the calls with an effect from 1, and kills the step at those in ``plan``.
 
     ``on_call`` is called before each call, with or without an effect, so that another function may act then.
     """
@@ -238,15 +238,15 @@ class Mail:
         now = self._clock.now
         group, identity = entry.get("MessageGroupId"), entry.get("MessageDeduplicationId")
         if queue.endswith(".fifo"):
-            assert group, "a FIFO queue takes no message without a group"
-            assert identity, "nor one without an identity"
-            assert "DelaySeconds" not in entry, "a FIFO queue delays no single message"
+            assert group, "a message to a FIFO queue has no group"
+            assert identity, "a message to a FIFO queue has no deduplication ID"
+            assert "DelaySeconds" not in entry, "a message to a FIFO queue has a delay"
             if now - self._seen.get((queue, group, identity), -_DEDUPLICATED) < _DEDUPLICATED:
                 return number
             self._seen[queue, group, identity] = now
         else:
             assert identity is None
-            assert queue.endswith("-dead") or group, "the sync, among which SQS delivers fairly"
+            assert queue.endswith("-dead") or group, "a message has no group: SQS uses the sync for fair delivery"
         order = group if queue.endswith(".fifo") else None
         self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=order))
         return number
@@ -260,7 +260,7 @@ def _refusal(body: str) -> str | None:
 
 
 _SHORTER_TIME: Final = 0.1
-_SHORTER_LOOK: Final = 0.06
+_SHORTER_TICK: Final = 0.06
 
 
 class Context:
@@ -333,7 +333,7 @@ class Pump:
         self.clock.sleep(max(0.0, when - self.clock.now))
 
     def deliver(self, letters: list[Letter], worker: Worker | None = None) -> None:
-        """Pass messages of one queue to its function, and handle them as its response says."""
+        """Pass messages of one queue to its function, and handle them according to its response."""
         step, queue = letters[0].step, QUEUES[letters[0].step]
         for letter in letters:
             letter.received += 1
@@ -363,7 +363,7 @@ class Pump:
         return (
             (seconds, 0.0)
             if not self.tick
-            else (RESERVED_SECONDS + (seconds - RESERVED_SECONDS) * _SHORTER_TIME, self.tick * _SHORTER_LOOK)
+            else (RESERVED_SECONDS + (seconds - RESERVED_SECONDS) * _SHORTER_TIME, self.tick * _SHORTER_TICK)
         )
 
     def _worker(self, step: Step) -> Worker:

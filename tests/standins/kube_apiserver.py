@@ -174,7 +174,7 @@ class KubeApiserver:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Nothing of it is to be kept.
+    # No data is kept, so there is no need to end it gracefully.
     process.send_signal(signal.SIGKILL)
     process.wait()
 

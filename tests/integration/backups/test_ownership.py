@@ -219,7 +219,7 @@ def test_after_a_lost_table_commits_tell_what_is_ours(world: World) -> None:
     world.bare.fill({"east/n/f1.yaml": b"foreign", "docs/x": b"x"})
     world.put(FILES)
     world.run()
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.put({"east/n/f0.yaml": b"newer", "west/n/f5.yaml": b"newer"})
     lost.delete("west/n/f0.yaml")
     expected = {"east/n/f1.yaml": "FILE_DIFFERS", "docs/x": "extra", "west/n/f0.yaml": "removed"}
@@ -232,7 +232,7 @@ def test_after_a_lost_table_commits_tell_what_is_ours(world: World) -> None:
 def test_after_a_lost_table_events_know_what_is_ours(world: World) -> None:
     world.put(FILES)
     world.run()
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.put({"east/n/f0.yaml": b"newer"})
     lost.delete("east/n/f1.yaml")
     assert lost.codes(lost.run("east/n/f0.yaml", "east/n/f1.yaml")) == {
@@ -246,7 +246,7 @@ def test_after_a_lost_table_a_push_in_between_makes_nothing_foreign(
 ) -> None:
     world.put(FILES)
     world.run()
-    lost, push = world.forgetful(), RemoteBranch.push
+    lost, push = world.without_table(), RemoteBranch.push
     lost.put({"east/n/f0.yaml": b"newer"})
 
     def overtaken(self: RemoteBranch, commit: str) -> None:
@@ -363,7 +363,7 @@ def test_a_plan_records_nothing(world: World) -> None:
     world.bare.fill({"docs/x": b"x"})
     world.put(FILES)
     world.run()
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.delete("east/n/f0.yaml")
     pages = list(lost.kind().discover(Scope(), None, StepContext(lambda: 60.0, plan=True)))
     assert "east/n/f0.yaml" in {item.name for page in pages for item in page.items if item.detail}
@@ -391,7 +391,7 @@ def test_what_others_committed_since_is_not_ours(world: World) -> None:
         world.bare.fill({f"docs/{number}": b"x"})
         world.put({"east/n/f0.yaml": b"version %d" % number})
         world.run("east/n/f0.yaml")
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.bare.fill({"west/n/f3.yaml": b"edited", "west/n/later.yaml": b"later"})
     got = {name: code for name, code in lost.codes(lost.run()).items() if code not in ("skipped", "extra")}
     assert got == {"west/n/f3.yaml": "FILE_DIFFERS"}

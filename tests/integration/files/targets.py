@@ -164,7 +164,7 @@ def everything(pair: Pair, *_keys: str) -> Run:
 
 
 def events(pair: Pair, *keys: str) -> Run:
-    return pair.chain.hear(*(record(pair.chain.name, key) for key in keys))
+    return pair.chain.run_events(*(record(pair.chain.name, key) for key in keys))
 
 
 def keys_by_hand(pair: Pair, *keys: str) -> Run:

@@ -238,7 +238,7 @@ class TestRenames:
         received = chain.manager.received
         chain.upload("z", b"aaa")
         chain.bucket.delete("a")
-        chain.hear(record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "z", "ObjectCreated:Copy"))
+        chain.run_events(record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "z", "ObjectCreated:Copy"))
         chain.check()
         assert chain.manager.received == received
         assert chain.manager.operations["rename"] == 1
@@ -247,7 +247,7 @@ class TestRenames:
 class TestEvents:
     def test_an_event_moves_its_key_and_looks_at_no_other(self, chain: FilesChain) -> None:
         fill(chain)
-        run = chain.hear(record(chain.name, "b c"))
+        run = chain.run_events(record(chain.name, "b c"))
         assert set(chain.manager.files) == {"/data/b c"}
         assert run.counts.moved == 1
         chain.run()
@@ -258,11 +258,11 @@ class TestEvents:
         chain.run()
         chain.bucket.delete("a")
         gone, made = record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "a")
-        chain.hear(gone, gone)
+        chain.run_events(gone, gone)
         chain.check()
-        chain.hear(made)  # late: the key is looked at, and there is nothing
+        chain.run_events(made)  # late: the key is looked at, and there is nothing
         chain.check()
-        chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))  # forged: it is there
+        chain.run_events(record(chain.name, "b c", "ObjectRemoved:Delete"))  # forged: it is there
         chain.check()
         chain.upload("lost", b"nobody said a word")
         chain.run()
@@ -282,15 +282,15 @@ class TestEvents:
             name = "ObjectCreated:Put" if key in there else "ObjectRemoved:Delete"
             told.append(record(chain.name, key, name, f"{number:016X}"))
             if number % 8 == 7:  # whatever was told so far, but not all of it
-                chain.hear(*dice.sample(told, 6))
+                chain.run_events(*dice.sample(told, 6))
         chain.pump.delivery = Delivery(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
-        chain.hear(*dice.sample(told, len(told)))
+        chain.run_events(*dice.sample(told, len(told)))
         chain.check()
         assert set(chain.manager.files) == {f"/data/{key}" for key in there}
 
         reads = Counter(get=1 << 20, permissions=1 << 20)
         done = chain.manager.operations - reads
-        chain.hear(*reversed(told))  # all of them once more, the creations of what is gone last
+        chain.run_events(*reversed(told))  # all of them once more, the creations of what is gone last
         chain.check()
         assert chain.manager.operations - reads == done
 
@@ -331,9 +331,9 @@ class TestEvents:
     def test_the_file_managers_events_from_a_queue(self, chain: FilesChain) -> None:
         fill(chain)
         event: dict[str, Any] = {"event_type": "create", "file_path": "/data/b c", "new_path": None, "metadata": {}}
-        chain.hear({"service": chain.manager.url, "events": [event]})
+        chain.run_events({"service": chain.manager.url, "events": [event]})
         assert set(chain.manager.files) == {"/data/b c"}
-        chain.hear({"service": chain.manager.url, **event, "file_path": "/data/a"})
+        chain.run_events({"service": chain.manager.url, **event, "file_path": "/data/a"})
         assert set(chain.manager.files) == {"/data/b c", "/data/a"}
         chain.post({"service": chain.manager.url, "events": [{"event_type": "explode"}]}, {"service": "elsewhere"})
         chain.pump.run()
@@ -372,7 +372,7 @@ class TestTelling:
         assert paths("new") == everything
         assert bucket.head(f"{SYNC}/old.csv") is None
         chain.bucket.delete("b c")
-        chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))
+        chain.run_events(record(chain.name, "b c", "ObjectRemoved:Delete"))
         chain.run()  # changes nothing, and so are the sheets
         assert (paths("old"), paths("new")) == (everything, everything - {"/data/b c"})
 

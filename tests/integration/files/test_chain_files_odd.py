@@ -73,10 +73,10 @@ def test_names_of_every_sort(chain: FilesChain) -> None:
     assert chain.run().counts.skipped == len(NAMES)
     for name in NAMES:
         chain.upload(name, b"by event")
-    chain.hear(*(record(chain.name, name) for name in NAMES))
+    chain.run_events(*(record(chain.name, name) for name in NAMES))
     chain.check()
     chain.bucket.delete("deep")
-    chain.hear(record(chain.name, "deep", "ObjectRemoved:Delete"))
+    chain.run_events(record(chain.name, "deep", "ObjectRemoved:Delete"))
     chain.check()
     assert "/data/deep/er" in chain.manager.files
 
@@ -98,15 +98,15 @@ def test_versions_and_their_markers(chain: FilesChain) -> None:
     s3.put_bucket_versioning(Bucket=chain.name, VersioningConfiguration={"Status": "Enabled"})
     chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={})
     chain.upload("a", b"the first")
-    chain.hear(record(chain.name, "a", sequencer="0A"))
+    chain.run_events(record(chain.name, "a", sequencer="0A"))
     chain.check()
     marker = s3.delete_object(Bucket=chain.name, Key="a")["VersionId"]
-    gone = chain.hear(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
+    gone = chain.run_events(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
     chain.check()
     assert gone.counts.removed == 1
-    assert chain.hear(record(chain.name, "a", sequencer="0A")).counts.requests == 0
+    assert chain.run_events(record(chain.name, "a", sequencer="0A")).counts.requests == 0
     s3.delete_object(Bucket=chain.name, Key="a", VersionId=marker)
-    chain.hear(record(chain.name, "a", "ObjectRemoved:Delete", "0C"))
+    chain.run_events(record(chain.name, "a", "ObjectRemoved:Delete", "0C"))
     chain.check()
     assert chain.manager.files["/data/a"].content == b"the first"
 
@@ -205,6 +205,6 @@ def test_a_forged_event_begins_no_run(chain: FilesChain, key: str) -> None:
     chain.pump.run()
     assert chain.state.runs(chain.sync) == []
     assert chain.mail.dead() == []
-    run = chain.hear(record(chain.name, key), record(chain.name, "a.txt"))
+    run = chain.run_events(record(chain.name, key), record(chain.name, "a.txt"))
     assert (run.counts.moved, run.counts.failed) == (1, 0)
     chain.check()

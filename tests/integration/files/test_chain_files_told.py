@@ -25,18 +25,18 @@ class TestOrder:
         ordered(chain)
         for key in "ab":
             chain.upload(key, b"x")
-            chain.hear(record(chain.name, key, sequencer="0A"))
+            chain.run_events(record(chain.name, key, sequencer="0A"))
         chain.bucket.delete("a")
-        assert chain.hear(record(chain.name, "a", REMOVED, "0B")).counts.removed == 1
+        assert chain.run_events(record(chain.name, "a", REMOVED, "0B")).counts.removed == 1
         chain.check()  # the records, too, are those of files alone
-        run = chain.hear(record(chain.name, "a", sequencer="0A"))
+        run = chain.run_events(record(chain.name, "a", sequencer="0A"))
         assert (run.counts.requests, run.counts.queued) == (0, 0)
         chain.check()
         run = chain.run()
         assert (run.counts.skipped, run.counts.queued) == (1, 0)
 
         chain.records.write({"a": None})  # its time was over
-        run = chain.hear(record(chain.name, "a", sequencer="0A"))
+        run = chain.run_events(record(chain.name, "a", sequencer="0A"))
         # It is read at both sides, and a bare 404 of the source is made sure of.
         assert (run.counts.requests, run.counts.queued) == (3, 0)
         chain.check()
@@ -44,38 +44,38 @@ class TestOrder:
     def test_a_deletion_by_a_marker(self, chain: FilesChain) -> None:
         ordered(chain)
         chain.upload("a", b"x")
-        chain.hear(record(chain.name, "a", sequencer="0A"))
+        chain.run_events(record(chain.name, "a", sequencer="0A"))
         chain.bucket.delete("a")
-        chain.hear(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
+        chain.run_events(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
         chain.check()
-        assert chain.hear(record(chain.name, "a", sequencer="0A")).counts.requests == 0
+        assert chain.run_events(record(chain.name, "a", sequencer="0A")).counts.requests == 0
         chain.upload("a", b"again")
-        chain.hear(record(chain.name, "a", sequencer="0C"))
+        chain.run_events(record(chain.name, "a", sequencer="0C"))
         chain.check()
 
     def test_a_rename_keeps_the_order_of_both_keys(self, chain: FilesChain) -> None:
         ordered(chain)
         chain.upload("a", b"content")
-        chain.hear(record(chain.name, "a", sequencer="0A"))
+        chain.run_events(record(chain.name, "a", sequencer="0A"))
         chain.upload("b", b"content")
         chain.bucket.delete("a")
         told = [record(chain.name, "b", "ObjectCreated:Copy", "0B"), record(chain.name, "a", REMOVED, "0C")]
         chain.pump.delivery.batches = True
-        chain.hear(*told)
+        chain.run_events(*told)
         chain.check()
         assert chain.manager.operations["rename"] == 1
-        assert chain.hear(record(chain.name, "a", sequencer="0A"), *told).counts.requests == 0
+        assert chain.run_events(record(chain.name, "a", sequencer="0A"), *told).counts.requests == 0
 
     def test_a_full_look_forgets_a_number_that_proved_wrong(self, chain: FilesChain) -> None:
         ordered(chain)
         chain.upload("a", b"x")
-        chain.hear(record(chain.name, "a", sequencer="F" * 18))
+        chain.run_events(record(chain.name, "a", sequencer="F" * 18))
         chain.upload("a", b"other")
-        assert chain.hear(record(chain.name, "a", sequencer="0B")).counts.requests == 0
+        assert chain.run_events(record(chain.name, "a", sequencer="0B")).counts.requests == 0
         chain.run()
         chain.check()
         chain.upload("a", b"and another")
-        chain.hear(record(chain.name, "a", sequencer="0C"))
+        chain.run_events(record(chain.name, "a", sequencer="0C"))
         chain.check()
 
     @pytest.mark.parametrize("seed", range(2))
@@ -91,9 +91,9 @@ class TestOrder:
             there ^= {key}
             told.append(record(chain.name, key, "ObjectCreated:Put" if key in there else REMOVED, f"00{number:014X}"))
             if number % 8 == 0:
-                chain.hear(*dice.sample(told, 6))
+                chain.run_events(*dice.sample(told, 6))
         chain.pump.delivery = Delivery(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
-        chain.hear(*dice.sample(told, len(told)))
+        chain.run_events(*dice.sample(told, len(told)))
         chain.check()
         assert set(chain.manager.files) == {f"/data/{key}" for key in there}
 
@@ -172,7 +172,7 @@ class TestSheets:
         chain.upload("b", b"1")
         chain.run()
         chain.upload("a", b"22")
-        run = chain.hear(record(chain.name, "a", sequencer="0A")).id
+        run = chain.run_events(record(chain.name, "a", sequencer="0A")).id
         lines = {
             what: bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()
             for what in ("before", "after", "differences")

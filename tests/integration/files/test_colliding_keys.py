@@ -77,7 +77,7 @@ def test_one_after_the_other(pair: Pair, normalised: Normalised, one: str, other
     pair.put(one, b"of the one")
     assert pair.chain.run().counts.moved == 1
     pair.put(other, b"of the other")
-    run = pair.chain.hear(record(pair.chain.name, other)) if told else pair.chain.run()
+    run = pair.chain.run_events(record(pair.chain.name, other)) if told else pair.chain.run()
     assert collided(pair, run) >= {other}
     assert run.counts.moved == 0
     assert content(pair, normalised, one) == b"of the one"

@@ -145,7 +145,7 @@ class TestTwoTimes:
         pair = skewed
         pair.chain.run()
         for _time in range(2):
-            run = pair.chain.hear(*(record(pair.chain.name, key) for key in pair.objects))
+            run = pair.chain.run_events(*(record(pair.chain.name, key) for key in pair.objects))
             assert (run.counts.moved, run.counts.skipped) == (0, 5)
             run = pair.chain.run()
             assert (run.counts.moved, run.counts.skipped) == (0, 5)
@@ -153,7 +153,7 @@ class TestTwoTimes:
 
     def test_objects_brought_by_events(self, skewed: Pair) -> None:
         pair = skewed
-        run = pair.chain.hear(*(record(pair.chain.name, key) for key in pair.objects))
+        run = pair.chain.run_events(*(record(pair.chain.name, key) for key in pair.objects))
         assert run.counts.moved == 5
         run = pair.chain.run()
         assert (run.counts.moved, run.counts.skipped) == (0, 5)

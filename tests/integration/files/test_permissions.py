@@ -28,13 +28,13 @@ def told(mode: Any, at: Any = ZULU, key: str = "a") -> dict[str, Any]:
     return event if at is None else event | {"timestamp": at}
 
 
-def hear(chain: FilesChain, *events: dict[str, Any], together: bool = True) -> None:
+def run_events(chain: FilesChain, *events: dict[str, Any], together: bool = True) -> None:
     if together:
-        chain.hear({"service": chain.manager.url, "events": list(events)})
+        chain.run_events({"service": chain.manager.url, "events": list(events)})
         return
     for event in events:
         chain.clock.sleep(1)
-        chain.hear({"service": chain.manager.url, "events": [event]})
+        chain.run_events({"service": chain.manager.url, "events": [event]})
 
 
 def mode_of(chain: FilesChain, key: str = "a") -> str:
@@ -44,7 +44,7 @@ def mode_of(chain: FilesChain, key: str = "a") -> str:
 @pytest.fixture
 def filled(strict: FilesChain) -> FilesChain:
     strict.manager.strict_modes = True
-    strict.listen()
+    strict.configure_with_events()
     strict.upload("a", b"content")
     strict.upload("b", b"another")
     strict.run()
@@ -58,44 +58,46 @@ class TestOrder:
     def test_an_earlier_instant_in_another_zone_does_not_count(
         self, filled: FilesChain, at: str, *, together: bool
     ) -> None:
-        hear(filled, told("rwx------"), told("rwxrwxrwx", at), together=together)
+        run_events(filled, told("rwx------"), told("rwxrwxrwx", at), together=together)
         assert mode_of(filled) == "rwx------"
 
     @pytest.mark.parametrize("together", [True, False])
     @pytest.mark.parametrize("at", AFTER.values(), ids=AFTER)
     def test_a_later_instant_counts(self, filled: FilesChain, at: str, *, together: bool) -> None:
-        hear(filled, told("rwx------"), told("r--------", at), together=together)
+        run_events(filled, told("rwx------"), told("r--------", at), together=together)
         assert mode_of(filled) == "r--------"
-        hear(filled, told("rwx------"))
+        run_events(filled, told("rwx------"))
         assert mode_of(filled) == "r--------"
 
     def test_a_number_is_a_time_too(self, filled: FilesChain) -> None:
         """As JSON has it: seconds since 1970."""
-        hear(filled, told("rwx------", 1795568400), told("r--------", 1795568400.75), told("rw-rw-rw-", 1795568399))
+        run_events(
+            filled, told("rwx------", 1795568400), told("r--------", 1795568400.75), told("rw-rw-rw-", 1795568399)
+        )
         assert mode_of(filled) == "r--------"
 
     def test_an_old_number_hides_no_later_time(self, filled: FilesChain) -> None:
-        hear(filled, told("rwxrwxrwx", "9"))
-        hear(filled, told("rwx------"))
+        run_events(filled, told("rwxrwxrwx", "9"))
+        run_events(filled, told("rwx------"))
         assert mode_of(filled) == "rwx------"
 
     @pytest.mark.parametrize("at", NONE)
     def test_without_a_time_the_one_delivered_last_counts(self, filled: FilesChain, at: str | None) -> None:
         for modes in permutations(["rwx------", "r--------", "rw-rw-rw-"]):
-            hear(filled, *(told(mode, at) for mode in modes), together=False)
+            run_events(filled, *(told(mode, at) for mode in modes), together=False)
             assert mode_of(filled) == modes[-1]
 
     def test_without_a_time_in_one_message(self, filled: FilesChain) -> None:
         for modes in permutations(["rwx------", "r--------", "rw-rw-rw-"]):
-            hear(filled, *(told(mode, None) for mode in modes))
+            run_events(filled, *(told(mode, None) for mode in modes))
             assert mode_of(filled) == modes[-1]
 
     @pytest.mark.parametrize("at", NONE)
     def test_one_without_a_time_hides_no_later_one_with_a_time(self, filled: FilesChain, at: str | None) -> None:
-        hear(filled, told("rwx------"))
-        hear(filled, told("r--------", at))
+        run_events(filled, told("rwx------"))
+        run_events(filled, told("r--------", at))
         assert mode_of(filled) == "r--------"
-        hear(filled, told("rw-rw-rw-", "2026-11-25T01:00:01Z"))
+        run_events(filled, told("rw-rw-rw-", "2026-11-25T01:00:01Z"))
         assert mode_of(filled) == "rw-rw-rw-"
 
     @pytest.mark.parametrize("order", list(permutations(range(3))))
@@ -109,7 +111,7 @@ class TestOrder:
 class TestKept:
     @pytest.mark.parametrize("mode", ["---------", "rwx------"])
     def test_what_an_event_set_stays_when_the_content_changes(self, filled: FilesChain, mode: str) -> None:
-        hear(filled, told(mode))
+        run_events(filled, told(mode))
         assert mode_of(filled) == mode
         for number in range(2):
             filled.upload("a", b"changed %d" % number)
@@ -118,12 +120,12 @@ class TestKept:
         filled.upload("a", b"changed by the way")
         filled.run("key:a")
         filled.check(modes={"/data/a": mode})
-        hear(filled, told("rwxrwxrwx", BEFORE["zone"]))
+        run_events(filled, told("rwxrwxrwx", BEFORE["zone"]))
         filled.check(modes={"/data/a": mode})
 
     def test_and_when_the_file_is_renamed(self, filled: FilesChain) -> None:
-        filled.listen(removals={"share": 1.0})
-        hear(filled, told("---------"))
+        filled.configure_with_events(removals={"share": 1.0})
+        run_events(filled, told("---------"))
         filled.upload("z", b"content")
         filled.bucket.delete("a")
         filled.run()
@@ -132,7 +134,7 @@ class TestKept:
 
     def test_and_when_the_file_was_gone_at_the_target(self, filled: FilesChain) -> None:
         """It is sent again, and never with wider rights than it had."""
-        hear(filled, told("---------"))
+        run_events(filled, told("---------"))
         del filled.manager.files["/data/a"]
         filled.run("key:a")
         filled.check(modes={"/data/a": "---------"})
@@ -191,7 +193,7 @@ class TestValid:
         filled.check(modes={"/data/set by number": "rwxr-xr-x"})
 
     def test_special_bits_of_an_event_are_dropped_or_the_event_is_refused(self, filled: FilesChain) -> None:
-        hear(filled, told("rwsr-xr-x"))
+        run_events(filled, told("rwsr-xr-x"))
         assert mode_of(filled) in ("rwxr-xr-x", MODE)
         assert not filled.mail.waiting()
         assert filled.run().counts.failed == 0

@@ -44,7 +44,7 @@ def tell(chain: FilesChain, keys: Iterable[str]) -> Run:
     """Tell of deletions by events, all of them in one scan."""
     body = [each for key in keys for each in record(chain.name, key, "ObjectRemoved:Delete")["Records"]]
     chain.clock.sleep(1)
-    return chain.hear(*({"Records": body[at : at + 10]} for at in range(0, len(body), 10)))
+    return chain.run_events(*({"Records": body[at : at + 10]} for at in range(0, len(body), 10)))
 
 
 def gone(chain: FilesChain, before: int = ALL) -> int:
@@ -227,7 +227,7 @@ class TestRenamesFirst:
             chain.bucket.delete(f"d/{number:04}")
             told += record(chain.name, f"moved/{number:04}")["Records"]
             told += record(chain.name, f"d/{number:04}", "ObjectRemoved:Delete")["Records"]
-        run = chain.hear({"Records": told})
+        run = chain.run_events({"Records": told})
         assert not codes(chain, run)
         chain.check()
         assert chain.manager.received == received

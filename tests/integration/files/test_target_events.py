@@ -32,7 +32,7 @@ class Told:
                 chain.manager.events = [event]
                 return chain.run()
             case "queue":
-                return chain.hear({"service": chain.manager.url, "events": [event]})
+                return chain.run_events({"service": chain.manager.url, "events": [event]})
             case "webhook":
                 chain.clock.sleep(1)
                 chain.queues.start(Start(SYNC, Trigger.WEBHOOK, event=event))
@@ -43,7 +43,7 @@ class Told:
 
 @pytest.fixture(params=WAYS)
 def told(chain: FilesChain, request: pytest.FixtureRequest) -> Told:
-    chain.listen(removals={"share": 1.0})
+    chain.configure_with_events(removals={"share": 1.0})
     for key, content in CONTENT.items():
         chain.upload(key, content)
     assert chain.run().counts.moved == len(CONTENT)

@@ -26,7 +26,7 @@ RUNS = f"/repos/{REPOSITORY}/actions/workflows/build.yml/runs"
 RUN = f"/repos/{REPOSITORY}/actions/runs/7"
 ZIP = f"/repos/{REPOSITORY}/actions/artifacts/1/zip"
 TAGS = "/api/v4/projects/group%2Fproject/registry/repositories/3/tags"
-LEAST = github.DESCRIPTION.least("workflow-run")
+LEAST = github.DESCRIPTION.minimal("workflow-run")
 
 
 class TestTheLeastThatIsPromised:
@@ -44,20 +44,20 @@ class TestTheLeastThatIsPromised:
         assert (run.attempt, run.branch, run.conclusion, run.started) == (1, "", "", run.created)
 
     def test_artifacts(self, server: GitHubServer) -> None:
-        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.least("artifact"), "name": "image"}]}
+        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.minimal("artifact"), "name": "image"}]}
         server.before = lambda _method, _target: json_reply(value)
         (artifact,) = self.client(server).artifacts(REPOSITORY, 7)
         assert (artifact.digest, artifact.created) == (None, "")
 
     def test_a_token(self, server: GitHubServer) -> None:
-        value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
+        value = {**github.DESCRIPTION.minimal("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
         server.before = lambda _method, _target: json_reply(value, 201)
         app = AppKey.make()
         tokens = AppTokens(Endpoint.parse(server.url), Http(), app.id, lambda: app.pem, lambda: app.pem, REPOSITORY, 42)
         assert tokens.token() == value["token"]
 
     def test_a_tag(self) -> None:
-        """GitLab promises no single field: of what is told beside a tag, any may be missing, its name may not."""
+        """GitLab promises no single field: in the details of a tag, any field may be missing except its name."""
         with GitLabServer(dict) as server:
             client = GitLab(Endpoint.parse(server.url), "group/project", lambda: None, Http())
             server.before = lambda _method, _target: json_reply({})
@@ -91,8 +91,8 @@ class TestTheLeastThatIsPromised:
     ],
 )
 def test_a_request(description: Description, method: str, target: str, body: bytes, words: str) -> None:
-    told = list(description.against_request(method, target, body))
-    assert (len(told) == 1 and words in told[0]) if words else not told, told
+    violations = list(description.request_violations(method, target, body))
+    assert (len(violations) == 1 and words in violations[0]) if words else not violations, violations
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_a_request(description: Description, method: str, target: str, body: byt
 def test_an_answer(target: str, status: int, headers: Mapping[str, str], value: Any, words: str) -> None:
     description = gitlab.DESCRIPTION if target == TAGS else github.DESCRIPTION
     body = b"" if value is None else json.dumps(value).encode()
-    told = list(description.against_answer("GET", target, status, headers, body))
-    assert (len(told) == 1 and words in told[0]) if words else not told, told
+    violations = list(description.response_violations("GET", target, status, headers, body))
+    assert (len(violations) == 1 and words in violations[0]) if words else not violations, violations
 
 
 def test_a_request_that_is_not_described_fails_the_test_that_made_it() -> None:

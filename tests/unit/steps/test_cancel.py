@@ -9,7 +9,7 @@ from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import BatchRecord
-from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Reporting, Steps, items, transfer_of
 from tests.rig.pump import KilledError, KillPoint, Letter
 from tests.rig.run_ids import made_run_id
 
@@ -200,7 +200,7 @@ class TestReport:
 
     @pytest.fixture(autouse=True)
     def _kind(self, steps: Steps) -> None:
-        self.kind = Told()
+        self.kind = Reporting()
         steps.kind = self.kind
 
     def cancel(self, steps: Steps) -> None:
