@@ -1,4 +1,4 @@
-"""A step is killed before, within and after each call that has an effect; whatever happens, the run comes out right."""
+"""A step is killed before, within and after each call that has an effect; the result of the run must be the same."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from syncline.kinds.images import transfer as parts
 from tests.rig.images import ImagesChain, ImagesWorld, small
 from tests.rig.pump import Delivery, Duplicates, KillPoint
 
-SHARES: Final = 6  # each test takes every sixth effect, so that a failure is near what it names
+SHARES: Final = 6  # each test covers every sixth effect
 
 
 @pytest.fixture(scope="module")
 def effects(registries: ImagesWorld) -> list[str]:
-    """The effects of an undisturbed run, which is right itself."""
+    """Return the effects of an undisturbed run, after checking that run."""
     chain = _started(registries)
     chain.pump.run()
     chain.check()
@@ -66,10 +66,10 @@ def test_a_step_killed_within_any_streamed_request(registries: ImagesWorld, monk
         chain.check()
 
 
-def test_a_step_killed_around_what_all_functions_remember_together(
+def test_a_step_killed_around_calls_to_the_shared_memory(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layer common to two repositories is claimed, noted, and mounted; who claimed it may die."""
+    """A layer of two repositories is claimed, recorded and mounted; the function that claimed it may be killed."""
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
 
     def started() -> ImagesChain:
@@ -104,7 +104,7 @@ def test_a_step_killed_around_what_all_functions_remember_together(
     late=st.sampled_from([0.0, 900.0]),
     concurrency=st.sampled_from([1, 4]),
 )
-def test_killed_often_while_messages_come_in_disorder(
+def test_many_kills_and_messages_in_any_order(
     registries: ImagesWorld,
     kills: set[tuple[int, KillPoint]],
     seed: int,

@@ -1,4 +1,4 @@
-"""Archives that skopeo writes, pushed to a real registry: what comes back is what was saved."""
+"""Archives of skopeo, pushed to a real registry: pulling them gives the saved image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def place(registry_pair: RegistryPair, namespace: str) -> PushTarget:
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
-def test_what_skopeo_writes(
+def test_an_archive_of_skopeo_is_pushed_unchanged(
     place: PushTarget,
     skopeo: Callable[..., bytes],
     tmp_path: Path,
