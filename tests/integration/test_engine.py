@@ -155,7 +155,7 @@ def listening(pid: int) -> set[str]:
 
 def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOF_OF_ENVIRONMENT", "as `env:` references need it")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # somebody's other engine
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # a setting for another engine, to be ignored
     said: list[str] = []
     running = up(home, project, said)
     assert set(running.outputs) == OUTPUTS

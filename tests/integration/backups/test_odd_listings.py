@@ -1,4 +1,4 @@
-"""Backups: an odd entry in a bucket's listing costs itself alone, and nothing is removed for it."""
+"""Backups: an invalid entry in the listing of a bucket fails alone, and causes no removal."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SORTS: Final = ("git", "directory", "bucket")
 
 @dataclass
 class World:
-    """A strict S3 server, and a target of each sort."""
+    """A strict S3 server and a target of one sort."""
 
     s3: S3Server
     bare: Bare
@@ -43,7 +43,7 @@ class World:
     prefix: str = ""
 
     def run(self) -> dict[str, str]:
-        """Scan, and transfer what differs; the code or outcome of each item that ended or failed, else "sent"."""
+        """Scan, and transfer the differences; return the code or outcome of each item, "sent" for transferred ones."""
         auth = {"access_key": ACCESS, "secret_key": "env:S3_SECRET"}
         bucket = {"endpoint": self.s3.url, "auth": auth}
         targets: dict[str, Any] = {
@@ -104,7 +104,7 @@ def invalid(ended: dict[str, str]) -> list[str]:
 @pytest.mark.parametrize(
     ("change", "name"), [(bad_size, "east/n/f2.yaml"), (no_key, "the entry before 'east/n/f3.yaml' in the listing of")]
 )
-def test_all_other_objects_arrive(world: World, change: Change, name: str) -> None:
+def test_all_other_objects_are_moved(world: World, change: Change, name: str) -> None:
     world.put(FILES)
     world.change("first", "east/n/f2.yaml", change)
     ended = world.run()
@@ -126,11 +126,11 @@ def test_nothing_of_its_cluster_is_removed(world: World, change: Change) -> None
         *(f"east/n/f{number}.yaml" for number in range(4)),
         "east/n/new.yaml",
     }
-    # The other cluster's listing was whole.
+    # The listing of the other cluster was complete.
     assert "west/n/f1.yaml" not in world.files()
 
 
-def test_a_cluster_that_an_odd_entry_stands_for_is_reported(world: World) -> None:
+def test_an_invalid_entry_of_a_cluster_is_reported(world: World) -> None:
     world.put(FILES | {"loose.yaml": b"in no cluster"})
     world.change("first", "loose.yaml", no_key)
     ended = world.run()
@@ -138,7 +138,7 @@ def test_a_cluster_that_an_odd_entry_stands_for_is_reported(world: World) -> Non
     assert world.files() == FILES.keys()
 
 
-def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(world: World) -> None:
+def test_a_prefix_with_only_an_invalid_entry_is_not_absent(world: World) -> None:
     world.prefix = "b/"
     world.put({"b/loose.yaml": b"in no cluster"})
     world.change("first", "b/loose.yaml", no_key)
@@ -147,7 +147,7 @@ def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(world: World) -> N
 
 @pytest.mark.parametrize("world", ["bucket"], indirect=True)
 @pytest.mark.parametrize("change", [bad_size, no_key])
-def test_an_odd_entry_of_the_target_bucket(world: World, change: Change) -> None:
+def test_an_invalid_entry_of_the_target_bucket(world: World, change: Change) -> None:
     world.put(FILES)
     world.run()
     del world.s3.objects["first"]["east/n/f1.yaml"], world.s3.objects["first"]["west/n/f1.yaml"]

@@ -1,4 +1,4 @@
-"""Files: an odd entry in a listing costs itself alone, and nothing is removed for it."""
+"""Files: an invalid entry in a listing fails alone, and causes no removal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def invalid(chain: FilesChain, run: Run) -> list[str]:
 
 
 @pytest.mark.parametrize("change", [*NAMED, *NAMELESS])
-def test_all_other_files_arrive(
+def test_all_other_files_are_moved(
     strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], change: Change
 ) -> None:
     strict.configure()
@@ -54,7 +54,7 @@ def test_all_other_files_arrive(
 
 
 @pytest.mark.parametrize("change", [no_size, no_key])
-def test_nothing_is_removed_for_what_a_listing_lacks(
+def test_an_object_hidden_by_an_invalid_entry_is_not_removed(
     strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], change: Change
 ) -> None:
     strict.configure(removals=REMOVALS)
@@ -70,7 +70,7 @@ def test_nothing_is_removed_for_what_a_listing_lacks(
     strict.check()
 
 
-def test_no_rename_takes_what_a_listing_lacks_for_gone(
+def test_an_object_hidden_by_an_invalid_entry_is_not_renamed(
     strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None]
 ) -> None:
     strict.configure(removals=REMOVALS)
@@ -84,7 +84,7 @@ def test_no_rename_takes_what_a_listing_lacks_for_gone(
     assert invalid(strict, run) == ["d/03"]
 
 
-def test_an_odd_entry_is_reported_once_by_a_scan_of_many_windows(
+def test_an_invalid_entry_is_reported_once_by_a_scan_of_many_windows(
     strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", 2)
@@ -100,7 +100,7 @@ def test_an_odd_entry_is_reported_once_by_a_scan_of_many_windows(
     assert run.counts.moved == OTHERS - 1
 
 
-def test_an_object_that_the_selection_excludes_is_no_failure(
+def test_an_invalid_entry_of_an_excluded_object_is_no_failure(
     strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None]
 ) -> None:
     strict.configure(select={"exclude": ["d/03"]})
@@ -110,7 +110,7 @@ def test_an_object_that_the_selection_excludes_is_no_failure(
 
 
 @pytest.mark.parametrize("change", [no_size, no_key])
-def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(
+def test_a_prefix_with_only_an_invalid_entry_is_not_absent(
     strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], change: Change
 ) -> None:
     strict.configure(source={**strict.endpoint(strict.name), "prefix": "d/"})
@@ -121,7 +121,7 @@ def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(
 
 @pytest.mark.parametrize("pair", [SENT], indirect=True)
 @pytest.mark.parametrize("change", [bad_size, no_key])
-def test_an_odd_entry_of_the_target(pair: Pair, change: Change) -> None:
+def test_an_invalid_entry_of_the_target(pair: Pair, change: Change) -> None:
     chain = pair.chain
     pair.configure(removals=REMOVALS)
     for number in range(OTHERS):
@@ -129,12 +129,12 @@ def test_an_odd_entry_of_the_target(pair: Pair, change: Change) -> None:
     chain.run()
     known = chain.known()
     del pair.objects["d/03"], pair.objects["d/05"]
-    pair.there.hook = invalidating(pair.there, TARGET, "d/03", change)
+    pair.target_server.hook = invalidating(pair.target_server, TARGET, "d/03", change)
     pair.put("d/06", b"another")
     pair.put("d/99", b"new")
     run = chain.run()
     assert len(invalid(chain, run)) == 1
     assert (run.counts.moved, run.counts.removed, run.counts.failed) == (2, 0, 1)
     assert chain.known() == known | {"d/99"}
-    pair.there.hook = lambda _method, _bucket, _key, _query: None
+    pair.target_server.hook = lambda _method, _bucket, _key, _query: None
     assert chain.run().counts.removed == 2
