@@ -353,15 +353,15 @@ class TestDeliveries:
         made.logs = many_files
         chain = builds.chain([made], aliases=[])
         wanted = {"at once": None, "while it is transferred": Step.TRANSFER, "while it is verified": Step.VERIFY}[when]
-        told: list[bool] = []
+        sent: list[bool] = []
 
         def send_events(times: int) -> None:
             for _ in range(times):
                 chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["run:1"])))
 
         def on_delivery(letter: Letter) -> None:
-            if letter.step is wanted and not told:
-                told.append(True)
+            if letter.step is wanted and not sent:
+                sent.append(True)
                 send_events(10)
 
         chain.pump.on_delivery = on_delivery

@@ -225,8 +225,8 @@ def test_a_scan_killed_at_any_effect_removes_deleted_objects(make: Make, monkeyp
         chain.reaper.plan = {(number, KillPoint.AFTER)}
         run = chain.run()
         effects = len(chain.reaper.effects)
-        assert gone not in chain.bare.files(), f"killed after effect {number}"
-        assert (run.counts.removed, run.counts.moved) == (1, 3), f"killed after effect {number}"
+        assert gone not in chain.bare.files(), f"wrong result after a kill at effect {number}"
+        assert (run.counts.removed, run.counts.moved) == (1, 3), f"wrong result after a kill at effect {number}"
         chain.check(chain.bare.files(), len(FILES) + 4)
         number += 5
 

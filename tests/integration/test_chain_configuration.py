@@ -66,11 +66,11 @@ def test_the_next_run_has_the_new_configuration(chain: ImagesChain) -> None:
 def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configuration(chain: ImagesChain) -> None:
     """If it joined that run, it would be scanned with a configuration that lacks its repository."""
     chain.configure(target=mirrored(chain, "mirror"), select={"repositories": {"include": ["team/app"]}})
-    told: list[str] = []
+    sent: list[str] = []
 
     def apply(letter: Letter) -> None:
-        if letter.step is Step.TRANSFER and not told:
-            told.append(letter.id)
+        if letter.step is Step.TRANSFER and not sent:
+            sent.append(letter.id)
             chain.configure(target=mirrored(chain, "mirror"))
             chain.start("mirror/team/base", trigger=Trigger.WEBHOOK)
 
@@ -99,11 +99,11 @@ def test_a_run_without_its_configuration_fails_at_once(chain: ImagesChain) -> No
 
 
 def test_a_full_scan_after_a_change_is_not_skipped(chain: ImagesChain) -> None:
-    told: list[str] = []
+    sent: list[str] = []
 
     def apply(letter: Letter) -> None:
-        if letter.step is Step.TRANSFER and not told:
-            told.append(letter.id)
+        if letter.step is Step.TRANSFER and not sent:
+            sent.append(letter.id)
             chain.configure(target=mirrored(chain, "elsewhere"))
             chain.start(trigger=Trigger.SCHEDULE)
 

@@ -140,7 +140,9 @@ def test_a_part_lost_after_the_put_is_restored_by_the_next_run(
     counts = chain.run().counts
     assert counts.skipped == 2
     chain.run()
-    assert len(chain.target.asked("GET", "/manifests/")) <= asked + 3, "the image was checked more than once more"
+    assert len(chain.target.asked("GET", "/manifests/")) <= asked + 3, (
+        "the image was checked more often than once again"
+    )
 
 
 def test_a_part_lost_once_is_sent_again_in_the_same_run(chain: ImagesChain) -> None:

@@ -74,7 +74,7 @@ def check(chain: ImagesChain) -> None:
     referrers = set[str]()
     for subject in there.manifests:
         found = listed(chain.source, subject)
-        assert found <= listed(chain.target, subject), f"what refers to {subject}"
+        assert found <= listed(chain.target, subject), f"referrers of {subject}"
         referrers |= found
     for digest in referrers:
         assert here.manifests[digest] == there.manifests[digest]
@@ -158,7 +158,7 @@ def test_a_later_signature_is_moved_when_its_repository_is_named(
     chain.pump.run()
     check(chain)
     assert not [each for each in writes(chain)[wrote:] if made["child signed"] in each], (
-        "what is there is not sent again"
+        "an existing referrer was sent again"
     )
     assert run_again(chain).queued == 0
 

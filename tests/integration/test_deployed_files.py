@@ -156,17 +156,17 @@ def test_events_of_minio_and_eventbridge_with_access_lists(
     deployed: Deployed, manager: FileManagerServer, tmp_path: Path
 ) -> None:
     """The bucket notifies no queue. MinIO posts to the webhook, EventBridge sends its format to the events queue."""
-    deployed.s3.create_bucket(Bucket="told", ObjectOwnership="ObjectWriter")
+    deployed.s3.create_bucket(Bucket="notified", ObjectOwnership="ObjectWriter")
     sync = {
         "kind": "files",
-        "source": endpoint(deployed, "told"),
+        "source": endpoint(deployed, "notified"),
         "target": {"file_manager": manager.url, "token": "secret:syncline/files#token", "prefix": "/data/"},
         "permissions": {"source": "acl"},
         "webhook": {"secret": "secret:syncline/files#hook"},
         "events": {"quiet": 1, "longest": 5},
     }
     file = tmp_path / "syncs.yaml"
-    file.write_text(json.dumps({"syncs": {"told": sync}}))
+    file.write_text(json.dumps({"syncs": {"notified": sync}}))
     deployed.syncline("apply", str(file), "--prune")
     sqs = boto3.client("sqs", **deployed.engine.client_arguments())  # type: ignore[call-overload]
     events = sqs.get_queue_url(QueueName=deployed.engine.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"]
@@ -175,19 +175,19 @@ def test_events_of_minio_and_eventbridge_with_access_lists(
         return {path: (each.content, each.permissions) for path, each in manager.files.items()}
 
     def by_minio(secret: str) -> int:
-        about = {"bucket": {"name": "told"}, "object": {"key": "by+minio%2B1", "sequencer": "1887A0B3F4B4E9C1"}}
+        about = {"bucket": {"name": "notified"}, "object": {"key": "by+minio%2B1", "sequencer": "1887A0B3F4B4E9C1"}}
         record = {"eventVersion": "2.0", "eventSource": "minio:s3", "eventName": "s3:ObjectCreated:Put", "s3": about}
-        hook = f"{deployed.engine.outputs['ReceiveUrl']}hooks/told"
+        hook = f"{deployed.engine.outputs['ReceiveUrl']}hooks/notified"
         headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         return Http().request("POST", hook, headers, json.dumps({"Records": [record]}).encode()).status
 
     def by_eventbridge(kind: str, reason: str) -> None:
-        detail = {"bucket": {"name": "told"}, "object": {"key": "by bus"}, "reason": reason}
+        detail = {"bucket": {"name": "notified"}, "object": {"key": "by bus"}, "reason": reason}
         body = {"version": "0", "detail-type": kind, "source": "aws.s3", "detail": detail}
         sqs.send_message(QueueUrl=events, MessageBody=json.dumps(body))
 
-    deployed.s3.put_object(Bucket="told", Key="by minio+1", Body=b"one", ACL="private")
-    deployed.s3.put_object(Bucket="told", Key="by bus", Body=b"two", ACL="public-read")
+    deployed.s3.put_object(Bucket="notified", Key="by minio+1", Body=b"one", ACL="private")
+    deployed.s3.put_object(Bucket="notified", Key="by bus", Body=b"two", ACL="public-read")
     assert by_minio("another") == 401
     assert by_minio(HOOK) == 202
     wait(lambda: synced_files() == {"/data/by minio+1": (b"one", "rw-------")})
@@ -195,8 +195,8 @@ def test_events_of_minio_and_eventbridge_with_access_lists(
     wait(lambda: synced_files().get("/data/by bus") == (b"two", "rw-r--r--"))
 
     received = manager.received
-    deployed.s3.put_object_acl(Bucket="told", Key="by bus", ACL="private")
-    wait(lambda: deployed.syncline("status", "told")["syncs"][0]["current"] is None)
+    deployed.s3.put_object_acl(Bucket="notified", Key="by bus", ACL="private")
+    wait(lambda: deployed.syncline("status", "notified")["syncs"][0]["current"] is None)
     by_eventbridge("Object ACL Updated", "")
     wait(lambda: synced_files()["/data/by bus"] == (b"two", "rw-------"))
     assert manager.received == received, "new permissions sent bytes again"

@@ -88,8 +88,8 @@ def home(tmp_path: Path) -> Iterator[Path]:
     engine.down(folder)
 
 
-def up(home: Path, project: Path, said: list[str] | None = None) -> Engine:
-    return engine.up(home, project, port=0, say=(said if said is not None else []).append)
+def up(home: Path, project: Path, messages: list[str] | None = None) -> Engine:
+    return engine.up(home, project, port=0, say=(messages if messages is not None else []).append)
 
 
 def client(running: Engine, service: str) -> Any:
@@ -156,8 +156,8 @@ def listening(pid: int) -> set[str]:
 def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOF_OF_ENVIRONMENT", "as `env:` references need it")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # a setting for another engine, to be ignored
-    said: list[str] = []
-    running = up(home, project, said)
+    messages: list[str] = []
+    running = up(home, project, messages)
     assert set(running.outputs) == OUTPUTS
     assert not running.unclean
     assert engine.describe(home) == running
@@ -184,12 +184,12 @@ def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch:
     metrics = client(running, "cloudwatch").list_metrics(Namespace="AWS/Lambda")["Metrics"]
     assert metrics == [], "metrics of invocations are kept, so that the engine grows for two weeks"
 
-    assert any("building" in line for line in said)
-    said.clear()
+    assert any("building" in line for line in messages)
+    messages.clear()
     began = time.monotonic()
-    assert up(home, project, said) == running
+    assert up(home, project, messages) == running
     assert time.monotonic() - began < 1
-    assert said == []
+    assert messages == []
 
 
 def test_a_change_is_deployed_and_interrupted_messages_are_redelivered(
@@ -217,9 +217,9 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
     seen(before, "one")
     send(before, "Transfer", "slow", seconds=600)
     worker = int(seen(before, "slow")["pid"])
-    said: list[str] = []
-    assert engine.down(home, say=said.append)
-    assert said == []
+    messages: list[str] = []
+    assert engine.down(home, say=messages.append)
+    assert messages == []
     assert engine.describe(home) is None
     assert until(lambda: not runs(worker))
     assert not engine.down(home)
@@ -237,10 +237,10 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
 
     # Same port, no changes: the engine only starts.
     engine.down(home)
-    said = []
-    again = engine.up(home, project, say=said.append)
+    messages = []
+    again = engine.up(home, project, say=messages.append)
     assert again == after
-    assert said == [f"starting the engine on 127.0.0.1:{after.port}"]
+    assert messages == [f"starting the engine on 127.0.0.1:{after.port}"]
     send(again, "Discover", "three")
     seen(again, "three")
 
@@ -273,9 +273,9 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     unpacked = list((home / "tmp").glob("ministack-lambda-*"))
     assert unpacked
 
-    said: list[str] = []
-    after = engine.up(home, project, say=said.append)
-    assert said == [
+    messages: list[str] = []
+    after = engine.up(home, project, say=messages.append)
+    assert messages == [
         "the engine was killed; resuming from its last save, a few seconds earlier",
         f"starting the engine on 127.0.0.1:{before.port}",
     ]

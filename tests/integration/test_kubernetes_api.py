@@ -119,9 +119,9 @@ def test_the_role_permits_only_lists(api: KubeApiserver, token: str) -> None:
     path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
 
     def rules(token: str) -> list[dict[str, Any]]:
-        status, said = api.request("POST", path, {"spec": {"namespace": NAMESPACE}}, token)
-        assert (status, said["status"]["incomplete"]) == (201, False)
-        return list(said["status"]["resourceRules"])
+        status, response = api.request("POST", path, {"spec": {"namespace": NAMESPACE}}, token)
+        assert (status, response["status"]["incomplete"]) == (201, False)
+        return list(response["status"]["resourceRules"])
 
     # A service account without a role has the permissions of all authenticated users.
     api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": NAMESPACE}})
@@ -147,8 +147,8 @@ def test_all_other_requests_are_refused(api: KubeApiserver, token: str, naps: Na
         ("GET", "/api/v1/nodes"),
         ("GET", "/api/v1/namespaces"),
     ]
-    said = {each: api.request(*each, {} if each[0] != "GET" else None, token) for each in refused}
-    assert {each: (status, body["reason"]) for each, (status, body) in said.items()} == dict.fromkeys(
+    response = {each: api.request(*each, {} if each[0] != "GET" else None, token) for each in refused}
+    assert {each: (status, body["reason"]) for each, (status, body) in response.items()} == dict.fromkeys(
         refused, (403, "Forbidden")
     )
     cluster = _cluster(api, token, naps)
@@ -187,8 +187,8 @@ def test_slices_and_pods_are_read_correctly(api: KubeApiserver, token: str, naps
     for name, address, ready in (("a", "10.1.0.1", True), ("b", "10.1.0.2", False), ("c", "10.1.0.3", True)):
         _run_pod(api, name, address, ready=ready)
     _run_pod(api, "d", None, ready=False)
-    status, said = api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/c")
-    assert status == 200, said
+    status, response = api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/c")
+    assert status == 200, response
     found = _cluster(api, ADMIN, naps).instances(PODS)
     assert [(each.name, each.where, each.ready, each.terminating) for each in found] == [
         ("a", "10.1.0.1:8443", True, False),
@@ -203,8 +203,8 @@ def _run_pod(api: KubeApiserver, name: str, address: str | None, *, ready: bool,
     status = made.pop("status")
     made["spec"]["nodeName"] = "somewhere"
     api.create(made)
-    code, said = api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/status", {"status": status})
-    assert code == 200, said
+    code, response = api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/status", {"status": status})
+    assert code == 200, response
 
 
 def test_a_list_of_many_pages_is_read_completely_or_from_the_start(naps: Naps) -> None:
@@ -224,8 +224,8 @@ def test_a_list_of_many_pages_is_read_completely_or_from_the_start(naps: Naps) -
         assert len(cluster.instances(NGINX)) == 501
         items = cluster._items(NGINX)
         next(items)
-        status, said = api.request("DELETE", f"{list_path('endpointslices', NAMESPACE)}/n-500")
-        assert status == 200, said
+        status, response = api.request("DELETE", f"{list_path('endpointslices', NAMESPACE)}/n-500")
+        assert status == 200, response
         api.compact()
         with pytest.raises(_ExpiredError):
             list(items)
@@ -293,9 +293,9 @@ def _response(stand_in: KubernetesApi, method: str, path: str, token: str) -> tu
             return error.code, json.loads(error.read())
 
 
-def _essence(said: tuple[int, Any]) -> tuple[Any, ...]:
+def _essence(response: tuple[int, Any]) -> tuple[Any, ...]:
     """Return the parts that clients use: status, kind, reason; of a list, its items and if more follow."""
-    status, body = said
+    status, body = response
     metadata = body["metadata"]
     more = (bool(metadata.get("continue")), metadata.get("remainingItemCount"), sorted(metadata.keys() - {"continue"}))
     names = [each["metadata"]["name"] for each in body.get("items") or ()]
@@ -327,8 +327,8 @@ def test_the_container_follows_the_cluster(api: KubeApiserver) -> None:
         with Container({"gateway": sync}, token=api.token_of(NAMESPACE, "follows")) as container:
             container.wait_until_ready()
             gateway.put_everywhere("followed")
-            said = container.synced("followed", "gateway-000")
-            assert (said.headers["X-Token-Status"], said.json["asked"]) == ("Synced", 2)
+            response = container.synced("followed", "gateway-000")
+            assert (response.headers["X-Token-Status"], response.json["asked"]) == ("Synced", 2)
             gone = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
             api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}/pods/gateway-002/status", gone)
             wait_for(lambda: container.synced("followed", "gateway-000").json["asked"] == 1)

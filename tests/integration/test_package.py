@@ -192,8 +192,8 @@ def test_the_requirements_of_the_metadata_are_sufficient(installed: Installed) -
 def test_commands_about_artifacts_find_the_shipped_example(installed: Installed) -> None:
     """The request contains the workflow of the example."""
     places = ("--registry", "127.0.0.1:1", "--gitlab-project", "a/b", "--repo", "a/b", "--gh-url", "http://127.0.0.1:1")
-    said = installed.run("artifacts", "gh-list", *places, "--gh-token", "absent", status=2)
-    assert said.startswith(
+    output = installed.run("artifacts", "gh-list", *places, "--gh-token", "absent", status=2)
+    assert output.startswith(
         "error UNREACHABLE: GET http://127.0.0.1:1/repos/a/b/actions/workflows/presto-build-images.yml"
     )
 
@@ -208,8 +208,8 @@ def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
     options = ("--home", home)
     assert "no engine runs" in installed.run("status", *options, status=2)
     try:
-        said = installed.run("up", "--port", port, *options)
-        assert f"the engine is up at http://127.0.0.1:{port}, its state in {home}" in said
+        output = installed.run("up", "--port", port, *options)
+        assert f"the engine is up at http://127.0.0.1:{port}, its state in {home}" in output
         outputs = json.loads((home / "engine.json").read_text())["outputs"]
         assert outputs.keys() >= OUTPUTS
         with urllib.request.urlopen(f"{outputs['ConsoleUrl']}health", timeout=30) as answer:
@@ -223,7 +223,7 @@ def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
         )
         again = installed.run("up", *options)
         assert "deploying" not in again
-        assert said.splitlines()[-2:] == again.splitlines()[-2:]
+        assert output.splitlines()[-2:] == again.splitlines()[-2:]
     finally:
         assert json.loads(installed.run("down", "--json", *options))["stopped"] is True
     assert list(installed.folder.iterdir()) == []

@@ -58,11 +58,11 @@ class Written:
 def output(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
     """Return a function that reads the log and the metrics."""
     caplog.set_level("DEBUG")
-    said: list[str] = []
+    captured: list[str] = []
 
     def read() -> str:
-        said.extend(capfd.readouterr())
-        return "\n".join([*said, caplog.text, *(repr(vars(record)) for record in caplog.records)])
+        captured.extend(capfd.readouterr())
+        return "\n".join([*captured, caplog.text, *(repr(vars(record)) for record in caplog.records)])
 
     return read
 

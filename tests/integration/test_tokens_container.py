@@ -66,11 +66,11 @@ def _nullable(value: Any) -> Any:
 
 
 def test_a_verdict_has_a_status_a_reason_and_each_instance(container: Container, gateway: Gateway) -> None:
-    gateway.put_everywhere("said", but={4})
-    said = container.synced("said", "gateway-000")
-    assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
-    _check_documented(said)
-    body = said.json
+    gateway.put_everywhere("response", but={4})
+    response = container.synced("response", "gateway-000")
+    assert (response.status, response.headers["X-Token-Status"]) == (200, "Synced")
+    _check_documented(response)
+    body = response.json
     assert (body["reason"], body["asked"], body["needed"], body["synced"]) == ("all_agree", 3, 3, 3)
     assert [each["name"] for each in body["instances"]] == ["gateway-001", "gateway-002", "gateway-003"]
     assert all(each["verdict"] == "has_it" and each["attempts"] >= 1 for each in body["instances"])
@@ -82,9 +82,9 @@ def test_a_token_appears_only_as_a_short_hash(container: Container, gateway: Gat
     token = "very-secret-session-token-of-a-person"
     gateway.put(0, token)
     for name in (token, f"{token}-unknown"):
-        said = container.synced(name, "gateway-000")
-        assert token not in said.body.decode() + json.dumps(dict(said.headers))
-        assert said.json["token"]
+        response = container.synced(name, "gateway-000")
+        assert token not in response.body.decode() + json.dumps(dict(response.headers))
+        assert response.json["token"]
     bad = container.synced(f"{token} {token}", "gateway-000")
     assert token not in bad.body.decode()
     container.get(f"/v1/synced/{token}?t={token}")
@@ -108,14 +108,14 @@ def test_a_token_appears_only_as_a_short_hash(container: Container, gateway: Gat
 def test_invalid_headers_get_a_verdict_and_a_reason(
     container: Container, headers: dict[str, Any], status: int, reason: str
 ) -> None:
-    said = container.get("/v1/synced", headers)
-    assert (said.status, said.headers["X-Token-Status"], said.headers["X-Token-Reason"]) == (
+    response = container.get("/v1/synced", headers)
+    assert (response.status, response.headers["X-Token-Status"], response.headers["X-Token-Reason"]) == (
         status,
         "NotSynced",
         reason,
     )
-    assert said.json["verdict"] == "Unknown"
-    _check_documented(said)
+    assert response.json["verdict"] == "Unknown"
+    _check_documented(response)
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,15 @@ def test_pipelined_requests_are_answered_in_order(container: Container) -> None:
 
 def test_an_unknown_sync_and_a_named_one(container: Container, gateway: Gateway) -> None:
     gateway.put_everywhere("named", but={4})
-    said = container.synced("named", "gateway-000", "/v1/synced/gateway")
-    assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
-    said = container.synced("named", "gateway-000", "/v1/synced/other")
-    assert (said.status, said.headers["X-Token-Status"], said.json["reason"]) == (404, "NotSynced", "no_such_sync")
-    _check_documented(said, "/v1/synced/{sync}")
+    response = container.synced("named", "gateway-000", "/v1/synced/gateway")
+    assert (response.status, response.headers["X-Token-Status"]) == (200, "Synced")
+    response = container.synced("named", "gateway-000", "/v1/synced/other")
+    assert (response.status, response.headers["X-Token-Status"], response.json["reason"]) == (
+        404,
+        "NotSynced",
+        "no_such_sync",
+    )
+    _check_documented(response, "/v1/synced/{sync}")
 
 
 def test_the_api_page_has_the_path_of_syncer_and_loads_nothing_from_elsewhere(container: Container) -> None:
@@ -194,8 +198,8 @@ def test_the_api_page_has_the_path_of_syncer_and_loads_nothing_from_elsewhere(co
 
 
 def test_health_has_the_format_of_syncer(container: Container) -> None:
-    said = container.get("/health")
-    assert (said.status, said.json, said.headers["cache-control"]) == (200, {"status": "Up"}, "no-store")
+    response = container.get("/health")
+    assert (response.status, response.json, response.headers["cache-control"]) == (200, {"status": "Up"}, "no-store")
 
 
 def test_generated_requests_get_documented_responses(container: Container, tmp_path: Path) -> None:
@@ -229,8 +233,8 @@ def test_concurrent_requests_get_only_correct_verdicts(container: Container, gat
         truth[f"many-{serial}"] = "Synced" if yes == 3 else "Partialy" if yes == 2 else "NotSynced"
     asked = [chance.choice(list(truth)) for _ in range(200)]
     with ThreadPoolExecutor(25) as pool:
-        said = list(pool.map(lambda token: container.synced(token, "gateway-000"), asked))
-    assert [each.headers["X-Token-Status"] for each in said] == [truth[token] for token in asked]
+        response = list(pool.map(lambda token: container.synced(token, "gateway-000"), asked))
+    assert [each.headers["X-Token-Status"] for each in response] == [truth[token] for token in asked]
 
 
 def test_implausible_lists_give_no_verdict_and_no_readiness(gateway: Gateway) -> None:
@@ -238,9 +242,13 @@ def test_implausible_lists_give_no_verdict_and_no_readiness(gateway: Gateway) ->
         api.grants = {}
         with Container({"gateway": sync_of(gateway, api, stale_after=5)}, scrape_every=1) as container:
             wait_for(lambda: container.synced("t", "gateway-000").json["reason"] == "list_failed")
-            said = container.synced("t", "gateway-000")
-            assert (said.status, said.headers["X-Token-Status"], said.json["verdict"]) == (200, "NotSynced", "Unknown")
-            assert said.json["list"]["failed"] == "UNAUTHORIZED"
+            response = container.synced("t", "gateway-000")
+            assert (response.status, response.headers["X-Token-Status"], response.json["verdict"]) == (
+                200,
+                "NotSynced",
+                "Unknown",
+            )
+            assert response.json["list"]["failed"] == "UNAUTHORIZED"
             assert container.get("/ready").status == 503
             assert container.get("/health").status == 200
             assert container.stop() == 0
@@ -275,22 +283,24 @@ def test_a_list_follows_the_cluster_and_the_origin_selects_the_gateway(gateway: 
     other["sources"] = {"prod": {**other["sources"]["prod"], "service": "other"}}
     with Container({"one": one, "other": other}, scrape_every=1) as container:
         container.wait_until_ready()
-        gateway.put_everywhere("told-apart")
-        said = {origin: container.synced("told-apart", origin).json for origin in ("gateway-001", "gateway-002", "x")}
-        assert [(each["sync"], each["reason"]) for each in said.values()] == [
+        gateway.put_everywhere("by-origin")
+        response = {
+            origin: container.synced("by-origin", origin).json for origin in ("gateway-001", "gateway-002", "x")
+        }
+        assert [(each["sync"], each["reason"]) for each in response.values()] == [
             ("one", "all_agree"),
             ("other", "only_instance"),
             (None, "origin_not_listed"),
         ]
-        assert container.synced("told-apart", "x").headers["X-Token-Status"] == "NotSynced"
+        assert container.synced("by-origin", "x").headers["X-Token-Status"] == "NotSynced"
         api.put(
             "endpointslices",
             "gateway",
             slices_of(gateway.listed[:2], gateway.port),
             slices_of(gateway.listed[1:4], gateway.port, "other"),
         )
-        wait_for(lambda: container.synced("told-apart", "gateway-003").json["asked"] == 2)
-        assert container.synced("told-apart", "gateway-001").json["reason"] == "origin_ambiguous"
+        wait_for(lambda: container.synced("by-origin", "gateway-003").json["asked"] == 2)
+        assert container.synced("by-origin", "gateway-001").json["reason"] == "origin_ambiguous"
     api.put("endpointslices", "gateway", slices_of(gateway.listed[:4], gateway.port))
 
 

@@ -300,8 +300,12 @@ def test_invalid_headers_get_a_verdict_and_a_reason_at_the_function_url(
     stack: Stack, headers: dict[str, str], status: int, reason: str
 ) -> None:
     answer = stack.probe.handle(event("/v1/synced", headers))
-    said = answer["headers"]
-    assert (answer["statusCode"], said["X-Token-Status"], said["X-Token-Reason"]) == (status, "NotSynced", reason)
+    response_headers = answer["headers"]
+    assert (answer["statusCode"], response_headers["X-Token-Status"], response_headers["X-Token-Reason"]) == (
+        status,
+        "NotSynced",
+        reason,
+    )
 
 
 def test_a_function_url_serves_the_api_page(stack: Stack) -> None:

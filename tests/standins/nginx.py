@@ -107,9 +107,9 @@ class Nginx:
             except OSError:
                 assert self._process is not None
                 log = self._folder / "error.log"
-                said = log.read_text() if log.exists() else ""
-                assert self._process.poll() is None, f"{self.name} ended: {said}"
-                assert time.monotonic() < end, f"{self.name} does not listen: {said}"
+                output = log.read_text() if log.exists() else ""
+                assert self._process.poll() is None, f"{self.name} ended: {output}"
+                assert time.monotonic() < end, f"{self.name} does not listen: {output}"
                 time.sleep(0.01)
             else:
                 return

@@ -274,7 +274,7 @@ def _listing(stored: Stored) -> dict[str, Any]:
     manifest = json.loads(stored.body)
     kind = manifest.get("artifactType") or manifest.get("config", {}).get("mediaType")
     more = {"artifactType": kind, "annotations": manifest.get("annotations")}
-    return descriptor(stored.media_type, stored.body, **{name: said for name, said in more.items() if said})
+    return descriptor(stored.media_type, stored.body, **{name: value for name, value in more.items() if value})
 
 
 def named_by(algorithm: str, body: bytes) -> str:

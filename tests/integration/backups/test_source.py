@@ -91,7 +91,7 @@ def test_an_object_deleted_between_listing_and_reading_is_not_written(
 
     server.hook = gone
     if folder:
-        assert download.run() == {CHANGED: "skipped"}, "the removal is left to the next scan"
+        assert download.run() == {CHANGED: "skipped"}, "the removal was not left to the next scan"
         assert download.run() == {CHANGED: "removed"}
     else:
         assert world.codes(world.run()) == {CHANGED: "removed"}

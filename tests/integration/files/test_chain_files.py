@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,6 +12,7 @@ import pytest
 from syncline.kinds.files import discover, items, state_csv
 from syncline.kinds.files import kind as files
 from syncline.model import Outcome
+from tests.integration.files.contents import NAMES, fill
 from tests.rig.files import MODE, SYNC, FilesChain, record
 from tests.rig.killable import KillableHttp
 from tests.rig.pump import Delivery, Duplicates
@@ -22,7 +22,6 @@ from tests.standins.rclone import Rclone
 
 pytestmark = pytest.mark.moto
 
-NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/" + "n" * 200, "empty"]
 CHANGED_MODE = {"event_type": "change_permission", "file_path": "/data/a", "timestamp": "2026-11-25T01:00:00Z"}
 """An event of the file manager, without the new permissions."""
 
@@ -30,12 +29,6 @@ CHANGED_MODE = {"event_type": "change_permission", "file_path": "/data/a", "time
 def manager_of(chain: FilesChain, **more: Any) -> dict[str, Any]:
     """Return the configuration of the file manager as a target."""
     return {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", **more}
-
-
-def fill(chain: FilesChain, names: Sequence[str] = NAMES, **config: Any) -> None:
-    chain.configure(**config)
-    for name in names:
-        chain.upload(name, name.encode() * 3 if name != "empty" else b"")
 
 
 class TestScans:
@@ -463,40 +456,3 @@ class TestFailures:
         chain.run()
         chain.check()
         assert replaced
-
-
-class TestToAnotherBucket:
-    @pytest.mark.parametrize("same_service", [True, False])
-    def test_every_byte_is_moved(self, chain: FilesChain, *, same_service: bool) -> None:
-        bucket, prefix = f"target-{str(same_service).lower()}", f"{chain.name}/"
-        chain.make_bucket(bucket)
-        target = {**chain.endpoint(bucket), "prefix": prefix, "same_service": same_service}
-        # rclone finds an object under the other Unicode form of its name, so it cannot store both.
-        names = [name for name in NAMES if name != "a\u0308"]
-        fill(chain, names, target=target, removals={})
-        run = chain.run()
-        assert run.counts.moved == len(names)
-        assert (run.counts.bytes == 0) == same_service
-        there = chain.bucket_called(bucket)
-
-        def found() -> dict[str, bytes]:
-            keys = [each.key for page in there.pages(prefix) for each in page.objects]
-            return {key.removeprefix(prefix): there.read(key, 1 << 20)[1] for key in keys}
-
-        assert found() == chain.objects()
-        chain.bucket.delete("a")
-        chain.upload("b/c", b"changed")
-        chain.run()
-        assert found() == chain.objects()
-        assert chain.run().counts.queued == 0
-
-    def test_copies_within_a_service_are_verified_by_a_listing(self, chain: FilesChain) -> None:
-        chain.make_bucket("target-listed")
-        target = {**chain.endpoint("target-listed"), "prefix": f"{chain.name}/"}
-        chain.configure(target=target, overwrite=True)
-        for number in range(40):
-            chain.upload(f"d{number % 2}/f{number}", b"%d" % number)
-        run = chain.run()
-        assert run.counts.moved == 40
-        assert run.counts.requests == 40 + 4  # the copies, a listing of each side, and one of each folder
-        assert set(chain.results(run)) == {key for key, _ in chain.records.scan()}

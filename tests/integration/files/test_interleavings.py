@@ -31,7 +31,6 @@ class Subject:
     events: bool = False
     number: int = 0
     sequencer: int = 0
-    told: int = 0
     key: str = ""
     contents: dict[str, bytes | None] = field(default_factory=dict)
 

@@ -221,13 +221,13 @@ class TestRenamesFirst:
         """Renames do not count as removals."""
         chain = filled(strict, LIMITS | {"count": 10}, count=100)
         received = chain.manager.received
-        told = []
+        sent = []
         for number in range(30):
             chain.bucket.put(f"moved/{number:04}", b"the %d" % number)
             chain.bucket.delete(f"d/{number:04}")
-            told += record(chain.name, f"moved/{number:04}")["Records"]
-            told += record(chain.name, f"d/{number:04}", "ObjectRemoved:Delete")["Records"]
-        run = chain.run_events({"Records": told})
+            sent += record(chain.name, f"moved/{number:04}")["Records"]
+            sent += record(chain.name, f"d/{number:04}", "ObjectRemoved:Delete")["Records"]
+        run = chain.run_events({"Records": sent})
         assert not codes(chain, run)
         chain.check()
         assert chain.manager.received == received

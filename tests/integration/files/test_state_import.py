@@ -154,5 +154,5 @@ def test_rows_outside_the_target_are_named(
     context = Context(None, None, Output())
     context.__dict__["deployment"] = cast("Deployment", Stack(filled))
     command_state.state(context, "import", SYNC, sheet, None, reports=False)
-    said = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
-    assert said.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out
+    message = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
+    assert message.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out
