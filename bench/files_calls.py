@@ -48,7 +48,7 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
         for number in range(_EVENTS):
             chain.upload(f"changed-{number:03}", b"%d" % number)
         chain.https.clear()
-        chain.pump.manners.batches = True
+        chain.pump.delivery.batches = True
         lock = threading.Lock()
 
         def count(**_: Any) -> None:
@@ -56,7 +56,7 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
                 counted["dynamodb"] += 1
 
         table.meta.client.meta.events.register("before-call.dynamodb", count)
-        chain.hear(*(record("source", f"changed-{number:03}") for number in range(_EVENTS)))
+        chain.run_events(*(record("source", f"changed-{number:03}") for number in range(_EVENTS)))
         assert len(manager.files) == _EVENTS
         counted["api"] = sum(manager.operations.values())
         counted["s3"] = sum(http.requests_made for http in chain.https) - counted["api"]

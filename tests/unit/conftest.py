@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.store.state import State
+from tests.rig.killable import guard
 from tests.rig.made_up import Steps, steps
-from tests.rig.pump import Clock, Reaper, guard
+from tests.rig.pump import Clock, Reaper
 from tests.rig.stack import new_table
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.soak.durable import Durable, Tally, read
+from tests.soak.durable import Durable, RequestCounter, read
 from tests.soak.judge import _compared
 from tests.soak.watch import ALLOWED_BYTES, Sample, Search, growth
 
@@ -67,7 +67,7 @@ def test_differences_are_named() -> None:
     source, target = {"a": b"1", "b": b"2", "c": b"3"}, {"b": b"2", "c": b"4", "d": b"5"}
     assert list(_compared("file", source, target)) == [
         "file 'a' is not at the target",
-        "file 'd' is at the target alone",
+        "file 'd' is only at the target",
         "file 'c' differs",
     ]
 
@@ -91,7 +91,7 @@ def test_a_durable_dictionary_keeps_its_content_after_a_kill(tmp_path: Path) -> 
 
 
 def test_a_tally_counts_without_keeping_its_entries(tmp_path: Path) -> None:
-    tally = Tally(tmp_path / "requests")
+    tally = RequestCounter(tmp_path / "requests")
     for each in range(3):
         tally.append(each)
     assert (len(tally), (tmp_path / "requests").stat().st_size) == (0, 3)

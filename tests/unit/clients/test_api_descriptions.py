@@ -26,7 +26,7 @@ RUNS = f"/repos/{REPOSITORY}/actions/workflows/build.yml/runs"
 RUN = f"/repos/{REPOSITORY}/actions/runs/7"
 ZIP = f"/repos/{REPOSITORY}/actions/artifacts/1/zip"
 TAGS = "/api/v4/projects/group%2Fproject/registry/repositories/3/tags"
-LEAST = github.DESCRIPTION.least("workflow-run")
+LEAST = github.DESCRIPTION.minimal("workflow-run")
 
 
 class TestRequiredFieldsOnly:
@@ -44,13 +44,13 @@ class TestRequiredFieldsOnly:
         assert (run.attempt, run.branch, run.conclusion, run.started) == (1, "", "", run.created)
 
     def test_artifacts_are_read(self, server: GitHubServer) -> None:
-        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.least("artifact"), "name": "image"}]}
+        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.minimal("artifact"), "name": "image"}]}
         server.before = lambda _method, _target: json_reply(value)
         (artifact,) = self.client(server).artifacts(REPOSITORY, 7)
         assert (artifact.digest, artifact.created) == (None, "")
 
     def test_a_token_is_read(self, server: GitHubServer) -> None:
-        value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
+        value = {**github.DESCRIPTION.minimal("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
         server.before = lambda _method, _target: json_reply(value, 201)
         app = AppKey.make()
         tokens = AppTokens(Endpoint.parse(server.url), Http(), app.id, lambda: app.pem, lambda: app.pem, REPOSITORY, 42)
@@ -93,7 +93,7 @@ class TestRequiredFieldsOnly:
 def test_requests_are_checked_against_the_description(
     description: Description, method: str, target: str, body: bytes, words: str
 ) -> None:
-    violations = list(description.against_request(method, target, body))
+    violations = list(description.request_violations(method, target, body))
     assert (len(violations) == 1 and words in violations[0]) if words else not violations, violations
 
 
@@ -119,7 +119,7 @@ def test_responses_are_checked_against_the_description(
 ) -> None:
     description = gitlab.DESCRIPTION if target == TAGS else github.DESCRIPTION
     body = b"" if value is None else json.dumps(value).encode()
-    violations = list(description.against_answer("GET", target, status, headers, body))
+    violations = list(description.response_violations("GET", target, status, headers, body))
     assert (len(violations) == 1 and words in violations[0]) if words else not violations, violations
 
 

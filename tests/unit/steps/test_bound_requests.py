@@ -15,18 +15,18 @@ from syncline.model import Item, Outcome, Run, RunStatus, Step
 from syncline.steps.engine import REPORT_SECONDS
 from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.store.state import State
-from tests.rig.made_up import MadeUp, Steps, Told, pages
+from tests.rig.made_up import MadeUp, Reporting, Steps, pages
 from tests.rig.stack import QUEUES
 
 
 def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None:
     bound: list[tuple[str, float]] = []
-    kind = Told(pages(1))
+    kind = Reporting(pages(1))
     steps.kind = kind
     steps.engine = replace(steps.engine, bind=lambda run, seconds, _: bound.append((run.sync, round(seconds))))
     run = steps.run()
     assert kind.ended_runs == [run.id]
-    assert kind.told
+    assert kind.reported
     for step in (Step.DISCOVER, Step.TRANSFER, Step.VERIFY):
         assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - RESERVED_SECONDS + GRACE_SECONDS), step
     assert bound == [(run.sync, REPORT_SECONDS)]

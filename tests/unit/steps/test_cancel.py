@@ -9,8 +9,8 @@ from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import BatchRecord
-from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
-from tests.rig.pump import KilledError, Letter, When
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Reporting, Steps, items, transfer_of
+from tests.rig.pump import KilledError, KillPoint, Letter
 from tests.rig.run_ids import made_run_id
 
 GRACE = 10
@@ -107,8 +107,8 @@ def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps
     assert steps.mail.waiting() == []
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_function_that_ends_a_run_may_die_at_any_call(steps: Steps, when: When) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_function_that_ends_a_run_may_die_at_any_call(steps: Steps, when: KillPoint) -> None:
     """The next one who looks ends it, with the same counts."""
     effects = 1
     for number in range(1, 40):
@@ -200,7 +200,7 @@ class TestReport:
 
     @pytest.fixture(autouse=True)
     def _kind(self, steps: Steps) -> None:
-        self.kind = Told()
+        self.kind = Reporting()
         steps.kind = self.kind
 
     def cancel(self, steps: Steps) -> None:

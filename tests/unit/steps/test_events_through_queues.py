@@ -20,7 +20,7 @@ from syncline.store.events import EventStore
 from syncline.store.state import State
 from tests.rig.interleaving import deliver_meanwhile
 from tests.rig.made_up import MADE_UP_RUN, SYNC, Steps, items
-from tests.rig.pump import Duplicates, KilledError, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KilledError, KillPoint
 from tests.rig.run_ids import made_run_id
 from tests.rig.stack import EVENTS, QUEUES
 
@@ -50,7 +50,7 @@ def runs(steps: Steps) -> list[Run]:
 
 
 def test_events_in_a_row_become_one_scan(steps: Steps, scanned: list[Scope]) -> None:
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", "b", "a", "c")
     steps.pump.run()
     assert scanned == [Scope.of(["a", "b", "c"])]
@@ -127,7 +127,7 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, scann
         return hints(event)
 
     object.__setattr__(steps.kind, "changed_groups", strict)
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", "b", "c")
     steps.pump.run()
     assert scanned == [Scope.of(["a", "c"])] * 2, "one scan for each sync"
@@ -152,7 +152,7 @@ def missing(steps: Steps) -> set[str]:
 def test_a_sync_that_cannot_note_events_delays_no_other_and_gets_them_later(
     steps: Steps, scanned: list[Scope], missing: set[str]
 ) -> None:
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", "b")
     steps.pump.run_until(steps.clock.now + 100)
     assert scanned == [Scope.of(["a", "b"])], "once, for the sync that could be told"
@@ -238,7 +238,7 @@ def test_a_delivery_that_exceeds_an_item_of_the_table_is_scanned_in_turn(steps: 
 @pytest.mark.parametrize("seed", range(8))
 def test_events_doubled_and_in_any_order_lose_nothing(steps: Steps, scanned: list[Scope], seed: int) -> None:
     doubles = list(Duplicates)[seed % 4]
-    steps.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=doubles, late=7, batches=True)
+    steps.pump.delivery = Delivery(random.Random(seed), shuffle=True, duplicates=doubles, late=7, batches=True)
     steps.notify(*"abcdefgh")
     steps.pump.run()
     assert {group for scope in scanned for group in scope.groups or ()} == set("abcdefgh")
@@ -253,10 +253,10 @@ def effects(steps: Steps) -> int:
     return len(steps.reaper.effects)
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
 @pytest.mark.parametrize("number", range(1, 16))
 def test_a_function_killed_at_any_call_loses_nothing(
-    steps: Steps, scanned: list[Scope], number: int, when: When
+    steps: Steps, scanned: list[Scope], number: int, when: KillPoint
 ) -> None:
     steps.reaper.plan = {(number, when)}
     count = effects(steps)

@@ -14,7 +14,7 @@ from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trig
 from syncline.store.runs import new_run_id
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
-from tests.rig.pump import Duplicates, When
+from tests.rig.pump import Duplicates, KillPoint
 
 BAD = Item("team/app", "bad", "digest of bad")
 
@@ -219,7 +219,7 @@ def test_an_item_that_fails_twice_in_one_run_has_one_letter(steps: Steps) -> Non
 
 @pytest.mark.parametrize("duplicates", list(Duplicates))
 def test_messages_that_come_twice_change_nothing(steps: Steps, duplicates: Duplicates) -> None:
-    steps.pump.manners.duplicates = duplicates
+    steps.pump.delivery.duplicates = duplicates
     at_transfer(steps.kind)
     assert counted(again(steps).counts) == (1, 0, 0)
     assert counted(again(steps).counts) == (0, 1, 0)
@@ -247,8 +247,8 @@ def test_a_run_without_failures_costs_nothing_more(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("number", range(2, 14))
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when: When) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when: KillPoint) -> None:
     """Killed at any call with an effect: one result, one record, and a letter at least."""
     with made_steps() as steps:
         at_transfer(steps.kind)

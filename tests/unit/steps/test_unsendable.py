@@ -132,7 +132,7 @@ def test_a_group_that_no_key_of_the_table_can_have_is_done(steps: Steps, group: 
 @pytest.mark.parametrize("source", ["half \ud83d", "b" * 3000, ""])
 def test_an_event_of_a_source_that_no_key_can_have_is_nobody_s(steps: Steps, source: str) -> None:
     steps.event_store.subscribe(SYNC, ["made.up"])
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", source=source)
     steps.notify("b")
     steps.pump.run()

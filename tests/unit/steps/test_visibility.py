@@ -10,7 +10,7 @@ from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
 from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
-from tests.rig.pump import KilledError, Manners
+from tests.rig.pump import Delivery, KilledError
 from tests.rig.stack import EVENTS, QUEUES
 
 MINUTE = 60
@@ -52,7 +52,7 @@ def test_the_events_of_a_killed_function_are_back_within_a_minute_of_its_time(
 
     monkeypatch.setattr(type(steps.event_store), "subscribers", dies)
     steps.notify(*(f"g{n}" for n in range(100)))
-    letters = steps.mail.lying_in(EVENTS)
+    letters = steps.mail.letters_in(EVENTS)
     begun = steps.clock.now
     steps.pump.deliver(letters)
     assert {letter.due - begun for letter in letters} == {QUEUES[Step.DISCOVER].function_timeout + MINUTE}
@@ -162,7 +162,7 @@ def test_a_queue_that_does_not_answer_keeps_no_work_from_being_done(steps: Steps
 
 def test_disorder_and_slowness_change_no_count(steps: Steps) -> None:
     rng = random.Random(7)
-    steps.pump.manners = Manners(rng, shuffle=True, batches=True)
+    steps.pump.delivery = Delivery(rng, shuffle=True, batches=True)
 
     def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(rng.choice([0, 3, 40]))

@@ -19,7 +19,7 @@ from syncline.steps.engine import MAX_DEATHS
 from syncline.store.state import REPORTS
 from tests.rig.aws_faults import disturb
 from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
-from tests.rig.pump import Duplicates, KilledError, Letter, Manners
+from tests.rig.pump import Delivery, Duplicates, KilledError, Letter
 from tests.rig.stack import QUEUES
 
 pytestmark = pytest.mark.moto
@@ -139,7 +139,7 @@ def test_following_batches_are_sent_again_if_a_message_is_delivered_again(steps:
 
 def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> None:
     steps.begin(MADE_UP_RUN)
-    steps.pump.manners = Manners(random.Random(1), batches=True)
+    steps.pump.delivery = Delivery(random.Random(1), batches=True)
     failing = iter([True])
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -213,7 +213,7 @@ def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicat
     from syncline.kinds.kind import Failure, Page  # noqa: PLC0415
 
     rng = random.Random(seed)
-    steps.pump.manners = Manners(rng, True, duplicates, 600.0, True)
+    steps.pump.delivery = Delivery(rng, True, duplicates, 600.0, True)
     failures = [SynclineError("UNREACHABLE", "gone")] * 4
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -323,6 +323,6 @@ def test_a_function_that_dies_before_its_report_leaves_it_to_the_next_one(steps:
 
 def test_a_report_is_made_once_whatever_is_delivered_twice(steps: Steps) -> None:
     steps.kind = kind = Informer(pages=[Page("a", items("1", "2"))])
-    steps.pump.manners.duplicates = Duplicates.AT_THE_END
+    steps.pump.delivery.duplicates = Duplicates.AT_THE_END
     run = steps.run()
     assert kind.told == [f"{run.id}: 2 results, done"]
