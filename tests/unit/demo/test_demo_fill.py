@@ -87,7 +87,7 @@ def test_the_signed_image_has_its_signature_beside_it(prod: StrictRegistry) -> N
 
 def test_a_second_time_nothing_is_made_or_pushed(prod: StrictRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     filled()
-    monkeypatch.setattr(filling, "made", None)
+    monkeypatch.setattr(filling, "shared_layer", None)
     prod.sent.clear()
     assert filled() == (Filled(), [])
     assert not prod.sent
