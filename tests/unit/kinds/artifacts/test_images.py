@@ -80,13 +80,13 @@ INCOMPLETE: dict[str, bytes] = {
     "an attestation's statement": without(
         saved.containerd([AMD]), lambda files: blob(child(files, 1)["layers"][0]["digest"])
     ),
-    "a layer of one of second_layer images": without(FLAT, lambda _: f"blobs/sha256/{saved.sha(TOP)}"),
-    "the manifest and the config of one of second_layer images": without(
+    "a layer of one of two images": without(FLAT, lambda _: f"blobs/sha256/{saved.sha(TOP)}"),
+    "the manifest and the config of one of two images": without(
         without(FLAT, lambda files: blob(top(files)["config"]["digest"])),
         lambda files: blob(json.loads(files["index.json"])["manifests"][0]["digest"]),
     ),
-    "the config of one of second_layer images": without(FLAT, lambda _: f"blobs/sha256/{AMD.id}"),
-    "a layer of one of second_layer images of Docker 24": without(
+    "the config of one of two images": without(FLAT, lambda _: f"blobs/sha256/{AMD.id}"),
+    "a layer of one of two images of Docker 24": without(
         saved.until_24(AMD, saved.Image([THIRD], "other:v1")),
         lambda files: next(name for name, content in files.items() if content == TOP),
     ),
@@ -107,9 +107,7 @@ def test_incomplete_image_is_refused(pushing: Pushing, what: str) -> None:
     assert not pushing.server.asked("PUT", "/manifests/")
 
 
-@pytest.mark.parametrize(
-    "what", ["a layer of one of second_layer images", "a layer of one of second_layer images of Docker 24"]
-)
+@pytest.mark.parametrize("what", ["a layer of one of two images", "a layer of one of two images of Docker 24"])
 def test_other_image_of_such_an_archive_is_pushed(pushing: Pushing, what: str) -> None:
     written = pushing.image(INCOMPLETE[what], WantedImage("other", "v1"))
     assert written.fingerprint == f"sha256:{saved.Image([THIRD]).id}"
