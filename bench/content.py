@@ -28,7 +28,7 @@ class Filler:
         self._registry = Registry(Endpoint.parse(f"http://{host}"), lambda: None, Http())
 
     def images(self, repositories: Sequence[str], tags: Sequence[str], common: int, own: Sequence[int]) -> None:
-        """Push an image per repository and tag: a layer of ``common`` bytes shared by all, and layers of ``own`` sizes."""
+        """Push an image per repository and tag: a shared layer of ``common`` bytes, and layers of ``own`` sizes."""
         shared = random.Random(common).randbytes(common)
         with ThreadPoolExecutor(_THREADS) as pool:
             running = [pool.submit(self._repository, name, tags, shared, own) for name in repositories]

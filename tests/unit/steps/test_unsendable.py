@@ -59,15 +59,15 @@ def test_an_item_that_a_queue_refuses_fails_alone(steps: Steps) -> None:
     """Services other than Amazon's may accept less."""
     answer = steps.mail._answer
 
-    def strict(operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    def strict(operation: str, asked: dict[str, Any]) -> dict[str, Any]:
         if operation != "SendMessageBatch":
-            return answer(operation, arguments)
-        entries = arguments["Entries"]
+            return answer(operation, asked)
+        entries = asked["Entries"]
         refused = [
             each for each in entries if "%bad%" in each["MessageBody"] and '"type":"batch"' in each["MessageBody"]
         ]
         kept = [each for each in entries if each not in refused]
-        response = answer(operation, {**arguments, "Entries": kept}) if kept else {"Failed": []}
+        response = answer(operation, {**asked, "Entries": kept}) if kept else {"Failed": []}
         failed = [{"Id": each["Id"], "SenderFault": True, "Code": "Odd", "Message": "no"} for each in refused]
         return {**response, "Failed": [*response["Failed"], *failed]}
 

@@ -52,7 +52,7 @@ class _Memory(ProcessFacts):
 
 @dataclass
 class World:
-    """GitHub and a registry. ``builds`` are listed, the youngest first; ``older`` are not. ``tags`` has digests by tag."""
+    """GitHub and a registry. ``builds`` are listed, youngest first; ``older`` are not. ``tags`` has digests by tag."""
 
     builds: list[Build | UnreadableRun] = field(default_factory=list)
     older: list[Build] = field(default_factory=list)
@@ -257,14 +257,14 @@ class TestRecords:
         assert sent(world.scan()) == []
         assert not world.pushed.may_have_unverified(APP)
 
-    @pytest.mark.parametrize("change", ["nothing", "overwrite", "another run", "moved on", "not replaced"])
+    @pytest.mark.parametrize("change", ["nothing", "overwrite", "another run", "changed since", "not replaced"])
     def test_a_foreign_tag_is_a_conflict(self, change: str) -> None:
         world = World([build_of(3)], tags={APP: {"v3": "theirs", "latest": "theirs"}})
         run, other = ("2.1" if change == "another run" else "3.1"), ("" if change == "not replaced" else "theirs")
         world.pushed.note(APP, "v3", PushRecord(run, "d3", "f3", verified=False, other=other))
         if change == "overwrite":
             world.sync = SYNC.model_copy(update={"overwrite": True})
-        elif change == "moved on":
+        elif change == "changed since":
             world.tags[APP]["v3"] = "again another"
         pages = world.scan("run:3")
         if change == "nothing":

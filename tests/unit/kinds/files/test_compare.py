@@ -313,7 +313,7 @@ class TestFilesOfOthers:
 
     @staticmethod
     def found(names: list[str], asked: list[str]) -> tuple[list[str | None], list[str], int]:
-        """Find names; return those found, the names after which the listing was opened, and the number of files read."""
+        """Return the names found, the names after which the listing was opened, and the number of files read."""
         read, opened = 0, list[str]()
 
         def open_after(after: str) -> Generator[ListedObject]:

@@ -251,7 +251,7 @@ class TestTooSlow:
         assert client.taken == done.sent == 8 * CHUNK
 
     def test_a_file_that_cannot_be_sent_in_time_fails(self) -> None:
-        """After 6 seconds, 3 of 8 MiB are read, so 10 more seconds are needed. The advice uses bytes known to be sent."""
+        """After 6 seconds, 3 of 8 MiB are read, so 10 more seconds are needed. The advice uses bytes known as sent."""
         client = _Client()
         with pytest.raises(SynclineError) as caught:
             self.put(_Source(8 * CHUNK, 2.0), client, 1000.0 + 15.9)

@@ -119,7 +119,7 @@ class TestEqual:
 
 
 class TestByteComparison:
-    """Files of equal size with different ETags are compared byte by byte, because multipart uploads have other ETags."""
+    """Files of equal size with different ETags are compared by content, because multipart uploads have other ETags."""
 
     def world(self, theirs: bytes, ours: bytes = TWO_CHUNKS) -> World:
         world = bucket()

@@ -80,9 +80,9 @@ class _Target:
     """A target, by default a bucket without conditional writes.
 
     ``conditional``: honour the conditions of writes. ``modes``: permissions by path, None for a target without them.
-    ``calls`` lists the requested changes in order, ``puts`` the requests that write files. ``meanwhile`` is called before
+    ``calls`` lists the requested changes in order, ``puts`` the writes of files. ``meanwhile`` is called before
     each change. ``fails``: the error of every change to a path. ``loses``: errors raised after a change was made, as if
-    its response were lost. ``unfinished``: end each put after this number of parts, with the error ``error`` if it is set.
+    its response were lost. ``unfinished``: end each put after so many parts, with the error ``error`` if it is set.
     ``keeps``: the fingerprint of the headers of every written file, None if the target has none. ``gives_bytes``: False
     for an API without reads. ``same``: paths with the same value are one file.
     """

@@ -43,7 +43,7 @@ class World:
     """A bucket, its target, and the state of the sync in one object.
 
     ``invalid`` and ``invalid_at_target`` are keys and paths with invalid entries in the listings. ``refused`` are paths
-    that the target cannot have, ``folders`` paths that it does not need, ``unreadable`` paths that cannot be read there.
+    that the target cannot have, ``folders`` paths that it does not need, ``unreadable`` paths that it cannot read.
     ``allows`` is the answer to requests for removals; ``requests`` lists them with their totals. ``written``,
     ``compacted`` and ``listings`` count writes of records, compactions and listings of the source.
     """

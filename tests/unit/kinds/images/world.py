@@ -49,7 +49,7 @@ class MemoryRegistry:
     """A registry in memory, which records the requests in ``asked``.
 
     ``broken`` has errors of repositories' lists, ``invalid`` errors of manifests by tag or digest, and ``invalid_tags``
-    invalid entries of repositories' lists. ``cut`` are repositories without blobs, and ``signed`` has referrers by digest.
+    invalid entries of repositories' lists. ``cut`` are repositories without blobs, ``signed`` has referrers by digest.
     """
 
     def __init__(self, host: str, content: Content) -> None:

@@ -1,7 +1,7 @@
 """Measure after how many rounds canaries confirm each fault, and write the table into the documentation.
 
-``python -m tests.unit.kinds.tokens.canary_rounds`` runs canaries on scripted replicas. A fault begins before any turn of the writers;
-the slowest case counts.
+``python -m tests.unit.kinds.tokens.canary_rounds`` runs canaries on scripted replicas. A fault begins before any
+turn of the writers; the slowest case counts.
 """
 
 from __future__ import annotations

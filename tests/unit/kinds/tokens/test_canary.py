@@ -35,7 +35,7 @@ Asked = list[tuple[str, str, str]]
 class ScriptedClient:
     """A fake :class:`ReplicaClient`. ``answers`` gives a status or an answer for a method at an address.
 
-    Keys that nobody wrote are nowhere, and the writer has what was written.
+    Keys that were not written are absent everywhere, and the writer has the values that it wrote.
     """
 
     def __init__(self, answers: Callable[[str, str, int], int | ReplicaResponse | None]) -> None:
@@ -81,7 +81,7 @@ def _round(
 
 
 def _usual(reads: dict[int, int | ReplicaResponse]) -> Callable[[str, str, int], int | ReplicaResponse]:
-    """Writes and deletions succeed; a read's answer depends on the number of earlier reads, and the last one repeats."""
+    """Writes and deletions succeed; a read's answer depends on the earlier reads, and the last one repeats."""
     return lambda _, method, before: (
         {"PUT": 201, "DELETE": 204}.get(method) or reads[max(number for number in reads if number <= before)]
     )

@@ -116,14 +116,14 @@ def test_readiness_of_the_pod_and_of_each_sync(tmp_path: Path) -> None:
     async def ready() -> list[tuple[int, str]]:
         container = _container(tmp_path, "one", "other")
 
-        async def said(path: str) -> tuple[int, str]:
+        async def response_to(path: str) -> tuple[int, str]:
             answer = await container.server.answer(HttpRequest("GET", path, {}))
             return answer.status, answer.body.decode()
 
-        nothing = [await said(path) for path in ("/ready", "/ready/one")]
+        unlisted = [await response_to(path) for path in ("/ready", "/ready/one")]
         container.listings.listed("one", [ONE], time.time())
         container.listings.not_listed("other", SynclineError("FORBIDDEN", "the API refuses"))
-        return [*nothing, *[await said(f"/ready{path}") for path in ("", "/", "/one", "/other", "/nobody")]]
+        return [*unlisted, *[await response_to(f"/ready{path}") for path in ("", "/", "/one", "/other", "/nobody")]]
 
     assert asyncio.run(ready()) == [
         (503, "one: list_missing\nother: list_missing\n"),
@@ -140,7 +140,7 @@ class RecordingMetrics:
     """Metrics that record which syncs were counted."""
 
     def __init__(self) -> None:
-        self.sighted_syncs: list[str] = []
+        self.checked_syncs: list[str] = []
 
     def verdict(self, *_: object) -> None:
         pass
@@ -149,7 +149,7 @@ class RecordingMetrics:
         pass
 
     def canary_round(self, sync: str, *_: object) -> None:
-        self.sighted_syncs.append(sync)
+        self.checked_syncs.append(sync)
 
 
 def test_failing_secret_of_one_canary_does_not_affect_others(gate: threading.Event) -> None:
@@ -170,10 +170,10 @@ def test_failing_secret_of_one_canary_does_not_affect_others(gate: threading.Eve
     canaries = Canaries(lambda: syncs, listings, ProcessMemories(), Secrets(hangs, hangs, {}), counted)
     threading.Thread(target=canaries.run, daemon=True).start()
     end = time.monotonic() + 5
-    while "good" not in counted.sighted_syncs:
+    while "good" not in counted.checked_syncs:
         assert time.monotonic() < end, "no canary was run for the good sync"
         time.sleep(0.01)
-    assert "misses" in counted.sighted_syncs
+    assert "misses" in counted.checked_syncs
 
 
 @pytest.mark.parametrize("listed", [(), (Instance("one", "127.0.0.1", 1, ready=False),)])
