@@ -15,8 +15,8 @@ def small_layers(monkeypatch: pytest.MonkeyPatch) -> None:
     def made(name: str) -> Layer:
         return layer(name, {PurePosixPath(name): name.encode()})
 
-    monkeypatch.setattr(catalog, "made", made)
-    monkeypatch.setattr(fill, "made", made)
+    monkeypatch.setattr(catalog, "shared_layer", made)
+    monkeypatch.setattr(fill, "shared_layer", made)
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ def test_the_signed_image_has_a_signature(prod: StrictRegistry) -> None:
 
 def test_a_second_fill_pushes_nothing(prod: StrictRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     filled()
-    monkeypatch.setattr(filling, "made", None)
+    monkeypatch.setattr(filling, "shared_layer", None)
     prod.sent.clear()
     assert filled() == (Filled(), [])
     assert not prod.sent

@@ -58,7 +58,7 @@ def test_images_are_reproducible(repository: Repository) -> None:
 def test_each_tag_occurs_once_and_the_last_version_has_the_additional_tags(repository: Repository) -> None:
     given = [tags for _, tags in repository.images()]
     assert sorted(tag for tags in given for tag in tags) == sorted(repository.tags)
-    assert given[-1] == (repository.versions[-1], *repository.same)
+    assert given[-1] == (repository.versions[-1], *repository.aliases)
 
 
 def test_versions_differ_and_share_their_layers() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from demo import layers
-from demo.catalog import REPOSITORIES, made
+from demo.catalog import REPOSITORIES, shared_layer
 from demo.layers import Files, Layer, layer
 from syncline.clients.registry.reference import digest_of
 
@@ -68,10 +68,10 @@ def test_the_interpreter_layer_has_the_program_and_its_libraries() -> None:
 
 def test_every_layer_of_the_catalog_can_be_made_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layers, "_LEVEL", 0)  # compression takes most of the time
-    made.cache_clear()
+    shared_layer.cache_clear()
     try:
-        found = {name: made(name) for name in {name for each in REPOSITORIES for name in each.layers}}
+        found = {name: shared_layer(name) for name in {name for each in REPOSITORIES for name in each.layers}}
     finally:
-        made.cache_clear()
+        shared_layer.cache_clear()
     assert all(entries(each) for each in found.values())
     assert len({each.digest for each in found.values()}) == len(found)

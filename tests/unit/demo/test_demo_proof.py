@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import proof
+from demo import verification
 from demo.catalog import REPOSITORIES, SIGNED
 from demo.fill import Pusher
 from demo.images import Image
@@ -42,7 +42,7 @@ def witness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def absent(name: str) -> str:
         raise ProgramAbsentError(name)
 
-    monkeypatch.setattr(proof, "program", absent)
+    monkeypatch.setattr(verification, "program", absent)
     return "plain requests"
 
 
@@ -61,28 +61,28 @@ def test_equal_registries_pass(settings: Settings, witness: str) -> None:
     (index, _), (first, *_) = images("platform/licences"), images()
     for server in ("prod", "dr"):
         push(settings, server, {"index": index, "one": first})
-    assert proof.compare(settings) == proof.Proof(witness, 2, 1, ())
+    assert verification.compare(settings) == verification.Comparison(witness, 2, 1, ())
 
 
 def test_absent_and_different_images_are_reported(settings: Settings, witness: str) -> None:
     first, second, third = images()
     push(settings, "prod", {"one": first, "two": second, "three": third})
     push(settings, "dr", {"one": first, "two": third, "more": first})
-    found = proof.compare(settings)
-    assert (found.witness, found.tags) == (witness, 3)
+    found = verification.compare(settings)
+    assert (found.reader, found.tags) == (witness, 3)
     assert sorted(found.differing) == [f"{SIGNED[0]}:three", f"{SIGNED[0]}:two"]
 
 
 def test_a_signature_is_valid_only_for_its_image(settings: Settings) -> None:
     first, second, third = images()
     key, _ = key_pair(folder())
-    assert not proof.signature_holds(settings)
+    assert not verification.signature_is_valid(settings)
     push(settings, "dr", {SIGNED[1]: third})
-    assert not proof.signature_holds(settings)
+    assert not verification.signature_is_valid(settings)
     push(settings, "dr", {tag_for(third.digest): sign(third, "prod.example/app", key)})
-    assert proof.signature_holds(settings)
+    assert verification.signature_is_valid(settings)
     push(settings, "dr", {SIGNED[1]: second, tag_for(second.digest): sign(first, "prod.example/app", key)})
-    assert not proof.signature_holds(settings)
+    assert not verification.signature_is_valid(settings)
 
 
 def test_a_failure_of_skopeo_is_reported_with_its_reason(settings: Settings) -> None:
@@ -90,4 +90,4 @@ def test_a_failure_of_skopeo_is_reported_with_its_reason(settings: Settings) -> 
     push(settings, "prod", {"one": images()[0]})
     replace(settings, password="another").save()
     with pytest.raises(RuntimeError, match=r"skopeo cannot read docker://.*:one: .*(unauthorized|authentication)"):
-        proof.compare(settings)
+        verification.compare(settings)

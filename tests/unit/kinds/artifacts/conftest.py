@@ -26,8 +26,8 @@ REPOSITORY = "group/project/x86/app"
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes in memory as a source, read in chunks of `chunk` bytes."""
+class InMemorySource:
+    """A source with bytes in memory, read in chunks of `chunk` bytes."""
 
     data: bytes
     name: str = "artifact"
@@ -45,7 +45,7 @@ class Held:
 
 @dataclass
 class Pushing:
-    """Pushes archives to one registry; facts are kept from one push to the next."""
+    """Pushes archives to one registry; facts are kept between pushes."""
 
     server: OciRegistry
     memory: ProcessFacts = field(default_factory=ProcessFacts)

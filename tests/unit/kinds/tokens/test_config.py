@@ -41,7 +41,7 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"sources": {}}, "sources"),
         ({"sources": {"a": {"namespace": "gateway"}}}, "exactly one of service and labels"),
@@ -79,24 +79,24 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
         ),
     ],
 )
-def test_invalid_syncs_have_messages(more: dict[str, Any], said: str) -> None:
+def test_invalid_syncs_have_messages(more: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         parsed(**more)
-    assert said in caught.value.what
+    assert expected in caught.value.what
     assert "eyJhbGciOi" not in caught.value.what
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"check": {**CHECK, "plain_http": True}}, "without encryption"),
         ({"sync_interval": 10}, "lets a verdict take 25.5 seconds"),
         ({"deadline": 26}, "lets a verdict take 26 seconds"),
     ],
 )
-def test_warnings(more: dict[str, Any], said: str) -> None:
+def test_warnings(more: dict[str, Any], expected: str) -> None:
     (warning,) = parsed(**more).warnings()
-    assert said in warning.message
+    assert expected in warning.message
 
 
 def test_every_secret_is_found_at_any_path() -> None:
