@@ -56,7 +56,7 @@ def model() -> tuple[BucketServer, SimBucket]:
 
 def modelled() -> World:
     server, one = model()
-    other = BucketServer(server.machine, "two", beside=server)
+    other = BucketServer(server.machine, "two", same_service=server)
     servers = (server, other)
     names = {"honours_conditions": "ignores_conditions", "largest_page": "page_size"}
 

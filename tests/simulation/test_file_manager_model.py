@@ -247,7 +247,7 @@ class TestModel:
         saved = files.get("a")
         assert saved is not None
         assert (saved.size, server.files()["a"].content) == (1, b"1")
-        server.admits = True
+        server.reports_kept_size = True
         assert files.save("update", "a", content(b"12")).size == 1
         server.ignores_permissions = True
         assert files.set_permissions("a", FilePermissions("rw-r--r--")).mode == "rw-r--r--"

@@ -521,7 +521,7 @@ def test_time_and_patience(sim: Sim) -> None:
         assert code(branch.fetch) == name
     sim.calls.faults.off, sim.calls.faults.broken = False, 1.0
     began = sim.calls.machine.now
-    branch = SimBranch(sim.server, sim.network, "main", depth=1, patience=patience)
+    branch = SimBranch(sim.server, sim.network, "main", depth=1, retry=patience)
     assert code(branch.fetch) in ("UNREACHABLE", "SERVER_ERROR")
     assert sim.calls.faults.points["git fetch"] == 3
     assert sim.calls.machine.now - began >= 15

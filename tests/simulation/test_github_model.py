@@ -266,7 +266,7 @@ class TestRuns:
 
 class TestDownloads:
     def test_artifacts(self, world: World) -> None:
-        number = world.add(beside={"reports": b"no zip at all"})
+        number = world.add(artifacts_before={"reports": b"no zip at all"})
         found = world.github.artifacts(REPOSITORY, number)
         assert [(each.name, each.expired) for each in found] == [("reports", False), (f"images-{TAG}", False)]
         listed, _ = world.server.artifacts(REPOSITORY, number)
@@ -274,7 +274,7 @@ class TestDownloads:
 
     @pytest.mark.parametrize("count", [100, 101])
     def test_artifacts_of_all_pages(self, world: World, count: int) -> None:
-        number = world.add(images={}, beside={f"a{at:03}": b"content" for at in range(count)})
+        number = world.add(images={}, artifacts_before={f"a{at:03}": b"content" for at in range(count)})
         assert [each.name for each in world.github.artifacts(REPOSITORY, number)] == [f"a{n:03}" for n in range(count)]
         assert world.http.requests_made == -(-count // 100)
 
