@@ -134,8 +134,8 @@ class SimUpload(MultipartUpload):
         server = self._bucket.server
         found: dict[int, tuple[str, int]] = {}
         while True:
-            ask = partial(server.parts, self.key, self.upload_id, max(found, default=0))
-            page, more = self._bucket.call("GET parts", ask)
+            request = partial(server.parts, self.key, self.upload_id, max(found, default=0))
+            page, more = self._bucket.call("GET parts", request)
             found |= page
             if not more:
                 return found

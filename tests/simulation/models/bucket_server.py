@@ -125,7 +125,7 @@ class BucketServer:
         self._versions: dict[tuple[str, str], StoredObject] = {}
         self._numbers = count(1)
 
-    # -- foreign writers -----------------------------------------------------------------------------------------------
+    # -- foreign writers
 
     @property
     def hides(self) -> bool:
@@ -160,7 +160,7 @@ class BucketServer:
         """Return the ETag and the content of each object, in the order of the keys."""
         return {key: (self._objects[key].etag, self._objects[key].content) for key in self._keys}
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- reading
 
     def page(self, prefix: str, delimiter: str, after: str, token: str | None, limit: int) -> ListPage:
         """Return a page of the listing, as ListObjectsV2 does."""
@@ -240,7 +240,7 @@ class BucketServer:
             "owner", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"} if stored.public else ())
         )
 
-    # -- writing -------------------------------------------------------------------------------------------------
+    # -- writing
 
     def put(self, key: str, content: bytes, headers: Mapping[str, str], condition: WriteCondition | None) -> str:
         """Put an object, and return its ETag."""
@@ -317,7 +317,7 @@ class BucketServer:
         self._upload(key, number)
         del self.uploads[number]
 
-    # -- checks --------------------------------------------------------------------------------------------------
+    # -- checks
 
     def _check_bucket(self) -> None:
         if self.absent:
@@ -368,7 +368,7 @@ class BucketServer:
             raise SynclineError("UPLOAD_LOST", f"404 NoSuchUpload: {number} of {key!r}")
         return upload
 
-    # -- changes -------------------------------------------------------------------------------------------------
+    # -- changes
 
     def _version(self) -> str | None:
         return f"v{next(self._numbers)}" if self.versioned else None

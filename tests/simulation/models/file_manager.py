@@ -98,7 +98,7 @@ class FileManagerServer:
         self._files: dict[str, StoredFile] = {}
         self._numbers = count(1)
 
-    # -- foreign writers -----------------------------------------------------------------------------------------------
+    # -- foreign writers
 
     def set(self, path: str, content: bytes) -> StoredFile:
         """Save a file as a foreign writer. An existing one keeps its ID, metadata and permissions."""
@@ -133,7 +133,7 @@ class FileManagerServer:
         if self.on_event is not None:
             self.on_event(dict(event))
 
-    # -- operations ----------------------------------------------------------------------------------------------
+    # -- operations
 
     def get(self, path: str) -> SavedFile | None:
         """Return the attributes of a file, None for no file."""
@@ -201,7 +201,7 @@ class FileManagerServer:
         """Receive the results of a run."""
         self.reports.append(json.loads(json.dumps(results)))
 
-    # -- changes -------------------------------------------------------------------------------------------------
+    # -- changes
 
     def _id(self) -> str:
         return f"id-{next(self._numbers)}"

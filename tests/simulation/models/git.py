@@ -57,7 +57,7 @@ class SimBranch(RemoteBranch):
         self.closed = False
         self._local_objects = Objects()
 
-    # -- calls -----------------------------------------------------------------------------------------------------
+    # -- calls
 
     def _begin(self, command: str) -> None:
         """Check that a command may begin. Raises TIME_SHORT, RUN_CANCELLED."""
@@ -67,7 +67,7 @@ class SimBranch(RemoteBranch):
         if self._git.halted():
             raise SynclineError("RUN_CANCELLED", f"git {command} was not started: the run was cancelled")
 
-    def _once(self, command: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
+    def _call_once(self, command: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
         """Make one call. Raises TIME_SHORT, RUN_CANCELLED if the command is stopped before its answer."""
         self._begin(command)
         machine = self.network.calls.machine
@@ -83,11 +83,11 @@ class SimBranch(RemoteBranch):
             raise SynclineError("RUN_CANCELLED", f"git {command} was stopped: the run was cancelled")
         return answer
 
-    def _ask(self, command: str, name: str, function: Callable[[], T]) -> T:
+    def _call_with_retries(self, command: str, name: str, function: Callable[[], T]) -> T:
         """Make a call that only reads, with retries."""
         for attempt in itertools.count(1):
             try:
-                return self._once(command, name, function)
+                return self._call_once(command, name, function)
             except SynclineError as error:
                 if not self._git.wait(error, attempt):
                     raise
@@ -101,26 +101,30 @@ class SimBranch(RemoteBranch):
         self._ensure(oid)
         return self._local_objects.trees[oid]
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
 
     def fetch(self) -> Commit | None:
         def read() -> tuple[str | None, Objects]:
             oid = self.server.tip(self.name)
             return oid, self.server.fetch(oid, self._depth) if oid else Objects()
 
-        oid, found = self._ask("fetch", "git fetch", read)
+        oid, found = self._call_with_retries("fetch", "git fetch", read)
         self._local_objects.update(found)
         self.tip = self._local_objects.commits[oid].commit if oid else None
         return self.tip
 
     def fetch_commit(self, digits: str) -> Commit:
         oid = digits if len(digits) == _ID_LENGTH else self._full_id(digits)
-        self._local_objects.update(self._ask("fetch", "git fetch", lambda: self.server.fetch(oid, self._depth)))
+        self._local_objects.update(
+            self._call_with_retries("fetch", "git fetch", lambda: self.server.fetch(oid, self._depth))
+        )
         self.tip = self._local_objects.commits[oid].commit
         return self.tip
 
     def _full_id(self, digits: str) -> str:
-        commits = self._ask("fetch", "git fetch history", lambda: self.server.history(self.server.tip(self.name)))
+        commits = self._call_with_retries(
+            "fetch", "git fetch history", lambda: self.server.history(self.server.tip(self.name))
+        )
         found = [commit.oid for commit in commits if commit.oid.startswith(digits)]
         if not found:
             raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
@@ -129,10 +133,10 @@ class SimBranch(RemoteBranch):
         return found[0]
 
     def remote_tip(self) -> str | None:
-        return self._ask("ls-remote", "git ls-remote", lambda: self.server.tip(self.name))
+        return self._call_with_retries("ls-remote", "git ls-remote", lambda: self.server.tip(self.name))
 
     def _heads(self, *patterns: str) -> list[str]:
-        heads = self._ask("ls-remote", "git ls-remote heads", self.server.heads)
+        heads = self._call_with_retries("ls-remote", "git ls-remote heads", self.server.heads)
         fits = re.compile("|".join(f"(?:.*/refs/heads/)?{re.escape(p).replace(chr(92) + '*', '.*')}" for p in patterns))
         return [name for name in heads if fits.fullmatch(name)]
 
@@ -160,7 +164,9 @@ class SimBranch(RemoteBranch):
     def _fetch_absent(self, name: str, oids: Sequence[str], levels: int | None) -> None:
         """Fetch objects in one call, unless all of them are local."""
         if not all(oid in self._local_objects for oid in oids):
-            self._local_objects.update(self._ask("fetch", name, lambda: self.server.fetch_objects(oids, levels)))
+            self._local_objects.update(
+                self._call_with_retries("fetch", name, lambda: self.server.fetch_objects(oids, levels))
+            )
 
     def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, TreeEntry]]:
         self.fetch_below([oid])
@@ -199,7 +205,7 @@ class SimBranch(RemoteBranch):
             return {}
         tip = self.tip.oid
         for most in (_FIRST_COMMITS, None):
-            every = self._ask("fetch", "git fetch history", lambda: self.server.history(tip))
+            every = self._call_with_retries("fetch", "git fetch history", lambda: self.server.history(tip))
             new = list(itertools.takewhile(lambda commit: commit.oid != since, every))
             if not {commit.oid for commit in new}.issuperset(having):
                 new = every
@@ -208,11 +214,13 @@ class SimBranch(RemoteBranch):
         ours = [commit for commit in new if trailer in commit.message.split("\n")]
         found: dict[bytes, str | None] = {}
         if ours:
-            for path, blob in self._ask("fetch", "git fetch changes", lambda: self.server.changes_of(ours, folder)):
+            for path, blob in self._call_with_retries(
+                "fetch", "git fetch changes", lambda: self.server.changes_of(ours, folder)
+            ):
                 found.setdefault(path, blob)
         return found
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # -- writing
 
     def store(self, blobs: Iterable[bytes]) -> None:
         self._begin("fast-import")
@@ -245,7 +253,7 @@ class SimBranch(RemoteBranch):
         old, by = self.tip.oid if self.tip else None, self.network.calls.process.name
         push = lambda: self.server.push(self.name, old, commit, self._local_objects, by)  # noqa: E731
         try:
-            self._once("push", "git push", push, writes=True)
+            self._call_once("push", "git push", push, writes=True)
         except SynclineError as error:
             if error.code.name in ("TIME_SHORT", "RUN_CANCELLED"):
                 raise

@@ -17,7 +17,7 @@ from syncline.errors import SynclineError
 
 Tree = dict[bytes, TreeEntry]
 ReadTree = Callable[[str], Mapping[bytes, TreeEntry]]
-"""Returns the entries of a tree by its ID."""
+"""A function that returns the entries of a tree by its ID."""
 OUTSIDE: Final = "outside"
 """The name of foreign writers."""
 _FOREIGN: Final = Person("else", "else@example.com")
@@ -192,7 +192,7 @@ class GitServer:
         self.push_and_forget = False  # pushes succeed and are discarded
         self.vanishes = False  # the repository is not found
 
-    # -- foreign writers -------------------------------------------------------------------------------------------------
+    # -- foreign writers
 
     def commit_outside(self, branch: str, changes: Mapping[str, bytes | None], message: str = "theirs\n") -> str:
         """Put and remove files as a foreign writer, and return the ID of the commit."""
@@ -253,7 +253,7 @@ class GitServer:
         if self.on_update is not None:
             self.on_update(update)
 
-    # -- requests of clients ------------------------------------------------------------------------------------------
+    # -- requests of clients
 
     def tip(self, branch: str) -> str | None:
         self._check()

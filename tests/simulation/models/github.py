@@ -79,7 +79,7 @@ class GitHubServer:
         self.wrong_bytes = False
         self.url_lives = 60.0
 
-    # -- users of GitHub ---------------------------------------------------------------------------------------------------
+    # -- users of GitHub
 
     def add_build(
         self,
@@ -199,7 +199,7 @@ class GitHubServer:
         self._contents["artifact", artifact.id, 0] = content
         build.artifacts.append(artifact)
 
-    # -- the API -----------------------------------------------------------------------------------------------------
+    # -- the API
 
     def runs(
         self, repository: str, workflow: str, filters: Mapping[str, str], page: int
@@ -306,11 +306,11 @@ class SimGitHub(GitHub):
         return SimRemoteFile(self, url, f"logs of run {run.id}")
 
     def _pages(
-        self, entries: EntryReader, name: str, ask: Callable[[int], tuple[tuple[T, ...], int | None]]
+        self, entries: EntryReader, name: str, fetch_page: Callable[[int], tuple[tuple[T, ...], int | None]]
     ) -> Iterator[T]:
         page = 1
         while True:
-            found, following = self.network.call(self.server.host, name, partial(ask, page))
+            found, following = self.network.call(self.server.host, name, partial(fetch_page, page))
             yield from entries.read(found, lambda entry: cast("T", entry))
             if following is None:
                 return
@@ -321,10 +321,10 @@ class SimGitHub(GitHub):
 class SimRemoteFile(RemoteFile):
     """A download. Each range is one call, and has the content of that time."""
 
-    def __init__(self, github: SimGitHub, ask: Callable[[], SignedUrl], name: str) -> None:
+    def __init__(self, github: SimGitHub, request_url: Callable[[], SignedUrl], name: str) -> None:
         super().__init__(github, "", name)
         self._sim = github
-        self._ask = ask
+        self._request_url = request_url
         self._signed: SignedUrl | None = None
 
     def _stream(self, start: int, end: int) -> Response:
@@ -349,7 +349,7 @@ class SimRemoteFile(RemoteFile):
     def _renew_if_old(self) -> None:
         now = self._sim.network.calls.machine.now
         if now >= self._expires:
-            self._signed = self._sim.network.call(self._sim.server.host, "GET download address", self._ask)
+            self._signed = self._sim.network.call(self._sim.server.host, "GET download address", self._request_url)
             self._expires = now + _URL_LIFE
 
 

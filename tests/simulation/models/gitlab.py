@@ -125,8 +125,8 @@ class SimGitLab(GitLab):
             lambda each: each.path,
             limits=IN_MEMORY_LIMITS,
         )
-        ask = partial(self.server.repositories, self.project)
-        return self._pages(entries, "GET repositories", ask, _usable)
+        fetch_page = partial(self.server.repositories, self.project)
+        return self._pages(entries, "GET repositories", fetch_page, _usable)
 
     def tags(self, repository: int, on_invalid: OnInvalid = refuse) -> Iterator[str]:
         entries = EntryReader(
@@ -141,12 +141,12 @@ class SimGitLab(GitLab):
         self,
         entries: EntryReader,
         name: str,
-        ask: Callable[[int], tuple[tuple[T, ...], int | None]],
+        fetch_page: Callable[[int], tuple[tuple[T, ...], int | None]],
         parse: Callable[[Any], T],
     ) -> Iterator[T]:
         page = 1
         while True:
-            found, following = self.network.call(self.server.host, name, partial(ask, page))
+            found, following = self.network.call(self.server.host, name, partial(fetch_page, page))
             yield from entries.read(found, parse)
             if following is None:
                 return

@@ -117,7 +117,7 @@ class RegistryServer:
     def machine(self) -> Machine:
         return self._machine or machine_of.machine()
 
-    # -- changes by other writers, which always succeed -------------------------------------------------------
+    # -- changes by other writers, which always succeed
 
     def push_image(self, repository: str, tag: str | None, seed: int, layers: int = 2) -> str:
         """Push an image made from a seed, and return its digest. Images of many seeds share their first layer."""
@@ -249,7 +249,7 @@ class RegistryServer:
         more = {"artifactType": kind, "annotations": value.get("annotations")}
         return _descriptor(stored.media_type, stored.body) | {name: said for name, said in more.items() if said}
 
-    # -- requests: reading -------------------------------------------------------------------------------------------
+    # -- requests: reading
 
     def catalog_page(self, last: str) -> tuple[list[str], bool]:
         """Return a page of the names after ``last``, in order, and True if there are more."""
@@ -307,7 +307,7 @@ class RegistryServer:
         body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
         return body, at + self.page_size if len(names) > at + self.page_size else None
 
-    # -- requests: writing -------------------------------------------------------------------------------------------
+    # -- requests: writing
 
     def put_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> str | None:
         """Store a manifest if all its parts are present. Return its subject if the referrers API lists it."""

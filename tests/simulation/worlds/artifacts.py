@@ -165,17 +165,17 @@ class ArtifactsWorld:
         tag = f"{rng.choice(STEMS)}-{rng.choice(list(PLATFORMS))}"
         names = [COORDINATOR, *rng.sample(list(WORKERS), rng.randint(0, 3))]
         metadata: dict[str, str | None] = {}
-        odd = rng.random()
-        if odd < 0.1:
+        chance = rng.random()
+        if chance < 0.1:
             metadata |= rng.choice(INVALID_BLOCKS)
         wanted = frozenset(names)
-        if 0.1 <= odd < 0.16:  # the block names an image that is not saved
+        if 0.1 <= chance < 0.16:  # the block names an image that is not saved
             name = rng.choice(names)
             names.remove(name)
             if name != COORDINATOR:
                 metadata[WORKERS[name]] = "true"
         images = {name: self._layers_of(name) for name in names}
-        if 0.16 <= odd < 0.22 and names:  # a layer of an image differs from the image's config
+        if 0.16 <= chance < 0.22 and names:  # a layer of an image differs from the image's config
             damaged = names.pop()
             images[damaged].append(DAMAGED + images[damaged][-1])
             metadata |= {WORKERS[damaged]: "true"} if damaged in WORKERS else {}  # in later attempts, too
@@ -195,8 +195,8 @@ class ArtifactsWorld:
             artifacts_after=other_artifacts(rng) if rng.random() < 0.2 else None,
         )
         saved = {name: config_of(name, tag, images[name]) for name in names}
-        self._builds[run] = Build(tag, not 0 <= odd < 0.1, saved, wanted)
-        self._judge.note(f"run {run} of {tag}: {conclusion}, {', '.join(sorted(wanted))}, odd {odd:.2f}")
+        self._builds[run] = Build(tag, chance >= 0.1, saved, wanted)
+        self._judge.note(f"run {run} of {tag}: {conclusion}, {', '.join(sorted(wanted))}, odd {chance:.2f}")
         self._judge.record_attempt(run)
         return run
 

@@ -53,7 +53,7 @@ class Expected:
 
 
 class ArtifactsJudge:
-    """Collects the ``violations`` of one sync. ``builds`` are the runs at GitHub, by ID."""
+    """The judge of one sync, which collects its ``violations``. ``builds`` are the runs at GitHub, by ID."""
 
     def __init__(
         self, name: str, stack: Stack, rules: Rules, github: GitHubServer, registry: RegistryServer, watch: TagWatch

@@ -284,7 +284,7 @@ class BackupsWorld:
     # -- checks
 
     def may_repeat(self, result: Result) -> bool:
-        """Return True if a foreign writer changed the file: a run that events joined puts it again."""
+        """Return True if a foreign writer changed the file: a run that events have joined puts it again."""
         return (result.group, self.rules.at_target(self._path(result.name))) in self._foreign_changes
 
     def check_report(self, _run: Run, results: list[Result]) -> Iterator[str]:

@@ -57,7 +57,7 @@ class Rules:
 
 @dataclass(slots=True)
 class Judge:
-    """Collects the ``violations`` of one sync.
+    """The judge of one sync, which collects its ``violations``.
 
     ``source`` is the history of each path: times, and the content from then on, None for no object. ``secrets`` are texts
     that must not be written anywhere, each with its name.

@@ -1,4 +1,4 @@
-"""Files: the reports of runs, and the target after them, against the source."""
+"""Files: checks of the reports of runs, and of the target after full runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EVENT_DEADLINE: Final = 600.0
 _COPY_REQUESTS: Final = 10
 """Requests that the scan, the copy and the verification of one file take, at most."""
 _MESSAGE_DELAY: Final = 60.0
-"""Seconds by which messages are late at most. A sync waits less long for more events."""
+"""Seconds by which messages are late at most. A sync waits for more events for a shorter time."""
 _RECHECK_PERIOD: Final = 3600.0
 """Seconds within which every file is read again, with ``recheck: 1h``."""
 _PATH_CODES: Final = frozenset({"PATH_REFUSED", "PATH_COLLIDES"})
@@ -37,7 +37,7 @@ class FilesWorld(FilesSystems):
         self._adopted: set[str] = set()
 
     def may_repeat(self, result: Result) -> bool:
-        """Return True if the file changed at source or target: a run that events joined scans it again."""
+        """Return True if the file changed at source or target: a run that events have joined scans it again."""
         changes = self.history[result.name].changes
         return self._had_faults or changes > 1 or self.path_of(result.name) in self.judge.foreign_changes
 
@@ -78,7 +78,7 @@ class FilesWorld(FilesSystems):
                 yield f"{path!r} is ours and no longer at the source, but was not removed"
 
     def _check_adopted(self) -> Iterator[str]:
-        """Run the sync again, and yield adopted files that still differ although the run has read them again.
+        """Run the sync again, which reads all adopted files, and yield those that still differ.
 
         A run adopts a file by its ETag, which does not cover headers.
         """

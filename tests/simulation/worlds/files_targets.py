@@ -61,7 +61,7 @@ class KeyHistory:
 
 
 class Rules(Protocol):
-    """The configuration of the sync and the history of its source, and where violations go."""
+    """The configuration of a sync, the history of its source, and the sink of its violations."""
 
     machine: Machine
     overwrite: bool
@@ -87,7 +87,7 @@ class Rules(Protocol):
 
 
 class Judge:
-    """Checks every change of a target when it happens."""
+    """The common part of the judges, which check every change of a target when it happens."""
 
     def __init__(self, rules: Rules) -> None:
         self.rules = rules
@@ -132,7 +132,7 @@ class Judge:
 
 
 class BucketJudge(Judge):
-    """Checks a bucket. An object is ours if Syncline wrote its ETag there, or if the source ever had it."""
+    """The judge of a bucket. An object is ours if Syncline wrote its ETag there, or if the source ever had it."""
 
     def __init__(self, server: BucketServer, rules: Rules) -> None:
         super().__init__(rules)
@@ -215,7 +215,7 @@ class BucketJudge(Judge):
 
 
 class ManagerJudge(Judge):
-    """Checks a file manager. A file is ours if Syncline left its ID, size and metadata."""
+    """The judge of a file manager. A file is ours if Syncline left its ID, size and metadata."""
 
     def __init__(self, server: FileManagerServer, rules: Rules) -> None:
         super().__init__(rules)

@@ -50,14 +50,14 @@ class ImagesWorld:
         self._image_seeds = 0
         self._foreign_changes: dict[Key, float] = {}
         self._changes: defaultdict[Key, list[float]] = defaultdict(list)
-        """The times at which a tag changed at the source, or at the target by a foreign writer; by the target's key."""
+        """By tag of the target: the times at which it changed at the source, or at the target by a foreign writer."""
         self._source_digests: defaultdict[Key, set[str]] = defaultdict(set)
         self._changed_after_put: dict[Key, float] = {}
-        """The first change of a source tag since Syncline put it at the target."""
+        """By tag of the source: the time of its first change since Syncline put it at the target."""
         self._had_faults = False
         self._present_since: dict[Key, float] = {}
         self._present: defaultdict[Key, list[list[float]]] = defaultdict(list)
-        """The spans of time for which the source had a tag."""
+        """The periods in which the source had a tag, each with its begin and end."""
         self._puts: list[tuple[float, str, str]] = []
         self._first_seen: dict[tuple[str, str, str], float] = {}
         self._lists_were_cut = False
@@ -180,7 +180,7 @@ class ImagesWorld:
             server.stale_tags = rng.uniform(0.1, 5.0)
         else:
             setattr(server, switch, True)
-            # A scan of one repository does not read the catalog, whose emptiness would be an error: it finds no tags.
+            # An empty catalog is an error, but a scan of one repository reads only its tags, and may find none.
             self._lists_were_cut |= switch == "empty_listing"
 
     def clear_faults(self) -> None:

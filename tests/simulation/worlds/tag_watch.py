@@ -19,7 +19,7 @@ _MAX_DELAY: Final = 1.0
 
 
 class TagWatch:
-    """Watches one registry. ``change`` makes a foreign writer change a tag, which happens after Syncline has read it.
+    """The watch of one registry. It calls ``change`` to let a foreign writer change a tag that Syncline has just read.
 
     ``foreign`` is True while a foreign writer writes.
     """
