@@ -297,10 +297,10 @@ class Simulation:
         world.change_target()
 
     def _break_servers(self, world: World) -> None:
-        world.spoil()
+        world.inject_fault()
 
     def _repair_servers(self, world: World) -> None:
-        world.heal()
+        world.clear_faults()
 
     # -- quiescence
 
@@ -310,7 +310,7 @@ class Simulation:
         self.faults.off = True
         self.stack.sqs.late = self.stack.sqs.duplicates = self.stack.functions.short_time = 0.0
         for world in self.worlds:
-            world.heal()
+            world.clear_faults()
         self.machine.run(self.machine.now + QUIESCENCE)
         waiting = [
             f"{queue.name}: {m.body[:200]}" for queue, m in self.stack.sqs.messages() if "-dead" not in queue.name
@@ -326,12 +326,12 @@ class Simulation:
             first = self._full_run(world)
             if first is None:
                 continue
-            late = world.late
+            deferred = world.deferred
             second = self._full_run(world)
             # The second run may remove more files: those that the first one added raise the limit of removals, and a
             # rename whose old file had changed is a put, so that the second run forgets or removes the old file.
             if second is not None and (
-                second.counts.moved > late or (second.counts.removed and not first.counts.moved)
+                second.counts.moved > deferred or (second.counts.removed and not first.counts.moved)
             ):
                 self.violations.append(f"{world.name}: the second run moved items again: {second.counts}")
             self._check_all_runs(world)
@@ -356,7 +356,7 @@ class Simulation:
             self.violations.append(f"{world.name}: a run without faults ended as {run.status}")
             return None
         results = list(self.state.results(run.id))
-        wrong = [*world.differences(run, results), *missing_dead_letters(run, results, self.stack.sqs)]
+        wrong = [*world.check_full_run(run, results), *missing_dead_letters(run, results, self.stack.sqs)]
         counts = run.counts
         work = counts.moved + counts.removed + counts.conflict + counts.failed + counts.known
         kind = self.plan.worlds[self.worlds.index(world)]
@@ -389,7 +389,7 @@ class Simulation:
         reports = [(run, list(self.state.results(run.id))) for run in over]
         known = KnownFailures(reports)
         for run, results in reports:
-            wrong = [*_miscounted(run, results, world), *world.untruths(run, results)]
+            wrong = [*_miscounted(run, results, world), *world.check_report(run, results)]
             wrong += [*unfinished_work(run, self.state, self.stack.sqs), *known.exceeded(run, results)]
             self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
 
@@ -401,7 +401,7 @@ def _miscounted(run: Run, results: list[Result], world: World) -> Iterator[str]:
     for each in results:
         # An item that changed at the source during the run may end once with each version.
         key = (each.group, each.name, each.outcome, each.source or "", each.code or "")
-        if key in seen and not world.ends_twice(each):
+        if key in seen and not world.may_repeat(each):
             yield f"{each.group}:{each.name} has the same result twice: {each}"
         seen.add(key)
     tally = {outcome: sum(each.outcome is outcome for each in results) for outcome in Outcome}

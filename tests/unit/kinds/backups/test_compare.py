@@ -66,7 +66,7 @@ def test_an_equal_file_is_ours(row: OwnedFile | None, learned: OwnedFile | None,
 
 
 @pytest.mark.parametrize(
-    ("here", "was", "row", "written", "ours"),
+    ("current", "indexed", "row", "written", "ours"),
     [
         (None, None, None, "", 0),
         (None, EQUAL, None, "", 0),
@@ -78,11 +78,13 @@ def test_an_equal_file_is_ours(row: OwnedFile | None, learned: OwnedFile | None,
     ],
 )
 def test_a_different_file_is_sent_if_it_is_ours_or_may_be_equal(
-    here: str | None, was: IndexEntry | None, row: OwnedFile | None, written: str, ours: int
+    current: str | None, indexed: IndexEntry | None, row: OwnedFile | None, written: str, ours: int
 ) -> None:
-    case = comparison({A: OBJECT}, {A: was} if was else {}, {A: row} if row else {}, written=frozenset({written}))
-    page = case.compared({} if here is None else {A: here})
-    assert page.items == (Item("main", A, "etag", here, 7),)
+    case = comparison(
+        {A: OBJECT}, {A: indexed} if indexed else {}, {A: row} if row else {}, written=frozenset({written})
+    )
+    page = case.compared({} if current is None else {A: current})
+    assert page.items == (Item("main", A, "etag", current, 7),)
     assert (page.results, page.equal, page.extra) == ((), 0, 0)
     assert (case.ours, case.gone, case.learned) == (ours, {}, {})
 
@@ -124,15 +126,15 @@ def test_files_that_are_not_selected_do_not_collide() -> None:
 
 
 def test_some_of_many_extras_have_results_and_all_are_counted() -> None:
-    there = {f"east/shop/{number:04}": "theirs" for number in range(EXTRAS + 7)}
-    page = comparison({}, {}, {}).compared(there)
+    extras = {f"east/shop/{number:04}": "theirs" for number in range(EXTRAS + 7)}
+    page = comparison({}, {}, {}).compared(extras)
     assert (len(page.results), page.extra) == (EXTRAS, 7)
 
 
 def test_a_file_of_ours_that_the_source_lacks_is_gone() -> None:
     case = comparison({}, {}, {A: ROW, B: OwnedFile("before")})
     page = case.compared({A: "blob", B: "blob", "east/shop/c.tmp": "blob"})
-    assert result_rows(page) == [(B, Outcome.EXTRA, None, "blob")], "a file that is not selected is nobody's"
+    assert result_rows(page) == [(B, Outcome.EXTRA, None, "blob")], "a file that is not selected is ignored"
     assert case.gone == {A: (Item("main", A, None, "blob", None, {"remove": True}), ROW)}
     assert (case.ours, case.learned) == (1, {})
 
@@ -146,13 +148,15 @@ def test_the_record_of_a_file_that_neither_side_has_is_deleted(*, at_once: bool)
 
 
 def test_nothing_is_gone_or_forgotten_after_an_invalid_entry() -> None:
-    odd = {"east/shop/x": Result("main", "east/shop/x", Outcome.FAILED)}
-    case = comparison({A: OBJECT, "east/shop/x": OBJECT}, {A: EQUAL}, {A: ROW, B: ROW, "east/shop/c": ROW}, invalid=odd)
+    invalid = {"east/shop/x": Result("main", "east/shop/x", Outcome.FAILED)}
+    case = comparison(
+        {A: OBJECT, "east/shop/x": OBJECT}, {A: EQUAL}, {A: ROW, B: ROW, "east/shop/c": ROW}, invalid=invalid
+    )
     page = case.compared({A: "blob", B: "blob", "east/shop/x": "theirs"})
-    assert page.results == tuple(odd.values())
+    assert page.results == tuple(invalid.values())
     assert (page.items, page.equal, page.extra) == ((), 1, 0)
     assert (case.ours, case.gone, case.learned) == (2, {}, {})
-    assert case.all_equal().results == tuple(odd.values())
+    assert case.all_equal().results == tuple(invalid.values())
 
 
 @pytest.mark.parametrize("code", ["", "SECRET_SUSPECTED"])
