@@ -225,6 +225,7 @@ def events() -> dict[str, Any]:
         "probe/openapi.json": _asked("/openapi.json", {}),
         "scrape/schedule.json": _scheduled("scrape"),
         "canary/schedule.json": _scheduled("canary"),
+        "watch/schedule.json": _scheduled("watch"),
     }
 
 

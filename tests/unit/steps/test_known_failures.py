@@ -235,7 +235,7 @@ def test_a_plan_writes_nothing_down(steps: Steps) -> None:
 
 @pytest.mark.moto
 def test_a_run_without_failures_costs_nothing_more(steps: Steps) -> None:
-    """One look at the sync's own mark for a batch that moved something, and one at the run's end."""
+    """The mark of the sync is read twice for a batch that moved something, and once at the end of the run."""
     steps.kind.pages = [Page("p", items(*(f"t{n}" for n in range(50))))]
     asked: list[str] = []
     steps.table.meta.client.meta.events.register(
@@ -243,7 +243,7 @@ def test_a_run_without_failures_costs_nothing_more(steps: Steps) -> None:
     )
     again(steps)
     about = [each for each in asked if "FAIL" in each]
-    assert len(about) <= 2, about
+    assert len(about) <= 3, about
 
 
 @pytest.mark.parametrize("number", range(2, 14))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from syncline.clients.s3.xml import ListedObject
 from syncline.kinds.backups.compare import Comparison, unchanged_page
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile
 from syncline.kinds.backups.paths import Layout
@@ -32,7 +33,7 @@ def comparison(
     return Comparison(
         more.get("layout", Layout(objects=((), ("*/*/*.tmp",)))),
         "main",
-        objects,
+        {key: ListedObject(key, etag, size, 1_767_582_000.0) for key, (etag, size) in objects.items()},
         current,
         rows,
         lambda _key, mark: mark in written,
