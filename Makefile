@@ -18,7 +18,7 @@ SAMPLE_SEED ?=
 
 bin := .venv/bin
 environments := .venv/installed .venv-engine/requirements.sha256
-code := setup.py $(wildcard layers functions tests bench demo)
+code := setup.py $(wildcard layers functions scripts tests bench demo)
 
 export PYTHON
 export SAM_CLI_TELEMETRY := 0

@@ -1,1 +1,4 @@
-"""Benchmarks against other tools, side by side in one run: ``python -m bench [NAME]``; docs/explanation/benchmarks.md explains them."""
+"""Benchmarks against other tools, in turns within one run: ``python -m bench [NAME]``.
+
+docs/explanation/benchmarks.md explains the measurements.
+"""

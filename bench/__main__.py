@@ -1,9 +1,9 @@
-"""``python -m bench [NAME]``: run the measurements whose name is NAME or begins with ``NAME.``; all without one.
+"""Run measurements: ``python -m bench [NAME]`` runs those named NAME or beginning with ``NAME.``; without NAME, all.
 
-A kind's measurements are in a module named after it. ``MEASUREMENTS`` there maps what follows the kind in a name to a
-function that makes the measurement; ``LONG`` names those that take an hour or much disk space, which run
-only if they are named. Unmet aims are shown but do not change the exit code. It is 1 if a measurement failed for another
-reason than a missing program.
+The measurements of a kind are in the module of that name. Its ``MEASUREMENTS`` maps the rest of a measurement's name to
+a function. ``LONG`` names measurements that take an hour or much disk space; they run only if named in full.
+
+The exit code is 1 if a measurement failed. A missing program or an aim that is not met does not change it.
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from bench import report
-from bench.measure import NotMadeError, Row
-from bench.place import Place
+from bench.measure import MeasurementError, Row
+from bench.workspace import Workspace
 from tests.standins.programs import ProgramAbsentError
 
 KINDS: Final = ("images", "files", "backups", "artifacts", "tokens", "fair")
 
-Measurement = Callable[[Place], Sequence[Row]]
+Measurement = Callable[[Workspace], Sequence[Row]]
 
 
 def main(arguments: Sequence[str]) -> int:
-    wanted = arguments[0] if arguments else ""
+    selected = arguments[0] if arguments else ""
     chosen = [
         (name, measure)
         for name, measure, long in _measurements()
-        if name == wanted or (not long and f"{name}.".startswith(f"{wanted}." if wanted else ""))
+        if name == selected or (not long and f"{name}.".startswith(f"{selected}." if selected else ""))
     ]
     if not chosen or len(arguments) > 1:
         print(f"usage: python -m bench [NAME]; NAME is one of {', '.join(_names())}", file=sys.stderr)
         return 2
-    # SIGTERM still stops the servers and the engine.
+    # On SIGTERM, exit normally so that the servers and the engine are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))
     load = os.getloadavg()[0]
     rows: list[Row] = []
     failed = False
-    with Place() as place:
+    with Workspace() as workspace:
         for name, measure in chosen:
             try:
-                made = measure(place)
+                measured = measure(workspace)
             except ProgramAbsentError as absent:
-                print(f"{name}: not made: {absent}", flush=True)
-            except Exception as error:  # noqa: BLE001 - the others are still worth making
+                print(f"{name}: skipped: {absent}", flush=True)
+            except Exception as error:  # noqa: BLE001 - the other measurements still run
                 failed = True
-                print(f"{name}: not made: {error}", flush=True)
-                if not isinstance(error, NotMadeError):
+                print(f"{name}: failed: {error}", flush=True)
+                if not isinstance(error, MeasurementError):
                     traceback.print_exc()
             else:
-                rows += made
-                print(f"{name}: written to {report.write(name, made)}", flush=True)
+                rows += measured
+                print(f"{name}: written to {report.write(name, measured)}", flush=True)
     print(f"\n{report.table(rows)}\n\n{report.machine(load)}")
     return 1 if failed else 0
 
 
 def _measurements() -> Iterator[tuple[str, Measurement, bool]]:
-    """Name, function, and True for a long measurement."""
+    """Yield the name and function of each measurement, and True if it is long."""
     for kind in KINDS:
         module = importlib.import_module(f"bench.{kind}")
         for name, measure in module.MEASUREMENTS.items():

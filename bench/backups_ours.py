@@ -1,7 +1,7 @@
-"""Syncline in a separate process: ``python -m bench.backups_ours JSON`` scans, commits and verifies once.
+"""Run Syncline in a separate process: ``python -m bench.backups_ours JSON`` scans, commits and verifies once.
 
-Prints as JSON: seconds from a warm start (modules imported), the peak memory of it and the programs it ran (MiB), and
-the peak use of the disk (bytes).
+Prints a JSON object with the seconds from a warm start (modules imported), the peak memory of the process and its
+children in MiB, and the peak disk use in bytes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench.backups_place import BUCKET, Watch
+from bench.backups_data import BUCKET, ResourceMonitor
 from syncline.clients.git.access import GitRemote
 from syncline.clients.git.repository import Person, RepositoryLocation
 from syncline.clients.http.addresses import Endpoint
@@ -34,34 +34,34 @@ from tests.rig.backups_memory import InMemoryIndex, InMemoryOwnership
 from tests.standins.rclone import ACCESS, SECRET
 
 
-def main(asked: dict[str, Any]) -> dict[str, Any]:
-    memory_file = Path(asked["memory"])
-    memory: InMemoryIndex
+def main(arguments: dict[str, Any]) -> dict[str, Any]:
+    state_file = Path(arguments["memory"])
+    index: InMemoryIndex
     owned = InMemoryOwnership()
-    memory, owned.rows, owned.facts = pickle.loads(memory_file.read_bytes())
+    index, owned.rows, owned.facts = pickle.loads(state_file.read_bytes())
     http = Http()
-    bucket = Bucket(Endpoint.parse(asked["s3"]), BUCKET, lambda: AccessKeys(ACCESS, SECRET), http)
+    bucket = Bucket(Endpoint.parse(arguments["s3"]), BUCKET, lambda: AccessKeys(ACCESS, SECRET), http)
     layout, bot = Layout(), Person("Backup Bot", "backup@example.com")
     reader = Reader(bucket, SecretsFilter(SecretsPolicy.LEAVE_OUT), 100_000_000, 16, layout.path_of)
     reference, signature = (lambda branch: f"repository#{branch}"), Signature(bot, bot)
-    settings = SyncSettings("bench", "place", reference, layout, Removals().limits, signature)
-    remote = GitRemote.parse(asked["repository"])
-    kind = Backups(settings, reader, memory, owned.owned(layout), lambda: RepositoryLocation(remote), http)
+    settings = SyncSettings("bench", "repository", reference, layout, Removals().limits, signature)
+    remote = GitRemote.parse(arguments["repository"])
+    kind = Backups(settings, reader, index, owned.owned(layout), lambda: RepositoryLocation(remote), http)
     with tempfile.TemporaryDirectory() as folder:
         tempfile.tempdir = folder
-        scope = EVERYTHING if asked["keys"] is None else Scope.of(asked["keys"])
+        scope = EVERYTHING if arguments["keys"] is None else Scope.of(arguments["keys"])
         context = StepContext(lambda: 600.0, work="bench")
-        with Watch(os.getpid(), Path(folder)) as watch:
+        with ResourceMonitor(os.getpid(), Path(folder)) as monitor:
             began = time.perf_counter()
             items = [item for page in kind.discover(scope, None, context) for item in page.items]
-            answers = list(kind.transfer(items, context)) if items else []
-            proofs = list(kind.verify([a.item for a in answers if isinstance(a, Completed)], context))
+            committed = list(kind.transfer(items, context)) if items else []
+            verified = list(kind.verify([each.item for each in committed if isinstance(each, Completed)], context))
             seconds = time.perf_counter() - began
         tempfile.tempdir = None
-    assert all(isinstance(proof, Completed) for proof in proofs)
-    if asked["keep"]:
-        memory_file.write_bytes(pickle.dumps((memory, owned.rows, owned.facts)))
-    return {"seconds": seconds, "mebibytes": watch.memory / 2**20, "disk": watch.disk, "changed": len(proofs)}
+    assert all(isinstance(each, Completed) for each in verified)
+    if arguments["keep"]:
+        state_file.write_bytes(pickle.dumps((index, owned.rows, owned.facts)))
+    return {"seconds": seconds, "mebibytes": monitor.memory / 2**20, "disk": monitor.disk, "changed": len(verified)}
 
 
 if __name__ == "__main__":

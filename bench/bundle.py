@@ -1,4 +1,7 @@
-"""A bundle of images as a build leaves it: four archives of `docker save | gzip` in a zip, half of their layers in common."""
+"""A bundle of images as a build publishes it: a zip of four archives of `docker save | gzip`.
+
+The images share half of their layers.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from tests.standins import saved
 
 NAMES: Final = ("presto-coordinator", "presto-java-worker", "presto-native-worker-cpu", "presto-native-worker-gpu")
 TAG: Final = "presto-1-linux-amd64"
-LAYERS: Final = 4  # of each image, two of them common to all
+LAYERS: Final = 4  # in each image, two of them shared by all images
 LAYER: Final = 128 * MIB
 _BLOCK: Final = 64 * 1024
 _RANDOM: Final = 0.25  # share of incompressible blocks, as in images with compressed files
@@ -26,7 +29,7 @@ _RANDOM: Final = 0.25  # share of incompressible blocks, as in images with compr
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """``archives`` are the files by image; sizes in bytes."""
+    """A bundle on disk: its zip, and each archive by the name of its image. Sizes are in bytes."""
 
     folder: Path
     zip: Path
@@ -36,14 +39,14 @@ class Bundle:
 
 
 def make(folder: Path) -> Bundle:
-    """Write the bundle, 2 GiB unpacked."""
+    """Write a bundle of 2 GiB uncompressed; return it."""
     folder.mkdir()
     pool = _pool()
-    common = [_layer(f"common-{number}", pool) for number in range(LAYERS // 2)]
+    shared = [_layer(f"common-{number}", pool) for number in range(LAYERS // 2)]
     archives: dict[str, Path] = {}
     unpacked = 0
     for name in NAMES:
-        layers = [*common, *(_layer(f"{name}-{number}", pool) for number in range(LAYERS // 2))]
+        layers = [*shared, *(_layer(f"{name}-{number}", pool) for number in range(LAYERS // 2))]
         path = folder / f"{name}-{TAG}.tar.gz"
         archive = saved.until_24(saved.Image(layers, f"{name}:{TAG}"))
         unpacked += sum(map(len, layers))
@@ -58,18 +61,18 @@ def make(folder: Path) -> Bundle:
 
 
 def block() -> dict[str, str]:
-    """Return the metadata in the build's log."""
+    """Return the metadata that the build's log contains."""
     flags = dict.fromkeys(("Build native CPU", "Build native GPU", "Build Java worker"), "true")
     return {"Presto ref": "1", "Velox ref": "1", "Target platform": "linux/amd64", "Image tag": TAG, **flags}
 
 
 def sample(size: int) -> bytes:
-    """Return a number of bytes of a layer."""
+    """Return the first ``size`` bytes of a layer."""
     return _layer("sample", _pool())[:size]
 
 
 def _pool() -> list[bytes]:
-    """Return blocks of program and text files of this Python and its packages."""
+    """Return blocks of source files, compiled modules and libraries of this Python and its packages."""
     root = Path(json.__file__).parents[1]
     blocks: list[bytes] = []
     for path in sorted([*root.rglob("*.py"), *root.rglob("*.so"), *root.rglob("*.pyc")]):

@@ -1,4 +1,4 @@
-"""Content of the measured registries: images of incompressible random bytes."""
+"""Content of the measured registries: images made of random bytes."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from tests.standins.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST
 
 MIB: Final = 1024 * 1024
 
-_AT_ONCE: Final = 8
+_THREADS: Final = 8
 
 
 class Filler:
-    """Pushes images to a registry that asks for no credentials; the same bytes each time."""
+    """Pushes images to a registry without authentication; the bytes are the same each time."""
 
     def __init__(self, host: str) -> None:
         self._registry = Registry(Endpoint.parse(f"http://{host}"), lambda: None, Http())
 
     def images(self, repositories: Sequence[str], tags: Sequence[str], common: int, own: Sequence[int]) -> None:
-        """Fill repositories with an image for each tag: a layer of ``common`` bytes that all share, and own ones."""
+        """Push an image per repository and tag: a shared layer of ``common`` bytes, and layers of ``own`` sizes."""
         shared = random.Random(common).randbytes(common)
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             running = [pool.submit(self._repository, name, tags, shared, own) for name in repositories]
             for each in running:
                 each.result()
@@ -54,8 +54,8 @@ class Filler:
     def _image(self, repository: str, tag: str, layers: Sequence[dict[str, Any]]) -> None:
         rootfs = {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]}
         config = {"architecture": "amd64", "os": "linux", "rootfs": rootfs, "author": f"{repository}:{tag}"}
-        described = self._blob(repository, OCI_CONFIG, json.dumps(config).encode())
-        manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": described, "layers": list(layers)}
+        config_descriptor = self._blob(repository, OCI_CONFIG, json.dumps(config).encode())
+        manifest = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": config_descriptor, "layers": list(layers)}
         body = json.dumps(manifest).encode()
         self._registry.put_manifest(repository, tag, Manifest(digest_of(body), OCI_MANIFEST, body))
 

@@ -1,7 +1,7 @@
-"""Fair shares: how long a push to one sync takes while another sync has a long backlog.
+"""Fairness: the time of a push to one sync while another sync has a long backlog.
 
-The peer is the same push on the idle engine. Both are recorded times of runs, in which the image is discovered, moved
-and verified. ``BENCH_FAIR=2000`` tries it with a smaller backlog, under a name that says so.
+The peer is the same push on an idle engine. Both values are recorded durations of runs that discover, transfer and
+verify one image. ``BENCH_FAIR=2000`` measures with a smaller backlog, under another row name.
 """
 
 from __future__ import annotations
@@ -12,50 +12,54 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from bench.measure import NotMadeError, Row
-from bench.place import Place
+from bench.measure import MeasurementError, Row
+from bench.workspace import Workspace
 from tests.standins.oci import OciRegistry
 
 _COUNT: Final = int(os.environ.get("BENCH_FAIR", "10000"))
 _ROUNDS: Final = 5
-_BEGUN: Final = 50
+_COPIED_BEFORE: Final = 50
 """Images of the backlog that are copied before the first push is measured."""
-_PATIENCE: Final = 300.0
+_TIMEOUT: Final = 300.0  # seconds
 
 
-def push(place: Place) -> list[Row]:
-    """Measure pushes on the idle engine, then during a run of another sync with a batch for each of many repositories."""
-    functions = place.functions
+def push(workspace: Workspace) -> list[Row]:
+    """Measure pushes on an idle engine, then during a run of another sync with one batch per repository."""
+    functions = workspace.functions
     with OciRegistry() as backlog, OciRegistry() as source, OciRegistry() as bulk, OciRegistry() as target:
         for number in range(_COUNT):
             backlog.store.add_image(f"bulk/r{number:05}", "1.0", b"image %d" % number)
         functions.apply_all({"bulk": _sync(backlog, bulk), "push": _sync(source, target)})
         numbers = itertools.count()
 
-        def pushed() -> float:
+        def push_once() -> float:
             number = next(numbers)
             source.store.add_image("team/app", f"1.{number}", b"push %d" % number)
-            ran = functions.run("push")
-            if ran.moved != 1:
-                raise NotMadeError(f"a push moved {ran.moved} images")
-            return ran.seconds
+            run = functions.run("push")
+            if run.moved != 1:
+                raise MeasurementError(f"a push moved {run.moved} images instead of one")
+            return run.seconds
 
-        pushed()  # the functions' processes start in it
-        idle = [pushed() for _ in range(_ROUNDS)]
+        push_once()  # starts the functions
+        idle = [push_once() for _ in range(_ROUNDS)]
         functions.begin("bulk")
         try:
-            _wait(lambda: len(bulk.store.tags()) > _BEGUN)
-            busy = [pushed() for _ in range(_ROUNDS)]
+            _wait(lambda: len(bulk.store.tags()) > _COPIED_BEFORE)
+            busy = [push_once() for _ in range(_ROUNDS)]
             left = _COUNT - len(bulk.store.tags())
             if left <= 0:
-                raise NotMadeError(f"the backlog of {_COUNT} images was done before the pushes were")
+                raise MeasurementError(
+                    f"the backlog of {_COUNT} images ended before the last push; measure with a larger one"
+                )
         finally:
             functions.cancel("bulk")
-    note = f"the peer is the same push on the idle engine; {left} of {_COUNT} images of the other sync were left"
+    note = (
+        f"the peer is the same push on an idle engine; at the end, {left} of {_COUNT} images of the backlog were left"
+    )
     return [Row(f"fair.push.{_COUNT / 1000:g}k", "s", busy, idle, 2.0, note)]
 
 
-MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {"push": push}
+MEASUREMENTS: Final[Mapping[str, Callable[[Workspace], Sequence[Row]]]] = {"push": push}
 
 
 def _sync(source: OciRegistry, target: OciRegistry) -> dict[str, Any]:
@@ -67,8 +71,10 @@ def _sync(source: OciRegistry, target: OciRegistry) -> dict[str, Any]:
 
 
 def _wait(done: Callable[[], bool]) -> None:
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _TIMEOUT
     while not done():
         if time.monotonic() > until:
-            raise NotMadeError(f"the backlog did not begin within {_PATIENCE:.0f} s")
+            raise MeasurementError(
+                f"the run of the backlog did not copy {_COPIED_BEFORE} images within {_TIMEOUT:.0f} s"
+            )
         time.sleep(0.1)

@@ -1,4 +1,4 @@
-"""The file manager's stand-in as a measured server."""
+"""The stand-in for the file manager, as a server in a separate process."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from bench.place import ROOT
+from bench.workspace import ROOT
 from syncline.clients.http.client import Http
 
 
 class Manager:
-    """The file manager's stand-in in a separate process."""
+    """A running stand-in for the file manager."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         self.url = process.stdout.readline().strip()
 
-    def seen(self) -> dict[str, Any]:
-        """Return the server's own figures: requests by operation, peak concurrency, files, bytes received."""
-        seen: dict[str, Any] = Http().request("GET", f"{self.url}/_seen").json()
-        return seen
+    def counters(self) -> dict[str, Any]:
+        """Return the counters of the server: requests by operation, peak concurrency, files, bytes received."""
+        counters: dict[str, Any] = Http().request("GET", f"{self.url}/_seen").json()
+        return counters
 
 
 @contextmanager
 def manager(delay: float) -> Iterator[Manager]:
-    """Start the server, which waits ``delay`` seconds before each answer; it ends with the ``with`` block."""
+    """Run the server, which waits ``delay`` seconds before each response, during the ``with`` block."""
     command = [sys.executable, "-m", "tests.standins.file_manager", str(delay)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:

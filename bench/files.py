@@ -1,4 +1,4 @@
-"""The kind ``files``: the deployed functions, against the seed's method, curl, and rclone."""
+"""Measurements of ``files``: the deployed functions, against the method of the replaced script, curl and rclone."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from bench import files_idle, memory
 from bench.file_manager import manager
-from bench.measure import NotMadeError, Row
+from bench.measure import MeasurementError, Row
 from bench.peers import RcloneClient
-from bench.place import ROOT, Place, Ran, bucket
+from bench.workspace import ROOT, CompletedRun, Workspace, bucket
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.s3.client import Bucket
@@ -26,96 +26,103 @@ from tests.standins.rclone import ACCESS, SECRET, Rclone
 
 _SMALL: Final = 10_000
 _SMALL_BYTES: Final = 4096
-_DELAY: Final = 0.02  # seconds that the file manager takes for a request
-_AT_ONCE: Final = 96
+_DELAY: Final = 0.02  # seconds before each response of the file manager
+_CONCURRENT: Final = 96
 _SAMPLE: Final = 300
-"""Objects that the seed's method is measured with; the result is multiplied, as each takes the same time."""
+"""Objects copied by the seed's method; its time is extrapolated, because each object takes the same time."""
 _LARGE_BYTES: Final = 5 * 1024**3
-_EDGE: Final = "the-edge-of-a-part"
-_MOST_MEMORY: Final = 150  # MiB
+_BOUNDARY: Final = "the-boundary-of-the-form"
+_MAX_MEMORY: Final = 150  # MiB
 
 
-def small(place: Place) -> list[Row]:
-    """10,000 objects of 4 KiB to a file manager that takes 20 ms for a request; the seed sends one after the other."""
-    with _source(place, _SMALL) as rclone, manager(_DELAY) as target:
-        name = place.functions.apply(
-            _sync(rclone, {"file_manager": target.url, "requests": _AT_ONCE, "overwrite": True})
+def small(workspace: Workspace) -> list[Row]:
+    """Measure 10,000 objects of 4 KiB to a file manager that takes 20 ms per request; the seed copies one at a time."""
+    with _source(workspace, _SMALL) as rclone, manager(_DELAY) as target:
+        name = workspace.functions.apply(
+            _sync(rclone, {"file_manager": target.url, "requests": _CONCURRENT, "overwrite": True})
         )
-        ran = place.functions.run(name)
-        if ran.moved != _SMALL:
-            raise NotMadeError(f"{ran.moved} files were moved")
-        seen = target.seen()
-        peer = _one_after_another(rclone, target.url)
-        again = place.functions.run(name)
-    note = f"the seed's way measured with {_SAMPLE} objects, multiplied; at most {seen['peak']} of {_AT_ONCE} requests at a time"
+        run = workspace.functions.run(name)
+        if run.moved != _SMALL:
+            raise MeasurementError(f"the run moved {run.moved} files instead of {_SMALL}")
+        counters = target.counters()
+        peer = _one_at_a_time(rclone, target.url)
+        again = workspace.functions.run(name)
+    note = (
+        f"the peer is extrapolated from {_SAMPLE} objects; at most {counters['peak']} of {_CONCURRENT} requests at once"
+    )
     return [
-        Row("files.small", "s", [ran.seconds], [peer], 0.05, note),
-        Row("files.small.peak", "requests", [seen["peak"]], aim=_AT_ONCE),
-        Row("files.small.requests", "requests", [ran.requests]),
-        Row("files.small.again", "s", [again.seconds], note=f"nothing to do: {again.requests} requests"),
-    ]
-
-
-def large(place: Place) -> list[Row]:
-    """One object of 5 GiB, against ``curl | curl``."""
-    with _sparse(place, _LARGE_BYTES) as rclone, manager(0.0) as target:
-        peer = _curl(rclone, target.url)
-        name = place.functions.apply(_sync(rclone, {"file_manager": target.url, "overwrite": True}))
-        with memory.peak(lambda: place.functions.processes("transfer")) as peak:
-            ran = place.functions.run(name)
-        if ran.moved != 1:
-            raise NotMadeError("the large object was not moved")
-    rows = [Row("files.large", "s", [ran.seconds], [peer], 1.15)]
-    if peak.mebibytes is not None:
-        rows.append(Row("files.large.memory", "MiB", [peak.mebibytes], aim=_MOST_MEMORY))
-    return rows
-
-
-def mirror(place: Place) -> list[Row]:
-    """10,000 objects from bucket to bucket, against ``rclone sync`` on the same servers."""
-    with _source(place, _SMALL) as rclone:
-        first = _mirrored(place, rclone, "first")
-        peer = RcloneClient(place.folder, here=rclone.url).sync("here:source", "here:peer")
-        ran = _mirrored(place, rclone, "target")
-    return [
-        Row("files.mirror", "s", [ran.seconds], [peer], 1.0),
-        Row("files.mirror.first", "s", [first.seconds], note="the functions' processes start in it"),
+        Row("files.small", "s", [run.seconds], [peer], 0.05, note),
+        Row("files.small.peak", "requests", [counters["peak"]], aim=_CONCURRENT),
+        Row("files.small.requests", "requests", [run.requests]),
         Row(
-            "files.mirror.requests",
-            "requests",
-            [ran.requests],
-            note="each proved by the target's listing afterwards",
+            "files.small.again",
+            "s",
+            [again.seconds],
+            note=f"a second run with nothing to do: {again.requests} requests",
         ),
     ]
 
 
-def _mirrored(place: Place, rclone: Rclone, name: str) -> Ran:
+def large(workspace: Workspace) -> list[Row]:
+    """Measure one object of 5 GiB, against ``curl | curl``."""
+    with _sparse(workspace, _LARGE_BYTES) as rclone, manager(0.0) as target:
+        peer = _curl(rclone, target.url)
+        name = workspace.functions.apply(_sync(rclone, {"file_manager": target.url, "overwrite": True}))
+        with memory.peak(lambda: workspace.functions.processes("transfer")) as peak:
+            run = workspace.functions.run(name)
+        if run.moved != 1:
+            raise MeasurementError("the run did not move the object")
+    rows = [Row("files.large", "s", [run.seconds], [peer], 1.15)]
+    if peak.mebibytes is not None:
+        rows.append(Row("files.large.memory", "MiB", [peak.mebibytes], aim=_MAX_MEMORY))
+    return rows
+
+
+def mirror(workspace: Workspace) -> list[Row]:
+    """Measure 10,000 objects from bucket to bucket, against ``rclone sync`` on the same server."""
+    with _source(workspace, _SMALL) as rclone:
+        first = _mirrored(workspace, rclone, "first")
+        peer = RcloneClient(workspace.folder, here=rclone.url).sync("here:source", "here:peer")
+        run = _mirrored(workspace, rclone, "target")
+    return [
+        Row("files.mirror", "s", [run.seconds], [peer], 1.0),
+        Row("files.mirror.first", "s", [first.seconds], note="the run that starts the functions"),
+        Row(
+            "files.mirror.requests",
+            "requests",
+            [run.requests],
+            note="including the listing of the target that verifies every object",
+        ),
+    ]
+
+
+def _mirrored(workspace: Workspace, rclone: Rclone, name: str) -> CompletedRun:
     """Run a sync into an empty bucket of the same server."""
     target = {**bucket(rclone.url, name), "requests": 32}
     sync = {"kind": "files", "source": bucket(rclone.url, "source"), "target": target, "overwrite": True}
-    ran = place.functions.run(place.functions.apply(sync))
-    if ran.moved != _SMALL:
-        raise NotMadeError(f"{ran.moved} objects were moved")
-    return ran
+    run = workspace.functions.run(workspace.functions.apply(sync))
+    if run.moved != _SMALL:
+        raise MeasurementError(f"the run moved {run.moved} objects instead of {_SMALL}")
+    return run
 
 
-def changes(place: Place) -> list[Row]:
-    """100 events with 1,000 and with 1,000,000 records in state: the calls they cause."""
-    del place  # in a separate process, so that every call is counted
+def changes(workspace: Workspace) -> list[Row]:
+    """Count the calls that 100 events cause with 1,000,000 records in state, against 1,000 records."""
+    del workspace  # a separate process counts every call
     rows = []
     counted: dict[int, Mapping[str, int]] = {}
     for records in (1_000, 1_000_000):
         command = [sys.executable, "-m", "bench.files_calls", str(records)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=1800)
         if done.returncode != 0:
-            raise NotMadeError(done.stderr.strip()[-500:])
+            raise MeasurementError(done.stderr.strip()[-500:])
         counted[records] = {k: int(v) for k, v in (line.split() for line in done.stdout.splitlines())}
-    for what, calls in counted[1_000_000].items():
-        rows.append(Row(f"files.changes.{what}", "calls", [calls], [counted[1_000][what]], 1.0))
+    for service, calls in counted[1_000_000].items():
+        rows.append(Row(f"files.changes.{service}", "calls", [calls], [counted[1_000][service]], 1.0))
     return rows
 
 
-MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
+MEASUREMENTS: Final[Mapping[str, Callable[[Workspace], Sequence[Row]]]] = {
     "small": small,
     "large": large,
     "mirror": mirror,
@@ -125,9 +132,9 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
 
 
 @contextmanager
-def _source(place: Place, count: int) -> Iterator[Rclone]:
-    """Start a real S3 server that already has small objects."""
-    with tempfile.TemporaryDirectory(dir=place.folder) as folder:
+def _source(workspace: Workspace, count: int) -> Iterator[Rclone]:
+    """Start a real S3 server with ``count`` small objects."""
+    with tempfile.TemporaryDirectory(dir=workspace.folder) as folder:
         rng = random.Random(1)
         for number in range(count):
             path = Path(folder, "root", "source", f"d{number % 20:02}", f"file-{number:05}.bin")
@@ -138,8 +145,8 @@ def _source(place: Place, count: int) -> Iterator[Rclone]:
 
 
 @contextmanager
-def _sparse(place: Place, size: int) -> Iterator[Rclone]:
-    with tempfile.TemporaryDirectory(dir=place.folder) as folder:
+def _sparse(workspace: Workspace, size: int) -> Iterator[Rclone]:
+    with tempfile.TemporaryDirectory(dir=workspace.folder) as folder:
         path = Path(folder, "root", "source", "large.bin")
         path.parent.mkdir(parents=True)
         with path.open("wb") as file:
@@ -154,8 +161,8 @@ def _sync(rclone: Rclone, target: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "files", "source": bucket(rclone.url, "source"), "target": bare, **overwrite}
 
 
-def _one_after_another(rclone: Rclone, url: str) -> float:
-    """Return the seconds of the seed's method: for each object in turn, read it completely, set its permissions, save it."""
+def _one_at_a_time(rclone: Rclone, url: str) -> float:
+    """Return the seconds of the seed's method: one object at a time is read, saved, and given its permissions."""
     bucket = Bucket(Endpoint.parse(rclone.url), "source", lambda: AccessKeys(ACCESS, SECRET), Http())
     http = Http()
     keys = [each.key for each in bucket.page(limit=_SAMPLE).objects]
@@ -170,27 +177,29 @@ def _one_after_another(rclone: Rclone, url: str) -> float:
         )
         head += f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
         body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
-        kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
-        saved = http.request("POST", f"{url}/saveToDisk", kind, body)
+        multipart = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+        saved = http.request("POST", f"{url}/saveToDisk", multipart, body)
         permitted = http.request(
             "POST", f"{url}/updatePermissions", form, f"file_path=seed/{key}&permissions=rw-r--r--".encode()
         )
         if (saved.status, permitted.status) != (200, 200):
-            raise NotMadeError(f"the seed's way was answered {saved.status} and {permitted.status}")
+            raise MeasurementError(
+                f"the file manager answered the seed's requests with {saved.status} and {permitted.status}"
+            )
     return (time.perf_counter() - began) / len(keys) * _SMALL
 
 
 def _curl(rclone: Rclone, url: str) -> float:
-    # The form is built here, because curl -F buffers piped input and fails at this size.
+    # curl -F buffers piped input and fails at this size, so the form is built here.
     head = "".join(
-        f'--{_EDGE}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}'
+        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n{value}'
         for name, more, value in (
             ("operation", "", "create\r\n"),
             ("file_path", "", "curl.bin\r\n"),
             ("file", '; filename="f"\r\nContent-Type: application/octet-stream', ""),
         )
     )
-    tail = f"\r\n--{_EDGE}--\r\n"
+    tail = f"\r\n--{_BOUNDARY}--\r\n"
     script = """
 set -eo pipefail
 {
@@ -198,14 +207,19 @@ set -eo pipefail
     curl -sf --aws-sigv4 aws:amz:us-east-1:s3 --user "$KEYS" "$SOURCE"
     printf %s "$TAIL"
 } | curl -sf -o /dev/null -X POST -T - -H "Content-Length: $LENGTH" -H "Transfer-Encoding:" -H "Expect:" \\
-    -H "Content-Type: multipart/form-data; boundary=$EDGE" "$TARGET/saveToDisk"
+    -H "Content-Type: multipart/form-data; boundary=$BOUNDARY" "$TARGET/saveToDisk"
 """
     variables = {"KEYS": f"{ACCESS}:{SECRET}", "SOURCE": f"{rclone.url}/source/large.bin", "TARGET": url}
-    variables |= {"HEAD": head, "TAIL": tail, "EDGE": _EDGE, "LENGTH": str(len(head) + _LARGE_BYTES + len(tail))}
+    variables |= {
+        "HEAD": head,
+        "TAIL": tail,
+        "BOUNDARY": _BOUNDARY,
+        "LENGTH": str(len(head) + _LARGE_BYTES + len(tail)),
+    }
     began = time.perf_counter()
     done = subprocess.run(
         ["bash", "-c", script], env=os.environ | variables, capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
-        raise NotMadeError(f"curl failed: {done.stderr.strip()[-300:]}")
+        raise MeasurementError(f"curl failed: {done.stderr.strip()[-300:]}")
     return time.perf_counter() - began

@@ -1,7 +1,7 @@
-"""``python -m bench.files_calls RECORDS``: the calls caused by 100 events with RECORDS records in state, one per line.
+"""Count calls: ``python -m bench.files_calls RECORDS`` prints the calls of 100 events with RECORDS records in state.
 
-The steps run in this process, so that every call is counted; the table is that of a real engine, the bucket is rclone's,
-and the file manager is the stand-in. Messages go through the pump of the tests.
+The steps run in this process, so that every call is counted. The table is that of a real engine, rclone serves the
+bucket, and the file manager is the stand-in. The tests' pump delivers the messages.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tests.standins.rclone import Rclone
 
 _ROOT: Final = Path(__file__).resolve().parents[1]
 _EVENTS: Final = 100
-_PORTION: Final = 1000
+_WRITE_SIZE: Final = 1000
 _WRITERS: Final = 4
 
 
@@ -32,8 +32,8 @@ def main(records: int) -> None:
         home = Path(folder, "engine")
         target = deployment_of(engine.up(home, _ROOT, port=0, say=_say), home)
         try:
-            for what, count in sorted(_calls(Path(folder), target.table, records).items()):
-                print(what, count)
+            for service, count in sorted(_calls(Path(folder), target.table, records).items()):
+                print(service, count)
         finally:
             engine.down(home, say=_say)
 
@@ -48,7 +48,7 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
         for number in range(_EVENTS):
             chain.upload(f"changed-{number:03}", b"%d" % number)
         chain.https.clear()
-        chain.pump.manners.batches = True
+        chain.pump.delivery.batches = True
         lock = threading.Lock()
 
         def count(**_: Any) -> None:
@@ -56,7 +56,7 @@ def _calls(folder: Path, table: Any, records: int) -> Counter[str]:
                 counted["dynamodb"] += 1
 
         table.meta.client.meta.events.register("before-call.dynamodb", count)
-        chain.hear(*(record("source", f"changed-{number:03}") for number in range(_EVENTS)))
+        chain.run_events(*(record("source", f"changed-{number:03}") for number in range(_EVENTS)))
         assert len(manager.files) == _EVENTS
         counted["api"] = sum(manager.operations.values())
         counted["s3"] = sum(http.requests_made for http in chain.https) - counted["api"]
@@ -67,15 +67,15 @@ def _fill(chain: FilesChain, records: int) -> None:
     record = Record("0" * 32, 4096, 1_790_000_000, "id-1|4096||", mode="rw-r--r--", internal_id="id-1").to_row()
 
     def write(start: int) -> None:
-        chain.records.write({f"file-{number:07}": record for number in range(start, min(start + _PORTION, records))})
+        chain.records.write({f"file-{number:07}": record for number in range(start, min(start + _WRITE_SIZE, records))})
 
     with ThreadPoolExecutor(_WRITERS) as pool:
-        list(pool.map(write, range(0, records, _PORTION)))
-    chain.records.compact()  # as a full scan leaves them
+        list(pool.map(write, range(0, records, _WRITE_SIZE)))
+    chain.records.compact()  # as after a full scan
 
 
-def _say(words: str) -> None:
-    print(words, file=sys.stderr)
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The kind ``images``: the deployed functions between real registries, against skopeo and curl."""
+"""Measurements of ``images``: the deployed functions copy between real registries, against skopeo and curl."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any, Final
 from bench import memory
 from bench.content import MIB, Filler
 from bench.images_listing import listing
-from bench.measure import NotMadeError, Row, in_turns
+from bench.measure import MeasurementError, Row, in_turns
 from bench.peers import Skopeo, curl_layer, present
-from bench.place import QUAY_TOKEN, Functions, Place, Ran
+from bench.workspace import QUAY_TOKEN, CompletedRun, Functions, Workspace
 from tests.standins.programs import program
 from tests.standins.quay_process import QuayProcess
 from tests.standins.registry import Registry
@@ -24,56 +24,60 @@ _COLD: Final = [f"bench/app-{number:03d}" for number in range(30)]
 _NOTHING: Final = [f"bench/app-{number:03d}" for number in range(270)]
 _LARGE: Final = "bench/large"
 _LARGE_BYTES: Final = 1024 * MIB
-_MOST_MEMORY: Final = 120  # MiB
+_MAX_MEMORY: Final = 120  # MiB
 _ROUNDS: Final = 7
 
 
-def cold(place: Place) -> list[Row]:
-    """Empty target: 30 repositories with 3 tags each, and one layer shared by all."""
+def cold(workspace: Workspace) -> list[Row]:
+    """Measure copies to an empty target: 30 repositories with 3 tags each, and one layer shared by all."""
     program("docker-registry")
-    skopeo = Skopeo(place.folder) if present("skopeo") else None
-    with Registry(folder=place.folder / "cold") as source:
+    skopeo = Skopeo(workspace.folder) if present("skopeo") else None
+    with Registry(folder=workspace.folder / "cold") as source:
         Filler(source.host).images(_COLD, _TAGS, 1 * MIB, (256 * 1024, 64 * 1024))
 
-        def ours() -> Ran:
-            with _empty_registry(place) as target:
+        def ours() -> CompletedRun:
+            with _empty_registry(workspace) as target:
                 sync = _sync({"registry": source.host, "catalog": True}, {"registry": target.host})
-                return _moved(place.functions, sync, len(_COLD) * len(_TAGS))
+                return _moved(workspace.functions, sync, len(_COLD) * len(_TAGS))
 
         def peer() -> float:
             assert skopeo is not None
             skopeo.forget()
-            with _empty_registry(place) as target:
+            with _empty_registry(workspace) as target:
                 return skopeo.sync(source.host, _COLD, f"{target.host}/bench")
 
-        first = ours()  # starts the functions' processes, and the source's files are in memory from then on
-        ran, theirs = in_turns(_ROUNDS, ours, peer if skopeo else None)
+        first = ours()  # starts the functions and caches the source's files
+        runs, theirs = in_turns(_ROUNDS, ours, peer if skopeo else None)
     return [
-        Row("images.cold", "s", [each.seconds for each in ran], theirs, 0.6, "the functions were warm"),
-        Row("images.cold.command", "s", [each.command_seconds for each in ran], theirs),
-        Row("images.cold.first", "s", [first.seconds], note="the run before, which started the functions' processes"),
-        Row("images.cold.requests", "requests", [each.requests for each in ran]),
+        Row("images.cold", "s", [each.seconds for each in runs], theirs, 0.6, "the functions were warm"),
+        Row("images.cold.command", "s", [each.command_seconds for each in runs], theirs),
+        Row("images.cold.first", "s", [first.seconds], note="the previous run, which started the functions"),
+        Row("images.cold.requests", "requests", [each.requests for each in runs]),
     ]
 
 
-def nothing(place: Place) -> list[Row]:
-    """Equal target: 270 repositories with 3 tags each, Quay's API in front of both registries."""
+def nothing(workspace: Workspace) -> list[Row]:
+    """Measure runs with an equal target: 270 repositories with 3 tags each, Quay's API in front of both registries."""
     program("docker-registry")
-    skopeo = Skopeo(place.folder) if present("skopeo") else None
-    folders = _equal_registries(place.folder)
-    with _registries(folders) as (source, target), QuayProcess(source.url) as front, QuayProcess(target.url) as back:
-        name = place.functions.apply(
+    skopeo = Skopeo(workspace.folder) if present("skopeo") else None
+    folders = _equal_registries(workspace.folder)
+    with (
+        _registries(folders) as (source, target),
+        QuayProcess(source.url) as source_quay,
+        QuayProcess(target.url) as target_quay,
+    ):
+        name = workspace.functions.apply(
             _sync(
-                {"registry": source.host, "organizations": ["bench"], "api": _api(front)},
-                {"registry": target.host, "api": _api(back)},
+                {"registry": source.host, "organizations": ["bench"], "api": _api(source_quay)},
+                {"registry": target.host, "api": _api(target_quay)},
             )
         )
 
-        def ours() -> Ran:
-            ran = place.functions.run(name)
-            if (ran.moved, ran.skipped) != (0, len(_NOTHING) * len(_TAGS)):
-                raise NotMadeError(f"{ran.moved} images were moved and {ran.skipped} found equal")
-            return ran
+        def ours() -> CompletedRun:
+            run = workspace.functions.run(name)
+            if (run.moved, run.skipped) != (0, len(_NOTHING) * len(_TAGS)):
+                raise MeasurementError(f"the run moved {run.moved} images and found {run.skipped} equal")
+            return run
 
         def peer() -> float:
             assert skopeo is not None
@@ -81,49 +85,49 @@ def nothing(place: Place) -> list[Row]:
 
         ours()
         if skopeo:
-            peer()  # warm up the peer, too
-        ran, theirs = in_turns(_ROUNDS, ours, peer if skopeo else None)
+            peer()  # fills its cache
+        runs, theirs = in_turns(_ROUNDS, ours, peer if skopeo else None)
     requests = [_requests(skopeo, folders)] if skopeo else []
-    note = "the functions were warm; skopeo had synced the same before"
+    note = "the functions were warm; skopeo had synced the same images before"
     return [
-        Row("images.nothing", "s", [each.seconds for each in ran], theirs, 0.05, note),
-        Row("images.nothing.command", "s", [each.command_seconds for each in ran], theirs),
-        Row("images.nothing.requests", "requests", [each.requests for each in ran], requests),
+        Row("images.nothing", "s", [each.seconds for each in runs], theirs, 0.05, note),
+        Row("images.nothing.command", "s", [each.command_seconds for each in runs], theirs),
+        Row("images.nothing.requests", "requests", [each.requests for each in runs], requests),
     ]
 
 
-def layer(place: Place) -> list[Row]:
-    """One image with one layer of 1 GiB, missing at the target."""
+def layer(workspace: Workspace) -> list[Row]:
+    """Measure one image with one layer of 1 GiB that the target does not have."""
     program("docker-registry")
-    with Registry(folder=place.folder / "layer") as source:
+    with Registry(folder=workspace.folder / "layer") as source:
         digest = Filler(source.host).one_layer(_LARGE, "v1", _LARGE_BYTES)
 
-        def ours() -> tuple[Ran, float | None]:
-            with _empty_registry(place) as target:
+        def ours() -> tuple[CompletedRun, float | None]:
+            with _empty_registry(workspace) as target:
                 sync = _sync({"registry": source.host, "repositories": [_LARGE]}, {"registry": target.host})
-                with memory.peak(lambda: place.functions.processes("transfer")) as peak:
-                    ran = _moved(place.functions, sync, 1)
-                return ran, peak.mebibytes
+                with memory.peak(lambda: workspace.functions.processes("transfer")) as peak:
+                    run = _moved(workspace.functions, sync, 1)
+                return run, peak.mebibytes
 
         def peer() -> float:
-            with _empty_registry(place) as target:
+            with _empty_registry(workspace) as target:
                 return curl_layer(source.host, target.host, _LARGE, digest)
 
-        ours()  # starts the functions' processes, and has the layer in memory
-        made, theirs = in_turns(_ROUNDS, ours, peer if present("curl") else None)
-    ran = [each for each, _ in made]
-    peaks = [peak for _, peak in made if peak is not None]
+        ours()  # starts the functions and caches the layer's file
+        measured, theirs = in_turns(_ROUNDS, ours, peer if present("curl") else None)
+    runs = [each for each, _ in measured]
+    peaks = [peak for _, peak in measured if peak is not None]
     rows = [
-        Row("images.layer", "s", [each.seconds for each in ran], theirs, 1.1, "the functions were warm"),
-        Row("images.layer.command", "s", [each.command_seconds for each in ran], theirs),
+        Row("images.layer", "s", [each.seconds for each in runs], theirs, 1.1, "the functions were warm"),
+        Row("images.layer.command", "s", [each.command_seconds for each in runs], theirs),
     ]
     if peaks:
-        note = "the largest resident set of a transfer function's process, all of Python's included"
-        rows.append(Row("images.layer.memory", "MiB", peaks, None, _MOST_MEMORY, note))
+        note = "peak resident set of a transfer function's process, including Python"
+        rows.append(Row("images.layer.memory", "MiB", peaks, None, _MAX_MEMORY, note))
     return rows
 
 
-MEASUREMENTS: Final[Mapping[str, Callable[[Place], Sequence[Row]]]] = {
+MEASUREMENTS: Final[Mapping[str, Callable[[Workspace], Sequence[Row]]]] = {
     "cold": cold,
     "nothing": nothing,
     "layer": layer,
@@ -139,23 +143,23 @@ def _api(quay: QuayProcess) -> dict[str, str]:
     return {"kind": "quay", "url": quay.url, "token": f"env:{QUAY_TOKEN}"}
 
 
-def _moved(functions: Functions, sync: Mapping[str, Any], images: int) -> Ran:
-    """Run a new sync and check that it moves this many images."""
-    ran = functions.run(functions.apply(sync))
-    if ran.moved != images:
-        raise NotMadeError(f"{ran.moved} images were moved, not {images}")
-    return ran
+def _moved(functions: Functions, sync: Mapping[str, Any], images: int) -> CompletedRun:
+    """Run a new sync and check that it moves this number of images."""
+    run = functions.run(functions.apply(sync))
+    if run.moved != images:
+        raise MeasurementError(f"the run moved {run.moved} images instead of {images}")
+    return run
 
 
 @contextmanager
-def _empty_registry(place: Place) -> Iterator[Registry]:
-    with tempfile.TemporaryDirectory(dir=place.folder) as folder, Registry(folder=Path(folder)) as registry:
+def _empty_registry(workspace: Workspace) -> Iterator[Registry]:
+    with tempfile.TemporaryDirectory(dir=workspace.folder) as folder, Registry(folder=Path(folder)) as registry:
         yield registry
 
 
-def _equal_registries(place: Path) -> list[Path]:
-    """Return the folders of two registries with equal content."""
-    folders = [place / "nothing-source", place / "nothing-target"]
+def _equal_registries(folder: Path) -> list[Path]:
+    """Create two registries with equal content; return their folders."""
+    folders = [folder / "nothing-source", folder / "nothing-target"]
     with Registry(folder=folders[0]) as source:
         Filler(source.host).images(_NOTHING, _TAGS, 4096, ())
     shutil.copytree(folders[0] / "data", folders[1] / "data")
@@ -170,7 +174,7 @@ def _registries(folders: Sequence[Path], *, access_log: bool = False) -> Iterato
 
 
 def _requests(skopeo: Skopeo, folders: Sequence[Path]) -> int:
-    """Return the number of requests of skopeo, counted in a separate round because logging slows the registries."""
+    """Return the number of requests of skopeo, counted in a separate round because access logs slow the registries."""
     with _registries(folders, access_log=True) as registries:
         source, target = registries
         skopeo.sync(source.host, _NOTHING, f"{target.host}/bench")

@@ -1,4 +1,4 @@
-"""Measurements: values of ours and of a peer taken in turns, and the resulting row."""
+"""Rows of measurements, and rounds in which Syncline and a peer take turns."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class NotMadeError(Exception):
-    """A measurement cannot be made here, for the reason in the text."""
+class MeasurementError(Exception):
+    """A measurement failed or is impossible on this machine; the text is the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
     """One line of the table. ``ours`` and ``peer`` hold a value for each round, in ``unit``; lower is better.
 
-    ``aim`` bounds the ratio of the medians or, without a peer, our median. None means that the
-    row is informative only. ``note`` is a remark.
+    ``aim`` is the upper bound of the ratio of the medians or, without a peer, of our median; None if the row has no
+    bound. ``note`` is printed below the table.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Row:
         return None if self.aim is None or value is None else value <= self.aim
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the row for the result files."""
+        """Return the row as stored in result files."""
         ratio = None if self.ratio is None else round(self.ratio, 4)
         peer = None if self.peer_median is None else round(self.peer_median, 4)
         ours = round(self.median, 4)
@@ -56,7 +56,7 @@ class Row:
 
 
 def in_turns(rounds: int, ours: Callable[[], T], peer: Callable[[], float] | None) -> tuple[list[T], list[float]]:
-    """Measure both ``rounds`` times, taking turns to go first, so that neither profits from warm caches."""
+    """Measure both ``rounds`` times; they take turns to go first, so that neither always profits from warm caches."""
     our_values: list[T] = []
     peer_values: list[float] = []
     for number in range(rounds):

@@ -1,4 +1,4 @@
-"""Peak memory of processes, as reported by Linux."""
+"""Peak memory of processes, as reported by the Linux kernel."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ _PEAK: Final = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 
 @dataclass(slots=True)
 class Peak:
-    """Peak resident set of any of the processes, including libraries; None if unknown."""
+    """The largest peak resident set among the processes, including libraries; None if unknown."""
 
     mebibytes: float | None = None
 
 
 @contextmanager
 def peak(processes: Callable[[], Sequence[int]]) -> Iterator[Peak]:
-    """Measure processes in the ``with`` block; the result is available after it. ``processes`` is called at both ends."""
+    """Measure processes during the ``with`` block; ``processes`` returns their IDs and is called before and after."""
     for pid in processes():
         Path(f"/proc/{pid}/clear_refs").write_text(_RESET_PEAK)
-    found = Peak()
-    yield found
+    result = Peak()
+    yield result
     peaks = [int(match[1]) / 1024 for pid in processes() if (match := _PEAK.search(_status(pid)))]
-    found.mebibytes = max(peaks, default=None)
+    result.mebibytes = max(peaks, default=None)
 
 
 def _status(pid: int) -> str:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Final, Self
 
-from bench.measure import NotMadeError
+from bench.measure import MeasurementError
 from tests.standins.rclone import ACCESS, SECRET
 
 _PROGRAM: Final = str(Path(sys.executable).parent / "rclone")
@@ -34,7 +34,7 @@ class MemoryServer:
     def __enter__(self) -> Self:
         command = [_PROGRAM, "serve", "s3", ":memory:", "--config", os.devnull, "--vfs-cache-mode", "off"]
         command += ["--addr", "127.0.0.1:0", "--auth-key", f"{ACCESS},{SECRET}"]
-        # Keep folders and metadata, like a real service.
+        # Cache folders and metadata for the whole measurement, like a real service.
         command += ["--dir-cache-time", "24h", "--metadata-max-objects", "1000000"]
         command += ["--rc", "--rc-no-auth", "--rc-addr", f"unix://{self._socket}"]
         with self._log.open("w") as log:
@@ -47,7 +47,7 @@ class MemoryServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.kill()  # it has no state to save
+        self._process.kill()  # no state to save
         self._process.wait()
         self._socket.unlink(missing_ok=True)
 
@@ -58,7 +58,7 @@ class MemoryServer:
     def fill(self, bucket: str, folder: Path) -> None:
         """Copy the files of ``folder`` into ``bucket``. The server reads them itself, 15 times faster than with PUT.
 
-        Call it before the first request for the bucket; the server does not notice such objects later.
+        Call this before the first request for the bucket; the server does not notice objects added later in this way.
         """
         self._control("sync/copy", f"srcFs={folder}", f"dstFs=:memory:{bucket}")
 
@@ -66,13 +66,13 @@ class MemoryServer:
         command = [_PROGRAM, "rc", "--unix-socket", str(self._socket), *arguments]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_FILL_SECONDS)
         if done.returncode != 0:
-            raise NotMadeError(f"rclone rc {arguments[0]} failed: {done.stderr.strip()[-300:]}")
+            raise MeasurementError(f"rclone rc {arguments[0]} failed: {done.stderr.strip()[-300:]}")
 
     def _wait(self) -> str:
-        """Return the server's address once its log has it: rclone listens before it writes the line."""
+        """Wait for the address in the server's log and return it. rclone listens before it writes the line."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
             if found := _LISTENS.search(self._log.read_text()):
                 return found[1]
             time.sleep(0.025)
-        raise NotMadeError(f"rclone serve s3 did not start: {self._log.read_text()[-300:]}")
+        raise MeasurementError(f"rclone serve s3 did not start: {self._log.read_text()[-300:]}")

@@ -1,4 +1,4 @@
-"""The other tools: Debian's skopeo, rclone, Docker, and curl."""
+"""The peers: skopeo, rclone, Docker and curl."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.measure import NotMadeError
+from bench.measure import MeasurementError
 from tests.standins.programs import ProgramAbsentError, program
 from tests.standins.rclone import ACCESS, SECRET
 
-_SECONDS: Final = 900
+_TIMEOUT: Final = 900  # seconds
 
 
 def present(*names: str) -> bool:
@@ -31,45 +31,45 @@ def present(*names: str) -> bool:
 
 
 class Skopeo:
-    """``skopeo sync`` from one plain registry to another, with its blob cache in a separate folder."""
+    """The program ``skopeo``, with its blob cache in a separate folder. Registries are without TLS."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="skopeo-", dir=folder))
 
     def forget(self) -> None:
-        """Clear its blob cache."""
+        """Clear the blob cache."""
         shutil.rmtree(self._folder / "containers", ignore_errors=True)
 
     def sync(self, source: str, repositories: Sequence[str], target: str) -> float:
-        """Copy all tags of repositories of the host ``source`` to ``target``, a host and a path; return the seconds."""
+        """Copy all tags of repositories from the host ``source`` to ``target``, a host and path; return the seconds."""
         file = self._folder / "sync.yaml"
         images: dict[str, list[str]] = {name: [] for name in repositories}
         file.write_text(json.dumps({source: {"tls-verify": False, "images": images}}))  # JSON is YAML
         command = [program("skopeo"), "--insecure-policy", "sync", "--src", "yaml", "--dest", "docker"]
         command += ["--scoped=false", "--dest-tls-verify=false", str(file), target]
-        # Root's cache would be that of the machine; a user's is below XDG_DATA_HOME.
+        # As root, skopeo uses the cache of the machine; as another user, one below XDG_DATA_HOME.
         environ = os.environ | {"_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": str(self._folder)}
         return _timed(command, environ)
 
     def copy_archives(self, names: Mapping[str, str]) -> tuple[float, float]:
-        """Copy archives of `docker save | gzip`, by their paths, each to a name at a plain registry.
+        """Copy archives of `docker save | gzip` to a registry; ``names`` maps the path of each to its name there.
 
-        The seconds for unpacking them, which this skopeo (1.9) cannot do itself, and those for copying.
+        Returns the seconds for decompressing, which skopeo 1.9 cannot do itself, and the seconds for copying.
         """
         environ = os.environ | {"_CONTAINERS_ROOTLESS_UID": "1000", "XDG_DATA_HOME": str(self._folder)}
         copy = [program("skopeo"), "--insecure-policy", "copy", "--dest-tls-verify=false"]
-        unpacking = copying = 0.0
+        decompress = copy_seconds = 0.0
         for path, name in names.items():
-            plain = self._folder / "image.tar"
-            script = 'gzip -dc "$PACKED" > "$PLAIN"'
-            unpacking += _timed([program("bash"), "-c", script], environ | {"PACKED": path, "PLAIN": str(plain)})
-            copying += _timed([*copy, f"docker-archive:{plain}", f"docker://{name}"], environ)
-            plain.unlink()
-        return unpacking, copying
+            archive = self._folder / "image.tar"
+            script = 'gzip -dc "$PACKED" > "$ARCHIVE"'
+            decompress += _timed([program("bash"), "-c", script], environ | {"PACKED": path, "ARCHIVE": str(archive)})
+            copy_seconds += _timed([*copy, f"docker-archive:{archive}", f"docker://{name}"], environ)
+            archive.unlink()
+        return decompress, copy_seconds
 
 
 class RcloneClient:
-    """The command ``rclone``, with a remote for each S3 server of the tests: its name, and the server's address."""
+    """The program ``rclone``, with a remote for each S3 server; ``servers`` maps names of remotes to URLs."""
 
     def __init__(self, folder: Path, **servers: str) -> None:
         config = Path(tempfile.mkdtemp(prefix="rclone-", dir=folder)) / "rclone.conf"
@@ -79,7 +79,7 @@ class RcloneClient:
         self._command = [str(Path(sys.executable).parent / "rclone"), "--config", str(config)]
 
     def sync(self, source: str, target: str, *options: str) -> float:
-        """Make the bucket ``target`` equal to ``source`` with 32 transfers and checks at a time; return the seconds."""
+        """Make the bucket ``target`` equal to ``source``, 32 transfers and checks at a time; return the seconds."""
         return self._run("sync", source, target, "--transfers", "32", "--checkers", "32", *options)
 
     def list(self, bucket: str, *options: str) -> float:
@@ -87,7 +87,7 @@ class RcloneClient:
         return self._run("lsf", "-R", bucket, *options)
 
     def check(self, source: str, target: str) -> None:
-        """Compare the checksums of two buckets; raise NotMadeError if they differ."""
+        """Compare the checksums of two buckets; raise MeasurementError if they differ."""
         self._run("check", "--checksum", source, target, "--checkers", "32")
 
     def _run(self, *arguments: str) -> float:
@@ -105,18 +105,18 @@ class Docker:
         return _timed([program("docker"), *arguments], self._environment)
 
     def forget(self) -> None:
-        """Remove all images before the next load and push."""
+        """Remove all images."""
         self.run("system", "prune", "--all", "--force")
 
 
 def curl_layer(source: str, target: str, repository: str, digest: str) -> float:
-    """Copy one layer between two plain registries by ``curl | curl``; return the seconds from first to last request."""
+    """Copy one layer between two registries without TLS by ``curl | curl``; return the seconds of all requests."""
     script = """
 set -eo pipefail
-place=$(curl -sf -X POST -o /dev/null -w '%header{location}' "http://$TARGET/v2/$NAME/blobs/uploads/")
-place=$(curl -sf "http://$SOURCE/v2/$NAME/blobs/$DIGEST" |
-    curl -sf -T - -X PATCH -H 'Content-Type: application/octet-stream' -o /dev/null -w '%header{location}' "$place")
-curl -sf -X PUT -o /dev/null "$place&digest=$DIGEST"
+location=$(curl -sf -X POST -o /dev/null -w '%header{location}' "http://$TARGET/v2/$NAME/blobs/uploads/")
+location=$(curl -sf "http://$SOURCE/v2/$NAME/blobs/$DIGEST" |
+    curl -sf -T - -X PATCH -H 'Content-Type: application/octet-stream' -o /dev/null -w '%header{location}' "$location")
+curl -sf -X PUT -o /dev/null "$location&digest=$DIGEST"
 """
     variables = {"SOURCE": source, "TARGET": target, "NAME": repository, "DIGEST": digest}
     return _timed([program("bash"), "-c", script], os.environ | variables)
@@ -124,8 +124,8 @@ curl -sf -X PUT -o /dev/null "$place&digest=$DIGEST"
 
 def _timed(command: Sequence[str], environ: dict[str, str]) -> float:
     began = time.perf_counter()
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    took = time.perf_counter() - began
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=_TIMEOUT)
+    seconds = time.perf_counter() - began
     if done.returncode != 0:
-        raise NotMadeError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
-    return took
+        raise MeasurementError(f"{command[0]} failed: {done.stderr.strip()[-500:]}")
+    return seconds

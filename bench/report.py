@@ -1,4 +1,4 @@
-"""Results as a table and as files."""
+"""Results of measurements as a table and as files."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.standins.programs import ProgramAbsentError, program
 RESULTS: Final = Path(__file__).parent / "results"
 
 _PROGRAMS: Final = ("skopeo", "docker-registry", "curl")
-_HEAD: Final = ("name", "ours", "peer", "unit", "ratio", "aim", "met", "rounds", "ours from..to", "peer from..to")
-_LEFT: Final = (0, 3, 6)
+_HEAD: Final = ("name", "ours", "peer", "unit", "ratio", "aim", "met", "rounds", "ours min..max", "peer min..max")
+_LEFT_ALIGNED: Final = (0, 3, 6)
 
 
 def write(name: str, rows: Iterable[Row]) -> Path:
@@ -30,12 +30,12 @@ def write(name: str, rows: Iterable[Row]) -> Path:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Return all rows as text, with notes below."""
+    """Return the rows as a text table, with their notes below."""
     lines = [_HEAD, *(_cells(row) for row in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEAD))]
     text = [
         "  ".join(
-            cell.ljust(width) if column in _LEFT else cell.rjust(width)
+            cell.ljust(width) if column in _LEFT_ALIGNED else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -49,22 +49,22 @@ def _cells(row: Row) -> tuple[str, ...]:
     ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
     aim = "" if row.aim is None else f"{row.aim:g}" + (f" {row.unit}" if row.peer is None else "")
     peer = "" if row.peer is None else "absent" if row.peer_median is None else _value(row.peer_median)
-    spans = (_span(row.ours), _span(row.peer or ()))
-    return (row.name, _value(row.median), peer, row.unit, ratio, aim, met, str(len(row.ours)), *spans)
+    ranges = (_range(row.ours), _range(row.peer or ()))
+    return (row.name, _value(row.median), peer, row.unit, ratio, aim, met, str(len(row.ours)), *ranges)
 
 
 def _value(value: float) -> str:
     return f"{value:,.0f}" if value == int(value) or value >= 1000 else f"{value:.3g}" if value < 1 else f"{value:.2f}"
 
 
-def _span(values: Sequence[float]) -> str:
+def _range(values: Sequence[float]) -> str:
     if len(set(values)) < 2:
         return ""
     return f"{_value(min(values))}..{_value(max(values))}"
 
 
 def machine(load: float) -> str:
-    """Describe the machine and versions; ``load`` is the load before the measurements."""
+    """Describe the machine and the versions of programs; ``load`` is the load average before the measurements."""
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     parts = [
         time.strftime("%Y-%m-%d", time.gmtime()),
@@ -80,7 +80,7 @@ def machine(load: float) -> str:
 
 def _version(name: str) -> str:
     try:
-        said = subprocess.run([program(name), "--version"], capture_output=True, text=True, check=True, timeout=10)
+        result = subprocess.run([program(name), "--version"], capture_output=True, text=True, check=True, timeout=10)
     except ProgramAbsentError:
         return "absent"
-    return next((word for word in said.stdout.split() if word[0].isdigit()), "unknown")
+    return next((word for word in result.stdout.split() if word[0].isdigit()), "unknown")

@@ -1,4 +1,4 @@
-"""The peer of verdicts: a plain asyncio client that sends the same requests and does not evaluate the responses."""
+"""The peer of ``tokens``: an asyncio client that sends the same requests and only waits for status 200."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ T = TypeVar("T")
 
 
 class PlainClient:
-    """Keeps one connection per instance, requests all at once, and repeats requests that get 401."""
+    """A client with one connection per instance. It asks all instances concurrently and repeats requests after 401."""
 
     def __init__(self, instances: Sequence[Instance], tls: ssl.SSLContext, schedule: AskSchedule) -> None:
         self._instances = instances
         self._tls = tls
-        self._patience = schedule
-        self._chance = random.Random(11)
+        self._schedule = schedule
+        self._random = random.Random(11)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._streams: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -39,7 +39,7 @@ class PlainClient:
         self._thread.join()
 
     def ask(self, token: str) -> None:
-        """Return when every instance has responded 200."""
+        """Return when every instance has answered 200."""
         self._run(self._ask_all(token))
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -68,7 +68,7 @@ class PlainClient:
             await _body(reader, head)
             if head.startswith(b"HTTP/1.1 200"):
                 return
-            delay = self._patience.delay(attempt, self._loop.time() - began, self._chance.random(), len(self._streams))
+            delay = self._schedule.delay(attempt, self._loop.time() - began, self._random.random(), len(self._streams))
             assert delay is not None
             await asyncio.sleep(delay)
 

@@ -1,4 +1,4 @@
-"""`make run`, `make push` and `make down`: ``python -m demo run|push|down``."""
+"""Run, extend or stop the sample: ``python -m demo run|push|down``, behind `make run`, `make push` and `make down`."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ import os
 import sys
 from typing import Final
 
-from demo import scenes
+from demo import actions
 from demo.settings import Settings
 from syncline.cli.deploy import local_environment
 from syncline.cli.error_output import print_error
 from syncline.errors import SynclineError
 
 INTERRUPTED: Final = 130
-NOT_DONE: Final = 2
+FAILED: Final = 2
 
-_SCENES: Final = {"run": scenes.run, "push": scenes.push, "down": scenes.down}
+_ACTIONS: Final = {"run": actions.run, "push": actions.push, "down": actions.down}
 
 
 def main(arguments: list[str]) -> int:
-    """Play a scene; return its exit code."""
+    """Perform an action; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
-    parser.add_argument("scene", choices=_SCENES)
-    play = _SCENES[parser.parse_args(arguments).scene]
-    _stay_on_this_machine()
+    parser.add_argument("action", choices=_ACTIONS)
+    action = _ACTIONS[parser.parse_args(arguments).action]
+    _use_local_environment()
     try:
-        return play(Settings.load())
+        return action(Settings.load())
     except KeyboardInterrupt:
         sys.stderr.write("\ninterrupted: `make run` continues from here, `make down` stops the sample\n")
         return INTERRUPTED
@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
         print_error(error, as_json=False)
     except (RuntimeError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
-    return NOT_DONE
+    return FAILED
 
 
-def _stay_on_this_machine() -> None:
-    """Remove settings for AWS, a stack, or a proxy from the environment."""
+def _use_local_environment() -> None:
+    """Remove settings for AWS, a stack or a proxy from the environment."""
     kept = local_environment(os.environ)
     kept.pop("SYNCLINE_STACK", None)
     os.environ.clear()

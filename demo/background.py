@@ -1,6 +1,6 @@
 """Background processes, identified by process ID and start time.
 
-The start time distinguishes a process from a later one with the same ID, so that no other process is ended.
+The start time distinguishes a process from a later one with the same ID, so that :func:`stop` ends no other process.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Final
 
 START_LIMIT: Final = 60.0  # seconds
-STOP_LIMIT: Final = 90.0  # an engine with a full registry writes for a while
+STOP_LIMIT: Final = 90.0  # seconds; an engine saves the content of its registry when it stops
 
 _POLL_EVERY: Final = 0.05
 
 
-def start(folder: Path, command: list[str], environment: Mapping[str, str], answers: Callable[[], bool]) -> None:
-    """Start a program with its log and process ID in ``folder``, and return when ``answers`` returns True.
+def start(folder: Path, command: list[str], environment: Mapping[str, str], is_ready: Callable[[], bool]) -> None:
+    """Start a program with its log and process ID in ``folder``; return when ``is_ready`` returns True.
 
-    Raises RuntimeError with the end of its log if it ends, or does not answer within a minute.
+    Raises RuntimeError with the end of its log if it ends, or is not ready within a minute.
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = folder / "log"
@@ -31,11 +31,11 @@ def start(folder: Path, command: list[str], environment: Mapping[str, str], answ
         (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600),
         (os.POSIX_SPAWN_DUP2, 1, 2),
     ]
-    # A separate session: Ctrl-C at the terminal interrupts the command, not this program.
+    # A separate session, so that Ctrl-C at the terminal does not interrupt the program.
     pid = os.posix_spawn(command[0], command, environment, file_actions=streams, setsid=True)
     remember(folder, pid)
     end = time.monotonic() + START_LIMIT
-    while not answers():
+    while not is_ready():
         if running(folder) is None or time.monotonic() > end:
             stop(folder)
             _reap(pid)
@@ -50,7 +50,7 @@ def remember(folder: Path, pid: int) -> None:
 
 
 def running(folder: Path) -> int | None:
-    """Return the ID of the process of ``folder``, None if it does not run."""
+    """Return the ID of the process of ``folder``, or None if it does not run."""
     try:
         pid, started = (folder / "pid").read_text().split()
     except (FileNotFoundError, ValueError):

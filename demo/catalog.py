@@ -1,4 +1,4 @@
-"""The sample's images: fourteen repositories of three organizations, most of them on the same few layers."""
+"""The sample's images: fourteen repositories of three organizations that share most of their layers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from string import Template
 from typing import Final
 
 from demo import layers
-from demo.images import DOCKER, OCI, About, Form, Image, image, index
+from demo.images import DOCKER, OCI, Image, ImageInfo, MediaTypes, image, index
 from demo.layers import Layer
 
 LATEST: Final = "latest"
@@ -41,53 +41,53 @@ _LAYERS: Final[Mapping[str, Callable[[], Layer]]] = {
 class Repository:
     """A repository: the layers of its images, and its versions.
 
-    ``same`` are further tags of the last version. ``docker`` are versions in Docker's format instead of OCI's.
-    ``architectures``: the image is an index of one image for each.
+    ``aliases`` are further tags of the last version. ``docker`` are versions in Docker's format instead of OCI's. With
+    ``architectures``, each version is an index with an image for each of them.
     """
 
     name: str
     layers: tuple[str, ...]
     versions: tuple[str, ...]
-    same: tuple[str, ...] = (LATEST,)
+    aliases: tuple[str, ...] = (LATEST,)
     program: bool = True
     docker: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
 
     @property
     def tags(self) -> tuple[str, ...]:
-        return (*self.versions, *self.same)
+        return (*self.versions, *self.aliases)
 
     def images(self) -> Iterator[tuple[Image, tuple[str, ...]]]:
-        """Yield each version's image with its tags."""
+        """Yield the image of each version, with its tags."""
         for version in self.versions:
-            tags = (version, *self.same) if version == self.versions[-1] else (version,)
+            tags = (version, *self.aliases) if version == self.versions[-1] else (version,)
             yield self._image(version), tags
 
     def _image(self, version: str) -> Image:
         if self.architectures:
-            return index({each: self._one(version, each) for each in self.architectures})
-        return self._one(version, layers.machine())
+            return index({each: self._single(version, each) for each in self.architectures})
+        return self._single(version, layers.machine())
 
-    def _one(self, version: str, architecture: str) -> Image:
-        made_of = [made(name) for name in self.layers]
-        form: Form = DOCKER if version in self.docker else OCI
+    def _single(self, version: str, architecture: str) -> Image:
+        shared = [shared_layer(name) for name in self.layers]
+        media_types: MediaTypes = DOCKER if version in self.docker else OCI
         if not self.program:
             about = f"{self.name} {version} for {architecture}\n".encode()
             own = layers.layer("about", {PurePosixPath("etc/about"): about})
-            return image(About(self.name, version, architecture), [*made_of, own], form)
+            return image(ImageInfo(self.name, version, architecture), [*shared, own], media_types)
         path = PurePosixPath("app/main.py")
         text = _PROGRAM.substitute(name=self.name, version=version).encode()
         own = layers.layer("program", {path: text})
-        return image(About(self.name, version, architecture, str(path)), [*made_of, own], form)
+        return image(ImageInfo(self.name, version, architecture, str(path)), [*shared, own], media_types)
 
 
 @cache
-def made(name: str) -> Layer:
-    """Return a shared layer, made once."""
+def shared_layer(name: str) -> Layer:
+    """Return a shared layer, created on the first call."""
     return _LAYERS[name]()
 
 
-def _python_names() -> tuple[str, ...]:
+def _python_aliases() -> tuple[str, ...]:
     major, minor, _ = platform.python_version_tuple()
     return (f"{major}.{minor}", major, LATEST)
 
@@ -101,7 +101,7 @@ REPOSITORIES: Final = (
     Repository("platform/aws-sdk", (*_PYTHON, "aws"), (version_of("boto3"),)),
     Repository("platform/certs", ("certs",), (version_of("certifi"),), program=False),
     Repository("platform/licences", ("licences",), ("1.0", "1.1"), program=False, architectures=("amd64", "arm64")),
-    Repository("platform/python", _PYTHON, (platform.python_version(),), _python_names()),
+    Repository("platform/python", _PYTHON, (platform.python_version(),), _python_aliases()),
     Repository("platform/toolbox", (*_PYTHON, "terminal"), ("0.9.0", "1.0.0", "1.1.0")),
     Repository("web/admin", (*_PYTHON, "web", "crypto"), ("1.8.0", "1.9.0")),
     Repository("web/docs", (*_PYTHON, "web"), ("2026.10", "2026.11")),

@@ -1,4 +1,4 @@
-"""Fill prod with the missing tags of the catalog. Existing tags are not changed."""
+"""Push the missing tags of the catalog to prod. Existing tags are not changed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from demo.catalog import REPOSITORIES, SIGNED, Repository, made
+from demo.catalog import REPOSITORIES, SIGNED, Repository, shared_layer
 from demo.images import Image
 from demo.servers import registry
 from demo.settings import Settings, folder
@@ -27,7 +27,7 @@ class Filled:
 
 
 class Pusher:
-    """Pushes images to a registry, each blob once; other repositories mount it."""
+    """Pushes images to a registry. Each blob is pushed once and mounted in other repositories."""
 
     def __init__(self, target: Registry) -> None:
         self._target = target
@@ -61,10 +61,10 @@ def fill(settings: Settings, say: Callable[[str], None]) -> Filled:
     missing = {each: _missing(each, prod) for each in REPOSITORIES}
     if not any(missing.values()):
         return Filled()
-    say("making images from the files of this machine")
+    say("creating images from files of this machine")
     names = sorted({name for each in REPOSITORIES if missing[each] for name in each.layers})
-    with ThreadPoolExecutor() as pool:  # compressing releases the GIL
-        list(pool.map(made, names))
+    with ThreadPoolExecutor() as pool:  # compression releases the GIL
+        list(pool.map(shared_layer, names))
     pusher = Pusher(prod)
     for repository, tags in missing.items():
         if tags:

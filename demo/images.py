@@ -1,6 +1,6 @@
-"""Images: a configuration and layers, put together as OCI, Docker schema 2 or a multi-architecture index.
+"""Images of a configuration and layers: OCI, Docker schema 2, and multi-architecture indexes.
 
-https://github.com/opencontainers/image-spec and
+Formats: https://github.com/opencontainers/image-spec and
 https://distribution.github.io/distribution/spec/manifest-v2-2/
 """
 
@@ -15,12 +15,12 @@ from demo.layers import LIBRARY, PREFIX, Layer
 from syncline.clients.registry.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 
-CREATED: Final = "2026-01-01T00:00:00Z"  # the same for all, so that the same content is the same image
+CREATED: Final = "2026-01-01T00:00:00Z"  # constant, so that the same content has the same digest
 SOURCE: Final = "syncline sample"
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
+class MediaTypes:
     """The media types of an image format."""
 
     manifest: str
@@ -28,12 +28,12 @@ class Form:
     layer: str
 
 
-OCI: Final = Form(
+OCI: Final = MediaTypes(
     OCI_MANIFEST,
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.oci.image.layer.v1.tar+gzip",
 )
-DOCKER: Final = Form(
+DOCKER: Final = MediaTypes(
     DOCKER_MANIFEST,
     "application/vnd.docker.container.image.v1+json",
     "application/vnd.docker.image.rootfs.diff.tar.gzip",
@@ -41,8 +41,8 @@ DOCKER: Final = Form(
 
 
 @dataclass(frozen=True, slots=True)
-class About:
-    """The data of an image's configuration; ``entry`` is the Python program that a container runs."""
+class ImageInfo:
+    """The data of an image's configuration; ``entry`` is the path of the Python program that a container runs."""
 
     name: str
     version: str
@@ -52,7 +52,7 @@ class About:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A manifest with its content: ``blobs`` by digest, ``children`` are the images of an index."""
+    """A manifest with its content. ``blobs`` maps digests to bytes; ``children`` are the images of an index."""
 
     manifest: Manifest
     blobs: Mapping[str, bytes] = field(repr=False)
@@ -63,17 +63,17 @@ class Image:
         return self.manifest.digest
 
 
-def image(about: About, layers: Sequence[Layer], form: Form = OCI) -> Image:
-    """Return an image of layers."""
-    config = _encoded(_config(about, layers))
+def image(info: ImageInfo, layers: Sequence[Layer], media_types: MediaTypes = OCI) -> Image:
+    """Return an image with these layers."""
+    config = _encoded(_config(info, layers))
     manifest = {
         "schemaVersion": 2,
-        "mediaType": form.manifest,
-        "config": descriptor(form.config, config),
-        "layers": [descriptor(form.layer, each.data) for each in layers],
+        "mediaType": media_types.manifest,
+        "config": descriptor(media_types.config, config),
+        "layers": [descriptor(media_types.layer, each.data) for each in layers],
     }
     blobs = {digest_of(config): config, **{each.digest: each.data for each in layers}}
-    return Image(manifest_of(form.manifest, manifest), blobs)
+    return Image(manifest_of(media_types.manifest, manifest), blobs)
 
 
 def index(images: Mapping[str, Image]) -> Image:
@@ -97,15 +97,15 @@ def descriptor(media_type: str, data: bytes) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
 
 
-def _config(about: About, layers: Sequence[Layer]) -> dict[str, Any]:
+def _config(info: ImageInfo, layers: Sequence[Layer]) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "Labels": {
-            "org.opencontainers.image.title": about.name,
-            "org.opencontainers.image.version": about.version,
+            "org.opencontainers.image.title": info.name,
+            "org.opencontainers.image.version": info.version,
             "org.opencontainers.image.vendor": SOURCE,
         }
     }
-    if about.entry is not None:
+    if info.entry is not None:
         settings |= {
             "Env": [
                 f"PATH=/{PREFIX}/bin:/usr/bin:/bin",
@@ -113,16 +113,16 @@ def _config(about: About, layers: Sequence[Layer]) -> dict[str, Any]:
                 f"PYTHONPATH=/{LIBRARY}/site-packages",
                 f"LD_LIBRARY_PATH=/{PREFIX}/lib",
             ],
-            "Entrypoint": ["python3", f"/{about.entry}"],
+            "Entrypoint": ["python3", f"/{info.entry}"],
             "User": "nobody",
         }
     return {
-        "architecture": about.architecture,
+        "architecture": info.architecture,
         "os": "linux",
         "created": CREATED,
         "config": settings,
         "rootfs": {"type": "layers", "diff_ids": [each.diff_id for each in layers]},
-        "history": [{"created": CREATED, "created_by": f"{SOURCE}: {each.what}"} for each in layers],
+        "history": [{"created": CREATED, "created_by": f"{SOURCE}: {each.description}"} for each in layers],
     }
 
 

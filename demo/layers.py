@@ -1,6 +1,6 @@
-"""Layers of real files of this machine: its Python, the packages of this environment, licences, small programs.
+"""Layers of real files: this machine's Python, the packages of this environment, licences and small programs.
 
-The same files give the same bytes: entries are sorted, times and owners are zero, the compression is fixed.
+The same files give the same bytes: entries are sorted, times and owners are zero, the compression level is fixed.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ class Layer:
 
     digest: str
     diff_id: str
-    what: str
+    description: str
     data: bytes = field(repr=False)
 
 
 Files = Mapping[PurePosixPath, Path | bytes]
-"""Path in the image -> the file on this machine, or its content."""
+"""Maps a path in the image to a file of this machine, or to content."""
 
 
-def layer(what: str, files: Files) -> Layer:
-    """Return a layer of files; ``what`` is a short description."""
+def layer(description: str, files: Files) -> Layer:
+    """Return a layer of files."""
     raw = _tar(files)
     data = gzip.compress(raw, _LEVEL, mtime=0)
-    return Layer(digest_of(data), digest_of(raw), what, data)
+    return Layer(digest_of(data), digest_of(raw), description, data)
 
 
 def interpreter() -> Layer:
@@ -55,9 +55,11 @@ def interpreter() -> Layer:
     program = Path(sys.executable).resolve()
     files: dict[PurePosixPath, Path | bytes] = {PREFIX / "bin" / "python3": program}
     for path in _libraries([program, *_extensions()]):
-        # The program has the path of the loader; the other libraries are found by LD_LIBRARY_PATH.
-        at = PurePosixPath(str(path)).relative_to("/") if path.name.startswith("ld-") else PREFIX / "lib" / path.name
-        files[at] = path
+        # The program contains the path of the loader; LD_LIBRARY_PATH is for the other libraries.
+        destination = (
+            PurePosixPath(str(path)).relative_to("/") if path.name.startswith("ld-") else PREFIX / "lib" / path.name
+        )
+        files[destination] = path
     files[PurePosixPath("etc/os-release")] = Path("/etc/os-release")
     files[PurePosixPath("etc/passwd")] = (
         b"root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n"
@@ -92,7 +94,7 @@ def licences() -> Layer:
 
 
 def machine() -> str:
-    """Return this machine's architecture as named in images."""
+    """Return this machine's architecture, by its name in image configurations."""
     name = platform.machine().lower()
     return {"x86_64": "amd64", "aarch64": "arm64"}.get(name, name)
 
@@ -117,7 +119,7 @@ def _libraries(programs: Iterable[Path]) -> list[Path]:
     listed = subprocess.run(["ldd", *programs], capture_output=True, text=True, check=False)  # noqa: S603, S607 - part of libc
     words = (line.split() for line in listed.stdout.splitlines() if line.startswith("\t"))
     paths = {Path(word) for line in words for word in line if word.startswith("/")}
-    # Modules written in Rust need this one, too.
+    # Extension modules written in Rust also need this library.
     paths |= {path.with_name("libgcc_s.so.1") for path in paths if path.name.startswith("libc.so")}
     return sorted(path for path in paths if path.is_file())
 

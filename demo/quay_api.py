@@ -1,4 +1,4 @@
-"""The stand-in for Quay of the sample. Its passwords come from the settings, not from arguments."""
+"""The stand-in for Quay in the sample. It reads its passwords from the settings, not from arguments."""
 
 from __future__ import annotations
 

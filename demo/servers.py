@@ -1,7 +1,7 @@
 """The servers of the sample: two registries, and Quay's API in front of the first.
 
-The registries are Debian's docker-registry with passwords if it is installed; otherwise two instances of the AWS
-emulator that serve only ECR, without passwords.
+The registries are Debian's docker-registry with passwords, if it is installed. Otherwise they are two instances of the
+AWS emulator that serve only ECR, without passwords.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ENGINE_PYTHON: Final = ROOT / ".venv-engine" / "bin" / "python"
 
 
 def start(settings: Settings) -> tuple[Settings, bool]:
-    """Start all servers unless they run; return the settings with their ports, and True if any was started."""
+    """Start the servers unless they run; return the settings with their ports, and True if they were started."""
     real = _has_docker_registry()
     if real == settings.real and are_running():
         return settings, False
@@ -54,7 +54,7 @@ def are_running() -> bool:
 
 
 def stop() -> list[str]:
-    """End the servers that run; return their names."""
+    """Stop the servers; return the names of those that ran."""
     return [name for name in reversed(SERVERS) if background.stop(_folder_of(name))]
 
 
@@ -75,11 +75,14 @@ def create_repositories(names: Iterable[str], settings: Settings) -> None:
             ecr.create_repository(repositoryName=name)
 
 
-def ask_quay(settings: Settings, what: str, body: bytes = b"") -> None:
-    """Control the stand-in for Quay: ``refresh``, ``webhook`` with an address, ``events`` with a notification."""
-    answer = _SESSION.post(f"{settings.url('quay')}/-/{what}", body, timeout=60)
-    if not answer.ok:
-        raise RuntimeError(f"the stand-in for Quay answered {what} with {answer.status_code}")
+def control_quay(settings: Settings, command: str, body: bytes = b"") -> None:
+    """Send a command to the stand-in for Quay.
+
+    ``refresh`` has no body, ``webhook`` has an address (none removes the webhook), ``events`` has a notification.
+    """
+    response = _SESSION.post(f"{settings.url('quay')}/-/{command}", body, timeout=60)
+    if not response.ok:
+        raise RuntimeError(f"the stand-in for Quay answered {command} with {response.status_code}")
 
 
 def _has_docker_registry() -> bool:
@@ -124,24 +127,24 @@ def _start_engine_registry(name: str, settings: Settings) -> None:
         "TMPDIR": str(state),
         "IOT_MTLS_ENABLED": "0",
         "SFTP_ENABLED": "0",
-        # Otherwise it would remove containers.
+        # No Docker engine: the emulator would remove its containers.
         "DOCKER_HOST": f"unix://{state}/no-docker.sock",
     }
     command = [str(_ENGINE_PYTHON), "-m", "ministack"]
-    background.start(folder_, command, environment, lambda: _answers(f"{settings.url(name)}/v2/"))
+    background.start(folder_, command, environment, lambda: _responds(f"{settings.url(name)}/v2/"))
 
 
 def _start_quay(settings: Settings) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "demo.quay_api"]
-    background.start(_folder_of("quay"), command, environment, lambda: _answers(f"{settings.url('quay')}/-/counts"))
+    background.start(_folder_of("quay"), command, environment, lambda: _responds(f"{settings.url('quay')}/-/counts"))
 
 
 def _plain_environment() -> dict[str, str]:
     return {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
 
 
-def _answers(url: str) -> bool:
+def _responds(url: str) -> bool:
     try:
         return _SESSION.get(url, timeout=5).ok
     except requests.RequestException:

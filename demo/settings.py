@@ -1,4 +1,4 @@
-"""The folder, ports and passwords of the sample, in a file that only its owner may read."""
+"""The settings of the sample: its folder, ports and passwords, in a file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PORTS: Final = {"prod": 5701, "dr": 5702, "quay": 5780}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Ports by server, and passwords of the sample. ``real``: the registries are docker-registry, not the emulator's."""
+    """Ports by server, and passwords. ``real`` is True if the registries are docker-registry, not the emulator."""
 
     ports: dict[str, int]
     real: bool = True
@@ -50,7 +50,7 @@ class Settings:
         _write_secret(credentials_file(), json.dumps({"auths": hosts}, indent=2) + "\n")
 
     def with_free_ports(self) -> Settings:
-        """Return the settings with ports that are free."""
+        """Return the settings with another free port for each port that is taken."""
         return replace(self, ports={name: port if is_free(port) else free_port() for name, port in self.ports.items()})
 
     def host(self, server: str) -> str:

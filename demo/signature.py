@@ -1,6 +1,6 @@
-"""Signatures as stored by cosign: an image in the repository of the signed image, with a tag made from its digest.
+"""Signatures as stored by cosign: an image in the repository of the signed image, with a tag derived from its digest.
 
-Its only layer is the signed payload, which has the digest; the signature is an annotation of the layer.
+Its only layer is the signed payload, which contains the digest; the signature is an annotation of the layer.
 https://github.com/sigstore/cosign/blob/main/specs/SIGNATURE_SPEC.md
 """
 
@@ -31,13 +31,13 @@ def key_pair(folder: Path) -> tuple[ec.EllipticCurvePrivateKey, Path]:
     private, public = folder / "sample-signing.key", folder / "sample-signing.pub"
     if not private.exists():
         key = ec.generate_private_key(ec.SECP256R1())
-        form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        private_format = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         private.touch(mode=0o600)
-        private.write_bytes(key.private_bytes(*form))
+        private.write_bytes(key.private_bytes(*private_format))
     loaded = serialization.load_pem_private_key(private.read_bytes(), None)
     assert isinstance(loaded, ec.EllipticCurvePrivateKey), private
-    shown = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
-    public.write_bytes(loaded.public_key().public_bytes(*shown))
+    public_format = (serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    public.write_bytes(loaded.public_key().public_bytes(*public_format))
     return loaded, public
 
 
@@ -48,7 +48,7 @@ def tag_for(digest: str) -> str:
 
 def sign(image: Image, name: str, key: ec.EllipticCurvePrivateKey) -> Image:
     """Return the signature of ``image`` as an image; ``name`` is its reference in the payload."""
-    text = {
+    statement = {
         "critical": {
             "identity": {"docker-reference": name},
             "image": {"docker-manifest-digest": image.digest},
@@ -56,7 +56,7 @@ def sign(image: Image, name: str, key: ec.EllipticCurvePrivateKey) -> Image:
         },
         "optional": None,
     }
-    payload = json.dumps(text, separators=(",", ":")).encode()
+    payload = json.dumps(statement, separators=(",", ":")).encode()
     config = json.dumps(
         {
             "architecture": "",
@@ -68,17 +68,17 @@ def sign(image: Image, name: str, key: ec.EllipticCurvePrivateKey) -> Image:
         },
         separators=(",", ":"),
     ).encode()
-    signed = base64.b64encode(key.sign(payload, _DETERMINISTIC)).decode()
+    signature = base64.b64encode(key.sign(payload, _DETERMINISTIC)).decode()
     manifest = {
         "schemaVersion": 2,
         "mediaType": OCI.manifest,
         "config": descriptor(OCI.config, config),
-        "layers": [{**descriptor(LAYER_TYPE, payload), "annotations": {ANNOTATION: signed}}],
+        "layers": [{**descriptor(LAYER_TYPE, payload), "annotations": {ANNOTATION: signature}}],
     }
     return Image(manifest_of(OCI.manifest, manifest), {digest_of(config): config, digest_of(payload): payload})
 
 
-def signs(manifest: Mapping[str, Any], payload: bytes, digest: str, public: Path) -> bool:
+def is_valid(manifest: Mapping[str, Any], payload: bytes, digest: str, public: Path) -> bool:
     """Return True if a signature is valid for the image with that digest and the key in ``public``."""
     key = serialization.load_pem_public_key(public.read_bytes())
     assert isinstance(key, ec.EllipticCurvePublicKey), public

@@ -1,4 +1,4 @@
-"""The sync of the sample: its syncs.yaml and secrets."""
+"""The sync of the sample: syncs.yaml and its secrets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from demo.settings import ROOT, SYNC, USER, Settings, home
 from syncline.cli.deployment import deployment_of
 from syncline.cli.local_engine import Engine
 
-SECRET: Final = "syncline/sample"  # noqa: S105 - its name
+SECRET: Final = "syncline/sample"  # noqa: S105 - the name of the secret
 
 _TEMPLATE: Final = Template(Path(__file__).with_name("syncs.template.yaml").read_text())
 

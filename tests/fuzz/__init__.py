@@ -1,1 +1,1 @@
-"""Fuzzing of every parser of bytes from outside: targets, their limits, and the corpus that is kept of each."""
+"""Fuzzing of every parser of outside bytes: targets, their limits, and a small corpus for each."""

@@ -1,7 +1,7 @@
-"""Targets of answers: whole clients whose servers answer with the input.
+"""Targets of responses: complete clients whose servers answer with the input.
 
-An input is the body of an answer, or an answer with its head if it begins with ``HTTP/1.``. Three zeros divide it into
-the answers of one request after another; the last one comes for all further requests.
+An input is the body of a response, or a complete response if it begins with ``HTTP/1.``. Three zero bytes separate the
+responses to successive requests; the last response answers all further requests.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from syncline.clients.s3.xml import NotXmlError, _page, _plain_page, completion,
 from tests.fuzz.target import PLANTED, Finding, Target, must, refusals
 from tests.standins.made_up import Naps
 
-_MOST_REQUESTS: Final = 400
+_MAX_REQUESTS: Final = 400
 _HOME: Final = "example.com"
 _DIGEST: Final = "sha256:" + "ab" * 32
 
 
 class _Servers:
-    """Every server there is. Each gives the same answers, and nobody else's credentials may come to it."""
+    """All servers of a client. Each gives the same responses; only those of `_HOME` may receive credentials."""
 
     def __init__(self, data: bytes) -> None:
         self._answers = [_framed(each) for each in data.split(b"\0\0\0")]
@@ -58,14 +58,14 @@ class _Servers:
 
     def _connect(self, name: str) -> _Channel:
         self._requests += 1
-        if self._requests > _MOST_REQUESTS:
-            raise Finding(f"over {_MOST_REQUESTS} requests for one call")
+        if self._requests > _MAX_REQUESTS:
+            raise Finding(f"over {_MAX_REQUESTS} requests for one call")
         answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return _Channel(name, answer)
 
 
 class _Channel(Channel):
-    """A channel to a server that sends an answer and closes."""
+    """A channel to a server that sends one response and closes."""
 
     __slots__ = ("_name", "_ours", "_theirs")
 
@@ -74,7 +74,7 @@ class _Channel(Channel):
         self._name = name
         self._ours, self._theirs = socket.socketpair()
         self._theirs.setblocking(False)
-        with suppress(BlockingIOError):  # an answer of hundreds of kilobytes is cut short
+        with suppress(BlockingIOError):  # a response of hundreds of kilobytes is truncated
             self._theirs.sendall(answer)
         self._theirs.shutdown(socket.SHUT_WR)
         self.easy.setopt(pycurl.CONNECT_TO, ["::192.0.2.1:80"])  # no name is resolved
@@ -86,14 +86,14 @@ class _Channel(Channel):
 
     def stop(self) -> None:
         super().stop()
-        said = b""
+        received = b""
         with suppress(BlockingIOError):
-            said = self._theirs.recv(1 << 20)
+            received = self._theirs.recv(1 << 20)
         self._theirs.close()
         self._ours.close()
         if self._name != _HOME and not self._name.endswith(f".{_HOME}"):
-            must(PLANTED.encode() not in said, f"the secret went to {self._name}")
-            must(b"authorization" not in said.lower(), f"credentials went to {self._name}")
+            must(PLANTED.encode() not in received, f"the secret went to {self._name}")
+            must(b"authorization" not in received.lower(), f"credentials went to {self._name}")
 
 
 class _OncePool:
@@ -101,7 +101,7 @@ class _OncePool:
         self.take = make
 
     def give_back(self, channel: Channel) -> None:
-        """Keep no channel."""
+        """Drop the channel: each request gets a new one."""
 
 
 def _framed(answer: bytes) -> bytes:
@@ -114,7 +114,7 @@ def _framed(answer: bytes) -> bytes:
 def _answering(data: bytes) -> Iterator[Http]:
     HOST_THROTTLE._hosts.clear()
     REJECTIONS._identities.clear()
-    few = mock.patch.object(entries, "_MAX_EMPTY_PAGES", 20)  # a thousand take too long here
+    few = mock.patch.object(entries, "_MAX_EMPTY_PAGES", 20)  # the usual limit takes too long here
     with few, mock.patch.object(transfer, "pool_for", _Servers(data).pool):
         yield Http(Naps().policy(attempts=2))
 
@@ -123,17 +123,17 @@ _Calls = tuple[Callable[[], object], ...]
 
 
 def _each(data: bytes, made: Callable[[Http], _Calls]) -> None:
-    """Make each of a client's calls with a client of its own, to servers that begin with the first answer."""
-    count, most = 0, 1
-    while count < most:
+    """Make each of the calls with a new client, whose servers begin with the first response."""
+    done, number = 0, 1
+    while done < number:
         with _answering(data) as http, refusals():
             calls = made(http)
-            most = len(calls)
-            found = calls[count]()
+            number = len(calls)
+            found = calls[done]()
             if isinstance(found, Iterator):
                 for _ in found:
                     pass
-        count += 1
+        done += 1
 
 
 def _registry(data: bytes) -> None:
@@ -159,7 +159,7 @@ def _blob(registry: Registry) -> None:
 
 
 def _consistent(manifest: Manifest) -> None:
-    must(manifest.digest == digest_of(manifest.body), "a manifest has another digest than its bytes")
+    must(manifest.digest == digest_of(manifest.body), "the digest of a manifest is not that of its bytes")
 
 
 def _manifests(data: bytes) -> None:
@@ -210,7 +210,7 @@ def _s3_xml(data: bytes) -> None:
         grants(data)
     etag = "".join(letter for letter in data.decode("utf-8", "replace") if letter.isprintable())
     read = parse(completion([(1, etag)]), "CompleteMultipartUpload").findtext("Part/ETag") or ""
-    must(read == etag, "an ETag does not come back from XML")
+    must(read == etag, "an ETag changes when it is written to XML and read")
 
 
 def _github(data: bytes) -> None:
@@ -264,7 +264,7 @@ def _file_manager(data: bytes) -> None:
 
 
 def _probe(data: bytes) -> None:
-    """Give the lines of an answer to its head, as libcurl does, until the head refuses one."""
+    """Pass the lines of a response to its head, as libcurl does, until the head refuses one."""
     known: list[_Head] = []
     head = _Head(None, cast("ReplicaRequest", None), known, plain=True)
     taken = b""
@@ -278,9 +278,9 @@ def _probe(data: bytes) -> None:
         elif known:
             known.clear()
             fields = {name.strip().lower() for name, *_ in (each.split(b":") for each in taken.split(b"\n"))}
-            must(200 <= head.status < 600, f"{head.status} is no status of a final answer")
-            must(not {b"content-length", b"transfer-encoding"} <= fields, "an answer has two lengths")
-    must(not known or head.status is not None, "an answer without a status is known")
+            must(200 <= head.status < 600, f"{head.status} is not the status of a final response")
+            must(not {b"content-length", b"transfer-encoding"} <= fields, "a response has two lengths")
+    must(not known or head.status is not None, "a response without a status is reported")
     must(head.size <= MAX_HEAD or bool(head.garbage), "a head is longer than its limit")
 
 

@@ -1,4 +1,4 @@
-"""Targets of archives: tar, compressed streams, zips, saved images and their descriptions."""
+"""Targets of archives: tar files, compressed streams, zip files, saved images and their descriptions."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from tests.rig.secret_documents import packed
 from tests.standins import saved
 
 _SMALL: Final = ArchiveLimits(members=50, size=1 << 22, text=1 << 16, ratio=100, free=1 << 20)
-_MARKS: Final = 12
-"""Marks of one stream that are tried."""
+_MAX_MARKS: Final = 12
+"""Number of marks from which one stream is read again."""
 _REFERENCE: Final = re.compile(rb"@([0-9])")
 _PIECE: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class _Bytes:
-    """A source whose bytes come in small chunks."""
+    """A source that yields its bytes in small chunks."""
 
     data: bytes
     name: str = "the input"
@@ -52,7 +52,7 @@ class _Bytes:
 
 
 def _repaired(data: bytes) -> bytes:
-    """Return the input with right checksums in what looks like headers of tar: no mutation would ever find them."""
+    """Return the input with correct checksums in everything that looks like a tar header. Mutation would never find them."""
     out = bytearray(data)
     for at in range(0, len(out) - BLOCK + 1, BLOCK):
         if out[at + 257 : at + 262] == b"ustar":
@@ -62,18 +62,22 @@ def _repaired(data: bytes) -> bytes:
 
 
 def _tar(data: bytes) -> None:
-    """Read a tar, and again from each of its marks: what follows has to be the same."""
+    """Read a tar file, then again from each of its marks. The members that follow must be the same."""
     data = _repaired(data)
-    members, marks, failure = _walked(data, None)
+    members, marks, failure = _read_tar(data, None)
     for member in members:
         name = member[0]
-        must(not name.startswith("/") and ".." not in name.split("/"), f"the member {name!r} leads out")
-    for at, mark in marks[:_MARKS]:
-        rest, _, other = _walked(data, mark)
-        must((rest, other) == (members[at:], failure), f"from its mark at member {at} a tar reads otherwise")
+        must(
+            not name.startswith("/") and ".." not in name.split("/"), f"the path of member {name!r} leaves the archive"
+        )
+    for at, mark in marks[:_MAX_MARKS]:
+        rest, _, other = _read_tar(data, mark)
+        must(
+            (rest, other) == (members[at:], failure), f"read from its mark at member {at}, a tar file has other members"
+        )
 
 
-def _walked(data: bytes, mark: Mark | None) -> tuple[list[tuple[str, str, str, bytes]], list[tuple[int, Mark]], str]:
+def _read_tar(data: bytes, mark: Mark | None) -> tuple[list[tuple[str, str, str, bytes]], list[tuple[int, Mark]], str]:
     members: list[tuple[str, str, str, bytes]] = []
     marks: list[tuple[int, Mark]] = []
     source = ranged(_Bytes(data), 0, len(data), None if mark is None else mark["under"])
@@ -90,20 +94,20 @@ def _walked(data: bytes, mark: Mark | None) -> tuple[list[tuple[str, str, str, b
 
 
 def _compressed(data: bytes) -> None:
-    """Unpack a stream, and again from each of its marks; what zlib takes without complaint has to be the same."""
+    """Unpack a stream, then again from each of its marks. What zlib accepts must unpack to the same bytes."""
     content, marks, failure = _unpacked(data, None)
-    for at, mark in marks[:_MARKS]:
+    for at, mark in marks[:_MAX_MARKS]:
         rest, _, other = _unpacked(data, mark)
-        must((rest, other) == (content[at:], failure), f"from its mark at byte {at} a stream unpacks otherwise")
+        must((rest, other) == (content[at:], failure), f"unpacked from its mark at byte {at}, a stream has other bytes")
     if not failure and data.startswith(b"\x1f\x8b"):
         inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
         try:
             first = inflater.decompress(data, len(content) + 1)
         except zlib.error as error:
-            # ISA-L passes over the flags that RFC 1952 reserves, as Go does, which writes and reads these archives.
+            # ISA-L ignores the flags that RFC 1952 reserves, like Go, which writes and reads these archives.
             must("unknown header flags" in str(error), f"zlib refuses what was unpacked: {error}")
             return
-        must(content.startswith(first), "zlib unpacks otherwise")
+        must(content.startswith(first), "zlib unpacks other bytes")
 
 
 def _unpacked(data: bytes, mark: Mark | None) -> tuple[bytes, list[tuple[int, Mark]], str]:
@@ -121,25 +125,28 @@ def _unpacked(data: bytes, mark: Mark | None) -> tuple[bytes, list[tuple[int, Ma
 
 
 def _zip(data: bytes) -> None:
-    """Read a zip's members; what Python's reader finds under the same names has to be the same."""
+    """Read the members of a zip file. Python's reader must find the same content under the same names."""
     with refusals():
         archive = ZipArchive(_Bytes(data), _SMALL)
-        must(len(archive.entries) <= _SMALL.members, "a zip has more members than its limit")
+        must(len(archive.entries) <= _SMALL.members, "a zip file has more members than the limit")
         for entry in archive.entries:
             parts = entry.name.replace("\\", "/").split("/")
-            must(".." not in parts and not entry.name.startswith("/"), f"the member {entry.name!r} leads out")
+            must(
+                ".." not in parts and not entry.name.startswith("/"),
+                f"the path of member {entry.name!r} leaves the archive",
+            )
             with refusals():
                 content = b"".join(archive.open(entry))
-                must(len(content) == entry.size, "a member is not as long as the directory says")
-                other = _pythons(data, entry.name)
-                must(other in (None, content), f"{entry.name!r} has other content for Python's reader")
+                must(len(content) == entry.size, "the directory has another size for a member")
+                other = _read_with_zipfile(data, entry.name)
+                must(other in (None, content), f"Python's reader finds other content in {entry.name!r}")
 
 
-def _pythons(data: bytes, name: str) -> bytes | None:
+def _read_with_zipfile(data: bytes, name: str) -> bytes | None:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             return archive.read(name)
-    except Exception:  # noqa: BLE001 - it may refuse anything in any way
+    except Exception:  # noqa: BLE001 - it raises many types for invalid input
         return None
 
 
@@ -150,7 +157,7 @@ def _image(data: bytes) -> None:
 
 
 def _descriptions(data: bytes) -> None:
-    """Read descriptions of an archive: a name, a line end and a text each; ``@3`` is the digest of the fourth text."""
+    """Read the descriptions of an archive, each a name, a line end and a text. ``@3`` is the digest of the fourth text."""
     parts = [each.partition(b"\n") for each in data.split(b"\n--\n")[:10]]
     texts: dict[str, bytes] = {}
     digests: list[str] = [""] * len(parts)

@@ -1,4 +1,4 @@
-"""Targets of what backups and builds hold: Kubernetes documents, packed data, git's objects, and logs of builds."""
+"""Targets of backups and builds: Kubernetes documents, packed data, git objects and build logs."""
 
 from __future__ import annotations
 
@@ -38,24 +38,27 @@ _RULES: Final = Metadata.model_validate(
         "check": "app-{Commit:.12}",
     }
 )
-_MOST_ALIASES: Final = 4
+_MAX_ALIASES: Final = 4
 
 
 def _secrets(data: bytes) -> None:
-    """Search an object for Secrets. What a YAML or JSON parser calls one must not pass, whatever stands around it."""
-    must(b"".join(split_yaml(data)) == data, "the parts of YAML are not the file")
-    must(b"".join(split_json(data)) == data, "the parts of JSON are not the file")
+    """Search an object for Secrets. A Secret that a YAML or JSON parser finds must be found, whatever surrounds it."""
+    must(b"".join(split_yaml(data)) == data, "the parts of a YAML file do not add up to the file")
+    must(b"".join(split_json(data)) == data, "the parts of a JSON file do not add up to the file")
     verdict = inspect([data])
-    must(verdict is Verdict.CLEAN or not is_harmless(data), f"a glance finds harmless what is {verdict.name}")
-    must(verdict is not Verdict.CLEAN or not _is_secret(data), "a Secret passes")
+    must(
+        verdict is Verdict.CLEAN or not is_harmless(data),
+        f"the quick check calls an object harmless that is {verdict.name}",
+    )
+    must(verdict is not Verdict.CLEAN or not _is_secret(data), "a Secret is not found")
     pieces = inspect(data[at : at + 7] for at in range(0, len(data), 7))
-    must(pieces is verdict, f"in pieces an object is {pieces.name}, whole {verdict.name}")
+    must(pieces is verdict, f"an object is {pieces.name} in pieces and {verdict.name} as a whole")
     kept = without_secrets(data)
-    must(kept is None or not _is_secret(kept), "a Secret is left")
+    must(kept is None or not _is_secret(kept), "a Secret remains")
 
 
 def _is_secret(data: bytes) -> bool:
-    if data.count(b"*") > _MOST_ALIASES or b"<<" in data:
+    if data.count(b"*") > _MAX_ALIASES or b"<<" in data:
         return False
     try:
         text = data.decode()
@@ -69,7 +72,7 @@ def _is_secret(data: bytes) -> bool:
 
 
 def _packed(data: bytes) -> None:
-    """Search packed data: each form with the bytes of the input behind the first one."""
+    """Search packed data. An input that begins with ``g`` is also compressed and searched."""
     inspect([data])
     form, content = data[:1], data[1:]
     if form == b"g":
@@ -78,30 +81,30 @@ def _packed(data: bytes) -> None:
 
 
 def _git(data: bytes) -> None:
-    must(_unquoted(quoted(data)) == data, "a path does not come back from its quotes")
+    must(_unquoted(quoted(data)) == data, "a path changes when it is quoted and unquoted")
     decode_name(data)
     branch_name_error(data.decode("utf-8", "replace"))
     with refusals():
         read_commit("ab" * 20, data).trailer("Syncline-Batch")
     path = data.replace(b"\0", b"") or b"path"
     raw = b":000000 100644 %b %b A\0%b\0" % (b"0" * 40, b"ab" * 20, path)
-    must(list(_changes(raw)) == [(path, "ab" * 20)], "a path of the history is another")
+    must(list(_changes(raw)) == [(path, "ab" * 20)], "the history has another path")
     with refusals():
         entries = list(tree_entries(data))
         again = b"".join(each.mode + b" " + name + b"\0" + bytes.fromhex(each.oid) for name, each in entries)
-        must(again == data, "a tree does not come back from its entries")
+        must(again == data, "a tree changes when it is read and written")
         files = [(name, each.oid) for name, each in entries if each.mode != FOLDER]
-        must(len(tree_id(files)) == 40, "the id of a tree has 40 digits")
+        must(len(tree_id(files)) == 40, "the ID of a tree does not have 40 digits")
 
 
 def _git_batch(data: bytes) -> None:
-    """Read what `git cat-file --batch` says."""
+    """Read the input as the output of `git cat-file --batch`."""
     with refusals():
-        list(_read_tree(cast("RunningCommand", _Said(data)), "ab" * 20))
+        list(_read_tree(cast("RunningCommand", _GitOutput(data)), "ab" * 20))
 
 
-class _Said:
-    """A git command that says what the input is."""
+class _GitOutput:
+    """A git command whose output is the input."""
 
     def __init__(self, data: bytes) -> None:
         self._out = io.BytesIO(data)
@@ -127,10 +130,10 @@ def _unquoted(text: bytes) -> bytes:
 
 
 def _logs(data: bytes) -> None:
-    """Read a build's log whole and in pieces: both have to give the same blocks."""
+    """Read a build log as a whole and in pieces. Both must give the same blocks."""
     whole = list(blocks_in(lines_of([data]), _RULES))
     pieces = list(blocks_in(lines_of(data[at : at + 5] for at in range(0, len(data), 5)), _RULES))
-    must(whole == pieces, "in pieces a log has other blocks")
+    must(whole == pieces, "a log has other blocks in pieces than as a whole")
     must(all(set(_RULES.needed) <= set(block) for block in whole), "a block lacks a key")
     with refusals():
         block_of(whole, _RULES, 0.0, 4e9, "logs")

@@ -1,4 +1,4 @@
-"""Targets of what others send and operators write: messages, webhooks, events, syncs.yaml, Docker's configuration."""
+"""Targets of messages, webhooks, events, syncs.yaml and Docker's configuration."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NOW: Final = 1.7e9
 
 @cache
 def _syncs() -> dict[str, Sync]:
-    """Return a sync with a webhook for each kind that has notifications."""
+    """Return one sync with a webhook for each kind that has notifications."""
     found: dict[str, Sync] = {}
     for path in sorted(_EXAMPLES.glob("*.yaml")):
         for sync in read_syncs(path).syncs.values():
@@ -45,35 +45,35 @@ def _syncs() -> dict[str, Sync]:
 
 
 @dataclass
-class _Mail:
-    """Takes what is queued, and forgets it."""
+class _FakeQueues:
+    """Queues that record the start messages and deliver nothing."""
 
     starts: list[Start] = field(default_factory=list)
 
     def start(self, start: Start, delay: int = 0) -> None:
         del delay
-        must(isinstance(decode(encode(start)), Start), "a start does not come back from its message")
+        must(isinstance(decode(encode(start)), Start), "a start changes when it is encoded and decoded")
         self.starts.append(start)
 
 
-def _unasked() -> Any:
-    raise AssertionError("no client of AWS is needed")
+def _no_client() -> Any:
+    raise AssertionError("an AWS client was requested")
 
 
 def _receive(data: bytes) -> None:
-    """Send a body as everybody can, and as who knows the secret: the first is never taken, the second never fails."""
-    secrets = Secrets(_unasked, _unasked, {"HOOK": PLANTED})
+    """Send a body without and with the secret. Without it, nothing is accepted; with it, no request is rejected as forged."""
+    secrets = Secrets(_no_client, _no_client, {"HOOK": PLANTED})
     signature = f"sha256={hmac.new(PLANTED.encode(), data, hashlib.sha256).hexdigest()}"
     encoded = {"body": base64.b64encode(data).decode(), "isBase64Encoded": True}
     text = data.decode("utf-8", "replace")
     form = {"content-type": "application/x-www-form-urlencoded"}
     for kind in _syncs():
-        mail = _Mail()
+        queues = _FakeQueues()
         receiver = Receiver(
             lambda name: _syncs()[name],
             lambda sync, body: changed_groups_of(sync, body, _NOW),
             secrets,
-            cast("Queues", mail),
+            cast("Queues", queues),
         )
         path = f"/hooks/{kind}"
         attempts: tuple[tuple[bool, dict[str, Any]], ...] = (
@@ -84,14 +84,14 @@ def _receive(data: bytes) -> None:
             (True, {"rawPath": path, "headers": {"X-Hub-Signature-256": signature}, **encoded}),
             (True, {"rawPath": f"{path}/{PLANTED}", "headers": form, "body": text}),
         )
-        for is_proved, event in attempts:
-            if not is_proved and PLANTED in text:
+        for is_signed, event in attempts:
+            if not is_signed and PLANTED in text:
                 continue
             answer = receiver.handle({"requestContext": {"http": _HTTP}, **event})
             status = answer["statusCode"]
-            must(status in ((202, 400) if is_proved else (400, 401)), f"{kind} answers {status}: {answer['body']}")
-            must(PLANTED not in answer["body"], "an answer holds the secret")
-            must(is_proved or not mail.starts, "something is queued for who does not know the secret")
+            must(status in ((202, 400) if is_signed else (400, 401)), f"{kind} answers {status}: {answer['body']}")
+            must(PLANTED not in answer["body"], "the response contains the secret")
+            must(is_signed or not queues.starts, "a request without the secret was queued")
 
 
 def _console(data: bytes) -> None:
@@ -105,9 +105,9 @@ def _console(data: bytes) -> None:
             "headers": {"Authorization": "\n".join(parts[2:])},
         }
     )
-    must(PLANTED not in answer["body"], "an answer holds the secret")
+    must(PLANTED not in answer["body"], "the response contains the secret")
     if path.rstrip("/") == "/metrics" and PLANTED not in "\n".join(parts):
-        must(answer["statusCode"] in (401, 405), "figures go to who does not know the token")
+        must(answer["statusCode"] in (401, 405), "metrics are returned without the token")
 
 
 def _events(data: bytes) -> None:
@@ -118,12 +118,12 @@ def _events(data: bytes) -> None:
     with refusals():
         for event in events_in(body):
             must(isinstance(event.key, str) and isinstance(event.bucket, str), "an event names no key or bucket")
-            must(not has_dot_segment(event.key), "a key climbs")
+            must(not has_dot_segment(event.key), "a key contains a dot segment")
             must(event.order is None or len(event.order) <= 32, "a sequencer is too long")
     for kind, sync in _syncs().items():
         with refusals():
             groups = changed_groups_of(sync, body, _NOW)
-            must(all(isinstance(group, str) for group in groups), "a group is no text")
+            must(all(isinstance(group, str) for group in groups), "a group is not a string")
             if kind == "files":
                 EventScope.of(groups)
 
@@ -135,13 +135,16 @@ def _messages(data: bytes) -> None:
             once = encode(message)
             again = decode(once)
             assert not isinstance(again, Notification)
-            must(encode(again) == once, "a message does not come back from its JSON")
+            must(encode(again) == once, "a message changes when it is decoded and encoded")
 
 
 def _syncs_yaml(data: bytes) -> None:
     with refusals():
         for name, sync in parse_syncs(data, folder=Path("/nonexistent")).syncs.items():
-            must(load_sync(sync.model_dump_json()) == sync, f"the sync {name} does not come back from its JSON")
+            must(
+                load_sync(sync.model_dump_json()) == sync,
+                f"the sync {name} changes when it is written to JSON and read",
+            )
 
 
 def _docker(data: bytes) -> None:

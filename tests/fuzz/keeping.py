@@ -1,4 +1,4 @@
-"""Reducing what was found to a small corpus: the shortest inputs that together reach all lines that any of them reaches."""
+"""Reduction of the found inputs to a small corpus: short inputs that together reach all lines that any input reaches."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.fuzz.table import CORPUS, kept
 from tests.fuzz.target import LONGEST, Target
 
 _OWN: Final = "/syncline/syncline/"
-_MOST_TRIED: Final = 400
+_MAX_TRIED: Final = 400
 
 
 def keep(target: Target, found: Path, most: int) -> None:
-    """Replace a target's kept corpus by the inputs of it, and of those in ``found``, that matter."""
+    """Replace the corpus of a target by the most useful of its inputs and of those in ``found``."""
     inputs = {path.read_bytes() for path in [*kept(target.name), *found.glob("*")]}
     small = sorted((data for data in inputs if len(data) <= LONGEST), key=lambda data: (len(data), data))
-    chosen = _chosen(target, small[:: max(1, len(small) // _MOST_TRIED)], most)
+    chosen = _chosen(target, small[:: max(1, len(small) // _MAX_TRIED)], most)
     folder = CORPUS / target.name
     folder.mkdir(parents=True, exist_ok=True)
     for path in kept(target.name):
@@ -30,7 +30,7 @@ def keep(target: Target, found: Path, most: int) -> None:
 
 
 def _chosen(target: Target, inputs: Iterable[bytes], most: int) -> list[bytes]:
-    """Return inputs that reach all branches together; of more than ``most``, those that add most."""
+    """Return inputs that together reach all branches; at most ``most``, preferring those that add most branches."""
     reached: dict[bytes, frozenset[Any]] = {}
     for data in target.seeds:
         reached[data] = _branches(target, data)
@@ -47,7 +47,7 @@ def _chosen(target: Target, inputs: Iterable[bytes], most: int) -> list[bytes]:
 
 
 def _branches(target: Target, data: bytes) -> frozenset[Any]:
-    """Return the pairs of lines that follow one another in our code while an input is run."""
+    """Return the pairs of successive lines of our code that an input executes."""
     seen: set[Any] = set()
 
     def enter(frame: FrameType, event: str, argument: Any) -> Any:
@@ -70,7 +70,7 @@ def _branches(target: Target, data: bytes) -> frozenset[Any]:
     sys.settrace(enter)
     try:
         target.run(data)
-    except Exception:  # noqa: BLE001 - what fails is a finding already, and is kept apart
+    except Exception:  # noqa: BLE001 - an input that fails is stored as a finding
         return frozenset()
     finally:
         sys.settrace(None)

@@ -1,4 +1,4 @@
-"""The table of all targets."""
+"""Table of all targets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "documents": ("secrets", "packed", "git-objects", "git-batch", "build-logs"),
     "archives": ("tar", "compressed", "zip", "saved-image", "descriptions"),
 }
-"""The names of the targets by module. A process imports the one module that it fuzzes."""
+"""Names of the targets by module. A process imports only the module that it fuzzes."""
 NAMES: Final = tuple(name for names in GROUPS.values() for name in names)
 
 
@@ -32,5 +32,5 @@ def target_of(name: str) -> Target:
 
 
 def kept(name: str) -> list[Path]:
-    """Return the inputs that are kept of a target, in order."""
+    """Return the files of a target's corpus, in order."""
     return sorted((CORPUS / name).glob("*"))

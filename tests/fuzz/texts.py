@@ -1,4 +1,4 @@
-"""Targets of short texts: references, addresses, links, challenges, tokens, words of git, and marks of time."""
+"""Targets of short texts: references, addresses, links, challenges, tokens, error messages of git, and times."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ def _references(data: bytes) -> None:
     for parse in (parse_repository, parse_tag, parse_digest, parse_reference):
         with refusals():
             found = parse(text)
-            must(found == text and text.isascii() and text.isprintable(), f"{text!r} is no {parse.__name__}")
-            must(".." not in text.split("/"), f"{text!r} climbs")
-    must(not is_digest(text) or len(text) in (71, 135), f"{text!r} is no digest")
+            must(found == text and text.isascii() and text.isprintable(), f"{parse.__name__} accepts {text!r}")
+            must(".." not in text.split("/"), f"{text!r} contains a dot segment")
+    must(not is_digest(text) or len(text) in (71, 135), f"{text!r} is accepted as a digest")
 
 
 def _addresses(data: bytes) -> None:
     text = data.decode("utf-8", "surrogateescape")
     hidden = redacted(text)
-    must(re.search(r"://[^/@\s…]+@", hidden) is None, f"userinfo is left in {hidden!r}")
+    must(re.search(r"://[^/@\s…]+@", hidden) is None, f"{hidden!r} contains user information")
     is_refused(text)
     with refusals():
         Endpoint.parse(text)
     address = Address.parse(text)
     if address is None:
         return
-    must("@" not in address.host and "/" not in address.host, f"{address.host!r} is no host")
-    must(Address.parse(address.url) == address, f"{address.url!r} reads as another address")
+    must("@" not in address.host and "/" not in address.host, f"{address.host!r} is accepted as a host")
+    must(Address.parse(address.url) == address, f"{address.url!r} is parsed as another address")
     is_refused(address.name)
     is_expected_realm(address, _REGISTRY)
 
@@ -50,7 +50,7 @@ def _links(data: bytes) -> None:
     link = next_link(values)
     with refusals():
         target = same_host_target(_REGISTRY, "/v2/app/tags/list", values[0] if link is None else link)
-        must(target.startswith(("/", "?")), f"{target!r} is no target")
+        must(target.startswith(("/", "?")), f"{target!r} is accepted as a target")
 
 
 def _challenges(data: bytes) -> None:
@@ -62,14 +62,14 @@ def _challenges(data: bytes) -> None:
 def _tokens(data: bytes) -> None:
     text = data.decode("latin-1")
     expiry_of(text)
-    must(len(short_hash(text)) == 8, "the hash of a token has 8 digits")
+    must(len(short_hash(text)) == 8, "the hash of a token does not have 8 digits")
     if problem_of(text) is None:
-        must(not re.search(r"[\x00-\x20\x7f-\xff;,\"\\]", text), f"{text!r} is no value of a cookie")
+        must(not re.search(r"[\x00-\x20\x7f-\xff;,\"\\]", text), f"{text!r} is accepted as the value of a cookie")
 
 
 def _git_words(data: bytes) -> None:
     error = error_of_git("fetch", 128, data.decode("utf-8", "replace"))
-    must(len(error.what) < 2000 and "\n" not in error.what, "the words of git are long or several lines")
+    must(len(error.what) < 2000 and "\n" not in error.what, "the message of git is too long or has several lines")
 
 
 def _times(data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Real registries for the tests here. Each serves the whole session, so every test has a namespace of its own."""
+"""Registries for the tests here. Each serves the whole session, so every test has a separate namespace."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from tests.standins.token_server import TokenServer
 
 @pytest.fixture
 def namespace() -> str:
-    """A namespace no other test uses."""
+    """Return a namespace that no other test uses."""
     return f"t{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="module")
 def registries() -> Iterator[ImagesWorld]:
-    """Two registries in memory, for chains of images."""
+    """Yield two in-memory registries for chains of images."""
     with mock_aws(), OciRegistry() as source, OciRegistry() as target:
         yield ImagesWorld(source, target)
 
 
 @pytest.fixture(scope="module")
 def builds() -> Iterator[ArtifactsWorld]:
-    """GitHub and a registry in memory, for chains of artifacts."""
+    """Yield GitHub and an in-memory registry for chains of artifacts."""
     with mock_aws(), GitHubServer("rapidsai/velox-testing") as github, OciRegistry() as target:
         yield ArtifactsWorld(github, target)
 
@@ -63,7 +63,7 @@ def _token_registry_pair() -> Iterator[TokenRegistryPair]:
 
 @pytest.fixture
 def token_registry_pair(_token_registry_pair: TokenRegistryPair) -> TokenRegistryPair:
-    """The pair, with its token servers as they are at first: a test may change them."""
+    """Return the pair, after resetting its token servers, which tests may change."""
     for server in (_token_registry_pair.prod_tokens, _token_registry_pair.dr_tokens):
         server.lifetime, server.exact_expiry, server.field, server.say_expires_in = 300, False, "token", True
         server.users = dict(TOKEN_USERS)
@@ -73,21 +73,21 @@ def token_registry_pair(_token_registry_pair: TokenRegistryPair) -> TokenRegistr
 
 @pytest.fixture(scope="session")
 def tls_registry() -> Iterator[Registry]:
-    """A registry without passwords behind TLS, its certificate signed by ``tls_registry.ca``."""
+    """Yield a registry without passwords behind TLS. Its certificate is signed by ``tls_registry.ca``."""
     with contextlib.ExitStack() as stack:
         yield _registry(stack, None, Authority())
 
 
 @pytest.fixture
 def quay() -> Iterator[QuayServer]:
-    """Quay's API with nothing in it."""
+    """Yield Quay's API without content."""
     with QuayServer() as server:
         yield server
 
 
 @pytest.fixture
 def quay_before() -> Iterator[Callable[[Registry], QuayServer]]:
-    """Gives Quay's API in front of a registry, knowing what that holds now; ``refresh`` looks again."""
+    """Yield a function that starts Quay's API in front of a registry, with its present content; ``refresh`` reads it again."""
     with contextlib.ExitStack() as stack:
 
         def before(registry: Registry) -> QuayServer:
@@ -101,7 +101,7 @@ def quay_before() -> Iterator[Callable[[Registry], QuayServer]]:
 
 @pytest.fixture
 def skopeo(tmp_path: Path) -> Callable[..., bytes]:
-    """Runs skopeo with these arguments; its output, or CalledProcessError. It sees no passwords but those given."""
+    """Return a function that runs skopeo and returns its output. Skopeo sees only the credentials in its arguments."""
     needs("skopeo")
     environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "REGISTRY_AUTH_FILE": str(tmp_path / "auth.json")}
 

@@ -1,4 +1,4 @@
-"""The client of buckets against ``rclone serve s3``, and against answers that no good server gives."""
+"""The client of buckets against ``rclone serve s3``, and against invalid responses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
 
 
 class TestAgainstRclone:
-    def test_names_of_every_sort(self, rclone: Rclone) -> None:
+    def test_keys_with_special_characters(self, rclone: Rclone) -> None:
         names = bucket(rclone, "names")
         for name in NAMES:
             names.put(name, name.encode())
@@ -104,7 +104,7 @@ class TestAgainstRclone:
             one.read("ranged", 9)
         assert code_of(error) == "TOO_LARGE"
 
-    def test_what_is_not_there(self, rclone: Rclone) -> None:
+    def test_absent_objects_and_buckets_have_their_codes(self, rclone: Rclone) -> None:
         one = bucket(rclone, "one")
         assert one.head("absent") is None
         with pytest.raises(SynclineError) as error:
@@ -131,7 +131,7 @@ class TestAgainstRclone:
             assert b"".join(stream.chunks(65536)) == content
             assert (stream.head.content_type, stream.head.metadata["a"]) == ("video/mp4", "b")
 
-    def test_an_upload_taken_up_again(self, rclone: Rclone) -> None:
+    def test_an_upload_is_continued(self, rclone: Rclone) -> None:
         content = random.Random(2).randbytes(PART_SIZE + 99)
         two = bucket(rclone, "two")
         begun = two.begin_upload("resumed")
@@ -142,7 +142,7 @@ class TestAgainstRclone:
         again.complete()
         assert two.read("resumed", 2 * PART_SIZE)[1] == content
 
-    def test_a_stream_that_breaks_leaves_nothing(self, rclone: Rclone) -> None:
+    def test_a_broken_stream_leaves_no_object(self, rclone: Rclone) -> None:
         def chunks() -> Iterator[bytes]:
             yield bytes(2 * PART_SIZE)
             raise SynclineError("UNREACHABLE", "the source went away")
@@ -175,7 +175,7 @@ class TestAgainstRclone:
 EMPTY_LIST = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
 
 
-class TestAgainstBadAnswers:
+class TestInvalidResponses:
     def test_every_refusal_has_its_code(self) -> None:
         with ScriptedServer() as server:
             for status, code, ours in [
@@ -198,7 +198,7 @@ class TestAgainstBadAnswers:
                 server.on("PUT", "/b/key", reply)
                 with pytest.raises(SynclineError) as error:
                     scripted(server).put("key", b"content")
-                REJECTIONS.forget()  # the next code is not that of these credentials
+                REJECTIONS.forget()  # the next code concerns other credentials
                 assert (code, code_of(error)) == (code, ours)
                 _forget_throttling()
                 REJECTIONS.forget()
@@ -218,7 +218,7 @@ class TestAgainstBadAnswers:
             scripted(server, AccessKeys("OLD", "x", "old-token"), AccessKeys("NEW", "y", "new-token")).page()
             assert [r.headers["x-amz-security-token"] for r in server.requests] == ["old-token", "new-token"]
 
-    def test_keys_that_are_still_the_same_are_not_tried_twice(self) -> None:
+    def test_unchanged_keys_are_not_tried_twice(self) -> None:
         with ScriptedServer() as server:
             server.on("GET", "/b/", Reply(403, b"<Error><Code>InvalidAccessKeyId</Code></Error>"))
             with pytest.raises(SynclineError):
@@ -231,28 +231,28 @@ class TestAgainstBadAnswers:
             scripted(server, None).page()
             assert "authorization" not in server.requests[0].headers
 
-    def test_an_object_cut_short(self) -> None:
+    def test_a_truncated_object_is_an_error(self) -> None:
         with ScriptedServer() as server:
             server.on("GET", "/b/key", Reply(200, b"half", {"ETag": '"e"'}, length=8))
             with scripted(server).open("key") as stream, pytest.raises(SynclineError) as error:
                 list(stream.chunks(100))
         assert code_of(error) == "UNREACHABLE"
 
-    def test_a_service_that_takes_no_notice_of_the_condition(self) -> None:
+    def test_a_service_that_ignores_the_condition_is_detected(self) -> None:
         with ScriptedServer() as server:
             server.on("GET", "/b/key", Reply(200, b"other", {"ETag": '"other"'}))
             with pytest.raises(SynclineError) as error:
                 scripted(server).open("key", etag="mine")
         assert code_of(error) == "SOURCE_CHANGED"
 
-    def test_a_service_that_takes_no_notice_of_the_range(self) -> None:
+    def test_a_service_that_ignores_the_range_is_detected(self) -> None:
         with ScriptedServer() as server:
             server.on("GET", "/b/key", Reply(200, b"whole", {"ETag": '"e"'}))
             with pytest.raises(SynclineError) as error:
                 scripted(server).open("key", start=2)
         assert code_of(error) == "BAD_ANSWER"
 
-    def test_what_is_listed_but_not_found_is_not_gone(self) -> None:
+    def test_an_object_that_is_listed_but_not_found_does_not_count_as_deleted(self) -> None:
         listed = b"<Contents><Key>key</Key><Size>1</Size></Contents>"
         with ScriptedServer() as server:
             server.on("HEAD", "/b/key", Reply(404))
@@ -271,7 +271,7 @@ class TestAgainstBadAnswers:
             assert (asked["x-amz-copy-source"], asked["x-amz-copy-source-if-match"]) == ("/b/from", '"e"')
         assert code_of(error) == "SERVER_ERROR"
 
-    def test_a_listing_in_a_circle(self) -> None:
+    def test_a_listing_whose_pages_repeat_is_an_error(self) -> None:
         body = b"<ListBucketResult><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken></ListBucketResult>"
         with ScriptedServer() as server:
             server.on("GET", "/b/", Reply(200, body))
@@ -280,7 +280,7 @@ class TestAgainstBadAnswers:
         assert code_of(error) == "LISTING_INCOMPLETE"
 
     @pytest.mark.parametrize("body", [b"", b"<html>busy</html>", EMPTY_LIST[:30]])
-    def test_what_is_no_listing(self, body: bytes) -> None:
+    def test_an_invalid_listing_is_an_error(self, body: bytes) -> None:
         with ScriptedServer() as server:
             server.on("GET", "/b/", Reply(200, body))
             with pytest.raises(SynclineError) as error:
@@ -288,7 +288,7 @@ class TestAgainstBadAnswers:
         assert code_of(error) == "BAD_ANSWER"
 
 
-def test_parts_hold_any_size() -> None:
+def test_the_size_of_parts_suits_objects_of_any_size() -> None:
     for size in (0, 1, PART_SIZE, 5 * 1024**4):
         assert part_size(size) * 10_000 >= size
         assert part_size(size) >= PART_SIZE

@@ -79,7 +79,7 @@ def head_of(bucket: Bucket, key: str) -> ObjectHead:
 
 
 class TestHeaders:
-    def test_every_way_of_writing_keeps_them(self, server: S3Server) -> None:
+    def test_every_kind_of_write_keeps_them(self, server: S3Server) -> None:
         one, two = at(server.url, "one"), at(server.url, "two")
         server.smallest_part = 1
         one.put("put", b"content", LIKE)
@@ -130,7 +130,7 @@ class TestHeaders:
 
 class TestConditions:
     def write(self, how: str, server: S3Server, condition: WriteCondition) -> str | None:
-        """Write an object under ``key`` in one of the ways that take a condition."""
+        """Write an object under ``key`` by the operation ``how``, which accepts a condition."""
         one, two = at(server.url, "one"), at(server.url, "two")
         if how == "put":
             return two.put("key", b"new", condition=condition)
@@ -172,27 +172,27 @@ class TestConditions:
         assert server.objects["two"]["key"] is mine
 
     @pytest.mark.parametrize("how", WRITES)
-    def test_what_was_to_be_replaced_is_gone(self, server: S3Server, how: str) -> None:
+    def test_a_deleted_object_is_not_replaced(self, server: S3Server, how: str) -> None:
         with pytest.raises(SynclineError) as error:
             self.write(how, server, WriteCondition("0" * 32))
         assert error.value.code.name == "TARGET_CHANGED"
         assert server.objects["two"] == {}
 
-    def test_what_was_to_be_deleted_is_gone(self, server: S3Server) -> None:
+    def test_deleting_a_deleted_object_is_a_failed_condition(self, server: S3Server) -> None:
         at(server.url, "two").delete("key", condition=WriteCondition("0" * 32))
 
-    def test_a_stream_in_parts_that_is_refused_leaves_no_upload(self, server: S3Server) -> None:
+    def test_a_refused_multipart_write_leaves_no_upload(self, server: S3Server) -> None:
         server.put("two", "key", b"")
         with pytest.raises(SynclineError):
             self.write("put_stream in parts", server, IF_ABSENT)
         assert server.uploads == {}
 
-    def test_a_missing_bucket_is_no_change_of_the_target(self, server: S3Server) -> None:
+    def test_a_missing_bucket_is_not_reported_as_a_changed_target(self, server: S3Server) -> None:
         with pytest.raises(SynclineError) as error:
             at(server.url, "none").put("key", b"", condition=WriteCondition("0" * 32))
         assert error.value.code.name == "BUCKET_ABSENT"
 
-    def test_a_lost_upload_is_no_change_of_the_target(self, server: S3Server) -> None:
+    def test_a_lost_upload_is_not_reported_as_a_changed_target(self, server: S3Server) -> None:
         server.put("two", "key", b"old")
         with pytest.raises(SynclineError) as error:
             at(server.url, "two").resume_upload("key", "lost").complete({1: "e"}, condition=WriteCondition(md5(b"old")))
@@ -237,7 +237,7 @@ class TestConditions:
         assert error.value.retried
 
     @pytest.mark.parametrize("how", ["put", "copy"])
-    def test_a_lost_answer_meets_its_own_object(self, server: S3Server, how: str) -> None:
+    def test_a_retry_after_a_lost_response_recognizes_its_own_object(self, server: S3Server, how: str) -> None:
         lost: list[str] = []
 
         def lose(method: str, bucket: str, _key: str, _query: Mapping[str, str]) -> bool:
@@ -296,7 +296,7 @@ class TestSupport:
     def test_rclone_ignores_them(self, rclone: str) -> None:
         assert self.asked(rclone) == (False, False)
 
-    def test_a_failure_is_no_answer(self, server: S3Server) -> None:
+    def test_a_failed_check_of_conditions_is_an_error(self, server: S3Server) -> None:
         server.hook = lambda *_: (403, {}, b"<Error><Code>AccessDenied</Code></Error>")
         with pytest.raises(SynclineError) as error:
             honours_conditions(lambda condition: at(server.url, "one").put("key", b"", condition=condition))
@@ -311,7 +311,7 @@ class TestUploads:
         begun = at(server.url, "two").begin_upload("key", LIKE)
         assert begun.parts() == {}
         begun.put(1, content[:length])
-        begun.put(2, content[length : length + 1])  # the part was cut short, and is put again
+        begun.put(2, content[length : length + 1])  # the part was truncated, and is uploaded again
         upload = at(server.url, "two").resume_upload("key", begun.upload_id)
         stored = upload.parts()
         assert stored == {1: (md5(content[:length]), length), 2: (md5(content[length : length + 1]), 1)}
@@ -347,7 +347,7 @@ class TestUploads:
         assert error.value.code.name == "SOURCE_CHANGED"
 
     @pytest.mark.parametrize("marker", ["", "<NextPartNumberMarker>0</NextPartNumberMarker>"])
-    def test_a_list_of_parts_that_breaks_off(self, server: S3Server, marker: str) -> None:
+    def test_an_incomplete_list_of_parts_is_an_error(self, server: S3Server, marker: str) -> None:
         body = f"<ListPartsResult><IsTruncated>true</IsTruncated>{marker}</ListPartsResult>".encode()
         server.hook = lambda *_: (200, {}, body)
         with pytest.raises(SynclineError) as error:
@@ -362,7 +362,7 @@ class TestUploads:
             assert error.value.code.name == "UPLOAD_LOST"
         upload.abort()
 
-    def test_parts_of_a_copy_hold_any_size(self) -> None:
+    def test_the_size_of_copied_parts_suits_objects_of_any_size(self) -> None:
         for size in (0, 1, 6 * 1024**3, 5 * 1024**4):
             assert part_size(size, COPY_PART) * 10_000 >= size
             assert part_size(size, COPY_PART) <= 5 * 1024**3

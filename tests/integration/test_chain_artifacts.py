@@ -1,4 +1,4 @@
-"""From a build at GitHub to its images at the registry, through every step, whatever is killed, doubled or late."""
+"""The step chain from builds at GitHub to images at the registry, with killed steps and duplicate or late messages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.rig.artifacts import (
     log,
 )
 from tests.rig.images import SYNC
-from tests.rig.pump import Duplicates, Letter, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint, Letter
 from tests.rig.server import json_reply
 from tests.standins import saved
 from tests.standins.github import Stored, zipped
@@ -42,7 +42,7 @@ SHARES = 4
 
 
 def images(*tags: str, **flags: bool) -> dict[tuple[str, str], saved.Image]:
-    """The images that builds of these tags left, where they belong at GitLab."""
+    """Return the expected images of builds with these tags, by repository and tag at GitLab."""
     found = {}
     for tag in tags:
         folder = "arm" if tag.endswith("arm64") else "x86"
@@ -66,7 +66,7 @@ def check(chain: ArtifactsChain) -> None:
 
 
 @pytest.mark.moto
-def test_everything_arrives_and_a_second_look_finds_nothing(builds: ArtifactsWorld) -> None:
+def test_everything_is_moved_and_a_second_scan_finds_nothing(builds: ArtifactsWorld) -> None:
     chain = started(builds)
     chain.pump.run()
     check(chain)
@@ -80,7 +80,7 @@ def test_everything_arrives_and_a_second_look_finds_nothing(builds: ArtifactsWor
 
 
 @pytest.mark.moto
-def test_a_webhook_looks_at_its_run_alone(builds: ArtifactsWorld) -> None:
+def test_a_webhook_scans_only_its_run(builds: ArtifactsWorld) -> None:
     chain = builds.chain([build(1, OLD), build(2, NEW)])
     chain.clock.sleep(1)
     chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["run:2"])))
@@ -91,7 +91,7 @@ def test_a_webhook_looks_at_its_run_alone(builds: ArtifactsWorld) -> None:
 @pytest.mark.parametrize(
     "name", [OLD, f"{PROJECT}/x86/presto-coordinator", f"{PROJECT}/x86/presto-coordinator:presto-1"]
 )
-def test_a_part_by_its_name(builds: ArtifactsWorld, name: str) -> None:
+def test_a_run_may_be_limited_to_one_name(builds: ArtifactsWorld, name: str) -> None:
     chain = builds.chain([build(1, OLD), build(2, ARM)])
     chain.run(name)
     wanted = images(OLD)
@@ -110,7 +110,7 @@ def test_the_most_recent_run_of_a_tag_wins(builds: ArtifactsWorld) -> None:
 
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_alias_points_at_the_youngest_image(builds: ArtifactsWorld, overwrite: bool) -> None:
-    """Where a tag was built again and not replaced, its image still is that of the older build."""
+    """A tag that was rebuilt but not replaced still has the image of the older build."""
     before = [image(name, OLD, saved.layer({"a": b"1"})) for name in ("presto-coordinator", "presto-native-worker-cpu")]
     chain = builds.chain([build(1, OLD, before), build(2, NEW)], overwrite=overwrite)
     chain.run()
@@ -122,7 +122,7 @@ def test_an_alias_points_at_the_youngest_image(builds: ArtifactsWorld, overwrite
 
 @pytest.mark.parametrize("limit", [1, 2])
 def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(builds: ArtifactsWorld, limit: int) -> None:
-    """Also where the youngest is older than the runs that the sync looks at."""
+    """This also holds if the youngest run is older than the runs in the sync's limit."""
     other = [image("presto-coordinator", OLD, b""), image("presto-native-worker-cpu", OLD, b"")]
     runs = [build(1, OLD, other), build(2, OLD), build(3, NEW), build(4, NEW)]
     chain = builds.chain(runs, source={**config(builds.github, "")["source"], "limit": limit})
@@ -134,7 +134,7 @@ def test_a_webhook_of_an_older_run_waits_for_the_youngest_of_its_tag(builds: Art
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_tag_that_was_built_again(builds: ArtifactsWorld, overwrite: bool) -> None:
+def test_a_rebuilt_tag_is_replaced_only_with_overwrite(builds: ArtifactsWorld, overwrite: bool) -> None:
     before = [
         image("presto-coordinator", OLD, saved.layer({"a": b"1"})),
         image("presto-native-worker-cpu", OLD, saved.layer({"b": b"1"})),
@@ -150,23 +150,23 @@ def test_a_tag_that_was_built_again(builds: ArtifactsWorld, overwrite: bool) -> 
 
 
 @pytest.mark.moto
-def test_an_alias_follows_the_youngest_build_and_is_mended(builds: ArtifactsWorld) -> None:
+def test_an_alias_follows_the_youngest_build_and_is_repaired(builds: ArtifactsWorld) -> None:
     chain = builds.chain([build(2, NEW)])
     chain.run()
-    builds.github.runs.append(build(1, OLD))  # an older one that comes later
+    builds.github.runs.append(build(1, OLD))  # an older build that finishes later
     chain.run()
     repository = f"{PROJECT}/x86/presto-coordinator"
     newest = chain.config_digest(repository, "presto-2")
     assert chain.config_digest(repository, "latest") == newest
     tags = chain.target.store.repositories[repository].tags
     tags["latest"] = tags["presto-1"]
-    mended = chain.run()
+    repaired = chain.run()
     assert chain.config_digest(repository, "latest") == newest
-    assert mended.counts.moved == 1
+    assert repaired.counts.moved == 1
 
 
-def test_an_alias_follows_where_a_younger_build_cannot_be_had(builds: ArtifactsWorld) -> None:
-    """In the same run, whenever that is found out."""
+def test_an_alias_follows_an_older_build_if_the_younger_one_fails(builds: ArtifactsWorld) -> None:
+    """The alias follows in the same run, in whichever step the younger build fails."""
     chain = builds.chain([build(1, OLD)], aliases=[])
     chain.run()
     younger = build(2, NEW)
@@ -180,7 +180,7 @@ def test_an_alias_follows_where_a_younger_build_cannot_be_had(builds: ArtifactsW
     assert chain.run().counts.moved == 0
 
 
-def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(builds: ArtifactsWorld) -> None:
+def test_an_alias_does_not_follow_a_foreign_image_under_the_tag_of_a_build(builds: ArtifactsWorld) -> None:
     chain = builds.chain([build(1, OLD), build(2, NEW)])
     chain.run()
     repository = f"{PROJECT}/x86/presto-coordinator"
@@ -189,11 +189,11 @@ def test_an_alias_does_not_follow_what_somebody_put_in_place_of_a_build(builds: 
     assert chain.config_digest(repository, "latest") == chain.config_digest(repository, "presto-1") is not None
 
 
-@pytest.mark.moto  # threads move the clock: with the model the functions get less done in their time
+@pytest.mark.moto  # threads advance the clock, and with the model a function does less before its end
 def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     builds: ArtifactsWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The download is so slow that a function gets through a part of a layer only."""
+    """The download is so slow that a function transfers only a part of a layer."""
     monkeypatch.setattr(github, "CHUNK", 4096)
     monkeypatch.setattr(upload, "SEGMENT", 8192)
     monkeypatch.setattr(upload, "PIECE", 8192)
@@ -206,7 +206,7 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     def slow(file: RemoteFile, *arguments: Any) -> Iterator[bytes]:
         for chunk in chunks(file, *arguments):
             chain.clock.sleep(3 if "artifact" in file.name else 0)
-            time.sleep(0.01)  # the threads that send have to see the clock move, as they do where it moves by itself
+            time.sleep(0.01)  # lets the sending threads see the clock advance
             yield chunk
 
     monkeypatch.setattr(RemoteFile, "_chunks", slow)
@@ -224,13 +224,13 @@ def test_an_image_that_takes_several_functions_is_continued_at_a_checkpoint(
     assert len([letter for letter in chain.pump.delivered if letter.step is Step.TRANSFER]) >= 5
 
 
-class TestWhatChangedSinceTheScan:
-    """A message may come long after the scan that sent it."""
+class TestChangesAfterTheScan:
+    """A message may be delivered long after the scan that sent it."""
 
     REPOSITORY = f"{PROJECT}/x86/presto-coordinator"
 
     def before_transfers(self, chain: ArtifactsChain, change: Callable[[], object]) -> None:
-        """Do something once, before the first transfer."""
+        """Call `change` once, before the first transfer."""
         done: list[Letter] = []
 
         def once(letter: Letter) -> None:
@@ -241,7 +241,7 @@ class TestWhatChangedSinceTheScan:
         chain.pump.on_delivery = once
 
     def pushed_by(self, chain: ArtifactsChain, run: str) -> Callable[[], object]:
-        """Return what another function does that puts the image of another run."""
+        """Return an action that puts the image of another run, as a second function would."""
 
         def put() -> None:
             digest = chain.target.store.add_image(self.REPOSITORY, "presto-1", b"of another run")
@@ -263,14 +263,14 @@ class TestWhatChangedSinceTheScan:
         assert chain.run(self.REPOSITORY).counts.queued == 0
         assert chain.target.store.digest(self.REPOSITORY, "presto-1") == there
 
-    def test_an_older_build_of_ours_is_no_conflict(self, builds: ArtifactsWorld) -> None:
+    def test_an_older_build_of_ours_is_not_a_conflict(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, OLD)])
         self.before_transfers(chain, self.pushed_by(chain, "0.1"))
         run = chain.run(self.REPOSITORY)
         assert (run.counts.conflict, run.counts.failed) == (0, 0)
         assert chain.config_digest(self.REPOSITORY, "latest") == chain.config_digest(self.REPOSITORY, "presto-1")
 
-    def test_a_later_attempt_is_not_taken_for_the_one_that_was_scanned(self, builds: ArtifactsWorld) -> None:
+    def test_a_later_attempt_is_not_confused_with_the_scanned_one(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         chain = builds.chain([made])
 
@@ -285,9 +285,11 @@ class TestWhatChangedSinceTheScan:
         assert not chain.target.store.tags()
 
 
-class TestWhatGoesWrong:
+class TestFailures:
     @pytest.mark.parametrize("aliases", [[], ["latest"]])
-    def test_a_tag_that_is_gone_before_it_is_verified(self, builds: ArtifactsWorld, aliases: list[str]) -> None:
+    def test_a_tag_deleted_before_its_verification_is_sent_again(
+        self, builds: ArtifactsWorld, aliases: list[str]
+    ) -> None:
         chain = builds.chain([build(1, OLD)], aliases=aliases)
         lost: list[Step] = []
 
@@ -302,21 +304,21 @@ class TestWhatGoesWrong:
         assert lost
         chain.check_images(images(OLD))
 
-    def test_a_younger_artifact_that_is_no_archive_hides_no_image(self, builds: ArtifactsWorld) -> None:
+    def test_a_younger_artifact_that_is_not_an_archive_is_ignored(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         made.artifacts.append(Stored(11, "notes", b"written by a later step, and not put into a zip"))
         chain = builds.chain([made])
         assert chain.run().counts.failed == 0
         chain.check_images(images(OLD))
 
-    def test_a_younger_archive_of_something_else_hides_no_image(self, builds: ArtifactsWorld) -> None:
+    def test_a_younger_archive_without_the_image_is_ignored(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         made.artifacts.append(Stored(11, "logs", gzip.compress(b"written by a later step, and not put into a zip")))
         chain = builds.chain([made])
         assert chain.run().counts.failed == 0
         chain.check_images(images(OLD))
 
-    def test_an_expired_artifact_beside_one_that_is_there(self, builds: ArtifactsWorld) -> None:
+    def test_an_expired_artifact_is_named_if_the_others_lack_the_image(self, builds: ArtifactsWorld) -> None:
         made = build(1, OLD)
         made.artifacts[0].expired = True
         made.artifacts.append(Stored(11, "tests", zipped({"results.xml": b"<tests/>"})))
@@ -326,7 +328,7 @@ class TestWhatGoesWrong:
         assert f"images-{OLD} has expired" in (failed[0].reason or "")
 
     @pytest.mark.parametrize("expired", [False, True])
-    def test_an_artifact_of_an_earlier_attempt_counts_no_more(self, builds: ArtifactsWorld, expired: bool) -> None:
+    def test_an_artifact_of_an_earlier_attempt_is_ignored(self, builds: ArtifactsWorld, expired: bool) -> None:
         before, made = build(1, OLD), build(2, OLD, [image("presto-coordinator", OLD)])
         made.attempt = 2
         made.artifacts[0].expired = expired
@@ -337,7 +339,7 @@ class TestWhatGoesWrong:
         assert failed[worker] == ("ARTIFACT_EXPIRED" if expired else "IMAGE_ABSENT")
         assert len(failed) == (2 if expired else 1)
 
-    def test_an_expired_artifact_is_asked_for_once(self, builds: ArtifactsWorld) -> None:
+    def test_an_expired_artifact_is_requested_only_once(self, builds: ArtifactsWorld) -> None:
         runs = [build(1, OLD), build(2, NEW)]
         runs[0].artifacts[0].expired = True
         chain = builds.chain(runs)
@@ -353,13 +355,13 @@ class TestWhatGoesWrong:
     @pytest.mark.parametrize(
         ("logs", "words"),
         [
-            ({"0_build.txt": "\ufeffnothing here\n"}, "no block"),
-            ({"0_build.txt": log(block(OLD)), "1_more.txt": log(block(NEW))}, "2 blocks that differ"),
-            ({"0_build.txt": log(block(OLD)).replace("-linux-amd64", "-beos-ppc")}, "no form of `mapping`"),
-            ({"0_build.txt": log(block(OLD)).replace("presto-1-", "presto/1-")}, "no form of `mapping`"),
+            ({"0_build.txt": "\ufeffnothing here\n"}, "no metadata block"),
+            ({"0_build.txt": log(block(OLD)), "1_more.txt": log(block(NEW))}, "2 different metadata blocks"),
+            ({"0_build.txt": log(block(OLD)).replace("-linux-amd64", "-beos-ppc")}, "matches no entry of `mapping`"),
+            ({"0_build.txt": log(block(OLD)).replace("presto-1-", "presto/1-")}, "matches no entry of `mapping`"),
         ],
     )
-    def test_metadata_that_cannot_be_used(self, builds: ArtifactsWorld, logs: dict[str, str], words: str) -> None:
+    def test_invalid_metadata_is_reported(self, builds: ArtifactsWorld, logs: dict[str, str], words: str) -> None:
         flawed = build(1, OLD)
         flawed.logs = logs
         chain = builds.chain([flawed, build(2, NEW)])
@@ -379,7 +381,7 @@ class TestWhatGoesWrong:
             ({f"presto-coordinator-{OLD}.tar.gz": saved.tar([("../etc/passwd", b"root")])}, "ARCHIVE_REFUSED"),
         ],
     )
-    def test_an_artifact_that_cannot_be_used(self, builds: ArtifactsWorld, files: dict[str, bytes], code: str) -> None:
+    def test_an_invalid_artifact_is_reported(self, builds: ArtifactsWorld, files: dict[str, bytes], code: str) -> None:
         flawed = build(1, OLD)
         flawed.artifacts[0].content = zipped(files)
         chain = builds.chain([flawed, build(2, NEW)])
@@ -390,7 +392,7 @@ class TestWhatGoesWrong:
         assert not [tag for repository, tag in chain.target.store.tags() if tag == "presto-1"]
         assert not chain.target.store.broken()
 
-    def test_a_tag_that_gitlab_refuses(self, builds: ArtifactsWorld) -> None:
+    def test_an_invalid_tag_is_reported(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, OLD), build(2, NEW)])
         denied = Fault(
             403, {"Content-Type": "application/json"}, b'{"errors": [{"code": "DENIED", "message": "protected tag"}]}'
@@ -403,13 +405,13 @@ class TestWhatGoesWrong:
         assert not [tag for _, tag in chain.target.store.tags() if tag == "presto-1"]
         assert not chain.target.store.broken()
 
-    def test_connections_of_the_store_that_break(self, builds: ArtifactsWorld) -> None:
+    def test_broken_connections_to_the_store_are_retried(self, builds: ArtifactsWorld) -> None:
         chain = started(builds)
         builds.github.cut = [100, 10**9, 10, 300, 5, 10**9, 7]
         chain.pump.run()
         check(chain)
 
-    def test_a_limit_at_github_is_waited_for(self, builds: ArtifactsWorld) -> None:
+    def test_a_run_waits_for_the_rate_limit_of_github(self, builds: ArtifactsWorld) -> None:
         chain = started(builds)
         answers = [json_reply({"message": "secondary limit"}, 403, Retry_After="60")] * 3
         builds.github.before = lambda _method, _target: answers.pop() if answers else None
@@ -426,10 +428,10 @@ def effects(builds: ArtifactsWorld) -> list[str]:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str], when: When, share: int) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str], when: KillPoint, share: int) -> None:
     assert len(effects) > 60
-    for number in range(1 + share, len(effects) + 1, SHARES * 3):  # every third one, to stay within minutes
+    for number in range(1 + share, len(effects) + 1, SHARES * 3):  # every third effect, to limit the duration
         chain = started(builds)
         chain.reaper.plan = {(number, when)}
         print(f"killed {when} effect {number}, {effects[number - 1]}")
@@ -439,16 +441,16 @@ def test_a_step_killed_at_any_effect(builds: ArtifactsWorld, effects: list[str],
 
 @settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 120), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 120), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
 )
-def test_killed_often_while_messages_come_in_disorder(
-    builds: ArtifactsWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+def test_many_kills_and_messages_in_any_order(
+    builds: ArtifactsWorld, kills: set[tuple[int, KillPoint]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
     chain = started(builds, seed)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     chain.reaper.plan = set(kills)
     chain.pump.run()
     check(chain)

@@ -1,4 +1,4 @@
-"""What happens at the target while builds' images are transferred: strangers' tags, lost and cut layers, many deliveries."""
+"""Changes at the target during the transfer of images: foreign tags, lost and truncated layers, duplicate messages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KNOWN = ("failed", "known")
 
 
 def once(act: Callable[[], object], method: str, pattern: str) -> Callable[[str, str], None]:
-    """Return a hook that acts before the first request of a method whose target has the pattern in it."""
+    """Return a hook that calls `act` before the first request of a method whose target contains the pattern."""
     acted: list[bool] = []
 
     def before(asked: str, target: str) -> None:
@@ -50,7 +50,7 @@ def repository(chain: ArtifactsChain, name: str = COORDINATOR) -> Repository:
 
 
 def layers(chain: ArtifactsChain, name: str = COORDINATOR, tag: str = "presto-1") -> list[str]:
-    """The digests of the layers of a tag."""
+    """Return the digests of the layers of a tag."""
     store = chain.target.store
     digest = store.digest(name, tag)
     assert digest is not None
@@ -62,7 +62,7 @@ def result(chain: ArtifactsChain, run: Run, name: str = COORDINATOR) -> Result:
 
 
 class TestTags:
-    """A tag that somebody else puts while an image is transferred."""
+    """A foreign tag that appears while an image is transferred."""
 
     MOMENTS = (("POST", f"/{COORDINATOR}/blobs/uploads/"), ("PUT", f"/{COORDINATOR}/blobs/uploads/"))
 
@@ -70,7 +70,7 @@ class TestTags:
         return chain.target.store.add_image(COORDINATOR, "presto-1", b"a stranger's layer")
 
     @pytest.mark.parametrize("moment", [*MOMENTS, None])
-    def test_is_left_alone(self, builds: ArtifactsWorld, moment: tuple[str, str] | None) -> None:
+    def test_is_not_overwritten(self, builds: ArtifactsWorld, moment: tuple[str, str] | None) -> None:
         chain = builds.chain([build(1, TAG)], aliases=[])
         theirs: list[str] = []
 
@@ -91,10 +91,10 @@ class TestTags:
         found = result(chain, run)
         assert (found.outcome, found.code, found.target) == (Outcome.CONFLICT, "TAG_DIFFERS", theirs[0])
         assert theirs[0] in (found.reason or "")
-        assert (found.reason or "").count("sha256:") == 2, "both digests are named"
+        assert (found.reason or "").count("sha256:") == 2, "the reason does not name both digests"
         assert (run.counts.moved, run.counts.conflict) == (1, 1)
 
-    def test_stays_a_conflict_in_later_runs_until_it_is_solved(self, builds: ArtifactsWorld) -> None:
+    def test_remains_a_conflict_in_later_runs_until_it_is_resolved(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, TAG)], aliases=[])
         chain.target.before = once(lambda: self.stranger(chain), *self.MOMENTS[0])
         first = result(chain, chain.run())
@@ -103,12 +103,12 @@ class TestTags:
         assert result(chain, second) == replace(first, reason=result(chain, second).reason)
         assert (result(chain, second).reason or "").count("sha256:") == 2
         assert (second.counts.conflict, second.counts.skipped, second.counts.queued) == (1, 1, 0)
-        assert not builds.github.ranges, "the archive is not read again"
+        assert not builds.github.ranges, "the archive was read again"
         del repository(chain).tags["presto-1"]
         assert result(chain, chain.run()).outcome is Outcome.MOVED
         assert chain.run().counts.skipped == 2
 
-    def test_is_named_if_it_comes_right_after_ours(self, builds: ArtifactsWorld) -> None:
+    def test_is_named_if_it_replaces_ours_immediately(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, TAG)], aliases=[])
         puts: list[str] = []
         theirs: list[str] = []
@@ -125,7 +125,7 @@ class TestTags:
         assert (found.outcome, found.code) == (Outcome.CONFLICT, "TAG_DIFFERS")
         assert theirs[0] in (found.reason or "")
 
-    def test_is_no_image_for_an_alias(self, builds: ArtifactsWorld) -> None:
+    def test_is_not_the_target_of_an_alias(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, TAG), build(2, "presto-2-linux-amd64")])
         chain.target.before = once(
             lambda: chain.target.store.add_image(COORDINATOR, "presto-2", b"a stranger's layer"), *self.MOMENTS[0]
@@ -135,14 +135,14 @@ class TestTags:
             assert (run.counts.moved, run.counts.conflict) == counts
             assert chain.config_digest(COORDINATOR, "latest") == chain.config_digest(COORDINATOR, "presto-1")
 
-    def test_is_replaced_if_the_sync_says_so(self, builds: ArtifactsWorld) -> None:
+    def test_is_replaced_with_overwrite(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, TAG)], aliases=[], overwrite=True)
         chain.target.before = once(lambda: self.stranger(chain), *self.MOMENTS[0])
         assert result(chain, chain.run()).outcome is Outcome.MOVED
         assert chain.config_digest(COORDINATOR, "presto-1") == f"sha256:{image('presto-coordinator', TAG).id}"
 
     def test_of_the_same_image_is_equal(self, builds: ArtifactsWorld) -> None:
-        """Its manifest differs in white space alone; the config decides."""
+        """The manifest differs only in white space; the config decides."""
         chain = builds.chain([build(1, TAG)], aliases=[])
         chain.run()
         store = chain.target.store
@@ -180,12 +180,12 @@ def lose_config(chain: ArtifactsChain) -> None:
     del repository(chain).blobs[manifest["config"]["digest"]]
 
 
-class TestParts:
+class TestLostLayers:
     """Layers that the target loses."""
 
     @pytest.mark.parametrize("harm", [cut, lose, lose_config])
     @pytest.mark.parametrize("aliases", [[], ["latest"]])
-    def test_after_the_tag_was_put(
+    def test_are_sent_again_if_lost_after_the_tag_was_put(
         self, builds: ArtifactsWorld, aliases: list[str], harm: Callable[[ArtifactsChain], None]
     ) -> None:
         chain = builds.chain([build(1, TAG)], aliases=aliases)
@@ -204,7 +204,7 @@ class TestParts:
 
     @pytest.mark.parametrize("overwrite", [False, True])
     @pytest.mark.parametrize("harm", [cut, lose])
-    def test_again_and_again_is_a_failure_and_no_later_run_calls_it_equal(
+    def test_lost_repeatedly_are_a_failure_and_not_equal_in_later_runs(
         self, builds: ArtifactsWorld, harm: Callable[[ArtifactsChain], None], *, overwrite: bool
     ) -> None:
         chain = builds.chain([build(1, TAG)], aliases=[], overwrite=overwrite)
@@ -224,8 +224,8 @@ class TestParts:
         third = chain.run()
         assert (third.counts.moved, third.counts.skipped) == (0, 2)
 
-    def test_a_verification_that_could_not_be_made(self, builds: ArtifactsWorld) -> None:
-        """The next run makes it, although the tag is there."""
+    def test_a_failed_verification_is_repeated_by_the_next_run(self, builds: ArtifactsWorld) -> None:
+        """The next run verifies the image although the tag exists."""
         chain = builds.chain([build(1, TAG)], aliases=[])
         harmed: list[bool] = []
 
@@ -243,8 +243,8 @@ class TestParts:
         assert not chain.target.store.broken()
 
     @pytest.mark.parametrize("broken", [True, False])
-    def test_of_an_older_build_that_was_never_verified(self, builds: ArtifactsWorld, *, broken: bool) -> None:
-        """Without `overwrite` a younger build replaces it only if it is broken."""
+    def test_of_an_unverified_older_build(self, builds: ArtifactsWorld, *, broken: bool) -> None:
+        """Without `overwrite`, a younger build replaces an unverified one only if that is broken."""
         chain = builds.chain([build(1, TAG)], aliases=[])
 
         def on_delivery(letter: Letter) -> None:
@@ -271,8 +271,10 @@ class TestParts:
         assert chain.run().counts.skipped == 2
 
     @pytest.mark.parametrize("harm", [cut, lose])
-    def test_before_the_tag_is_put(self, builds: ArtifactsWorld, harm: Callable[[ArtifactsChain], None]) -> None:
-        """A base layer that is known, and that the target has no more when the manifest is to be put."""
+    def test_are_sent_again_if_lost_before_the_tag_is_put(
+        self, builds: ArtifactsWorld, harm: Callable[[ArtifactsChain], None]
+    ) -> None:
+        """The target loses a known base layer before the manifest is put."""
         chain = builds.chain([build(1, TAG)], aliases=[])
         chain.run()
         builds.github.runs.append(build(2, "presto-2-linux-amd64"))
@@ -295,13 +297,13 @@ class TestParts:
 
         chain.target.before = before
         run = chain.run()
-        assert whole == [True], "no tag is put before all its parts are there"
+        assert whole == [True], "a tag was put before all its parts existed"
         assert (run.counts.moved, run.counts.failed) == (2, 0)
         assert not chain.target.store.broken()
 
 
 class TestKnownFailures:
-    def test_an_image_that_failed_is_no_equal_one(self, builds: ArtifactsWorld) -> None:
+    def test_a_failed_image_is_not_counted_as_equal(self, builds: ArtifactsWorld) -> None:
         flawed = build(1, TAG)
         archives: dict[str, str | bytes] = {
             f"presto-coordinator-{TAG}.tar.gz": b"\x1f\x8b\x08\x00 not gzip at all",
@@ -315,10 +317,12 @@ class TestKnownFailures:
         second = chain.run()
         found = result(chain, second)
         assert (found.outcome.value in KNOWN, found.code) == (True, "ARCHIVE_INVALID")
-        assert (found.source, found.reason) == (first.source, first.reason), "it is told apart from a new one by these"
+        assert (found.source, found.reason) == (first.source, first.reason), (
+            "the known failure has another source or reason"
+        )
         assert (second.counts.skipped, second.counts.queued) == (1, 0)
 
-    def test_a_run_that_cannot_be_understood(self, builds: ArtifactsWorld) -> None:
+    def test_a_run_with_invalid_metadata_is_a_known_failure(self, builds: ArtifactsWorld) -> None:
         flawed = build(1, TAG)
         flawed.logs = {"0_build.txt": "nothing"}
         chain = builds.chain([flawed], aliases=[])
@@ -333,7 +337,7 @@ class TestKnownFailures:
 
 
 class TestDeliveries:
-    """One workflow run, told of eleven times while it is transferred."""
+    """Eleven events of one workflow run during its transfer."""
 
     @pytest.fixture
     def many_files(self) -> dict[str, str | bytes]:
@@ -342,43 +346,43 @@ class TestDeliveries:
 
     @pytest.mark.parametrize("when", ["at once", "while it is transferred", "while it is verified"])
     @pytest.mark.parametrize("full", [False, True])
-    def test_count_each_image_once(
+    def test_each_image_is_counted_once(
         self, builds: ArtifactsWorld, many_files: dict[str, str | bytes], when: str, *, full: bool
     ) -> None:
         made = build(1, TAG, java=True, gpu=True)
         made.logs = many_files
         chain = builds.chain([made], aliases=[])
         wanted = {"at once": None, "while it is transferred": Step.TRANSFER, "while it is verified": Step.VERIFY}[when]
-        told: list[bool] = []
+        sent: list[bool] = []
 
-        def tell(times: int) -> None:
+        def send_events(times: int) -> None:
             for _ in range(times):
                 chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["run:1"])))
 
         def on_delivery(letter: Letter) -> None:
-            if letter.step is wanted and not told:
-                told.append(True)
-                tell(10)
+            if letter.step is wanted and not sent:
+                sent.append(True)
+                send_events(10)
 
         chain.pump.on_delivery = on_delivery
         if full:
             chain.start()
         else:
-            tell(1)
+            send_events(1)
         if wanted is None:
-            tell(10)
+            send_events(10)
         chain.pump.run()
         runs = chain.state.runs(SYNC, 20)
         assert sum(run.counts.moved for run in runs) == 4
         for run in runs:
             counts = run.counts
-            assert len(chain.results(run)) == counts.moved + counts.failed, "no item ended twice"
+            assert len(chain.results(run)) == counts.moved + counts.failed, "an item has two results"
             assert counts.moved + counts.skipped in (0, 4), counts
             assert counts.queued == counts.moved
         assert not chain.target.store.broken()
-        assert len(builds.github.ranges) < 150, "3,404 were seen"
+        assert len(builds.github.ranges) < 150, "the archive was read too often (a former version made 3,404 requests)"
 
-    def test_a_failure_is_told_once(self, builds: ArtifactsWorld) -> None:
+    def test_a_failure_is_reported_once(self, builds: ArtifactsWorld) -> None:
         flawed = build(1, TAG)
         flawed.logs = {"0_build.txt": "nothing"}
         expired = build(2, "presto-2-linux-amd64")
@@ -393,7 +397,7 @@ class TestDeliveries:
             assert {each.outcome.value for each in results} <= set(KNOWN)
             assert len(results) <= 3
 
-    def test_a_scan_that_is_tried_again_sends_what_it_has_not_sent(self, builds: ArtifactsWorld) -> None:
+    def test_a_repeated_scan_sends_only_the_unsent_batches(self, builds: ArtifactsWorld) -> None:
         chain = builds.chain([build(1, TAG)], aliases=[])
         builds.target.fault("GET", f"/{WORKER}/tags/list", Fault(503), times=12)
         run = chain.run()

@@ -1,4 +1,4 @@
-"""The whole chain from a bucket to a branch: events become commits, whatever is killed, doubled or out of order."""
+"""The step chain from a bucket to a branch, with killed steps and messages that are duplicated or out of order."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from syncline.messages import Start
 from syncline.model import Outcome, Run, Scope, Trigger
 from syncline.telemetry import logger
 from tests.rig.backups import SYNC, BackupsChain, s3_server
-from tests.rig.pump import Duplicates, Manners, Reaper, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint, Reaper
 from tests.standins.git_places import make_bare
 from tests.standins.programs import needs, program
 
 FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
 CHANGED: Final = {"east/n/f0.yaml": b"changed", "north/n/new.yaml": b"new"}
-HEARD: Final = 9  # effects of event_store the three events: longer unseen, a note, a message that asks for a scan
+EVENT_EFFECTS: Final = 9  # of three events, each with a longer visibility, a note and a start message
 GONE: Final = "west/n/f3.yaml"
 AFTER: Final = {key: data for key, data in (FILES | CHANGED).items() if key != GONE}
 
@@ -43,7 +43,7 @@ Make = Any
 
 @pytest.fixture
 def make(s3: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """Makes chains, each with a bucket and a repository of its own; a push is an effect like a call of AWS."""
+    """Return a function that makes chains, each with a separate bucket and repository. A push counts as an effect."""
     push = RemoteBranch._push
     reapers: list[Reaper] = []
 
@@ -65,7 +65,7 @@ def make(s3: str, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.
 
 
 def changed(chain: BackupsChain) -> BackupsChain:
-    """Filled once; then some objects changed, with their events on the way."""
+    """Synchronize a chain once, then change some objects and queue their events."""
     chain.run()
     chain.upload(CHANGED)
     chain.bucket.delete(GONE)
@@ -76,7 +76,7 @@ def changed(chain: BackupsChain) -> BackupsChain:
 
 
 @pytest.mark.moto
-def test_a_full_look_becomes_one_commit(make: Make) -> None:
+def test_a_full_scan_makes_one_commit(make: Make) -> None:
     chain = make()
     run = chain.run()
     assert (run.counts.moved, run.counts.queued) == (len(FILES), len(FILES))
@@ -85,7 +85,7 @@ def test_a_full_look_becomes_one_commit(make: Make) -> None:
 
 
 @pytest.mark.moto
-def test_events_become_one_commit(make: Make) -> None:
+def test_events_make_one_commit(make: Make) -> None:
     chain = changed(make())
     chain.pump.run()
     run = chain.latest()
@@ -98,10 +98,8 @@ def test_events_become_one_commit(make: Make) -> None:
 
 
 @pytest.mark.moto
-def test_the_queries_of_git_sync_find_what_runs_did(
-    make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The queries are those of git-sync's own documentation, by the real jq."""
+def test_the_queries_of_git_sync_work_on_the_log(make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Run the queries of git-sync's documentation with the real jq."""
     needs("jq")
     chain = make()
     chain.run()
@@ -133,7 +131,9 @@ def test_the_queries_of_git_sync_find_what_runs_did(
     assert query('select(.level=="error")') == []
 
     run = logged({})
-    assert query('select(.operation=="sync_complete") | .data') == [summary(run, 0)], "without changes, too"
+    assert query('select(.operation=="sync_complete") | .data') == [summary(run, 0)], (
+        "a run without changes must be logged as well"
+    )
 
     logged({"east/.git/config": b"x"})
     failed = query('select(.level=="error")')
@@ -142,7 +142,7 @@ def test_the_queries_of_git_sync_find_what_runs_did(
 
 
 @pytest.mark.moto
-def test_foreign_files_are_extras_whatever_the_table_remembers(make: Make) -> None:
+def test_foreign_files_are_extras_also_after_a_lost_table(make: Make) -> None:
     chain = make()
     foreign = {"docs/guide.md": b"guide", "src/a.py": b"a"}
     chain.bare.fill(foreign)
@@ -159,7 +159,7 @@ def test_foreign_files_are_extras_whatever_the_table_remembers(make: Make) -> No
     assert chain.bare.files() == AFTER | foreign
 
 
-def test_a_folder_keeps_what_is_foreign_and_proves_removals(make: Make, tmp_path: Path) -> None:
+def test_a_folder_keeps_foreign_files_and_verifies_removals(make: Make, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     foreign = {"docs/guide.md": b"guide", "east/n/f0.yaml": b"of somebody else"}
     for name, data in foreign.items():
@@ -177,7 +177,7 @@ def test_a_folder_keeps_what_is_foreign_and_proves_removals(make: Make, tmp_path
     assert there == {key: data for key, data in FILES.items() if key != GONE} | foreign
 
 
-def test_scans_of_one_event_each_pass_no_limit_together(make: Make) -> None:
+def test_many_scans_of_one_event_share_the_removal_limit(make: Make) -> None:
     chain = make(removals={"share": 0.25})
     chain.run()
     east = [key for key in FILES if key.startswith("east/")]
@@ -191,7 +191,7 @@ def test_scans_of_one_event_each_pass_no_limit_together(make: Make) -> None:
     assert len(chain.bare.files()) == len(FILES) - 1
 
 
-def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
+def test_false_events_cost_only_a_scan(make: Make) -> None:
     chain = make()
     chain.run()
     chain.changed("east/n/f0.yaml", "east/n/never.yaml", name="ObjectRemoved:Delete")
@@ -201,7 +201,7 @@ def test_events_of_what_is_not_so_cost_a_look(make: Make) -> None:
     chain.check(FILES, 1)
 
 
-def test_two_looks_at_the_same_count_once_what_is_committed_once(make: Make) -> None:
+def test_two_scans_of_the_same_objects_count_each_commit_once(make: Make) -> None:
     chain = make()
     chain.start(*FILES)
     chain.queues.start(Start(SYNC, Trigger.MANUAL, Scope.of(FILES)))
@@ -212,7 +212,7 @@ def test_two_looks_at_the_same_count_once_what_is_committed_once(make: Make) -> 
     chain.check(FILES, 1)
 
 
-def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_killed_at_any_effect_removes_deleted_objects(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.kinds.backups.discover.SHARE", 1)
     monkeypatch.setattr("syncline.steps.discover.CHUNK_ITEMS", 1)
     gone, number, effects = "east/n/f1.yaml", 2, 2
@@ -222,11 +222,11 @@ def test_a_look_killed_at_any_effect_removes_what_is_gone(make: Make, monkeypatc
         chain.upload({"north/n/new.yaml": b"new", "south/n/new.yaml": b"new", "west/n/f0.yaml": b"changed"})
         chain.bucket.delete(gone)
         chain.reaper.effects.clear()
-        chain.reaper.plan = {(number, When.AFTER)}
+        chain.reaper.plan = {(number, KillPoint.AFTER)}
         run = chain.run()
         effects = len(chain.reaper.effects)
-        assert gone not in chain.bare.files(), f"killed after effect {number}"
-        assert (run.counts.removed, run.counts.moved) == (1, 3), f"killed after effect {number}"
+        assert gone not in chain.bare.files(), f"wrong result after a kill at effect {number}"
+        assert (run.counts.removed, run.counts.moved) == (1, 3), f"wrong result after a kill at effect {number}"
         chain.check(chain.bare.files(), len(FILES) + 4)
         number += 5
 
@@ -244,7 +244,7 @@ SECRET = b"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {password: c
 
 
 @pytest.mark.parametrize("target", [None, {"directory": "copies"}])
-def test_a_plan_tells_removals_and_secrets_from_what_would_be_moved(make: Make, tmp_path: Path, target: Any) -> None:
+def test_a_plan_distinguishes_removals_secrets_and_moves(make: Make, tmp_path: Path, target: Any) -> None:
     chain = make(target={"directory": str(tmp_path / "copies")}) if target else make()
     chain.run()
     chain.upload({"north/n/new.yaml": b"kind: ConfigMap\n", "south/n/secret.yaml": SECRET})
@@ -265,7 +265,7 @@ def test_a_plan_tells_removals_and_secrets_from_what_would_be_moved(make: Make, 
     assert (run.counts.moved, run.counts.removed, run.counts.left_out) == (1, 1, 1)
 
 
-def test_a_refused_key_fails_alone_and_is_not_tried_again(make: Make) -> None:
+def test_a_refused_key_fails_alone_and_is_not_retried(make: Make) -> None:
     chain = make()
     chain.upload({"east/.git/config": b"x"})
     run = chain.run()
@@ -274,7 +274,7 @@ def test_a_refused_key_fails_alone_and_is_not_tried_again(make: Make) -> None:
     assert chain.bare.files() == FILES
 
 
-def test_a_server_that_is_not_there_is_tried_again_and_given_up(make: Make) -> None:
+def test_an_unreachable_server_is_retried_and_becomes_a_dead_letter(make: Make) -> None:
     chain = make(target={"repository": "http://127.0.0.1:1/r.git"}, retry={"attempts": 1})
     run = chain.run()
     assert run.counts.failed == 1
@@ -283,7 +283,7 @@ def test_a_server_that_is_not_there_is_tried_again_and_given_up(make: Make) -> N
     assert len(chain.mail.dead()) == 1
 
 
-def test_time_that_is_short_makes_more_functions_and_one_truth(make: Make) -> None:
+def test_short_functions_continue_each_other_with_the_same_result(make: Make) -> None:
     chain = make()
     chain.pump.tick = 12.0
     chain.run()
@@ -295,7 +295,7 @@ def test_time_that_is_short_makes_more_functions_and_one_truth(make: Make) -> No
 
 @pytest.fixture(scope="module")
 def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The effects of an undisturbed delivery of events."""
+    """Return the effects of an undisturbed delivery of events."""
     chain = BackupsChain(s3, make_bare(tmp_path_factory.mktemp("effects") / "r.git"))
     push = RemoteBranch._push
 
@@ -312,17 +312,17 @@ def effects(s3: str, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return list(chain.reaper.effects)
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: When) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: KillPoint) -> None:
     assert "git push" in effects
-    numbers = set(range(1 + (when is When.AFTER), len(effects) + 1, 3)) | {effects.index("git push") + 1}
+    numbers = set(range(1 + (when is KillPoint.AFTER), len(effects) + 1, 3)) | {effects.index("git push") + 1}
     for number in sorted(numbers):
         chain = changed(make())
         chain.reaper.plan = {(number, when)}
         print(f"killed {when} effect {number}, {effects[number - 1]}")
         chain.pump.run()
-        # Events whose function died come again later than the others, and are a commit of their own then.
-        chain.check(AFTER, 2 if number > HEARD else 3)
+        # Events whose function was killed are delivered later than the others, and then make a separate commit.
+        chain.check(AFTER, 2 if number > EVENT_EFFECTS else 3)
         done = [result.outcome for run in chain.state.runs(SYNC) for result in chain.state.results(run.id)]
         assert done.count(Outcome.REMOVED) == 1
         if effects[number - 1] == "git push":
@@ -331,21 +331,21 @@ def test_a_step_killed_at_any_effect(make: Make, effects: list[str], when: When)
 
 @settings(max_examples=4, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck))
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 40), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 40), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
 )
-def test_killed_often_while_messages_come_in_disorder(
-    make: Make, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+def test_many_kills_and_messages_in_any_order(
+    make: Make, kills: set[tuple[int, KillPoint]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
     chain = changed(make(seed))
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     chain.reaper.plan = kills
     chain.pump.run()
     assert chain.bare.files() == AFTER
     chain.bare.check()
-    # One commit for the change, and one more at most where events came apart from one another.
+    # One commit for the change, and at most one more if events were delivered separately.
     assert len(chain.bare.commits()) <= 1 + len(CHANGED) + 1
-    chain.pump.manners = Manners(random.Random(seed))
+    chain.pump.delivery = Delivery(random.Random(seed))
     chain.check_again()

@@ -1,4 +1,4 @@
-"""The configuration is applied anew while a run is under way: the run keeps the one that it began with."""
+"""A new configuration is applied during a run: the run keeps the one with which it began."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_the_next_run_has_the_new_configuration(chain: ImagesChain) -> None:
 
 
 def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configuration(chain: ImagesChain) -> None:
-    """Joined to that run it would be scanned by a configuration that does not know it."""
+    """If it joined that run, it would be scanned with a configuration that lacks its repository."""
     chain.configure(target=mirrored(chain, "mirror"), select={"repositories": {"include": ["team/app"]}})
-    told: list[str] = []
+    sent: list[str] = []
 
     def apply(letter: Letter) -> None:
-        if letter.step is Step.TRANSFER and not told:
-            told.append(letter.id)
+        if letter.step is Step.TRANSFER and not sent:
+            sent.append(letter.id)
             chain.configure(target=mirrored(chain, "mirror"))
             chain.start("mirror/team/base", trigger=Trigger.WEBHOOK)
 
@@ -80,7 +80,7 @@ def test_a_notification_after_a_change_waits_for_the_run_with_the_old_configurat
     assert len(chain.state.runs(SYNC)) == 2
 
 
-def test_a_run_whose_configuration_is_lost_says_so_at_once(chain: ImagesChain) -> None:
+def test_a_run_without_its_configuration_fails_at_once(chain: ImagesChain) -> None:
     began = chain.clock.now
 
     def lose(letter: Letter) -> None:
@@ -98,12 +98,12 @@ def test_a_run_whose_configuration_is_lost_says_so_at_once(chain: ImagesChain) -
     assert all(decode(encode(dead)) == dead for dead in chain.dead_items().values())
 
 
-def test_a_full_scan_after_a_change_is_not_passed_over(chain: ImagesChain) -> None:
-    told: list[str] = []
+def test_a_full_scan_after_a_change_is_not_skipped(chain: ImagesChain) -> None:
+    sent: list[str] = []
 
     def apply(letter: Letter) -> None:
-        if letter.step is Step.TRANSFER and not told:
-            told.append(letter.id)
+        if letter.step is Step.TRANSFER and not sent:
+            sent.append(letter.id)
             chain.configure(target=mirrored(chain, "elsewhere"))
             chain.start(trigger=Trigger.SCHEDULE)
 

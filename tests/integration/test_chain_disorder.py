@@ -1,4 +1,4 @@
-"""Messages come twice, late and in any order; the run comes out as if nothing had been."""
+"""Messages that are delivered twice, late and in any order do not change the result of a run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from syncline.messages import Batch, decode
 from syncline.model import RunStatus, Step
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, small
-from tests.rig.pump import Duplicates, Letter, Manners
+from tests.rig.pump import Delivery, Duplicates, Letter
 from tests.standins.oci import OciRegistry
 
 
@@ -24,8 +24,8 @@ def chain(registries: ImagesWorld) -> ImagesChain:
 
 @pytest.mark.parametrize("duplicates", list(Duplicates))
 @pytest.mark.parametrize("late", [0.0, 1800.0])
-def test_each_message_twice_and_late(chain: ImagesChain, duplicates: Duplicates, late: float) -> None:
-    chain.pump.manners = Manners(random.Random(1), False, duplicates, late)
+def test_each_message_is_delivered_twice_and_late(chain: ImagesChain, duplicates: Duplicates, late: float) -> None:
+    chain.pump.delivery = Delivery(random.Random(1), False, duplicates, late)
     chain.run()
     chain.check()
     chain.check_again()
@@ -39,7 +39,7 @@ def test_each_message_twice_and_late(chain: ImagesChain, duplicates: Duplicates,
     batches=st.booleans(),
     concurrency=st.sampled_from([1, 8]),
 )
-def test_any_order(
+def test_messages_in_any_order(
     registries: ImagesWorld,
     seed: int,
     duplicates: Duplicates,
@@ -48,14 +48,14 @@ def test_any_order(
     concurrency: int,
 ) -> None:
     chain = small(registries.chain(seed), concurrency=concurrency)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, batches)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, batches)
     chain.run()
     chain.check()
     chain.check_again()
 
 
 def test_the_same_batch_in_two_functions_at_the_same_time(chain: ImagesChain) -> None:
-    """Every message of the run is given to two functions at once, which meet in the middle of it."""
+    """Deliver every message of the run to a second function while the first one processes it."""
     chain.remember()
     chain.start()
     while chain.mail.waiting():
@@ -78,7 +78,7 @@ def test_the_same_batch_in_two_functions_at_the_same_time(chain: ImagesChain) ->
 
 
 def test_an_event_for_one_repository_joins_the_run_under_way(chain: ImagesChain) -> None:
-    """Something is pushed behind the look's back; the event that says so comes before the run is over."""
+    """A tag is pushed to a repository that has already been scanned; its event comes before the end of the run."""
     chain.remember()
     chain.start()
     chain.pump.deliver(chain.mail.waiting())
@@ -95,7 +95,7 @@ def test_an_event_for_one_repository_joins_the_run_under_way(chain: ImagesChain)
 
 
 def test_a_late_transfer_does_not_undo_a_newer_one(registries: ImagesWorld) -> None:
-    """A look finds a tag at one digest; it moves, an event finds the other; the first transfer comes last."""
+    """A scan finds a tag at one digest, an event's scan finds another; the first transfer is delivered last."""
     chain = registries.chain()
     chain.configure(overwrite=True)
     chain.target.store.add_image("team/app", "latest", b"oldest")
@@ -113,7 +113,7 @@ def test_a_late_transfer_does_not_undo_a_newer_one(registries: ImagesWorld) -> N
     assert chain.latest().counts.failed == 0
 
 
-def test_a_tag_that_moved_since_the_look_is_no_conflict_with_itself(registries: ImagesWorld) -> None:
+def test_a_tag_that_moved_after_the_scan_does_not_conflict_with_itself(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure()
     chain.source.store.add_image("team/app", "latest", b"old")
@@ -154,7 +154,7 @@ def test_a_tag_that_vanishes_between_two_requests(registries: ImagesWorld, side:
     assert counts.moved == (1 if side == "source" else 2)
 
 
-def test_a_run_that_is_cancelled_leaves_nothing_half_there(chain: ImagesChain) -> None:
+def test_a_cancelled_run_leaves_no_incomplete_image(chain: ImagesChain) -> None:
     chain.remember()
     chain.start()
     chain.pump.deliver(chain.mail.waiting())
@@ -170,8 +170,8 @@ def test_a_run_that_is_cancelled_leaves_nothing_half_there(chain: ImagesChain) -
     chain.check()
 
 
-def test_repositories_of_many_tags_go_in_several_messages(registries: ImagesWorld) -> None:
-    """Two transfers of one repository: one waits for the other's lease, and neither is lost."""
+def test_a_repository_of_many_tags_takes_several_messages(registries: ImagesWorld) -> None:
+    """Of two transfers to one repository, one waits for the lease of the other, and neither is lost."""
     chain = registries.chain()
     chain.configure(concurrency=8)
     image = chain.source.store.add_image("team/app", "first", b"a layer")

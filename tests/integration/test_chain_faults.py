@@ -1,4 +1,4 @@
-"""Registries fail in every way they have; what can heal does, and what cannot ends with its code, and alone."""
+"""Faults of registries: temporary ones are retried, permanent ones end with their code and affect only their item."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.standins.oci import Fault, OciRegistry, bad_gateway, throttled
 from tests.standins.oci_store import Repository, Store, digest_of
 
 ITEM: Final[Key] = ("team/web", "2.0")
-LAYER: Final = digest_of(b"web 2.0")  # in that item alone
-OFTEN: Final = 4  # as often as one function tries, less often than an item is tried
+LAYER: Final = digest_of(b"web 2.0")  # only in that item
+OFTEN: Final = 4  # all attempts of one function, but not all of an item
 
 
 @dataclass(frozen=True)
 class Case:
-    """A fault of one side; ``code`` is what the item ends with if it stays, None where it comes through all the same."""
+    """A fault of one side. If it is permanent, the item fails with ``code``, or succeeds if that is None."""
 
     side: str
     method: str
@@ -67,7 +67,7 @@ CASES: Final = (
     Case("target", "GET", MANIFEST, Fault(wrong=True), "DIGEST_MISMATCH"),
     Case("target", "HEAD", "/v2/team/web/blobs/sha256", Fault(500), "SERVER_ERROR"),
 )
-# The whole server asks for it, so while it lasts everything waits.
+# The fault concerns the whole server, so everything waits for its end.
 WAITS: Final = (
     Case("source", "GET", MANIFEST, throttled(90), "THROTTLED"),
     Case("target", "PUT", MANIFEST, throttled(30), "THROTTLED"),
@@ -84,7 +84,7 @@ REFUSALS: Final = (
 
 
 def pair(chain: ImagesChain) -> ImagesChain:
-    """Two repositories with a layer in common; one has a tag that conflicts."""
+    """Fill two repositories with a common layer; one has a conflicting tag."""
     source = chain.source.store
     source.add_image("team/app", "1.0", b"the base", b"app 1.0")
     source.add_image("team/web", "1.0", b"the base", b"web 1.0")
@@ -102,19 +102,19 @@ def disturbed(registries: ImagesWorld, case: Case, times: int | None) -> ImagesC
     return chain
 
 
-# What is answered with a status is tried again by the same function: once is not enough to come to the step.
+# The same function retries an error status, so one is not enough to fail the step.
 @pytest.mark.parametrize("case", [case for case in CASES if not case.fault.status], ids=str)
-def test_what_happens_once_heals(registries: ImagesWorld, case: Case) -> None:
+def test_a_single_fault_is_overcome(registries: ImagesWorld, case: Case) -> None:
     disturbed(registries, case, 1).check()
 
 
 @pytest.mark.parametrize("case", [*CASES, *WAITS], ids=str)
-def test_what_happens_often_heals(registries: ImagesWorld, case: Case) -> None:
+def test_a_repeated_fault_is_overcome(registries: ImagesWorld, case: Case) -> None:
     disturbed(registries, case, OFTEN).check()
 
 
 @pytest.mark.parametrize("case", [*CASES, *REFUSALS], ids=str)
-def test_what_stays_fails_with_its_code_and_harms_nothing_else(registries: ImagesWorld, case: Case) -> None:
+def test_a_permanent_fault_fails_only_its_item_with_its_code(registries: ImagesWorld, case: Case) -> None:
     chain = disturbed(registries, case, None)
     failing = {ITEM: case.code} if case.code else {}
     if case.pattern == "/v2/team/web/blobs/sha256":
@@ -134,7 +134,9 @@ def test_what_stays_fails_with_its_code_and_harms_nothing_else(registries: Image
 @pytest.mark.parametrize(
     "fault", [throttled(), Fault(500), bad_gateway(), Fault(cut=5)], ids=["429", "500", "502", "cut"]
 )
-def test_a_listing_that_fails_for_a_while_heals(registries: ImagesWorld, listing: str, side: str, fault: Fault) -> None:
+def test_a_temporary_failure_of_a_listing_is_overcome(
+    registries: ImagesWorld, listing: str, side: str, fault: Fault
+) -> None:
     chain = pair(registries.chain())
     registry: OciRegistry = getattr(chain, side)
     registry.fault("GET", listing, fault, times=OFTEN)
@@ -166,9 +168,7 @@ def test_a_repository_that_cannot_be_listed_fails_alone(registries: ImagesWorld,
         (Fault(200, {"Link": '</v2/_catalog?n=100&last=a>; rel="next"'}, b'{"repositories": ["team/app"]}'), "LISTING"),
     ],
 )
-def test_a_catalog_that_cannot_be_read_fails_the_run_and_is_never_nothing_to_do(
-    registries: ImagesWorld, fault: Fault, code: str
-) -> None:
+def test_an_unreadable_catalog_fails_the_run(registries: ImagesWorld, fault: Fault, code: str) -> None:
     chain = small(registries.chain())
     chain.source.fault("GET", "_catalog", fault, times=None)
     run = chain.run()
@@ -192,8 +192,8 @@ def test_two_hundred_and_seventy_repositories_over_three_pages_are_all_found(reg
     assert len(chain.source.asked("GET", "_catalog")) == 3
 
 
-def test_a_look_goes_on_over_several_functions(registries: ImagesWorld) -> None:
-    """Each look at the time that is left takes so long that a function gets through a few repositories only."""
+def test_a_scan_is_continued_over_several_functions(registries: ImagesWorld) -> None:
+    """Each check of the remaining time takes so long that a function scans only a few repositories."""
     chain = registries.chain()
     for number in range(40):
         chain.source.store.add_image(f"team/app-{number:03}", "1.0", b"a layer")
@@ -212,7 +212,7 @@ def test_a_look_goes_on_over_several_functions(registries: ImagesWorld) -> None:
 
 @pytest.fixture(scope="module")
 def guarded() -> Iterator[ImagesWorld]:
-    """Both registries want tokens."""
+    """Yield two registries that require tokens."""
     users = {"robot": "robot's password"}
     with mock_aws(), OciRegistry(users) as source, OciRegistry(users) as target:
         yield ImagesWorld(source, target)
@@ -248,7 +248,7 @@ EXPIRED: Final = Fault(expire_tokens=True)
 def test_a_token_may_expire_at_any_request(
     guarded: ImagesWorld, side: str, method: str, pattern: str, first: int
 ) -> None:
-    """Once in a run: of requests that are made at a time, one may have its second try when a second token expires."""
+    """Only one token expires in a run. With two, a concurrent request could lose its retry to the second one."""
     chain = signed_in(guarded)
     registry: OciRegistry = getattr(chain, side)
     registry.fault(method, pattern, EXPIRED, first=first)
@@ -257,7 +257,7 @@ def test_a_token_may_expire_at_any_request(
     chain.check_again()
 
 
-def test_a_wrong_password_fails_with_its_code_and_is_in_no_message(guarded: ImagesWorld) -> None:
+def test_a_wrong_password_has_its_code_and_is_in_no_message(guarded: ImagesWorld) -> None:
     chain = signed_in(guarded)
     chain.secrets = {"ROBOT": "another password"}
     run = chain.run()
@@ -267,13 +267,13 @@ def test_a_wrong_password_fails_with_its_code_and_is_in_no_message(guarded: Imag
     assert "another password" not in "".join(letter.body for _, letter in chain.mail.dead())
 
 
-# -- what is not proved is not stored
+# -- wrong bytes are not stored
 
 
-def test_bytes_that_are_not_the_digests_never_reach_a_registry_that_does_not_check(
+def test_wrong_bytes_are_not_stored_even_if_the_registry_does_not_check_digests(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both for blobs that are held in memory and for those that are streamed."""
+    """Check blobs that are held in memory and blobs that are streamed."""
 
     def trusting(self: Store, name: str, session: str, digest: str, data: bytes) -> None:
         blobs = self.repositories.setdefault(name, Repository()).blobs

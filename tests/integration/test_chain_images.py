@@ -1,4 +1,4 @@
-"""Images of every shape through the whole chain, byte for byte; and what is no image, with its reason."""
+"""Images of every shape are moved byte for byte by the step chain; invalid images fail with a reason."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_through_a_proxy_at_one_end(chain: ImagesChain, end: str) -> None:
 
 
 def put(chain: ImagesChain, name: str, tag: str, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
-    """A manifest of any form, with its blobs, straight into the source; its digest."""
+    """Put a manifest of any form, with its blobs, directly into the source; return its digest."""
     repository = chain.source.store.repositories.setdefault(name, Repository())
     repository.blobs |= {digest_of(blob): blob for blob in blobs}
     body = json.dumps(manifest, indent=1).encode()
@@ -52,7 +52,7 @@ def put(chain: ImagesChain, name: str, tag: str, media_type: str, manifest: dict
     return digest_of(body)
 
 
-def test_manifests_arrive_byte_for_byte(chain: ImagesChain) -> None:
+def test_manifests_are_moved_byte_for_byte(chain: ImagesChain) -> None:
     small(chain)
     chain.run()
     source, target = chain.source.store.repositories, chain.target.store.repositories
@@ -81,7 +81,7 @@ def test_an_image_as_docker_pushes_it(chain: ImagesChain) -> None:
     chain.check()
 
 
-def test_indexes_within_indexes(chain: ImagesChain) -> None:
+def test_nested_indexes_are_moved(chain: ImagesChain) -> None:
     store = chain.source.store
     inner = store.add_image("team/deep", None, b"a layer")
     for _ in range(DEEPEST - 1):
@@ -91,7 +91,7 @@ def test_indexes_within_indexes(chain: ImagesChain) -> None:
     chain.check()
 
 
-def test_indexes_nested_without_end_are_refused(chain: ImagesChain) -> None:
+def test_indexes_nested_too_deeply_are_refused(chain: ImagesChain) -> None:
     store = chain.source.store
     inner = store.add_image("team/deep", "sound", b"a layer")
     for _ in range(DEEPEST + 2):
@@ -101,7 +101,7 @@ def test_indexes_nested_without_end_are_refused(chain: ImagesChain) -> None:
     chain.check({("team/deep", "deep"): "MANIFEST_INVALID"})
 
 
-def test_parts_named_more_than_once_are_sent_once(chain: ImagesChain) -> None:
+def test_parts_referenced_twice_are_sent_once(chain: ImagesChain) -> None:
     store = chain.source.store
     image = store.add_image("team/twice", "1", b"layer", b"layer")
     store.add_index("team/twice", "2", image, image)
@@ -128,7 +128,7 @@ def test_a_signature_with_a_subject(chain: ImagesChain) -> None:
     chain.check()
 
 
-def test_a_layer_that_lies_elsewhere_is_not_missed(chain: ImagesChain) -> None:
+def test_a_foreign_layer_may_be_absent(chain: ImagesChain) -> None:
     config, foreign = b"{}", b"a layer of Windows"
     manifest = {
         "schemaVersion": 2,
@@ -137,7 +137,7 @@ def test_a_layer_that_lies_elsewhere_is_not_missed(chain: ImagesChain) -> None:
         "layers": [descriptor(OCI_LAYER, foreign, urls=["https://elsewhere.example/layer"])],
     }
     put(chain, "team/windows", "1", OCI_MANIFEST, manifest, config)
-    # The strict stand-in wants every blob; real registries let foreign layers be absent.
+    # The strict stand-in requires every blob; real registries accept manifests without their foreign layers.
     repository = chain.target.store.repositories.setdefault("team/windows", Repository())
     repository.blobs[digest_of(foreign)] = foreign
     chain.run()
@@ -155,7 +155,7 @@ def test_a_layer_that_lies_elsewhere_is_not_missed(chain: ImagesChain) -> None:
         (OCI_MANIFEST, {"schemaVersion": 2, "config": {}, "layers": [], "manifests": []}, "MANIFEST_INVALID"),
     ],
 )
-def test_what_is_no_image_fails_alone_and_at_once(
+def test_an_invalid_image_fails_alone_and_at_once(
     chain: ImagesChain, media_type: str, body: dict[str, Any], code: str
 ) -> None:
     chain.source.store.add_image("team/mixed", "sound", b"layer")
@@ -165,7 +165,7 @@ def test_what_is_no_image_fails_alone_and_at_once(
     assert len(chain.source.asked("GET", "/manifests/odd")) == 1
 
 
-def test_a_tag_that_differs_moves_where_the_sync_may_overwrite(registries: ImagesWorld) -> None:
+def test_a_different_tag_is_replaced_with_overwrite(registries: ImagesWorld) -> None:
     chain = small(registries.chain(), overwrite=True)
     chain.run()
     assert chain.latest().counts.conflict == 0
@@ -207,7 +207,7 @@ def test_a_shared_layer_crosses_the_network_once(
     "fault",
     [Fault(405), Fault(401), Fault(403), Fault(404), Fault(202, {"Location": "/v2/team/b/blobs/uploads/x?y=z"})],
 )
-def test_where_mounting_is_refused_the_layer_is_sent(
+def test_a_layer_is_sent_if_mounting_is_refused(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch, fault: Fault
 ) -> None:
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
@@ -221,7 +221,9 @@ def test_where_mounting_is_refused_the_layer_is_sent(
     chain.check_again()
 
 
-def test_a_place_that_is_wrong_costs_a_request_only(registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_hint_for_mounting_costs_only_a_request(
+    registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
     chain = registries.chain()
     chain.configure()
@@ -248,7 +250,7 @@ def quay_sync(chain: ImagesChain, source: QuayServer, target: QuayServer | None 
 
 
 def mirror(chain: ImagesChain, server: QuayServer) -> None:
-    """Let Quay's API know what the source holds."""
+    """Put the content of the source into Quay's API."""
     for name, repository in chain.source.store.repositories.items():
         server.put(name, dict(repository.tags))
 
@@ -267,7 +269,7 @@ def test_all_of_quays_pages_are_read(registries: ImagesWorld) -> None:
     assert len(chain.results(chain.latest())) == 270
 
 
-def test_between_two_quays_a_run_with_nothing_to_do_asks_no_registry(registries: ImagesWorld) -> None:
+def test_between_two_quays_a_run_without_differences_sends_no_request_to_a_registry(registries: ImagesWorld) -> None:
     chain = small(registries.chain())
     with QuayServer() as quay, QuayServer() as dr:
         mirror(chain, quay)
@@ -281,7 +283,7 @@ def test_between_two_quays_a_run_with_nothing_to_do_asks_no_registry(registries:
         assert len(chain.source.requests) + len(chain.target.requests) == asked
 
 
-def test_a_token_that_quay_does_not_know_is_never_nothing_to_do(registries: ImagesWorld) -> None:
+def test_a_token_unknown_to_quay_fails_the_run(registries: ImagesWorld) -> None:
     chain = small(registries.chain())
     with QuayServer() as quay:
         mirror(chain, quay)

@@ -1,4 +1,4 @@
-"""Manifests that are no plain images: indexes of blobs, indexes with absent children, and types nobody knows."""
+"""Manifests other than plain images: indexes of blobs, indexes with absent children, and unknown types."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def chain(registries: ImagesWorld) -> ImagesChain:
 
 
 def put(chain: ImagesChain, tag: str | None, media_type: str, manifest: dict[str, Any], *blobs: bytes) -> str:
-    """Put a manifest of any form, with its blobs, straight into the source and return its digest."""
+    """Put a manifest of any form, with its blobs, directly into the source and return its digest."""
     repository = chain.source.store.repositories.setdefault(APP, Repository())
     repository.blobs |= {digest_of(blob): blob for blob in blobs}
     body = json.dumps(manifest, indent=1).encode()
@@ -60,7 +60,7 @@ def check_copied(chain: ImagesChain, tag: str, *blobs: bytes) -> None:
 
 
 def cache_index(*blobs: bytes) -> dict[str, Any]:
-    """Return an index as BuildKit's registry cache has it: its entries are layers and one config."""
+    """Return an index in the format of BuildKit's registry cache: its entries are layers and one config."""
     *layers, config = blobs
     entries = [descriptor(OCI_LAYER, layer) for layer in layers]
     return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*entries, descriptor(CACHE_CONFIG, config)]}
@@ -75,7 +75,7 @@ def test_an_index_whose_entries_are_blobs(chain: ImagesChain) -> None:
     check_copied(chain, "cache", *blobs)
 
 
-def test_a_blob_lost_from_an_index_of_blobs_has_not_arrived(chain: ImagesChain) -> None:
+def test_a_blob_lost_from_an_index_of_blobs_is_detected(chain: ImagesChain) -> None:
     blobs = (b"a layer", b"another layer", b'{"layers": []}')
     put(chain, "cache", OCI_INDEX, cache_index(*blobs), *blobs)
     lost: list[str] = []
@@ -95,7 +95,7 @@ def test_a_blob_lost_from_an_index_of_blobs_has_not_arrived(chain: ImagesChain) 
 
 
 def sparse(chain: ImagesChain) -> tuple[str, list[str]]:
-    """Tag an index of three platforms of which the source has one; return its digest and those of the absent ones."""
+    """Tag an index of three platforms, of which the source has one; return its digest and those of the absent ones."""
     store = chain.source.store
     entries, absent = [], []
     for architecture, variant in (("amd64", None), ("arm", "v7"), ("s390x", None)):
@@ -120,7 +120,7 @@ def test_a_sparse_index_keeps_its_digest_and_its_absent_platforms_are_named(chai
     check_copied(chain, "sparse", b"amd64")
 
 
-def test_a_child_that_the_source_has_is_not_taken_for_an_absent_one(chain: ImagesChain) -> None:
+def test_a_child_that_exists_at_the_source_is_not_treated_as_absent(chain: ImagesChain) -> None:
     sparse(chain)
     lost: list[str] = []
 
@@ -150,11 +150,11 @@ def test_a_target_that_refuses_a_sparse_index_is_named_as_the_cause(chain: Image
     assert (found.outcome, found.code) == (Outcome.FAILED, "INDEX_INCOMPLETE")
     assert "linux/arm/v7" in (found.reason or "")
     assert result(chain, "1.0").outcome is Outcome.MOVED
-    assert chain.clock.now - before < 10, "it is not tried again"
+    assert chain.clock.now - before < 10, "it was retried"
     assert absent
 
 
-def test_a_manifest_of_an_unknown_type_comes_with_all_that_it_references(chain: ImagesChain) -> None:
+def test_a_manifest_of_an_unknown_type_is_moved_with_everything_it_references(chain: ImagesChain) -> None:
     store = chain.source.store
     inner = store.add_image(APP, None, b"a layer of the inner image")
     subject = store.add_image(APP, None, b"a layer of the subject")
@@ -194,9 +194,7 @@ def test_an_unknown_type_below_an_index(chain: ImagesChain) -> None:
 
 
 @pytest.mark.parametrize("taken", [True, False], ids=["taken", "refused"])
-def test_a_referrer_of_an_unknown_type_comes_along_where_the_target_takes_it(
-    chain: ImagesChain, *, taken: bool
-) -> None:
+def test_a_referrer_of_an_unknown_type_is_moved_if_the_target_accepts_it(chain: ImagesChain, *, taken: bool) -> None:
     chain.target.store.takes_all = taken
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     subject = descriptor(OCI_MANIFEST, chain.source.store.repositories[APP].manifests[image].body)
@@ -205,7 +203,7 @@ def test_a_referrer_of_an_unknown_type_comes_along_where_the_target_takes_it(
     chain.run()
     found = result(chain, "1.0")
     assert found.outcome is Outcome.MOVED
-    assert (referrer in (found.reason or "")) != taken, "what is refused is named"
+    assert (referrer in (found.reason or "")) != taken, "the reason must name exactly a refused referrer"
     assert (referrer in chain.target.store.repositories[APP].manifests) == taken
     for groups in ((), (APP,)):
         chain.run(*groups)

@@ -1,4 +1,4 @@
-"""Tags that belong to an image: cosign's, and those that list referrers. They grow, and come before the image's tag."""
+"""Tags that belong to an image: cosign's, and lists of referrers. They may grow, and are moved before the image's tag."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ def sign(store: Store, image: str, *payloads: bytes, suffix: str = ".sig", kind:
     return tag
 
 
-def list_referrers(store: Store, image: str, *whats: bytes) -> str:
-    """Put the tag that lists an image's referrers, with a referrer for each of `whats`, and return the tag."""
+def list_referrers(store: Store, image: str, *contents: bytes) -> str:
+    """Put the tag that lists an image's referrers, with a referrer for each of `contents`, and return the tag."""
     subject = descriptor(OCI_MANIFEST, store.repositories[APP].manifests[image].body)
-    made = [store.add_image(APP, None, what, subject=subject, artifactType="text/plain") for what in whats]
+    made = [store.add_image(APP, None, what, subject=subject, artifactType="text/plain") for what in contents]
     tag = image.replace(":", "-")
     store.add_index(APP, tag, *made)
     return tag
@@ -51,7 +51,7 @@ def result(chain: ImagesChain, tag: str) -> Result:
     ("suffix", "kind"),
     [(".sig", SIGNATURE), (".att", ATTESTATION), (".sbom", "text/spdx"), (".sig", OCI_LAYER)],
 )
-def test_a_second_signature_follows(chain: ImagesChain, suffix: str, kind: str) -> None:
+def test_a_second_signature_is_moved(chain: ImagesChain, suffix: str, kind: str) -> None:
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = sign(chain.source.store, image, b"signed by ann", suffix=suffix, kind=kind)
     assert chain.run().counts.moved == 2
@@ -63,7 +63,7 @@ def test_a_second_signature_follows(chain: ImagesChain, suffix: str, kind: str) 
 
 
 @pytest.mark.parametrize("left", [(), (b"signed by ann",), (b"signed by ann", b"signed by eve")])
-def test_a_signature_that_was_revoked_stays_and_is_a_conflict(chain: ImagesChain, left: tuple[bytes, ...]) -> None:
+def test_a_revoked_signature_remains_and_is_a_conflict(chain: ImagesChain, left: tuple[bytes, ...]) -> None:
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = sign(chain.source.store, image, b"signed by ann", b"signed by bob")
     chain.run()
@@ -77,7 +77,7 @@ def test_a_signature_that_was_revoked_stays_and_is_a_conflict(chain: ImagesChain
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_list_of_referrers_that_grows_follows(chain: ImagesChain, algorithm: str) -> None:
+def test_a_grown_list_of_referrers_is_moved(chain: ImagesChain, algorithm: str) -> None:
     chain.target.store.algorithm = algorithm
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
@@ -90,7 +90,7 @@ def test_a_list_of_referrers_that_grows_follows(chain: ImagesChain, algorithm: s
     assert not chain.target.store.broken()
 
 
-def test_a_list_of_referrers_that_shrank_stays_and_is_a_conflict(chain: ImagesChain) -> None:
+def test_a_list_of_referrers_that_shrank_remains_and_is_a_conflict(chain: ImagesChain) -> None:
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = list_referrers(chain.source.store, image, b"one", b"two")
@@ -126,7 +126,7 @@ def test_an_ordinary_image_under_such_a_tag_is_protected(
 
 
 def test_a_referrer_is_not_added_to_an_ordinary_image(chain: ImagesChain) -> None:
-    """The target has no referrers API, and an ordinary index under the tag that would list them."""
+    """The target has no referrers API, and an ordinary index under the tag for the list."""
     chain.target.lists_referrers = False
     store = chain.source.store
     image = store.add_image(APP, "1.0", b"an image")
@@ -144,7 +144,7 @@ def test_a_referrer_is_not_added_to_an_ordinary_image(chain: ImagesChain) -> Non
 
 @pytest.mark.parametrize("page_tags", [1, 100])
 @pytest.mark.parametrize("concurrency", [1, 8])
-def test_signatures_are_there_before_the_tags_that_they_sign(
+def test_signatures_are_moved_before_the_tags_that_they_sign(
     chain: ImagesChain, monkeypatch: pytest.MonkeyPatch, page_tags: int, concurrency: int
 ) -> None:
     monkeypatch.setattr(looking, "PAGE_TAGS", page_tags)
@@ -166,7 +166,7 @@ def test_signatures_are_there_before_the_tags_that_they_sign(
     chain.check()
 
 
-def test_a_signature_that_conflicts_does_not_hold_its_image_back(chain: ImagesChain) -> None:
+def test_a_conflicting_signature_does_not_block_its_image(chain: ImagesChain) -> None:
     store = chain.source.store
     image = store.add_image(APP, "1.0", b"an image")
     tag = sign(store, image, b"signed by ann")
@@ -176,7 +176,7 @@ def test_a_signature_that_conflicts_does_not_hold_its_image_back(chain: ImagesCh
     assert (result(chain, tag).outcome, result(chain, tag).target) == (Outcome.CONFLICT, theirs)
 
 
-def test_a_signature_that_cannot_be_copied_does_not_hold_its_image_back(chain: ImagesChain) -> None:
+def test_a_failed_signature_does_not_block_its_image(chain: ImagesChain) -> None:
     store = chain.source.store
     image = store.add_image(APP, "1.0", b"an image")
     tag = sign(store, image, b"signed by ann")
@@ -186,7 +186,7 @@ def test_a_signature_that_cannot_be_copied_does_not_hold_its_image_back(chain: I
     assert (result(chain, tag).outcome, result(chain, tag).code) == (Outcome.FAILED, "NOT_FOUND")
 
 
-def test_lists_of_other_bytes_and_the_same_entries_become_the_sources(chain: ImagesChain) -> None:
+def test_a_list_with_equal_entries_but_other_bytes_is_replaced(chain: ImagesChain) -> None:
     chain.source.lists_referrers = chain.target.lists_referrers = False
     image = chain.source.store.add_image(APP, "1.0", b"an image")
     tag = list_referrers(chain.source.store, image, b"one")

@@ -1,4 +1,4 @@
-"""Tags and parts that change at the target, or move on at the source, while images are copied."""
+"""Tags and parts that change at the target or at the source while images are moved."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def chain(registries: ImagesWorld) -> Iterator[ImagesChain]:
 
 
 def result(chain: ImagesChain, tag: str = "1.0") -> Result:
-    """The result of a tag in the latest run."""
+    """Return the result of a tag in the latest run."""
     return chain.results(chain.latest())[APP, tag]
 
 
 def both_named(found: Result, ours: str, theirs: str) -> bool:
-    """Return True if a conflict names what we wanted and what was there, in its fields and in its sentence."""
+    """Return True if a conflict names our digest and the existing one, in its fields and in its reason."""
     words = found.reason or ""
     return (found.source, found.target) == (ours, theirs) and ours in words and theirs in words
 
 
-# -- somebody else puts the tag meanwhile
+# -- foreign tags during the transfer
 
 
 @pytest.mark.parametrize("had", [False, True], ids=["absent", "replaced"])
-def test_a_tag_that_somebody_else_puts_during_the_transfer_is_a_conflict(chain: ImagesChain, *, had: bool) -> None:
+def test_a_foreign_tag_during_the_transfer_is_a_conflict(chain: ImagesChain, *, had: bool) -> None:
     ours = chain.source.store.add_image(APP, "1.0", b"ours")
     if had:
         chain.configure(overwrite=True)
@@ -55,7 +55,7 @@ def test_a_tag_that_somebody_else_puts_during_the_transfer_is_a_conflict(chain: 
     found = result(chain)
     if had:
         assert found.outcome is Outcome.MOVED
-        assert theirs[0] in (found.reason or ""), "what was overwritten is named"
+        assert theirs[0] in (found.reason or ""), "the reason does not name the overwritten digest"
         assert chain.target.store.digest(APP, "1.0") == ours
     else:
         assert (found.outcome, found.code) == (Outcome.CONFLICT, "TAG_DIFFERS")
@@ -63,7 +63,7 @@ def test_a_tag_that_somebody_else_puts_during_the_transfer_is_a_conflict(chain: 
         assert chain.target.store.digest(APP, "1.0") == theirs[0]
 
 
-def test_a_tag_that_somebody_else_puts_right_after_us_is_a_conflict(chain: ImagesChain) -> None:
+def test_a_foreign_tag_immediately_after_ours_is_a_conflict(chain: ImagesChain) -> None:
     ours = chain.source.store.add_image(APP, "1.0", b"ours")
     theirs: list[str] = []
     put: list[str] = []
@@ -88,7 +88,7 @@ def test_a_tag_that_somebody_else_puts_right_after_us_is_a_conflict(chain: Image
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_layer_missing_below_a_child_that_is_there_is_sent(chain: ImagesChain, *, overwrite: bool) -> None:
+def test_a_missing_layer_of_an_existing_child_is_sent(chain: ImagesChain, *, overwrite: bool) -> None:
     chain.configure(overwrite=overwrite)
     child = chain.source.store.add_image(APP, None, b"a layer", b"another layer")
     digest = chain.source.store.add_index(APP, "1.0", child)
@@ -110,8 +110,10 @@ def test_a_layer_missing_below_a_child_that_is_there_is_sent(chain: ImagesChain,
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("lost", ["layer", "truncated", "child"])
-def test_what_disappears_right_after_the_put_comes_back(chain: ImagesChain, lost: str, *, overwrite: bool) -> None:
-    """First it disappears for as long as the run goes on, so that the image is given up; the next run repairs it."""
+def test_a_part_lost_after_the_put_is_restored_by_the_next_run(
+    chain: ImagesChain, lost: str, *, overwrite: bool
+) -> None:
+    """It is lost again and again during the run, so that the image fails; the next run repairs it."""
     chain.configure(overwrite=overwrite)
     child = chain.source.store.add_image(APP, None, b"a layer of an image")
     chain.source.store.add_index(APP, "1.0", child)
@@ -138,10 +140,12 @@ def test_what_disappears_right_after_the_put_comes_back(chain: ImagesChain, lost
     counts = chain.run().counts
     assert counts.skipped == 2
     chain.run()
-    assert len(chain.target.asked("GET", "/manifests/")) <= asked + 3, "it is looked through once more, not always"
+    assert len(chain.target.asked("GET", "/manifests/")) <= asked + 3, (
+        "the image was checked more often than once again"
+    )
 
 
-def test_what_disappears_once_is_sent_again_in_the_same_run(chain: ImagesChain) -> None:
+def test_a_part_lost_once_is_sent_again_in_the_same_run(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "1.0", b"a layer")
     lost: list[str] = []
 
@@ -157,7 +161,7 @@ def test_what_disappears_once_is_sent_again_in_the_same_run(chain: ImagesChain) 
     assert not chain.target.store.broken()
 
 
-def test_what_could_not_be_verified_is_verified_by_the_next_run(chain: ImagesChain) -> None:
+def test_an_unverified_image_is_verified_by_the_next_run(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "1.0", b"a layer")
     chain.target.fault("GET", "/manifests/1.0", Fault(500), times=None)
     chain.run()
@@ -165,7 +169,7 @@ def test_what_could_not_be_verified_is_verified_by_the_next_run(chain: ImagesCha
     assert chain.target.store.digest(APP, "1.0") is not None
     del chain.target.store.repositories[APP].blobs[digest_of(b"a layer")]
     chain.target.heal()
-    assert chain.run(APP).counts.moved == 1, "a retry scans the repository"
+    assert chain.run(APP).counts.moved == 1, "the retry did not scan the repository"
     assert not chain.target.store.broken()
 
 
@@ -179,7 +183,7 @@ def test_a_blob_that_the_target_has_truncated_is_sent_again(chain: ImagesChain) 
     assert not chain.target.store.broken()
 
 
-def test_a_blob_that_the_target_keeps_truncated_is_named_and_nothing_is_tagged(chain: ImagesChain) -> None:
+def test_a_blob_that_the_target_always_truncates_is_named_and_nothing_is_tagged(chain: ImagesChain) -> None:
     layer = b"a layer of more than ten bytes" * 3
     chain.source.store.add_image(APP, "1.0", layer)
     chain.target.store.keeps_blobs = True
@@ -193,15 +197,15 @@ def test_a_blob_that_the_target_keeps_truncated_is_named_and_nothing_is_tagged(c
     assert "10" in (found.reason or "")
     assert str(len(layer)) in (found.reason or "")
     assert chain.target.store.digest(APP, "1.0") is None
-    assert chain.clock.now - before < 10, "it is not tried again"
+    assert chain.clock.now - before < 10, "it was retried"
 
 
 @pytest.mark.parametrize("sizeless", [False, True])
 @pytest.mark.parametrize("small", [True, False])
-def test_a_blob_whose_manifest_states_another_size_is_refused_once(
+def test_a_blob_with_another_size_than_in_its_manifest_is_refused_once(
     chain: ImagesChain, monkeypatch: pytest.MonkeyPatch, *, sizeless: bool, small: bool
 ) -> None:
-    """Whether the source tells the size before the bytes or only by them, and however the blob is sent."""
+    """This holds with and without a Content-Length of the source, and for every method of sending the blob."""
     if not small:
         monkeypatch.setattr(parts, "BUFFERED", 0)
     chain.source.store.add_image(APP, "1.0", b"a layer")
@@ -214,14 +218,14 @@ def test_a_blob_whose_manifest_states_another_size_is_refused_once(
     assert (found.outcome, found.code) == (Outcome.FAILED, "SIZE_DIFFERS")
     assert "7" in (found.reason or "")
     assert "16" in (found.reason or "")
-    assert chain.clock.now - before < 10, "it is not tried again"
+    assert chain.clock.now - before < 10, "it was retried"
 
 
 # -- a tag that moves at the source
 
 
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: ImagesChain, algorithm: str) -> None:
+def test_a_tag_that_moves_during_its_transfer_is_reported_and_moved_again(chain: ImagesChain, algorithm: str) -> None:
     chain.target.store.algorithm = algorithm
     old = chain.source.store.add_image(APP, "latest", b"the old one")
     moved: list[str] = []
@@ -243,7 +247,7 @@ def test_a_tag_that_moves_on_during_its_transfer_is_named_and_follows(chain: Ima
     assert chain.run().counts.skipped == 1
 
 
-def test_a_tag_that_moved_on_is_left_where_somebody_else_has_put_another(chain: ImagesChain) -> None:
+def test_a_tag_that_moved_does_not_replace_a_foreign_one(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "latest", b"the old one")
     moved: list[str] = []
 
@@ -260,7 +264,7 @@ def test_a_tag_that_moved_on_is_left_where_somebody_else_has_put_another(chain: 
     assert chain.target.store.digest(APP, "latest") == theirs
 
 
-def test_a_tag_that_moves_on_after_its_transfer_is_a_conflict_as_ever(chain: ImagesChain) -> None:
+def test_a_tag_that_moves_after_its_transfer_is_a_conflict(chain: ImagesChain) -> None:
     chain.source.store.add_image(APP, "latest", b"the old one")
     chain.run()
     chain.source.store.add_image(APP, "latest", b"the new one")
@@ -273,9 +277,7 @@ def test_a_tag_that_moves_on_after_its_transfer_is_a_conflict_as_ever(chain: Ima
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_a_digest_of_another_algorithm_is_equal_where_the_bytes_are(
-    chain: ImagesChain, side: str, *, overwrite: bool
-) -> None:
+def test_digests_of_two_algorithms_are_equal_for_equal_bytes(chain: ImagesChain, side: str, *, overwrite: bool) -> None:
     chain.configure(overwrite=overwrite)
     getattr(chain, side).store.algorithm = "sha512"
     chain.source.store.add_image(APP, "1.0", b"a layer")
@@ -286,7 +288,7 @@ def test_a_digest_of_another_algorithm_is_equal_where_the_bytes_are(
     assert len(chain.target.asked("PUT")) == puts
 
 
-def test_a_digest_of_another_algorithm_differs_where_the_bytes_do(chain: ImagesChain) -> None:
+def test_digests_of_two_algorithms_differ_for_different_bytes(chain: ImagesChain) -> None:
     chain.target.store.algorithm = "sha512"
     chain.source.store.add_image(APP, "1.0", b"a layer")
     chain.target.store.add_image(APP, "1.0", b"another")

@@ -1,4 +1,4 @@
-"""A step is killed before, within and after each call that has an effect; whatever happens, the run comes out right."""
+"""A step is killed before, within and after each call that has an effect; the result of the run must be the same."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from syncline.kinds.images import facts
 from syncline.kinds.images import transfer as parts
 from tests.rig.images import ImagesChain, ImagesWorld, small
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
-SHARES: Final = 6  # each test takes every sixth effect, so that a failure is near what it names
+SHARES: Final = 6  # each test covers every sixth effect
 
 
 @pytest.fixture(scope="module")
 def effects(registries: ImagesWorld) -> list[str]:
-    """The effects of an undisturbed run, which is right itself."""
+    """Return the effects of an undisturbed run, after checking that run."""
     chain = _started(registries)
     chain.pump.run()
     chain.check()
@@ -37,8 +37,8 @@ def _started(registries: ImagesWorld) -> ImagesChain:
 
 
 @pytest.mark.parametrize("share", range(SHARES))
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_at_any_effect(registries: ImagesWorld, effects: list[str], when: When, share: int) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_at_any_effect(registries: ImagesWorld, effects: list[str], when: KillPoint, share: int) -> None:
     assert len(effects) > 35
     for number in range(1 + share, len(effects) + 1, SHARES):
         chain = _started(registries)
@@ -60,16 +60,16 @@ def test_a_step_killed_within_any_streamed_request(registries: ImagesWorld, monk
     assert len(streamed) > 5
     for number in streamed:
         chain = _started(registries)
-        chain.reaper.plan = {(number, When.WITHIN)}
+        chain.reaper.plan = {(number, KillPoint.WITHIN)}
         print(f"killed within effect {number}")
         chain.pump.run()
         chain.check()
 
 
-def test_a_step_killed_around_what_all_functions_remember_together(
+def test_a_step_killed_around_calls_to_the_shared_memory(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A layer common to two repositories is claimed, noted, and mounted; who claimed it may die."""
+    """A layer of two repositories is claimed, recorded and mounted; the function that claimed it may be killed."""
     monkeypatch.setattr(facts, "WORTH_NOTING", 0)
 
     def started() -> ImagesChain:
@@ -89,7 +89,7 @@ def test_a_step_killed_around_what_all_functions_remember_together(
     numbers = [number for number, effect in enumerate(effects, 1) if effect in ("UpdateItem", "PutItem")]
     assert len(numbers) >= 6
     for number in numbers:
-        for when in (When.BEFORE, When.AFTER):
+        for when in (KillPoint.BEFORE, KillPoint.AFTER):
             chain = started()
             chain.reaper.plan = {(number, when)}
             chain.pump.run()
@@ -98,22 +98,22 @@ def test_a_step_killed_around_what_all_functions_remember_together(
 
 @settings(max_examples=8, phases=[Phase.explicit, Phase.generate])
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 80), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 80), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
     concurrency=st.sampled_from([1, 4]),
 )
-def test_killed_often_while_messages_come_in_disorder(
+def test_many_kills_and_messages_in_any_order(
     registries: ImagesWorld,
-    kills: set[tuple[int, When]],
+    kills: set[tuple[int, KillPoint]],
     seed: int,
     duplicates: Duplicates,
     late: float,
     concurrency: int,
 ) -> None:
     chain = small(registries.chain(seed), concurrency=concurrency)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     chain.remember()
     chain.start()
     chain.reaper.effects.clear()

@@ -1,4 +1,4 @@
-"""Large layers: over several functions, through broken connections, forgotten uploads and deaths, and hashed right."""
+"""Large layers: several functions, broken connections, lost uploads, killed steps, and correct digests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncline.kinds.images import transfer as parts
 from syncline.model import Step
 from syncline.steps import engine
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, Key
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.oci_store import digest_of
 
@@ -29,7 +29,7 @@ BLOB: Final = f"/blobs/{digest_of(LAYER)}"
 
 @pytest.fixture(autouse=True)
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Large is what has more than four chunks, and chunks are small. Time passes in large steps, so its end is late."""
+    """Use small chunks, and call a layer large from five chunks on. The clock advances in large steps."""
     monkeypatch.setattr(engine, "GRACE_SECONDS", 100.0)
     monkeypatch.setattr(parts, "BUFFERED", 0)
     monkeypatch.setattr(parts, "SINGLE_REQUEST", CHUNK * 4)
@@ -39,7 +39,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(params=[True, False], ids=["openssl", "no openssl"])
 def openssl(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """With and without a hash that can be put away."""
+    """Run each test with and without a hash whose state can be saved."""
     if not request.param:
         monkeypatch.setattr(running_hash, "_openssl", lambda: None)
     return bool(request.param)
@@ -58,7 +58,7 @@ def transfers(chain: ImagesChain) -> int:
 
 
 def sent(chain: ImagesChain) -> int:
-    """Bytes that the target was sent for large layers."""
+    """Return the number of bytes of large layers that were sent to the target."""
     return sum(len(each.body) for each in chain.target.asked("PATCH"))
 
 
@@ -78,12 +78,12 @@ def test_a_layer_over_several_functions(registries: ImagesWorld, tick: float) ->
     chain.run()
     chain.check()
     assert transfers(chain) >= 3
-    assert sent(chain) == len(LAYER), "no byte goes twice"
+    assert sent(chain) == len(LAYER), "bytes were sent twice"
     assert len(LAYER) < chain.latest().counts.bytes < len(LAYER) + 1000
     chain.check_again()
 
 
-def test_what_was_hashed_is_not_read_again(registries: ImagesWorld) -> None:
+def test_hashed_bytes_are_not_read_again(registries: ImagesWorld) -> None:
     chain = large(registries, tick=30.0)
     chain.run()
     assert transfers(chain) >= 3
@@ -94,7 +94,7 @@ def test_what_was_hashed_is_not_read_again(registries: ImagesWorld) -> None:
 
 @pytest.mark.usefixtures("openssl")
 @pytest.mark.parametrize("forget_before", [1, 3])
-def test_an_upload_that_the_registry_forgot_starts_again(registries: ImagesWorld, forget_before: int) -> None:
+def test_an_upload_that_the_registry_lost_starts_again(registries: ImagesWorld, forget_before: int) -> None:
     chain = large(registries, tick=30.0)
     delivered: list[Step] = []
 
@@ -110,43 +110,43 @@ def test_an_upload_that_the_registry_forgot_starts_again(registries: ImagesWorld
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
-def test_two_layers_at_once_are_both_taken_up_again(registries: ImagesWorld, concurrency: int) -> None:
+def test_two_concurrent_layers_are_both_continued(registries: ImagesWorld, concurrency: int) -> None:
     chain = large(registries, LAYER, OTHER, tick=20.0, concurrency=concurrency)
     chain.run()
     chain.check()
     assert transfers(chain) >= 3
-    assert sent(chain) == len(LAYER) + len(OTHER), "no byte goes twice"
+    assert sent(chain) == len(LAYER) + len(OTHER), "bytes were sent twice"
     assert len(LAYER) + len(OTHER) < chain.latest().counts.bytes < len(LAYER) + len(OTHER) + 1000
     chain.check_again()
 
 
 def test_many_small_layers_over_several_functions(registries: ImagesWorld) -> None:
-    """None is begun when the time is over, however small: together they may take longer than a function has."""
+    """No layer is begun after the end of the time: together, small ones may take longer than a function has."""
     layers = [b"%d" % number * 100 for number in range(12)]
     chain = large(registries, *layers, tick=25.0)
     chain.run()
     chain.check()
     assert transfers(chain) >= 2
     puts = [each for each in chain.target.asked("PUT") if "/blobs/uploads/" in each.path]
-    assert len(puts) == len(layers) + 1, "and none goes twice"
+    assert len(puts) == len(layers) + 1, "a layer was sent twice"
     chain.check_again()
 
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_a_layer_that_two_images_share_is_sent_and_counted_once(registries: ImagesWorld, concurrency: int) -> None:
-    """By one thread over several functions, and by several threads in one."""
+    """Send it with one thread over several functions, and with several threads in one function."""
     chain = large(registries, tick=30.0 if concurrency == 1 else 0.0, concurrency=concurrency)
     chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
     chain.run()
     chain.check()
     assert (transfers(chain) >= 3) == (concurrency == 1)
-    # Where time is short, small blobs go in pieces too.
+    # With little time, small blobs are sent in pieces as well.
     assert len(LAYER) <= sent(chain) < len(LAYER) + 2000
     assert len(LAYER) < chain.latest().counts.bytes < len(LAYER) + 2000
 
 
-def test_what_several_threads_send_over_several_functions_is_what_is_counted(registries: ImagesWorld) -> None:
-    """Which request the end of the time meets is chance. An image that it fails goes on in a batch of its own."""
+def test_bytes_of_several_threads_and_functions_are_counted_once(registries: ImagesWorld) -> None:
+    """The time ends in a random request. The image of that request continues in a separate batch."""
     chain = large(registries, tick=30.0, concurrency=4)
     chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
     chain.run()
@@ -156,10 +156,10 @@ def test_what_several_threads_send_over_several_functions_is_what_is_counted(reg
     assert sent(chain) <= chain.latest().counts.bytes < sent(chain) + 2000
 
 
-def test_an_image_that_came_too_late_does_not_begin_a_shared_layer_anew(
+def test_an_image_that_was_not_begun_continues_a_shared_layer(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One image knows how far the layer is; the other, whose turn never came, is asked for first by the next function."""
+    """One image has the position in the layer; the next function begins with the other, which was not begun."""
     monkeypatch.setattr(copying, "as_completed", lambda running: reversed(list(running)))
     chain = large(registries, tick=30.0, concurrency=1)
     chain.source.store.add_image("team/large", "2.0", LAYER, b"and a small one")
@@ -197,7 +197,7 @@ def test_the_images_of_an_index_over_several_functions_are_all_counted(registrie
     ],
     ids=lambda value: "" if isinstance(value, Fault) else str(value)[:20],
 )
-def test_a_broken_connection_is_gone_through(
+def test_a_broken_connection_is_overcome(
     registries: ImagesWorld, side: str, method: str, pattern: str, fault: Fault
 ) -> None:
     chain = large(registries, LAYER[: CHUNK * 12], tick=50.0)
@@ -222,7 +222,7 @@ def test_a_connection_that_breaks_in_every_function(registries: ImagesWorld, sid
 def test_a_layer_whose_reads_always_break_takes_many_functions(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each gets further before it fails, so none counts as a failed try."""
+    """Each function makes progress before it fails, so none counts as a failed attempt."""
     monkeypatch.setattr(pieces, "_BREAKS", 1)
     monkeypatch.setattr(pieces, "_MARK", CHUNK)
     chain = large(registries)
@@ -234,10 +234,10 @@ def test_a_layer_whose_reads_always_break_takes_many_functions(
 
 
 @pytest.mark.parametrize("tick", [30.0, 35.0, 40.0])
-def test_a_layer_whose_requests_outlive_their_functions(
+def test_requests_that_last_longer_than_their_functions(
     registries: ImagesWorld, monkeypatch: pytest.MonkeyPatch, tick: float
 ) -> None:
-    """The end of a function's time ends its request, so only the next function learns how far that got."""
+    """The end of a function's time ends its request, so only the next function learns its progress."""
     monkeypatch.setattr(engine, "GRACE_SECONDS", 0.0)
     chain = large(registries, LAYER * 3, tick=tick)
     chain.run()
@@ -245,7 +245,7 @@ def test_a_layer_whose_requests_outlive_their_functions(
     assert transfers(chain) > engine.MAX_ATTEMPTS
 
 
-def test_a_piece_goes_on_where_the_connection_broke(registries: ImagesWorld) -> None:
+def test_a_piece_continues_where_the_connection_broke(registries: ImagesWorld) -> None:
     chain = large(registries)
     chain.source.fault("GET", BLOB, Fault(cut=CHUNK * 7 + 100), times=2)
     chain.run()
@@ -254,7 +254,7 @@ def test_a_piece_goes_on_where_the_connection_broke(registries: ImagesWorld) -> 
 
 
 def test_a_registry_that_forgets_broken_uploads(registries: ImagesWorld) -> None:
-    """As docker-registry 2.8: there is nothing to go on with, and the layer starts again."""
+    """Like docker-registry 2.8, it keeps nothing, so the layer starts again."""
     chain = large(registries)
     chain.target.forgets_broken = True
     try:
@@ -266,21 +266,21 @@ def test_a_registry_that_forgets_broken_uploads(registries: ImagesWorld) -> None
 
 
 @pytest.mark.parametrize("tick", [0.0, 30.0])
-def test_wrong_bytes_of_a_large_layer_are_found_out(registries: ImagesWorld, tick: float) -> None:
+def test_wrong_bytes_of_a_large_layer_are_detected(registries: ImagesWorld, tick: float) -> None:
     chain = large(registries, tick=tick)
     chain.source.fault("GET", BLOB, Fault(wrong=True), times=None)
     chain.run()
     chain.check({ITEM: "DIGEST_MISMATCH"})
-    assert chain.target.store.sessions == {}, "what was sent is taken back"
+    assert chain.target.store.sessions == {}, "the upload was not cancelled"
 
 
 @pytest.mark.parametrize("tick", [0.0, 30.0])
 @pytest.mark.parametrize("blob", [LAYER[: CHUNK * 9], LAYER + b"and more"], ids=["short", "long"])
 @pytest.mark.parametrize("sizeless", [False, True])
-def test_a_layer_of_another_size_than_its_manifest_says_is_found_out(
+def test_a_layer_of_another_size_than_in_its_manifest_is_detected(
     registries: ImagesWorld, blob: bytes, tick: float, *, sizeless: bool
 ) -> None:
-    """The source's answer is whole in itself; it must not look like a layer that needs more time for ever."""
+    """The source's response is complete; it must not be treated as a layer that needs more time."""
     chain = large(registries, tick=tick)
     chain.source.fault("GET", BLOB, Fault(sizeless=sizeless), times=None)
     chain.source.store.repositories["team/large"].blobs[digest_of(LAYER)] = blob
@@ -306,7 +306,7 @@ def test_a_token_that_expires_within_a_layer(registries: ImagesWorld) -> None:
 
 
 def test_a_step_killed_anywhere_in_a_layer_over_several_functions(registries: ImagesWorld, openssl: bool) -> None:
-    """Before every second effect and after the others; without OpenSSL the other way round."""
+    """Kill before every second effect and after the others; without OpenSSL, swap the two."""
 
     def started() -> ImagesChain:
         chain = large(registries, LAYER[: CHUNK * 16], tick=40.0)
@@ -321,7 +321,7 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(registries: Im
     effects = list(chain.reaper.effects)
     assert len([effect for effect in effects if effect.startswith("PATCH")]) >= 3
     for number, effect in enumerate(effects, 1):
-        when = When.BEFORE if (number % 2 == 0) == openssl else When.AFTER
+        when = KillPoint.BEFORE if (number % 2 == 0) == openssl else KillPoint.AFTER
         print(f"killed {when} effect {number}, {effect}")
         chain = started()
         chain.reaper.plan = {(number, when)}
@@ -330,9 +330,9 @@ def test_a_step_killed_anywhere_in_a_layer_over_several_functions(registries: Im
 
 
 @pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE])
-def test_messages_in_disorder_while_a_layer_goes_on(registries: ImagesWorld, duplicates: Duplicates) -> None:
+def test_messages_in_any_order_during_a_layer(registries: ImagesWorld, duplicates: Duplicates) -> None:
     chain = large(registries, LAYER, OTHER, tick=30.0, concurrency=4)
-    chain.pump.manners = Manners(random.Random(7), True, duplicates, 900.0, True)
+    chain.pump.delivery = Delivery(random.Random(7), True, duplicates, 900.0, True)
     chain.run()
     chain.check()
     chain.check_again()

@@ -1,4 +1,4 @@
-"""Signatures, attestations and SBOMs that have no tag and only name their subject, through the whole chain."""
+"""Signatures, attestations and SBOMs without a tag, which only name their subject, in the step chain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from syncline.kinds.images.referrers import DEEPEST
 from syncline.model import Counts, RunStatus
 from tests.rig.images import ImagesChain, ImagesWorld
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 from tests.standins.oci import OciRegistry
 from tests.standins.oci_store import OCI_INDEX, Repository, Store, Stored, descriptor, digest_of
 
@@ -25,14 +25,14 @@ SIDES: Final = pytest.mark.parametrize(
 
 
 def refer(store: Store, subject: str, what: bytes, **more: Any) -> str:
-    """A signature or the like, without a tag; its digest."""
+    """Add a referrer without a tag; return its digest."""
     stored = store.repositories[NAME].manifests[subject]
     named = descriptor(stored.media_type, stored.body)
     return store.add_image(NAME, None, what, subject=named, artifactType="application/vnd.example.signature", **more)
 
 
 def list_by_tags(store: Store) -> None:
-    """List all referrers under tags, as the clients of a registry without the API do."""
+    """List all referrers under tags, like clients of a registry without the referrers API."""
     manifests = store.repositories[NAME].manifests
     for subject in list(manifests):
         found = [entry["digest"] for entry in store.referrers(NAME, subject)]
@@ -41,7 +41,7 @@ def list_by_tags(store: Store) -> None:
 
 
 def signed(chain: ImagesChain, *, there: bool, here: bool) -> dict[str, str]:
-    """An image and an index, with a signature each, one of an index's child, and one of a signature; all by name."""
+    """Add an image and an index with a signature each, a signature of a child, and one of a signature; return all by name."""
     chain.source.lists_referrers, chain.target.lists_referrers = there, here
     store = chain.source.store
     one = store.add_image(NAME, "1.0", b"an image")
@@ -58,7 +58,7 @@ def signed(chain: ImagesChain, *, there: bool, here: bool) -> dict[str, str]:
 
 
 def listed(registry: OciRegistry, subject: str) -> set[str]:
-    """What a registry lists for a subject, by the API or by the tag."""
+    """Return the referrers that a registry lists for a subject, by the API or by the tag."""
     if registry.lists_referrers:
         return {entry["digest"] for entry in registry.store.referrers(NAME, subject)}
     repository = registry.store.repositories[NAME]
@@ -69,12 +69,12 @@ def listed(registry: OciRegistry, subject: str) -> set[str]:
 
 
 def check(chain: ImagesChain) -> None:
-    """Every referrer that the source lists is listed at the target, byte for byte, with its parts; the run is right."""
+    """Check the run, and that the target lists every referrer of the source, byte for byte with its parts."""
     there, here = chain.source.store.repositories[NAME], chain.target.store.repositories[NAME]
     referrers = set[str]()
     for subject in there.manifests:
         found = listed(chain.source, subject)
-        assert found <= listed(chain.target, subject), f"what refers to {subject}"
+        assert found <= listed(chain.target, subject), f"referrers of {subject}"
         referrers |= found
     for digest in referrers:
         assert here.manifests[digest] == there.manifests[digest]
@@ -89,17 +89,17 @@ def check(chain: ImagesChain) -> None:
     assert not chain.dead_items()
 
 
-def again(chain: ImagesChain) -> Counts:
-    """A further scheduled run, which asks for nobody's referrers and writes nothing."""
-    asked, wrote = looks(chain), len(writes(chain))
+def run_again(chain: ImagesChain) -> Counts:
+    """Execute a second scheduled run, and check that it requests no referrers and writes nothing."""
+    asked, wrote = referrer_requests(chain), len(writes(chain))
     counts = chain.run().counts
     assert len(writes(chain)) == wrote
-    assert looks(chain) == asked
+    assert referrer_requests(chain) == asked
     return counts
 
 
-def looks(chain: ImagesChain) -> int:
-    """How many requests there were for what refers to something."""
+def referrer_requests(chain: ImagesChain) -> int:
+    """Return the number of requests for referrers."""
     return sum(len(registry.asked("GET", "/referrers/")) for registry in (chain.source, chain.target))
 
 
@@ -108,19 +108,19 @@ def writes(chain: ImagesChain) -> list[str]:
 
 
 @SIDES
-def test_all_that_refers_to_an_image_comes_along(registries: ImagesWorld, *, there: bool, here: bool) -> None:
+def test_all_referrers_of_an_image_are_moved(registries: ImagesWorld, *, there: bool, here: bool) -> None:
     chain = registries.chain()
     chain.configure(concurrency=4)
     signed(chain, there=there, here=here)
     tags = len(chain.source.store.tags())
     assert chain.run().counts.moved == tags
     check(chain)
-    counts = again(chain)
+    counts = run_again(chain)
     assert (counts.skipped, counts.queued, counts.conflict) == (tags, 0, 0)
 
 
 @pytest.mark.parametrize("here", [True, False], ids=["api", "tag"])
-def test_it_is_there_and_listed_before_the_tag_is(registries: ImagesWorld, *, here: bool) -> None:
+def test_referrers_are_moved_and_listed_before_the_tag(registries: ImagesWorld, *, here: bool) -> None:
     chain = registries.chain()
     chain.configure()
     made = signed(chain, there=True, here=here)
@@ -140,7 +140,7 @@ def test_it_is_there_and_listed_before_the_tag_is(registries: ImagesWorld, *, he
 
 
 @SIDES
-def test_a_signature_made_later_comes_when_its_repository_is_named(
+def test_a_later_signature_is_moved_when_its_repository_is_named(
     registries: ImagesWorld, *, there: bool, here: bool
 ) -> None:
     chain = registries.chain()
@@ -149,21 +149,21 @@ def test_a_signature_made_later_comes_when_its_repository_is_named(
     chain.run()
     refer(chain.source.store, made["child"], b"a second signature")
     if there:
-        assert again(chain).queued == 0
+        assert run_again(chain).queued == 0
     else:
-        list_by_tags(chain.source.store)  # a tag that differs, and a list may grow where nothing is overwritten
+        list_by_tags(chain.source.store)  # the tag differs, but a list may grow without `overwrite`
     wrote = len(writes(chain))
     chain.clock.sleep(1)
     chain.start(NAME)
     chain.pump.run()
     check(chain)
     assert not [each for each in writes(chain)[wrote:] if made["child signed"] in each], (
-        "what is there is not sent again"
+        "an existing referrer was sent again"
     )
-    assert again(chain).queued == 0
+    assert run_again(chain).queued == 0
 
 
-def test_a_sync_that_always_looks_needs_no_name(registries: ImagesWorld) -> None:
+def test_with_referrers_always_a_later_signature_is_moved_by_any_run(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure(referrers="always")
     made = signed(chain, there=True, here=True)
@@ -175,7 +175,7 @@ def test_a_sync_that_always_looks_needs_no_name(registries: ImagesWorld) -> None
     assert chain.run().counts.queued == 0
 
 
-def test_a_sync_that_never_looks_asks_for_none(registries: ImagesWorld) -> None:
+def test_with_referrers_never_none_are_requested(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure(referrers="none")
     made = signed(chain, there=True, here=True)
@@ -183,12 +183,12 @@ def test_a_sync_that_never_looks_asks_for_none(registries: ImagesWorld) -> None:
     chain.check()
     chain.start(NAME)
     chain.pump.run()
-    assert looks(chain) == 0
+    assert referrer_requests(chain) == 0
     assert listed(chain.target, made["1.0"]) == set()
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["api", "tag"])
-def test_what_the_target_lists_besides_stays(registries: ImagesWorld, *, there: bool) -> None:
+def test_additional_referrers_at_the_target_remain(registries: ImagesWorld, *, there: bool) -> None:
     chain = registries.chain()
     chain.configure()
     made = signed(chain, there=there, here=False)
@@ -201,14 +201,14 @@ def test_what_the_target_lists_besides_stays(registries: ImagesWorld, *, there: 
     del target.repositories[NAME].manifests[made["1.0"]]
     chain.run()
     assert listed(chain.target, made["1.0"]) == {own, made["1.0 signed"]}
-    # Where the source lists by a tag, that tag differs: it cannot be told from one of which entries were revoked.
+    # If the source lists by a tag, that tag differs: revoked entries could be the reason.
     conflicts = 0 if there else 1
     assert (chain.latest().counts.failed, chain.latest().counts.conflict) == (0, conflicts)
-    counts = again(chain)
+    counts = run_again(chain)
     assert (counts.queued, counts.conflict, counts.failed) == (0, conflicts, 0)
 
 
-def test_what_is_listed_and_is_none_is_left_out(registries: ImagesWorld) -> None:
+def test_listed_manifests_that_are_not_referrers_are_left_out(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure()
     store = chain.source.store
@@ -232,7 +232,7 @@ def test_what_is_listed_and_is_none_is_left_out(registries: ImagesWorld) -> None
     assert (sound in here, gone in here) == (True, False)
 
 
-def test_referrers_of_referrers_without_end_are_refused(registries: ImagesWorld) -> None:
+def test_referrers_nested_too_deeply_are_refused(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure()
     last = chain.source.store.add_image(NAME, "deep", b"an image")
@@ -242,7 +242,7 @@ def test_referrers_of_referrers_without_end_are_refused(registries: ImagesWorld)
     chain.check({(NAME, "deep"): "MANIFEST_INVALID"})
 
 
-def test_many_referrers_come_over_many_pages(registries: ImagesWorld) -> None:
+def test_many_pages_of_referrers_are_moved(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure()
     chain.source.referrers_page = chain.target.referrers_page = 2
@@ -254,7 +254,7 @@ def test_many_referrers_come_over_many_pages(registries: ImagesWorld) -> None:
     assert len(listed(chain.target, image)) == 5
 
 
-# -- whatever dies
+# -- killed steps
 
 
 def begun(registries: ImagesWorld, *, there: bool) -> ImagesChain:
@@ -267,24 +267,24 @@ def begun(registries: ImagesWorld, *, there: bool) -> ImagesChain:
     return chain
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_step_killed_around_any_manifest_leaves_nothing_unlisted(registries: ImagesWorld, when: When) -> None:
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_step_killed_at_any_manifest_leaves_no_referrer_unlisted(registries: ImagesWorld, when: KillPoint) -> None:
     chain = begun(registries, there=True)
     chain.pump.run()
     effects = [number for number, each in enumerate(chain.reaper.effects, 1) if re.search("PUT.*/manifests/", each)]
     assert len(effects) > 12
-    for number in effects[:: 2 if when is When.BEFORE else 1]:
+    for number in effects[:: 2 if when is KillPoint.BEFORE else 1]:
         chain = begun(registries, there=True)
         chain.reaper.plan = {(number, when)}
         chain.pump.run()
         check(chain)
-        assert again(chain).queued == 0
+        assert run_again(chain).queued == 0
 
 
 @pytest.mark.parametrize("there", [True, False], ids=["api", "tag"])
-def test_messages_that_come_twice_and_in_any_order(registries: ImagesWorld, *, there: bool) -> None:
+def test_messages_delivered_twice_and_in_any_order(registries: ImagesWorld, *, there: bool) -> None:
     chain = begun(registries, there=there)
-    chain.pump.manners = Manners(random.Random(1), shuffle=True, duplicates=Duplicates.AT_ONCE)
+    chain.pump.delivery = Delivery(random.Random(1), shuffle=True, duplicates=Duplicates.AT_ONCE)
     chain.pump.run()
     check(chain)
-    assert again(chain).queued == 0
+    assert run_again(chain).queued == 0

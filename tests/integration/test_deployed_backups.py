@@ -1,4 +1,4 @@
-"""The real thing: objects put into a bucket become commits by the deployed functions, and are seen from outside."""
+"""The deployed functions commit objects of a bucket; independent clients check the result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.clients.http.client import Http
 from tests.integration.test_deployed_images import Deployed
 from tests.standins.git_http import GitHttp, git_http
@@ -47,14 +48,14 @@ def http(bare: Bare) -> Iterator[GitHttp]:
 
 @pytest.fixture(scope="module")
 def s3(deployed: Deployed) -> Any:
-    """The engine's S3, with a bucket that notifies nobody yet."""
-    client = boto3.client("s3", **deployed.engine.client_arguments())  # type: ignore[call-overload]
+    """Return a client of the engine's S3, with a bucket without notifications."""
+    client = boto3.client("s3", **client_arguments(deployed.engine.endpoint))  # type: ignore[call-overload]
     client.create_bucket(Bucket=BUCKET)
     return client
 
 
 def notify(deployed: Deployed, s3: Any) -> None:
-    """Let the bucket tell the events queue what changes from now on."""
+    """Let the bucket notify the events queue of later changes."""
     queue = {
         "QueueArn": deployed.engine.outputs["EventsQueueArn"],
         "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
@@ -86,12 +87,12 @@ def test_objects_become_commits_and_come_back(
         },
     )
     counts = deployed.syncline("run", "clusters", "--wait")["run"]["counts"]
-    # Nothing was notified yet, so no event joins the run and counts an object a second time.
+    # The bucket sends no notifications yet, so no event joins the run and counts an object again.
     assert (counts["moved"], counts["skipped"], counts["failed"], counts["conflict"]) == (len(FILES), 0, 0, 0)
     assert bare.files() == FILES
     before = len(bare.commits())
 
-    # By events alone.
+    # Changes that only events report.
     notify(deployed, s3)
     s3.put_object(Bucket=BUCKET, Key="east/n/f0.yaml", Body=b"changed")
     s3.put_object(Bucket=BUCKET, Key="north/n/new.yaml", Body=b"new")
@@ -105,7 +106,7 @@ def test_objects_become_commits_and_come_back(
     again = deployed.syncline("run", "clusters", "--wait")["run"]["counts"]
     assert (again["skipped"], again["queued"]) == (len(after), 0)
 
-    # Seen from outside.
+    # The console reports success.
     url = deployed.engine.outputs["ConsoleUrl"]
     health = Http().request("GET", f"{url}health")
     assert (health.status, health.json().get("status")) == (200, "ok"), health.body
@@ -115,7 +116,7 @@ def test_objects_become_commits_and_come_back(
     assert samples["git_sync_files_processed_total"] >= len(FILES)
     assert samples["git_sync_errors_total"] == 0
 
-    # And back.
+    # The backup can be restored.
     restored = deployed.syncline("restore", "clusters", "east", "--to", str(tmp_path / "back"))["restored"]
     assert restored["files"] == 5
     assert (tmp_path / "back/east/n/f0.yaml").read_bytes() == b"changed"

@@ -1,4 +1,4 @@
-"""The real thing: a bucket's own notifications, through the deployed functions, to a file manager; and the command."""
+"""The deployed functions sync a bucket to a file manager, driven by the bucket's notifications and the command."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import boto3
 import pytest
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.cli.local_engine import Engine
 from syncline.clients.http.client import Http
 from tests.standins.file_manager import FileManagerServer
@@ -30,14 +31,14 @@ _SECONDS: Final = 90
 
 @dataclass(frozen=True)
 class Deployed:
-    """The stack on an engine of its own, the command beside it, and a client of its S3."""
+    """The stack on a separate engine, the command, and a client of its S3."""
 
     home: Path
     engine: Engine
     s3: Any
 
     def syncline(self, *arguments: str, exits: int = 0) -> Any:
-        """What the command says in JSON; fails where it exits otherwise than with ``exits``."""
+        """Run the command; return its JSON output. Fail if its exit code is not ``exits``."""
         command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self.home), "--json"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
@@ -49,7 +50,7 @@ class Deployed:
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     home = tmp_path_factory.mktemp("home")
     running = engine.up(home, TOP, port=0, say=print)
-    arguments = running.client_arguments()
+    arguments = client_arguments(running.endpoint)
     secrets = boto3.client("secretsmanager", **arguments)  # type: ignore[call-overload]
     keys = {"access": arguments["aws_access_key_id"], "secret": arguments["aws_secret_access_key"]}
     secrets.create_secret(Name="syncline/files", SecretString=json.dumps({**keys, "token": TOKEN, "hook": HOOK}))
@@ -64,15 +65,15 @@ def manager() -> Iterator[FileManagerServer]:
 
 
 def wait(what: Callable[[], bool]) -> None:
-    """Wait for a condition; fails where it does not come true in time."""
+    """Wait for a condition; fail after a time limit."""
     deadline = time.monotonic() + _SECONDS
     while not what():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.1)
 
 
 def listen(deployed: Deployed) -> None:
-    """Let the bucket notify the events queue, as the setup page says."""
+    """Let the bucket notify the events queue, as described on the setup page."""
     deployed.s3.create_bucket(Bucket=BUCKET)
     deployed.s3.create_bucket(Bucket="reports")
     queue = {
@@ -85,7 +86,7 @@ def listen(deployed: Deployed) -> None:
 
 
 def endpoint(deployed: Deployed, bucket: str) -> dict[str, Any]:
-    url = deployed.engine.client_arguments()["endpoint_url"]
+    url = deployed.engine.endpoint
     auth = {"access_key": "secret:syncline/files#access", "secret_key": "secret:syncline/files#secret"}
     return {"bucket": bucket, "endpoint": url, "auth": auth}
 
@@ -98,7 +99,7 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
         "source": {**endpoint(deployed, BUCKET), "sequencers": True},
         "target": target,
         "removals": {},
-        "events": {"quiet": 3, "longest": 20},  # a busy machine may be seconds between a copy and its delete
+        "events": {"quiet": 3, "longest": 20},  # on a busy machine, seconds may pass between a copy and its deletion
         "reports": {**endpoint(deployed, "reports"), "full": True},
     }
     file = tmp_path / "syncs.yaml"
@@ -112,11 +113,11 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     for key, content in contents.items():
         deployed.s3.put_object(Bucket=BUCKET, Key=key, Body=content, Metadata={"permissions": "rw-r-----"})
 
-    def arrived() -> bool:
+    def is_synced() -> bool:
         found = {path: (each.content, each.permissions) for path, each in manager.files.items()}
         return found == {f"/data/{key}": (content, "rw-r-----") for key, content in contents.items()}
 
-    wait(arrived)  # by events alone
+    wait(is_synced)  # through events only
     wait(lambda: deployed.syncline("status", "shop")["syncs"][0]["current"] is None)
 
     received = manager.received
@@ -134,15 +135,15 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     deployed.s3.copy_object(Bucket=BUCKET, Key=new, CopySource={"Bucket": BUCKET, "Key": old})
     deployed.s3.delete_object(Bucket=BUCKET, Key=old)
     contents[new] = contents.pop(old)
-    wait(arrived)
-    assert manager.received == received, "a rename sends no bytes"
+    wait(is_synced)
+    assert manager.received == received, "a rename sent bytes again"
     wait(lambda: deployed.syncline("status", "shop")["syncs"][0]["current"] is None)
 
     found = deployed.syncline("state", "diff", "shop", str(sheet), "--reports")
     assert found["differences"] == {"create": 1, "delete": 1}
     listed = [each["Key"] for each in deployed.s3.list_objects_v2(Bucket="reports")["Contents"]]
     assert sum(found["written"] == f"s3://reports/{key}" for key in listed) == 1
-    assert sum(key.endswith("-differences.csv") for key in listed) > 1, "each run writes what it changed"
+    assert sum(key.endswith("-differences.csv") for key in listed) > 1, "a run wrote no list of its changes"
     renamed = max(key for key in listed if key.endswith("-before.csv")).removesuffix("-before.csv")
     for what, paths in (("before", [f"/data/{old}"]), ("after", [f"/data/{new}"])):
         text = deployed.s3.get_object(Bucket="reports", Key=f"{renamed}-{what}.csv")["Body"].read().decode()
@@ -152,58 +153,60 @@ def test_from_notifications_to_files(deployed: Deployed, manager: FileManagerSer
     assert {row["file_path"] for row in csv.DictReader(state.splitlines())} == set(manager.files)
 
 
-def test_what_minio_and_eventbridge_tell_with_access_lists(
+def test_events_of_minio_and_eventbridge_with_access_lists(
     deployed: Deployed, manager: FileManagerServer, tmp_path: Path
 ) -> None:
-    """A bucket that notifies no queue: MinIO posts to the webhook, EventBridge puts its own form into the events queue."""
-    deployed.s3.create_bucket(Bucket="told", ObjectOwnership="ObjectWriter")
+    """The bucket notifies no queue. MinIO posts to the webhook, EventBridge sends its format to the events queue."""
+    deployed.s3.create_bucket(Bucket="notified", ObjectOwnership="ObjectWriter")
     sync = {
         "kind": "files",
-        "source": endpoint(deployed, "told"),
+        "source": endpoint(deployed, "notified"),
         "target": {"file_manager": manager.url, "token": "secret:syncline/files#token", "prefix": "/data/"},
         "permissions": {"source": "acl"},
         "webhook": {"secret": "secret:syncline/files#hook"},
         "events": {"quiet": 1, "longest": 5},
     }
     file = tmp_path / "syncs.yaml"
-    file.write_text(json.dumps({"syncs": {"told": sync}}))
+    file.write_text(json.dumps({"syncs": {"notified": sync}}))
     deployed.syncline("apply", str(file), "--prune")
-    sqs = boto3.client("sqs", **deployed.engine.client_arguments())  # type: ignore[call-overload]
+    sqs = boto3.client("sqs", **client_arguments(deployed.engine.endpoint))  # type: ignore[call-overload]
     events = sqs.get_queue_url(QueueName=deployed.engine.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"]
 
-    def arrived() -> dict[str, tuple[bytes | None, str]]:
+    def synced_files() -> dict[str, tuple[bytes | None, str]]:
         return {path: (each.content, each.permissions) for path, each in manager.files.items()}
 
     def by_minio(secret: str) -> int:
-        about = {"bucket": {"name": "told"}, "object": {"key": "by+minio%2B1", "sequencer": "1887A0B3F4B4E9C1"}}
+        about = {"bucket": {"name": "notified"}, "object": {"key": "by+minio%2B1", "sequencer": "1887A0B3F4B4E9C1"}}
         record = {"eventVersion": "2.0", "eventSource": "minio:s3", "eventName": "s3:ObjectCreated:Put", "s3": about}
-        hook = f"{deployed.engine.outputs['ReceiveUrl']}hooks/told"
+        hook = f"{deployed.engine.outputs['ReceiveUrl']}hooks/notified"
         headers = {"Authorization": f"Bearer {secret}", "Content-Type": "application/json"}
         return Http().request("POST", hook, headers, json.dumps({"Records": [record]}).encode()).status
 
     def by_eventbridge(kind: str, reason: str) -> None:
-        detail = {"bucket": {"name": "told"}, "object": {"key": "by bus"}, "reason": reason}
+        detail = {"bucket": {"name": "notified"}, "object": {"key": "by bus"}, "reason": reason}
         body = {"version": "0", "detail-type": kind, "source": "aws.s3", "detail": detail}
         sqs.send_message(QueueUrl=events, MessageBody=json.dumps(body))
 
-    deployed.s3.put_object(Bucket="told", Key="by minio+1", Body=b"one", ACL="private")
-    deployed.s3.put_object(Bucket="told", Key="by bus", Body=b"two", ACL="public-read")
+    deployed.s3.put_object(Bucket="notified", Key="by minio+1", Body=b"one", ACL="private")
+    deployed.s3.put_object(Bucket="notified", Key="by bus", Body=b"two", ACL="public-read")
     assert by_minio("another") == 401
     assert by_minio(HOOK) == 202
-    wait(lambda: arrived() == {"/data/by minio+1": (b"one", "rw-------")})
+    wait(lambda: synced_files() == {"/data/by minio+1": (b"one", "rw-------")})
     by_eventbridge("Object Created", "PutObject")
-    wait(lambda: arrived().get("/data/by bus") == (b"two", "rw-r--r--"))
+    wait(lambda: synced_files().get("/data/by bus") == (b"two", "rw-r--r--"))
 
     received = manager.received
-    deployed.s3.put_object_acl(Bucket="told", Key="by bus", ACL="private")
-    wait(lambda: deployed.syncline("status", "told")["syncs"][0]["current"] is None)
+    deployed.s3.put_object_acl(Bucket="notified", Key="by bus", ACL="private")
+    wait(lambda: deployed.syncline("status", "notified")["syncs"][0]["current"] is None)
     by_eventbridge("Object ACL Updated", "")
-    wait(lambda: arrived()["/data/by bus"] == (b"two", "rw-------"))
-    assert manager.received == received, "new permissions send no bytes"
+    wait(lambda: synced_files()["/data/by bus"] == (b"two", "rw-------"))
+    assert manager.received == received, "new permissions sent bytes again"
 
 
-def test_moving_over_without_a_second_upload(deployed: Deployed, manager: FileManagerServer, tmp_path: Path) -> None:
-    """What the replaced service had sent is taken in from its own sheet."""
+def test_migration_from_the_replaced_service_uploads_nothing_again(
+    deployed: Deployed, manager: FileManagerServer, tmp_path: Path
+) -> None:
+    """The files that the replaced service had sent are imported from its CSV file."""
     deployed.s3.create_bucket(Bucket="before")
     rows = ["file_path,permissions,size,file_type,last_modified,internal_id"]
     for number in range(5):

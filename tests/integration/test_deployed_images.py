@@ -1,4 +1,4 @@
-"""The real thing: the deployed functions between two real registries, driven by the command, witnessed by skopeo."""
+"""The deployed functions between two real registries, driven by the command and checked by skopeo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import boto3
 import pytest
 
 from syncline.cli import local_engine as engine
-from syncline.cli.deploy import STACK
+from syncline.cli.deploy import STACK, client_arguments
 from syncline.cli.local_engine import Engine
 from tests.standins.pairs import RegistryPair, TokenRegistryPair
 from tests.standins.registry import Htpasswd, Registry, basic, sha256
@@ -30,22 +30,22 @@ Skopeo = Callable[..., bytes]
 
 @dataclass(frozen=True)
 class Deployed:
-    """The stack on an engine of its own, and the command beside it."""
+    """The stack on a separate engine, and the command."""
 
     home: Path
     engine: Engine
 
     def keep_secret(self, name: str, value: dict[str, str]) -> None:
-        secrets = boto3.client("secretsmanager", **self.engine.client_arguments())  # type: ignore[call-overload]
+        secrets = boto3.client("secretsmanager", **client_arguments(self.engine.endpoint))  # type: ignore[call-overload]
         secrets.create_secret(Name=name, SecretString=json.dumps(value))
 
     def syncline(self, *arguments: str, exits: int = 0) -> Any:
-        """What the command says in JSON; fails where it exits otherwise than with ``exits``."""
+        """Run the command; return its JSON output. Fail if its exit code is not ``exits``."""
         return self._said([*arguments, "--home", str(self.home)], {}, exits)
 
     def by_name(self, *arguments: str, exits: int = 0) -> Any:
-        """The same of a command that knows the stack by its name alone, and AWS by what the environment says."""
-        about = self.engine.client_arguments()
+        """Run the command with only the name of the stack and the AWS settings of the environment; return its JSON output."""
+        about = client_arguments(self.engine.endpoint)
         variables = {
             "AWS_ENDPOINT_URL": about["endpoint_url"],
             "AWS_DEFAULT_REGION": about["region_name"],
@@ -65,7 +65,7 @@ class Deployed:
         return json.loads(done.stdout)
 
     def apply(self, folder: Path, **syncs: dict[str, Any]) -> Any:
-        """JSON is YAML."""
+        """Apply the syncs from a file; JSON is valid YAML."""
         file = folder / "syncs.yaml"
         file.write_text(json.dumps({"syncs": {name.replace("_", "-"): sync for name, sync in syncs.items()}}))
         return self.syncline("apply", str(file), "--prune")
@@ -85,7 +85,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 
 def fill(registry: Registry, namespace: str) -> dict[str, str]:
-    """Two repositories with layers in common, a multi-architecture index and a signature; digests by reference."""
+    """Push two repositories with common layers, a multi-architecture index and a signature; return digests by reference."""
     common = os.urandom(1_200_000)
     app, base = f"{namespace}/team/app", f"{namespace}/base"
     digests = {
@@ -117,7 +117,7 @@ def sync(prod: Registry, dr: Registry, source: Sequence[str], target: Sequence[s
 
 
 def same(skopeo: Skopeo, digests: dict[str, str], prod: Sequence[str], dr: Sequence[str]) -> None:
-    """Skopeo, which knows nothing of us, gets the same bytes at both registries. Each is host and credentials."""
+    """Check with skopeo that both registries return the same bytes. Each is a host and credentials."""
     for reference, digest in digests.items():
         raw = [
             skopeo("inspect", "--raw", "--tls-verify=false", "--creds", creds, f"docker://{host}/{reference}")
@@ -150,7 +150,7 @@ def test_between_registries_with_passwords(
     conflict = deployed.syncline("run", "copied", "--wait", exits=1)["run"]
     assert (conflict["counts"]["conflict"], conflict["counts"]["moved"]) == (1, 0)
     kept = skopeo("inspect", "--raw", "--tls-verify=false", "--creds", creds, f"docker://{dr.host}/{namespace}/base:1")
-    assert sha256(kept) == digests[f"{namespace}/base:1"], "what differs is left alone"
+    assert sha256(kept) == digests[f"{namespace}/base:1"], "a different tag was overwritten"
 
 
 def test_a_stack_is_driven_by_its_name(
@@ -171,7 +171,9 @@ def test_a_stack_is_driven_by_its_name(
     assert {item["name"] for item in deployed.by_name("report", "by-name", "--full")["items"]} >= {"1", "2", "multi"}
     assert deployed.by_name("retry", "by-name")["letters"]["retried"] == 0
     deployed.by_name("cancel", "by-name")
-    assert deployed.syncline("status", "by-name")["syncs"][0]["last"]["id"] == ran["id"], "it is the same stack"
+    assert deployed.syncline("status", "by-name")["syncs"][0]["last"]["id"] == ran["id"], (
+        "the name led to another stack"
+    )
 
 
 def test_between_registries_with_tokens(
@@ -185,7 +187,7 @@ def test_between_registries_with_tokens(
     assert deployed.syncline("run", "copied", "--wait")["run"]["counts"]["moved"] == len(digests)
     same(skopeo, digests, (prod.host, "reader:reader's password"), (dr.host, "writer:writer's password"))
 
-    # Reading is not writing: every item fails by itself, with its code, and waits to be tried again.
+    # With only read permissions, every item fails separately with its code and becomes a dead letter.
     only_reader = sync(prod, dr, reader, reader, repositories=repositories)
     only_reader["target"]["prefix"] = "elsewhere"
     deployed.apply(tmp_path, copied=only_reader)

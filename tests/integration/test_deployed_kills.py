@@ -1,4 +1,4 @@
-"""The real thing: function processes of the engine are killed in the middle of a transfer."""
+"""Processes of deployed functions are killed during a transfer."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from tests.standins.programs import needs
 TOP: Final = Path(__file__).parents[2]
 FUNCTION_SECONDS: Final = 20
 _SECONDS: Final = 180
-"""The function's time, the minute after which its messages are seen, and what a busy machine takes."""
+"""The function's timeout, the minute until its messages are redelivered, and a reserve for a busy machine."""
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An engine with this project, but for the time of the transfer function."""
+    """Yield the home of an engine with this project and a shorter timeout of the transfer function."""
     needs("make")
     project, home = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("home")
     for name in ("layers", "functions", "requirements"):
@@ -51,7 +51,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def syncline(home: Path, *arguments: str) -> Any:
-    """What the command says in JSON."""
+    """Run the command; return its JSON output."""
     command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(home), "--json"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
@@ -60,7 +60,7 @@ def syncline(home: Path, *arguments: str) -> Any:
 
 
 def kill_functions(home: Path, name: str) -> int:
-    """Kill the processes of an engine that run a function; their number."""
+    """Kill the processes of an engine that run a function; return their number."""
     killed = 0
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
@@ -75,12 +75,12 @@ def kill_functions(home: Path, name: str) -> int:
 def wait(what: Callable[[], bool]) -> None:
     deadline = time.monotonic() + _SECONDS
     while not what():
-        assert time.monotonic() < deadline, "it did not come true in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.2)
 
 
 def test_functions_killed_in_a_transfer(home: Path, tmp_path: Path) -> None:
-    """One run is done by other functions within a minute of the time that they had. The other is cancelled at once."""
+    """Other functions complete one run soon after the timeout of the killed ones. The other run is cancelled at once."""
     with OciRegistry() as source, OciRegistry() as target:
         syncs = {}
         for name in ("waits", "cancelled"):

@@ -1,4 +1,4 @@
-"""The engine on this machine: the real template, built and deployed by the real sam, with functions of the tests' own."""
+"""The local engine: the real template, built and deployed by the real sam, with functions of the tests."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ import pytest
 
 from syncline.cli import deploy, engine_state
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.cli.local_engine import Engine
 from syncline.cli.programs import ProgramError
 from syncline.errors import SynclineError
@@ -64,7 +65,7 @@ def handler(event, context):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project like this one, but for its functions; what is slow to install is shared with this one."""
+    """Return a copy of this project with test functions, which shares the folders that are slow to fill."""
     needs("make")
     folder = tmp_path_factory.mktemp("project")
     for name in ("template.yaml", "samconfig.toml"):
@@ -88,16 +89,16 @@ def home(tmp_path: Path) -> Iterator[Path]:
     engine.down(folder)
 
 
-def up(home: Path, project: Path, said: list[str] | None = None) -> Engine:
-    return engine.up(home, project, port=0, say=(said if said is not None else []).append)
+def up(home: Path, project: Path, messages: list[str] | None = None) -> Engine:
+    return engine.up(home, project, port=0, say=(messages if messages is not None else []).append)
 
 
 def client(running: Engine, service: str) -> Any:
-    return boto3.client(service, **running.client_arguments())  # type: ignore[call-overload]
+    return boto3.client(service, **client_arguments(running.endpoint))  # type: ignore[call-overload]
 
 
 def table_of(running: Engine) -> Any:
-    arguments = running.client_arguments()
+    arguments = client_arguments(running.endpoint)
     return boto3.resource("dynamodb", **arguments).Table(running.outputs["TableName"])  # type: ignore[call-overload]
 
 
@@ -107,7 +108,7 @@ def send(running: Engine, queue: str, key: str, **message: Any) -> None:
 
 
 def seen(running: Engine, key: str, times: int = 1) -> dict[str, Any]:
-    """What the function wrote of a message, once it got it so often; waits for that."""
+    """Wait until the function has received a message that often; return its record of the message."""
     table = table_of(running)
     item: dict[str, Any] = {}
 
@@ -133,7 +134,7 @@ def pid_of(home: Path) -> int:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process runs: it is there and not a zombie."""
+    """Return True if a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
@@ -141,7 +142,7 @@ def runs(pid: int) -> bool:
 
 
 def listening(pid: int) -> set[str]:
-    """The addresses, as the kernel writes them, on which a process takes connections."""
+    """Return the addresses on which a process listens, in the kernel's format."""
     links = [str(each.readlink()) for each in Path(f"/proc/{pid}/fd").iterdir() if each.is_symlink()]
     inodes = {link[len("socket:[") : -1] for link in links if link.startswith("socket:")}
     found = set()
@@ -155,44 +156,46 @@ def listening(pid: int) -> set[str]:
 
 def test_the_stack_is_deployed_and_works(home: Path, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PROOF_OF_ENVIRONMENT", "as `env:` references need it")
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # somebody's other engine
-    said: list[str] = []
-    running = up(home, project, said)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")  # a setting for another engine, to be ignored
+    messages: list[str] = []
+    running = up(home, project, messages)
     assert set(running.outputs) == OUTPUTS
     assert not running.unclean
     assert engine.describe(home) == running
     assert engine.environment_of(home)["PROOF_OF_ENVIRONMENT"]
     assert listening(pid_of(home)) == {f"0100007F:{running.port:04X}"}
 
-    # No address has a name: a resolver may not know what ministack's own names end in.
+    # All addresses are numeric: a resolver may not know ministack's domain.
     assert {urlsplit(running.outputs[f"{each}Url"]).hostname for each in ("Receive", "Console", "Probe")} == {
         "127.0.0.1"
     }
     for each in ("Console", "Probe"):
         with urllib.request.urlopen(f"{running.outputs[f'{each}Url']}path") as answer:
             assert answer.read() == b"/path"
-    # The log has lines of this engine only: no banner, and no errors of a poller that met the stack half made.
+    # The log has no banner of ministack, and no errors of pollers from the time of the deployment.
     log = (home / "engine.log").read_text().splitlines()
     assert [line for line in log if not re.match(r"\d{4}-\d\d-\d\d [0-9:]{8} INFO \[", line)] == []
     for queue in ("Discover", "Transfer", "Verify"):
         send(running, queue, queue)
         item = seen(running, queue)
         assert item["proof"] == "as `env:` references need it"
-        assert str(item["package"]).startswith(str(home / "layer"))  # not this environment's, nor the project's
+        assert str(item["package"]).startswith(str(home / "layer"))  # neither of this environment nor of the project
     with urllib.request.urlopen(f"{running.outputs['ReceiveUrl']}hooks/sync/secret", data=b"{}") as answer:
         assert answer.read() == b"/hooks/sync/secret"
     metrics = client(running, "cloudwatch").list_metrics(Namespace="AWS/Lambda")["Metrics"]
-    assert metrics == [], "what is kept of each invocation makes the engine grow for two weeks"
+    assert metrics == [], "metrics of invocations are kept, so that the engine grows for two weeks"
 
-    assert any("building" in line for line in said)
-    said.clear()
+    assert any("building" in line for line in messages)
+    messages.clear()
     began = time.monotonic()
-    assert up(home, project, said) == running
+    assert up(home, project, messages) == running
     assert time.monotonic() - began < 1
-    assert said == []
+    assert messages == []
 
 
-def test_a_change_is_deployed_and_what_was_at_work_is_done_again(home: Path, project: Path, tmp_path: Path) -> None:
+def test_a_change_is_deployed_and_interrupted_messages_are_redelivered(
+    home: Path, project: Path, tmp_path: Path
+) -> None:
     before = up(home, project)
     send(before, "Transfer", "slow", seconds=600)
     seen(before, "slow")
@@ -215,14 +218,14 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
     seen(before, "one")
     send(before, "Transfer", "slow", seconds=600)
     worker = int(seen(before, "slow")["pid"])
-    said: list[str] = []
-    assert engine.down(home, say=said.append)
-    assert said == []
+    messages: list[str] = []
+    assert engine.down(home, say=messages.append)
+    assert messages == []
     assert engine.describe(home) is None
     assert until(lambda: not runs(worker))
     assert not engine.down(home)
 
-    # The port is another one, which the addresses of queues hold; so it is deployed again.
+    # The addresses of queues contain the port, and that differs, so the stack is deployed again.
     with socket.create_server(("127.0.0.1", before.port)):
         after = up(home, project)
     assert after.port != before.port
@@ -233,12 +236,12 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
     send(after, "Discover", "two")
     seen(after, "two")
 
-    # The same port, nothing changed: it only starts.
+    # Same port, no changes: the engine only starts.
     engine.down(home)
-    said = []
-    again = engine.up(home, project, say=said.append)
+    messages = []
+    again = engine.up(home, project, say=messages.append)
     assert again == after
-    assert said == [f"starting the engine on 127.0.0.1:{after.port}"]
+    assert messages == [f"starting the engine on 127.0.0.1:{after.port}"]
     send(again, "Discover", "three")
     seen(again, "three")
 
@@ -271,19 +274,19 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     unpacked = list((home / "tmp").glob("ministack-lambda-*"))
     assert unpacked
 
-    said: list[str] = []
-    after = engine.up(home, project, say=said.append)
-    assert said == [
+    messages: list[str] = []
+    after = engine.up(home, project, say=messages.append)
+    assert messages == [
         "the engine was killed; resuming from its last save, a few seconds earlier",
         f"starting the engine on 127.0.0.1:{before.port}",
     ]
     assert after.unclean
     assert (after.outputs, after.key) == (before.outputs, before.key)
     assert until(lambda: not runs(worker))
-    assert not any(folder.exists() for folder in unpacked), "each kill leaves the code of every function behind"
+    assert not any(folder.exists() for folder in unpacked), "a kill left the unpacked code of functions"
     assert seen(after, "one")["times"] == 1
     assert seen(after, "slow", times=2)["receives"] == 1  # at once, and not counted as a failure
-    # No function is at work any more, so nothing is held by one.
+    # No function is running, so no message is invisible.
     database = Database(table_of(after))
     leases = Leases(database, time.time)
     assert leases.take("team/app", "the next", 900).fence == 2
@@ -296,7 +299,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
         assert answer.read() == b"/hooks/sync/secret"
     assert not up(home, project).unclean
 
-    # What was done after that start is saved too, and what was removed stays removed.
+    # Later changes are saved as well, and deleted messages stay deleted.
     client(after, "secretsmanager").delete_secret(SecretId="syncline/kept", ForceDeleteWithoutRecovery=True)
     client(after, "sqs").purge_queue(QueueUrl=dead)
     send(after, "Discover", "two")
@@ -314,8 +317,8 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     assert "Messages" not in client(moved, "sqs").receive_message(QueueUrl=moved.outputs["TransferDeadLetterQueueUrl"])
 
 
-def test_a_kill_in_the_midst_of_a_deployment(home: Path, project: Path, tmp_path: Path) -> None:
-    """The stack is as before, and is deployed at the next start."""
+def test_a_kill_during_a_deployment(home: Path, project: Path, tmp_path: Path) -> None:
+    """The stack is unchanged, and is deployed at the next start."""
     before = up(home, project)
     send(before, "Discover", "one")
     seen(before, "one")
@@ -344,8 +347,8 @@ def kill_while_sam_deploys(home: Path) -> None:
     os.kill(pid_of(home), signal.SIGKILL)
 
 
-def test_the_stores_are_all_of_ministack() -> None:
-    """The state of these services is put together from their stores; a new version may have one more."""
+def test_the_saved_stores_are_complete() -> None:
+    """The state of these services is saved store by store. A new version of ministack may add one."""
     code = """
         import json
         from ministack.services import dynamodb, sqs
@@ -357,7 +360,7 @@ def test_the_stores_are_all_of_ministack() -> None:
     assert json.loads(done.stdout) == ours
 
 
-def test_a_port_of_another_program_is_left_to_it(home: Path, project: Path) -> None:
+def test_a_port_of_another_program_is_not_used(home: Path, project: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SynclineError, match=rf"ENGINE_FAILED: cannot listen on port {port}") as caught:
@@ -366,7 +369,7 @@ def test_a_port_of_another_program_is_left_to_it(home: Path, project: Path) -> N
     assert engine.describe(home) is None
 
 
-def test_a_template_that_cannot_be_built_shows_why(home: Path, project: Path, tmp_path: Path) -> None:
+def test_the_reason_of_a_failed_build_is_shown(home: Path, project: Path, tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(project, broken, symlinks=True)
     template = broken / "template.yaml"
@@ -377,12 +380,12 @@ def test_a_template_that_cannot_be_built_shows_why(home: Path, project: Path, tm
     log = re.search(r"its output is in (.*)", caught.value.what)
     assert log is not None
     assert "functions/absent" in Path(log[1]).read_text()
-    running = up(home, project)  # the engine ran already, and the template is whole again
+    running = up(home, project)  # the engine still runs, and the template is valid again
     assert set(running.outputs) == OUTPUTS
 
 
 def test_the_layer_for_aws_is_complete(project: Path, tmp_path: Path) -> None:
-    """Import every module with the layer and boto3 alone, as on Lambda."""
+    """Import every module with only the layer and boto3, as on Lambda."""
     python = deploy.environment(project, tmp_path / "log", print)
     source = project / "layers" / "syncline"
     (library,) = python.parent.parent.glob("lib/python3.*")
@@ -400,7 +403,7 @@ def test_the_layer_for_aws_is_complete(project: Path, tmp_path: Path) -> None:
         if not {"__init__.py", "cli", "container.py"} & set(file.parts)
     ]
     modules = [".".join(file.relative_to(layer).with_suffix("").parts) for file in files]
-    modules += ["syncline.wiring.functions", "docker"]  # docker is imported only where a sync uses Docker's credentials
+    modules += ["syncline.wiring.functions", "docker"]  # imported only if a sync uses Docker's credentials
     runtime = tmp_path / "runtime"
     runtime.mkdir()
     for brought in ("boto3", "botocore", "s3transfer", "dateutil", "six.py"):
@@ -411,4 +414,4 @@ def test_the_layer_for_aws_is_complete(project: Path, tmp_path: Path) -> None:
     environ = {"SYNCLINE_TABLE": "table", "AWS_DEFAULT_REGION": deploy.REGION}
     subprocess.run([str(python), "-I", "-S", "-c", "\n".join(lines)], env=environ, check=True, timeout=60)
     size = sum(file.stat().st_size for file in layer.rglob("*") if file.is_file())
-    assert size < 90 << 20  # of the 250 MiB that Lambda takes, and every cold start pays for it
+    assert size < 90 << 20  # Lambda accepts 250 MiB, but the size slows every cold start

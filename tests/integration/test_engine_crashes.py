@@ -1,7 +1,7 @@
-"""The engine on this machine is killed at random moments, while the deployed functions copy images.
+"""The local engine is killed at random moments while the deployed functions move images.
 
-After each kill ``syncline up`` has to bring back everything that was done ten seconds before or earlier, and the run
-that was under way has to go on to its end. ``make crashes`` kills it fifty times.
+After each kill, ``syncline up`` must restore everything that is older than ten seconds, and the interrupted run must
+continue to its end. ``make crashes`` kills the engine fifty times.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from tests.standins.registry import Registry, sha256
 TOP: Final = Path(__file__).parents[2]
 KILLS: Final = int(os.environ.get("CRASHES", "3"))
 WINDOW: Final = 10.0
-"""Seconds: what was done so long before a kill must be there after it."""
+"""Seconds. An action that is older at a kill must not be lost."""
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 
 
 class Ledger:
-    """What was done and acknowledged, with a test of each that says whether the engine still knows it."""
+    """Acknowledged actions, each with a function that returns True if its effect still exists."""
 
     def __init__(self) -> None:
         self._entries: list[tuple[str, float, Callable[[Deployment], bool]]] = []
@@ -48,7 +48,7 @@ class Ledger:
         self._entries.append((what, time.monotonic(), known))
 
     def check(self, target: Deployment, killed: float) -> None:
-        """Fail if something older than the window is missing; forget what is missing and younger."""
+        """Fail if an action older than the window is lost; forget lost actions that are younger."""
         kept = []
         for what, done, known in self._entries:
             if known(target):
@@ -92,7 +92,7 @@ def has_letters(count: int) -> Callable[[Deployment], bool]:
 
 
 def has_address(address: str, secret: str) -> Callable[[Deployment], bool]:
-    """The address of a webhook is the one that a registry was given, and answers with 202."""
+    """Return a check that the address of a webhook is unchanged and answers with 202."""
 
     def known(target: Deployment) -> bool:
         request = urllib.request.Request(f"{address}hooks/copied/{secret}", data=b'{"events": []}', method="POST")
@@ -106,14 +106,14 @@ def has_address(address: str, secret: str) -> Callable[[Deployment], bool]:
 
 
 def kill(home: Path) -> float:
-    """Kill the engine as the kernel would, without a word; the time of that."""
+    """Kill the engine with SIGKILL; return the time of the kill."""
     with suppress(FileNotFoundError, ProcessLookupError, ValueError):
         os.kill(int((home / "pid").read_text()), signal.SIGKILL)
     return time.monotonic()
 
 
 def interrupted_up(home: Path, seconds: float) -> float:
-    """Begin ``up``, and kill it and the engine in the midst."""
+    """Start ``up``, and kill it and the engine after `seconds`."""
     command = [sys.executable, "-m", "syncline.cli.main", "up", "--home", str(home)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         time.sleep(seconds)
@@ -135,7 +135,7 @@ def digest_at(registry: Registry, reference: str) -> str:
 
 
 def wait_for(target: Deployment, run: str, home: Path) -> None:
-    """Wait for the end of a run; fails with the engine's log if that takes minutes."""
+    """Wait for the end of a run; fail with the engine's log after a time limit."""
     end = time.monotonic() + 240
     while not target.state.run("copied", run).over:
         assert time.monotonic() < end, (target.state.run("copied", run), (home / "engine.log").read_text()[-20_000:])
@@ -143,7 +143,7 @@ def wait_for(target: Deployment, run: str, home: Path) -> None:
 
 
 def elsewhere(sync: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The same sync with another target, as no two may share one."""
+    """Return the same sync with another target, because two syncs must not share one."""
     return sync | {"target": sync["target"] | {"prefix": prefix}}
 
 
@@ -178,7 +178,7 @@ def test_kills_at_random_moments(home: Path, registry_pair: RegistryPair, namesp
     letters = sum(target.queues.count_dead_letters(step) for step in Step)
     assert letters
     ledger.add("its dead letters", has_letters(letters))
-    time.sleep(WINDOW)  # all of this is to be there after the first kill
+    time.sleep(WINDOW)  # everything so far must survive the first kill
     for number in range(KILLS):
         tag = f"v{number}"
         images |= push(prod, repositories, tag)

@@ -1,4 +1,4 @@
-"""The queues of the engine on this machine deliver fairly among syncs, as SQS does; with the engine's own ministack."""
+"""Fair delivery among syncs by the queues of the local engine, like SQS, tested with the engine's ministack."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def delivered(
 BACKLOG: list[tuple[str | None, str]] = [("bulk", f"bulk {number}") for number in range(2000)]
 
 
-def test_a_message_of_another_sync_is_delivered_next_whatever_the_backlog() -> None:
+def test_a_backlog_does_not_delay_a_message_of_another_sync() -> None:
     taken = delivered([*BACKLOG, ("push", "push 0"), ("push", "push 1"), (None, "of a schedule")])
     first = [body for batch in taken[:3] for body in batch]
     assert {"push 0", "of a schedule"} <= set(first)
@@ -68,7 +68,7 @@ def test_syncs_take_turns_while_both_have_a_backlog() -> None:
 
 
 def test_ministack_alone_is_not_fair() -> None:
-    """When this fails, ministack delivers fairly, and `_share_queues_fairly` can go."""
+    """If this fails, ministack delivers fairly, and `_share_queues_fairly` can be removed."""
     taken = delivered([*BACKLOG, ("push", "push 0")], fair="plain")
     assert taken[-1] == ["push 0"]
 

@@ -1,4 +1,4 @@
-"""Requests to a function's address on one machine: each is answered, also one whose body never ends."""
+"""Requests to the address of a function on one machine: each gets a response, even if its body never ends."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from syncline.cli import local_engine as engine
 from syncline.cli.local_engine import Engine
 
 TOP: Final = Path(__file__).parents[2]
-SECONDS: Final = 10  # a registry waits about so long for the answer to a notification
+SECONDS: Final = 10  # about the time that a registry waits for the response to a notification
 LIMIT: Final = 6 << 20  # of Lambda
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """An engine with nothing deployed: it has no function of any address."""
+    """Yield an engine without a deployed stack, so that no address has a function."""
     home = tmp_path_factory.mktemp("home")
     python = deploy.environment(TOP, home / "sam.log", print)
     yield engine._start(home, python, 0, print)
@@ -30,10 +30,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 
 def status(connection: socket.socket) -> int:
-    """The status of the answer; fails if there is none in time."""
+    """Return the status of the response; fail if there is none in time."""
     connection.settimeout(SECONDS)
     line = connection.makefile("rb").readline().split()
-    assert line, "the connection was closed without an answer"
+    assert line, "the connection was closed without a response"
     return int(line[1])
 
 
@@ -45,13 +45,13 @@ def request(running: Engine, length: int) -> Iterator[socket.socket]:
         yield connection
 
 
-def test_a_body_that_is_shorter_than_it_says(running: Engine) -> None:
+def test_a_body_shorter_than_its_content_length(running: Engine) -> None:
     with request(running, 100) as connection:
         connection.sendall(b"{}")
         assert status(connection) == 408
 
 
-def test_a_body_that_drips(running: Engine) -> None:
+def test_a_body_that_arrives_byte_by_byte(running: Engine) -> None:
     ended = threading.Event()
 
     def drip(connection: socket.socket) -> None:
@@ -73,13 +73,13 @@ def test_a_body_that_is_too_large(running: Engine) -> None:
     with request(running, LIMIT + 1) as connection:
         connection.sendall(b"x" * (LIMIT + 1))
         assert status(connection) == 413
-    with request(running, 1 << 40) as connection:  # it never comes
+    with request(running, 1 << 40) as connection:  # the body is never sent
         assert status(connection) == 413
 
 
-def test_a_whole_body_is_passed_on(running: Engine) -> None:
+def test_a_complete_body_is_passed_on(running: Engine) -> None:
     with request(running, 2) as connection:
         connection.sendall(b"{}")
-        assert status(connection) == 404  # ministack's answer: no function has this address
+        assert status(connection) == 404  # ministack's response: no function has this address
     with request(running, 0) as connection:
         assert status(connection) == 404

@@ -1,4 +1,4 @@
-"""What the commits with a trailer put, read from the history of a branch."""
+"""The files that commits with a trailer wrote, read from the history of a branch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_latest_commit_with_the_trailer_decides(bare: Bare) -> None:
 
 
 @pytest.mark.parametrize("sign", list("+?|{}()[]*.^$\\"))
-def test_no_sign_of_a_trailer_is_an_expression(bare: Bare, sign: str) -> None:
+def test_the_trailer_is_not_a_regular_expression(bare: Bare, sign: str) -> None:
     trailer = f"Syncline-Sync: a{sign}b"
     bare.fill({"a": b"1"}, message=f"m\n\n{trailer}\n")
     bare.fill({"b": b"2"}, message=f"m\n\n{trailer}b\n> {trailer}\nSyncline-Sync: aab\n")
@@ -51,7 +51,7 @@ def test_no_sign_of_a_trailer_is_an_expression(bare: Bare, sign: str) -> None:
         assert branch.blobs_with_trailer(None, trailer, b"") == {b"a": blob_id(b"1")}
 
 
-def test_a_commit_that_removed_a_file_says_so(bare: Bare) -> None:
+def test_a_removal_by_a_commit_is_reported(bare: Bare) -> None:
     bare.fill({"a/x": b"1"}, message=OURS)
     tip = bare.git("rev-parse", "main").strip()
     stream = f"commit refs/heads/main\ncommitter o <o@o> 1 +0000\ndata {len(OURS)}\n{OURS}\nfrom {tip}\nD a/x\n"
@@ -59,7 +59,7 @@ def test_a_commit_that_removed_a_file_says_so(bare: Bare) -> None:
     assert put(bare) == {b"a/x": None}
 
 
-def test_no_more_is_read_than_is_needed(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_necessary_part_of_the_history_is_read(bare: Bare, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(git_history, "_DEPTHS", (2, git_history.FULL_DEPTH))
     depths: list[int] = []
     fetch = git_history._fetch
@@ -72,31 +72,31 @@ def test_no_more_is_read_than_is_needed(bare: Bare, monkeypatch: pytest.MonkeyPa
     commits = [bare.fill({"a/foreign": b"f"})]
     commits += [bare.fill({f"a/{n}": b"%d" % n}, message=OURS if n % 2 else "theirs") for n in range(1, 5)]
     assert put(bare, since=commits[3]) == {}
-    assert depths == [2], "commits alone"
+    assert depths == [2], "more than commits was fetched"
     depths.clear()
     commits.append(bare.fill({"a/5": b"5"}, message=OURS))
     assert put(bare, since=commits[4]) == {b"a/5": blob_id(b"5")}
     assert depths == [2, 2]
-    # A commit of ours at the end of what was read first would seem to have put all files.
+    # At the end of a shallow history, a commit of ours would appear to have written all files.
     every = {b"a/%d" % n: blob_id(b"%d" % n) for n in (1, 3, 5)}
     for since in (None, "0" * 40):
         assert put(bare, since) == every
     assert put(bare, since=commits[1]) == {path: every[path] for path in (b"a/3", b"a/5")}
 
 
-def test_a_branch_that_was_set_back_is_read_as_a_whole(bare: Bare) -> None:
+def test_the_complete_history_of_a_reset_branch_is_read(bare: Bare) -> None:
     first = bare.fill({"a/x": b"1", "a/y": b"1"}, message=OURS)
     last = bare.fill({"a/x": b"2"}, message=OURS)
     assert put(bare, since=first) == {b"a/x": blob_id(b"2")}
     bare.git("update-ref", "refs/heads/main", first)
     assert put(bare, since=last) == {b"a/x": blob_id(b"1"), b"a/y": blob_id(b"1")}
-    # The server has the commit still, and another history of the branch has it not.
+    # The server still has the commit, but the branch's history no longer contains it.
     bare.git("update-ref", "refs/heads/kept", last)
     bare.fill({"a/z": b"3"}, message=OURS)
     assert put(bare, since=last) == {b"a/x": blob_id(b"1"), b"a/y": blob_id(b"1"), b"a/z": blob_id(b"3")}
 
 
-def test_a_commit_without_its_parents_says_nothing(bare: Bare, tmp_path: Path) -> None:
+def test_a_commit_without_its_parents_is_ignored(bare: Bare, tmp_path: Path) -> None:
     bare.fill({"a/foreign": b"f"})
     bare.fill({"a/x": b"1"}, message=OURS)
     bare.fill({"a/y": b"2"}, message=OURS)

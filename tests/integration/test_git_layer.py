@@ -1,4 +1,4 @@
-"""The layer's git runs where nothing of this machine is: in a root of its own, and in another Debian's."""
+"""The layer's git without any file of this machine: in an otherwise empty root, and in that of another Debian."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FILES: Final = {f"c{c}/n/f{f}": f"{c}{f}".encode() for c in range(2) for f in ra
 
 @pytest.fixture(scope="module")
 def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `sam build` makes of the folder."""
+    """Return the layer as `sam build` makes it."""
     needs("git", "ssh", "make")
     into = tmp_path_factory.mktemp("layer")
     command = ["make", "--silent", "-C", str(LAYER), "build-GitLayer"]
@@ -39,7 +39,7 @@ def layer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def root_with(layer: Path, root: Path) -> Path:
-    """A root folder with the layer in the place where Lambda unpacks it."""
+    """Return a root folder with the layer in the folder where Lambda unpacks it."""
     shutil.copytree(layer, root / "opt/git", symlinks=True)
     for name in ("tmp", "dev", "etc"):
         (root / name).mkdir(exist_ok=True)
@@ -53,7 +53,7 @@ def root_with(layer: Path, root: Path) -> Path:
 def root(request: pytest.FixtureRequest, layer: Path, tmp_path: Path) -> Path:
     needs_root("change the root folder")
     if request.param == "nothing else":
-        needs("busybox")  # Debian's is linked with no library
+        needs("busybox")  # Debian's busybox is statically linked
         made = tmp_path / "root"
         (made / "bin").mkdir(parents=True)
         for name in ("sh", "busybox"):
@@ -66,7 +66,7 @@ def root(request: pytest.FixtureRequest, layer: Path, tmp_path: Path) -> Path:
             subprocess.run(command, check=True, capture_output=True, env=os.environ | proxies())
             new.rename(CACHE)
         made = tmp_path / "root"
-        # Its devices would be read for ever, and its documents are many.
+        # Reading devices never ends, and the documents are many.
         shutil.copytree(CACHE, made, symlinks=True, ignore=shutil.ignore_patterns("dev", "proc", "sys", "var", "share"))
         assert list(made.rglob("libc.so.6"))
     return root_with(layer, made)
@@ -77,7 +77,7 @@ def run(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env={"HOME": "/tmp"}, capture_output=True, text=True, check=False)
 
 
-def test_the_programs_run_with_nothing_of_this_machine(root: Path) -> None:
+def test_the_programs_run_without_files_of_this_machine(root: Path) -> None:
     version = run(root, "/opt/git/bin/git", "--version")
     assert version.stdout.startswith("git version 2."), version.stderr
     assert run(root, "/opt/git/bin/ssh", "-V").stderr.startswith("OpenSSH")
@@ -89,13 +89,13 @@ def test_the_programs_run_with_nothing_of_this_machine(root: Path) -> None:
     """
     done = run(root, "/bin/sh", "-c", script)
     assert done.returncode == 0, done.stderr
-    # Over HTTP: a program of its own with many libraries; that nobody answers shows that all of them were there.
+    # HTTP uses a separate program with many libraries. A failed connection shows that it found all of them.
     refused = run(root, "/opt/git/bin/git", "ls-remote", "http://127.0.0.1:1/r.git")
     assert "Failed to connect" in refused.stderr, refused.stderr
 
 
 def test_a_commit_by_the_layers_programs(layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client with the layer's git, its ssh and its ssh-keygen, over HTTP and over SSH, with a signature."""
+    """Push signed commits over HTTP and SSH with the layer's git, ssh and ssh-keygen."""
     needs("sshd")
     monkeypatch.setenv(git.PROGRAM_VARIABLE, str(layer / "bin/git"))
     git.program.cache_clear()

@@ -1,4 +1,4 @@
-"""Odd indexes and damaged blobs, to and from Debian's docker-registry."""
+"""Unusual indexes and damaged blobs, to and from Debian's docker-registry."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import DOCKER_MANIFEST
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -35,7 +35,7 @@ TIME: Final = StepContext(lambda: 60.0)
 
 @pytest.fixture
 def lenient() -> Iterator[OciRegistry]:
-    """A registry that takes sparse indexes."""
+    """Yield a registry that accepts sparse indexes."""
     with OciRegistry() as registry:
         registry.store.takes_all = True
         yield registry
@@ -43,7 +43,7 @@ def lenient() -> Iterator[OciRegistry]:
 
 @pytest.fixture
 def fragile() -> Iterator[Server]:
-    """A docker-registry of the test's own; it sees what happens to its files once it has started again."""
+    """Yield a separate docker-registry. It notices changes of its files after a restart."""
     with Server(auth=Htpasswd(USERS)) as server:
         yield server
 
@@ -87,7 +87,7 @@ class Sync:
         return answer
 
     def copy(self) -> dict[str, str]:
-        """Discover, transfer and verify, and return what each tag came to: a note, or the code of an error."""
+        """Discover, transfer and verify; return the note or the error code of each tag."""
         found: dict[str, str] = {}
         for item in self.discover():
             answer = self.transfer(item)
@@ -99,7 +99,7 @@ class Sync:
 
 
 def stored_blob(server: Server, digest: str) -> Path:
-    """Return the file in which a docker-registry keeps a blob for all of its repositories."""
+    """Return the file in which a docker-registry stores a blob for all repositories."""
     algorithm, _, encoded = digest.partition(":")
     return next(server.folder.rglob(f"blobs/{algorithm}/{encoded[:2]}/{encoded}/data"))
 
@@ -109,7 +109,7 @@ def raw(server: Server, repository: str, reference: str) -> bytes:
     return server.authorized("GET", f"/v2/{repository}/manifests/{reference}", headers=accept).body
 
 
-def test_a_cache_of_buildkit_comes_byte_for_byte(registry_pair: RegistryPair, namespace: str) -> None:
+def test_a_cache_of_buildkit_is_moved_byte_for_byte(registry_pair: RegistryPair, namespace: str) -> None:
     name, prod, dr = f"{namespace}/cache", registry_pair.prod, registry_pair.dr
     layers = [b"a layer", b"another layer"]
     for blob in (*layers, b'{"layers": []}'):
@@ -145,7 +145,7 @@ def test_a_sparse_index_that_docker_registry_refuses_is_named_as_the_cause(
 def test_a_foreign_layer_that_docker_registry_forbids_is_named_as_the_cause(
     lenient: OciRegistry, registry_pair: RegistryPair, namespace: str
 ) -> None:
-    """As docker-registry comes, it takes no layer with `urls`, and answers 500 for one."""
+    """By default, docker-registry refuses a layer with `urls`, with status 500."""
     name, store = f"{namespace}/windows", lenient.store
     store.add_image(name, "linux", b"a layer")
     kind = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip"
@@ -159,7 +159,7 @@ def test_a_foreign_layer_that_docker_registry_forbids_is_named_as_the_cause(
     assert copied == {"linux": "", "windows": "FOREIGN_LAYERS_REFUSED"}
 
 
-def test_a_layer_that_docker_registry_lost_below_a_right_tag_is_sent_again(
+def test_a_layer_that_docker_registry_lost_is_sent_again_for_an_equal_tag(
     registry_pair: RegistryPair, fragile: Server, namespace: str
 ) -> None:
     name, prod, dr = f"{namespace}/lost", registry_pair.prod, fragile
@@ -173,7 +173,7 @@ def test_a_layer_that_docker_registry_lost_below_a_right_tag_is_sent_again(
     arrived = sync.verify(Item(name, "1.0", digest_of(raw(prod, name, "1.0"))))
     assert isinstance(arrived, Failure)
     assert arrived.error.code.name == "NOT_ARRIVED"
-    assert sync.copy() == {"1.0": ""}, "the next scan looks closer"
+    assert sync.copy() == {"1.0": ""}, "the next scan did not check the parts of the image"
     assert stored_blob(dr, digest_of(layer)).read_bytes() == layer
 
 

@@ -1,4 +1,4 @@
-"""Odd entries in the lists of what refers to an image: each costs itself alone."""
+"""Invalid entries in lists of referrers: each one fails alone."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -47,7 +47,7 @@ class World:
         subject = descriptor(OCI_MANIFEST, store.repositories[NAME].manifests[self.image].body)
         self.made = [store.add_image(NAME, None, what, subject=subject) for what in (b"1", b"2")]
 
-    def spoil(self, registry: OciRegistry, junk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def invalidate(self, registry: OciRegistry, junk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         right = registry.store.referrers
 
         def wrong(name: str, digest: str) -> list[Any]:
@@ -57,7 +57,7 @@ class World:
         monkeypatch.setattr(registry.store, "referrers", wrong)
 
     def run(self) -> tuple[list[str], list[str]]:
-        """Copy, as the steps do; the tags that moved, and what failed with ENTRY_INVALID."""
+        """Discover, transfer and verify; return the moved tags, and the failures with ENTRY_INVALID."""
         ends = {
             "source": {"registry": self.there.host, "plain_http": True, "repositories": [NAME]},
             "target": {"registry": self.here.host, "plain_http": True},
@@ -97,20 +97,20 @@ def world() -> Iterator[World]:
 
 @pytest.mark.parametrize("junk", ODD, ids=str)
 def test_an_image_and_its_other_signatures_are_copied(world: World, junk: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.spoil(world.there, junk, monkeypatch)
+    world.invalidate(world.there, junk, monkeypatch)
     moved, failed = world.run()
     assert moved == ["1.0"]
     assert len(failed) == 1
     assert {each["digest"] for each in world.here.store.referrers(NAME, world.image)} == set(world.made)
-    # The image is equal now, and the entry is still odd.
+    # The image is equal now, and the entry is still invalid.
     again, failed_again = world.run()
     assert again == []
     assert failed_again == failed
 
 
-def test_an_odd_entry_of_the_target(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_entry_of_the_target(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     assert world.run() == (["1.0"], [])
-    world.spoil(world.here, None, monkeypatch)
+    world.invalidate(world.here, None, monkeypatch)
     moved, failed = world.run()
     assert moved == []
     assert len(failed) == 1

@@ -1,4 +1,4 @@
-"""What refers to images, to and from Debian's docker-registry, which has no referrers API; witnessed by skopeo."""
+"""Referrers of images, to and from Debian's docker-registry, which has no referrers API; checked by skopeo."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.config.sync import load_sync
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -30,23 +31,23 @@ TIME: Final = StepContext(lambda: 60.0)
 CREDS: Final = f"ann:{USERS['ann']}"
 
 
-class Forgetful:
-    """A memory that functions do not share."""
+class NoMemory(ProcessFacts):
+    """A shared memory that remembers nothing."""
 
-    def recall(self, _key: str) -> None:
+    def recall(self, key: str) -> None:  # noqa: ARG002 - nothing is known
         return None
 
-    def remember(self, key: str, value: str) -> None: ...
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None: ...
 
     def forget(self, key: str) -> None: ...
 
-    def claim(self, _key: str, _seconds: float) -> bool:
+    def claim(self, key: str, seconds: float) -> bool:  # noqa: ARG002 - nothing is claimed
         return True
 
 
 @pytest.fixture
 def modern() -> Iterator[OciRegistry]:
-    """A registry that lists referrers by the API."""
+    """Yield a registry with the referrers API."""
     with OciRegistry() as registry:
         yield registry
 
@@ -63,7 +64,7 @@ def copy(
     named: bool = False,
     conflicts: tuple[str, ...] = (),
 ) -> list[str]:
-    """Discover, transfer and verify, as the steps do; return the tags that moved."""
+    """Discover, transfer and verify; return the moved tags."""
     ends = {
         "source": {"registry": source.host, "plain_http": True, "repositories": list(repositories)},
         "target": {"registry": target.host, "plain_http": True},
@@ -71,7 +72,7 @@ def copy(
     sync = load_sync(json.dumps({"name": "s", "kind": "images", **ends}))
     assert isinstance(sync, ImagesSync)
     http = Http(RetryPolicy(attempts=3, base=0.02))
-    there, here, memory = side(source, http), side(target, http), Forgetful()
+    there, here, memory = side(source, http), side(target, http), NoMemory()
     notes = TargetNotes(memory, target.host)
     kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)
     scope = Scope.of(repositories) if named else EVERYTHING
@@ -89,7 +90,7 @@ def copy(
 
 
 def signature(server: Server, repository: str, subject: str, what: bytes) -> tuple[str, dict[str, Any]]:
-    """A signature of an image, pushed by its digest; that, and what a list says of it."""
+    """Push a signature of an image by digest; return the digest and the entry for a list."""
     image = raw(server, repository, subject)
     config = b"{}"
     server.push_blob(repository, config)
@@ -134,13 +135,13 @@ def test_between_two_that_list_under_tags(registry_pair: RegistryPair, namespace
     assert digest_of(seen(skopeo, dr, f"{name}@{first}")) == first
     assert copy(prod, dr, name) == []
 
-    listed = push_list(prod, name, image, one, two)  # the list has grown, and nothing is overwritten elsewhere
+    listed = push_list(prod, name, image, one, two)  # the list has grown; nothing else is overwritten
     assert copy(prod, dr, name) == [tag]
     assert digest_of(seen(skopeo, dr, f"{name}:{tag}")) == listed
     assert digest_of(seen(skopeo, dr, f"{name}@{second}")) == second
 
     _, mine = signature(dr, name, image, b"of the target")
-    listed = push_list(dr, name, image, two, mine)  # somebody has taken one away and added one of the target's
+    listed = push_list(dr, name, image, two, mine)  # one entry was removed, and a foreign one was added
     assert copy(prod, dr, name, conflicts=(tag,)) == []
     assert digest_of(seen(skopeo, dr, f"{name}:{tag}")) == listed
 

@@ -1,4 +1,4 @@
-"""Webhooks that join a run of images: each tag is counted once, whatever is delivered twice, late or killed."""
+"""Webhooks that join a run of images: each tag is counted once, despite duplicates, delays and kills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from syncline.model import Counts, Outcome, Run, RunStatus, Step, Trigger
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
 NAME: Final = "team/app"
 TAGS: Final = ("1.0", "2.0", "3.0")
@@ -18,7 +18,7 @@ WEBHOOKS: Final = 6
 
 
 def first_transfer(chain: ImagesChain, *, conflicts: bool = False) -> ImagesChain:
-    """Scan a repository of three new tags, one equal one and, if asked for, one that differs; its transfer waits."""
+    """Scan a repository of three new tags, an equal one and optionally a conflicting one; its transfer stays queued."""
     chain.configure()
     for tag in TAGS:
         chain.source.store.add_image(NAME, tag, tag.encode())
@@ -39,7 +39,7 @@ def push(chain: ImagesChain, times: int = WEBHOOKS) -> None:
 
 
 def check(chain: ImagesChain) -> Counts:
-    """Each tag has ended once in the only run, as its state before and after says."""
+    """Check that each tag has one outcome in the only run, according to its state before and after."""
     assert len(chain.state.runs(SYNC)) == 1
     counts = chain.check().counts
     assert counts.queued == counts.moved
@@ -49,7 +49,7 @@ def check(chain: ImagesChain) -> Counts:
 
 
 def check_killed(chain: ImagesChain) -> list[Run]:
-    """Each tag was moved once. A webhook that comes after the first run begins one of its own, which finds all equal."""
+    """Check that each tag was moved once. A webhook after the first run starts another run, which finds everything equal."""
     runs = chain.state.runs(SYNC)
     moved = 0
     for run in runs:
@@ -87,14 +87,14 @@ def test_webhooks_between_transfer_and_verify(registries: ImagesWorld) -> None:
     check(chain)
 
 
-def test_a_conflict_is_told_once(registries: ImagesWorld) -> None:
+def test_a_conflict_is_reported_once(registries: ImagesWorld) -> None:
     chain = first_transfer(registries.chain(), conflicts=True)
     push(chain)
     chain.pump.run()
     assert check(chain).conflict == 1
 
 
-def test_a_failure_is_told_once(registries: ImagesWorld) -> None:
+def test_a_failure_is_reported_once(registries: ImagesWorld) -> None:
     chain = first_transfer(registries.chain())
     digest = chain.source.store.digest(NAME, "2.0")
     assert digest is not None
@@ -103,14 +103,14 @@ def test_a_failure_is_told_once(registries: ImagesWorld) -> None:
     push(chain)
     chain.pump.run()
     run = chain.latest()
-    told = [result for result in chain.state.results(run.id) if result.name == "2.0"]
-    assert [result.outcome for result in told] == [Outcome.FAILED], told
+    failures = [result for result in chain.state.results(run.id) if result.name == "2.0"]
+    assert [result.outcome for result in failures] == [Outcome.FAILED], failures
     counts = run.counts
     assert (counts.queued, counts.moved, counts.failed, counts.known) == (3, 2, 1, 0)
     assert len(chain.mail.dead()) == 1
 
 
-def test_a_tag_pushed_behind_the_first_scan_is_moved_by_the_one_that_joined(registries: ImagesWorld) -> None:
+def test_a_tag_pushed_after_the_first_scan_is_moved_by_the_joined_scan(registries: ImagesWorld) -> None:
     chain = first_transfer(registries.chain())
     chain.source.store.add_image(NAME, "pushed", b"just now")
     push(chain)
@@ -139,7 +139,7 @@ def test_killed_at_any_effect(registries: ImagesWorld) -> None:
     chain.pump.run()
     check(chain)
     for number in range(1, len(chain.reaper.effects) + 1, 5):
-        for when in (When.BEFORE, When.AFTER):
+        for when in (KillPoint.BEFORE, KillPoint.AFTER):
             killed = first_transfer(registries.chain())
             push(killed, 2)
             killed.reaper.effects.clear()
@@ -151,16 +151,16 @@ def test_killed_at_any_effect(registries: ImagesWorld) -> None:
 
 @settings(max_examples=6, phases=[Phase.explicit, Phase.generate])
 @given(
-    kills=st.sets(st.tuples(st.integers(1, 90), st.sampled_from([When.BEFORE, When.AFTER])), max_size=4),
+    kills=st.sets(st.tuples(st.integers(1, 90), st.sampled_from([KillPoint.BEFORE, KillPoint.AFTER])), max_size=4),
     seed=st.integers(0, 2**32),
     duplicates=st.sampled_from(Duplicates),
     late=st.sampled_from([0.0, 900.0]),
 )
-def test_killed_often_while_messages_come_in_disorder(
-    registries: ImagesWorld, kills: set[tuple[int, When]], seed: int, duplicates: Duplicates, late: float
+def test_many_kills_and_messages_in_any_order(
+    registries: ImagesWorld, kills: set[tuple[int, KillPoint]], seed: int, duplicates: Duplicates, late: float
 ) -> None:
     chain = first_transfer(registries.chain(seed), conflicts=True)
-    chain.pump.manners = Manners(random.Random(seed), True, duplicates, late, True)
+    chain.pump.delivery = Delivery(random.Random(seed), True, duplicates, late, True)
     push(chain, 3)
     chain.reaper.effects.clear()
     chain.reaper.plan = kills

@@ -1,4 +1,4 @@
-"""The scrape on a real kube-apiserver: the shipped Role, lists, logins; and the stand-in for it, held to the original."""
+"""The scrape with a real kube-apiserver: the shipped Role, lists and logins; and a comparison with its stand-in."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def naps() -> Naps:
 
 @pytest.fixture(scope="module")
 def api() -> Iterator[KubeApiserver]:
-    """With the manifests applied, and another namespace beside theirs."""
+    """Yield the API with the applied manifests and a second namespace."""
     wants(kube_apiserver(), "program kube-apiserver is not there: `scripts/kube-apiserver` builds it where there is Go")
     with KubeApiserver() as running:
         for name in (NAMESPACE, "elsewhere"):
@@ -62,7 +62,7 @@ def _define(api: KubeApiserver, definition: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def token(api: KubeApiserver) -> str:
-    """That of the pod's service account, once the API has heard of its Role."""
+    """Return a token of the pod's service account after its Role has become effective."""
     text = api.token_of(NAMESPACE, RELEASE)
     wait_for(lambda: api.request("GET", list_path("endpointslices", NAMESPACE), token=text)[0] == 200)
     return text
@@ -78,7 +78,7 @@ def _code(cluster: Cluster, source: ServiceSource | PodsSource) -> str:
     return caught.value.code.name
 
 
-def test_whatever_is_set_the_api_takes_what_helm_renders(api: KubeApiserver) -> None:
+def test_the_api_accepts_the_chart_with_all_settings(api: KubeApiserver) -> None:
     program = wants(helm(), "program helm is not installed: `scripts/helm` builds it where there is Go")
     taken = set()
     for settings in SETTINGS:
@@ -91,7 +91,7 @@ def test_whatever_is_set_the_api_takes_what_helm_renders(api: KubeApiserver) -> 
 
 
 def test_the_api_refuses_a_monitor_that_its_definition_does_not_allow(api: KubeApiserver) -> None:
-    """The definitions are in force: without them the dry runs would show nothing."""
+    """Check that the definitions are effective: without them, the dry runs would prove nothing."""
     monitor = {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "ServiceMonitor",
@@ -115,15 +115,15 @@ def test_the_pods_satisfy_the_restricted_standard(api: KubeApiserver) -> None:
             api.create(pod, dry=True)
 
 
-def test_the_role_lets_its_account_list_and_do_nothing_else(api: KubeApiserver, token: str) -> None:
+def test_the_role_permits_only_lists(api: KubeApiserver, token: str) -> None:
     path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews"
 
     def rules(token: str) -> list[dict[str, Any]]:
-        status, said = api.request("POST", path, {"spec": {"namespace": NAMESPACE}}, token)
-        assert (status, said["status"]["incomplete"]) == (201, False)
-        return list(said["status"]["resourceRules"])
+        status, response = api.request("POST", path, {"spec": {"namespace": NAMESPACE}}, token)
+        assert (status, response["status"]["incomplete"]) == (201, False)
+        return list(response["status"]["resourceRules"])
 
-    # What anybody may who is logged in, such as ask just this, a service account of no role may as well.
+    # A service account without a role has the permissions of all authenticated users.
     api.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "nobody", "namespace": NAMESPACE}})
     anybody = rules(api.token_of(NAMESPACE, "nobody"))
     assert [each for each in rules(token) if each not in anybody] == [
@@ -131,7 +131,7 @@ def test_the_role_lets_its_account_list_and_do_nothing_else(api: KubeApiserver, 
     ]
 
 
-def test_whatever_else_is_asked_for_is_refused(api: KubeApiserver, token: str, naps: Naps) -> None:
+def test_all_other_requests_are_refused(api: KubeApiserver, token: str, naps: Naps) -> None:
     api.create(endpoint_slice("refused", "refused", [endpoint("one", "10.1.0.1")]))
     here = list_path("endpointslices", NAMESPACE)
     refused = [
@@ -147,8 +147,8 @@ def test_whatever_else_is_asked_for_is_refused(api: KubeApiserver, token: str, n
         ("GET", "/api/v1/nodes"),
         ("GET", "/api/v1/namespaces"),
     ]
-    said = {each: api.request(*each, {} if each[0] != "GET" else None, token) for each in refused}
-    assert {each: (status, body["reason"]) for each, (status, body) in said.items()} == dict.fromkeys(
+    response = {each: api.request(*each, {} if each[0] != "GET" else None, token) for each in refused}
+    assert {each: (status, body["reason"]) for each, (status, body) in response.items()} == dict.fromkeys(
         refused, (403, "Forbidden")
     )
     cluster = _cluster(api, token, naps)
@@ -158,7 +158,7 @@ def test_whatever_else_is_asked_for_is_refused(api: KubeApiserver, token: str, n
     assert _code(_cluster(api, "made-up", naps), NGINX) == "UNAUTHORIZED"
 
 
-def test_slices_and_pods_are_read_as_the_api_has_them(api: KubeApiserver, token: str, naps: Naps) -> None:
+def test_slices_and_pods_are_read_correctly(api: KubeApiserver, token: str, naps: Naps) -> None:
     api.create(
         endpoint_slice(
             "read-a",
@@ -187,8 +187,8 @@ def test_slices_and_pods_are_read_as_the_api_has_them(api: KubeApiserver, token:
     for name, address, ready in (("a", "10.1.0.1", True), ("b", "10.1.0.2", False), ("c", "10.1.0.3", True)):
         _run_pod(api, name, address, ready=ready)
     _run_pod(api, "d", None, ready=False)
-    status, said = api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/c")
-    assert status == 200, said
+    status, response = api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/c")
+    assert status == 200, response
     found = _cluster(api, ADMIN, naps).instances(PODS)
     assert [(each.name, each.where, each.ready, each.terminating) for each in found] == [
         ("a", "10.1.0.1:8443", True, False),
@@ -198,17 +198,17 @@ def test_slices_and_pods_are_read_as_the_api_has_them(api: KubeApiserver, token:
 
 
 def _run_pod(api: KubeApiserver, name: str, address: str | None, *, ready: bool, app: str = "nginx") -> None:
-    """A pod on some node, with the status that its kubelet would write."""
+    """Create a pod on a node, with the status that its kubelet would write."""
     made = pod(name, address, {"app": app}, ready=ready)
     status = made.pop("status")
     made["spec"]["nodeName"] = "somewhere"
     api.create(made)
-    code, said = api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/status", {"status": status})
-    assert code == 200, said
+    code, response = api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/status", {"status": status})
+    assert code == 200, response
 
 
-def test_a_list_of_many_pages_is_read_whole_or_begun_anew(naps: Naps) -> None:
-    """Without the API's cache of lists, so that its pages come from etcd and expire with what that forgets."""
+def test_a_list_of_many_pages_is_read_completely_or_from_the_start(naps: Naps) -> None:
+    """Disable the API's cache of lists, so that its pages come from etcd and expire with a compaction."""
     wants(kube_apiserver(), "program kube-apiserver is not there: `scripts/kube-apiserver` builds it where there is Go")
     with KubeApiserver("--watch-cache=false") as api:
         api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}})
@@ -224,15 +224,15 @@ def test_a_list_of_many_pages_is_read_whole_or_begun_anew(naps: Naps) -> None:
         assert len(cluster.instances(NGINX)) == 501
         items = cluster._items(NGINX)
         next(items)
-        status, said = api.request("DELETE", f"{list_path('endpointslices', NAMESPACE)}/n-500")
-        assert status == 200, said
+        status, response = api.request("DELETE", f"{list_path('endpointslices', NAMESPACE)}/n-500")
+        assert status == 200, response
         api.compact()
         with pytest.raises(_ExpiredError):
             list(items)
         assert len(cluster.instances(NGINX)) == 500
 
 
-def test_each_login_is_let_in(api: KubeApiserver, token: str, naps: Naps, tmp_path: Path) -> None:
+def test_each_kind_of_login_works(api: KubeApiserver, token: str, naps: Naps, tmp_path: Path) -> None:
     api.create(endpoint_slice("login", "login", [endpoint("one", "10.1.0.1")]))
     (tmp_path / "ca.crt").write_text(api.authority.pem)
     (tmp_path / "token").write_text(token)
@@ -253,8 +253,8 @@ def test_each_login_is_let_in(api: KubeApiserver, token: str, naps: Naps, tmp_pa
         assert len(Cluster(login, naps.policy()).instances(ServiceSource(NAMESPACE, "login"))) == 1
 
 
-def test_the_stand_in_answers_as_the_original(api: KubeApiserver, token: str) -> None:
-    """By status and reason. Where it is stricter, on parameters and continuations, it is so on purpose."""
+def test_the_stand_in_answers_like_the_original(api: KubeApiserver, token: str) -> None:
+    """Compare status and reason. The stand-in is deliberately stricter with parameters and continuations."""
     grants = {token: frozenset({("endpointslices", NAMESPACE)}), ADMIN: frozenset({("endpointslices", "nobodys")})}
     slices = [endpoint_slice(f"same-{each}", "same", [endpoint(f"p-{each}", "10.1.0.1")]) for each in range(3)]
     for each in slices:
@@ -277,11 +277,11 @@ def test_the_stand_in_answers_as_the_original(api: KubeApiserver, token: str) ->
     with KubernetesApi(grants) as stand_in:
         stand_in.put("endpointslices", NAMESPACE, *slices)
         for method, path, who in requests:
-            theirs, ours = api.request(method, path, token=who), _said(stand_in, method, path, who)
+            theirs, ours = api.request(method, path, token=who), _response(stand_in, method, path, who)
             assert _essence(ours) == _essence(theirs), path
 
 
-def _said(stand_in: KubernetesApi, method: str, path: str, token: str) -> tuple[int, Any]:
+def _response(stand_in: KubernetesApi, method: str, path: str, token: str) -> tuple[int, Any]:
     request = urllib.request.Request(
         f"{stand_in.url}{path}", method=method, headers={"Authorization": f"Bearer {token}"}
     )
@@ -293,9 +293,9 @@ def _said(stand_in: KubernetesApi, method: str, path: str, token: str) -> tuple[
             return error.code, json.loads(error.read())
 
 
-def _essence(said: tuple[int, Any]) -> tuple[Any, ...]:
-    """What a client goes by: status, kind, reason; of a list what is in it and whether there is more."""
-    status, body = said
+def _essence(response: tuple[int, Any]) -> tuple[Any, ...]:
+    """Return the parts that clients use: status, kind, reason; of a list, its items and if more follow."""
+    status, body = response
     metadata = body["metadata"]
     more = (bool(metadata.get("continue")), metadata.get("remainingItemCount"), sorted(metadata.keys() - {"continue"}))
     names = [each["metadata"]["name"] for each in body.get("items") or ()]
@@ -303,7 +303,7 @@ def _essence(said: tuple[int, Any]) -> tuple[Any, ...]:
 
 
 def test_the_container_follows_the_cluster(api: KubeApiserver) -> None:
-    """Real nginx instances as pods: the API takes no loopback address in a slice."""
+    """The real nginx instances are pods, because the API refuses loopback addresses in a slice."""
     needs("nginx")
     role = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
@@ -327,8 +327,8 @@ def test_the_container_follows_the_cluster(api: KubeApiserver) -> None:
         with Container({"gateway": sync}, token=api.token_of(NAMESPACE, "follows")) as container:
             container.wait_until_ready()
             gateway.put_everywhere("followed")
-            said = container.synced("followed", "gateway-000")
-            assert (said.headers["X-Token-Status"], said.json["asked"]) == ("Synced", 2)
+            response = container.synced("followed", "gateway-000")
+            assert (response.headers["X-Token-Status"], response.json["asked"]) == ("Synced", 2)
             gone = {"status": {"conditions": [{"type": "Ready", "status": "False"}]}}
             api.request("PATCH", f"/api/v1/namespaces/{NAMESPACE}/pods/gateway-002/status", gone)
             wait_for(lambda: container.synced("followed", "gateway-000").json["asked"] == 1)

@@ -1,4 +1,4 @@
-"""Builds of a layer that run at the same time share what pip installs, and each layer holds it once."""
+"""Concurrent builds of a layer share the packages that pip installs, and each layer contains them once."""
 
 import os
 import platform
@@ -11,7 +11,7 @@ import pytest
 
 TOP: Final = Path(__file__).parents[2]
 
-# Stands in for Python 3.11. "pip install" publishes the finished folder, as a build that started a moment earlier would.
+# Replaces Python 3.11. "pip install" publishes the finished folder, like a build that started a moment earlier.
 PYTHON: Final = """#!/bin/sh
 echo "$*" >>"$0.log"
 case "$*" in
@@ -30,7 +30,7 @@ esac
 
 
 def project(folder: Path, name: str) -> Path:
-    """Copy what the build of a layer reads; return the layer's folder."""
+    """Copy the input of the build of a layer; return the layer's folder."""
     layer = folder / "layers" / name
     (layer / "syncline").mkdir(parents=True)
     for file in (TOP / "layers" / name).iterdir():
@@ -54,7 +54,7 @@ def build(folder: Path, name: str, **variables: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["syncline", "kubernetes"])
-def test_a_build_that_meets_the_result_of_another_one_uses_it(name: str, tmp_path: Path) -> None:
+def test_a_build_uses_the_result_of_a_concurrent_one(name: str, tmp_path: Path) -> None:
     project(tmp_path, name)
     built = build(tmp_path, name)
     assert [file.read_text() for file in built.rglob("module.py")] == ["another build\n"]
@@ -76,7 +76,7 @@ def test_a_build_that_meets_the_result_of_another_one_uses_it(name: str, tmp_pat
         ({"SYNCLINE_LAYER_PYTHON": "3.11", "SYNCLINE_LAYER_PLATFORM": "any"}, "--platform any", True),
     ],
 )
-def test_packages_are_those_of_the_functions_python(
+def test_packages_suit_the_python_version_of_the_functions(
     name: str, variables: dict[str, str], options: str, compiled: bool, tmp_path: Path
 ) -> None:
     folder = tmp_path / "with a space"
@@ -92,7 +92,7 @@ def test_packages_are_those_of_the_functions_python(
     assert any("compileall" in call for call in calls) == compiled
 
 
-def test_a_layer_is_built_anew_when_other_parts_are_to_be_removed(tmp_path: Path) -> None:
+def test_a_layer_is_rebuilt_if_the_list_of_removed_parts_changes(tmp_path: Path) -> None:
     prune = project(tmp_path, "kubernetes") / "prune"
     for _ in range(2):
         build(tmp_path, "kubernetes")

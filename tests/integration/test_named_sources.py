@@ -1,6 +1,6 @@
-"""What a person names and the source does not have is a failure, whatever the kind; patterns that match nothing are not.
+"""Named sources that do not exist are failures for every kind; patterns without a match are not.
 
-And what a retry asks for is answered, item by item.
+A retry gets a result for each requested item.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def source(chain: ImagesChain, **which: object) -> dict[str, object]:
     return {"registry": chain.source.host, "plain_http": True, **which}
 
 
-def test_a_repository_in_the_configuration(images: ImagesChain) -> None:
+def test_an_absent_repository_in_the_configuration_fails(images: ImagesChain) -> None:
     images.configure(source=source(images, repositories=["team/app", "team/typo"]))
     run = images.run()
     assert failed(images, run) == {("team/typo", "*", "SOURCE_ABSENT")}
@@ -63,8 +63,8 @@ def test_a_repository_in_the_configuration(images: ImagesChain) -> None:
 
 
 @pytest.mark.parametrize("trigger", [Trigger.MANUAL, Trigger.WEBHOOK])
-def test_a_repository_on_the_command_line(images: ImagesChain, trigger: Trigger) -> None:
-    """A notification is a hint: what it names may have been removed since."""
+def test_an_absent_repository_on_the_command_line_fails(images: ImagesChain, trigger: Trigger) -> None:
+    """A notification is only a hint: the repository that it names may have been deleted."""
     images.configure()
     images.start("team/typo", trigger=trigger)
     images.pump.run()
@@ -72,13 +72,13 @@ def test_a_repository_on_the_command_line(images: ImagesChain, trigger: Trigger)
     assert failed(images, images.latest()) == wanted
 
 
-def test_a_repository_without_tags_is_there(images: ImagesChain) -> None:
+def test_a_repository_without_tags_is_not_absent(images: ImagesChain) -> None:
     images.source.store.repositories["team/app"].tags.clear()
     images.configure(source=source(images, repositories=["team/app"]))
     assert failed(images, images.run()) == set()
 
 
-def test_patterns_that_match_nothing(images: ImagesChain) -> None:
+def test_patterns_without_a_match_are_no_failure(images: ImagesChain) -> None:
     images.configure(select={"repositories": {"include": ["other/*"]}, "tags": {"include": ["v*"]}})
     assert failed(images, images.run()) == set()
 
@@ -95,7 +95,7 @@ def artifacts(builds: ArtifactsWorld) -> ArtifactsChain:
     ("key", "name"),
     [("repository", "team/typo"), ("workflow", "typo.yml"), ("branch", "typo"), ("event", "workflow_dispath")],
 )
-def test_a_name_in_the_source_of_builds(artifacts: ArtifactsChain, key: str, name: str) -> None:
+def test_an_absent_name_in_the_source_of_builds_fails(artifacts: ArtifactsChain, key: str, name: str) -> None:
     values = config(artifacts.github, artifacts.target.host)
     values["source"] |= {key: name}
     artifacts.apply(values)
@@ -106,7 +106,7 @@ def test_a_name_in_the_source_of_builds(artifacts: ArtifactsChain, key: str, nam
 
 
 @pytest.mark.parametrize("key", ["branch", "event"])
-def test_a_branch_or_event_without_a_successful_run(artifacts: ArtifactsChain, key: str) -> None:
+def test_a_branch_or_event_without_a_successful_run_is_reported(artifacts: ArtifactsChain, key: str) -> None:
     values = config(artifacts.github, artifacts.target.host)
     values["source"] |= {key: {"branch": "main", "event": "workflow_dispatch"}[key]}
     artifacts.github.runs[0].conclusion = "failure"
@@ -115,7 +115,7 @@ def test_a_branch_or_event_without_a_successful_run(artifacts: ArtifactsChain, k
 
 
 @pytest.mark.parametrize("name", ["run:99", "presto-9-linux-amd64", "group/project/x86/typo"])
-def test_a_build_on_the_command_line(artifacts: ArtifactsChain, name: str) -> None:
+def test_an_absent_build_on_the_command_line_fails(artifacts: ArtifactsChain, name: str) -> None:
     assert failed(artifacts, artifacts.run(name)) == {(name, "*", "SOURCE_ABSENT")}
     artifacts.clock.sleep(1)
     artifacts.start(name, trigger=Trigger.WEBHOOK)
@@ -123,7 +123,7 @@ def test_a_build_on_the_command_line(artifacts: ArtifactsChain, name: str) -> No
     assert failed(artifacts, artifacts.latest()) == set()
 
 
-def test_a_build_that_is_there(artifacts: ArtifactsChain) -> None:
+def test_an_existing_build_is_found(artifacts: ArtifactsChain) -> None:
     assert failed(artifacts, artifacts.run("run:1")) == set()
     assert failed(artifacts, artifacts.run(TAG)) == set()
 
@@ -148,7 +148,7 @@ def files(server: S3Server) -> Iterator[FilesChain]:
 
 
 @pytest.mark.parametrize("name", ["key:docs/typo.txt", "prefix:typo/"])
-def test_a_key_or_prefix_on_the_command_line(files: FilesChain, name: str) -> None:
+def test_an_absent_key_or_prefix_on_the_command_line_fails(files: FilesChain, name: str) -> None:
     ((_, _, code),) = failed(files, files.run(name, "key:docs/a.txt"))
     assert code == "SOURCE_ABSENT"
     files.clock.sleep(1)
@@ -157,7 +157,7 @@ def test_a_key_or_prefix_on_the_command_line(files: FilesChain, name: str) -> No
     assert failed(files, files.latest()) == set()
 
 
-def test_a_prefix_in_the_configuration(files: FilesChain) -> None:
+def test_an_absent_prefix_in_the_configuration_fails(files: FilesChain) -> None:
     files.configure(source={**files.endpoint(files.name), "prefix": "dcos/"})
     ((_, _, code),) = failed(files, files.run())
     assert code == "SOURCE_ABSENT"
@@ -165,12 +165,12 @@ def test_a_prefix_in_the_configuration(files: FilesChain) -> None:
     assert failed(files, files.run()) == set()
 
 
-def test_a_bucket_in_the_configuration(files: FilesChain) -> None:
+def test_an_absent_bucket_in_the_configuration_fails(files: FilesChain) -> None:
     files.configure(source={**files.endpoint("typo"), "prefix": "docs/"})
     assert failed(files, files.run()) == {("*", "*", "BUCKET_ABSENT")}
 
 
-def test_an_empty_bucket_and_patterns_that_match_nothing(files: FilesChain) -> None:
+def test_an_empty_bucket_and_patterns_without_a_match_are_no_failure(files: FilesChain) -> None:
     files.configure(select={"include": ["*.pdf"]})
     assert failed(files, files.run()) == set()
     files.bucket.delete("docs/a.txt")
@@ -210,14 +210,14 @@ def codes(world: BackupsWorld, *groups: str, named: bool = True) -> set[tuple[st
 
 
 @pytest.mark.parametrize("branch", ["main", "bk/{cluster}"])
-def test_a_cluster_on_the_command_line(backups: BackupsWorld, branch: str) -> None:
+def test_an_absent_cluster_on_the_command_line_fails(backups: BackupsWorld, branch: str) -> None:
     backups.layout = Layout(branch=branch)
     assert codes(backups, "east/", "typo/") == {("typo/", "SOURCE_ABSENT")}
     assert codes(backups, "east/", "typo/", named=False) == set()
     assert codes(backups, "east/") == set()
 
 
-def test_a_bucket_of_clusters_in_the_configuration(backups: BackupsWorld, s3: str) -> None:
+def test_an_absent_bucket_of_clusters_in_the_configuration_fails(backups: BackupsWorld, s3: str) -> None:
     keys = AccessKeys("AKIDOFTHETESTS", "secret-of-the-tests")
     backups.bucket = Bucket(Endpoint.parse(s3), "typo", lambda: keys, backups.http)
     with pytest.raises(SynclineError) as caught:
@@ -225,7 +225,7 @@ def test_a_bucket_of_clusters_in_the_configuration(backups: BackupsWorld, s3: st
     assert caught.value.code.name == "BUCKET_ABSENT"
 
 
-def test_a_prefix_of_clusters_in_the_configuration(backups: BackupsWorld) -> None:
+def test_an_absent_prefix_of_clusters_in_the_configuration_fails(backups: BackupsWorld) -> None:
     backups.layout = Layout(prefix="backpus/")
     with pytest.raises(SynclineError) as caught:
         codes(backups)
@@ -235,11 +235,11 @@ def test_a_prefix_of_clusters_in_the_configuration(backups: BackupsWorld) -> Non
     assert codes(backups) == set()
 
 
-# -- answers to a retry ------------------------------------------------------------------------------------------------
+# -- results of a retry ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [(), ("key:docs/a.txt", "key:docs/gone.txt")])
-def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...]) -> None:
+def test_a_retry_has_a_result_for_each_file(files: FilesChain, groups: tuple[str, ...]) -> None:
     files.upload("docs/b.txt", b"b")
     files.run()
     asked = [(group_of(name), name) for name in ("docs/a.txt", "docs/gone.txt")]
@@ -256,8 +256,8 @@ def test_a_retry_answers_for_each_file(files: FilesChain, groups: tuple[str, ...
     assert {key for key, each in files.state.failures.find(files.sync, asked).items() if each.solved} == {asked[0]}
 
 
-def test_a_key_that_fails_in_a_scan_is_solved_by_its_transfer(files: FilesChain) -> None:
-    """A failure at the scan has the same identity as the transfer's result."""
+def test_a_key_that_failed_in_a_scan_is_resolved_by_its_transfer(files: FilesChain) -> None:
+    """A failure in the scan has the same key as the result of the transfer."""
     files.upload("docs/b\x01.txt", b"odd")
     run = files.run()
     (bad,) = [each for each in files.state.results(run.id) if each.code]
@@ -268,7 +268,7 @@ def test_a_key_that_fails_in_a_scan_is_solved_by_its_transfer(files: FilesChain)
 
 
 @pytest.mark.parametrize("branch", ["main", "bk/{cluster}"])
-def test_a_scan_of_backups_answers_for_what_is_equal(backups: BackupsWorld, branch: str) -> None:
+def test_a_retry_of_backups_has_results_for_equal_objects(backups: BackupsWorld, branch: str) -> None:
     backups.layout = Layout(branch=branch)
     backups.put({"east/n/b.yaml": b"b"})
     assert set(backups.codes(backups.run()).values()) == {"moved"}
@@ -278,7 +278,7 @@ def test_a_scan_of_backups_answers_for_what_is_equal(backups: BackupsWorld, bran
     assert sum(page.equal for page in pages) == 1
 
 
-def test_a_scan_of_artifacts_sends_on_what_is_asked_for(artifacts: ArtifactsChain) -> None:
+def test_a_retry_of_artifacts_transfers_the_requested_images(artifacts: ArtifactsChain) -> None:
     first = artifacts.run()
     key = next(each for each in artifacts.results(first) if each[1] != "latest")
     artifacts.clock.sleep(1)

@@ -1,4 +1,4 @@
-"""The client against Debian's docker-registry, with passwords, with tokens and with TLS."""
+"""The client against Debian's docker-registry, with passwords, tokens and TLS."""
 
 from __future__ import annotations
 
@@ -93,14 +93,14 @@ class TestReading:
 
 
 class TestWriting:
-    def test_one_put(self, registry_pair: RegistryPair, namespace: str) -> None:
+    def test_a_blob_is_uploaded_in_one_put(self, registry_pair: RegistryPair, namespace: str) -> None:
         dr = client(registry_pair.dr)
         dr.begin_upload(f"{namespace}/a").put(DIGEST, LAYER, len(LAYER))
         dr.begin_upload(f"{namespace}/b").put(DIGEST, pieces(LAYER), len(LAYER))
         for name in "ab":
             assert stored(registry_pair.dr, f"{namespace}/{name}", DIGEST) == LAYER
 
-    def test_several_streams_by_several_processes(self, registry_pair: RegistryPair, namespace: str) -> None:
+    def test_an_upload_is_continued_by_other_processes(self, registry_pair: RegistryPair, namespace: str) -> None:
         repository = f"{namespace}/app"
         upload = client(registry_pair.dr).begin_upload(repository)
         for end in (1, 100_000, 100_000, 200_000, 300_000):
@@ -111,8 +111,8 @@ class TestWriting:
         upload.finish(DIGEST)
         assert stored(registry_pair.dr, repository, DIGEST) == LAYER
 
-    def test_a_stream_that_breaks_off_loses_the_upload(self, registry_pair: RegistryPair, namespace: str) -> None:
-        """docker-registry forgets an upload that broke off, once it has noticed; a new one succeeds."""
+    def test_a_broken_stream_loses_the_upload(self, registry_pair: RegistryPair, namespace: str) -> None:
+        """docker-registry discards an upload when it notices the broken connection; a new one succeeds."""
         dr = client(registry_pair.dr)
         upload = dr.begin_upload(f"{namespace}/app")
         upload.write([LAYER[:1000]])
@@ -128,7 +128,7 @@ class TestWriting:
         assert error.retried
         dr.begin_upload(f"{namespace}/app").put(DIGEST, LAYER, len(LAYER))
 
-    def test_other_bytes_than_the_digest_says(self, registry_pair: RegistryPair, namespace: str) -> None:
+    def test_bytes_with_another_digest_are_refused(self, registry_pair: RegistryPair, namespace: str) -> None:
         repository = f"{namespace}/app"
         dr = client(registry_pair.dr)
         wrong = LAYER[:-1] + b"?"
@@ -149,7 +149,7 @@ class TestWriting:
         assert refusal(upload.status).code.name == "UPLOAD_LOST"
         assert refusal(upload.finish, DIGEST).code.name == "UPLOAD_LOST"
 
-    def test_a_mount(self, registry_pair: RegistryPair, namespace: str) -> None:
+    def test_a_blob_is_mounted(self, registry_pair: RegistryPair, namespace: str) -> None:
         registry_pair.dr.push_blob(f"{namespace}/from", LAYER)
         dr = client(registry_pair.dr)
         assert dr.mount_blob(f"{namespace}/to", DIGEST, f"{namespace}/from")
@@ -157,7 +157,7 @@ class TestWriting:
         assert not dr.mount_blob(f"{namespace}/to", digest_of(b"none"), f"{namespace}/from")
         assert not dr.mount_blob(f"{namespace}/to", digest_of(b"none"), f"{namespace}/none")
 
-    def test_an_index_after_its_images_after_their_blobs(self, registry_pair: RegistryPair, namespace: str) -> None:
+    def test_blobs_images_and_an_index_are_put_in_this_order(self, registry_pair: RegistryPair, namespace: str) -> None:
         repository = f"{namespace}/app"
         prod, dr = client(registry_pair.prod), client(registry_pair.dr)
         registry_pair.prod.push_image(repository, "v1", [LAYER])
@@ -183,8 +183,10 @@ class TestWriting:
             == body
         )
 
-    def test_manifests_while_a_layer_of_theirs_settles(self, registry_pair: RegistryPair, namespace: str) -> None:
-        """docker-registry refuses a manifest with 400 for a moment while one of its layers is mounted once more."""
+    def test_a_manifest_is_retried_while_its_layer_is_mounted_again(
+        self, registry_pair: RegistryPair, namespace: str
+    ) -> None:
+        """docker-registry refuses a manifest with 400 for a moment while one of its layers is mounted again."""
         repository = f"{namespace}/app"
         registry_pair.dr.push_blob(f"{namespace}/from", LAYER)
         registry_pair.dr.push_image(repository, "v0", [LAYER])
@@ -230,7 +232,7 @@ class TestPasswords:
 
 
 class TestTokens:
-    def test_who_may_write(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
+    def test_only_permitted_users_write(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
         repository = f"{namespace}/app"
         writer, reader = (client(token_registry_pair.dr, name) for name in ("writer", "reader"))
         writer.begin_upload(repository).put(DIGEST, LAYER, len(LAYER))
@@ -240,7 +242,7 @@ class TestTokens:
         assert refusal(client(token_registry_pair.dr, "eve").tags, repository).code.name == "UNAUTHORIZED"
         assert refusal(client(token_registry_pair.dr, None).tags, repository).code.name == "FORBIDDEN"
 
-    def test_a_token_a_repository(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
+    def test_each_repository_needs_a_token(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
         writer = client(token_registry_pair.dr, "writer")
         for number in range(3):
             upload = writer.begin_upload(f"{namespace}/app{number}")
@@ -261,7 +263,9 @@ class TestTokens:
         )
 
     @pytest.mark.parametrize("field", ["access_token", "both"])
-    def test_token_servers_differ(self, token_registry_pair: TokenRegistryPair, namespace: str, field: Any) -> None:
+    def test_both_fields_of_token_servers_are_read(
+        self, token_registry_pair: TokenRegistryPair, namespace: str, field: Any
+    ) -> None:
         token_registry_pair.dr_tokens.field = field
         token_registry_pair.dr_tokens.say_expires_in = False
         writer = client(token_registry_pair.dr, "writer")
@@ -269,29 +273,31 @@ class TestTokens:
             assert list(writer.tags(f"{namespace}/app")) == []
         assert len(token_registry_pair.dr_tokens.requests) == 1
 
-    def test_a_token_that_ends_within_a_layer(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
+    def test_a_token_that_expires_within_a_layer_is_renewed(
+        self, token_registry_pair: TokenRegistryPair, namespace: str
+    ) -> None:
         repository = f"{namespace}/app"
         tokens = token_registry_pair.dr_tokens
         writer = client(token_registry_pair.dr, "writer")
         upload = writer.begin_upload(repository)
         upload.write(pieces(LAYER[:100_000]))
         for end in (200_000, 300_000):
-            self._end_tokens(writer, tokens, repository)
+            self._expire_tokens(writer, tokens, repository)
             assert upload.write(pieces(LAYER[upload.offset : end])) == end
-        self._end_tokens(writer, tokens, repository)
+        self._expire_tokens(writer, tokens, repository)
         upload.finish(DIGEST)
         assert len(tokens.requests) == 4
         assert stored(token_registry_pair.dr, repository, DIGEST) == LAYER
 
     @staticmethod
-    def _end_tokens(registry: Registry, tokens: Any, repository: str) -> None:
-        """Replace the tokens held by ones that the registry takes for ended."""
+    def _expire_tokens(registry: Registry, tokens: Any, repository: str) -> None:
+        """Replace the stored tokens by ones that the registry treats as expired."""
         access = [{"type": "repository", "name": repository, "actions": ["pull", "push"]}]
         ended = f"Bearer {tokens.sign('writer', access, exp=1, nbf=0, iat=0)}"
         auth = registry._transport._auth
         auth._tokens = {scopes: replace(token, header=ended) for scopes, token in auth._tokens.items()}
 
-    def test_a_catalog_needs_the_right_to_it(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
+    def test_the_catalog_needs_a_permission(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
         client(token_registry_pair.dr, "writer").begin_upload(f"{namespace}/a").put(DIGEST, LAYER, len(LAYER))
         assert list(client(token_registry_pair.dr, "reader").catalog())
         error = refusal(lambda: list(client(token_registry_pair.dr, "nobody").catalog()))
@@ -300,7 +306,7 @@ class TestTokens:
 
 
 class TestTls:
-    def test_by_its_own_authority(self, tls_registry: Server, namespace: str) -> None:
+    def test_a_trusted_authority_is_accepted(self, tls_registry: Server, namespace: str) -> None:
         registry = client(tls_registry, None)
         registry.begin_upload(f"{namespace}/app").put(DIGEST, pieces(LAYER), len(LAYER))
         upload = registry.begin_upload(f"{namespace}/other")
@@ -309,12 +315,12 @@ class TestTls:
         with registry.open_blob(f"{namespace}/other", DIGEST) as stream:
             assert b"".join(stream) == LAYER
 
-    def test_without_it(self, tls_registry: Server) -> None:
+    def test_an_unknown_authority_is_refused(self, tls_registry: Server) -> None:
         registry = Registry(Endpoint.parse(tls_registry.url), lambda: None, Http(RetryPolicy(attempts=1)))
         assert refusal(registry.tags, "org/app").code.name == "TLS_FAILED"
 
 
-def test_a_registry_that_writes_relative_places() -> None:
+def test_relative_locations_of_a_registry_are_followed() -> None:
     needs("docker-registry")
     with Server(relative_urls=True) as server:
         registry = client(server, None)

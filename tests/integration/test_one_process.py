@@ -1,4 +1,4 @@
-"""One warm process carries out steps of every kind, one after another: none of them ends what another one does."""
+"""One warm process executes steps of every kind in turn: none of them affects the deadline of another."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SECRETS: Final = {"TOKEN": "token-of-the-tests"}
 
 @dataclass
 class Process:
-    """A function's process: its state, its connections and the kinds made from them, with a clock that tests set."""
+    """The process of a function: its state, its connections and its kinds, with a clock that tests set."""
 
     table: Table
     queues: Queues
@@ -109,7 +109,7 @@ def _never() -> Any:
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Table, Queues, ScriptedServer, str]]:
-    """A table, queues, a server that has nothing, and an empty git repository."""
+    """Yield a table, queues, an empty server, and the URL of an empty git repository."""
     bare = make_bare(tmp_path_factory.mktemp("git") / "bare")
     with mock_aws(), ScriptedServer() as server:
         server.reply_to = lambda _request: Reply(404)  # type: ignore[method-assign, assignment]
@@ -117,15 +117,15 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Table, Que
 
 
 @pytest.mark.parametrize("order", ORDERS, ids="-".join)
-def test_a_step_has_its_own_time_whatever_ran_before(
+def test_the_deadline_of_a_step_is_independent_of_earlier_steps(
     parts: tuple[Table, Queues, ScriptedServer, str], order: tuple[str, ...]
 ) -> None:
     process = Process(*parts)
     for kind in order:
         name = f"{kind}-of-{'-'.join(each[0] for each in order)}"
-        if kind == "tokens":  # it has no steps, and says so
+        if kind == "tokens":  # this kind has no steps, which is an error
             with pytest.raises(SynclineError, match="has no runs"):
                 process.scan(kind, name)
         else:
-            assert process.scan(kind, name) > 0, f"{kind} asked for nothing"
+            assert process.scan(kind, name) > 0, f"{kind} sent no request"
         process.clock.sleep(TIMEOUT + 10)

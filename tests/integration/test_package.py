@@ -1,4 +1,4 @@
-"""The package as people install it: a wheel in an environment that has what its metadata asks for, and nothing else."""
+"""The installed package: a wheel in an environment that contains only the requirements of its metadata."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.unit.test_template import OUTPUTS
 
 TOP: Final = Path(__file__).parents[2]
 _SHARED: Final = (".venv-engine", ".build")
-"""Folders of a project that take minutes to fill; a test's project has those of this checkout."""
+"""Folders of a project that take minutes to fill. Projects of the tests share those of this checkout."""
 _BUILD: Final = ("pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 _IMPORT_ALL: Final = """
 import importlib, pkgutil, syncline
@@ -46,14 +46,14 @@ print(syncline.__file__)
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """An environment with the wheel, and an empty folder to run its programs in."""
+    """An environment with the wheel, and an empty working folder for its programs."""
 
     wheel: Path
     environment: Path
     folder: Path
 
     def run(self, *command: object, status: int = 0) -> str:
-        """Run the command ``syncline``; return its output, or what it says of a failure."""
+        """Run the command ``syncline``; return its output, or its error message."""
         return self.program(self.environment / "bin" / "syncline", *command, status=status)
 
     def python(self, *command: object, environ: Mapping[str, str] = {}) -> str:
@@ -61,7 +61,7 @@ class Installed:
         return self.program(self.environment / "bin" / "python", *command, environ=environ)
 
     def program(self, *command: object, status: int = 0, environ: Mapping[str, str] = {}) -> str:
-        """Run a program as somebody would who has nothing of Python or Syncline in the environment."""
+        """Run a program without settings for Python or Syncline in its environment."""
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "SYNCLINE_"))}
         done = subprocess.run(
             [str(word) for word in command],
@@ -79,7 +79,7 @@ class Installed:
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
-    """Build a wheel, and install it offline with the pinned versions of what it asks for."""
+    """Build a wheel, and install it offline with the pinned versions of its requirements."""
     needs("make")
     top = tmp_path_factory.mktemp("package")
     source = copied_source(top / "source")
@@ -88,7 +88,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
     venv.create(built.environment, symlinks=True)
     metadata = importlib.metadata.PathDistribution(zipfile.Path(built.wheel, f"syncline-{__version__}.dist-info/"))
     requires = metadata.requires or []
-    assert "~=" not in str(requires)  # requirements/command.in says why
+    assert "~=" not in str(requires)  # requirements/command.in has the reason
     (packages,) = built.environment.glob("lib/python3.*/site-packages")
     for distribution in closure(requires):
         link(distribution, packages)
@@ -97,7 +97,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installed:
 
 
 def copied_source(folder: Path) -> Path:
-    """Return a copy of the files of this checkout that a wheel is built from."""
+    """Return a copy of the files of this checkout from which a wheel is built."""
     left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
     folder.mkdir()
     for name in sorted({*_BUILD, *(part.split("/")[0] for part in PARTS)}):
@@ -109,7 +109,7 @@ def copied_source(folder: Path) -> Path:
 
 
 def build(source: Path, what: str, folder: Path) -> Path:
-    """Call the hook of the build backend, as pip does after it has made an environment for it; return the file."""
+    """Call a hook of the build backend like pip does; return the built file."""
     folder.mkdir()
     code = f"import setuptools.build_meta as backend; backend.build_{what}({str(folder)!r})"
     subprocess.run([sys.executable, "-c", code], cwd=source, check=True, capture_output=True, timeout=120)
@@ -123,7 +123,7 @@ def pip(python: str, *arguments: str) -> None:
 
 
 def closure(requirements: list[str]) -> Iterator[importlib.metadata.Distribution]:
-    """Yield the pinned packages that requirements ask for, and what those ask for; each must fit its range."""
+    """Yield the pinned packages of requirements, with their dependencies. Each must be in its required range."""
     waiting, seen = [(Requirement(each), "syncline") for each in requirements], set[tuple[str, str]]()
     while waiting:
         requirement, who = waiting.pop()
@@ -133,7 +133,7 @@ def closure(requirements: list[str]) -> Iterator[importlib.metadata.Distribution
             seen.add((requirement.name, extra))
             distribution = importlib.metadata.distribution(requirement.name)
             fits = requirement.specifier.contains(distribution.version, prereleases=True)
-            assert fits, f"{who} wants {requirement}, and the pinned version is {distribution.version}"
+            assert fits, f"{who} requires {requirement}, but the pinned version is {distribution.version}"
             asked = map(Requirement, distribution.requires or [])
             chosen = [each for each in asked if each.marker is None or each.marker.evaluate({"extra": extra})]
             waiting.extend((each, requirement.name) for each in chosen)
@@ -141,13 +141,13 @@ def closure(requirements: list[str]) -> Iterator[importlib.metadata.Distribution
 
 
 def link(distribution: importlib.metadata.Distribution, packages: Path) -> None:
-    """Make the modules and the metadata of a package available in another environment."""
+    """Link the modules and the metadata of a package into another environment."""
     for top in {file.parts[0] for file in distribution.files or []} - {"..", "__pycache__"}:
         if not (packages / top).exists():
             (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
 
 
-def test_the_wheel_holds_the_project_and_each_module_once(installed: Installed, tmp_path: Path) -> None:
+def test_the_wheel_contains_the_project_and_each_module_once(installed: Installed, tmp_path: Path) -> None:
     with zipfile.ZipFile(installed.wheel) as archive:
         archive.extractall(tmp_path)
         names = archive.namelist()
@@ -171,7 +171,7 @@ def test_a_source_distribution_builds_the_same_wheel(installed: Installed, tmp_p
     assert content[0] == content[1]
 
 
-def test_what_an_earlier_build_left_is_not_in_the_wheel(tmp_path: Path) -> None:
+def test_files_of_an_earlier_build_are_not_in_the_wheel(tmp_path: Path) -> None:
     source = copied_source(tmp_path / "source")
     removed = source / "layers/syncline/syncline/removed.py"
     removed.touch()
@@ -182,7 +182,7 @@ def test_what_an_earlier_build_left_is_not_in_the_wheel(tmp_path: Path) -> None:
         assert "syncline/model.py" in archive.namelist()
 
 
-def test_what_the_metadata_asks_for_is_all_that_the_package_needs(installed: Installed) -> None:
+def test_the_requirements_of_the_metadata_are_sufficient(installed: Installed) -> None:
     file = installed.python("-c", _IMPORT_ALL).strip()
     assert Path(file).is_relative_to(installed.environment)
     assert installed.run("--version") == f"syncline {__version__}\n"
@@ -190,16 +190,16 @@ def test_what_the_metadata_asks_for_is_all_that_the_package_needs(installed: Ins
 
 
 def test_commands_about_artifacts_find_the_shipped_example(installed: Installed) -> None:
-    """The workflow in the request is the one of the example."""
+    """The request contains the workflow of the example."""
     places = ("--registry", "127.0.0.1:1", "--gitlab-project", "a/b", "--repo", "a/b", "--gh-url", "http://127.0.0.1:1")
-    said = installed.run("artifacts", "gh-list", *places, "--gh-token", "absent", status=2)
-    assert said.startswith(
+    output = installed.run("artifacts", "gh-list", *places, "--gh-token", "absent", status=2)
+    assert output.startswith(
         "error UNREACHABLE: GET http://127.0.0.1:1/repos/a/b/actions/workflows/presto-build-images.yml"
     )
 
 
 def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
-    """In the empty folder nothing is left behind; all is in the home."""
+    """Nothing is written to the working folder; everything is in the home."""
     home = tmp_path / "home of an engine"
     for name in _SHARED:
         share(name, home / "project")
@@ -208,8 +208,8 @@ def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
     options = ("--home", home)
     assert "no engine runs" in installed.run("status", *options, status=2)
     try:
-        said = installed.run("up", "--port", port, *options)
-        assert f"the engine is up at http://127.0.0.1:{port}, its state in {home}" in said
+        output = installed.run("up", "--port", port, *options)
+        assert f"the engine is up at http://127.0.0.1:{port}; its state is in {home}" in output
         outputs = json.loads((home / "engine.json").read_text())["outputs"]
         assert outputs.keys() >= OUTPUTS
         with urllib.request.urlopen(f"{outputs['ConsoleUrl']}health", timeout=30) as answer:
@@ -223,7 +223,7 @@ def test_up_outside_a_checkout(installed: Installed, tmp_path: Path) -> None:
         )
         again = installed.run("up", *options)
         assert "deploying" not in again
-        assert said.splitlines()[-2:] == again.splitlines()[-2:]
+        assert output.splitlines()[-2:] == again.splitlines()[-2:]
     finally:
         assert json.loads(installed.run("down", "--json", *options))["stopped"] is True
     assert list(installed.folder.iterdir()) == []
@@ -244,7 +244,7 @@ def test_sam_builds_the_template_that_is_written(installed: Installed, tmp_path:
     python = TOP / ".venv-engine" / "bin" / "python"
     (library,) = python.parent.parent.glob("lib/python3.*")
     environ = sam_settings(tmp_path / "sam") | {"SYNCLINE_PYTHON": str(python)}
-    environ["SYNCLINE_LAYER_PYTHON"] = library.name.removeprefix("python")  # installed by the engine's build already
+    environ["SYNCLINE_LAYER_PYTHON"] = library.name.removeprefix("python")  # already installed by the engine's build
     environ["PATH"] = os.pathsep.join([str(python.parent), os.environ["PATH"]])
     template = ("--template-file", folder / "template.yaml", "--region", "eu-central-1")
     assert "is a valid SAM Template" in installed.python(
@@ -266,6 +266,6 @@ def names_of(project: Path) -> list[str]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Compare two packages by content."""
+    """Return True if two packages have the same content."""
     files = [{str(file.relative_to(each)) for file in each.rglob("*.py")} for each in (one, other)]
     return files[0] == files[1] and filecmp.cmpfiles(one, other, files[0], shallow=False)[1:] == ([], [])

@@ -1,7 +1,7 @@
-"""Whole chains with credentials that are right, and with some that servers refuse: no value of one is written anywhere.
+"""Complete chains with valid and with refused credentials write no value of a credential.
 
-Searched are the table with its reports, every message that is sent, dead letters, logs and metrics. Backups have such a
-test in backups/test_secrets.py, tokens in test_tokens_container.py.
+The tests search the table with its reports, every message, dead letters, logs and metrics. The corresponding tests of
+backups are in backups/test_secrets.py, those of tokens in test_tokens_container.py.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WRONG: Final = "pl4nted/s3cret+that=is;wrong"
 
 
 class Written:
-    """All that a chain writes. ``has`` tells whether a secret is in it, in any of the forms that it may have."""
+    """Everything that a chain writes. ``has`` searches it for a secret in every encoding."""
 
     def __init__(self, chain: Chain, output: Callable[[], str]) -> None:
         self._chain = chain
@@ -56,19 +56,19 @@ class Written:
 
 @pytest.fixture
 def output(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> Callable[[], str]:
-    """Return what the log and the metrics have."""
+    """Return a function that reads the log and the metrics."""
     caplog.set_level("DEBUG")
-    said: list[str] = []
+    captured: list[str] = []
 
     def read() -> str:
-        said.extend(capfd.readouterr())
-        return "\n".join([*said, caplog.text, *(repr(vars(record)) for record in caplog.records)])
+        captured.extend(capfd.readouterr())
+        return "\n".join([*captured, caplog.text, *(repr(vars(record)) for record in caplog.records)])
 
     return read
 
 
 def check(written: Written, run: Run, *secrets: str) -> None:
-    """Nothing holds a secret, and the search would have found one: it finds the run."""
+    """Check that nothing contains a secret, and that the search works: it finds the ID of the run."""
     assert run.id in written.text()
     for secret in secrets:
         assert written.has(secret) == []

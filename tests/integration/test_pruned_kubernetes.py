@@ -1,4 +1,4 @@
-"""The kubernetes package as the layer has it, without the parts that `layers/kubernetes/prune` removes."""
+"""The kubernetes package of the layer, without the parts that `layers/kubernetes/prune` removes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, p
 
 TOP: Final = Path(__file__).parents[2]
 INSTALLED: Final = Path(sysconfig.get_path("purelib"))
-LARGEST: Final = 3 * 1024**2  # bytes of the kubernetes package; it has 107 MB before
+LARGEST: Final = 3 * 1024**2  # bytes of the pruned kubernetes package; the complete one has 107 MB
 
 LISTING: Final = """
 import json, pathlib, sys
@@ -57,13 +57,13 @@ print(json.dumps({"from": kubernetes.__file__, "found": found}))
 
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """A folder with the pruned packages of the layer, and one with all others that are installed here."""
+    """Yield a folder with the pruned packages of the layer, and one with all other installed packages."""
     layer, others = tmp_path_factory.mktemp("layer"), tmp_path_factory.mktemp("others")
     requirements = (TOP / "requirements" / "kubernetes.txt").read_text()
     inside: set[str] = set()
     for name, version in re.findall(r"^([a-z0-9-]+)==(\S+)", requirements, re.MULTILINE):
         distribution = importlib.metadata.distribution(name)
-        assert distribution.version == version, f"{name} is installed in another version than the layer has"
+        assert distribution.version == version, f"the installed version of {name} differs from that of the layer"
         tops = {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}
         inside |= tops
         for top in tops:
@@ -87,7 +87,7 @@ def api() -> Iterator[KubernetesApi]:
         yield running
 
 
-def test_the_pruned_package_logs_in_in_every_way_and_lists(
+def test_the_pruned_package_supports_every_login_and_lists(
     layers: tuple[Path, Path], api: KubernetesApi, tmp_path: Path
 ) -> None:
     layer, others = layers
@@ -102,7 +102,7 @@ def test_the_pruned_package_logs_in_in_every_way_and_lists(
     (tmp_path / "kubeconfig").write_text(json.dumps(kubeconfig))
     path = os.pathsep.join(map(str, (layer, TOP / "layers" / "syncline", others)))
 
-    # -S: without the site-packages of this environment, which have the whole package.
+    # -S: without the site-packages of this environment, which contain the complete package.
     command = [sys.executable, "-S", "-c", LISTING, api.url, str(api.port), str(tmp_path)]
     listed = subprocess.run(command, env={"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=60)
 

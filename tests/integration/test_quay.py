@@ -1,4 +1,4 @@
-"""Quay's API in front of a real registry, and the servers that the tests here rest on."""
+"""Quay's API in front of a real registry, and checks of the servers that the tests use."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def client(url: str) -> Quay:
     return Quay(Endpoint.parse(url), lambda: TOKEN, Http())
 
 
-def until(true: Callable[[], Any], limit: float = 10.0) -> None:
-    """Wait until something holds, at most ``limit`` seconds."""
+def until(condition: Callable[[], Any], limit: float = 10.0) -> None:
+    """Wait until a condition holds, at most ``limit`` seconds."""
     end = time.monotonic() + limit
-    while not true():
-        assert time.monotonic() < end, "it did not come about"
+    while not condition():
+        assert time.monotonic() < end, "the condition did not become true in time"
         time.sleep(0.01)
 
 
@@ -51,8 +51,8 @@ def push_index(registry: Registry, repository: str, tag: str) -> str:
     return registry.push_manifest(repository, tag, index, OCI_INDEX)
 
 
-class TestQuayBeforeARegistry:
-    def test_it_lists_what_the_registry_holds(
+class TestQuayInFrontOfARegistry:
+    def test_it_lists_the_content_of_the_registry(
         self, registry_pair: RegistryPair, quay_before: Callable[[Registry], QuayServer], namespace: str
     ) -> None:
         image = registry_pair.prod.push_image(f"{namespace}/app", "v1", [b"one", b"three"])
@@ -62,7 +62,7 @@ class TestQuayBeforeARegistry:
         assert quay.tags(f"{namespace}/app") == {"v1": QuayTag(image, 8, is_list=False)}
         assert quay.tags(f"{namespace}/nested/app")["v1"] == QuayTag(index, None, is_list=True)
 
-    def test_refresh_sees_what_was_moved_and_removed(
+    def test_refresh_finds_moved_and_removed_tags(
         self, registry_pair: RegistryPair, quay_before: Callable[[Registry], QuayServer], namespace: str
     ) -> None:
         repository = f"{namespace}/app"
@@ -74,7 +74,7 @@ class TestQuayBeforeARegistry:
         server.refresh()
         assert client(server.url).tags(repository) == {"v2": QuayTag(moved, 3, is_list=False)}
 
-    def test_as_a_process(self, registry_pair: RegistryPair, namespace: str) -> None:
+    def test_it_runs_as_a_process(self, registry_pair: RegistryPair, namespace: str) -> None:
         digest = registry_pair.prod.push_image(f"{namespace}/app", "v1")
         with QuayProcess(registry_pair.prod.url, user=ANN) as server:
             assert client(server.url).tags(f"{namespace}/app")["v1"].digest == digest
@@ -84,7 +84,7 @@ class TestQuayBeforeARegistry:
             assert client(server.url).tags(f"{namespace}/app").keys() == {"v1", "v2"}
             assert server.counts() == {"tags": 1}
 
-    def test_pushes_are_learnt_and_told_at_once(self, namespace: str) -> None:
+    def test_pushes_are_applied_and_forwarded_at_once(self, namespace: str) -> None:
         needs("docker-registry")
         received: list[dict[str, Any]] = []
 
@@ -117,7 +117,7 @@ class TestQuayBeforeARegistry:
 
 
 class TestQuayIsStrict:
-    """That the stand-in refuses what Quay refuses; what it grants is in the tests of the client."""
+    """Requests that the stand-in refuses like Quay. The tests of the client cover valid requests."""
 
     @pytest.fixture
     def ask(self, quay: QuayServer) -> Iterator[Callable[..., tuple[int, Any]]]:
@@ -190,7 +190,7 @@ class TestQuayIsStrict:
             "has_additional": False,
         }
 
-    def test_history_comes_unless_only_active_tags_are_asked_for(
+    def test_history_is_listed_unless_only_active_tags_are_requested(
         self, quay: QuayServer, ask: Callable[..., tuple[int, Any]]
     ) -> None:
         quay.put("org/app", {"v1": "sha256:" + "0" * 64})
@@ -218,7 +218,9 @@ class TestRegistries:
         with pytest.raises(subprocess.CalledProcessError):
             skopeo("inspect", "--raw", "--tls-verify=false", "--creds", "ann:wrong", place)
 
-    def test_tls_by_an_unknown_authority(self, tls_registry: Registry, namespace: str, skopeo: Skopeo) -> None:
+    def test_tls_with_an_unknown_authority_is_refused(
+        self, tls_registry: Registry, namespace: str, skopeo: Skopeo
+    ) -> None:
         tls_registry.push_image(f"{namespace}/app", "v1")
         place = f"docker://{tls_registry.host}/{namespace}/app:v1"
         (tls_registry.folder / "trusted").mkdir(exist_ok=True)
@@ -284,7 +286,9 @@ class TestTokens:
             assert answer.status == 401
             assert answer.headers["Www-Authenticate"].startswith(f'Bearer realm="{tokens.realm}"')
 
-    def test_a_token_ends_exactly_when_asked_to(self, token_registry_pair: TokenRegistryPair, namespace: str) -> None:
+    def test_a_token_expires_exactly_with_exact_expiry(
+        self, token_registry_pair: TokenRegistryPair, namespace: str
+    ) -> None:
         registry, tokens = token_registry_pair.prod, token_registry_pair.prod_tokens
         registry.push_image(f"{namespace}/app", "v1")
         tokens.exact_expiry = True
@@ -307,7 +311,7 @@ class TestTokens:
             with pytest.raises(subprocess.CalledProcessError):
                 skopeo("inspect", "--tls-verify=false", "--creds", f"{name}:{password}", place)
 
-    def test_skopeo_copies_where_it_may(
+    def test_skopeo_copies_only_with_permission(
         self, token_registry_pair: TokenRegistryPair, namespace: str, skopeo: Skopeo
     ) -> None:
         pair = token_registry_pair

@@ -1,4 +1,4 @@
-"""The S3 stand-in against moto, where both can do the same, and what it refuses."""
+"""Comparison of the S3 stand-in with moto, and the requests that it refuses."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_listings_are_those_of_moto(server: S3Server, moto: Bucket) -> None:
     for name in NAMES:
         ours.put(name, name.encode())
         moto.put(name, name.encode())
-    # A start within a common prefix is left out: services do not agree whether the prefix is behind it.
+    # A start within a common prefix is not tested: services disagree if the prefix comes after it.
     starts = [("", ""), ("", "a/b"), ("", "b"), ("/", ""), ("/", "a"), ("b", "")]
     for prefix, (delimiter, after) in product(["", "a", "a/", "b/", "none"], starts):
         found = [
@@ -63,7 +63,7 @@ def test_listings_are_those_of_moto(server: S3Server, moto: Bucket) -> None:
 
 
 @pytest.mark.parametrize("delimiter", ["", "/"])
-def test_a_listing_in_pages_is_that_in_one(server: S3Server, delimiter: str) -> None:
+def test_a_listing_in_pages_equals_that_in_one(server: S3Server, delimiter: str) -> None:
     bucket = at(server.url)
     for name in NAMES:
         server.put("bbb", name, b"")
@@ -91,7 +91,7 @@ def test_times_of_listing_and_head(server: S3Server) -> None:
 
 
 @pytest.mark.parametrize(("keeps", "names"), [(True, ["Readme", "u\u0308ber"]), (False, ["readme", "\u00fcber"])])
-def test_a_service_that_makes_one_key_of_two(keeps: bool, names: list[str]) -> None:
+def test_a_service_that_maps_two_keys_to_one(keeps: bool, names: list[str]) -> None:
     def normalise(key: str) -> str:
         return unicodedata.normalize("NFC", key).casefold()
 
@@ -155,7 +155,7 @@ def test_requests_that_are_refused(
     assert re.search(words, what), what
 
 
-def test_bodies_and_headers_are_as_signed(server: S3Server) -> None:
+def test_bodies_and_headers_must_be_signed(server: S3Server) -> None:
     asked = SigningRequest("PUT", f"127.0.0.1:{server.port}", "/bbb/key")
     headers = Signer("us-east-1").headers(AccessKeys(ACCESS, SECRET), asked, {}, EMPTY_SHA256)
     http = Http(RetryPolicy(attempts=1))
@@ -178,13 +178,13 @@ def test_uploads_are_completed_as_they_were_sent(server: S3Server) -> None:
 
 
 @pytest.mark.parametrize("key", ["../up", "a/../b", "./a", "a/./b/..", "...", ".a/b..", "a//../b", "/../x"])
-def test_a_key_with_dots_is_sent_encoded_and_signed_as_it_is(server: S3Server, moto: Bucket, key: str) -> None:
-    """A server or a proxy before it would resolve `..`, and answer for another bucket."""
+def test_a_key_with_dots_is_sent_encoded_and_signed(server: S3Server, moto: Bucket, key: str) -> None:
+    """A server or a proxy would resolve a plain `..`, and answer for another bucket."""
     with ScriptedServer() as scripted:
         with pytest.raises(SynclineError):
             at(scripted.url).read(key, 10)
         (asked,) = scripted.requests
-        scripted.unscripted.clear()  # its answer does not matter
+        scripted.unscripted.clear()  # only the request matters
         assert {".", ".."}.isdisjoint(asked.target.split("?")[0].split("/"))
         assert unquote(asked.target.split("?")[0]) == f"/bbb/{key}"
     for bucket in (at(server.url), moto):

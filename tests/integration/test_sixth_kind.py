@@ -1,4 +1,4 @@
-"""The tutorial for contributors: every block of the page is written, every command runs, and the sync does what it says."""
+"""The tutorial for contributors: its files are written, its commands succeed, and its sync works."""
 
 from __future__ import annotations
 
@@ -19,8 +19,17 @@ PAGE: Final = ROOT / "docs/tutorials/a-sixth-kind.md"
 PACKAGE: Final = "layers/syncline/syncline/kinds/folders/"
 TEST: Final = "tests/integration/test_chain_folders.py"
 SYNCS: Final = "syncs.yaml"
-GENERATED: Final = ("docs/reference/syncs.yaml.md", "schema/syncs.schema.json")
-COPIED: Final = ("docs/reference", "functions", "layers", "schema", "tests", "pyproject.toml", "template.yaml")
+REFERENCE: Final = ("docs/reference/syncs.yaml.md", "schema/syncs.schema.json")
+COPIED: Final = (
+    "docs/reference",
+    "functions",
+    "layers",
+    "schema",
+    "scripts",
+    "tests",
+    "pyproject.toml",
+    "template.yaml",
+)
 LEFT: Final = shutil.ignore_patterns("__pycache__", "corpus", "records", "stories")
 BLOCK: Final = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NAMED: Final = re.compile(r"(?:#|---) (\S+)\n")
@@ -53,7 +62,7 @@ class Tree:
                 shutil.copytree(ROOT / name, root / name, ignore=LEFT)
             else:
                 shutil.copy2(ROOT / name, root / name)
-        if (ROOT / ".mypy_cache").is_dir():  # it saves half a minute
+        if (ROOT / ".mypy_cache").is_dir():  # saves half a minute
             shutil.copytree(ROOT / ".mypy_cache", root / ".mypy_cache")
         self._before = self._files()
 
@@ -72,15 +81,15 @@ class Tree:
         return {name for name in now | self._before if now.get(name) != self._before.get(name)}
 
     def write(self, language: str, text: str) -> None:
-        """Write the file of a block, or change it as a diff says."""
+        """Write the file of a block, or apply its diff."""
         named = NAMED.match(text)
-        assert named is not None, f"a block without the name of its file:\n{text}"
+        assert named is not None, f"the name of the file is missing in the block:\n{text}"
         path, text = self.root / named[1], text[named.end() :]
         if language == "diff":
             old, new = (
                 "".join(line[1:] for line in text.splitlines(keepends=True) if line[0] in s) for s in (" -", " +")
             )
-            assert path.read_text().count(old) == 1, f"{named[1]} does not have, once:\n{old}"
+            assert path.read_text().count(old) == 1, f"{named[1]} must contain exactly once:\n{old}"
             path.write_text(path.read_text().replace(old, new))
         else:
             assert not path.exists(), f"{named[1]} is written twice"
@@ -107,14 +116,14 @@ def _blocks(*, console: bool) -> list[tuple[str, str]]:
 
 
 def _commands() -> list[tuple[str, list[str]]]:
-    """Return the commands of the page, each with the lines that it prints, among others."""
+    """Return the commands of the page, each with lines of its output."""
     parts = [part.splitlines() for _, text in _blocks(console=True) for part in text.split("$ ")[1:]]
     return [(command, expected) for command, *expected in parts]
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    """A tree in which all files of the page are written, and none of its commands was run."""
+    """Return a tree with all files of the page, before its commands."""
     made = Tree(tmp_path_factory.mktemp("tree"))
     for language, text in _blocks(console=False):
         made.write(language, text)
@@ -123,7 +132,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
 
 
 def test_at_most_three_files_outside_the_kind_are_touched(tree: Tree) -> None:
-    outside = {name for name in tree.touched() if not name.startswith(PACKAGE)} - {SYNCS, *GENERATED}
+    outside = {name for name in tree.touched() if not name.startswith(PACKAGE)} - {SYNCS, *REFERENCE}
     assert outside == {"layers/syncline/syncline/kinds/table.py", "template.yaml", TEST}
 
 
@@ -139,7 +148,7 @@ def test_the_first_file_is_moved_and_then_equal(tree: Tree, tmp_path: Path) -> N
     syncs = tree.root / SYNCS
     syncs.write_text(syncs.read_text().replace("/srv/", f"{tmp_path}/"))
     output = tree.run("python", "-c", RUNS, SYNCS).splitlines()
-    shown = [line for line in output if not line.startswith("{")]  # those are the functions' log
+    shown = [line for line in output if not line.startswith("{")]  # these lines are the log of the functions
     assert len(shown) == 3
     assert "\n".join(shown) in PAGE.read_text()
     assert (tmp_path / "mirror/first.txt").read_text() == "hello\n"

@@ -1,4 +1,4 @@
-"""Archives that skopeo writes, pushed to a real registry: what comes back is what was saved."""
+"""Archives of skopeo, pushed to a real registry: pulling them gives the saved image."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import pytest
 
 from tests.standins import saved
 from tests.standins.pairs import USERS, RegistryPair
-from tests.standins.pushed_archives import Place
+from tests.standins.pushed_archives import PushTarget
 
 
 @pytest.fixture
-def place(registry_pair: RegistryPair, namespace: str) -> Place:
-    return Place(registry_pair.dr, f"{namespace}/app")
+def place(registry_pair: RegistryPair, namespace: str) -> PushTarget:
+    return PushTarget(registry_pair.dr, f"{namespace}/app")
 
 
 @pytest.mark.parametrize("form", ["docker-archive", "oci-archive"])
-def test_what_skopeo_writes(
-    place: Place,
+def test_an_archive_of_skopeo_is_pushed_unchanged(
+    place: PushTarget,
     skopeo: Callable[..., bytes],
     tmp_path: Path,
     form: str,

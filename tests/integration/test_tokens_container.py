@@ -1,4 +1,4 @@
-"""The container's process with real nginx instances: the contract, its document, metrics, canaries, and bad input."""
+"""The process of the container with real nginx instances: the contract, its document, metrics, canaries, invalid input."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema  # type: ignore[import-untyped]
 import pytest
 
-from syncline.web.openapi import document
+from scripts.openapi import document
 from tests.rig.container import CANARY, Container, cluster_of, slices_of, sync_of, wait_for
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
@@ -25,7 +25,7 @@ from tests.standins.programs import needs
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    """Five instances, of which the last never receives its peers' keys."""
+    """Yield five instances, of which the last never receives its peers' keys."""
     needs("nginx")
     with Gateway(5, interval=0.1, settings={4: {"deaf": "true"}}) as running:
         yield running
@@ -45,18 +45,18 @@ def container(gateway: Gateway, api: KubernetesApi) -> Iterator[Container]:
         yield running
 
 
-def _is_documented(said: Any, path: str = "/v1/synced") -> None:
-    """Hold an answer to the document: its status, its headers' words, its body's shape."""
+def _check_documented(answer: Any, path: str = "/v1/synced") -> None:
+    """Check the status, the header values and the body of a response against the API document."""
     whole = document()
-    response = whole["paths"][path]["get"]["responses"][str(said.status)]
+    response = whole["paths"][path]["get"]["responses"][str(answer.status)]
     for name, header in response["headers"].items():
-        assert said.headers[name] in header["schema"]["enum"], name
+        assert answer.headers[name] in header["schema"]["enum"], name
     schema = {"$ref": "#/components/schemas/Body", "components": whole["components"]}
-    jsonschema.Draft4Validator(_nullable(schema)).validate(said.json)
+    jsonschema.Draft4Validator(_nullable(schema)).validate(answer.json)
 
 
 def _nullable(value: Any) -> Any:
-    """OpenAPI 3.0's ``nullable`` in the words of JSON Schema."""
+    """Convert OpenAPI 3.0's ``nullable`` to JSON Schema."""
     if isinstance(value, list):
         return [_nullable(each) for each in value]
     if not isinstance(value, dict):
@@ -65,12 +65,12 @@ def _nullable(value: Any) -> Any:
     return {"anyOf": [inner, {"type": "null"}]} if value.get("nullable") is True else inner
 
 
-def test_a_verdict_has_its_word_its_reason_and_each_instance(container: Container, gateway: Gateway) -> None:
-    gateway.put_everywhere("said", but={4})
-    said = container.synced("said", "gateway-000")
-    assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
-    _is_documented(said)
-    body = said.json
+def test_a_verdict_has_a_status_a_reason_and_each_instance(container: Container, gateway: Gateway) -> None:
+    gateway.put_everywhere("response", but={4})
+    response = container.synced("response", "gateway-000")
+    assert (response.status, response.headers["X-Token-Status"]) == (200, "Synced")
+    _check_documented(response)
+    body = response.json
     assert (body["reason"], body["asked"], body["needed"], body["synced"]) == ("all_agree", 3, 3, 3)
     assert [each["name"] for each in body["instances"]] == ["gateway-001", "gateway-002", "gateway-003"]
     assert all(each["verdict"] == "has_it" and each["attempts"] >= 1 for each in body["instances"])
@@ -78,13 +78,13 @@ def test_a_verdict_has_its_word_its_reason_and_each_instance(container: Containe
     assert body["list"]["serving"] == 4
 
 
-def test_a_token_stands_nowhere_but_as_a_short_hash(container: Container, gateway: Gateway) -> None:
+def test_a_token_appears_only_as_a_short_hash(container: Container, gateway: Gateway) -> None:
     token = "very-secret-session-token-of-a-person"
     gateway.put(0, token)
     for name in (token, f"{token}-unknown"):
-        said = container.synced(name, "gateway-000")
-        assert token not in said.body.decode() + json.dumps(dict(said.headers))
-        assert said.json["token"]
+        response = container.synced(name, "gateway-000")
+        assert token not in response.body.decode() + json.dumps(dict(response.headers))
+        assert response.json["token"]
     bad = container.synced(f"{token} {token}", "gateway-000")
     assert token not in bad.body.decode()
     container.get(f"/v1/synced/{token}?t={token}")
@@ -105,17 +105,17 @@ def test_a_token_stands_nowhere_but_as_a_short_hash(container: Container, gatewa
         ({"X-Auth-Token": "t" * 100_000, "X-Nginx-Origin": "gateway-000"}, 431, "token_too_long"),
     ],
 )
-def test_bad_headers_get_a_verdict_and_a_reason(
+def test_invalid_headers_get_a_verdict_and_a_reason(
     container: Container, headers: dict[str, Any], status: int, reason: str
 ) -> None:
-    said = container.get("/v1/synced", headers)
-    assert (said.status, said.headers["X-Token-Status"], said.headers["X-Token-Reason"]) == (
+    response = container.get("/v1/synced", headers)
+    assert (response.status, response.headers["X-Token-Status"], response.headers["X-Token-Reason"]) == (
         status,
         "NotSynced",
         reason,
     )
-    assert said.json["verdict"] == "Unknown"
-    _is_documented(said)
+    assert response.json["verdict"] == "Unknown"
+    _check_documented(response)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_bad_headers_get_a_verdict_and_a_reason(
         b"GET /v1/synced HTTP/1.1\r\nHost: x\r\n" + b"X-Auth-Token: " + b"a" * 40_000,
     ],
 )
-def test_what_breaks_the_protocol_on_the_contracts_path_gets_one_too(container: Container, sent: bytes) -> None:
+def test_protocol_errors_on_the_path_of_the_contract_get_a_verdict(container: Container, sent: bytes) -> None:
     answer = _exchange(container, sent)
     head = answer.partition(b"\r\n\r\n")[0]
     assert head.split(b" ")[1] in (b"400", b"431")
@@ -144,7 +144,7 @@ def test_what_breaks_the_protocol_on_the_contracts_path_gets_one_too(container: 
         (b"GET /v2/other HTTP/1.1\r\nConnection: close\r\n\r\n", b"404"),
     ],
 )
-def test_what_is_no_request_is_refused(container: Container, sent: bytes, status: bytes) -> None:
+def test_an_invalid_request_is_refused(container: Container, sent: bytes, status: bytes) -> None:
     assert _exchange(container, sent).split(b" ")[1] == status
 
 
@@ -157,7 +157,7 @@ def _exchange(container: Container, sent: bytes) -> bytes:
         return answer
 
 
-def test_requests_behind_one_another_are_answered_in_order(container: Container) -> None:
+def test_pipelined_requests_are_answered_in_order(container: Container) -> None:
     paths = ("/health", "/nowhere", "/v1/synced", "/health")
     sent = b"".join(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for path in paths)
     answer = _exchange(container, sent + b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n")
@@ -166,14 +166,18 @@ def test_requests_behind_one_another_are_answered_in_order(container: Container)
 
 def test_an_unknown_sync_and_a_named_one(container: Container, gateway: Gateway) -> None:
     gateway.put_everywhere("named", but={4})
-    said = container.synced("named", "gateway-000", "/v1/synced/gateway")
-    assert (said.status, said.headers["X-Token-Status"]) == (200, "Synced")
-    said = container.synced("named", "gateway-000", "/v1/synced/other")
-    assert (said.status, said.headers["X-Token-Status"], said.json["reason"]) == (404, "NotSynced", "no_such_sync")
-    _is_documented(said, "/v1/synced/{sync}")
+    response = container.synced("named", "gateway-000", "/v1/synced/gateway")
+    assert (response.status, response.headers["X-Token-Status"]) == (200, "Synced")
+    response = container.synced("named", "gateway-000", "/v1/synced/other")
+    assert (response.status, response.headers["X-Token-Status"], response.json["reason"]) == (
+        404,
+        "NotSynced",
+        "no_such_sync",
+    )
+    _check_documented(response, "/v1/synced/{sync}")
 
 
-def test_the_page_is_where_syncer_has_it_and_asks_nobody_else(container: Container) -> None:
+def test_the_api_page_has_the_path_of_syncer_and_loads_nothing_from_elsewhere(container: Container) -> None:
     for path in ("/", "/swagger-ui"):
         moved = container.get(path)
         assert (moved.status, moved.headers["location"], moved.body) == (302, "swagger-ui/index.html", b"")
@@ -193,14 +197,14 @@ def test_the_page_is_where_syncer_has_it_and_asks_nobody_else(container: Contain
     assert container.get("/openapi.json", method="HEAD").body == b""
 
 
-def test_its_health_is_told_as_syncer_tells_it(container: Container) -> None:
-    said = container.get("/health")
-    assert (said.status, said.json, said.headers["cache-control"]) == (200, {"status": "Up"}, "no-store")
+def test_health_has_the_format_of_syncer(container: Container) -> None:
+    response = container.get("/health")
+    assert (response.status, response.json, response.headers["cache-control"]) == (200, {"status": "Up"}, "no-store")
 
 
-def test_the_contract_holds_whatever_is_asked(container: Container, tmp_path: Path) -> None:
-    """Schemathesis makes up requests, right ones and wrong ones, from the document that the container itself shows."""
-    # That a header is too long is said with a status of its own, which schemathesis does not expect by itself.
+def test_generated_requests_get_documented_responses(container: Container, tmp_path: Path) -> None:
+    """Schemathesis generates valid and invalid requests from the document that the container serves."""
+    # An oversize header has a special status, which schemathesis does not expect by default.
     rejections = "[checks.negative_data_rejection]\nexpected-statuses = [400, 404, 405, 431]\n"
     (tmp_path / "schemathesis.toml").write_text(rejections)
     address = f"http://127.0.0.1:{container.port}/openapi.json"
@@ -219,7 +223,7 @@ def test_metrics_count_verdicts_and_lists(container: Container, gateway: Gateway
     assert container.figure('syncline_scrapes_total{code="",sync="gateway"}') >= 1
 
 
-def test_many_at_a_time_and_not_one_wrong_answer(container: Container, gateway: Gateway) -> None:
+def test_concurrent_requests_get_only_correct_verdicts(container: Container, gateway: Gateway) -> None:
     chance = random.Random(5)
     truth = {}
     for serial in range(20):
@@ -229,27 +233,29 @@ def test_many_at_a_time_and_not_one_wrong_answer(container: Container, gateway: 
         truth[f"many-{serial}"] = "Synced" if yes == 3 else "Partialy" if yes == 2 else "NotSynced"
     asked = [chance.choice(list(truth)) for _ in range(200)]
     with ThreadPoolExecutor(25) as pool:
-        said = list(pool.map(lambda token: container.synced(token, "gateway-000"), asked))
-    assert [each.headers["X-Token-Status"] for each in said] == [truth[token] for token in asked]
+        response = list(pool.map(lambda token: container.synced(token, "gateway-000"), asked))
+    assert [each.headers["X-Token-Status"] for each in response] == [truth[token] for token in asked]
 
 
-def test_lists_that_cannot_be_believed_give_no_verdict_and_no_readiness(gateway: Gateway) -> None:
+def test_implausible_lists_give_no_verdict_and_no_readiness(gateway: Gateway) -> None:
     with cluster_of(gateway) as api:
         api.grants = {}
         with Container({"gateway": sync_of(gateway, api, stale_after=5)}, scrape_every=1) as container:
             wait_for(lambda: container.synced("t", "gateway-000").json["reason"] == "list_failed")
-            said = container.synced("t", "gateway-000")
-            assert (said.status, said.headers["X-Token-Status"], said.json["verdict"]) == (200, "NotSynced", "Unknown")
-            assert said.json["list"]["failed"] == "UNAUTHORIZED"
+            response = container.synced("t", "gateway-000")
+            assert (response.status, response.headers["X-Token-Status"], response.json["verdict"]) == (
+                200,
+                "NotSynced",
+                "Unknown",
+            )
+            assert response.json["list"]["failed"] == "UNAUTHORIZED"
             assert container.get("/ready").status == 503
             assert container.get("/health").status == 200
             assert container.stop() == 0
 
 
-def test_a_cluster_that_hangs_neither_delays_the_others_nor_takes_them_out_of_service(
-    gateway: Gateway, api: KubernetesApi
-) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # connections are taken, and nobody answers
+def test_a_hanging_cluster_does_not_affect_the_others(gateway: Gateway, api: KubernetesApi) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections but never answers
         healthy, hangs = sync_of(gateway, api), sync_of(gateway, api)
         source = {**hangs["sources"]["prod"], "api": f"https://127.0.0.1:{silent.getsockname()[1]}"}
         with Container({"healthy": healthy, "hangs": {**hangs, "sources": {"prod": source}}}) as container:
@@ -266,9 +272,7 @@ def test_a_cluster_that_hangs_neither_delays_the_others_nor_takes_them_out_of_se
             assert time.monotonic() - began < 10
 
 
-def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origin(
-    gateway: Gateway, api: KubernetesApi
-) -> None:
+def test_a_list_follows_the_cluster_and_the_origin_selects_the_gateway(gateway: Gateway, api: KubernetesApi) -> None:
     api.put(
         "endpointslices",
         "gateway",
@@ -279,27 +283,29 @@ def test_a_list_follows_the_cluster_and_two_gateways_are_told_apart_by_the_origi
     other["sources"] = {"prod": {**other["sources"]["prod"], "service": "other"}}
     with Container({"one": one, "other": other}, scrape_every=1) as container:
         container.wait_until_ready()
-        gateway.put_everywhere("told-apart")
-        said = {origin: container.synced("told-apart", origin).json for origin in ("gateway-001", "gateway-002", "x")}
-        assert [(each["sync"], each["reason"]) for each in said.values()] == [
+        gateway.put_everywhere("by-origin")
+        response = {
+            origin: container.synced("by-origin", origin).json for origin in ("gateway-001", "gateway-002", "x")
+        }
+        assert [(each["sync"], each["reason"]) for each in response.values()] == [
             ("one", "all_agree"),
             ("other", "only_instance"),
             (None, "origin_not_listed"),
         ]
-        assert container.synced("told-apart", "x").headers["X-Token-Status"] == "NotSynced"
+        assert container.synced("by-origin", "x").headers["X-Token-Status"] == "NotSynced"
         api.put(
             "endpointslices",
             "gateway",
             slices_of(gateway.listed[:2], gateway.port),
             slices_of(gateway.listed[1:4], gateway.port, "other"),
         )
-        wait_for(lambda: container.synced("told-apart", "gateway-003").json["asked"] == 2)
-        assert container.synced("told-apart", "gateway-001").json["reason"] == "origin_ambiguous"
+        wait_for(lambda: container.synced("by-origin", "gateway-003").json["asked"] == 2)
+        assert container.synced("by-origin", "gateway-001").json["reason"] == "origin_ambiguous"
     api.put("endpointslices", "gateway", slices_of(gateway.listed[:4], gateway.port))
 
 
-def test_canaries_tell_what_travels_and_what_is_lost(gateway: Gateway) -> None:
-    with cluster_of(gateway) as api:  # the deaf instance among them
+def test_canaries_report_replicated_and_lost_keys(gateway: Gateway) -> None:
+    with cluster_of(gateway) as api:  # including the instance that receives no keys
         sync = sync_of(gateway, api, canary={**CANARY, "long_value": 6000}, retry_for=1)
         with Container({"gateway": sync}, canary_every=0.5) as container:
             name = 'syncline_canaries_total{{check="{}",instance="{}",outcome="{}",sync="gateway"}}'
@@ -312,6 +318,6 @@ def test_canaries_tell_what_travels_and_what_is_lost(gateway: Gateway) -> None:
             wait_for(lambda: container.figure('syncline_canary_faults{sync="gateway"}') == 1)
 
 
-def test_a_configuration_that_cannot_be_used_is_said_and_ends_it() -> None:
+def test_an_invalid_configuration_is_reported_and_ends_the_process() -> None:
     with pytest.raises(AssertionError, match="CONFIG_INVALID"), Container({"gateway": {"kind": "tokens"}}):
         pass

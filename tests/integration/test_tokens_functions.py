@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from botocore.config import Config
 
+from scripts.openapi import document
 from syncline.clients.replicas.instances import Instance
 from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.config import TokensSync
@@ -30,7 +31,6 @@ from syncline.store.read_only_table import open_table
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.tokens import CanaryRecords, InstanceLists
-from syncline.web.openapi import document
 from tests.rig.container import CANARY, TOKEN, cluster_of, slices_of, sync_of
 from tests.rig.stack import new_table
 from tests.rig.tokens import misbehaving
@@ -45,13 +45,13 @@ pytestmark = pytest.mark.moto
 
 
 class Counted:
-    """Remembers what was counted."""
+    """A recorder of metrics."""
 
     def __init__(self) -> None:
         self.verdicts: list[str] = []
         self.scrapes: list[ScrapeResult] = []
         self.results: list[CheckResult] = []
-        self.faults: int | None = 0  # that are expected
+        self.faults: int | None = 0  # the expected number
 
     def verdict(self, sync: str, finding: ProbeResult) -> None:
         self.verdicts.append(f"{sync} {finding.verdict.value}")
@@ -67,7 +67,7 @@ class Counted:
 
 @dataclass
 class Stack:
-    """The three functions' insides on one table."""
+    """The code of the three functions on one table."""
 
     gateway: Gateway
     api: KubernetesApi
@@ -125,7 +125,7 @@ def _nobody() -> Any:
     raise AssertionError("AWS is not asked for secrets here")
 
 
-def test_what_scrape_lists_probe_asks(stack: Stack) -> None:
+def test_probe_requests_the_instances_that_scrape_listed(stack: Stack) -> None:
     assert stack.scraping.scrape() == [ScrapeResult("gateway", 3, 3)]
     stack.gateway.put_everywhere("through-the-table")
     status, word, body = stack.ask("through-the-table")
@@ -133,12 +133,12 @@ def test_what_scrape_lists_probe_asks(stack: Stack) -> None:
     assert stack.counted.verdicts == ["gateway Synced"]
 
 
-def test_before_the_first_scrape_nothing_is_known(stack: Stack) -> None:
+def test_before_the_first_scrape_the_verdict_is_unknown(stack: Stack) -> None:
     status, word, body = stack.ask("anything")
     assert (status, word, body["verdict"], body["reason"]) == (200, "NotSynced", "Unknown", "list_missing")
 
 
-def test_a_failed_scrape_keeps_the_list_from_before_and_says_so(stack: Stack) -> None:
+def test_a_failed_scrape_keeps_the_previous_list_and_is_reported(stack: Stack) -> None:
     stack.scraping.scrape()
     stack.api.grants = {}
     assert stack.scraping.scrape() == [ScrapeResult("gateway", failed="UNAUTHORIZED")]
@@ -149,7 +149,7 @@ def test_a_failed_scrape_keeps_the_list_from_before_and_says_so(stack: Stack) ->
     assert (len(record.instances), record.failed) == (3, "UNAUTHORIZED")
 
 
-def test_one_source_that_fails_fails_the_list(stack: Stack) -> None:
+def test_one_failed_source_fails_the_list(stack: Stack) -> None:
     stack.scraping.scrape()
     sync = sync_of(stack.gateway, stack.api)
     sync["sources"]["more"] = {**sync["sources"]["prod"], "namespace": "elsewhere"}
@@ -168,14 +168,14 @@ def test_two_clusters_and_their_services_are_one_gateway(stack: Stack) -> None:
         assert stack.scraping.scrape() == [ScrapeResult("gateway", 3, 3)]
         stack.gateway.put_everywhere("in-both", but={2})
         assert stack.ask("in-both")[2]["reason"] == "too_few"
-        other.grants = {}  # without one of the two there is no list
+        other.grants = {}  # without one of the two sources there is no list
         assert stack.scraping.scrape() == [ScrapeResult("gateway", failed="UNAUTHORIZED")]
 
 
 @pytest.mark.parametrize(
     ("age", "instances", "reason"), [(181, 3, "list_stale"), (1, 0, "list_empty"), (-181, 3, "list_stale")]
 )
-def test_a_list_that_cannot_be_believed_is_an_unknown_and_never_synced(
+def test_an_implausible_list_gives_unknown_and_never_synced(
     stack: Stack, age: float, instances: int, reason: str
 ) -> None:
     stack.gateway.put_everywhere("not-believed")
@@ -191,13 +191,13 @@ def test_a_list_that_cannot_be_believed_is_an_unknown_and_never_synced(
     )
 
 
-def test_what_two_sources_list_is_one_instance(stack: Stack) -> None:
+def test_an_instance_listed_by_two_sources_counts_once(stack: Stack) -> None:
     sync = sync_of(stack.gateway, stack.api)
     stack.apply(sources={**sync["sources"], "again": sync["sources"]["prod"]})
     assert stack.scraping.scrape() == [ScrapeResult("gateway", 3, 3)]
 
 
-def test_a_secret_that_is_missing_fails_its_list_alone(stack: Stack) -> None:
+def test_a_missing_secret_fails_only_its_list(stack: Stack) -> None:
     sync = sync_of(stack.gateway, stack.api)
     sync["sources"]["prod"]["auth"] = {"token": "env:NOT_THERE"}
     broken = TokensSync.model_validate({"name": "broken", **sync})
@@ -208,7 +208,7 @@ def test_a_secret_that_is_missing_fails_its_list_alone(stack: Stack) -> None:
     ]
 
 
-def test_a_disabled_sync_and_one_of_another_kind_are_left_alone(stack: Stack) -> None:
+def test_disabled_syncs_and_those_of_other_kinds_are_ignored(stack: Stack) -> None:
     stack.apply(enabled=False)
     stack.state.put_sync("images", '{"name":"images","kind":"images"}')
     assert stack.scraping.scrape() == []
@@ -222,7 +222,7 @@ def test_an_older_list_does_not_replace_a_newer_one(stack: Stack) -> None:
     assert len(stack.lists.all()["gateway"].instances) == 3
 
 
-def test_canaries_fly_over_the_stored_list_and_their_turn_survives_the_process(stack: Stack) -> None:
+def test_canaries_use_the_stored_list_and_their_position_survives_the_process(stack: Stack) -> None:
     (sighting,) = stack.canaries.run()["gateway"].results
     assert (sighting.check, sighting.reason) == (
         CanaryCheck.ROUND,
@@ -247,7 +247,7 @@ def test_canaries_fly_over_the_stored_list_and_their_turn_survives_the_process(s
     assert writers[3] == writers[0]
 
 
-def test_an_instance_that_says_yes_to_everything_is_found_and_the_others_are_not_blamed(
+def test_only_the_instance_that_accepts_every_token_is_reported(
     stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -256,28 +256,28 @@ def test_an_instance_that_says_yes_to_everything_is_found_and_the_others_are_not
     listed = [each.as_json() for each in [*stack.gateway.listed, yes]]
     stack.lists.put("gateway", listed, time.time())
     stack.counted.faults = None
-    with misbehaving(yes.address, yes.port, context, _says_yes):
+    with misbehaving(yes.address, yes.port, context, _accept_everything):
         flown = [stack.canaries.run()["gateway"] for _ in range(2)]
     assert [[each.instance for each in one.results if each.bad] for one in flown] == [["yes"], ["yes"]]
     assert flown[1].faults == (f"answer {yes.where}",)
     assert all(each.outcome is not CheckOutcome.SENT for one in flown for each in one.results if each.instance == "yes")
 
 
-def _says_yes(tls: ssl.SSLSocket) -> None:
+def _accept_everything(tls: ssl.SSLSocket) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
     tls.sendall(answer)
     while tls.recv(65536):
         tls.sendall(answer)
 
 
-def test_a_canary_leaves_nothing_behind(stack: Stack) -> None:
+def test_a_canary_deletes_its_keys(stack: Stack) -> None:
     stack.scraping.scrape()
     stack.canaries.run()
     for each in stack.gateway.instances:
         assert b"syncline-canary" not in stack.gateway.keys(each)
 
 
-def test_a_write_that_is_refused_is_a_failure_and_no_loss(stack: Stack) -> None:
+def test_a_refused_write_is_a_failure_and_not_a_loss(stack: Stack) -> None:
     stack.apply(canary={**CANARY, "write": {"method": "POST", "path": "/keys/{key}"}})
     stack.scraping.scrape()
     sighting = stack.canaries.run()["gateway"].results[-1]
@@ -296,22 +296,26 @@ def test_a_write_that_is_refused_is_a_failure_and_no_loss(stack: Stack) -> None:
         ({"x-auth-token": "t" * 16385, "x-nginx-origin": "gateway-000"}, 431, "token_too_long"),
     ],
 )
-def test_bad_headers_get_a_verdict_and_a_reason_at_the_function_url_too(
+def test_invalid_headers_get_a_verdict_and_a_reason_at_the_function_url(
     stack: Stack, headers: dict[str, str], status: int, reason: str
 ) -> None:
     answer = stack.probe.handle(event("/v1/synced", headers))
-    said = answer["headers"]
-    assert (answer["statusCode"], said["X-Token-Status"], said["X-Token-Reason"]) == (status, "NotSynced", reason)
+    response_headers = answer["headers"]
+    assert (answer["statusCode"], response_headers["X-Token-Status"], response_headers["X-Token-Reason"]) == (
+        status,
+        "NotSynced",
+        reason,
+    )
 
 
-def test_the_page_comes_through_a_function_url(stack: Stack) -> None:
+def test_a_function_url_serves_the_api_page(stack: Stack) -> None:
     answer = stack.probe.handle(event("/openapi.json", {}))
     assert answer["headers"]["content-encoding"] == "gzip"
     assert json.loads(gzip.decompress(base64.b64decode(answer["body"]))) == document()
     assert stack.probe.handle(event("/v1/synced", {}, "POST"))["statusCode"] == 405
 
 
-def test_a_table_read_without_boto3_gives_the_same(stack: Stack) -> None:
+def test_reading_the_table_without_boto3_gives_the_same_result(stack: Stack) -> None:
     stack.scraping.scrape()
     for number in range(3):
         stack.state.put_sync(f"more-{number}", '{"kind":"images"}')
@@ -325,7 +329,7 @@ def test_a_table_read_without_boto3_gives_the_same(stack: Stack) -> None:
     assert lists.all()["gateway"].failed == "FORBIDDEN"
 
 
-def test_what_was_read_is_used_while_it_is_read_anew() -> None:
+def test_cached_values_are_used_during_a_refresh() -> None:
     now = [100.0]
     read: list[float] = []
 
@@ -339,7 +343,7 @@ def test_what_was_read_is_used_while_it_is_read_anew() -> None:
     directory.refresh()
     directory.refresh()
     assert read == [100.0]
-    now[0] += FRESH  # beside, and it fails: what is there is used on
+    now[0] += FRESH  # the refresh in the background fails: the cached values remain in use
     directory.refresh()
     _until(lambda: len(read) == 2 and not directory._reading.locked())
     directory.refresh()

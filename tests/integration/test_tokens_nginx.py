@@ -1,4 +1,4 @@
-"""Verdicts on real nginx instances with real TLS, of which some misbehave; what is true of them is known."""
+"""Verdicts on real nginx instances with real TLS, some of which misbehave. The tests know their true state."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def pair() -> Iterator[Gateway]:
 
 @pytest.fixture(scope="module")
 def ten() -> Iterator[Gateway]:
-    """Ten, of which the sixth is slow, the seventh never syncs, and the eighth has a certificate nobody trusts."""
+    """Yield ten instances: the sixth is slow, the seventh never syncs, the eighth has an untrusted certificate."""
     needs("nginx")
     with Gateway(10, settings={5: {"delay": 0.25}, 6: {"deaf": "true"}}, strangers={7}) as gateway:
         yield gateway
@@ -50,11 +50,11 @@ def hundred() -> Iterator[Gateway]:
 
 
 def _good(gateway: Gateway) -> list[Instance]:
-    """The instances of the ten that do as they should."""
+    """Return the correct instances of the ten."""
     return [one for number, one in enumerate(gateway.listed) if number not in (5, 6, 7)]
 
 
-def test_a_token_written_through_one_of_two_is_synced_once_it_has_travelled(pair: Gateway) -> None:
+def test_a_token_of_one_instance_is_synced_after_replication(pair: Gateway) -> None:
     pair.put(0, "travels")
     found = verdict(rules(pair, schedule=LONG), pair.listed, "travels")
     assert (found.verdict, found.reason, found.yes, found.needed) == (Verdict.SYNCED, Reason.ALL_AGREE, 1, 1)
@@ -64,7 +64,7 @@ def test_a_token_written_through_one_of_two_is_synced_once_it_has_travelled(pair
     assert seen.first_yes <= found.milliseconds
 
 
-def test_a_token_nobody_has_is_refused_by_its_origin_and_that_is_said_at_once(pair: Gateway) -> None:
+def test_an_unknown_token_is_refused_by_its_origin_at_once(pair: Gateway) -> None:
     began = time.monotonic()
     found = verdict(rules(pair, schedule=AskSchedule(30, 40, 0.01, 0.05)), pair.listed, "unknown")
     assert (found.verdict, found.reason) == (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES)
@@ -79,7 +79,7 @@ def test_the_verdict_waits_for_the_last_of_a_hundred(hundred: Gateway) -> None:
     assert (found.verdict, found.yes, len(found.instances)) == (Verdict.SYNCED, 99, 99)
 
 
-def test_one_of_a_hundred_without_the_token_is_not_rounded_away(hundred: Gateway) -> None:
+def test_one_of_a_hundred_without_the_token_prevents_synced(hundred: Gateway) -> None:
     hundred.put_everywhere("but-one", but={57})
     found = verdict(rules(hundred, schedule=SHORT), hundred.listed, "but-one")
     assert (found.verdict, found.reason, found.yes) == (Verdict.PARTIALLY, Reason.SOME_DO_NOT, 98)
@@ -87,7 +87,7 @@ def test_one_of_a_hundred_without_the_token_is_not_rounded_away(hundred: Gateway
     assert [(seen.name, seen.state, seen.last_status) for seen in lacking] == [("gateway-057", TokenState.NO, 401)]
 
 
-def test_a_slow_instance_is_waited_for(ten: Gateway) -> None:
+def test_the_verdict_waits_for_a_slow_instance(ten: Gateway) -> None:
     ten.put_everywhere("slow")
     there = [*_good(ten), ten.listed[5]]
     found = verdict(rules(ten, schedule=LONG), there, "slow")
@@ -95,7 +95,7 @@ def test_a_slow_instance_is_waited_for(ten: Gateway) -> None:
     assert found.milliseconds >= 250
 
 
-def test_an_instance_that_is_slower_than_the_deadline_makes_it_a_timeout(ten: Gateway) -> None:
+def test_an_instance_slower_than_the_deadline_causes_a_timeout(ten: Gateway) -> None:
     ten.put_everywhere("too-slow")
     there = [*_good(ten), ten.listed[5]]
     found = verdict(rules(ten, schedule=AskSchedule(0.05, 0.15, 0.01, 0.05)), there, "too-slow")
@@ -103,8 +103,8 @@ def test_an_instance_that_is_slower_than_the_deadline_makes_it_a_timeout(ten: Ga
     assert "gateway-005" in [seen.name for seen in found.instances if seen.state is TokenState.PENDING]
 
 
-def test_an_origin_that_refuses_late_is_heard_although_all_others_agree(ten: Gateway) -> None:
-    """It has just been logged out of, say, and stores do not always tell their peers of that."""
+def test_a_late_refusal_by_the_origin_overrides_the_others(ten: Gateway) -> None:
+    """After a logout, for example: stores do not always replicate deletions."""
     slow = ten.listed[5]
     there = [*_good(ten), slow]
     ten.put_everywhere("taken-back", but={5})
@@ -117,7 +117,7 @@ def test_an_origin_that_refuses_late_is_heard_although_all_others_agree(ten: Gat
     assert (found.origin.state, found.origin.last_status) == (TokenState.YES, 200)
 
 
-def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: Gateway) -> None:
+def test_a_silent_origin_is_awaited_and_does_not_count(ten: Gateway) -> None:
     ten.put_everywhere("silent-origin")
     silent = ten.instances[9]
     silent.pause()
@@ -133,7 +133,7 @@ def test_an_origin_that_says_nothing_is_waited_for_and_counts_for_nothing(ten: G
     )
 
 
-def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
+def test_an_instance_that_never_syncs_makes_the_verdict_partial(ten: Gateway) -> None:
     ten.put(0, "not-heard")
     for number in (1, 2, 3, 4, 8, 9):
         while not ten.has(number, "not-heard"):
@@ -143,19 +143,19 @@ def test_one_that_never_syncs_leaves_the_rest_in_part(ten: Gateway) -> None:
     assert [seen.name for seen in found.instances if seen.state is TokenState.NO] == ["gateway-006"]
 
 
-def test_a_wrong_certificate_is_never_asked_for_the_token(ten: Gateway) -> None:
+def test_no_token_is_sent_to_an_untrusted_certificate(ten: Gateway) -> None:
     ten.put_everywhere("stranger")
     found = verdict(rules(ten), [*_good(ten), ten.listed[7]], "stranger")
     assert found.verdict is Verdict.PARTIALLY
     (bad,) = (seen for seen in found.instances if seen.state is TokenState.FAILED)
     assert (bad.name, bad.last_status) == ("gateway-007", None)
     assert bad.reason.startswith("tls_failed: the certificate could not be verified")
-    # The certificate of its own authority is for the gateway's name, and for no other.
+    # The certificate is valid only for the name of the gateway.
     elsewhere = replace(rules(ten, schedule=SHORT), check=Check(host="other.example"))
     assert verdict(elsewhere, _good(ten), "stranger").verdict is Verdict.NOT_SYNCED
 
 
-def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gateway) -> None:
+def test_a_refused_connection_and_a_stopped_process_do_not_count_as_agreement(ten: Gateway) -> None:
     ten.put_everywhere("stopped")
     nobody = Instance("nobody", "127.1.1.1", ten.port)
     found = verdict(rules(ten), [*_good(ten), nobody], "stopped")
@@ -183,23 +183,21 @@ def test_a_refused_connection_and_a_stopped_process_are_no_agreement(ten: Gatewa
         (70, Verdict.PARTIALLY, Reason.SOME_DO_NOT),
     ],
 )
-def test_a_quorum_is_enough_where_it_is_asked_for(
-    ten: Gateway, quorum: Quorum, expected: Verdict, reason: Reason
-) -> None:
+def test_a_configured_quorum_is_sufficient(ten: Gateway, quorum: Quorum, expected: Verdict, reason: Reason) -> None:
     token = f"quorum-{quorum}"
-    ten.put_everywhere(token, but={9})  # so five of the six others have it
+    ten.put_everywhere(token, but={9})  # five of the six others have it
     found = verdict(rules(ten, quorum=quorum, schedule=SHORT), _good(ten), token)
     assert (found.verdict, found.reason, len(found.instances)) == (expected, reason, 6)
 
 
-def test_an_origin_that_is_not_listed_caps_the_verdict(pair: Gateway) -> None:
+def test_an_unlisted_origin_limits_the_verdict(pair: Gateway) -> None:
     pair.put_everywhere("no-origin")
     found = verdict(rules(pair), pair.listed, "no-origin", "gateway-999")
     assert (found.verdict, found.reason, found.yes) == (Verdict.PARTIALLY, Reason.ORIGIN_NOT_LISTED, 2)
     assert found.origin is None
 
 
-def test_the_origin_may_be_called_by_its_address(pair: Gateway) -> None:
+def test_the_origin_may_be_named_by_its_address(pair: Gateway) -> None:
     pair.put_everywhere("by-address")
     one = pair.listed[1]
     for origin in (one.name, one.address, one.where):
@@ -207,7 +205,7 @@ def test_the_origin_may_be_called_by_its_address(pair: Gateway) -> None:
         assert (found.verdict, [seen.name for seen in found.instances]) == (Verdict.SYNCED, ["gateway-000"])
 
 
-def test_an_only_instance_speaks_for_itself(pair: Gateway) -> None:
+def test_a_single_instance_decides_alone(pair: Gateway) -> None:
     pair.put(0, "alone")
     found = verdict(rules(pair), pair.listed[:1], "alone")
     assert (found.verdict, found.reason, found.instances) == (Verdict.SYNCED, Reason.ONLY_INSTANCE, ())
@@ -220,7 +218,7 @@ def test_an_only_instance_speaks_for_itself(pair: Gateway) -> None:
 
 
 @pytest.mark.parametrize("path", ["/moved", "/broken", "/nowhere"])
-def test_any_other_answer_is_no_agreement_and_no_redirect_is_followed(pair: Gateway, path: str) -> None:
+def test_other_statuses_do_not_count_and_redirects_are_not_followed(pair: Gateway, path: str) -> None:
     found = verdict(rules(pair, path=path), pair.listed, "anything")
     assert (found.verdict, found.instances[0].state, found.instances[0].attempts) == (
         Verdict.NOT_SYNCED,
@@ -234,11 +232,11 @@ def test_a_token_of_16_kib_gets_a_verdict_and_a_reason(pair: Gateway) -> None:
     found = verdict(rules(pair, schedule=SHORT), pair.listed, "t" * 16384)
     assert found.verdict is Verdict.NOT_SYNCED
     assert found.instances[0].state is TokenState.FAILED
-    assert found.instances[0].reason in ("answered 400", "cut_short: closed within the answer")
+    assert found.instances[0].reason in ("answered 400", "cut_short: closed within the response")
     assert verdict(rules(pair), pair.listed, "t" * 16385).reason is Reason.TOKEN_TOO_LONG
 
 
-def test_a_token_of_16_kib_is_synced_where_instances_take_one() -> None:
+def test_a_token_of_16_kib_is_synced_if_the_instances_accept_it() -> None:
     needs("nginx")
     token = "t" * 16384
     with Gateway(2, settings={each: {"buffers": "4 32k"} for each in range(2)}) as gateway:
@@ -290,7 +288,7 @@ def _endless_head(tls: ssl.SSLSocket) -> None:
         (_dripping_body, TokenState.YES, ""),
     ],
 )
-def test_whatever_an_instance_sends_there_is_a_verdict_in_bounded_time(
+def test_invalid_responses_give_a_verdict_in_bounded_time(
     pair: Gateway,
     behave: Callable[[ssl.SSLSocket], None],
     state: TokenState,
@@ -316,7 +314,7 @@ def test_whatever_an_instance_sends_there_is_a_verdict_in_bounded_time(
     assert found.verdict is expected[state]
 
 
-def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing(pair: Gateway) -> None:
+def test_a_closed_idle_connection_does_not_affect_the_verdict(pair: Gateway) -> None:
     async def ask() -> None:
         loop = asyncio.get_running_loop()
         prober = Prober(rules(pair), loop)
@@ -335,12 +333,12 @@ def test_a_kept_connection_that_was_closed_meanwhile_costs_nothing(pair: Gateway
     asyncio.run(ask())
 
 
-def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
-    """Of each token it is known which instances have it; a verdict must say just that."""
+def test_fifty_concurrent_probes_get_only_correct_verdicts(ten: Gateway) -> None:
+    """The test knows which instances have each token; the verdicts must match."""
     chance = random.Random(20)
     there = _good(ten)
     numbers = [0, 1, 2, 3, 4, 8, 9]
-    truth: dict[str, int | None] = {}  # how many besides the origin have it; None where the origin does not
+    truth: dict[str, int | None] = {}  # number of other instances with the token; None if the origin lacks it
     for serial in range(60):
         token = f"truth-{serial:02d}"
         lacking = set(chance.sample(numbers[1:], chance.choice((0, 0, 1, 2, 3, 4, 6))))
@@ -373,7 +371,7 @@ def test_fifty_at_a_time_and_not_one_wrong_answer(ten: Gateway) -> None:
     assert wrong == []
 
 
-def test_what_is_said_without_asking(pair: Gateway) -> None:
+def test_some_verdicts_need_no_request(pair: Gateway) -> None:
     expired = "e30.eyJleHAiOjF9.c2ln"  # {"exp": 1}
     assert [found.reason for found in verdicts(rules(pair), pair.listed, [expired, "", "a b", "a\r\nX: y"])] == [
         Reason.TOKEN_EXPIRED,

@@ -1,7 +1,7 @@
-"""Put faults into the code that decides, one at a time, and see whether its tests fail.
+"""Mutate the code that makes decisions, and check that its tests fail.
 
-``python -m tests.mutation`` takes the lines that differ from the branch ``main``; ``--all`` takes every module of the
-table and ``FILE...`` some of them. The exit code is 1 where less than 85 % of the faults of a module are found.
+``python -m tests.mutation`` mutates the lines that differ from the branch ``main``; ``--all`` mutates every module of the
+table, ``FILE...`` the named ones. The exit code is 1 if less than 85 % of the mutants of a module are killed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tests.mutation.plugin import Job, Mutations, Outcome
 from tests.mutation.table import CODE, ROWS, TESTS
 
 LEAST: Final = 85
-"""Of a hundred mutants, those that must be killed."""
+"""Percentage of the mutants that must be killed."""
 RECORD: Final = Path("tests/simulation/records/mutation.json")
 _HUNK: Final = re.compile(r"^@@ -\S+ \+(\d+)(?:,(\d+))? @@")
 _Lines = Mapping[Path, list[int] | None]
@@ -30,17 +30,19 @@ _Lines = Mapping[Path, list[int] | None]
 def main() -> int:
     """Run the mutants; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
-    parser.add_argument("files", nargs="*", type=Path, help="modules, as paths; all their lines")
-    parser.add_argument("--all", action="store_true", help="all modules of the table")
+    parser.add_argument("files", nargs="*", type=Path, help="modules to mutate completely, as paths")
+    parser.add_argument("--all", action="store_true", help="mutate all modules of the table")
     parser.add_argument("--base", default="main", help="the branch whose merge base the lines are compared with")
-    parser.add_argument("--sample", type=int, help="try this many mutants of each module, always the same ones")
-    parser.add_argument("--sample-seed", type=int, help="with --sample, take other mutants: those of this number")
-    parser.add_argument("--record", action="store_true", help=f"record the figures of whole modules in {RECORD}")
+    parser.add_argument(
+        "--sample", type=int, help="number of mutants to try in each module; the choice is deterministic"
+    )
+    parser.add_argument("--sample-seed", type=int, help="with --sample, the seed of the choice")
+    parser.add_argument("--record", action="store_true", help=f"record the figures of complete modules in {RECORD}")
     options = parser.parse_args()
     known = [path for row in ROWS for path in row.paths]
     unknown = [str(path) for path in options.files if path not in known]
     if unknown:
-        parser.error(f"{unknown[0]} is in no row of tests/mutation/table.py; add it with the tests that judge it")
+        parser.error(f"{unknown[0]} is in no row of tests/mutation/table.py; add it with its tests")
     if options.files or options.all:
         lines: _Lines = dict.fromkeys(options.files or known)
     else:
@@ -58,23 +60,23 @@ def main() -> int:
         for path in row.paths
         if path in lines
     ]
-    few: list[Path] = []
+    insufficient: list[Path] = []
 
-    def tell(outcome: Outcome) -> None:
-        if _tell(outcome):
-            few.append(outcome.path)
+    def report(outcome: Outcome) -> None:
+        if _print(outcome):
+            insufficient.append(outcome.path)
         if options.record and lines[outcome.path] is None:
             _record(outcome, options.sample, options.sample_seed)
 
     tests = dict.fromkeys(str(test) for job in jobs for test in job.tests)
     settings = ["-p", "no:cacheprovider", "-p", "no:schemathesis", "-n", "0", "--quiet", "--capture=no", "--timeout=0"]
-    plugin = Mutations(jobs, options.sample, options.sample_seed, tell)
+    plugin = Mutations(jobs, options.sample, options.sample_seed, report)
     ended = pytest.main([*settings, "--hypothesis-seed=0", *tests], plugins=[plugin])
     if ended not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        raise SystemExit(f"pytest ended with {ended}; run these tests by themselves: {' '.join(tests)}")
-    for path in few:
+        raise SystemExit(f"pytest ended with {ended}; run these tests without mutants: {' '.join(tests)}")
+    for path in insufficient:
         print(f"{path}: less than {LEAST} % of the mutants are killed")
-    return int(bool(few))
+    return int(bool(insufficient))
 
 
 def _changed(path: Path, since: str) -> list[int]:
@@ -93,16 +95,16 @@ def _git(*arguments: str) -> str:
     return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def _tell(outcome: Outcome) -> bool:
+def _print(outcome: Outcome) -> bool:
     """Print the survivors of a module and its figures; return True if there are too many."""
     for line, tests, diff in outcome.survivors:
         print(f"\n{outcome.path}:{line} survived {tests} tests\n{diff}")
     figures = _figures(outcome)
     if not outcome.mutants:
-        print(f"{outcome.path}: nothing in these lines can be mutated", flush=True)
+        print(f"{outcome.path}: these lines have no mutants", flush=True)
         return False
-    told = f"{figures['killed']} of {outcome.tried} killed, {len(outcome.survivors)} survived"
-    print(f"{outcome.path}: {told}" + (f", {figures['percent']} %" if outcome.tried else ""), flush=True)
+    summary = f"{figures['killed']} of {outcome.tried} killed, {len(outcome.survivors)} survived"
+    print(f"{outcome.path}: {summary}" + (f", {figures['percent']} %" if outcome.tried else ""), flush=True)
     return outcome.tried > 0 and figures["percent"] < LEAST
 
 

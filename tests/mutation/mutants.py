@@ -1,9 +1,9 @@
-"""Make the mutants of a module: its source, each time with one small fault.
+"""Make the mutants of a module: copies of its source with one small fault each.
 
-mutmut makes them. Left out are those that need no test: texts for people (strings with a space, parts of f-strings),
-strings in another case beside the same string with other letters, what the type checker refuses anyway (None for a
-value, a missing positional argument), what is logged, and the arguments in `_NO_BEHAVIOUR`. Only the bodies of
-functions are mutated: the fields of a class and the defaults of parameters are not.
+mutmut makes them. These are left out because they need no test: texts for people (strings with a space, parts of
+f-strings), strings that differ only in case, faults that the type checker finds (None for a value, a missing positional
+argument), calls of the logger, and the arguments in `_NO_BEHAVIOUR`. Only the bodies of functions are mutated: the
+fields of a class and the defaults of parameters are not.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from libcst.metadata import MetadataWrapper, PositionProvider
 from mutmut.mutation.file_mutation import Mutation, create_mutations
 
 _NO_BEHAVIOUR: Final = frozenset({"digest_size", "strict", "thread_name_prefix"})
-"""Arguments by keyword that no test can see: another value is as good."""
-_IS_FUNCTION: Final = 0x01  # CO_OPTIMIZED, which the code of a class or module lacks
+"""Keyword arguments whose value has no observable effect."""
+_IS_FUNCTION: Final = 0x01  # CO_OPTIMIZED, absent from the code of a class or module
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """`function` is the outermost function that changes, by its qualified name and first line; `lines` its statement."""
+    """A changed function: the qualified name and first line of the outermost one, and the lines of the statement."""
 
     line: int
     lines: range
@@ -40,14 +40,14 @@ class Mutant:
 def mutants_of(
     path: Path, wanted: Container[int] | None = None, sample: int | None = None, seed: int | None = None
 ) -> tuple[list[Mutant], int]:
-    """Return the mutants whose change begins in one of the `wanted` lines, and how many there are.
+    """Return the mutants whose change begins in one of the `wanted` lines, and their total number.
 
-    With `sample`, return that many of them, always the same ones of the same source and `seed`.
+    With `sample`, return only that many. The choice depends on the source and on `seed` alone.
     """
     source = _undecorated(path.read_text())
     module, mutations, _, _ = create_mutations(str(path), source)
     positions = MetadataWrapper(module, unsafe_skip_copy=True).resolve(PositionProvider)
-    spared = {part for node in _walk(module) if _is_spared(node) for part in _walk(node)}
+    excluded = {part for node in _walk(module) if _is_excluded(node) for part in _walk(node)}
     functions = {mutation.contained_by_top_level_function for mutation in mutations}
     bodies = {part for each in functions if isinstance(each, cst.FunctionDef) for part in _walk(each.body)}
     spans = _spans(source)
@@ -56,7 +56,7 @@ def mutants_of(
         node, line = mutation.original_node, positions[mutation.original_node].start.line
         if wanted is not None and line not in wanted:
             continue
-        if node in bodies and node not in spared and _needs_a_test(node, mutation.mutated_node):
+        if node in bodies and node not in excluded and _needs_a_test(node, mutation.mutated_node):
             found.append((line, mutation))
     number = len(found)
     if sample is not None and number > sample:
@@ -68,7 +68,7 @@ def mutants_of(
 
 
 def _undecorated(source: str) -> str:
-    """Return a source with the decorators of classes as comments: mutmut leaves out the methods of others."""
+    """Return a source with the decorators of classes commented out: mutmut skips the methods of decorated classes."""
     lines = source.splitlines(keepends=True)
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
@@ -90,8 +90,8 @@ def _functions_of(code: CodeType) -> dict[tuple[str, int], CodeType]:
     return found
 
 
-def _is_spared(node: cst.CSTNode) -> bool:
-    """Return True for a node within which nothing is mutated."""
+def _is_excluded(node: cst.CSTNode) -> bool:
+    """Return True if nothing within a node is mutated."""
     if isinstance(node, cst.Arg):
         return node.keyword is not None and node.keyword.value in _NO_BEHAVIOUR
     if isinstance(node, cst.Call) and isinstance(node.func, cst.Attribute):
@@ -109,7 +109,7 @@ def _needs_a_test(node: cst.CSTNode, mutated: cst.CSTNode) -> bool:
         if len(mutated.args) == len(node.args):
             return False  # None in place of an argument
         (removed,) = [argument for argument in node.args if argument not in mutated.args]
-        return removed.keyword is not None and not _is_spared(removed)
+        return removed.keyword is not None and not _is_excluded(removed)
     return True
 
 
@@ -121,7 +121,7 @@ def _mutant(
     spans: dict[int, range],
     before: dict[tuple[str, int], CodeType],
 ) -> Mutant | None:
-    """Return None if the change is no valid code, or changes none: an annotation of a local name, say."""
+    """Return None if the change is not valid code, or has no effect, such as an annotation of a local name."""
     changed = module.deep_replace(mutation.original_node, mutation.mutated_node)
     assert isinstance(changed, cst.Module)
     try:
@@ -137,9 +137,9 @@ def _mutant(
 
 
 def _spans(source: str) -> dict[int, range]:
-    """Return the lines of the innermost statement of each line; of a compound one, those of its head."""
+    """Return the lines of the innermost statement for each line; for a compound statement, the lines of its head."""
     found: dict[int, range] = {}
-    for node in ast.walk(ast.parse(source)):  # from the outside inwards
+    for node in ast.walk(ast.parse(source)):  # outer statements first
         if isinstance(node, ast.stmt):
             body = getattr(node, "body", None) or getattr(node, "cases", None)
             end = (node.end_lineno or node.lineno) + 1

@@ -1,6 +1,6 @@
-"""A pytest plugin: run the selected tests once, then each mutant against those that execute its line.
+"""A pytest plugin: run the selected tests once, then run for each mutant those that execute its line.
 
-A mutant lives in a forked process, where the code of the function is exchanged; the first test that fails kills it. The
+A mutant runs in a forked process in which the code of the function is replaced; the first test that fails kills it. The
 tests are collected and their modules imported once for all mutants.
 """
 
@@ -26,17 +26,17 @@ from _pytest.runner import runtestprotocol
 
 from tests.mutation.mutants import Mutant, mutants_of
 
-_LONGEST: Final = 5.0
-"""Seconds of processor time after which a test is stopped and left out."""
-_MOST: Final = 20.0
-"""Seconds that the tests of one mutant take at most, as measured without a fault."""
+_TEST_LIMIT: Final = 5.0
+"""Seconds of processor time after which a test is stopped and skipped."""
+_MUTANT_LIMIT: Final = 20.0
+"""Limit of the time for the tests of one mutant, in seconds, as measured without a mutant."""
 _KILLED: Final = 1
-_UNFIT: Final = 77
+_NOT_APPLICABLE: Final = 77
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A module with the lines to change (None for all), and the files or folders of tests that judge it."""
+    """A module, the lines to mutate (None for all), and the files or folders of its tests."""
 
     path: Path
     lines: Container[int] | None
@@ -45,7 +45,7 @@ class Job:
 
 @dataclass(slots=True)
 class Outcome:
-    """`mutants` exist, `tried` of them ran; of a survivor, its line, how many tests it survived and its diff are known."""
+    """Counts of existing and tried mutants, and the survivors: line, number of tests that passed, and diff."""
 
     path: Path
     mutants: int
@@ -54,19 +54,19 @@ class Outcome:
 
 
 class Mutations:
-    """The plugin: tells the outcome of each job as soon as it is known."""
+    """The plugin. It calls `report` with the outcome of each job when the job is done."""
 
     def __init__(
-        self, jobs: Sequence[Job], sample: int | None, seed: int | None, tell: Callable[[Outcome], None]
+        self, jobs: Sequence[Job], sample: int | None, seed: int | None, report: Callable[[Outcome], None]
     ) -> None:
-        self._jobs, self._sample, self._seed, self._tell = jobs, sample, seed, tell
+        self._jobs, self._sample, self._seed, self._report = jobs, sample, seed, report
         self._passed: dict[str, pytest.Item] = {}
         self._seconds: dict[str, float] = {}
-        self._left_out: list[str] = []
+        self._skipped: list[str] = []
 
     @pytest.hookimpl(trylast=True)
     def pytest_configure(self) -> None:
-        import hypothesis  # noqa: PLC0415 - its plugin of pytest comes first
+        import hypothesis  # noqa: PLC0415 - its pytest plugin must be loaded first
 
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
         quiet = list(hypothesis.HealthCheck)
@@ -78,27 +78,27 @@ class Mutations:
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         if session.testsfailed:
-            raise session.Interrupted(f"{session.testsfailed} files of tests cannot be collected")
+            raise session.Interrupted(f"{session.testsfailed} test files cannot be collected")
         found = {job.path: mutants_of(job.path.resolve(), job.lines, self._sample, self._seed) for job in self._jobs}
         if any(mutants for mutants, _ in found.values()):
             with _quiet():
                 data = self._measure(session)
         else:
             data = coverage.CoverageData(no_disk=True)
-        for line in self._left_out:
+        for line in self._skipped:
             print(line, flush=True)
-        live = {job.path: _Live(job.path.resolve()) for job in self._jobs}
+        live = {job.path: _LoadedFunctions(job.path.resolve()) for job in self._jobs}
         gc.collect()
         gc.freeze()
         for job in self._jobs:
             mutants, number = found[job.path]
             outcome = Outcome(job.path, number)
             self._run(job, mutants, outcome, live[job.path], data.contexts_by_lineno(str(job.path.resolve())))
-            self._tell(outcome)
+            self._report(outcome)
         return True
 
     def _measure(self, session: pytest.Session) -> coverage.CoverageData:
-        """Run every test, note those that pass in time, and return which lines each executes."""
+        """Run every test, record those that pass in time, and return the lines that each executes."""
         paths = [str(job.path.resolve()) for job in self._jobs]
         measured = coverage.Coverage(data_file=None, include=paths, config_file=False)
         measured.start()
@@ -106,20 +106,25 @@ class Mutations:
         for item, following in zip(session.items, [*session.items[1:], None], strict=True):
             measured.switch_context(item.nodeid)
             began = time.process_time()
-            signal.setitimer(signal.ITIMER_PROF, _LONGEST)
+            signal.setitimer(signal.ITIMER_PROF, _TEST_LIMIT)
             reports = runtestprotocol(item, nextitem=following, log=False)
             signal.setitimer(signal.ITIMER_PROF, 0)
             self._seconds[item.nodeid] = seconds = time.process_time() - began
             if not all(report.passed for report in reports):
-                why = "takes too long" if seconds >= _LONGEST else "does not pass"
-                self._left_out.append(f"left out, as it {why}: {item.nodeid}")
+                why = "takes too long" if seconds >= _TEST_LIMIT else "does not pass"
+                self._skipped.append(f"skipped because it {why}: {item.nodeid}")
             else:
                 self._passed[item.nodeid] = item
         measured.stop()
         return measured.get_data()
 
     def _run(
-        self, job: Job, mutants: Sequence[Mutant], outcome: Outcome, live: _Live, tests_of: dict[int, list[str]]
+        self,
+        job: Job,
+        mutants: Sequence[Mutant],
+        outcome: Outcome,
+        live: _LoadedFunctions,
+        tests_of: dict[int, list[str]],
     ) -> None:
         folders = [test.resolve() for test in job.tests]
         judges = {
@@ -133,23 +138,23 @@ class Mutations:
             order += sorted(names - set(order), key=lambda name: (self._seconds[name], name))
             items = list(self._affordable(order))
             ended, killer = self._try(mutant, live, items)
-            outcome.tried += ended != _UNFIT
+            outcome.tried += ended != _NOT_APPLICABLE
             if ended == 0:
                 outcome.survivors.append((mutant.line, len(items), mutant.diff))
             elif killer:
                 killers[mutant.function] = [killer, *(name for name in first if name != killer)]
 
     def _affordable(self, order: Sequence[str]) -> Iterator[pytest.Item]:
-        """Yield the tests that fit into the time of a mutant."""
-        left = _MOST
+        """Yield the tests that fit into the time limit of a mutant."""
+        left = _MUTANT_LIMIT
         for name in order:
             left -= self._seconds[name]
             if left < 0:
                 return
             yield self._passed[name]
 
-    def _try(self, mutant: Mutant, live: _Live, items: Sequence[pytest.Item]) -> tuple[int, str]:
-        """Return how the process of a mutant ended, 0 if no test fails, and the test that failed."""
+    def _try(self, mutant: Mutant, live: _LoadedFunctions, items: Sequence[pytest.Item]) -> tuple[int, str]:
+        """Return the exit code of a mutant's process (0 if no test fails) and the name of the test that failed."""
         if not items:
             return 0, ""
         reading, writing = os.pipe()
@@ -162,8 +167,8 @@ class Mutations:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), killer
 
 
-class _Live:
-    """The functions of a module by name and line, wherever they are held, and all caches of functions."""
+class _LoadedFunctions:
+    """All function objects of a module, by name and line, and all caches of functions in the process."""
 
     def __init__(self, path: Path) -> None:
         self.functions: dict[tuple[str, int], list[FunctionType]] = defaultdict(list)
@@ -174,36 +179,36 @@ class _Live:
             elif isinstance(each, FunctionType) and each.__code__.co_filename == str(path):
                 self.functions[each.__code__.co_qualname, each.__code__.co_firstlineno].append(each)
 
-    def put(self, mutant: Mutant) -> bool:
-        """Exchange the code of a function; return False if that is not possible."""
+    def replace(self, mutant: Mutant) -> bool:
+        """Replace the code of a function; return False if that is not possible."""
         held = self.functions.get(mutant.function, [])
         try:
             for function in held:
                 function.__code__ = mutant.code
-        except ValueError:  # another number of free variables
+        except ValueError:  # the number of free variables differs
             return False
         for cache in self.caches:
             cache.cache_clear()
         return bool(held)
 
 
-def _child(mutant: Mutant, live: _Live, items: Sequence[tuple[pytest.Item, float]], writing: int) -> None:
-    """Run tests, each with the seconds that it takes, with the mutant in place, and leave the process.
+def _child(mutant: Mutant, live: _LoadedFunctions, items: Sequence[tuple[pytest.Item, float]], writing: int) -> None:
+    """Run tests with the mutant in place, then exit. The numbers are the usual seconds of each test.
 
-    Where the mutant makes a test hang, the system ends the process.
+    If a test hangs, a timer ends the process.
     """
     code = _KILLED
     try:
-        gc.disable()  # a collection would copy the whole memory
+        gc.disable()  # a collection would copy all shared memory pages
         signal.signal(signal.SIGPROF, signal.SIG_DFL)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
         _silence()
-        if not live.put(mutant):
-            os._exit(_UNFIT)
+        if not live.replace(mutant):
+            os._exit(_NOT_APPLICABLE)
         following = [item for item, _ in items[1:]]
         for (item, seconds), after in zip(items, [*following, None], strict=True):
             signal.setitimer(signal.ITIMER_PROF, 3 + 5 * seconds)
-            signal.setitimer(signal.ITIMER_REAL, 60 + 50 * seconds)  # others may use the machine as well
+            signal.setitimer(signal.ITIMER_REAL, 60 + 50 * seconds)  # the machine may be busy
             if not all(report.passed for report in runtestprotocol(item, nextitem=after, log=False)):
                 os.write(writing, item.nodeid.encode())
                 break
@@ -215,7 +220,7 @@ def _child(mutant: Mutant, live: _Live, items: Sequence[tuple[pytest.Item, float
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Throw away what tests print; the settings of pytest capture nothing, as a fork could not share that."""
+    """Discard the output of tests. Pytest's own capture is off because it does not survive a fork."""
     sys.stdout.flush()
     kept = os.dup(1), os.dup(2)
     _silence()

@@ -1,4 +1,4 @@
-"""The modules that decide, and the tests that judge each of them: fast ones, without outside systems."""
+"""Modules that make decisions, each with fast tests that use no outside systems."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TESTS: Final = Path("tests/unit")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Modules in `CODE`, and the files or folders in `TESTS` that judge all of them."""
+    """Modules in `CODE`, and the files or folders in `TESTS` that test all of them."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]
@@ -45,6 +45,8 @@ ROWS: Final = (
         ("store/state", "store/batches"),
         (
             "store/test_state.py",
+            "store/test_state_balance.py",
+            "store/test_state_joining.py",
             "store/test_state_ends.py",
             *(f"steps/test_{name}.py" for name in ("joined", "cancel", "waiting")),
         ),

@@ -19,7 +19,7 @@ class _Raw:
 
 @dataclass(slots=True)
 class Fault:
-    """Disturbs the next `left` requests of an operation whose body holds a text.
+    """A fault for the next `left` requests of an operation whose body contains a text.
 
     With `lose_answer` the request is executed and its response is lost; otherwise it is refused with `code`.
     """
@@ -35,7 +35,7 @@ class Fault:
             return None
         self.left -= 1
         if not self.lose_answer:
-            # Moto is asked all the same, and knows nobody at this address.
+            # Moto receives the request anyway, and ignores this address.
             request.url = "https://refused.invalid/"
         answer: dict[str, Any] = {"__type": f"com.amazonaws.dynamodb.v20120810#{self.code}", "message": "a fault"}
         if self.code == "TransactionCanceledException":

@@ -109,7 +109,7 @@ class Caps:
 
 @dataclass
 class World:
-    """``objects`` are put and deleted through the bucket's client; ``url`` is the repository's address for the kind."""
+    """A bucket, a repository and the settings of the kind between them; ``url`` is the repository's address."""
 
     bucket: Bucket
     bare: Bare
@@ -172,21 +172,21 @@ class World:
         results = {result.name: result for page in pages for result in page.results}
         for page in pages:
             assert not page.failures, page.failures
-        arrived: list[Item] = []
+        written: list[Item] = []
         for members in self.shares(pages):
             for answer in self.commit(members):
                 match answer:
                     case Completed(item):
-                        arrived.append(item)
+                        written.append(item)
                     case Failure(item, error):
                         results[item.name] = _failed(item, error.code.name, error.what)
                     case Result():
                         results[answer.name] = answer
                     case other:
                         raise AssertionError(other)
-        for proof in self.kind().verify(arrived, StepContext(lambda: 100.0)):
-            assert isinstance(proof, Completed), proof
-            item = proof.item
+        for verified in self.kind().verify(written, StepContext(lambda: 100.0)):
+            assert isinstance(verified, Completed), verified
+            item = verified.item
             outcome = Outcome.REMOVED if item.source is None else Outcome.MOVED
             results[item.name] = Result(item.group, item.name, outcome, item.source, item.source)
         return results
@@ -207,7 +207,7 @@ class World:
         assert not [item for page in pages for item in page.items], pages
         return sum(page.equal for page in pages)
 
-    def forgetful(self) -> World:
+    def without_table(self) -> World:
         """Return the same world after the loss of its table."""
         return self.but(index=InMemoryIndex(), kept=InMemoryOwnership(self.clock))
 
@@ -216,7 +216,7 @@ class World:
 
 
 class Download:
-    """The kind without a repository."""
+    """The kind with a folder or a bucket as its target, instead of a repository."""
 
     def __init__(
         self,
@@ -245,10 +245,10 @@ class Download:
         for item in [item for page in pages for item in page.items]:
             for answer in self.kind.transfer([item], PACE):
                 match answer:
-                    case Completed(arrived):
-                        (proof,) = self.kind.verify([arrived], PACE)
-                        assert isinstance(proof, Completed)
-                        done[item.name] = "removed" if arrived.source is None else "moved"
+                    case Completed(written):
+                        (verified,) = self.kind.verify([written], PACE)
+                        assert isinstance(verified, Completed)
+                        done[item.name] = "removed" if written.source is None else "moved"
                     case Result():
                         done[item.name] = answer.code or answer.outcome.value
                         self.results[item.name] = answer

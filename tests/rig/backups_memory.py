@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.paths import Layout
+from syncline.kinds.facts import ProcessFacts
 from syncline.store.backup_records import FileCount, IndexEntry
 from syncline.store.removals import RemovalWindows
 from syncline.store.table import Database
@@ -89,10 +90,11 @@ class Clock:
         return self.now
 
 
-class InMemoryOwnership:
+class InMemoryOwnership(ProcessFacts):
     """Records of owned files, in dictionaries."""
 
     def __init__(self, clock: Clock | None = None) -> None:
+        super().__init__()
         self.rows: dict[str, InMemoryRecords] = {}
         self.facts: dict[str, str] = {}
         self._items = InMemoryTable()

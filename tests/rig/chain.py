@@ -31,7 +31,8 @@ from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.functions import STEPS, gatherer
 from syncline.wiring.syncs import Syncs, kind_builder
-from tests.rig.pump import Clock, Letter, Mail, Manners, MortalHttp, Pump, Reaper, guard
+from tests.rig.killable import KillableHttp, guard
+from tests.rig.pump import Clock, Delivery, Letter, Mail, Pump, Reaper
 from tests.rig.stack import EVENTS, dead_url, lone_table, url
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class Rig(ABC):
         self.database = Database(self.table)
         self.state = State(self.table, self.clock.time, self.clock.every)
         self.event_store = EventStore(self.database, self.clock.time)
-        self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Manners(random.Random(seed)))
+        self.pump = Pump(self.mail, self.clock, self.reaper, self.new_worker, Delivery(random.Random(seed)))
         self._numbers = itertools.count(1)
 
     @abstractmethod
@@ -182,7 +183,7 @@ class Chain(Rig):
     def __init__(self, sync: str, secrets: Mapping[str, str], seed: int = 1, table: Table | None = None) -> None:
         super().__init__(sync, seed, table)
         self.secrets = secrets
-        self.https: list[MortalHttp] = []
+        self.https: list[KillableHttp] = []
 
     def apply(self, config: Mapping[str, Any]) -> Sync:
         """Apply the configuration of a sync, as `syncline apply` does; its name is the chain's by default."""
@@ -192,9 +193,9 @@ class Chain(Rig):
         return sync
 
     def new_worker(self, step: Step) -> Worker:
-        clock, http = self.clock, MortalHttp(self.reaper, self.clock, self.effects)
+        clock, http = self.clock, KillableHttp(self.reaper, self.clock, self.effects)
         self.https.append(http)
-        # Looked up late: a test may replace them.
+        # Read here, because a test may replace `secrets`.
         secrets = Secrets(_no_client, _no_client, self.secrets)
         state = State(self.table, clock.time, clock.every)
         dependencies = Dependencies(secrets, http, state, self.database, clock.time)

@@ -50,13 +50,13 @@ def sync_of(gateway: Gateway, api: KubernetesApi, **more: Any) -> dict[str, Any]
         "auth": {"token": "env:CLUSTER_TOKEN"},
     }
     check = {"host": HOST, "ca": gateway.authority.pem}
-    # The machine may be busy with other things: no test here is about the deadline.
+    # A generous deadline, because the machine may be busy and no test here concerns the deadline.
     sync = {"kind": "tokens", "sources": {"prod": source}, "check": check, "sync_interval": gateway.interval}
     return {**sync, "deadline": 30, **more}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ContainerResponse:
     """A response of the container."""
 
     status: int
@@ -101,7 +101,7 @@ class Container:
         self._stack.close()
 
     def _command(self, syncs: Path, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        """Return the process, not yet started, and its environment."""
+        """Return the command of the process, and its environment."""
         environ = {**os.environ, **settings, "PYTHONPATH": str(LAYER), "CONTAINER_SYNCS": str(syncs)}
         environ |= {"CLUSTER_TOKEN": self._token, "POWERTOOLS_SERVICE_NAME": "tokens"}
         return [sys.executable, "-m", "syncline.kinds.tokens.container"], environ
@@ -128,14 +128,14 @@ class Container:
         assert self._process is not None
         return self._process.pid
 
-    def get(self, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> Said:
+    def get(self, path: str, headers: Mapping[str, str] | None = None, *, method: str = "GET") -> ContainerResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, headers=dict(headers or {}))
             answer = connection.getresponse()
-            return Said(answer.status, dict(answer.getheaders()), answer.read())
+            return ContainerResponse(answer.status, dict(answer.getheaders()), answer.read())
 
-    def synced(self, token: str, origin: str, path: str = "/v1/synced") -> Said:
+    def synced(self, token: str, origin: str, path: str = "/v1/synced") -> ContainerResponse:
         return self.get(path, {"X-Auth-Token": token, "X-Nginx-Origin": origin})
 
     def figure(self, name: str) -> float:

@@ -57,7 +57,7 @@ class FilesChain(Chain):
         if isinstance(self.rclone, S3Server):
             self.rclone.objects.setdefault(name, {})
             return
-        # rclone notices a folder made beside it only after a while, so ask it to create the bucket: PUT without a key.
+        # rclone notices a new folder only after a while, so ask it to create the bucket: PUT without a key.
         self.bucket_called(name).put("", b"")
 
     def endpoint(self, name: str, url: str = "") -> dict[str, Any]:
@@ -70,7 +70,7 @@ class FilesChain(Chain):
         self._config = {"kind": "files", "source": self.endpoint(self.name), "target": self._target(), **more}
         self._applied = self.apply(self._config)
 
-    def listen(self, **more: Any) -> None:
+    def configure_with_events(self, **more: Any) -> None:
         """Apply the sync as `configure` does, with a target whose events every full scan reads."""
         self.configure(target={**self._target(), "events": True}, **more)
 
@@ -93,7 +93,7 @@ class FilesChain(Chain):
         """Put an object into the bucket; return its ETag."""
         return self.bucket.put(key, content, ObjectHead("", len(content), "text/plain", metadata=metadata))
 
-    def hear(self, *bodies: Any) -> Run:
+    def run_events(self, *bodies: Any) -> Run:
         """Post events, and execute the run that they cause."""
         self.post(*bodies)
         self.pump.run()

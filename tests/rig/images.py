@@ -72,7 +72,7 @@ class ImagesChain(Chain):
                 assert result is not None, f"{key} has no result"
                 assert result.outcome is Outcome.MOVED, result
                 assert result.source == result.target == digest == now
-        assert not results, f"results for what is not at the source: {results}"
+        assert not results, f"results for items that are not at the source: {results}"
         assert dead.keys() == failing.keys()
         assert self.target.store.tags().keys() <= wanted.keys() | self.before.keys()
         assert not self.target.store.broken()

@@ -78,14 +78,14 @@ class MadeUp:
 
 
 @dataclass
-class Told(MadeUp):
+class Reporting(MadeUp):
     """A kind that reports the ends of its runs."""
 
     ended_runs: list[str] = field(default_factory=list)
-    told: list[Result] = field(default_factory=list)
+    reported: list[Result] = field(default_factory=list)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        self.told += results
+        self.reported += results
         self.ended_runs.append(run.id)
 
 

@@ -26,9 +26,6 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 
-from syncline.clients.http.client import Http, Response
-from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
-from syncline.clients.http.retry import RetryPolicy
 from syncline.model import Step
 from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.steps.worker import Worker
@@ -36,20 +33,7 @@ from tests.rig.grants import outside
 from tests.rig.stack import EVENTS, QUEUES, dead_url, url
 
 LARGEST_MESSAGE: Final = 1024 * 1024
-_EFFECTS: Final = frozenset(
-    {
-        "TransactWriteItems",
-        "BatchWriteItem",
-        "UpdateItem",
-        "PutItem",
-        "DeleteItem",
-        "SendMessage",
-        "SendMessageBatch",
-        "ChangeMessageVisibilityBatch",
-    }
-)
 _DEDUPLICATED: Final = 300.0  # seconds
-_WRITING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 # As template.yaml sets them: metrics are not written without.
 os.environ.setdefault("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
@@ -60,7 +44,7 @@ class KilledError(BaseException):
     """The step was killed. No code of Syncline may catch this."""
 
 
-class When(StrEnum):
+class KillPoint(StrEnum):
     """Position within a call with an effect at which a step is killed."""
 
     BEFORE = "before"
@@ -113,20 +97,20 @@ class _Timer:
 
 
 class Reaper:
-    """Counter of the calls with an effect, from 1; it kills at those in ``plan``.
+    """Counts the calls with an effect from 1, and kills the step at those in ``plan``.
 
     ``on_call`` is called before each call, with or without an effect, so that another function may act then.
     """
 
     def __init__(self) -> None:
-        self.plan: set[tuple[int, When]] = set()
+        self.plan: set[tuple[int, KillPoint]] = set()
         self.effects: list[str] = []
         self.streamed: list[int] = []
         self.on_call: Callable[[], None] = lambda: None
         self.dead = False
         self._lock = threading.Lock()
 
-    def breathe(self) -> None:
+    def check_alive(self) -> None:
         if self.dead:
             raise KilledError
 
@@ -138,8 +122,8 @@ class Reaper:
                 self.streamed.append(number)
         return number
 
-    def pass_by(self, number: int, when: When) -> None:
-        self.breathe()
+    def kill_if_planned(self, number: int, when: KillPoint) -> None:
+        self.check_alive()
         if (number, when) in self.plan:
             self.dead = True
             raise KilledError(f"{when} effect {number}, {self.effects[number - 1]}")
@@ -147,79 +131,12 @@ class Reaper:
     @contextmanager
     def call(self, name: str, *, effect: bool) -> Iterator[None]:
         """Wrap a call to AWS or to a registry."""
-        self.breathe()
+        self.check_alive()
         outside(self.on_call)
         number = self.count(name) if effect else 0
-        self.pass_by(number, When.BEFORE)
+        self.kill_if_planned(number, KillPoint.BEFORE)
         yield
-        self.pass_by(number, When.AFTER)
-
-
-class MortalHttp(Http):
-    """HTTP client of a step that can be killed; it waits by the pump's clock.
-
-    Requests that write below a path with one of the prefixes ``effects`` count as calls with an effect.
-    """
-
-    def __init__(self, reaper: Reaper, clock: Clock, effects: tuple[str, ...] = ("/v2/",)) -> None:
-        self._effects = effects
-        super().__init__(RetryPolicy(chance=lambda: 0.5, sleep=clock.sleep, clock=clock.time))
-        self._reaper = reaper
-
-    def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
-        streamed = request.body is not None and not isinstance(request.body, bytes)
-        self._reaper.breathe()
-        outside(self._reaper.on_call)
-        number = 0
-        if request.method in _WRITING and request.address.target.startswith(self._effects):
-            number = self._reaper.count(f"{request.method} {request.address.target}", streamed=streamed)
-        self._reaper.pass_by(number, When.BEFORE)
-        if streamed:
-            request = replace(request, body=self._mortal(request.body, number))
-        response = super()._send(request, limits, stream=stream)
-        try:
-            self._reaper.pass_by(number, When.AFTER)
-        except KilledError:
-            response.close()
-            raise
-        return response
-
-    def _mortal(self, body: Body, number: int) -> Iterator[bytes]:
-        assert body is not None
-        assert not isinstance(body, bytes)
-        for chunk in body:
-            yield chunk
-            self._reaper.pass_by(number, When.WITHIN)
-
-
-def check_expressions(arguments: Any) -> None:
-    """Refuse requests that DynamoDB refuses and moto accepts: empty, unused or undefined placeholders."""
-    if isinstance(arguments, list):
-        for each in arguments:
-            check_expressions(each)
-    if not isinstance(arguments, dict):
-        return
-    for name in ("Put", "Update", "TransactItems"):
-        check_expressions(arguments.get(name))
-    given: set[str] = set()
-    for kind in ("ExpressionAttributeNames", "ExpressionAttributeValues"):
-        assert arguments.get(kind) != {}, f"{kind} must not be empty"
-        given |= set(arguments.get(kind, ()))
-    texts = [text for name, text in arguments.items() if name.endswith("Expression") and isinstance(text, str)]
-    used = set(re.findall(r"[#:]\w+", " ".join(texts)))
-    assert given == used, f"placeholders {given} for {used}"
-
-
-def guard(client: Any, reaper: Reaper, lock: threading.Lock) -> None:
-    """Let a client's calls be killed, and run them one at a time: moto's transactions are not thread-safe."""
-    call_it = client._make_api_call
-
-    def call(operation: str, arguments: Any) -> Any:
-        check_expressions(arguments)
-        with reaper.call(operation, effect=operation in _EFFECTS), lock:
-            return call_it(operation, arguments)
-
-    client._make_api_call = call
+        self.kill_if_planned(number, KillPoint.AFTER)
 
 
 @dataclass(slots=True)
@@ -258,15 +175,15 @@ class Mail:
         """Receive a client's request to SQS, after botocore has checked and serialized it."""
         sqs.meta.events.register("before-call.sqs", self._before_call)
 
-    def lying_in(self, queue: str) -> list[Letter]:
+    def letters_in(self, queue: str) -> list[Letter]:
         return [letter for letter in self.letters if letter.url == queue]
 
     def dead(self) -> list[tuple[Step, Letter]]:
-        return [(step, letter) for step in Step for letter in self.lying_in(dead_url(step))]
+        return [(step, letter) for step in Step for letter in self.letters_in(dead_url(step))]
 
     def waiting(self) -> list[Letter]:
         """Return the messages in the steps' own queues."""
-        return [letter for queue in (*map(url, Step), EVENTS) for letter in self.lying_in(queue)]
+        return [letter for queue in (*map(url, Step), EVENTS) for letter in self.letters_in(queue)]
 
     def remove(self, letter: Letter) -> None:
         with self._lock:
@@ -306,7 +223,7 @@ class Mail:
                 assert 1 <= len(entries) <= 10
                 for entry in entries:
                     assert 0 <= entry["VisibilityTimeout"] <= 43_200
-                    for letter in self.lying_in(asked["QueueUrl"]):
+                    for letter in self.letters_in(asked["QueueUrl"]):
                         if letter.receipt == entry["ReceiptHandle"]:
                             letter.due = self._clock.now + entry["VisibilityTimeout"]
                 return {"Successful": [{"Id": entry["Id"]} for entry in entries], "Failed": []}
@@ -321,15 +238,15 @@ class Mail:
         now = self._clock.now
         group, identity = entry.get("MessageGroupId"), entry.get("MessageDeduplicationId")
         if queue.endswith(".fifo"):
-            assert group, "a FIFO queue takes no message without a group"
-            assert identity, "nor one without an identity"
-            assert "DelaySeconds" not in entry, "a FIFO queue delays no single message"
+            assert group, "a message to a FIFO queue has no group"
+            assert identity, "a message to a FIFO queue has no deduplication ID"
+            assert "DelaySeconds" not in entry, "a message to a FIFO queue has a delay"
             if now - self._seen.get((queue, group, identity), -_DEDUPLICATED) < _DEDUPLICATED:
                 return number
             self._seen[queue, group, identity] = now
         else:
             assert identity is None
-            assert queue.endswith("-dead") or group, "the sync, among which SQS delivers fairly"
+            assert queue.endswith("-dead") or group, "a message has no group: SQS uses the sync for fair delivery"
         order = group if queue.endswith(".fifo") else None
         self.add(Letter(number, queue, entry["MessageBody"], now, now + delay, order=order))
         return number
@@ -343,7 +260,7 @@ def _refusal(body: str) -> str | None:
 
 
 _SHORTER_TIME: Final = 0.1
-_SHORTER_LOOK: Final = 0.06
+_SHORTER_TICK: Final = 0.06
 
 
 class Context:
@@ -372,7 +289,7 @@ class Duplicates(StrEnum):
 
 
 @dataclass(slots=True)
-class Manners:
+class Delivery:
     """Delivery of messages: order, number of deliveries, and delay (at most ``late`` seconds)."""
 
     rng: random.Random
@@ -390,7 +307,7 @@ class Pump:
     clock: Clock
     reaper: Reaper
     new_worker: Callable[[Step], Worker]
-    manners: Manners
+    delivery: Delivery
     tick: float = 0.0
     delivered: list[Letter] = field(default_factory=list)
     on_delivery: Callable[[Letter], None] = lambda _letter: None
@@ -401,7 +318,7 @@ class Pump:
         for _ in range(most):
             letters = self._next()
             if not letters:
-                if self.manners.duplicates is not Duplicates.AT_THE_END or not self._bring_back():
+                if self.delivery.duplicates is not Duplicates.AT_THE_END or not self._bring_back():
                     return
                 continue
             self.deliver(letters)
@@ -416,7 +333,7 @@ class Pump:
         self.clock.sleep(max(0.0, when - self.clock.now))
 
     def deliver(self, letters: list[Letter], worker: Worker | None = None) -> None:
-        """Pass messages of one queue to its function, and handle them as its response says."""
+        """Pass messages of one queue to its function, and handle them according to its response."""
         step, queue = letters[0].step, QUEUES[letters[0].step]
         for letter in letters:
             letter.received += 1
@@ -446,7 +363,7 @@ class Pump:
         return (
             (seconds, 0.0)
             if not self.tick
-            else (RESERVED_SECONDS + (seconds - RESERVED_SECONDS) * _SHORTER_TIME, self.tick * _SHORTER_LOOK)
+            else (RESERVED_SECONDS + (seconds - RESERVED_SECONDS) * _SHORTER_TIME, self.tick * _SHORTER_TICK)
         )
 
     def _worker(self, step: Step) -> Worker:
@@ -465,23 +382,23 @@ class Pump:
             return []
         self.clock.sleep(max(0.0, min(letter.due for letter in _in_order(waiting)) - self.clock.now))
         seen = [letter for letter in _in_order(waiting) if letter.due <= self.clock.now]
-        if self.manners.shuffle:
-            self.manners.rng.shuffle(seen)
+        if self.delivery.shuffle:
+            self.delivery.rng.shuffle(seen)
         first = seen[0]
-        if self.manners.late and not first.received:
-            self.clock.sleep(self.manners.rng.uniform(0, self.manners.late))
+        if self.delivery.late and not first.received:
+            self.clock.sleep(self.delivery.rng.uniform(0, self.delivery.late))
         together = [letter for letter in seen if letter.url == first.url]
-        most = QUEUES[first.step].batch_size if self.manners.batches else 1
-        return together[: self.manners.rng.randint(1, most)]
+        most = QUEUES[first.step].batch_size if self.delivery.batches else 1
+        return together[: self.delivery.rng.randint(1, most)]
 
     def _was_delivered(self, letter: Letter) -> None:
         if letter.copied:
             return
         self.delivered.append(letter)
-        if self.manners.duplicates is Duplicates.AT_ONCE:
+        if self.delivery.duplicates is Duplicates.AT_ONCE:
             self.mail.letters.insert(0, self._copy(letter, 0.0))
-        elif self.manners.duplicates is Duplicates.LATER:
-            self.mail.add(self._copy(letter, self.manners.rng.uniform(0, 600)))
+        elif self.delivery.duplicates is Duplicates.LATER:
+            self.mail.add(self._copy(letter, self.delivery.rng.uniform(0, 600)))
 
     def _copy(self, letter: Letter, delay: float) -> Letter:
         return replace(letter, due=self.clock.now + delay, copied=True)

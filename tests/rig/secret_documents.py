@@ -1,4 +1,4 @@
-"""Ways to write a Kubernetes Secret with a planted value, and harmless documents that resemble one."""
+"""Encodings of a Kubernetes Secret with a planted value, and harmless documents that resemble one."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ WAYS: Final[dict[str, tuple[str, bytes]]] = {
     "base64 in a text": ("s.txt", b"the backup: " + base64.b64encode(YAML) + b"\n"),
     "comments": ("s.yaml", CONFIG + b"# " + YAML.replace(b"\n", b"\n# ") + b"\n"),
     "embedded in a log line": ("s.log", b"I0101 10:00:00 PUT " + JSON + b" 200\n"),
-    # What cannot be parsed
+    # Invalid documents
     "template": ("s.yaml", b"{{- if .Values.on }}\n" + YAML + b"{{- end }}\n"),
     "toml": ("s.toml", f'kind = "Secret"\n[data]\np = "{_ENCODED}"\n'.encode()),
     "tabs as indentation": ("s.yaml", YAML.replace(b"  password", b"\tpassword")),

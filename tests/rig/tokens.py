@@ -23,8 +23,8 @@ from tests.standins.nginx import HOST, Gateway
 def rules(
     gateway: Gateway, *, quorum: Quorum = "all", schedule: AskSchedule | None = None, path: str = "/check"
 ) -> ProbeRules:
-    """Return the settings with which the tests ask a gateway."""
-    # The machine may be busy with other things, so only tests of the deadline have a short one.
+    """Return the rules of the tests for probing a gateway."""
+    # The machine may be busy, so only tests of the deadline have a short one.
     waits = schedule or AskSchedule.of(gateway.interval, deadline=30)
     return ProbeRules(Check(host=HOST, path=path), quorum, waits, stale_after=60, ca=gateway.authority.pem)
 
@@ -58,7 +58,7 @@ def verdicts(
 def misbehaving(
     address: str, port: int, context: ssl.SSLContext, behave: Callable[[ssl.SSLSocket], None]
 ) -> Iterator[None]:
-    """A TLS server that handles each connection with ``behave``, in a separate thread."""
+    """Run a TLS server that handles each connection with ``behave``, in a separate thread."""
     with socket.create_server((address, port), backlog=64) as server:
         over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""A Docker engine with the Lambda image, the template built by `sam build`, and AWS and registries within reach."""
+"""Fixtures: a Docker engine with the Lambda image, the built template, and servers for AWS and registries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.standins.programs import needing, needs
 
 @pytest.fixture(scope="session")
 def bare_engine() -> Iterator[Engine]:
-    """An engine with whatever it has."""
+    """Yield a Docker engine."""
     with needing("dockerd"), running_engine() as engine:
         yield engine
 
 
 @pytest.fixture(scope="session")
 def engine(bare_engine: Engine) -> Engine:
-    """The engine, with the Lambda image."""
+    """Return the engine, with the Lambda image."""
     with needing("debootstrap"):
         ensure_image(bare_engine)
     return bare_engine
@@ -38,7 +38,7 @@ def engine(bare_engine: Engine) -> Engine:
 
 @pytest.fixture(scope="session")
 def environment(engine: Engine) -> dict[str, str]:
-    """For SAM CLI: this engine, this Python, and nothing of what the person has set for AWS, SAM or Syncline."""
+    """Return the environment for SAM CLI: this engine and this Python, without the user's settings for AWS, SAM or Syncline."""
     foreign = ("AWS_", "SAM_CLI_", "SYNCLINE_")
     own = {name: value for name, value in engine.environment.items() if not name.startswith(foreign)}
     return own | {
@@ -55,7 +55,7 @@ def environment(engine: Engine) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def built(environment: dict[str, str]) -> Path:
-    """The built template."""
+    """Build the template; return its path."""
     command = ["build", "--template", str(TOP / "template.yaml"), "--build-dir", str(BUILD)]
     run_sam([*command, "--parameter-overrides", *PARAMETERS], environment)
     return TEMPLATE
@@ -63,7 +63,7 @@ def built(environment: dict[str, str]) -> Path:
 
 @pytest.fixture(scope="session")
 def aws(engine: Engine) -> Iterator[str]:
-    """The address of a server that speaks AWS and that containers reach."""
+    """Yield the address of an AWS emulator that containers can reach."""
     server = ThreadedMotoServer(engine.host, 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

@@ -1,7 +1,7 @@
-"""A Docker engine for `sam local invoke`: the one that runs already or, for root, one of our own while it is needed.
+"""A Docker engine for `sam local invoke`: the running one or, for root, a private one during the tests.
 
-An engine of our own keeps everything in a temporary folder and leaves the machine's packet filter alone. Containers
-reach the host at their bridge's gateway and the host reaches them through Docker's own proxy, so no rule is needed.
+A private engine keeps everything in a temporary folder and does not change the machine's packet filter. Containers
+reach the host at the gateway of their bridge, and the host reaches them through Docker's proxy, so no rule is needed.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from requests.exceptions import RequestException
 
 from tests.standins.programs import program
 
-_USUAL = "unix:///var/run/docker.sock"
+_DEFAULT_SOCKET = "unix:///var/run/docker.sock"
 _START_SECONDS = 60
 _STOP_SECONDS = 30
-_LONGEST_SECONDS = 300  # an import keeps an engine busy for longer than the usual minute
+_REQUEST_SECONDS = 300  # an import takes longer than the default of one minute
 
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """An engine that answers. ``address`` is its DOCKER_HOST, None for the machine's usual one."""
+    """A running engine. ``address`` is its DOCKER_HOST, None for the machine's default engine."""
 
     client: docker.DockerClient
     address: str | None = None
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment for programs that are to use this engine."""
+        """The environment of programs that use this engine."""
         return dict(os.environ) if self.address is None else {**os.environ, "DOCKER_HOST": self.address}
 
     @property
     def host(self) -> str:
-        """The address at which containers reach this machine, and on which servers for them listen.
+        """The address at which containers reach this machine; servers for them listen there.
 
-        Raises RuntimeError where the engine's bridge is not on this machine.
+        Raises RuntimeError if the engine's bridge is not on this machine.
         """
         bridge = self.client.networks.get("bridge").attrs["IPAM"]["Config"][0]
-        # Until its next start an engine does not name the gateway it chose: the network's first address.
+        # An engine reports the gateway that it chose only after a restart. It is the first address of the network.
         gateway = str(bridge.get("Gateway") or ip_network(bridge["Subnet"])[1])
         with socket.socket() as probe:
             try:
@@ -60,11 +60,11 @@ class Engine:
 
 @contextmanager
 def running_engine() -> Iterator[Engine]:
-    """The engine that DOCKER_HOST or the usual socket leads to; otherwise one that is stopped afterwards.
+    """Yield the engine of DOCKER_HOST or of the default socket; otherwise start one and stop it afterwards.
 
-    Raises ProgramAbsentError where none runs and dockerd is not installed, RuntimeError where it may not or does not start.
+    Raises ProgramAbsentError if none runs and dockerd is not installed, RuntimeError if it cannot be started.
     """
-    client = _answering(None)
+    client = _client_of(None)
     if client is not None:
         with closing(client):
             yield Engine(client)
@@ -72,21 +72,24 @@ def running_engine() -> Iterator[Engine]:
     dockerd = program("dockerd")
     if os.geteuid() != 0:
         raise RuntimeError("no Docker engine answers, and only root can start one: `sudo systemctl start docker`")
-    with tempfile.TemporaryDirectory(prefix="syncline-docker-") as folder, _own(dockerd, Path(folder)) as engine:
+    with (
+        tempfile.TemporaryDirectory(prefix="syncline-docker-") as folder,
+        _private_engine(dockerd, Path(folder)) as engine,
+    ):
         yield engine
 
 
 def connect(address: str | None, seconds: int) -> docker.DockerClient:
-    """A client of the engine at ``address``, the usual one for None, that waits at most ``seconds`` for an answer."""
+    """Return a client of the engine at ``address`` (None: the default one) whose requests time out after ``seconds``."""
     return docker.DockerClient(address, timeout=seconds) if address else docker.from_env(timeout=seconds)
 
 
-def _answering(address: str | None) -> docker.DockerClient | None:
-    """A client of the engine at ``address`` if it answers."""
-    if not _listens(address or os.environ.get("DOCKER_HOST") or _USUAL):
+def _client_of(address: str | None) -> docker.DockerClient | None:
+    """Return a client of the engine at ``address``, None if it does not answer."""
+    if not _listens(address or os.environ.get("DOCKER_HOST") or _DEFAULT_SOCKET):
         return None
     try:
-        client = connect(address, _LONGEST_SECONDS)
+        client = connect(address, _REQUEST_SECONDS)
     except DockerException:
         return None
     try:
@@ -98,7 +101,7 @@ def _answering(address: str | None) -> docker.DockerClient | None:
 
 
 def _listens(address: str) -> bool:
-    """Whether a socket has someone behind it. Docker's own client leaves one open for each try in vain."""
+    """Return True if a process listens on a socket. Docker's client leaks a socket for each failed attempt."""
     if not address.startswith("unix://"):
         return True
     with socket.socket(socket.AF_UNIX) as probe:
@@ -106,10 +109,10 @@ def _listens(address: str) -> bool:
 
 
 @contextmanager
-def _own(dockerd: str, folder: Path) -> Iterator[Engine]:
+def _private_engine(dockerd: str, folder: Path) -> Iterator[Engine]:
     address = f"unix://{folder}/docker.sock"
     log = folder / "dockerd.log"
-    # In mounts of its own: of a container on the host's network one would be left that the folder could not go with.
+    # In a separate mount namespace: a container on the host's network leaves a mount that blocks removing the folder.
     command = [
         "unshare",
         "--mount",
@@ -127,7 +130,7 @@ def _own(dockerd: str, folder: Path) -> Iterator[Engine]:
     with log.open("wb") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True)
     try:
-        with closing(_answer_of(process, address, log)) as client:
+        with closing(_wait_for_client(process, address, log)) as client:
             yield Engine(client, address)
     finally:
         process.terminate()
@@ -138,12 +141,12 @@ def _own(dockerd: str, folder: Path) -> Iterator[Engine]:
             process.wait()
 
 
-def _answer_of(process: subprocess.Popen[bytes], address: str, log: Path) -> docker.DockerClient:
+def _wait_for_client(process: subprocess.Popen[bytes], address: str, log: Path) -> docker.DockerClient:
     until = time.monotonic() + _START_SECONDS
     while time.monotonic() < until and process.poll() is None:
-        client = _answering(address)
+        client = _client_of(address)
         if client is not None:
             return client
         time.sleep(0.1)
     last = "\n".join(log.read_text(errors="replace").splitlines()[-5:])
-    raise RuntimeError(f"dockerd did not start; the last it said:\n{last}")
+    raise RuntimeError(f"dockerd did not start; the end of its log:\n{last}")

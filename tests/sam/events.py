@@ -1,8 +1,8 @@
-"""The events in ``events/``: what each trigger of each function really sends, written from the code's own messages.
+"""The events in ``events/``: one for each trigger of each function, with the messages of the product.
 
-``python -m tests.sam.events`` writes them anew. They make one story: an image is pushed, the registry's notification
-reaches `receive`, and each function leaves for the next just the message that its event holds. Beside it stands what
-buckets send, and what a commit is made from.
+``python -m tests.sam.events`` writes them. Most belong to one sequence: an image is pushed, the registry's notification
+reaches `receive`, and each function sends the message of the next event. The others are notifications of buckets and the
+batch of a commit.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ DIGEST: Final = sha256(MANIFEST)
 BY_SCHEDULE: Final = Start(SYNC, Trigger.SCHEDULE)
 BY_WEBHOOK: Final = Start(SYNC, Trigger.WEBHOOK, Scope.of([REPOSITORY]))
 BY_HAND: Final = Start(SYNC, Trigger.MANUAL, run=RUN)
-LOOK: Final = Batch(RUN, SYNC, Step.DISCOVER, RUN)
-"""The first batch of the run that was begun by hand; the two after it follow from it."""
-TRANSFER: Final = LOOK.child(0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"fresh": True}),))
+SCAN: Final = Batch(RUN, SYNC, Step.DISCOVER, RUN)
+"""The first batch of the manual run. It leads to TRANSFER, and that to VERIFY."""
+TRANSFER: Final = SCAN.child(0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"fresh": True}),))
 VERIFY: Final = TRANSFER.child(
     0, step=Step.VERIFY, items=(Item(REPOSITORY, TAG, DIGEST, detail={"bytes": len(CONFIG) + len(LAYER)}),)
 )
@@ -89,7 +89,7 @@ _S3: Final = {
     },
     "object": {"key": quote_plus(FILES_KEY), "size": 0, "eTag": _ETAG, "sequencer": "0055AED6DCD90281E5"},
 }
-_OF_BUCKET: Final = {
+_S3_NOTIFICATION: Final = {
     "Records": [
         {
             "eventVersion": "2.1",
@@ -104,7 +104,7 @@ _OF_BUCKET: Final = {
         }
     ]
 }
-_OF_BUS: Final = {
+_EVENTBRIDGE_EVENT: Final = {
     "version": "0",
     "id": "17793124-05d4-b198-2fde-7ededc63b103",
     "detail-type": "Object Created",
@@ -123,7 +123,7 @@ _OF_BUS: Final = {
         "reason": "PutObject",
     },
 }
-_OF_MINIO: Final = {
+_MINIO_NOTIFICATION: Final = {
     "EventName": "s3:ObjectCreated:Put",
     "Key": f"{FILES_BUCKET}/{FILES_KEY}",
     "Records": [
@@ -144,8 +144,8 @@ _OF_MINIO: Final = {
 
 CLUSTERS: Final = "cluster-backups"
 BACKUP: Final = "production-east/default/app.yaml"
-COMMIT_LOOK: Final = Batch(RUN, CLUSTERS, Step.DISCOVER, RUN)
-COMMIT: Final = COMMIT_LOOK.child(0, step=Step.COMMIT, items=(Item("main", BACKUP),))
+COMMIT_SCAN: Final = Batch(RUN, CLUSTERS, Step.DISCOVER, RUN)
+COMMIT: Final = COMMIT_SCAN.child(0, step=Step.COMMIT, items=(Item("main", BACKUP),))
 
 _QUAY: Final = {
     "repository": REPOSITORY,
@@ -185,7 +185,7 @@ _DISTRIBUTION: Final = {
 
 
 def events() -> dict[str, Any]:
-    """Each event by its path in ``events/``: the folder is the function, the file the trigger."""
+    """Return each event by its path in ``events/``: the folder is the function, the file the trigger."""
     distribution = {
         "content-type": "application/vnd.docker.distribution.events.v1+json",
         "user-agent": "Go-http-client",
@@ -209,33 +209,33 @@ def events() -> dict[str, Any]:
         "receive/distribution-push.json": _request(SECRET, _DISTRIBUTION, distribution),
         "receive/wrong-secret.json": _request("wrong", _QUAY, quay),
         "receive/github-workflow-run.json": _request(None, WORKFLOW_RUN, github, BUILDS),
-        "receive/minio.json": _request(None, _OF_MINIO, minio, FILES),
-        "discover/schedule.json": _queued("discover", BY_SCHEDULE),
-        "discover/webhook.json": _queued("discover", BY_WEBHOOK),
-        "discover/by-hand.json": _queued("discover", BY_HAND),
-        "discover/bucket.json": _queued("events", _OF_BUCKET),
-        "discover/bucket-eventbridge.json": _queued("events", _OF_BUS),
-        "transfer/queue.json": _queued("transfer", TRANSFER),
-        "verify/queue.json": _queued("verify", VERIFY),
-        "commit/queue.json": _in_order("commit.fifo", COMMIT),
-        "console/health.json": _asked("/health", {}),
-        "console/metrics.json": _asked("/metrics", {}),
-        "probe/synced.json": _asked("/v1/synced", {"x-auth-token": SESSION, "x-nginx-origin": ORIGIN}),
-        "probe/no-headers.json": _asked("/v1/synced", {}),
-        "probe/openapi.json": _asked("/openapi.json", {}),
-        "scrape/schedule.json": _scheduled("scrape"),
-        "canary/schedule.json": _scheduled("canary"),
-        "watch/schedule.json": _scheduled("watch"),
+        "receive/minio.json": _request(None, _MINIO_NOTIFICATION, minio, FILES),
+        "discover/schedule.json": _queue_event("discover", BY_SCHEDULE),
+        "discover/webhook.json": _queue_event("discover", BY_WEBHOOK),
+        "discover/by-hand.json": _queue_event("discover", BY_HAND),
+        "discover/bucket.json": _queue_event("events", _S3_NOTIFICATION),
+        "discover/bucket-eventbridge.json": _queue_event("events", _EVENTBRIDGE_EVENT),
+        "transfer/queue.json": _queue_event("transfer", TRANSFER),
+        "verify/queue.json": _queue_event("verify", VERIFY),
+        "commit/queue.json": _fifo_event("commit.fifo", COMMIT),
+        "console/health.json": _get_request("/health", {}),
+        "console/metrics.json": _get_request("/metrics", {}),
+        "probe/synced.json": _get_request("/v1/synced", {"x-auth-token": SESSION, "x-nginx-origin": ORIGIN}),
+        "probe/no-headers.json": _get_request("/v1/synced", {}),
+        "probe/openapi.json": _get_request("/openapi.json", {}),
+        "scrape/schedule.json": _schedule_event("scrape"),
+        "canary/schedule.json": _schedule_event("canary"),
+        "watch/schedule.json": _schedule_event("watch"),
     }
 
 
 def written(event: Any) -> str:
-    """An event as its file holds it."""
+    """Return the content of the file of an event."""
     return json.dumps(event, indent=2) + "\n"
 
 
-def _scheduled(function: str) -> dict[str, Any]:
-    """What EventBridge Scheduler sends where no input was written for it."""
+def _schedule_event(function: str) -> dict[str, Any]:
+    """Return the default event of EventBridge Scheduler, for a schedule without input."""
     return {
         "version": "0",
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, function)),
@@ -249,8 +249,8 @@ def _scheduled(function: str) -> dict[str, Any]:
     }
 
 
-def _asked(path: str, headers: dict[str, str]) -> dict[str, Any]:
-    """A GET at a function URL, payload format 2.0."""
+def _get_request(path: str, headers: dict[str, str]) -> dict[str, Any]:
+    """Return a GET request to a function URL, payload format 2.0."""
     event = _request("", "", {"content-type": "application/json", "user-agent": "nginx"})
     event["rawPath"] = event["requestContext"]["http"]["path"] = path
     event["requestContext"]["http"]["method"] = "GET"
@@ -261,9 +261,9 @@ def _asked(path: str, headers: dict[str, str]) -> dict[str, Any]:
 
 
 def _request(secret: str | None, body: Any, headers: dict[str, str], sync: str = SYNC) -> dict[str, Any]:
-    """A POST at a function URL, payload format 2.0; bodies that are neither text nor plain JSON come as base64.
+    """Return a POST request to a function URL, payload format 2.0. Bodies other than text and plain JSON are in base64.
 
-    Without a secret in its path its headers prove who sends it.
+    Without a secret in the path, the headers authenticate the sender.
     """
     url = "kq5ncyiunxrz3hbjzd6xqvyoze0abcde"
     domain = f"{url}.lambda-url.{_REGION}.on.aws"
@@ -307,16 +307,16 @@ def _request(secret: str | None, body: Any, headers: dict[str, str], sync: str =
     }
 
 
-def _in_order(queue: str, batch: Batch) -> dict[str, Any]:
-    """An SQS event with one message of a FIFO queue."""
-    event = _queued(queue, batch)
+def _fifo_event(queue: str, batch: Batch) -> dict[str, Any]:
+    """Return an SQS event with one message of a FIFO queue."""
+    event = _queue_event(queue, batch)
     marks = {"SequenceNumber": "18849496460467696128", "MessageGroupId": f"{batch.sync}/{batch.group}"}
     event["Records"][0]["attributes"] |= marks | {"MessageDeduplicationId": batch.id}
     return event
 
 
-def _queued(queue: str, message: Start | Batch | dict[str, Any]) -> dict[str, Any]:
-    """An SQS event with one message."""
+def _queue_event(queue: str, message: Start | Batch | dict[str, Any]) -> dict[str, Any]:
+    """Return an SQS event with one message."""
     body = compact_json(message) if isinstance(message, dict) else encode(message)
     identity = str(uuid.uuid5(uuid.NAMESPACE_URL, body))
     return {

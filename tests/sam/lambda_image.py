@@ -1,8 +1,8 @@
-"""The Lambda image that `sam local invoke` runs functions in: the real one, or one made on the spot.
+"""The Lambda image in which `sam local invoke` runs functions: the real one, or a local replacement.
 
-Where the engine reaches no registry, an image like it is made of Debian's Python of the same minor version, the AWS
-SDK and the runtime interface client, and kept as a file, so that a second engine has it in seconds. SAM CLI lays its
-own emulator of the Lambda service over either.
+If the engine reaches no registry, the replacement is made of Debian's Python of the same minor version, the AWS SDK and
+the runtime interface client. It is cached as a file, so that another engine imports it in seconds. SAM CLI adds its
+emulator of the Lambda service to either image.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ IMAGE: Final = f"public.ecr.aws/lambda/{RUNTIME.replace('python', 'python:')}-{A
 _RELEASES: Final = {"python3.11": "bookworm", "python3.13": "trixie"}
 _PACKAGES: Final = Path(__file__).with_name("image.txt")
 _LABEL: Final = "syncline.recipe"
-_LOOK_SECONDS: Final = 10
+_REGISTRY_SECONDS: Final = 10
 _MAKE_SECONDS: Final = 900
-_NEEDLESS: Final = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
+_UNUSED_FOLDERS: Final = ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/locale", "usr/share/man")
 _BOOTSTRAP: Final = f"""#!/bin/sh
-# The order is Lambda's: the function before its layers, and those before what the runtime brings.
+# The order is Lambda's: the function, its layers, the packages of the runtime.
 export PYTHONPATH=/var/task:/opt/python/lib/{RUNTIME}/site-packages:/opt/python:/var/runtime
 exec /usr/bin/{RUNTIME} -m awslambdaric "$_HANDLER"
 """
@@ -43,9 +43,9 @@ _ENVIRONMENT: Final = "ENV LAMBDA_TASK_ROOT=/var/task LAMBDA_RUNTIME_DIR=/var/ru
 
 
 def ensure_image(engine: Engine) -> str:
-    """See to it that the engine has the image, and tell where it came from.
+    """Ensure that the engine has the image; return a word for its origin.
 
-    Raises ProgramAbsentError where it has to be made and debootstrap is not installed, RuntimeError where it cannot be.
+    Raises ProgramAbsentError if it must be made and debootstrap is not installed, RuntimeError if it cannot be made.
     """
     recipe = _recipe()
     try:
@@ -69,8 +69,8 @@ def ensure_image(engine: Engine) -> str:
 
 
 def pull(engine: Engine, image: str) -> bool:
-    """Pull an image, if the engine reaches its registry within a few seconds."""
-    with closing(connect(engine.address, _LOOK_SECONDS)) as client:
+    """Pull an image; return False if the engine does not reach its registry within a few seconds."""
+    with closing(connect(engine.address, _REGISTRY_SECONDS)) as client:
         try:
             client.images.get_registry_data(image)
         except (APIError, OSError):
@@ -80,7 +80,7 @@ def pull(engine: Engine, image: str) -> bool:
 
 
 def _recipe() -> str:
-    """What a made image depends on, in short."""
+    """Return a short hash of everything that a made image depends on."""
     return hashlib.sha256(Path(__file__).read_bytes() + _PACKAGES.read_bytes()).hexdigest()[:12]
 
 
@@ -89,14 +89,14 @@ def _cache() -> Path:
 
 
 def _make(archive: Path) -> None:
-    """Make the image's file system and keep it as ``archive``; those of other recipes go."""
+    """Make the file system of the image and cache it as ``archive``; remove archives of other recipes."""
     archive.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="making-", dir=archive.parent) as folder:
         root = Path(folder) / "root"
         _debian(root)
         _runtime(root)
         whole = Path(folder) / "whole.tar.gz"
-        # Compressed little: it is read about as often as it is written.
+        # Fast compression: the archive is read about as often as it is written.
         command = ["tar", "--directory", str(root), "--numeric-owner", "--exclude=./dev/*", "--create", "."]
         with whole.open("wb") as file:
             _run([*command, "--use-compress-program", "gzip -1"], output=file.fileno())
@@ -106,21 +106,21 @@ def _make(archive: Path) -> None:
 
 
 def _debian(root: Path) -> None:
-    """A small Debian with Python, whose venv the container's image needs, from the mirror this machine's apt uses."""
+    """Install a small Debian with Python from apt's mirror. The container's image needs the venv module."""
     if RUNTIME not in _RELEASES:
         raise RuntimeError(f"no Debian release has {RUNTIME}; a Lambda image can be made for {', '.join(_RELEASES)}")
     if os.geteuid() != 0:
         raise RuntimeError(f"the engine cannot pull {IMAGE}, and only root can make an image like it")
     command = [program("debootstrap"), "--variant=minbase", "--include=ca-certificates,python3,python3-venv"]
-    # In mounts of its own: what debootstrap mounts is gone with it, however it ends.
+    # In a separate mount namespace: the mounts of debootstrap end with it in any case.
     command = ["unshare", "--mount", "--fork", "--kill-child", *command, _RELEASES[RUNTIME], str(root), mirror()]
     _run(command, {**os.environ, **proxies()})
-    for each in _NEEDLESS:
+    for each in _UNUSED_FOLDERS:
         shutil.rmtree(root / each, ignore_errors=True)
 
 
 def _runtime(root: Path) -> None:
-    """What Lambda adds: its SDK and client of the runtime interface, and the program that the service starts."""
+    """Install Lambda's additions: the SDK, the runtime interface client, and the program that the service starts."""
     runtime = root / "var" / "runtime"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     _run([*pip, "--require-hashes", "--only-binary=:all:", "--target", str(runtime), "--requirement", str(_PACKAGES)])
@@ -131,7 +131,7 @@ def _runtime(root: Path) -> None:
 
 
 def _run(command: list[str], environment: dict[str, str] | None = None, output: int = subprocess.PIPE) -> str:
-    """What a program writes; RuntimeError with the last of it where it fails."""
+    """Return the output of a program. Raises RuntimeError with its last lines if it fails."""
     stderr = subprocess.STDOUT if output == subprocess.PIPE else subprocess.PIPE
     done = subprocess.run(
         command, env=environment, stdout=output, stderr=stderr, text=True, timeout=_MAKE_SECONDS, check=False

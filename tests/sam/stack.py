@@ -1,6 +1,6 @@
-"""What the built template declares, made on an endpoint that speaks AWS, and told to the functions by environment.
+"""The resources of the built template, created at an AWS emulator, and the environment of the functions.
 
-The functions' variables are taken from the template itself, so a queue that is wired wrongly there is so here too.
+The functions' variables come from the template, so a queue that is wired wrongly in the template is wrong here too.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ REGION: Final = "us-east-1"
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """``variables`` holds the environment of each function, by its logical id."""
+    """The created resources. ``variables`` has the environment of each function by its logical ID."""
 
     endpoint: str
     variables: Mapping[str, Mapping[str, str]]
 
     @property
     def all_variables(self) -> dict[str, str]:
-        """The variables of all functions: they agree where they share a name."""
+        """The variables of all functions. Equal names have equal values."""
         return {name: value for each in self.variables.values() for name, value in each.items()}
 
     def write(self, path: Path) -> Path:
@@ -36,12 +36,12 @@ class Stack:
 
 
 def session() -> boto3.Session:
-    """A session with made-up credentials, whatever the machine's own are."""
+    """Return a session with invented credentials, independent of the machine's."""
     return boto3.Session("made-up", "made-up", region_name=REGION)
 
 
 def create_stack(template: Path, endpoint: str) -> Stack:
-    """Make the template's table and queues, and the environment of its functions."""
+    """Create the table and queues of the template, and return them with the environment of its functions."""
     parts = yaml_parse(template.read_text())
     shared = _variables(parts["Globals"]["Function"])
     names: dict[str, str] = {}
@@ -63,7 +63,7 @@ def _variables(properties: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _resolved(variables: Mapping[str, Any], names: Mapping[str, str], endpoint: str) -> dict[str, str]:
-    """The variables that stand for a resource, with its name or URL; SAM CLI resolves the others itself."""
+    """Return the variables that refer to a resource, with its name or URL. SAM CLI resolves the others."""
     assert "AWS_ENDPOINT_URL" in variables, "SAM CLI sets only variables that the template declares"
     references = {name: value["Ref"] for name, value in variables.items() if isinstance(value, dict) and "Ref" in value}
     resolved = {name: names[identity] for name, identity in references.items() if identity in names}

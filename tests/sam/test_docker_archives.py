@@ -1,4 +1,4 @@
-"""Archives that a real Docker engine writes, pushed to a real registry: what comes back is what was saved."""
+"""Archives of a real Docker engine, pushed to a real registry: pulling them gives the saved image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.sam.docker_engine import Engine
 from tests.standins import saved
 from tests.standins.pairs import USERS
 from tests.standins.programs import needs
-from tests.standins.pushed_archives import Place
+from tests.standins.pushed_archives import PushTarget
 from tests.standins.registry import Htpasswd, Registry
 
 BASE = "FROM scratch\nCOPY base /base\nCOPY large /large\n"
@@ -36,7 +36,7 @@ def build(engine: Engine) -> None:
 
 
 def context(dockerfile: str) -> io.BytesIO:
-    """A build's context; the files have the same times every time."""
+    """Return a build context whose files have constant times."""
     files = {
         "Dockerfile": dockerfile.encode(),
         "base": b"a base\n" * 1000,
@@ -53,20 +53,20 @@ def context(dockerfile: str) -> io.BytesIO:
     return buffer
 
 
-def identity_of(engine: Engine, name: str) -> str:
+def image_id(engine: Engine, name: str) -> str:
     return str(engine.client.images.get(name).id)
 
 
 def load(engine: Engine, archive: bytes) -> None:
-    """`docker load`; the SDK stumbles over what the engine says of old archives."""
+    """Load an archive. The SDK cannot parse the engine's response for old archives."""
     api = engine.client.api
     answer = api.post(f"{api.base_url}/v{api.api_version}/images/load", data=archive)
     assert answer.status_code == 200, answer.text
     assert b"errorDetail" not in answer.content, answer.text
 
 
-def saved_by(engine: Engine, *names: str) -> bytes:
-    """What `docker save` of these names writes."""
+def docker_save(engine: Engine, *names: str) -> bytes:
+    """Return the output of `docker save` for these names."""
     api = engine.client.api
     return bytes(
         api.get(f"{api.base_url}/v{api.api_version}/images/get", params=[("names", name) for name in names]).content
@@ -81,42 +81,42 @@ def registry() -> Iterator[Registry]:
 
 
 @pytest.fixture
-def place(registry: Registry) -> Place:
-    return Place(registry, f"t{uuid.uuid4().hex[:12]}/app")
+def place(registry: Registry) -> PushTarget:
+    return PushTarget(registry, f"t{uuid.uuid4().hex[:12]}/app")
 
 
 @pytest.mark.parametrize("also", [(), ("syncline.test/base:v1",)])
-def test_what_docker_saves_is_what_docker_pulls(engine: Engine, place: Place, also: tuple[str, ...]) -> None:
-    identity = identity_of(engine, "syncline.test/app:v1")
-    archive = saved_by(engine, "syncline.test/app:v1", *also)
-    assert place.push(gzip.compress(archive, 1)) == identity
+def test_docker_pulls_the_image_that_docker_saved(engine: Engine, place: PushTarget, also: tuple[str, ...]) -> None:
+    expected = image_id(engine, "syncline.test/app:v1")
+    archive = docker_save(engine, "syncline.test/app:v1", *also)
+    assert place.push(gzip.compress(archive, 1)) == expected
     name = f"{place.registry.host}/{place.repository}"
     for each in ("app", "base"):
         engine.client.images.remove(f"syncline.test/{each}:v1", force=True)
     try:
         engine.client.images.pull(name, "v1", auth_config={"username": "ann", "password": USERS["ann"]})
-        assert identity_of(engine, f"{name}:v1") == identity
-        assert place.push(saved_by(engine, f"{name}:v1")) == identity, (
-            "and what was pulled can be saved and pushed again"
+        assert image_id(engine, f"{name}:v1") == expected
+        assert place.push(docker_save(engine, f"{name}:v1")) == expected, (
+            "the pulled image cannot be saved and pushed again"
         )
     finally:
         build(engine)
 
 
-def test_an_archive_from_before_1_10_becomes_what_docker_load_makes_of_it(engine: Engine, place: Place) -> None:
+def test_an_archive_from_before_1_10_becomes_the_image_of_docker_load(engine: Engine, place: PushTarget) -> None:
     image = saved.Image([saved.layer({"a": b"one"}), saved.layer({"b": b"two"})], "syncline.test/legacy:v1")
     archive = saved.before_1_10(image)
     load(engine, archive)
-    identity = identity_of(engine, image.name)
-    assert place.push(archive) == identity
+    expected = image_id(engine, image.name)
+    assert place.push(archive) == expected
 
 
 @pytest.mark.parametrize("form", [saved.until_24, saved.since_25])
-def test_docker_loads_the_archives_made_up_here_as_the_same_image(
-    engine: Engine, place: Place, form: Callable[..., bytes]
+def test_docker_load_accepts_the_archives_of_the_tests_as_the_same_image(
+    engine: Engine, place: PushTarget, form: Callable[..., bytes]
 ) -> None:
-    """They stand for versions that cannot be had: this one at least takes them for what they are."""
+    """The archives imitate Docker versions that are not available; at least this version must accept them."""
     image = saved.Image([saved.layer({"a": b"one"}), saved.layer({"b": b"two"})], "syncline.test/made-up:v1")
     load(engine, form(image))
-    identity = identity_of(engine, image.name)
-    assert place.push(form(image)) == identity == f"sha256:{image.id}"
+    expected = image_id(engine, image.name)
+    assert place.push(form(image)) == expected == f"sha256:{image.id}"

@@ -1,6 +1,6 @@
-"""Every event in ``events/``, by `sam local invoke` in the Lambda image; each one's effect is looked at from outside.
+"""Every event in ``events/``, passed to `sam local invoke` in the Lambda image, with a check of its effect.
 
-Collected only when asked for (``pytest tests/sam``): it needs a Docker engine, and takes minutes the first time.
+Run it explicitly (``pytest tests/sam``): it needs a Docker engine, and takes minutes the first time.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Final
 import pytest
 import yaml
 
+from scripts.openapi import document
 from syncline.clients.git.objects import blob_id
 from syncline.config.sync import Sync, load_sync
 from syncline.kinds.images.config import ImagesSync
@@ -27,7 +28,6 @@ from syncline.store.batches import BatchRecord
 from syncline.store.events import EventStore
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceLists
-from syncline.web.openapi import document
 from tests.rig.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
     BACKUP,
@@ -35,7 +35,7 @@ from tests.sam.events import (
     BY_WEBHOOK,
     CLUSTERS,
     COMMIT,
-    COMMIT_LOOK,
+    COMMIT_SCAN,
     CONFIG,
     DIGEST,
     FILES,
@@ -44,10 +44,10 @@ from tests.sam.events import (
     FOLDER,
     GATEWAY,
     LAYER,
-    LOOK,
     MANIFEST,
     REPOSITORY,
     RUN,
+    SCAN,
     SECRET,
     SESSION,
     SYNC,
@@ -65,7 +65,7 @@ from tests.standins.nginx import Gateway
 from tests.standins.programs import needs
 from tests.standins.registry import OCI_MANIFEST, Registry
 
-# The first test builds the functions and, where it cannot be pulled, makes the image.
+# The first test builds the functions and, if the image cannot be pulled, makes it.
 pytestmark = pytest.mark.timeout(1200)
 
 WEBHOOK_SECRET: Final = f"secret:syncline/hooks#{SYNC}"
@@ -73,7 +73,7 @@ NOTHING_FAILED: Final[dict[str, list[str]]] = {"batchItemFailures": []}
 
 
 def apply(world: World) -> None:
-    """The sync that the events speak of, with its secret and an image at its source."""
+    """Apply the sync of the events, with its secret and an image at its source."""
     sync = {
         "name": SYNC,
         "kind": "images",
@@ -94,7 +94,7 @@ def push(registry: Registry) -> None:
 
 
 def waiting(world: World, step: Step) -> list[Start | Batch]:
-    """Return the messages of a step's queue, without the names of the runs that starts may begin."""
+    """Return the messages of a step's queue. Start messages lose the random ID of their run."""
     answer = world.queues.sqs.receive_message(QueueUrl=world.queues.urls[step], MaxNumberOfMessages=10)
     messages = [decode(message["Body"]) for message in answer.get("Messages", ())]
     starts = [replace(message, id=None) for message in messages if isinstance(message, Start)]
@@ -102,7 +102,7 @@ def waiting(world: World, step: Step) -> list[Start | Batch]:
 
 
 def follow(world: World, batch: Batch, following: Batch) -> None:
-    """Let a batch of the run have ended, so that ``following`` is under way."""
+    """Record the end of a batch that led to the batch ``following``."""
     world.state.end_batch(batch, BatchRecord((), (Outgoing(following),)), Counts())
 
 
@@ -117,12 +117,12 @@ def a_build_is_queued(world: World, event: str) -> None:
     values |= {"name": BUILDS, "webhook": {"secret": WEBHOOK_SECRET}}
     world.state.put_sync(BUILDS, load_sync(json.dumps(values)).model_dump_json())
     answer = world.invoke(event)
-    look = Start(BUILDS, Trigger.WEBHOOK, Scope.of([f"run:{WORKFLOW_RUN['workflow_run']['id']}"]))
-    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [look])
+    start = Start(BUILDS, Trigger.WEBHOOK, Scope.of([f"run:{WORKFLOW_RUN['workflow_run']['id']}"]))
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [start])
 
 
 def _files(world: World) -> Sync:
-    """A sync of files that subscribes to its bucket, without a quiet time, so that messages are visible at once."""
+    """Apply and return a sync of files without a quiet time, so that its messages are visible at once."""
     values = {
         "name": FILES,
         "kind": "files",
@@ -136,15 +136,15 @@ def _files(world: World) -> Sync:
     return sync
 
 
-def a_file_is_looked_at(world: World, event: str) -> None:
-    """MinIO brings the secret as a bearer token."""
+def a_scan_of_a_file_is_queued(world: World, event: str) -> None:
+    """MinIO sends the secret as a bearer token."""
     _files(world)
     answer = world.invoke(event)
-    look = Start(FILES, Trigger.WEBHOOK, Scope.of([f"key:{FILES_KEY}"]))
-    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [look])
+    start = Start(FILES, Trigger.WEBHOOK, Scope.of([f"key:{FILES_KEY}"]))
+    assert (answer["statusCode"], waiting(world, Step.DISCOVER)) == (202, [start])
 
 
-def a_bucket_is_heard(world: World, event: str) -> None:
+def an_event_of_a_bucket_starts_a_run(world: World, event: str) -> None:
     event_store = EventStore(_database(world), time.time)
     event_store.subscribe(FILES, _files(world).event_sources())
     assert world.invoke(event) == NOTHING_FAILED
@@ -178,7 +178,7 @@ def _a_run_begins(world: World, event: str, trigger: Trigger, scope: Scope) -> N
     assert (transfer.run, transfer.items) == (run.id, TRANSFER.items)
 
 
-def a_run_begun_by_hand_goes_on(world: World, event: str) -> None:
+def a_manual_run_continues(world: World, event: str) -> None:
     world.state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)
     assert world.invoke(event) == NOTHING_FAILED
     assert waiting(world, Step.TRANSFER) == [TRANSFER]
@@ -186,16 +186,16 @@ def a_run_begun_by_hand_goes_on(world: World, event: str) -> None:
 
 def an_image_is_transferred(world: World, event: str) -> None:
     world.state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)
-    follow(world, LOOK, TRANSFER)
+    follow(world, SCAN, TRANSFER)
     assert world.invoke(event) == NOTHING_FAILED
-    arrived = world.target.request("GET", f"/v2/{REPOSITORY}/manifests/{TAG}", headers={"Accept": OCI_MANIFEST})
-    assert arrived.body == MANIFEST
+    written = world.target.request("GET", f"/v2/{REPOSITORY}/manifests/{TAG}", headers={"Accept": OCI_MANIFEST})
+    assert written.body == MANIFEST
     assert waiting(world, Step.VERIFY) == [VERIFY]
 
 
 def a_verified_image_ends_the_run(world: World, event: str) -> None:
     world.state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)
-    follow(world, LOOK, TRANSFER)
+    follow(world, SCAN, TRANSFER)
     follow(world, TRANSFER, VERIFY)
     push(world.target)
     assert world.invoke(event) == NOTHING_FAILED
@@ -209,7 +209,7 @@ def a_verified_image_ends_the_run(world: World, event: str) -> None:
 
 @contextmanager
 def a_gateway(world: World) -> Iterator[tuple[Gateway, KubernetesApi]]:
-    """A gateway of one instance and the cluster it is in, both where containers reach them, and the sync of them."""
+    """Yield a gateway of one instance and its cluster, both reachable by containers, after applying their sync."""
     needs("nginx")
     host = world.source.host.partition(":")[0]
     with Gateway(1, address=host) as gateway, KubernetesApi(GRANTS, host=host) as api:
@@ -239,20 +239,20 @@ def a_verdict_is_given(world: World, event: str) -> None:
         assert json.loads(answer["body"])["reason"] == "only_instance"
 
 
-def headers_are_missed(world: World, event: str) -> None:
+def absent_headers_are_refused(world: World, event: str) -> None:
     answer = world.invoke(event)
     assert (answer["statusCode"], answer["headers"]["X-Token-Reason"]) == (400, "token_missing")
 
 
-def the_document_is_shown(world: World, event: str) -> None:
+def the_api_document_is_returned(world: World, event: str) -> None:
     answer = world.invoke(event)
     assert json.loads(gzip.decompress(base64.b64decode(answer["body"]))) == document()
 
 
-def canaries_are_flown(world: World, event: str) -> None:
+def canaries_are_checked(world: World, event: str) -> None:
     with a_gateway(world) as (gateway, _):
         _lists(world).put(GATEWAY, [each.as_json() for each in gateway.listed], time.time())
-        # An only instance has nobody to agree with: it invents no key and keeps its own.
+        # With one instance there is no replication to check: only that it refuses unknown keys and keeps its own.
         assert world.invoke(event) == {GATEWAY: {"seen": 2, "bad": 0, "faults": []}}
 
 
@@ -266,7 +266,7 @@ def _lists(world: World) -> InstanceLists:
 
 
 def an_object_is_committed(world: World, event: str) -> None:
-    """By the git program of the layer, which is not this image's."""
+    """The layer provides the git program; the image has none."""
     s3 = session().client("s3", endpoint_url=world.stack.endpoint)
     s3.create_bucket(Bucket=CLUSTERS)
     s3.put_object(Bucket=CLUSTERS, Key=BACKUP, Body=b"kind: Deployment\n")
@@ -284,7 +284,7 @@ def an_object_is_committed(world: World, event: str) -> None:
         }
         world.state.put_sync(CLUSTERS, load_sync(json.dumps(sync)).model_dump_json())
         world.state.begin_run(CLUSTERS, RUN, Trigger.EVENT, Scope.of([BACKUP]))
-        follow(world, COMMIT_LOOK, COMMIT)
+        follow(world, COMMIT_SCAN, COMMIT)
         assert world.invoke(event) == NOTHING_FAILED
     assert bare.files() == {BACKUP: b"kind: Deployment\n"}
     (verify,) = waiting(world, Step.VERIFY)
@@ -292,12 +292,12 @@ def an_object_is_committed(world: World, event: str) -> None:
     assert verify.items[0].source == blob_id(b"kind: Deployment\n")
 
 
-def all_is_well(world: World, event: str) -> None:
+def health_is_ok(world: World, event: str) -> None:
     answer = world.invoke(event)
     assert (answer["statusCode"], json.loads(answer["body"])["status"]) == (200, "ok")
 
 
-def figures_are_shown(world: World, event: str) -> None:
+def metrics_are_returned(world: World, event: str) -> None:
     answer = world.invoke(event)
     assert answer["statusCode"] == 200
     assert f'syncline_running{{kind="images",sync="{SYNC}"}} 0.0' in answer["body"]
@@ -307,23 +307,23 @@ EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
     "receive/github-workflow-run.json": a_build_is_queued,
-    "receive/minio.json": a_file_is_looked_at,
+    "receive/minio.json": a_scan_of_a_file_is_queued,
     "receive/wrong-secret.json": a_wrong_secret_is_refused,
     "discover/schedule.json": a_schedule_begins_a_run,
     "discover/webhook.json": a_webhook_begins_a_run,
-    "discover/by-hand.json": a_run_begun_by_hand_goes_on,
-    "discover/bucket.json": a_bucket_is_heard,
-    "discover/bucket-eventbridge.json": a_bucket_is_heard,
+    "discover/by-hand.json": a_manual_run_continues,
+    "discover/bucket.json": an_event_of_a_bucket_starts_a_run,
+    "discover/bucket-eventbridge.json": an_event_of_a_bucket_starts_a_run,
     "transfer/queue.json": an_image_is_transferred,
     "verify/queue.json": a_verified_image_ends_the_run,
     "commit/queue.json": an_object_is_committed,
-    "console/health.json": all_is_well,
-    "console/metrics.json": figures_are_shown,
+    "console/health.json": health_is_ok,
+    "console/metrics.json": metrics_are_returned,
     "probe/synced.json": a_verdict_is_given,
-    "probe/no-headers.json": headers_are_missed,
-    "probe/openapi.json": the_document_is_shown,
+    "probe/no-headers.json": absent_headers_are_refused,
+    "probe/openapi.json": the_api_document_is_returned,
     "scrape/schedule.json": instances_are_listed,
-    "canary/schedule.json": canaries_are_flown,
+    "canary/schedule.json": canaries_are_checked,
 }
 
 

@@ -1,4 +1,4 @@
-"""The container's image, built by `docker build` from deploy/Dockerfile and run as the chart's pod runs it."""
+"""The container's image, built by `docker build` from deploy/Dockerfile and run with the settings of the chart's pod."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from syncline.web.openapi import document
+from scripts.openapi import document
 from tests.rig.container import CANARY, TOKEN, Container, cluster_of, sync_of, wait_for
 from tests.rig.manifests import FILE
 from tests.sam.docker_engine import Engine
@@ -27,7 +27,7 @@ from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needing, needs, program
 
-# The base, where it cannot be pulled, is made by debootstrap.
+# If the base cannot be pulled, debootstrap makes it, which takes minutes.
 pytestmark = pytest.mark.timeout(1200)
 
 DOCKERFILE: Final = TOP / "deploy" / "Dockerfile"
@@ -37,7 +37,7 @@ SECONDS: Final = 600
 
 @pytest.fixture(scope="module")
 def base(bare_engine: Engine) -> str:
-    """What the Dockerfile builds on: its own default, or the Debian with Python that the Lambda image was made of."""
+    """Return the base image: the Dockerfile's default, or the replacement of the Lambda image."""
     (default,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
     if pull(bare_engine, default):
         return str(default)
@@ -46,14 +46,14 @@ def base(bare_engine: Engine) -> str:
     return IMAGE
 
 
-class _Quiet(SimpleHTTPRequestHandler):
+class _SilentHandler(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture(scope="module")
 def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An index (PEP 503) on loopback with what the image needs, for a build that may have no other network."""
+    """Serve an index (PEP 503) on loopback with the packages of the image, for builds without a network."""
     files, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("index")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"]
     requirements = str(TOP / "requirements" / "container.txt")
@@ -62,7 +62,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         project = folder / re.sub(r"[-_.]+", "-", wheel.name.partition("-")[0]).lower()
         project.mkdir(exist_ok=True)
         shutil.move(wheel, project)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(folder))) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_SilentHandler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
@@ -83,7 +83,7 @@ def image(bare_engine: Engine, base: str, index: str) -> Iterator[str]:
 
 
 class Pod(Container):
-    """The image in Docker, on the host's network, with what the chart's Deployment says of its pod and nothing more."""
+    """The image in Docker, on the host's network, with exactly the settings of the pod in the chart's Deployment."""
 
     def __init__(self, engine: Engine, image: str, account: Path, api: KubernetesApi, sync: Mapping[str, Any]) -> None:
         super().__init__({"gateway": sync}, canary_every=0.5)
@@ -94,25 +94,25 @@ class Pod(Container):
         self._cluster = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
 
     def _command(self, syncs: Path, settings: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
-        syncs.parent.chmod(0o755)  # a pod's user is another one
+        syncs.parent.chmod(0o755)  # the pod runs as another user
         command = [program("docker"), "run", "--rm", "--name", self.name, "--network", "host"]
-        command += self._as_the_chart_says(syncs.parent)
+        command += self._options_of_chart(syncs.parent)
         command += ["--volume", f"{self._account}:{ACCOUNT}:ro"]
         for name, value in {**settings, **self._cluster}.items():
             command += ["--env", f"{name}={value}"]
         return [*command, self._image], self._engine.environment
 
-    def _as_the_chart_says(self, config: Path) -> list[str]:
+    def _options_of_chart(self, config: Path) -> list[str]:
         (deployment,) = (
             each for each in yaml.safe_load_all(FILE.read_text()) if each is not None and each["kind"] == "Deployment"
         )
         pod = deployment["spec"]["template"]["spec"]
         (container,) = pod["containers"]
-        who, may = pod["securityContext"], container["securityContext"]
-        options = ["--user", f"{who['runAsUser']}:{who['runAsGroup']}"]
-        options += [f"--cap-drop={each}" for each in may["capabilities"]["drop"]]
-        options += ["--read-only"] if may["readOnlyRootFilesystem"] else []
-        options += [] if may["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
+        user, limits = pod["securityContext"], container["securityContext"]
+        options = ["--user", f"{user['runAsUser']}:{user['runAsGroup']}"]
+        options += [f"--cap-drop={each}" for each in limits["capabilities"]["drop"]]
+        options += ["--read-only"] if limits["readOnlyRootFilesystem"] else []
+        options += [] if limits["allowPrivilegeEscalation"] else ["--security-opt", "no-new-privileges"]
         options += ["--memory", container["resources"]["limits"]["memory"].removesuffix("i").lower()]
         volumes = {each["name"]: each for each in pod["volumes"]}
         for mount in container["volumeMounts"]:
@@ -124,11 +124,11 @@ class Pod(Container):
                 options += ["--volume", f"{config}:{mount['mountPath']}:ro"]
         return options
 
-    def runs(self, *command: str) -> tuple[int, str]:
-        """A command in the container: its exit code and what it says."""
-        whole = [program("docker"), "exec", self.name, *command]
+    def execute(self, *command: str) -> tuple[int, str]:
+        """Run a command in the container; return its exit code and its output."""
+        whole_command = [program("docker"), "exec", self.name, *command]
         done = subprocess.run(
-            whole, env=self._engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
+            whole_command, env=self._engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
         )
         return done.returncode, done.stdout + done.stderr
 
@@ -155,16 +155,16 @@ def pod(bare_engine: Engine, image: str, gateway: Gateway, tmp_path_factory: pyt
             yield running
 
 
-def test_it_gives_verdicts_on_what_its_service_account_lists(pod: Pod, gateway: Gateway) -> None:
+def test_it_gives_verdicts_on_the_instances_that_its_service_account_lists(pod: Pod, gateway: Gateway) -> None:
     gateway.put(0, "everywhere")
-    said = pod.synced("everywhere", "gateway-000")
-    assert (said.status, said.headers["X-Token-Status"], said.json["synced"]) == (200, "Synced", 2)
+    synced = pod.synced("everywhere", "gateway-000")
+    assert (synced.status, synced.headers["X-Token-Status"], synced.json["synced"]) == (200, "Synced", 2)
     refused = pod.synced("nowhere", "gateway-000")
     assert (refused.headers["X-Token-Status"], refused.json["reason"]) == ("NotSynced", "origin_refuses")
     assert (pod.get("/health").status, pod.get("/ready").status) == (200, 200)
 
 
-def test_it_shows_its_figures_and_its_document(pod: Pod, gateway: Gateway) -> None:
+def test_it_serves_its_metrics_and_its_api_document(pod: Pod, gateway: Gateway) -> None:
     assert pod.get("/openapi.json").json == document()
     assert pod.get("/swagger-ui/swagger-ui-bundle.min.js").status == 200
     canaries = 'syncline_canaries_total{check="write",instance="gateway-001",outcome="arrived",sync="gateway"}'
@@ -172,15 +172,15 @@ def test_it_shows_its_figures_and_its_document(pod: Pod, gateway: Gateway) -> No
     assert pod.figure('syncline_instances{sync="gateway"}') == len(gateway.instances)
 
 
-def test_it_is_nobody_and_can_write_nowhere(pod: Pod) -> None:
-    assert pod.runs("id", "-u") == (0, "65532\n")
-    code, said = pod.runs("touch", "/opt/syncline/mark")
-    assert (code, "Read-only file system" in said) == (1, True)
-    assert pod.runs("/opt/syncline/bin/python", "-c", "import pip")[0] == 1
+def test_it_has_no_privileges_and_a_read_only_file_system(pod: Pod) -> None:
+    assert pod.execute("id", "-u") == (0, "65532\n")
+    code, output = pod.execute("touch", "/opt/syncline/mark")
+    assert (code, "Read-only file system" in output) == (1, True)
+    assert pod.execute("/opt/syncline/bin/python", "-c", "import pip")[0] == 1
 
 
 def test_it_runs_as_any_user(bare_engine: Engine, image: str) -> None:
-    """As on OpenShift, which gives each namespace users of its own: here far enough to miss its configuration."""
+    """OpenShift assigns users to each namespace. Here the container starts and then reports its absent configuration."""
     command = [program("docker"), "run", "--rm", "--read-only", "--network", "none", "--user", "1000660000:0", image]
     done = subprocess.run(
         command, env=bare_engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
@@ -189,6 +189,6 @@ def test_it_runs_as_any_user(bare_engine: Engine, image: str) -> None:
     assert "/etc/syncline/syncs.yaml" in done.stdout
 
 
-def test_it_ends_when_it_is_told_to(pod: Pod) -> None:
-    """The last test here."""
+def test_it_ends_with_code_0_at_sigterm(pod: Pod) -> None:
+    """Stop the pod that the tests of this module share; this must be the last test."""
     assert pod.stop() == 0

@@ -1,4 +1,4 @@
-"""Where functions meet the world: SAM CLI, which runs them, and the state, queues and registries around them."""
+"""The surroundings of invoked functions: SAM CLI, which runs them, and their state, queues and registries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECONDS: Final = 300
 
 
 def run_sam(arguments: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Run SAM CLI; AssertionError with what it says if it fails."""
+    """Run SAM CLI. Raises AssertionError with its error output if it fails."""
     done = subprocess.run(
         [sys.executable, "-m", "samcli", *arguments, "--region", REGION],
         cwd=TOP,
@@ -43,9 +43,9 @@ def run_sam(arguments: Sequence[str], environment: dict[str, str]) -> subprocess
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What a function meets: the state and the queues of a fresh stack, an empty source and an empty target.
+    """The surroundings of a function: state and queues of a new stack, an empty source and an empty target.
 
-    ``environment`` is for SAM CLI, ``variables`` the file with the functions' own.
+    ``environment`` is that of SAM CLI, ``variables`` the file with the environment of the functions.
     """
 
     state: State
@@ -57,20 +57,20 @@ class World:
     variables: Path
 
     def invoke(self, event: str) -> Any:
-        """What the function answers to an event, by its path in ``events/``."""
+        """Invoke a function with an event, named by its path in ``events/``; return the response."""
         function = f"{event.partition('/')[0].capitalize()}Function"
         command = ["local", "invoke", function, "--event", str(FOLDER / event), "--skip-pull-image"]
         command += ["--template", str(TEMPLATE), "--env-vars", str(self.variables)]
         command += ["--layer-cache-basedir", str(BUILD.parent / "layers"), "--parameter-overrides", *PARAMETERS]
         done = run_sam(command, self.environment)
-        print(done.stderr)  # the function's log, shown where a test fails
+        print(done.stderr)  # the function's log, shown if the test fails
         answer = json.loads(done.stdout.splitlines()[-1])
         assert "errorMessage" not in answer
         return answer
 
 
 class ReachableRegistry(Registry):
-    """A registry that listens where containers reach it, not on loopback."""
+    """A registry that listens on an address that containers can reach, not on loopback."""
 
     def __init__(self, address: str) -> None:
         super().__init__()

@@ -293,10 +293,10 @@ class Simulation:
         world.change_target()
 
     def _spoil(self, world: World) -> None:
-        world.spoil()
+        world.inject_fault()
 
     def _heal(self, world: World) -> None:
-        world.heal()
+        world.clear_faults()
 
     # -- the calm
 
@@ -306,7 +306,7 @@ class Simulation:
         self.faults.off = True
         self.stack.sqs.late = self.stack.sqs.doubles = self.stack.functions.hurry = 0.0
         for world in self.worlds:
-            world.heal()
+            world.clear_faults()
         self.machine.run(self.machine.now + CALM)
         waiting = [
             f"{queue.name}: {m.body[:200]}" for queue, m in self.stack.sqs.messages() if "-dead" not in queue.name
@@ -321,12 +321,12 @@ class Simulation:
             first = self._full_run(world)
             if first is None:
                 continue
-            late = world.late
+            deferred = world.deferred
             second = self._full_run(world)
             # Files that the first run put let the second one remove more of those that went beyond the limits; and a
             # rename whose old file was not as recorded is a put, so that the second run forgets or removes the old one.
             if second is not None and (
-                second.counts.moved > late or (second.counts.removed and not first.counts.moved)
+                second.counts.moved > deferred or (second.counts.removed and not first.counts.moved)
             ):
                 self.violations.append(f"{world.name}: a second run moved again: {second.counts}")
             self._check_all_runs(world)
@@ -351,7 +351,7 @@ class Simulation:
             self.violations.append(f"{world.name}: a run in calm ended as {run.status}")
             return None
         results = list(self.state.results(run.id))
-        wrong = [*world.differences(run, results), *unreported(run, results, self.stack.sqs)]
+        wrong = [*world.check_full_run(run, results), *unreported(run, results, self.stack.sqs)]
         counts = run.counts
         work = counts.moved + counts.removed + counts.conflict + counts.failed + counts.known
         kind = self.plan.worlds[self.worlds.index(world)]
@@ -384,7 +384,7 @@ class Simulation:
         told = [(run, list(self.state.results(run.id))) for run in over]
         known = Known(told)
         for run, results in told:
-            wrong = [*_miscounted(run, results, world), *world.untruths(run, results)]
+            wrong = [*_miscounted(run, results, world), *world.check_report(run, results)]
             wrong += [*unended(run, self.state, self.stack.sqs), *known.exceeded(run, results)]
             self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
 
@@ -396,7 +396,7 @@ def _miscounted(run: Run, results: list[Result], world: World) -> Iterator[str]:
     for each in results:
         # What changed at the source while the run was at work may end twice, each time as what it was then.
         key = (each.group, each.name, each.outcome, each.source or "", each.code or "")
-        if key in seen and not world.ends_twice(each):
+        if key in seen and not world.may_repeat(each):
             yield f"{each.group}:{each.name} has the same result twice: {each}"
         seen.add(key)
     tally = {outcome: sum(each.outcome is outcome for each in results) for outcome in Outcome}

@@ -1,4 +1,4 @@
-"""The model of a bucket, and the real client against the strict stand-in: the same calls, the same answers."""
+"""The bucket model against the real client with the strict stand-in."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ LIKE = ObjectHead(
 
 
 @dataclass
-class World:
-    """Two buckets of one service. ``set_up`` changes a setting of it; ``set`` puts an object as somebody else does."""
+class System:
+    """Two buckets of one service. ``configure`` changes a setting of the service, ``set`` puts an object as a foreign writer."""
 
     one: Bucket
     two: Bucket
     set: Callable[[str, bytes], object]
-    set_up: Callable[[str, Any], None]
+    configure: Callable[[str, Any], None]
 
 
 def network(machine: Machine) -> Network:
@@ -49,28 +49,29 @@ def network(machine: Machine) -> Network:
 
 
 def model() -> tuple[BucketServer, SimBucket]:
+    """Return a bucket in memory and a client of it, without faults."""
     machine = Machine(1)
     server = BucketServer(machine, "one")
     return server, SimBucket(server, network(machine))
 
 
-def modelled() -> World:
+def model_system() -> System:
     server, one = model()
-    other = BucketServer(server.machine, "two", beside=server)
+    other = BucketServer(server.machine, "two", same_service=server)
     servers = (server, other)
     names = {"honours_conditions": "ignores_conditions", "largest_page": "page_size"}
 
-    def set_up(name: str, value: Any) -> None:
+    def configure(name: str, value: Any) -> None:
         for each in servers:
             setattr(each, names.get(name, name), not value if name == "honours_conditions" else value)
 
-    return World(one, SimBucket(other, one.network), server.set, set_up)
+    return System(one, SimBucket(other, one.network), server.set, configure)
 
 
 @pytest.fixture(params=["model", "stand-in"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
     if request.param == "model":
-        yield modelled()
+        yield model_system()
         return
     with S3Server("one", "two") as server:
         server.largest_page = 4
@@ -79,7 +80,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
             keys = AccessKeys(ACCESS, SECRET)
             return Bucket(Endpoint.parse(server.url), name, lambda: keys, Http(RetryPolicy(attempts=1)))
 
-        yield World(
+        yield System(
             bucket("one"),
             bucket("two"),
             lambda key, content: server.put("one", key, content),
@@ -88,7 +89,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def code(function: Callable[[], object]) -> str:
-    """Return the code that a call fails with, "" if it does not."""
+    """Return the code of the error that a call raises, "" if it succeeds."""
     try:
         function()
     except SynclineError as error:
@@ -106,75 +107,75 @@ def keys(bucket: Bucket, prefix: str = "", **options: Any) -> list[str]:
     return [each.key for page in bucket.pages(prefix, **options) for each in page.objects]
 
 
-class TestBoth:
-    def test_names_of_every_sort(self, world: World) -> None:
+class TestConformance:
+    def test_keys_may_have_any_characters(self, system: System) -> None:
         for name in NAMES:
-            world.one.put(name, name.encode())
-        assert keys(world.one) == sorted(NAMES)
+            system.one.put(name, name.encode())
+        assert keys(system.one) == sorted(NAMES)
         for name in NAMES:
-            assert world.one.read(name, 1000)[1] == name.encode()
-            world.two.copy(world.one, name, name, head_of(world.one, name))
-            world.one.delete(name)
-        assert (keys(world.one), keys(world.two)) == ([], sorted(NAMES))
+            assert system.one.read(name, 1000)[1] == name.encode()
+            system.two.copy(system.one, name, name, head_of(system.one, name))
+            system.one.delete(name)
+        assert (keys(system.one), keys(system.two)) == ([], sorted(NAMES))
 
-    def test_pages(self, world: World) -> None:
+    def test_objects_are_listed_in_pages(self, system: System) -> None:
         for number in range(9):
-            world.one.put(f"d{number % 3}/k{number}", b"x" * number)
-        found = list(world.one.pages())
+            system.one.put(f"d{number % 3}/k{number}", b"x" * number)
+        found = list(system.one.pages())
         assert [len(page.objects) for page in found] == [4, 4, 1]
         assert [each.size for each in found[0].objects] == [0, 3, 6, 1]
         assert [page.token is None for page in found] == [False, False, True]
-        assert keys(world.one, "d1/") == ["d1/k1", "d1/k4", "d1/k7"]
-        assert keys(world.one, after="d1/k4") == ["d1/k7", "d2/k2", "d2/k5", "d2/k8"]
-        assert keys(world.one, "d2/", after="d1/k4") == ["d2/k2", "d2/k5", "d2/k8"]
-        page = world.one.page(limit=2)
+        assert keys(system.one, "d1/") == ["d1/k1", "d1/k4", "d1/k7"]
+        assert keys(system.one, after="d1/k4") == ["d1/k7", "d2/k2", "d2/k5", "d2/k8"]
+        assert keys(system.one, "d2/", after="d1/k4") == ["d2/k2", "d2/k5", "d2/k8"]
+        page = system.one.page(limit=2)
         assert [each.key for each in page.objects] == ["d0/k0", "d0/k3"]
-        page = world.one.page(token=page.token, limit=2)
+        page = system.one.page(token=page.token, limit=2)
         assert [each.key for each in page.objects] == ["d0/k6", "d1/k1"]
-        assert code(lambda: world.one.page(limit=0)) == "REFUSED"
+        assert code(lambda: system.one.page(limit=0)) == "REFUSED"
 
-    def test_folders(self, world: World) -> None:
+    def test_a_delimiter_groups_keys(self, system: System) -> None:
         for key in ("a", "b/1", "b/2", "c/1/x", "c/2", "d", "e/1", "f"):
-            world.one.put(key, b"")
-        page = world.one.page(delimiter="/")
+            system.one.put(key, b"")
+        page = system.one.page(delimiter="/")
         assert ([each.key for each in page.objects], page.prefixes) == (["a", "d"], ("b/", "c/"))
-        rest = world.one.page(delimiter="/", token=page.token)
+        rest = system.one.page(delimiter="/", token=page.token)
         assert ([each.key for each in rest.objects], rest.prefixes, rest.token) == (["f"], ("e/",), None)
-        page = world.one.page("c/", delimiter="/", after="c/1/")
+        page = system.one.page("c/", delimiter="/", after="c/1/")
         assert ([each.key for each in page.objects], page.prefixes) == (["c/2"], ())
 
-    def test_a_page_while_others_write(self, world: World) -> None:
+    def test_later_pages_show_later_changes(self, system: System) -> None:
         for key in "acegi":
-            world.one.put(key, b"")
-        pages = world.one.pages()
+            system.one.put(key, b"")
+        pages = system.one.pages()
         first = [each.key for each in next(pages).objects]
         for key in "bh":
-            world.set(key, b"")
-        world.one.delete("i")
+            system.set(key, b"")
+        system.one.delete("i")
         assert (first, [each.key for page in pages for each in page.objects]) == (["a", "c", "e", "g"], ["h"])
 
-    def test_a_head(self, world: World) -> None:
-        etag = world.one.put("key", b"content", LIKE)
-        head = head_of(world.one, "key")
+    def test_a_head_has_the_attributes_of_an_object(self, system: System) -> None:
+        etag = system.one.put("key", b"content", LIKE)
+        head = head_of(system.one, "key")
         assert (head.etag, head.size, head.content_type, head.version) == (etag, 7, "text/plain", None)
         assert head.metadata == {"owner": "me", "note": "=?UTF-8?B?ZsO8cg==?="}
         assert head.headers == LIKE.headers
         assert head.modified == int(head.modified) > 1_700_000_000
-        listed = world.one.page().objects[0]
+        listed = system.one.page().objects[0]
         assert (listed.etag, listed.size, int(listed.modified)) == (etag, 7, int(head.modified))
-        world.one.put("plain", b"")
-        assert head_of(world.one, "plain").content_type == "binary/octet-stream"
+        system.one.put("plain", b"")
+        assert head_of(system.one, "plain").content_type == "binary/octet-stream"
 
-    def test_what_is_not_there(self, world: World) -> None:
-        one = world.one
+    def test_an_absent_object_is_not_found(self, system: System) -> None:
+        one = system.one
         assert (one.head("absent"), one.head("absent", confirm=False)) == (None, None)
         absent: list[Callable[[], object]] = [
             lambda: one.open("absent"),
             lambda: one.open("absent", etag="e"),
             lambda: one.read("absent", 10),
             lambda: one.grants("absent"),
-            lambda: one.copy(world.two, "absent", "key", ObjectHead("e", 1)),
-            lambda: one.copy(world.two, "absent", "key", ObjectHead("e", 1), condition=IF_ABSENT),
+            lambda: one.copy(system.two, "absent", "key", ObjectHead("e", 1)),
+            lambda: one.copy(system.two, "absent", "key", ObjectHead("e", 1), condition=IF_ABSENT),
         ]
         assert [code(each) for each in absent] == ["NOT_FOUND"] * 6
         assert [
@@ -185,8 +186,8 @@ class TestBoth:
             "",
         ]
 
-    def test_reads_and_ranges(self, world: World) -> None:
-        one = world.one
+    def test_ranges_are_read(self, system: System) -> None:
+        one = system.one
         etag = one.put("key", b"0123456789")
         with one.open("key", start=2, end=5, etag=etag) as stream:
             assert (stream.head.size, stream.head.etag, stream.read(100), stream.read(1)) == (3, etag, b"234", b"")
@@ -200,15 +201,15 @@ class TestBoth:
         assert code(lambda: one.read("key", 9)) == "TOO_LARGE"
         assert one.read("key", 10, etag=etag)[1] == b"0123456789"
 
-    def test_an_open_object_stays(self, world: World) -> None:
-        world.one.put("key", b"old")
-        with world.one.open("key") as stream:
+    def test_a_stream_keeps_the_content_of_its_request(self, system: System) -> None:
+        system.one.put("key", b"old")
+        with system.one.open("key") as stream:
             assert stream.read(1) == b"o"
-            world.set("key", b"new and longer")
+            system.set("key", b"new and longer")
             assert b"".join(stream.chunks(10)) == b"ld"
 
-    def test_conditions_of_puts(self, world: World) -> None:
-        one = world.one
+    def test_a_put_obeys_its_condition(self, system: System) -> None:
+        one = system.one
         etag = one.put("key", b"1", condition=IF_ABSENT)
         assert code(lambda: one.put("key", b"2", condition=IF_ABSENT)) == "TARGET_CHANGED"
         assert code(lambda: one.put("key", b"2", condition=WriteCondition("0" * 32))) == "TARGET_CHANGED"
@@ -217,15 +218,15 @@ class TestBoth:
         assert honours_conditions(lambda at: one.put("key", b"2", condition=at))
         assert keys(one) == ["key"]
 
-    def test_conditions_of_deletions(self, world: World) -> None:
-        etag = world.one.put("key", b"1")
-        assert code(lambda: world.one.delete("key", condition=WriteCondition("0" * 32))) == "TARGET_CHANGED"
-        assert code(lambda: world.one.delete("key", condition=IF_ABSENT)) == "REFUSED"
-        world.one.delete("key", condition=WriteCondition(etag))
-        assert world.one.head("key") is None
+    def test_a_deletion_obeys_its_condition(self, system: System) -> None:
+        etag = system.one.put("key", b"1")
+        assert code(lambda: system.one.delete("key", condition=WriteCondition("0" * 32))) == "TARGET_CHANGED"
+        assert code(lambda: system.one.delete("key", condition=IF_ABSENT)) == "REFUSED"
+        system.one.delete("key", condition=WriteCondition(etag))
+        assert system.one.head("key") is None
 
-    def test_copies(self, world: World) -> None:
-        one, two = world.one, world.two
+    def test_a_copy_keeps_attributes_and_obeys_conditions(self, system: System) -> None:
+        one, two = system.one, system.two
         etag = one.put("a b", b"content", LIKE)
         head = head_of(one, "a b")
         assert two.copy(one, "a b", "key", head, condition=IF_ABSENT) == etag
@@ -240,40 +241,40 @@ class TestBoth:
         one.delete("a b")
         assert code(lambda: two.copy(one, "a b", "key", head, condition=WriteCondition(etag))) == "NOT_FOUND"
 
-    def test_a_redirect_travels_with_a_copy(self, world: World) -> None:
+    def test_a_copy_keeps_the_redirect(self, system: System) -> None:
         redirect = {"x-amz-website-redirect-location": "/there"}
-        world.one.put("key", b"", ObjectHead("", 0, headers=redirect))
-        world.two.copy(world.one, "key", "key", head_of(world.one, "key"))
-        assert head_of(world.two, "key").headers == redirect
+        system.one.put("key", b"", ObjectHead("", 0, headers=redirect))
+        system.two.copy(system.one, "key", "key", head_of(system.one, "key"))
+        assert head_of(system.two, "key").headers == redirect
 
-    def test_a_service_that_ignores_conditions(self, world: World) -> None:
-        world.set_up("honours_conditions", False)
-        world.one.put("key", b"1")
-        assert not honours_conditions(lambda at: world.one.put("key", b"1", condition=at))
-        head = head_of(world.one, "key")
-        assert not honours_conditions(lambda at: world.two.copy(world.one, "key", "key", head, condition=at))
-        world.one.put("key", b"2", condition=WriteCondition("0" * 32))
+    def test_a_service_may_ignore_conditions(self, system: System) -> None:
+        system.configure("honours_conditions", False)
+        system.one.put("key", b"1")
+        assert not honours_conditions(lambda at: system.one.put("key", b"1", condition=at))
+        head = head_of(system.one, "key")
+        assert not honours_conditions(lambda at: system.two.copy(system.one, "key", "key", head, condition=at))
+        system.one.put("key", b"2", condition=WriteCondition("0" * 32))
         head = ObjectHead("0" * 32, 1)
-        assert code(lambda: world.two.copy(world.one, "key", "x", head, condition=IF_ABSENT)) == "SOURCE_CHANGED"
-        world.one.delete("key", condition=WriteCondition("0" * 32))
-        assert keys(world.one) == []
+        assert code(lambda: system.two.copy(system.one, "key", "x", head, condition=IF_ABSENT)) == "SOURCE_CHANGED"
+        system.one.delete("key", condition=WriteCondition("0" * 32))
+        assert keys(system.one) == []
 
-    def test_an_upload(self, world: World) -> None:
-        world.set_up("smallest_part", 1)
-        begun = world.one.begin_upload("key", LIKE)
-        world.one.put("source", b"0123456789")
-        source = world.one.copy_source("source", head_of(world.one, "source"))
-        again = world.one.resume_upload("key", begun.upload_id)
+    def test_a_multipart_upload_is_resumed_and_completed(self, system: System) -> None:
+        system.configure("smallest_part", 1)
+        begun = system.one.begin_upload("key", LIKE)
+        system.one.put("source", b"0123456789")
+        source = system.one.copy_source("source", head_of(system.one, "source"))
+        again = system.one.resume_upload("key", begun.upload_id)
         first = begun.put(1, b"first, ")
         copied = again.copy(2, source, 3, 6)
         assert again.parts() == {1: (first, 7), 2: (copied, 3)}
         assert code(lambda: again.copy(3, source, 5, 11)) == "REFUSED"
         assert code(lambda: again.put(0, b"")) == "REFUSED"
-        assert world.one.head("key") is None
+        assert system.one.head("key") is None
         assert code(lambda: again.complete(condition=WriteCondition("e"))) == "TARGET_CHANGED"
         etag = again.complete(condition=IF_ABSENT)
         assert etag.endswith("-2")
-        head, content = world.one.read("key", 100)
+        head, content = system.one.read("key", 100)
         assert (head.etag, content, head.headers, head.content_type) == (
             etag,
             b"first, 345",
@@ -284,27 +285,27 @@ class TestBoth:
         assert code(lambda: again.put(1, b"")) == "UPLOAD_LOST"
         again.abort()
 
-    def test_uploads_that_are_refused(self, world: World) -> None:
-        upload = world.one.begin_upload("key")
+    def test_invalid_parts_are_refused(self, system: System) -> None:
+        upload = system.one.begin_upload("key")
         assert code(upload.complete) == "REFUSED"
         etags = {number: upload.put(number, b"small") for number in (1, 2)}
         assert code(lambda: upload.complete(etags)) == "REFUSED"
         assert code(lambda: upload.complete({1: "0" * 32})) == "REFUSED"
         assert code(lambda: upload.complete({3: etags[1]})) == "REFUSED"
-        assert code(lambda: upload.copy(3, world.one.copy_source("absent", ObjectHead("e", 1)), 0, 1)) == "NOT_FOUND"
-        assert code(world.one.resume_upload("other", upload.upload_id).parts) == "UPLOAD_LOST"
+        assert code(lambda: upload.copy(3, system.one.copy_source("absent", ObjectHead("e", 1)), 0, 1)) == "NOT_FOUND"
+        assert code(system.one.resume_upload("other", upload.upload_id).parts) == "UPLOAD_LOST"
         upload.abort()
         assert code(upload.parts) == "UPLOAD_LOST"
 
-    def test_parts_over_pages(self, world: World) -> None:
-        world.set_up("parts_page", 2)
-        upload = world.one.begin_upload("key")
+    def test_parts_are_listed_in_pages(self, system: System) -> None:
+        system.configure("parts_page", 2)
+        upload = system.one.begin_upload("key")
         for number in (1, 2, 4, 7, 9):
             upload.put(number, b"x" * number)
         assert {number: size for number, (_, size) in upload.parts().items()} == {1: 1, 2: 2, 4: 4, 7: 7, 9: 9}
 
-    def test_streams(self, world: World) -> None:
-        one = world.one
+    def test_streams_are_put_in_one_or_many_parts(self, system: System) -> None:
+        one = system.one
         one.put_stream("small", iter([b"a", b"", b"b"]), LIKE, condition=IF_ABSENT)
         assert one.read("small", 10)[1] == b"ab"
         etag = one.put_stream("large", [bytes(PART_SIZE - 1), bytes(5)], LIKE)
@@ -313,9 +314,9 @@ class TestBoth:
         one.put_stream("empty", [])
         assert head_of(one, "empty").size == 0
 
-    def test_grants(self, world: World) -> None:
-        world.one.put("key", b"")
-        grants = world.one.grants("key")
+    def test_the_owner_has_full_control(self, system: System) -> None:
+        system.one.put("key", b"")
+        grants = system.one.grants("key")
         assert (grants.owner, grants.of_owner, grants.of_known, grants.of_all) == (
             "owner",
             frozenset({"FULL_CONTROL"}),
@@ -323,32 +324,32 @@ class TestBoth:
             frozenset(),
         )
 
-    def test_limits_of_an_object(self, world: World) -> None:
-        assert code(lambda: world.one.put("k" * 1025, b"")) == "REFUSED"
-        assert code(lambda: world.one.put("k", b"", ObjectHead("", 0, metadata={"m": "x" * 2048}))) == "REFUSED"
-        world.one.put("k", b"1234")
-        world.set_up("largest_copy", 3)
-        assert code(lambda: world.two.copy(world.one, "k", "k", head_of(world.one, "k"))) == "REFUSED"
+    def test_the_limits_of_an_object_are_enforced(self, system: System) -> None:
+        assert code(lambda: system.one.put("k" * 1025, b"")) == "REFUSED"
+        assert code(lambda: system.one.put("k", b"", ObjectHead("", 0, metadata={"m": "x" * 2048}))) == "REFUSED"
+        system.one.put("k", b"1234")
+        system.configure("largest_copy", 3)
+        assert code(lambda: system.two.copy(system.one, "k", "k", head_of(system.one, "k"))) == "REFUSED"
 
-    def test_requests(self, world: World) -> None:
-        made = world.one.network.http if isinstance(world.one, SimBucket) else world.one._requests._http
+    def test_each_call_makes_the_same_number_of_requests(self, system: System) -> None:
+        made = system.one.network.http if isinstance(system.one, SimBucket) else system.one._requests._http
         before = made.requests_made
         for key in "abcde":
-            world.one.put(key, key.encode())
-        list(world.one.pages())
-        world.one.head("a")
-        world.one.head("absent")
-        world.one.head("absent", confirm=False)
-        world.one.copy(world.one, "a", "z", head_of(world.one, "a"))
-        code(lambda: world.one.copy(world.one, "a", "z", ObjectHead("e", 1), condition=IF_ABSENT))
-        upload = world.one.begin_upload("u")
+            system.one.put(key, key.encode())
+        list(system.one.pages())
+        system.one.head("a")
+        system.one.head("absent")
+        system.one.head("absent", confirm=False)
+        system.one.copy(system.one, "a", "z", head_of(system.one, "a"))
+        code(lambda: system.one.copy(system.one, "a", "z", ObjectHead("e", 1), condition=IF_ABSENT))
+        upload = system.one.begin_upload("u")
         upload.put(1, b"x")
         upload.complete()
         assert made.requests_made - before == 5 + 2 + 1 + 2 + 1 + 2 + 2 + 1 + 1 + 2
 
 
-class TestModel:
-    def test_writes_and_notifications(self) -> None:
+class TestBucketServer:
+    def test_writes_are_recorded_and_notified(self) -> None:
         server, one = model()
         bodies: list[dict[str, Any]] = []
         server.on_event = bodies.append
@@ -376,7 +377,7 @@ class TestModel:
         assert sorted(str(each.order) for each in events) == [each.order for each in events]
         assert bodies[0]["Records"][0]["s3"]["object"]["key"] == "a+b/%C3%A4"
 
-    def test_versions(self) -> None:
+    def test_earlier_versions_are_kept(self) -> None:
         server, one = model()
         server.versioned = True
         old = server.set("key", b"old")
@@ -392,7 +393,7 @@ class TestModel:
         assert one.head("key", version=head.version) == head
         assert one.head("key", version="other") is None
 
-    def test_listings_that_lie(self) -> None:
+    def test_listings_may_be_cut_empty_or_endless(self) -> None:
         server, one = model()
         for key in "abcdef":
             server.set(key, b"")
@@ -405,7 +406,7 @@ class TestModel:
         server.empty_listing, server.endless = False, True
         assert code(lambda: keys(one)) == "LISTING_INCOMPLETE"
 
-    def test_a_stale_listing(self) -> None:
+    def test_listings_may_be_stale(self) -> None:
         server, one = model()
         server.set("a", b"old")
         server.machine.now += 10
@@ -418,7 +419,7 @@ class TestModel:
         server.machine.now += 5
         assert keys(one) == ["b"]
 
-    def test_writes_that_are_not_kept(self) -> None:
+    def test_writes_may_be_discarded_or_damaged(self) -> None:
         server, one = model()
         server.put_and_forget = True
         one.put("a", b"content")
@@ -430,7 +431,7 @@ class TestModel:
         assert one.copy(one, "a", "b", head_of(one, "a")) == server.objects()["b"][0]
         assert server.objects()["b"][1] == b"conten"
 
-    def test_an_absent_bucket(self) -> None:
+    def test_an_absent_bucket_fails_each_call(self) -> None:
         server, one = model()
         server.absent = True
         calls: list[Callable[[], object]] = [one.page, lambda: one.head("x"), lambda: one.put("x", b"")]
@@ -438,7 +439,7 @@ class TestModel:
         assert [code(each) for each in calls] == ["BUCKET_ABSENT"] * 6
         assert one.head("x", confirm=False) is None
 
-    def test_other_objects(self) -> None:
+    def test_archived_and_public_objects(self) -> None:
         server, one = model()
         server.set("cold", b"x", storage_class="GLACIER")
         server.set("open", b"0123456789", public=True)
@@ -450,7 +451,7 @@ class TestModel:
         with one.open("open") as stream:
             assert b"".join(stream.chunks(10)) == b"0123456789"
 
-    def test_a_lost_answer_that_is_repeated(self) -> None:
+    def test_a_request_is_repeated_after_a_lost_answer(self) -> None:
         codes = set()
         for seed in range(200):
             machine = Machine(seed)
@@ -461,7 +462,7 @@ class TestModel:
         lost = {(name, kept) for name in ("UNREACHABLE", "SERVER_ERROR") for kept in (False, True)}
         assert codes == lost | {("", True), ("TARGET_CHANGED", True)}
 
-    def test_others_act_between_the_chunks_of_a_stream(self) -> None:
+    def test_other_tasks_run_between_the_chunks_of_a_stream(self) -> None:
         server, one = model()
         machine, process = server.machine, one.network.calls.process
         server.set("key", b"0123456789" * 10)
@@ -477,4 +478,4 @@ class TestModel:
         task = machine.spawn(process, "reader", reader)
         machine.run()
         assert (task.error, b"".join(read), server.objects()) == (None, b"0123456789" * 10, {})
-        assert one.network.http.requests_made == 1  # chunks are of one request
+        assert one.network.http.requests_made == 1  # all chunks belong to one request

@@ -1,4 +1,4 @@
-"""Simulations of canaries and probes: no false alarm, every loss found, and the same seed gives the same course."""
+"""Simulations of canaries and probes: no false alarms, every loss is found, and a seed always gives the same trace."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _simulated(*options: str) -> str:
-    """Run the command in a process of its own: its clocks and locks are not those of the tests."""
+    """Run the command in a process of its own, because it replaces clocks and locks."""
     path = os.pathsep.join([str(ROOT / "layers" / "syncline"), str(ROOT)])
     done = subprocess.run(
         [sys.executable, "-m", "tests.simulation.canaries", *options],
@@ -31,7 +31,7 @@ def _simulated(*options: str) -> str:
 
 
 @pytest.mark.timeout(1500)
-def test_200_seeds_show_no_false_alarm_and_find_every_loss(tmp_path: Path) -> None:
+def test_200_seeds_raise_no_false_alarm_and_find_every_loss(tmp_path: Path) -> None:
     record = tmp_path / "record.json"
     _simulated("--seeds", "0", "200", "--record", str(record))
     totals: dict[str, Any] = json.loads(record.read_text())["totals"]
@@ -42,7 +42,7 @@ def test_200_seeds_show_no_false_alarm_and_find_every_loss(tmp_path: Path) -> No
     assert all(totals[f"verdict {word}"] for word in ("Synced", "Partialy", "NotSynced", "Timeout"))
 
 
-def test_a_seed_gives_the_same_course_in_every_process() -> None:
-    courses = [_simulated("--seed", "7").splitlines()[:-1] for _ in range(2)]
-    assert courses[0] == courses[1]
-    assert len(courses[0]) > 20
+def test_a_seed_gives_the_same_trace_in_every_process() -> None:
+    traces = [_simulated("--seed", "7").splitlines()[:-1] for _ in range(2)]
+    assert traces[0] == traces[1]
+    assert len(traces[0]) > 20

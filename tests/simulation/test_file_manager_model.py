@@ -1,4 +1,4 @@
-"""The model of a file manager, and the real client against the stand-in: the same calls, the same answers."""
+"""The file manager model against the real client with the stand-in."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ NAMES = ["a b", "a+b", "a%20b", "ä", "日本/🎈", "a'b\"c<d>&e", "../up", "ta
 
 
 @dataclass
-class World:
-    """A file manager. ``contents`` returns its files, ``set`` saves one as somebody else does."""
+class System:
+    """A file manager with a client. ``contents`` returns its files, ``set`` saves one as a foreign writer."""
 
     files: FileManager
     contents: Callable[[], dict[str, bytes | None]]
@@ -43,19 +43,19 @@ def model(faults: Faults | None = None, seed: int = 1) -> tuple[FileManagerServe
 
 
 @pytest.fixture(params=["model", "stand-in"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
     if request.param == "model":
         server, files = model()
 
         def contents() -> dict[str, bytes | None]:
             return {path: stored.content for path, stored in server.files().items()}
 
-        yield World(files, contents, server.set, server.events, server.reports, files.network.http)
+        yield System(files, contents, server.set, server.events, server.reports, files.network.http)
         return
     with standin.FileManagerServer() as other:
         http = Http(RetryPolicy(attempts=1))
         real = FileManager(other.url, lambda: None, http, nullcontext())
-        yield World(
+        yield System(
             real,
             lambda: {path: stored.content for path, stored in sorted(other.files.items())},
             other.put,
@@ -66,7 +66,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
 
 
 def code(function: Callable[[], object]) -> str:
-    """Return the code that a call fails with, "" if it does not."""
+    """Return the code of the error that a call raises, "" if it succeeds."""
     try:
         function()
     except SynclineError as error:
@@ -78,18 +78,18 @@ def content(data: bytes, **metadata: Any) -> FileContent:
     return FileContent(data, len(data), "text/plain", metadata)
 
 
-class TestBoth:
-    def test_names_of_every_sort(self, world: World) -> None:
+class TestConformance:
+    def test_paths_may_have_any_characters(self, system: System) -> None:
         for name in NAMES:
-            saved = world.files.save("create", name, content(name.encode(), etag="e"))
-            assert world.files.get(name) == saved
-        assert world.contents() == {name: name.encode() for name in sorted(NAMES)}
+            saved = system.files.save("create", name, content(name.encode(), etag="e"))
+            assert system.files.get(name) == saved
+        assert system.contents() == {name: name.encode() for name in sorted(NAMES)}
         for name in NAMES:
-            world.files.delete(name)
-        assert world.contents() == {}
+            system.files.delete(name)
+        assert system.contents() == {}
 
-    def test_a_file_from_its_creation_to_its_end(self, world: World) -> None:
-        files = world.files
+    def test_a_file_is_created_updated_and_deleted(self, system: System) -> None:
+        files = system.files
         assert files.get("a/b") is None
         created = files.save("create", "a/b", content(b"first", etag="1", more={"x": [1, None]}))
         assert (created.path, created.size, created.metadata) == ("a/b", 5, {"etag": "1", "more": {"x": [1, None]}})
@@ -100,55 +100,55 @@ class TestBoth:
         again = files.save("create", "a/b", content(b""))
         assert (again.internal_id != created.internal_id, again.size) == (True, 0)
 
-    def test_saves_that_are_refused(self, world: World) -> None:
-        files = world.files
+    def test_invalid_saves_are_refused(self, system: System) -> None:
+        files = system.files
         assert code(lambda: files.save("update", "a", content(b"x"))) == "NOT_FOUND"
-        world.set("a", b"theirs")
+        system.set("a", b"theirs")
         assert code(lambda: files.save("create", "a", content(b"x"))) == "FILE_DIFFERS"
         assert code(lambda: files.save("rename", "a", content(b"x"))) == "REFUSED"
         assert code(lambda: files.save("update", "a", FileContent(b"x", 2, "", {}))) == "REFUSED"
         assert code(lambda: files.save("create", "", content(b"x"))) == "REFUSED"
-        assert world.contents() == {"a": b"theirs"}
+        assert system.contents() == {"a": b"theirs"}
 
-    def test_streams(self, world: World) -> None:
+    def test_a_stream_is_saved(self, system: System) -> None:
         chunks = [b"a" * 1000, b"", b"b" * 10]
-        saved = world.files.save("create", "a", FileContent(iter(chunks), 1010, "text/plain", {}))
-        assert (saved.size, world.contents()) == (1010, {"a": b"".join(chunks)})
+        saved = system.files.save("create", "a", FileContent(iter(chunks), 1010, "text/plain", {}))
+        assert (saved.size, system.contents()) == (1010, {"a": b"".join(chunks)})
 
-    def test_a_stream_of_another_size(self, world: World) -> None:
+    def test_a_stream_of_another_size_is_not_saved(self, system: System) -> None:
         for size in (1, 9):
             stream = FileContent(iter([b"12", b"34"]), size, "", {})
-            assert code(partial(world.files.save, "create", "a", stream)) == "SOURCE_CHANGED"
-        assert world.contents() == {}
+            assert code(partial(system.files.save, "create", "a", stream)) == "SOURCE_CHANGED"
+        assert system.contents() == {}
 
-    def test_a_stream_that_breaks(self, world: World) -> None:
+    def test_a_failing_stream_is_not_saved(self, system: System) -> None:
         def chunks() -> Iterator[bytes]:
             yield b"12"
             raise SynclineError("TOO_SLOW", "the source is slow")
 
-        assert code(lambda: world.files.save("create", "a", FileContent(chunks(), 4, "", {}))) == "TOO_SLOW"
-        assert world.contents() == {}
+        assert code(lambda: system.files.save("create", "a", FileContent(chunks(), 4, "", {}))) == "TOO_SLOW"
+        assert system.contents() == {}
 
-    def test_renames(self, world: World) -> None:
-        files = world.files
+    def test_a_rename_keeps_everything_but_the_path(self, system: System) -> None:
+        files = system.files
         created = files.save("create", "a/b", content(b"x", etag="1"))
         files.set_permissions("a/b", FilePermissions("rwxr-x---", "me", "us"))
         for path, new_path in (("a/b", "a/c"), ("a/c", "d")):
             renamed = files.rename(path, new_path)
             assert (renamed.internal_id, renamed.path, renamed.metadata) == (created.internal_id, path, {"etag": "1"})
         assert files.permissions("d") == FilePermissions("rwxr-x---", "me", "us")
-        assert world.contents() == {"d": b"x"}
+        assert system.contents() == {"d": b"x"}
 
-    def test_renames_that_are_refused(self, world: World) -> None:
-        world.set("a", b"1")
-        world.set("b", b"2")
+    def test_invalid_renames_are_refused(self, system: System) -> None:
+        system.set("a", b"1")
+        system.set("b", b"2")
         renames = [("c", "d"), ("c", "a"), ("a", "b"), ("a", "a"), ("a", ""), ("", "c")]
-        codes = [code(partial(world.files.rename, *each)) for each in renames]
+        codes = [code(partial(system.files.rename, *each)) for each in renames]
         assert codes == ["NOT_FOUND", "NOT_FOUND", "FILE_DIFFERS", "FILE_DIFFERS", "REFUSED", "REFUSED"]
-        assert world.contents() == {"a": b"1", "b": b"2"}
+        assert system.contents() == {"a": b"1", "b": b"2"}
 
-    def test_permissions(self, world: World) -> None:
-        files = world.files
+    def test_permissions_are_read_and_set(self, system: System) -> None:
+        files = system.files
         assert files.permissions("a") is None
         assert code(lambda: files.set_permissions("a", FilePermissions("rw-r--r--"))) == "NOT_FOUND"
         files.save("create", "a", content(b"x"))
@@ -160,31 +160,31 @@ class TestBoth:
         files.save("update", "a", content(b"new"))
         assert files.permissions("a") == FilePermissions("rw-r--r--", "me", "root")
 
-    def test_events(self, world: World) -> None:
-        assert world.files.events() == []
+    def test_the_last_events_are_read(self, system: System) -> None:
+        assert system.files.events() == []
         event = {"event_type": "rename", "file_path": "a", "new_path": "b", "metadata": {}, "timestamp": "T"}
         changed = {"event_type": "change_permission", "file_path": "a", "metadata": {"new_permissions": "rwsr--r--"}}
-        world.events += [event, changed, {"event_type": "melt", "file_path": "a"}]
-        assert code(world.files.events) == "ENTRY_INVALID"
-        odd: list[InvalidEntry] = []
-        for _ in range(2):  # the same again
-            assert world.files.events(100, odd.append) == [
+        system.events += [event, changed, {"event_type": "melt", "file_path": "a"}]
+        assert code(system.files.events) == "ENTRY_INVALID"
+        invalid: list[InvalidEntry] = []
+        for _ in range(2):  # reading does not consume events
+            assert system.files.events(100, invalid.append) == [
                 FileEvent("rename", "a", "b", None, "T"),
                 FileEvent("change_permission", "a", None, "rwxr--r--", ""),
             ]
-        assert [each.name for each in odd] == ["a", "a"]
-        world.events.clear()
-        world.events += [{"event_type": "create", "file_path": f"f{number}"} for number in range(100)]
-        assert len(world.files.events(1000)) == 100
-        assert [len(world.files.events(count)) for count in (-1, 3)] == [1, 3]
+        assert [each.name for each in invalid] == ["a", "a"]
+        system.events.clear()
+        system.events += [{"event_type": "create", "file_path": f"f{number}"} for number in range(100)]
+        assert len(system.files.events(1000)) == 100
+        assert [len(system.files.events(count)) for count in (-1, 3)] == [1, 3]
 
-    def test_reports_and_health(self, world: World) -> None:
-        world.files.check()
-        world.files.report({"run": "r", "files": [1, 2]})
-        assert world.reports == [{"run": "r", "files": [1, 2]}]
+    def test_reports_are_received(self, system: System) -> None:
+        system.files.check()
+        system.files.report({"run": "r", "files": [1, 2]})
+        assert system.reports == [{"run": "r", "files": [1, 2]}]
 
-    def test_requests(self, world: World) -> None:
-        files = world.files
+    def test_each_call_is_one_request(self, system: System) -> None:
+        files = system.files
         files.save("create", "a", content(b"x"))
         files.get("a")
         files.rename("a", "b")
@@ -194,11 +194,11 @@ class TestBoth:
         files.events()
         files.report({})
         files.check()
-        assert world.http.requests_made == 9
+        assert system.http.requests_made == 9
 
 
-class TestModel:
-    def test_writes(self) -> None:
+class TestFileManagerServer:
+    def test_writes_are_recorded(self) -> None:
         server, files = model()
         files.save("create", "a", content(b"1"))
         one = server.files()["a"].digest
@@ -220,7 +220,7 @@ class TestModel:
             FileWrite("delete", "d/b", two, None, "outside"),
         ]
 
-    def test_events_of_changes(self) -> None:
+    def test_changes_may_make_events(self) -> None:
         server, files = model()
         posted: list[dict[str, Any]] = []
         server.publishes, server.on_event = True, posted.append
@@ -237,7 +237,7 @@ class TestModel:
         assert posted == server.events
         assert [each.kind for each in files.events(2)] == ["rename", "delete"]
 
-    def test_saves_that_are_not_kept(self) -> None:
+    def test_saves_may_be_discarded_or_truncated(self) -> None:
         server, files = model()
         server.put_and_forget = True
         assert files.save("create", "a", content(b"12")).size == 2
@@ -247,13 +247,13 @@ class TestModel:
         saved = files.get("a")
         assert saved is not None
         assert (saved.size, server.files()["a"].content) == (1, b"1")
-        server.admits = True
+        server.reports_kept_size = True
         assert files.save("update", "a", content(b"12")).size == 1
         server.ignores_permissions = True
         assert files.set_permissions("a", FilePermissions("rw-r--r--")).mode == "rw-r--r--"
         assert files.permissions("a") == FilePermissions("rw-------", "root", "root")
 
-    def test_a_server_that_overwrites(self) -> None:
+    def test_a_server_may_overwrite_files(self) -> None:
         server, files = model()
         server.overwrites = True
         files.save("update", "a", content(b"1"))
@@ -262,7 +262,7 @@ class TestModel:
         files.rename("a", "b")
         assert [(path, stored.content) for path, stored in server.files().items()] == [("b", b"1")]
 
-    def test_a_lost_answer_that_is_repeated(self) -> None:
+    def test_a_request_is_repeated_after_a_lost_answer(self) -> None:
         found = set()
         for seed in range(200):
             server, files = model(Faults(broken=0.5), seed)

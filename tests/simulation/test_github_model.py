@@ -1,4 +1,4 @@
-"""The model of GitHub against the stand-in behind the real client: the same questions, the same answers."""
+"""The GitHub model against the real client with the stand-in."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ TAG = "presto-92865fb-velox-65797d5-linux-amd64"
 IMAGES = {"presto-coordinator": [b"base", b"coordinator"], "presto-native-worker-cpu": [b"base", b"worker"]}
 
 
-class World:
-    """A model of GitHub and a client: one of the model, or the real one at a stand-in that shows what the model has."""
+class System:
+    """A model of GitHub with its client, or with the real client of a stand-in that shows the content of the model."""
 
     def __init__(self, standin: GitHubServer | None) -> None:
         self.machine = Machine(1)
@@ -55,7 +55,7 @@ class World:
         return run
 
     def show(self) -> None:
-        """Let the stand-in show what the model has."""
+        """Make the stand-in show the content of the model."""
         if self.standin is not None:
             self.standin.runs = [self._shown(build) for build in self.server._builds.values()]
 
@@ -89,14 +89,14 @@ class World:
         )
 
     def sleep(self, seconds: float) -> None:
-        """Let time pass."""
+        """Advance all clocks."""
         self.machine.now += seconds
         self.naps.now += seconds
         if self.standin is not None:
             self.standin.skew += seconds
 
-    def put_ahead(self, seconds: float, file: RemoteFile) -> None:
-        """Put the server's clock ahead; the client takes its address for good for as long as before."""
+    def advance_server_clock(self, seconds: float, file: RemoteFile) -> None:
+        """Advance the clock of the server, but not the time at which the client renews its signed URL."""
         self.sleep(seconds)
         file._expires += seconds
 
@@ -111,20 +111,21 @@ class World:
 
 
 @pytest.fixture(params=["model", "standin"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
     if request.param == "model":
-        yield World(None)
+        yield System(None)
         return
     with GitHubServer(REPOSITORY) as standin:
-        yield World(standin)
+        yield System(standin)
 
 
 @pytest.fixture
-def model() -> World:
-    return World(None)
+def model() -> System:
+    return System(None)
 
 
 def code_of(function: Callable[[], object]) -> str:
+    """Return the code of the error that a call raises."""
     with pytest.raises(SynclineError) as error:
         function()
     return error.value.code.name
@@ -136,32 +137,32 @@ def read(file: RemoteFile, start: int = 0, end: int | None = None) -> bytes:
 
 
 class TestRuns:
-    def test_a_run_is_what_was_added(self, world: World) -> None:
-        number = world.add(branch="other", event="push")
-        (run,) = world.runs()
+    def test_a_run_has_the_attributes_of_its_build(self, system: System) -> None:
+        number = system.add(branch="other", event="push")
+        (run,) = system.runs()
         assert (run.id, run.attempt, run.branch, run.event) == (number, 1, "other", "push")
         assert (run.status, run.conclusion, run.path) == ("completed", "success", ".github/workflows/build.yml")
         assert (run.created, run.started, run.updated) == (EPOCH - 60, EPOCH - 60, EPOCH)
-        assert world.github.run(REPOSITORY, number) == run
-        assert run == world.server.run(REPOSITORY, number)
+        assert system.github.run(REPOSITORY, number) == run
+        assert run == system.server.run(REPOSITORY, number)
 
     @pytest.mark.parametrize(("count", "requests"), [(1, 1), (100, 1), (101, 2), (270, 3)])
-    def test_all_pages_the_youngest_first(self, world: World, count: int, requests: int) -> None:
+    def test_runs_are_listed_in_pages_newest_first(self, system: System, count: int, requests: int) -> None:
         added = []
         for _ in range(count):
-            added.append(world.server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images={}))
-            world.machine.now += 0.5  # two have the same time
-        world.show()
-        assert [run.id for run in world.runs()] == added[::-1]
-        assert world.http.requests_made == requests
+            added.append(system.server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images={}))
+            system.machine.now += 0.5  # two runs have the same time
+        system.show()
+        assert [run.id for run in system.runs()] == added[::-1]
+        assert system.http.requests_made == requests
 
-    def test_a_run_that_begins_between_two_pages_hides_none_and_doubles_none(self, world: World) -> None:
-        added = [world.server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images={}) for _ in range(150)]
-        world.show()
-        listing = world.github.runs(REPOSITORY, WORKFLOW)
+    def test_a_run_added_between_two_pages_neither_hides_nor_repeats_others(self, system: System) -> None:
+        added = [system.server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images={}) for _ in range(150)]
+        system.show()
+        listing = system.github.runs(REPOSITORY, WORKFLOW)
         first = next(listing).id
-        world.sleep(1)
-        world.add()
+        system.sleep(1)
+        system.add()
         assert [first, *(run.id for run in listing)] == added[::-1]
 
     @pytest.mark.parametrize(
@@ -177,172 +178,172 @@ class TestRuns:
             ({"status": "success", "branch": "main", "event": None}, "ade"),
         ],
     )
-    def test_filters(self, world: World, filters: dict[str, str | None], expected: str) -> None:
+    def test_runs_are_filtered(self, system: System, filters: dict[str, str | None], expected: str) -> None:
         numbers = {
-            "a": world.add(),
-            "b": world.add(conclusion="failure"),
-            "c": world.add(branch="other"),
-            "d": world.add(event="push"),
-            "e": world.add(took=86_400.0),
-            "f": world.add(conclusion=None),
+            "a": system.add(),
+            "b": system.add(conclusion="failure"),
+            "c": system.add(branch="other"),
+            "d": system.add(event="push"),
+            "e": system.add(took=86_400.0),
+            "f": system.add(conclusion=None),
         }
-        assert {run.id for run in world.runs(**filters)} == {numbers[name] for name in expected}
+        assert {run.id for run in system.runs(**filters)} == {numbers[name] for name in expected}
 
-    def test_a_filtered_list_ends_after_1000(self, world: World) -> None:
+    def test_a_filtered_list_ends_after_1000(self, system: System) -> None:
         for _ in range(1_010):
-            world.server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images={})
-        world.show()
-        assert len(world.runs(status="success")) == 1_000
-        assert world.http.requests_made == 10
+            system.server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images={})
+        system.show()
+        assert len(system.runs(status="success")) == 1_000
+        assert system.http.requests_made == 10
 
-    def test_a_workflow_by_its_path(self, world: World) -> None:
-        number = world.add()
-        assert [r.id for r in world.github.runs(REPOSITORY, f".github/workflows/{WORKFLOW}")] == [number]
+    def test_a_workflow_may_be_named_by_its_path(self, system: System) -> None:
+        number = system.add()
+        assert [r.id for r in system.github.runs(REPOSITORY, f".github/workflows/{WORKFLOW}")] == [number]
 
-    def test_a_listing_asks_nothing_before_it_is_read(self, world: World) -> None:
-        world.add()
-        listing = world.github.runs(REPOSITORY, WORKFLOW)
-        assert world.http.requests_made == 0
+    def test_a_listing_makes_no_request_before_it_is_read(self, system: System) -> None:
+        system.add()
+        listing = system.github.runs(REPOSITORY, WORKFLOW)
+        assert system.http.requests_made == 0
         assert len(list(listing)) == 1
 
-    def test_what_is_not_there(self, world: World) -> None:
+    def test_absent_workflows_runs_and_artifacts_are_not_found(self, system: System) -> None:
         artifact = Artifact(99, "none", 1, expired=False, digest=None, created="")
-        world.add()
-        github = world.github
+        system.add()
+        github = system.github
         assert code_of(lambda: list(github.runs(REPOSITORY, "other.yml"))) == "NOT_FOUND"
         assert code_of(lambda: list(github.runs("team/other", WORKFLOW))) == "NOT_FOUND"
         assert code_of(lambda: github.run(REPOSITORY, 99)) == "NOT_FOUND"
         assert code_of(lambda: github.artifacts(REPOSITORY, 99)) == "NOT_FOUND"
         assert code_of(lambda: github.content(REPOSITORY, artifact).size) == "NOT_FOUND"
 
-    def test_a_run_that_is_removed(self, world: World) -> None:
-        kept, gone = world.add(), world.add()
-        run, artifact = world.github.run(REPOSITORY, gone), world.artifact(gone)
-        world.server.remove_build(gone)
-        world.show()
-        assert [each.id for each in world.runs()] == [kept]
-        assert code_of(lambda: world.github.run(REPOSITORY, gone)) == "NOT_FOUND"
-        assert code_of(lambda: world.content(artifact).size) == "NOT_FOUND"
-        assert code_of(lambda: world.github.logs(REPOSITORY, run).size) == "ARTIFACT_EXPIRED"
+    def test_a_removed_run_is_not_found(self, system: System) -> None:
+        kept, gone = system.add(), system.add()
+        run, artifact = system.github.run(REPOSITORY, gone), system.artifact(gone)
+        system.server.remove_build(gone)
+        system.show()
+        assert [each.id for each in system.runs()] == [kept]
+        assert code_of(lambda: system.github.run(REPOSITORY, gone)) == "NOT_FOUND"
+        assert code_of(lambda: system.content(artifact).size) == "NOT_FOUND"
+        assert code_of(lambda: system.github.logs(REPOSITORY, run).size) == "ARTIFACT_EXPIRED"
 
-    def test_another_attempt(self, world: World) -> None:
-        number = world.add()
-        before = read(world.github.logs(REPOSITORY, world.github.run(REPOSITORY, number)))
-        world.sleep(600)
-        world.server.rerun(number)
-        world.show()
-        (run,) = world.runs()
+    def test_another_attempt_adds_artifacts_and_logs(self, system: System) -> None:
+        number = system.add()
+        before = read(system.github.logs(REPOSITORY, system.github.run(REPOSITORY, number)))
+        system.sleep(600)
+        system.server.rerun(number)
+        system.show()
+        (run,) = system.runs()
         assert (run.mark, run.created, run.updated) == (f"{number}.2", EPOCH - 60, EPOCH + 600)
         assert (run.number, run.started) == (1, EPOCH + 540)
-        assert world.github.run(REPOSITORY, number) == world.server.run(REPOSITORY, number)
-        assert len({each.id for each in world.github.artifacts(REPOSITORY, number)}) == 2
-        assert read(world.github.logs(REPOSITORY, run)) != before
-        assert read(world.github.logs(REPOSITORY, replace(run, attempt=1))) == before
+        assert system.github.run(REPOSITORY, number) == system.server.run(REPOSITORY, number)
+        assert len({each.id for each in system.github.artifacts(REPOSITORY, number)}) == 2
+        assert read(system.github.logs(REPOSITORY, run)) != before
+        assert read(system.github.logs(REPOSITORY, replace(run, attempt=1))) == before
 
-    def test_runs_are_numbered(self, world: World) -> None:
-        numbers = [world.add(), world.add()]
-        assert [world.github.run(REPOSITORY, each).number for each in numbers] == [1, 2]
+    def test_runs_are_numbered(self, system: System) -> None:
+        numbers = [system.add(), system.add()]
+        assert [system.github.run(REPOSITORY, each).number for each in numbers] == [1, 2]
 
-    def test_an_address_outlives_the_run(self, world: World) -> None:
-        number = world.add()
-        file = world.content(world.artifact(number))
+    def test_a_signed_url_of_a_removed_run_is_not_found(self, system: System) -> None:
+        number = system.add()
+        file = system.content(system.artifact(number))
         assert file.size
-        world.server.remove_build(number)
-        world.show()
+        system.server.remove_build(number)
+        system.show()
         assert code_of(lambda: read(file, 0, 2)) == "NOT_FOUND"
 
-    def test_a_run_that_goes_on(self, world: World) -> None:
-        number = world.add(conclusion=None)
-        run = world.github.run(REPOSITORY, number)
+    def test_a_run_in_progress_has_no_artifacts_or_logs(self, system: System) -> None:
+        number = system.add(conclusion=None)
+        run = system.github.run(REPOSITORY, number)
         assert (run.status, run.conclusion, run.attempt) == ("in_progress", "", 1)
-        assert world.github.artifacts(REPOSITORY, number) == []
-        assert code_of(lambda: world.github.logs(REPOSITORY, run).size) == "ARTIFACT_EXPIRED"
-        world.server.finish(number)
-        world.show()
-        run = world.github.run(REPOSITORY, number)
+        assert system.github.artifacts(REPOSITORY, number) == []
+        assert code_of(lambda: system.github.logs(REPOSITORY, run).size) == "ARTIFACT_EXPIRED"
+        system.server.finish(number)
+        system.show()
+        run = system.github.run(REPOSITORY, number)
         assert (run.status, run.conclusion, run.attempt) == ("completed", "success", 1)
-        assert world.github.logs(REPOSITORY, run).size
+        assert system.github.logs(REPOSITORY, run).size
 
 
 class TestDownloads:
-    def test_artifacts(self, world: World) -> None:
-        number = world.add(beside={"reports": b"no zip at all"})
-        found = world.github.artifacts(REPOSITORY, number)
+    def test_artifacts_are_listed(self, system: System) -> None:
+        number = system.add(artifacts_before={"reports": b"no zip at all"})
+        found = system.github.artifacts(REPOSITORY, number)
         assert [(each.name, each.expired) for each in found] == [("reports", False), (f"images-{TAG}", False)]
-        listed, _ = world.server.artifacts(REPOSITORY, number)
+        listed, _ = system.server.artifacts(REPOSITORY, number)
         assert [replace(each, created="") for each in found] == [replace(each, created="") for each in listed]
 
     @pytest.mark.parametrize("count", [100, 101])
-    def test_artifacts_of_all_pages(self, world: World, count: int) -> None:
-        number = world.add(images={}, beside={f"a{at:03}": b"content" for at in range(count)})
-        assert [each.name for each in world.github.artifacts(REPOSITORY, number)] == [f"a{n:03}" for n in range(count)]
-        assert world.http.requests_made == -(-count // 100)
+    def test_artifacts_are_listed_in_pages(self, system: System, count: int) -> None:
+        number = system.add(images={}, artifacts_before={f"a{at:03}": b"content" for at in range(count)})
+        assert [each.name for each in system.github.artifacts(REPOSITORY, number)] == [f"a{n:03}" for n in range(count)]
+        assert system.http.requests_made == -(-count // 100)
 
-    def test_ranges(self, world: World) -> None:
-        artifact = world.artifact(world.add())
+    def test_ranges_are_read_with_one_request_each(self, system: System) -> None:
+        artifact = system.artifact(system.add())
         whole = artifact_of(tuple((name, tuple(layers)) for name, layers in IMAGES.items()), TAG, "oci")
-        file, before = world.content(artifact), world.http.requests_made
+        file, before = system.content(artifact), system.http.requests_made
         assert file.size == artifact.size == len(whole)
-        assert world.http.requests_made == before + 2
+        assert system.http.requests_made == before + 2
         for start, end in [(0, len(whole)), (5, 6), (1_000, len(whole)), (9, 9)]:
             assert read(file, start, end) == whole[start:end]
-        assert world.http.requests_made == before + 5
+        assert system.http.requests_made == before + 5
 
-    def test_a_range_beyond_the_end(self, world: World) -> None:
-        file = world.content(world.artifact(world.add()))
+    def test_a_range_beyond_the_end_is_refused(self, system: System) -> None:
+        file = system.content(system.artifact(system.add()))
         size = file.size
         assert code_of(lambda: read(file, size, size + 5)) == "REFUSED"
         assert code_of(lambda: read(file, size - 5, size + 5)) == "REFUSED"
 
-    def test_an_address_is_renewed_before_its_minute_is_over(self, world: World) -> None:
-        file = world.content(world.artifact(world.add()))
+    def test_a_signed_url_is_renewed_before_it_expires(self, system: System) -> None:
+        file = system.content(system.artifact(system.add()))
         assert file.size
-        before = world.http.requests_made
+        before = system.http.requests_made
         for pause, requests in [(49.0, 1), (2.0, 2), (1.0, 1)]:
-            world.sleep(pause)
+            system.sleep(pause)
             read(file, 0, 2)
             before += requests
-            assert world.http.requests_made == before
+            assert system.http.requests_made == before
 
-    def test_an_address_that_the_store_rejects_is_renewed(self, world: World) -> None:
-        file = world.content(world.artifact(world.add()))
+    def test_a_rejected_signed_url_is_renewed(self, system: System) -> None:
+        file = system.content(system.artifact(system.add()))
         assert file.size
-        before = world.http.requests_made
-        world.put_ahead(61, file)
+        before = system.http.requests_made
+        system.advance_server_clock(61, file)
         assert read(file, 0, 2) == b"PK"
-        assert world.http.requests_made == before + 3
+        assert system.http.requests_made == before + 3
 
-    def test_a_store_that_rejects_every_address(self, world: World) -> None:
-        file = world.content(world.artifact(world.add()))
-        world.server.url_lives = -1.0
-        if world.standin is not None:
-            world.standin.rejects = 100
-        before = world.http.requests_made
+    def test_a_store_that_rejects_every_signed_url_is_an_error(self, system: System) -> None:
+        file = system.content(system.artifact(system.add()))
+        system.server.url_lives = -1.0
+        if system.standin is not None:
+            system.standin.rejects = 100
+        before = system.http.requests_made
         assert code_of(lambda: file._stream(0, 2)) == "SERVER_ERROR"
-        assert world.http.requests_made == before + 6
+        assert system.http.requests_made == before + 6
 
-    def test_an_expired_artifact(self, world: World) -> None:
-        number = world.add()
-        artifact = world.artifact(number)
-        file = world.content(artifact)
+    def test_an_expired_artifact_is_readable_until_its_signed_url_expires(self, system: System) -> None:
+        number = system.add()
+        artifact = system.artifact(number)
+        file = system.content(artifact)
         assert file.size
-        world.server.expire(artifact.id)
-        world.show()
-        assert read(file, 0, 2) == b"PK"  # its address is still good
-        world.sleep(61)
+        system.server.expire(artifact.id)
+        system.show()
+        assert read(file, 0, 2) == b"PK"  # the signed URL is still valid
+        system.sleep(61)
         assert code_of(lambda: read(file, 0, 2)) == "ARTIFACT_EXPIRED"
-        assert world.artifact(number).expired
+        assert system.artifact(number).expired
 
-    def test_logs(self, world: World) -> None:
-        run = world.github.run(REPOSITORY, world.add())
-        with zipfile.ZipFile(io.BytesIO(read(world.github.logs(REPOSITORY, run)))) as archive:
+    def test_the_logs_of_an_attempt_are_read(self, system: System) -> None:
+        run = system.github.run(REPOSITORY, system.add())
+        with zipfile.ZipFile(io.BytesIO(read(system.github.logs(REPOSITORY, run)))) as archive:
             assert archive.namelist() == ["0_build.txt", "build/3_Print metadata.txt", "1_other.txt"]
-        assert code_of(lambda: world.github.logs(REPOSITORY, replace(run, attempt=2)).size) == "ARTIFACT_EXPIRED"
+        assert code_of(lambda: system.github.logs(REPOSITORY, replace(run, attempt=2)).size) == "ARTIFACT_EXPIRED"
 
 
 class TestBuilds:
     @pytest.mark.parametrize("form", ["oci", "legacy"])
-    def test_the_artifact_has_the_images(self, form: Format) -> None:
+    def test_the_artifact_contains_the_images(self, form: Format) -> None:
         given = tuple((name, tuple(layers)) for name, layers in IMAGES.items())
         content = artifact_of(given, TAG, form)
         assert len(content) < 8_000
@@ -360,7 +361,7 @@ class TestBuilds:
                     assert entry["RepoTags"] == [f"{name}:{TAG}"]
                     assert ("oci-layout" in tar.getnames()) == (form == "oci")
 
-    def test_the_block(self, model: World) -> None:
+    def test_the_logs_contain_the_metadata_block(self, model: System) -> None:
         number = model.add(metadata={"Velox repository": "mine", "Registry push": None})
         run = model.github.run(REPOSITORY, number)
         with zipfile.ZipFile(io.BytesIO(read(model.github.logs(REPOSITORY, run)))) as archive:
@@ -384,15 +385,15 @@ class TestBuilds:
         }
 
 
-class TestSwitches:
-    def test_listings_that_are_cut_or_empty(self, model: World) -> None:
+class TestFaults:
+    def test_listings_may_be_cut_or_empty(self, model: System) -> None:
         numbers = [model.add() for _ in range(3)]
         model.server.listing_cut = 2
         assert [run.id for run in model.runs()] == numbers[:0:-1]
         model.server.empty_listing = True
         assert not model.runs()
 
-    def test_endless_runs(self, model: World) -> None:
+    def test_a_list_of_runs_may_be_endless(self, model: System) -> None:
         number = model.add()
         model.server.endless = True
         listing = model.github.runs(REPOSITORY, WORKFLOW, status="success")
@@ -402,21 +403,21 @@ class TestSwitches:
         assert [run.created for run in first] == sorted((run.created for run in first), reverse=True)
         assert code_of(lambda: sum(1 for _ in listing)) == "LISTING_TOO_LONG"
 
-    def test_no_digests(self, world: World) -> None:
-        world.server.digest_null = True
-        assert world.artifact(world.add()).digest is None
+    def test_an_artifact_may_have_no_digest(self, system: System) -> None:
+        system.server.digest_null = True
+        assert system.artifact(system.add()).digest is None
 
-    def test_wrong_bytes(self, model: World) -> None:
+    def test_a_download_may_have_a_wrong_byte(self, model: System) -> None:
         artifact = model.artifact(model.add())
         file = model.content(artifact)
-        good = read(file)
+        expected = read(file)
         model.server.wrong_bytes = True
-        bad = read(file)
-        assert sum(a != b for a, b in zip(good, bad, strict=True)) == 1
-        at = next(at for at, byte in enumerate(good) if byte != bad[at])
-        assert read(file, at, at + 1) == bad[at : at + 1]
+        damaged = read(file)
+        assert sum(a != b for a, b in zip(expected, damaged, strict=True)) == 1
+        at = next(at for at, byte in enumerate(expected) if byte != damaged[at])
+        assert read(file, at, at + 1) == damaged[at : at + 1]
 
-    def test_addresses_of_a_second(self, model: World) -> None:
+    def test_signed_urls_may_expire_early(self, model: System) -> None:
         file = model.content(model.artifact(model.add()))
         model.server.url_lives = 1.0
         assert file.size
@@ -425,7 +426,7 @@ class TestSwitches:
         read(file, 0, 2)
         assert model.http.requests_made == before + 3
 
-    def test_faults_of_the_network(self) -> None:
+    def test_requests_may_fail_in_the_network(self) -> None:
         machine = Machine(1)
         server = Model(machine)
         server.add_build(REPOSITORY, WORKFLOW, tag=TAG, images=IMAGES)

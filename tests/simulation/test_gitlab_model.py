@@ -1,4 +1,4 @@
-"""The model of GitLab against the stand-in behind the real client: the same questions, the same answers."""
+"""The GitLab model against the real client with the stand-in."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ DIGEST = "sha256:" + "ab" * 32
 
 
 class FakeRegistry:
+    """The tags of a registry."""
+
     def __init__(self) -> None:
         self.content: dict[tuple[str, str], str] = {}
 
@@ -29,8 +31,8 @@ class FakeRegistry:
         return dict(self.content)
 
 
-class World:
-    """A registry with a GitLab in front of it. ``client`` makes a client of a project, with an Http of its own."""
+class System:
+    """A registry with a GitLab in front of it. ``client`` returns a client for a project."""
 
     def __init__(self, registry: FakeRegistry, client: Callable[[str, Http], GitLab]) -> None:
         self.registry = registry
@@ -51,11 +53,11 @@ def sim(server: model.GitLabServer, http: Http, project: str = PROJECT) -> GitLa
 
 
 @pytest.fixture(params=["model", "standin"])
-def world(request: pytest.FixtureRequest) -> Iterator[World]:
+def system(request: pytest.FixtureRequest) -> Iterator[System]:
     registry = FakeRegistry()
     if request.param == "model":
         server = model.GitLabServer(registry, PROJECT)
-        yield World(registry, lambda project, http: sim(server, http, project))
+        yield System(registry, lambda project, http: sim(server, http, project))
         return
 
     def content() -> dict[str, dict[str, str]]:
@@ -66,103 +68,104 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         return found
 
     with GitLabServer(content, PROJECT) as standin:
-        yield World(registry, lambda project, http: GitLab(Endpoint.parse(standin.url), project, lambda: TOKEN, http))
+        yield System(registry, lambda project, http: GitLab(Endpoint.parse(standin.url), project, lambda: TOKEN, http))
 
 
 def code_of(function: Callable[[], object]) -> str:
+    """Return the code of the error that a call raises."""
     with pytest.raises(SynclineError) as error:
         function()
     return error.value.code.name
 
 
 @pytest.mark.parametrize(("count", "requests"), [(0, 1), (1, 1), (100, 1), (101, 2), (270, 3)])
-def test_repositories_of_all_pages(world: World, count: int, requests: int) -> None:
+def test_repositories_are_listed_in_pages(system: System, count: int, requests: int) -> None:
     paths = [f"{PROJECT}/x86/app-{number:03}" for number in range(count)]
     for path in reversed(paths):
-        world.put("v1", repository=path)
-    found = list(world.gitlab().repositories())
+        system.put("v1", repository=path)
+    found = list(system.gitlab().repositories())
     expected = [
         GitLabRepository(number, path.removeprefix(f"{PROJECT}/"), path) for number, path in enumerate(paths, 1)
     ]
     assert found == expected
-    assert world.http.requests_made == requests
+    assert system.http.requests_made == requests
 
 
 @pytest.mark.parametrize("count", [1, 100, 101, 350])
-def test_tags_of_all_pages_come_by_name(world: World, count: int) -> None:
+def test_tags_are_listed_in_pages_by_name(system: System, count: int) -> None:
     names = [f"v{number:03}" for number in range(count)]
-    world.put(*reversed(names))
-    gitlab = world.gitlab()
+    system.put(*reversed(names))
+    gitlab = system.gitlab()
     (repository,) = gitlab.repositories()
     assert list(gitlab.tags(repository.id)) == names
-    assert world.http.requests_made == 1 + -(-count // 100)
+    assert system.http.requests_made == 1 + -(-count // 100)
 
 
-def test_a_repository_named_like_the_project_has_no_name(world: World) -> None:
-    world.put("v1", repository=PROJECT)
-    assert list(world.gitlab().repositories()) == [GitLabRepository(1, "", PROJECT)]
+def test_a_repository_named_like_the_project_has_no_name(system: System) -> None:
+    system.put("v1", repository=PROJECT)
+    assert list(system.gitlab().repositories()) == [GitLabRepository(1, "", PROJECT)]
 
 
-def test_other_projects_are_not_shown(world: World) -> None:
-    world.put("v1")
-    world.put("v1", repository="other/project/app")
-    assert [each.path for each in world.gitlab().repositories()] == [f"{PROJECT}/app"]
+def test_other_projects_are_not_listed(system: System) -> None:
+    system.put("v1")
+    system.put("v1", repository="other/project/app")
+    assert [each.path for each in system.gitlab().repositories()] == [f"{PROJECT}/app"]
 
 
-def test_one_tag(world: World) -> None:
-    world.put("v1")
-    gitlab = world.gitlab()
+def test_the_details_of_a_tag_are_read(system: System) -> None:
+    system.put("v1")
+    gitlab = system.gitlab()
     (repository,) = gitlab.repositories()
     details = gitlab.tag(repository.id, "v1")
     assert (details.digest, details.size, details.created) == (DIGEST, model.SIZE, model.CREATED)
-    assert world.http.requests_made == 2
+    assert system.http.requests_made == 2
 
 
-def test_a_repository_keeps_its_number(world: World) -> None:
-    world.put("v1", repository=f"{PROJECT}/b")
-    gitlab = world.gitlab()
+def test_a_repository_keeps_its_id(system: System) -> None:
+    system.put("v1", repository=f"{PROJECT}/b")
+    gitlab = system.gitlab()
     before = list(gitlab.repositories())
-    world.put("v1", repository=f"{PROJECT}/a")
+    system.put("v1", repository=f"{PROJECT}/a")
     assert [(each.id, each.name) for each in gitlab.repositories()] == [(2, "a"), (before[0].id, "b")]
 
 
-def test_what_is_not_there(world: World) -> None:
-    world.put("v1")
-    gitlab = world.gitlab()
+def test_absent_tags_repositories_and_projects_are_not_found(system: System) -> None:
+    system.put("v1")
+    gitlab = system.gitlab()
     (repository,) = gitlab.repositories()
     assert code_of(lambda: gitlab.tag(repository.id, "v2")) == "NOT_FOUND"
     assert code_of(lambda: list(gitlab.tags(99))) == "NOT_FOUND"
     assert code_of(lambda: gitlab.tag(99, "v1")) == "NOT_FOUND"
-    other = world.gitlab("group/other")
+    other = system.gitlab("group/other")
     assert code_of(lambda: list(other.repositories())) == "NOT_FOUND"
 
 
-def test_a_repository_that_goes(world: World) -> None:
-    world.put("v1")
-    gitlab = world.gitlab()
+def test_a_repository_without_tags_is_not_found(system: System) -> None:
+    system.put("v1")
+    gitlab = system.gitlab()
     (repository,) = gitlab.repositories()
-    world.registry.content.clear()
+    system.registry.content.clear()
     assert code_of(lambda: list(gitlab.tags(repository.id))) == "NOT_FOUND"
 
 
-def test_a_listing_asks_nothing_before_it_is_read(world: World) -> None:
-    listing = world.gitlab().repositories()
-    assert world.http.requests_made == 0
+def test_a_listing_makes_no_request_before_it_is_read(system: System) -> None:
+    listing = system.gitlab().repositories()
+    assert system.http.requests_made == 0
     assert list(listing) == []
 
 
-def test_a_tag_that_comes_between_two_pages_hides_none_and_doubles_none(world: World) -> None:
+def test_a_tag_added_between_two_pages_neither_hides_nor_repeats_others(system: System) -> None:
     names = [f"v{number:03}" for number in range(150)]
-    world.put(*names)
-    gitlab = world.gitlab()
+    system.put(*names)
+    gitlab = system.gitlab()
     (repository,) = gitlab.repositories()
     listing = gitlab.tags(repository.id)
     first = next(listing)
-    world.put("a")
+    system.put("a")
     assert [first, *listing] == names
 
 
-class TestSwitches:
+class TestFaults:
     @pytest.fixture
     def registry(self) -> FakeRegistry:
         registry = FakeRegistry()
@@ -179,21 +182,23 @@ class TestSwitches:
         assert [each.id for each in gitlab.repositories()] == [1]
         return gitlab
 
-    def test_a_listing_that_is_cut(self, server: model.GitLabServer, gitlab: GitLab) -> None:
+    def test_a_listing_may_be_cut(self, server: model.GitLabServer, gitlab: GitLab) -> None:
         server.listing_cut = 120
         assert list(gitlab.tags(1)) == [f"v{number:03}" for number in range(120)]
 
-    def test_empty_listings(self, server: model.GitLabServer, gitlab: GitLab) -> None:
+    def test_listings_may_be_empty(self, server: model.GitLabServer, gitlab: GitLab) -> None:
         server.empty_listing = True
         assert not list(gitlab.repositories())
         assert not list(gitlab.tags(1))
         assert gitlab.tag(1, "v000").digest == DIGEST
 
-    def test_endless_tags(self, server: model.GitLabServer, gitlab: GitLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_list_of_tags_may_be_endless(
+        self, server: model.GitLabServer, gitlab: GitLab, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(model, "TAG_LIMITS", ListingLimits(entries=10_000))
         server.endless = True
         assert code_of(lambda: sum(1 for _ in gitlab.tags(1))) == "LISTING_TOO_LONG"
 
-    def test_no_digest(self, server: model.GitLabServer, gitlab: GitLab) -> None:
+    def test_a_tag_may_have_no_digest(self, server: model.GitLabServer, gitlab: GitLab) -> None:
         server.digest_null = True
         assert gitlab.tag(1, "v000").digest is None

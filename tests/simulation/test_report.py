@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.simulation.report import crash_points
 
 
-def test_points_that_were_passed_and_never_hit_are_named() -> None:
+def test_crash_points_that_were_passed_but_never_hit_are_returned() -> None:
     totals = {
         "point put_item": 9,
         "point passed before put_item": 9,

@@ -1,4 +1,4 @@
-"""The model of the table does what DynamoDB does: moto is asked the same."""
+"""The table model against moto: the same calls have the same outcomes."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def real() -> Iterator[Table]:
 
 
 def outcome(call: Callable[[], Any]) -> Any:
-    """Return what a call answers, or how it is refused."""
+    """Return the attributes that a call returns, or the codes of its error."""
     try:
         answer = call()
     except ClientError as error:
@@ -111,7 +111,7 @@ def outcome(call: Callable[[], Any]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Return a value so that equal ones compare equal, whoever gave it."""
+    """Return a value with binary values as bytes, so that values of both tables can be compared."""
     if isinstance(value, dict):
         return {name: plain(each) for name, each in value.items()}
     if isinstance(value, list):
@@ -137,7 +137,7 @@ def test_the_same_calls_have_the_same_outcome(real: Table, calls: list[tuple[Any
         assert plain(model.query(**query)["Items"]) == plain(real.query(**query)["Items"])
 
 
-def test_queries_page_and_keep_their_order() -> None:
+def test_queries_return_items_in_order_over_pages() -> None:
     table = ModelTable(page=500)
     for number in range(20):
         table.put_item(Item={"pk": "p", "sk": f"{number:02}", "text": "x" * 100})
@@ -167,7 +167,7 @@ def test_queries_page_and_keep_their_order() -> None:
         {"UpdateExpression": "SET other = :a", "ExpressionAttributeValues": {":a": 1}},
     ],
 )
-def test_requests_that_dynamodb_refuses_are_defects(arguments: dict[str, Any]) -> None:
+def test_invalid_expressions_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises((ValidationError, KeyError)):
         ModelTable().update_item(Key={"pk": "p", "sk": "s"}, **arguments)
 
@@ -196,7 +196,7 @@ _ITEM = {"pk": "strict", "sk": "s"}
         ("put_item", {"Item": {**_ITEM, "value": "x" * 410_000}}),
     ],
 )
-def test_both_refuse(real: Table, method: str, arguments: dict[str, Any]) -> None:
+def test_invalid_requests_are_refused_by_both(real: Table, method: str, arguments: dict[str, Any]) -> None:
     for table in (real, ModelTable(real.name)):
         with pytest.raises((ClientError, ParamValidationError, TypeError, ArithmeticError, AssertionError)):
             getattr(table, method)(**arguments)

@@ -1,1 +1,1 @@
-"""A soak: all five kinds on one engine, against real servers, while functions, engine and servers are killed."""
+"""The soak test: all five kinds on one engine and real servers, while functions, engine and servers are killed."""

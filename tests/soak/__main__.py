@@ -1,9 +1,9 @@
-"""Soak the product: ``python -m tests.soak --minutes 60 --seed 1 --record FILE``. Exit code 0 if nothing is wrong.
+"""Run the soak test: ``python -m tests.soak --minutes 60 --seed 1 --record FILE``. The exit code is 0 on success.
 
-The engine of this machine runs one sync of each kind. The images are between two docker-registries that run as
-processes, the tokens in nginx instances; buckets, git over HTTP, the file manager and GitHub are the strict stand-ins of
-the tests. Sources change all the time, with schedules, webhooks and events, while a seed decides who is killed when.
-Then the faults stop, every sync runs in full, and the judge compares.
+The local engine runs one sync of each kind. Two docker-registries hold the images, nginx instances the tokens; buckets,
+git over HTTP, the file manager and GitHub are the strict stand-ins of the tests. Sources change all the time, with
+schedules, webhooks and events, while a seed selects the processes to kill. Then the faults stop, every sync runs in full,
+and the judge compares sources and targets.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _SHOWN: Final = 20
 
 
 def planted(seed: int) -> dict[str, str]:
-    """Return the secrets, each with characters that are written otherwise in addresses."""
-    chance = random.Random(f"{seed} secrets")
-    signed = {name: f"pl4nted/{name}+{chance.getrandbits(96):024x}=;" for name in ("prod", "dr", "git", "s3")}
+    """Return the planted secrets. Some contain characters that URLs escape."""
+    rng = random.Random(f"{seed} secrets")
+    signed = {name: f"pl4nted/{name}+{rng.getrandbits(96):024x}=;" for name in ("prod", "dr", "git", "s3")}
     plain = ("manager", "github", "cluster", "canary", *(f"hook_{kind}" for kind in KINDS[:4]))
-    return signed | {name: f"pl4nted-{name}-{chance.getrandbits(96):024x}" for name in plain}
+    return signed | {name: f"pl4nted-{name}-{rng.getrandbits(96):024x}" for name in plain}
 
 
 class Soak:
-    """One soak, in a folder of its own."""
+    """One run of the soak test, in a separate folder."""
 
     def __init__(self, folder: Path, minutes: float, seed: int) -> None:
         self.folder = folder
@@ -54,7 +54,7 @@ class Soak:
         self.growth: list[Growth] = []
 
     def run(self) -> None:
-        """Do all of it; :attr:`wrong` and :attr:`record` say how it went."""
+        """Run the complete test; :attr:`wrong` has the errors, :attr:`record` the figures."""
         deployment = Deployment(self.folder / "home", self.folder)
         try:
             notify = f"{deployment.outputs['ReceiveUrl']}hooks/{sync_name('images')}/{self.secrets['hook_images']}"
@@ -64,20 +64,20 @@ class Soak:
                 deployment.apply(servers, self.secrets)
                 self._load(work)
                 self._judge(work)
-            self.wrong += [told for each in servers.standins for told in each.told]
+            self.wrong += [error for each in servers.standins for error in each.errors]
         finally:
             deployment.down()
         self._search(deployment, work)
 
     def _load(self, work: writers.Work) -> None:
-        """Change, kill and watch until the time is over; then have everything run again."""
+        """Change sources, kill processes and take samples until the time is over."""
         ended = threading.Event()
         killer = Killer(work.deployment, work.servers.victims, self.seed, self.seconds)
         watch = Watch(work.deployment, self.search)
         parts: dict[str, Callable[[threading.Event], None]] = {kind: partial(work.run, kind) for kind in KINDS}
         parts |= {"killer": killer.run, "watch": watch.run}
         threads = [
-            threading.Thread(target=self._noting, args=(name, part, ended), name=name, daemon=True)
+            threading.Thread(target=self._run_part, args=(name, part, ended), name=name, daemon=True)
             for name, part in parts.items()
         ]
         for each in threads:
@@ -111,11 +111,11 @@ class Soak:
             "growth": {each.name: {"second_quarter": each.second, "last_quarter": each.last} for each in self.growth},
         }
 
-    def _noting(self, name: str, part: Callable[[threading.Event], None], ended: threading.Event) -> None:
-        """Do a part of the load, and note if it ends by an error: a soak without it proves nothing."""
+    def _run_part(self, name: str, part: Callable[[threading.Event], None], ended: threading.Event) -> None:
+        """Run a part of the load. Record an exception, because the test is void without this part."""
         try:
             part(ended)
-        except Exception as error:  # noqa: BLE001 - whatever it is
+        except Exception as error:  # noqa: BLE001 - any exception invalidates the test
             self.wrong.append(f"the {name} of the soak ended: {error!r}")
 
     def _judge(self, work: writers.Work) -> None:
@@ -136,13 +136,13 @@ class Soak:
         }
 
     def _search(self, deployment: Deployment, work: writers.Work) -> None:
-        """Look for every secret and session in all that the engine has written."""
+        """Search everything that the engine has written for every secret and session."""
         search = self.search
         count = search.home(deployment.home)
         control = Search({"control": sync_name("files")})
         control.home(deployment.home)
         if not control.found:
-            self.wrong.append("the search for secrets finds nothing at all")
+            self.wrong.append("the search for secrets does not even find the name of a sync")
         self.wrong += [f"secret: {each}" for each in sorted(search.found)]
         self.record |= {"secrets": len(self.secrets) + work.sessions, "secrets_found": len(search.found)}
         self.record |= {"searched": {"places": count, "bytes": search.bytes}}
@@ -179,7 +179,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--record", type=Path, help="write the figures to this file, as JSON")
-    parser.add_argument("--keep", action="store_true", help="keep the folder of the soak, whatever comes out")
+    parser.add_argument("--keep", action="store_true", help="keep the folder even after a success")
     options = parser.parse_args()
     for name in ("docker-registry", "nginx", "git", "make"):
         program(name)
@@ -187,7 +187,7 @@ def main() -> int:
     soak = Soak(folder, options.minutes, options.seed)
     try:
         soak.run()
-    except Exception as error:  # noqa: BLE001 - whatever ended it is its result
+    except Exception as error:  # noqa: BLE001 - any exception is a failure of the test
         import traceback  # noqa: PLC0415
 
         traceback.print_exc()

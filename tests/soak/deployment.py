@@ -1,4 +1,4 @@
-"""The stack of this project on an engine of its own, with a sync of each kind."""
+"""The stack of this project on a separate engine, with a sync of each kind."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import boto3
 import yaml
 
 from syncline.cli import local_engine as engine
+from syncline.cli.deploy import client_arguments
 from syncline.cli.local_engine import Engine
 from tests.rig.container import CANARY
 from tests.soak.serve import BUCKETS, REPOSITORY
@@ -28,7 +29,7 @@ from tests.standins.nginx import HOST
 from tests.standins.s3_wire import ACCESS
 
 FUNCTION_SECONDS: Final = 40
-"""The time of the functions behind queues. A message of a killed one is seen again a minute after it."""
+"""Timeout of the functions behind queues. A killed function's message is redelivered about a minute later."""
 SECRET: Final = "syncline/soak"
 KINDS: Final = ("images", "files", "backups", "artifacts", "tokens")
 REPOSITORIES: Final = ("soak/app", "soak/base", "soak/tools")
@@ -39,7 +40,7 @@ _EVERY_MINUTE: Final = "rate(1 minute)"
 
 
 def sync_name(kind: str) -> str:
-    """The name of the sync of a kind."""
+    """Return the name of the sync of a kind."""
     return f"soak-{kind}"
 
 
@@ -64,15 +65,15 @@ class Deployment:
 
     @property
     def pid(self) -> int | None:
-        """The engine's process, if it runs."""
+        """The process ID of the engine, None if it does not run."""
         return int((self.home / "pid").read_text()) if engine.describe(self.home) else None
 
     def client(self, service: str) -> Any:
-        """A boto3 client of the engine."""
-        return boto3.client(service, **self._engine.client_arguments())  # type: ignore[call-overload]
+        """Return a boto3 client of the engine."""
+        return boto3.client(service, **client_arguments(self._engine.endpoint))  # type: ignore[call-overload]
 
     def syncline(self, *arguments: str, limit: float = 600) -> tuple[int, Any]:
-        """Run the command with ``--json``; its exit code and what it says."""
+        """Run the command with ``--json``; return its exit code and its output."""
         command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self.home), "--json"]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         done = subprocess.run(
@@ -87,12 +88,12 @@ class Deployment:
         values = dict(secrets) | {"user": USER}
         self.client("secretsmanager").create_secret(Name=SECRET, SecretString=json.dumps(values))
         self._file.write_text(json.dumps({"syncs": _syncs(servers)}))  # JSON is YAML
-        code, said = self.syncline("apply", str(self._file))
+        code, output = self.syncline("apply", str(self._file))
         if code:
-            raise RuntimeError(f"the syncs are not applied: {said}")
+            raise RuntimeError(f"the syncs are not applied: {output}")
 
     def kill(self) -> bool:
-        """Kill the engine as the kernel would."""
+        """Kill the engine with SIGKILL; return False if it does not run."""
         pid = self.pid
         if pid is None:
             return False
@@ -103,17 +104,17 @@ class Deployment:
         return True
 
     def start(self) -> None:
-        """Have the engine run again, as a person would."""
-        code, said = self.syncline("up")
+        """Start the engine again with `syncline up`."""
+        code, output = self.syncline("up")
         if code:
-            raise RuntimeError(f"the engine does not come back: {said}")
+            raise RuntimeError(f"the engine does not start again: {output}")
 
     def down(self) -> None:
         """Stop the engine; its home stays."""
         engine.down(self.home)
 
     def workers(self) -> dict[int, str]:
-        """The processes of functions, with the function of each."""
+        """Return the names of the running functions by process ID."""
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
@@ -124,7 +125,7 @@ class Deployment:
         return found
 
     def post(self, kind: str, body: bytes, headers: Mapping[str, str]) -> bool:
-        """Send a webhook; False where it was not taken. Nobody sends it again."""
+        """Send a webhook once; return False if it was not accepted."""
         address = f"{self.outputs['ReceiveUrl'].rstrip('/')}/hooks/{sync_name(kind)}"
         request = urllib.request.Request(address, body, {"Content-Type": "application/json", **headers})
         try:
@@ -135,7 +136,7 @@ class Deployment:
 
 
 def _project(folder: Path) -> Path:
-    """A copy of this project in which a killed function is replaced soon, and canaries fly every minute."""
+    """Copy this project, with short timeouts of functions and a canary round every minute."""
     for name in ("layers", "functions", "requirements"):
         shutil.copytree(TOP / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in (".venv-engine", ".build"):
@@ -206,10 +207,12 @@ def _syncs(servers: Servers) -> dict[str, Any]:
 
 
 def _artifacts(servers: Servers) -> dict[str, Any]:
-    """The shipped example, with the servers of the soak in it."""
+    """Return the shipped example with the servers of the soak test."""
     example = yaml.safe_load((TOP / "examples" / "artifacts-presto.yaml").read_text())["syncs"]["presto-images"]
     example["source"] |= {"url": servers.github.url, "repository": REPOSITORY, "auth": {"token": _reference("github")}}
-    example["source"]["limit"] = 100  # a build every 25 s, and some without an event: a full scan looks 40 minutes back
+    example["source"]["limit"] = (
+        100  # with a build every 25 s, a full scan covers 40 minutes and so finds builds whose event was lost
+    )
     example["build"]["metadata"].pop("check")  # the tags here are shorter
     example["webhook"] = {"secret": _reference("hook_artifacts")}
     return dict(example)

@@ -1,4 +1,4 @@
-"""What keeps a stand-in's content over a kill of its process: a dictionary with a journal, and a count of requests."""
+"""State of a stand-in that survives a kill of its process: a dictionary with a journal, and a count of requests."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any
 
 
 class Durable(dict[str, Any]):
-    """A dictionary whose changes are appended to ``file`` by :meth:`commit`, all those of one call in one write.
+    """A dictionary whose changes :meth:`commit` appends to ``file``, in one write per call.
 
-    A record that a kill cut off is dropped when the file is read: its request was not answered. No value is None.
+    A record that a kill truncated is dropped when the file is read: its request was not answered. No value is None.
     """
 
     def __init__(self, file: Path) -> None:
         super().__init__(read(file))
         self._pending: list[tuple[str, Any]] = []
         self._lock = threading.Lock()
-        new = file.with_suffix(".new")
-        new.write_bytes(b"".join(map(pickle.dumps, self.items())))
-        new.replace(file)
+        temporary = file.with_suffix(".new")
+        temporary.write_bytes(b"".join(map(pickle.dumps, self.items())))
+        temporary.replace(file)
         self._journal = os.open(file, os.O_WRONLY | os.O_APPEND)
 
     def __setitem__(self, key: str, value: Any) -> None:
@@ -47,7 +47,7 @@ class Durable(dict[str, Any]):
 
 
 def read(file: Path) -> dict[str, Any]:
-    """Return what a journal comes to; nothing where there is none."""
+    """Return the content that a journal describes, empty if the file does not exist."""
     found: dict[str, Any] = {}
     if not file.exists():
         return found
@@ -63,13 +63,13 @@ def read(file: Path) -> dict[str, Any]:
                 found[key] = value
 
 
-class Tally(list[Any]):
-    """A list that keeps nothing: each ``append`` adds a byte to a file, whose size is the number of requests."""
+class RequestCounter(list[Any]):
+    """A list that stores no elements: each ``append`` adds a byte to a file, whose size is the number of requests."""
 
     def __init__(self, file: Path) -> None:
         super().__init__()
         self._file = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def append(self, _each: Any) -> None:
-        """Count one."""
+        """Count one request."""
         os.write(self._file, b".")

@@ -1,4 +1,4 @@
-"""Compares every source with its target byte by byte, with nothing of the product's, and reads what the product says."""
+"""Comparison of every source with its target, byte by byte and without code of the product, and checks of its reports."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.soak.deployment import KINDS, PREFIX, PROJECT, REPOSITORIES, Deployme
 from tests.soak.durable import read
 from tests.soak.serve import BUCKETS, FILES
 from tests.soak.servers import Servers
-from tests.soak.writers import AWAY, INDEX, Work
+from tests.soak.writers import DOWN_ERRORS, INDEX, Work
 from tests.standins.file_manager import Stored
 from tests.standins.registry import OCI_MANIFEST, Registry, sha256
 
@@ -22,11 +22,11 @@ _LIST_LIMIT: Final = 150.0
 
 
 def idle(deployment: Deployment) -> list[str]:
-    """Wait until no sync has a run under way and no message waits; what is wrong, if that takes minutes."""
+    """Wait until no run is active and no message is queued. Return the errors if that takes too long."""
     end, quiet = time.monotonic() + _QUIET_LIMIT, 0
     while quiet < 3:
-        _, said = deployment.syncline("status")
-        busy = [each["name"] for each in said["syncs"] if each.get("current")]
+        _, status = deployment.syncline("status")
+        busy = [each["name"] for each in status["syncs"] if each.get("current")]
         waiting = messages(deployment)
         quiet = 0 if busy or waiting else quiet + 1
         if time.monotonic() > end:
@@ -36,7 +36,7 @@ def idle(deployment: Deployment) -> list[str]:
 
 
 def messages(deployment: Deployment) -> int:
-    """Return the number of messages in the queues, also of those in hand and delayed."""
+    """Return the number of messages in the queues, including delayed ones and those being processed."""
     sqs = deployment.client("sqs")
     urls = [deployment.outputs[f"{name}QueueUrl"] for name in ("Discover", "Transfer", "Commit", "Verify")]
     urls.append(sqs.get_queue_url(QueueName=deployment.outputs["EventsQueueArn"].rpartition(":")[2])["QueueUrl"])
@@ -49,23 +49,23 @@ def messages(deployment: Deployment) -> int:
 
 
 def settle(deployment: Deployment) -> tuple[dict[str, int], list[str]]:
-    """Have every sync retry what was given up and run in full; the dead letters at first, and what is wrong then."""
+    """Retry the dead letters of every sync and run it in full. Return the numbers of dead letters before, and the errors."""
     letters: dict[str, int] = {}
     wrong = []
     for kind in _COPIED:
         name = sync_name(kind)
-        retried = _alone(deployment, "retry", name)
+        retried = _run_when_idle(deployment, "retry", name)
         letters[kind] = retried[1].get("letters", {}).get("retried", 0)
         if letters[kind]:
             _drop_gone(deployment, name)
-        code, said = _alone(deployment, "run", name)
-        counts = said.get("run", {}).get("counts", {})
+        code, output = _run_when_idle(deployment, "run", name)
+        counts = output.get("run", {}).get("counts", {})
         if code or counts.get("failed") or counts.get("conflict"):
             _, report = deployment.syncline("report", name)
             bad = [each for each in report.get("items", []) if each["outcome"] in ("failed", "conflict")]
             about = [f"{each['name']}: {each['outcome']} {each['code']} {each['reason']}" for each in bad]
             wrong.append(
-                f"{name}: the run without faults ended with {code}: {counts} {about[:5]} {said.get('error', '')}"
+                f"{name}: the run without faults ended with {code}: {counts} {about[:5]} {output.get('error', '')}"
             )
     _, status = deployment.syncline("status")
     wrong += [f"{s['name']} is not in sync" for s in status["syncs"] if s["kind"] != "tokens" and not s["in_sync"]]
@@ -73,7 +73,7 @@ def settle(deployment: Deployment) -> tuple[dict[str, int], list[str]]:
 
 
 def _drop_gone(deployment: Deployment, name: str) -> None:
-    """Drop the letters of items that are gone from the source, as a person has to; `differences` tells if they are not."""
+    """Drop the dead letters of items that no longer exist at the source. `differences` detects a wrong ITEM_GONE."""
     _, report = deployment.syncline("report", name)
     gone = [f"{each['group']}:{each['name']}" for each in report.get("items", []) if each["code"] == "ITEM_GONE"]
     if gone:
@@ -85,18 +85,18 @@ def left_letters(deployment: Deployment) -> int:
     return sum(deployment.syncline("status")[1]["dead_letters"].values())
 
 
-def _alone(deployment: Deployment, command: str, name: str) -> tuple[int, Any]:
-    """Run a command that follows its run, again where a schedule was quicker."""
+def _run_when_idle(deployment: Deployment, command: str, name: str) -> tuple[int, Any]:
+    """Run a command that waits for its run. Repeat it if a scheduled run is active."""
     for _ in range(20):
-        code, said = deployment.syncline(command, name, "--wait")
-        if said.get("error", {}).get("code") != "ALREADY_RUNNING":
-            return code, said
+        code, output = deployment.syncline(command, name, "--wait")
+        if output.get("error", {}).get("code") != "ALREADY_RUNNING":
+            return code, output
         deployment.syncline("status", name, "--wait")
-    return code, said
+    return code, output
 
 
 def differences(work: Work) -> Iterator[str]:
-    """Yield what a target lacks, or has otherwise than its source."""
+    """Yield the differences between each source and its target."""
     servers = work.servers
     yield from _images(servers)
     yield from _files(work)
@@ -155,7 +155,7 @@ def _objects(work: Work, bucket: str) -> dict[str, tuple[bytes, str]]:
 
 def _compared(what: str, source: dict[str, Any], target: dict[str, Any]) -> Iterator[str]:
     yield from (f"{what} {name!r} is not at the target" for name in source.keys() - target.keys())
-    yield from (f"{what} {name!r} is at the target alone" for name in target.keys() - source.keys())
+    yield from (f"{what} {name!r} is only at the target" for name in target.keys() - source.keys())
     yield from (f"{what} {name!r} differs" for name in source.keys() & target.keys() if source[name] != target[name])
 
 
@@ -210,12 +210,12 @@ def _plain(layer: bytes) -> bytes:
 
 
 def _tokens(work: Work) -> Iterator[str]:
-    """All instances run: a session that all have is synced, one that only its origin has is not."""
+    """Probe two sessions: one that all instances have must be synced, one that only its origin has must not."""
     end = time.monotonic() + _LIST_LIMIT
     while True:  # the list of instances may be a minute old
         try:
             verdicts = [work.probe(0, everywhere=everywhere) for everywhere in (True, False)]
-        except AWAY as error:
+        except DOWN_ERRORS as error:
             verdicts = [str(error), ""]
         if verdicts[0] == "Synced" or time.monotonic() > end:
             break
@@ -224,4 +224,4 @@ def _tokens(work: Work) -> Iterator[str]:
         yield f"token: one that every instance has is {verdicts[0]}"
     if verdicts[1] in ("Synced", ""):
         yield f"token: one that only the origin has is {verdicts[1] or 'not answered'}"
-    yield from (f"token: {each}" for each in work.false)
+    yield from (f"token: {each}" for each in work.false_verdicts)

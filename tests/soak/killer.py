@@ -1,6 +1,6 @@
-"""Kills by a seed: functions and servers from the start to the end, the engine in the first quarter and once at the end.
+"""Kills of functions and servers during the whole test, and of the engine in the first quarter and once at the end.
 
-So the engine that is measured has one long life, and the kill at its end meets the state of all of it.
+So the measured engine runs as one process for most of the test, and the last kill hits its complete state.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from tests.soak.deployment import Deployment
 from tests.soak.servers import Victim
 
 _PAUSE: Final = (3.0, 9.0)
-_DEAD: Final = (0.2, 4.0)
-"""Seconds for which a server is away."""
-_FUNCTIONS: Final = 6
-"""Kills of functions in each round, in which every server is killed once."""
+_DOWNTIME: Final = (0.2, 4.0)
+"""Range of the seconds for which a server is down."""
+_FUNCTION_KILLS: Final = 6
+"""Number of kills of functions in a round. A round kills every server once."""
 ENGINE_SHARE: Final = 0.25
 
 
 @dataclass
 class Functions:
-    """The processes of functions, of which one at a time is killed, at work or not."""
+    """The processes of functions. One at a time is killed, whether it is idle or not."""
 
     deployment: Deployment
-    chance: random.Random
+    rng: random.Random
     kind: str = "function"
 
     def kill(self) -> bool:
-        """Kill one."""
+        """Kill one process; return False if there is none."""
         found = sorted(self.deployment.workers())
         if not found:
             return False
         with suppress(ProcessLookupError):
-            os.kill(self.chance.choice(found), signal.SIGKILL)
+            os.kill(self.rng.choice(found), signal.SIGKILL)
         return True
 
     def start(self) -> None:
-        """The engine starts another when it needs one."""
+        """Do nothing: the engine starts another process when it needs one."""
 
 
 @dataclass
 class Killer:
-    """Kills until it is told to end, for ``seconds``. ``wrong`` has what did not come back."""
+    """Kills processes for ``seconds``. ``wrong`` lists those that did not start again."""
 
     deployment: Deployment
     servers: list[Victim]
@@ -59,30 +59,30 @@ class Killer:
     wrong: list[str] = field(default_factory=list)
 
     def run(self, ended: threading.Event) -> None:
-        """Kill one after another. When it returns, everything runs."""
-        chance = random.Random(f"{self.seed} kills")
-        functions = Functions(self.deployment, chance)
+        """Kill one victim at a time until ``ended``. Afterwards, everything runs."""
+        rng = random.Random(f"{self.seed} kills")
+        functions = Functions(self.deployment, rng)
         began = time.monotonic()
-        deck: list[Victim] = []
-        while not ended.wait(chance.uniform(*_PAUSE)):
-            if not deck:
-                deck = [*self.servers, *[functions] * _FUNCTIONS]
+        victims: list[Victim] = []
+        while not ended.wait(rng.uniform(*_PAUSE)):
+            if not victims:
+                victims = [*self.servers, *[functions] * _FUNCTION_KILLS]
                 if time.monotonic() - began < ENGINE_SHARE * self.seconds:
-                    deck += [self.deployment] * 2
-                chance.shuffle(deck)
-                if self.deployment in deck and not self.kills["engine"]:
-                    deck.append(self.deployment)  # a short soak has one, too
-            victim = deck.pop()
+                    victims += [self.deployment] * 2
+                rng.shuffle(victims)
+                if self.deployment in victims and not self.kills["engine"]:
+                    victims.append(self.deployment)  # a short test also kills the engine once
+            victim = victims.pop()
             if victim is self.deployment and time.monotonic() - began > ENGINE_SHARE * self.seconds:
                 continue
-            self.one(victim, chance.uniform(*_DEAD))
+            self.one(victim, rng.uniform(*_DOWNTIME))
 
     def one(self, victim: Victim, seconds: float) -> None:
-        """Kill one and have it back after some time."""
+        """Kill a victim, and start it again after `seconds`."""
         try:
             if victim.kill():
                 self.kills[victim.kind] += 1
                 time.sleep(0 if isinstance(victim, Functions) else seconds)
                 victim.start()
         except (OSError, RuntimeError, AssertionError) as error:
-            self.wrong.append(f"{victim.kind} does not come back: {error}")
+            self.wrong.append(f"{victim.kind} does not start again: {error}")

@@ -1,8 +1,8 @@
-"""One stand-in in a process of its own, to be killed: ``python -m tests.soak.serve git|manager|s3|github FOLDER PORT``.
+"""One stand-in as a process that can be killed: ``python -m tests.soak.serve git|manager|s3|github FOLDER PORT``.
 
-All that it holds is in FOLDER, so that the next process on the same port goes on from there. ``SOAK_SECRET`` is the
-credential that it asks for. The S3 stand-in does not verify signatures. A process that ends by SIGTERM exits with 1 if a
-request was not as the original's description says.
+Its complete state is in FOLDER, so that the next process on the same port continues with it. ``SOAK_SECRET`` is the
+credential that it requires. The S3 stand-in does not verify signatures. A process that SIGTERM ends exits with 1 if a
+request violated the API description.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.rig.server import Reply
-from tests.soak.durable import Durable, Tally
+from tests.soak.durable import Durable, RequestCounter
 from tests.standins import s3_wire
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.file_manager_wire import Answer, Form
@@ -40,10 +40,10 @@ class _Manager(FileManagerServer):
         highest = max((int(each.internal_id.removeprefix("id-")) for each in self.files.values()), default=0)
         for _ in range(highest):
             next(self._numbers)
-        self._tally = Tally(folder / REQUESTS)
+        self._counter = RequestCounter(folder / REQUESTS)
 
     def answer(self, method: str, target: str, form: Form | None, body: bytes) -> Answer:
-        self._tally.append(target)
+        self._counter.append(target)
         self.asked.clear()
         answered = super().answer(method, target, form, body)
         self.kept.commit()
@@ -55,7 +55,7 @@ class _S3(S3Server):
         super().__init__(port=port)
         self.kept = {name: Durable(folder / name) for name in BUCKETS}
         self.objects = dict(self.kept)
-        self.requests = Tally(folder / REQUESTS)
+        self.requests = RequestCounter(folder / REQUESTS)
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> s3_wire.Answer | None:
         answered = super().answer(method, target, headers, body)
@@ -65,13 +65,13 @@ class _S3(S3Server):
 
 
 class _GitHub(GitHubServer):
-    """Its runs are files of the folder, named by their numbers."""
+    """Reads its runs from files in the folder, named by their numbers."""
 
     def __init__(self, folder: Path, token: str, port: int) -> None:
         super().__init__(REPOSITORY, tokens=(token,), port=port)
         self._folder = folder
         self._seen: set[str] = set()
-        self.requests = Tally(folder / REQUESTS)
+        self.requests = RequestCounter(folder / REQUESTS)
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         for file in sorted(self._folder.glob("*.run")):
@@ -86,7 +86,7 @@ def _made(kind: str, folder: Path, port: int, secret: str) -> AbstractContextMan
     match kind:
         case "git":
             for lock in folder.glob("*.git/**/*.lock"):
-                lock.unlink()  # of a git that was killed with its server; whoever runs the server does this
+                lock.unlink()  # left by a git process that was killed with its server; an administrator removes it
             return git_http(folder, {GIT_USER: secret}, port=port)
         case "manager":
             return _Manager(folder, secret, port)
@@ -102,7 +102,7 @@ def main(kind: str, folder: Path, port: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     with _made(kind, folder, port, os.environ.pop("SOAK_SECRET")) as server:
         if kind == "git":
-            server.requests = Tally(folder / REQUESTS)
+            server.requests = RequestCounter(folder / REQUESTS)
         signal.sigwait(signals)
 
 

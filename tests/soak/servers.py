@@ -1,7 +1,7 @@
-"""The systems that the syncs of the soak connect, each a process that can be killed and started again.
+"""The systems that the syncs of the soak test connect, each a process that can be killed and started again.
 
-``kill`` ends it as the kernel would, ``start`` runs it again on the same port with what it had. Only an instance of
-nginx has nothing then: it keeps its tokens in memory.
+``kill`` sends SIGKILL; ``start`` runs the process again on the same port with its previous content. Only an instance of
+nginx is then empty, because it keeps its tokens in memory.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _START_LIMIT: Final = 60.0
 
 
 class Victim(Protocol):
-    """Something that is killed."""
+    """A process that the test kills."""
 
     @property
     def kind(self) -> str:
@@ -41,18 +41,18 @@ class Victim(Protocol):
         """Kill it; False if there was nothing to kill."""
 
     def start(self) -> None:
-        """Have it run again."""
+        """Start it again."""
 
 
 @dataclass
 class StandIn:
-    """A stand-in of :mod:`tests.soak.serve`. ``told`` has what its processes said when they did not end well."""
+    """A stand-in of :mod:`tests.soak.serve`. ``errors`` has the logs of its processes that failed."""
 
     kind: str
     folder: Path
     secret: str
     port: int = field(default_factory=free_port)
-    told: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -66,7 +66,7 @@ class StandIn:
         return file.stat().st_size if file.exists() else 0
 
     def start(self) -> None:
-        """Run it; returns when it takes connections."""
+        """Start it; return when it accepts connections."""
         environment = {**os.environ, "SOAK_SECRET": self.secret}
         command = [sys.executable, "-m", "tests.soak.serve", self.kind, str(self.folder), str(self.port)]
         with (self.folder / "log").open("ab") as log:
@@ -89,7 +89,7 @@ class StandIn:
             time.sleep(0.05)
 
     def kill(self) -> bool:
-        """Kill it and what it started."""
+        """Kill it and its child processes."""
         process, self._process = self._process, None
         if process is None:
             return False
@@ -98,7 +98,7 @@ class StandIn:
         return True
 
     def end(self) -> None:
-        """End it, and note it in ``told`` if it complains."""
+        """Terminate it, and record its log in ``errors`` if it fails."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -109,8 +109,8 @@ class StandIn:
             os.killpg(process.pid, signal.SIGKILL)
             code = process.wait()
         if code:
-            said = (self.folder / "log").read_text(errors="replace")
-            self.told.append(f"the stand-in {self.kind} ended with {code}: {said[-2000:]}")
+            output = (self.folder / "log").read_text(errors="replace")
+            self.errors.append(f"the stand-in {self.kind} ended with {code}: {output[-2000:]}")
 
 
 @dataclass
@@ -124,7 +124,7 @@ class RegistryVictim:
 
     @property
     def requests(self) -> int:
-        """The number of requests so far; its log begins anew with each process."""
+        """The number of requests so far. Each process begins a new log."""
         return self._counted + (0 if self._dead else self.registry.requests_logged())
 
     def kill(self) -> bool:
@@ -138,14 +138,14 @@ class RegistryVictim:
         return True
 
     def start(self) -> None:
-        """Run it again."""
+        """Start it again."""
         self.registry.start()
         self._dead = False
 
 
 @dataclass
 class Instance:
-    """An instance of nginx. ``lives`` is odd while it runs, and changes with each end and each start."""
+    """An instance of nginx. ``lives`` increases with each end and each start, so it is odd while the instance runs."""
 
     gateway: Gateway
     number: int
@@ -161,7 +161,7 @@ class Instance:
         return True
 
     def start(self) -> None:
-        """Run it again, without a token."""
+        """Start it again, without any token."""
         self.gateway.instances[self.number].start()
         self.gateway.instances[self.number].wait(self.gateway.port)
         self.lives += 1
@@ -169,7 +169,7 @@ class Instance:
 
 @dataclass
 class Servers:
-    """All of them."""
+    """All servers of the test."""
 
     prod: RegistryVictim
     dr: RegistryVictim
@@ -191,14 +191,14 @@ class Servers:
         return [self.prod, self.dr, *self.standins, *self.instances]
 
     def requests(self) -> dict[str, int]:
-        """The number of requests that each has answered."""
+        """Return the number of requests that each server has received."""
         counts = {"prod": self.prod.requests, "dr": self.dr.requests}
         return counts | {each.kind: each.requests for each in self.standins}
 
 
 @contextmanager
 def running(folder: Path, secrets: dict[str, str], notify: str) -> Iterator[Servers]:
-    """Run all servers below ``folder``. ``notify`` is the address that the first registry tells of pushes."""
+    """Run all servers below ``folder``. The source registry sends notifications of pushes to ``notify``."""
     with ExitStack() as stack:
         grants = {secrets["cluster"]: frozenset({("endpointslices", "gateway")})}
         gateway = stack.enter_context(Gateway(3, interval=0.2))

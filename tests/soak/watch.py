@@ -1,4 +1,4 @@
-"""What the engine takes of the machine, sampled, and the search for secrets in all that it writes."""
+"""Samples of the engine's memory and disk use, and the search for secrets in everything that it writes."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from tests.soak.deployment import Deployment
 
 EVERY: Final = 10.0
 ALLOWED_SHARE: Final = 1.25
-"""The median of the last quarter may be so many times that of the second quarter,"""
+"""Allowed ratio of the medians of the last and the second quarter."""
 ALLOWED_BYTES: Final = {"engine": 32 << 20, "function": 32 << 20, "disk": 16 << 20}
-"""and so many bytes more, beside what the table keeps."""
+"""Bytes allowed in addition, by figure, not counting the rows of the table."""
 _ROW: Final = {"engine": 6 << 10, "function": 0, "disk": 1 << 10}
-"""Bytes of a row of the table: the rows of a run are forgotten after weeks, so they grow with the runs of an hour."""
+"""Bytes of a row of the table. Rows of runs expire only after weeks, so their number grows during the test."""
 _VAULT: Final = "secretsmanager"
 _STATIC: Final = frozenset({"build", "layer", "sam"})
-"""Folders of the engine's home that only a deployment writes."""
+"""Folders of the engine's home that only deployments write."""
 _PIECE: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Bytes at a time (seconds since the start): of the engine, of its largest function, of its state, of its logs.
+    """Figures in bytes at a time (seconds since the start): engine, its largest function, its state, its logs.
 
     ``rows`` is the number of rows of all tables.
     """
@@ -47,12 +47,12 @@ class Sample:
     rows: int = 0
 
     def beside_rows(self, name: str) -> int:
-        """Return a figure without what the rows take of it."""
+        """Return a figure without the size of the rows."""
         return int(getattr(self, name)) - self.rows * _ROW[name]
 
 
 class Search:
-    """Looks for secrets in every form that they may be written in. A name of each is told, never its value."""
+    """Search for secrets in every encoding. It reports the name of a found secret, never its value."""
 
     def __init__(self, secrets: dict[str, str]) -> None:
         self._forms = [(name, form) for name, value in secrets.items() for form in forms(value)]
@@ -61,12 +61,12 @@ class Search:
         self.bytes = 0
 
     def text(self, place: str, content: bytes) -> None:
-        """Look into some bytes."""
+        """Search some bytes."""
         self.bytes += len(content)
         self.found |= {f"{name} in {place}" for name, form in self._forms if form in content}
 
     def file(self, file: Path) -> None:
-        """Look into a file, piece by piece."""
+        """Search a file, piece by piece."""
         rest = b""
         with suppress(FileNotFoundError), file.open("rb") as stream:
             while piece := stream.read(_PIECE):
@@ -74,7 +74,7 @@ class Search:
                 rest = piece[-self._longest :]
 
     def home(self, home: Path) -> int:
-        """Look into all that an engine has written but its vault; the number of records and files."""
+        """Search everything that an engine has written except its vault; return the number of records and files."""
         state = home / "state"
         count = 0
         for file in files_of(home):
@@ -84,7 +84,7 @@ class Search:
         return count + self.state(home)
 
     def state(self, home: Path) -> int:
-        """Look into the table, the queues with the dead letters, and every service but the vault; the number of rows."""
+        """Search the table, the queues and every service except the vault; return the number of rows."""
         count = 0
         with closing(_opened(home)) as db:
             for name, value in db.execute("SELECT name, state FROM services"):
@@ -97,13 +97,13 @@ class Search:
         return count
 
     def messages(self, home: Path) -> None:
-        """Look into the messages that wait now."""
+        """Search the messages that are queued now."""
         with closing(_opened(home)) as db:
             for (value,) in db.execute("SELECT value FROM records WHERE service = 'sqs'"):
                 self.text("a message", value.encode())
 
     def commands(self, pids: Iterable[int]) -> None:
-        """Look at the command lines of processes and of what they started."""
+        """Search the command lines of processes and of their children."""
         for pid in pids:
             with suppress(OSError):
                 children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -114,7 +114,7 @@ class Search:
 
 @dataclass
 class Watch:
-    """Samples ``deployment`` in a thread of its own, and looks for secrets in what will be gone later."""
+    """Takes samples of ``deployment`` in a separate thread, and searches data that will not exist later."""
 
     deployment: Deployment
     search: Search
@@ -124,7 +124,7 @@ class Watch:
         """Take a sample every ten seconds until ``ended``."""
         began = time.monotonic()
         while True:
-            with suppress(OSError, ValueError, sqlite3.Error):  # the engine is being killed, or begins
+            with suppress(OSError, ValueError, sqlite3.Error):  # the engine is ending or starting
                 self.samples.append(self.sample(time.monotonic() - began))
                 self.search.messages(self.deployment.home)
                 self.search.commands(self.deployment.workers())
@@ -132,7 +132,7 @@ class Watch:
                 return
 
     def sample(self, at: float) -> Sample:
-        """Take one; raises OSError if the engine does not run."""
+        """Return a sample. Raises OSError if the engine does not run."""
         pid = self.deployment.pid
         if pid is None:
             raise ProcessLookupError
@@ -162,7 +162,7 @@ def size_of(file: Path) -> int:
 
 
 def files_of(folder: Path, but: Iterable[str] = ()) -> Iterator[Path]:
-    """Yield the files below a folder, but those in some of its own folders."""
+    """Yield the files below a folder, except those in the direct subfolders ``but``."""
     for root, folders, names in os.walk(folder):
         if Path(root) == folder:
             folders[:] = [each for each in folders if each not in but]
@@ -184,7 +184,7 @@ class Growth:
 
 
 def growth(samples: list[Sample], seconds: float) -> list[Growth]:
-    """Return how each figure that has to be flat has grown over ``seconds``."""
+    """Return the growth over ``seconds`` of each figure that must stay flat."""
     quarters = [
         [each for each in samples if low * seconds <= each.at <= high * seconds]
         for low, high in ((0.25, 0.5), (0.75, 1))
@@ -199,10 +199,10 @@ def _opened(home: Path) -> sqlite3.Connection:
 
 
 def forms(secret: str) -> set[bytes]:
-    """Return the secret in plain, in addresses and JSON, in hexadecimal, and as any Base64 around it has it."""
+    """Return the secret as plain text, in URLs, JSON and hexadecimal, and as part of any Base64 text."""
     plain = {secret, quote(secret), quote_plus(secret), quote(secret, safe=""), json.dumps(secret)[1:-1]}
     plain.add(secret.encode().hex())
-    for before in range(3):  # bytes of the group of three that its first byte is in
+    for before in range(3):  # bytes before it in its first group of three
         data = bytes(before) + secret.encode()
         whole = base64.b64encode(data[: len(data) // 3 * 3]).decode()[4 * (before > 0) :]
         plain |= {whole, whole.replace("+", "-").replace("/", "_")}

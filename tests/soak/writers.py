@@ -1,7 +1,7 @@
-"""Those who change the sources, one thread for each kind, with a chance of its own from the seed.
+"""Changes of the sources, in one thread for each kind, with separate random numbers from the seed.
 
-A change that a killed server did not take is made up for by the next one. Events and webhooks are sent as the sources
-would: some are lost, some come twice, and those that come while the engine is dead are not sent again.
+A change that fails because its server is down is not repeated. Events and webhooks are sent in the format of the sources:
+some are lost, some are sent twice, and those during a downtime of the engine are not sent again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from tests.standins.github import Run
 from tests.standins.registry import OCI_MANIFEST
 
 INDEX: Final = "application/vnd.oci.image.index.v1+json"
-AWAY: Final = (OSError, http.client.HTTPException, AssertionError, ClientError, BotoCoreError)
-"""What a server or an engine that was killed costs those who talk to it; the stand-ins' own clients assert."""
+DOWN_ERRORS: Final = (OSError, http.client.HTTPException, AssertionError, ClientError, BotoCoreError)
+"""Exceptions of requests to a killed server or engine. Clients of the stand-ins raise AssertionError."""
 _PAUSES: Final = {"images": 4.0, "files": 0.7, "backups": 0.7, "artifacts": 25.0, "tokens": 3.0}
 _TAGS: Final = 6
 _KEYS: Final = 60
@@ -42,13 +42,13 @@ _MODES: Final = ("rw-r--r--", "rw-r-----", "rwxr-xr-x")
 
 
 def marker(seed: int) -> str:
-    """Return what every session begins with."""
+    """Return the prefix of every session."""
     return f"session-{random.Random(f'{seed} sessions').getrandbits(128):032x}-"
 
 
 @dataclass
 class Work:
-    """What the writers share. ``false`` has the verdicts ``Synced`` of tokens that an instance did not have."""
+    """State that the writers share. ``false_verdicts`` has the verdicts ``Synced`` for a token that an instance lacked."""
 
     deployment: Deployment
     servers: Servers
@@ -58,7 +58,7 @@ class Work:
     refused: Counter[str] = field(default_factory=Counter)
     hints: Counter[str] = field(default_factory=Counter)
     verdicts: Counter[str] = field(default_factory=Counter)
-    false: list[str] = field(default_factory=list)
+    false_verdicts: list[str] = field(default_factory=list)
     builds: list[Run] = field(default_factory=list)
     sessions: int = 0
 
@@ -68,26 +68,26 @@ class Work:
 
     def run(self, kind: str, ended: threading.Event) -> None:
         """Make changes of a kind until ``ended``."""
-        chance = random.Random(f"{self.seed} {kind}")
+        rng = random.Random(f"{self.seed} {kind}")
         change: Callable[[random.Random], None] = getattr(self, f"change_{kind}")
-        while not ended.wait(chance.uniform(0.5, 1.5) * _PAUSES[kind]):
+        while not ended.wait(rng.uniform(0.5, 1.5) * _PAUSES[kind]):
             try:
-                change(chance)
-            except AWAY:
+                change(rng)
+            except DOWN_ERRORS:
                 self.refused[kind] += 1
             else:
                 self.done[kind] += 1
 
     # -- images ------------------------------------------------------------------------------------------------------
 
-    def change_images(self, chance: random.Random) -> None:
-        """Push an image or an index under a tag, often one that is there. The registry tells of it."""
+    def change_images(self, rng: random.Random) -> None:
+        """Push an image or an index under a tag that often exists. The registry sends a notification."""
         prod = self.servers.prod.registry
-        repository = chance.choice(REPOSITORIES)
-        tag = f"v{chance.randrange(_TAGS)}"
-        base = random.Random(chance.randrange(5)).randbytes(200_000)
-        layers = [base, chance.randbytes(chance.randrange(1_000, 400_000))]
-        if chance.random() < 0.8:
+        repository = rng.choice(REPOSITORIES)
+        tag = f"v{rng.randrange(_TAGS)}"
+        base = random.Random(rng.randrange(5)).randbytes(200_000)
+        layers = [base, rng.randbytes(rng.randrange(1_000, 400_000))]
+        if rng.random() < 0.8:
             prod.push_image(repository, tag, layers)
             return
         children = []
@@ -102,21 +102,21 @@ class Work:
 
     # -- files and backups -------------------------------------------------------------------------------------------
 
-    def change_files(self, chance: random.Random) -> None:
-        """Put, delete or rename an object with permissions; MinIO's webhook tells of it."""
+    def change_files(self, rng: random.Random) -> None:
+        """Put, delete or rename an object with permissions, and send MinIO's webhook."""
         bucket = BUCKETS[0]
-        key = f"d{chance.randrange(4)}/file {chance.randrange(_KEYS // 4)}+ä.txt"
-        metadata = {"permissions": chance.choice(_MODES)}
-        match chance.random():
+        key = f"d{rng.randrange(4)}/file {rng.randrange(_KEYS // 4)}+ä.txt"
+        metadata = {"permissions": rng.choice(_MODES)}
+        match rng.random():
             case share if share < 0.65:
-                self.s3.put(bucket, key, chance.randbytes(chance.randrange(1, 200_000)), metadata)
+                self.s3.put(bucket, key, rng.randbytes(rng.randrange(1, 200_000)), metadata)
                 events = [("s3:ObjectCreated:Put", key)]
             case share if share < 0.85:
                 self.s3.delete(bucket, key)
                 events = [("s3:ObjectRemoved:Delete", key)]
             case _:
                 content, headers = self.s3.get(bucket, key)
-                new = f"moved/{chance.randrange(_KEYS // 4)}.txt"
+                new = f"moved/{rng.randrange(_KEYS // 4)}.txt"
                 self.s3.put(bucket, new, content, {"permissions": headers["x-amz-meta-permissions"]})
                 self.s3.delete(bucket, key)
                 events = [("s3:ObjectCreated:Copy", new), ("s3:ObjectRemoved:Delete", key)]
@@ -125,18 +125,18 @@ class Work:
             record = {"eventVersion": "2.0", "eventSource": "minio:s3", "eventName": name, "s3": about}
             body = json.dumps({"Records": [record]}).encode()
             headers = {"Authorization": f"Bearer {self.secrets['hook_files']}"}
-            self._tell("files", chance, lambda: self.deployment.post("files", body, headers))  # noqa: B023 - called here
+            self._send_event("files", rng, lambda: self.deployment.post("files", body, headers))  # noqa: B023 - called here
 
-    def change_backups(self, chance: random.Random) -> None:
-        """Put or delete an object of a cluster; EventBridge's form of the event goes into the queue for events."""
+    def change_backups(self, rng: random.Random) -> None:
+        """Put or delete an object of a cluster, and send EventBridge's event to the queue for events."""
         bucket = BUCKETS[1]
-        cluster = chance.choice(("east", "west", "north"))
-        key = f"{cluster}/ns{chance.randrange(3)}/f{chance.randrange(_KEYS // 9)}.yaml"
-        removed = chance.random() < 0.25
+        cluster = rng.choice(("east", "west", "north"))
+        key = f"{cluster}/ns{rng.randrange(3)}/f{rng.randrange(_KEYS // 9)}.yaml"
+        removed = rng.random() < 0.25
         if removed:
             self.s3.delete(bucket, key)
         else:
-            value = chance.randbytes(chance.randrange(10, 5_000)).hex()
+            value = rng.randbytes(rng.randrange(10, 5_000)).hex()
             self.s3.put(bucket, key, f"kind: ConfigMap\ndata:\n  value: {value}\n".encode(), {})
         kind, reason = ("Object Deleted", "DeleteObject") if removed else ("Object Created", "PutObject")
         detail = {"bucket": {"name": bucket}, "object": {"key": key}, "reason": reason}
@@ -149,18 +149,18 @@ class Work:
             sqs.send_message(QueueUrl=url, MessageBody=body)
             return True
 
-        self._tell("backups", chance, send)
+        self._send_event("backups", rng, send)
 
     # -- artifacts ---------------------------------------------------------------------------------------------------
 
-    def change_artifacts(self, chance: random.Random) -> None:
-        """Finish a build; GitHub's signed webhook tells of it."""
+    def change_artifacts(self, rng: random.Random) -> None:
+        """Finish a build, and send GitHub's signed webhook."""
         number = len(self.builds) + 1
-        made = build(number, f"presto-{number}-linux-{chance.choice(('amd64', 'arm64'))}", java=chance.random() < 0.5)
+        made = build(number, f"presto-{number}-linux-{rng.choice(('amd64', 'arm64'))}", java=rng.random() < 0.5)
         file = self.servers.github.folder / f"{number:05}.run"
-        new = file.with_suffix(".new")
-        new.write_bytes(pickle.dumps(made))
-        new.replace(file)
+        temporary = file.with_suffix(".new")
+        temporary.write_bytes(pickle.dumps(made))
+        temporary.replace(file)
         self.builds.append(made)
         path = f".github/workflows/{WORKFLOW}"
         run = {"id": number, "path": path, "conclusion": "success"}
@@ -169,23 +169,23 @@ class Work:
         ).encode()
         signature = hmac.new(self.secrets["hook_artifacts"].encode(), body, hashlib.sha256).hexdigest()
         headers = {"X-Hub-Signature-256": f"sha256={signature}"}
-        self._tell("artifacts", chance, lambda: self.deployment.post("artifacts", body, headers))
+        self._send_event("artifacts", rng, lambda: self.deployment.post("artifacts", body, headers))
 
-    def _tell(self, kind: str, chance: random.Random, send: Callable[[], bool]) -> None:
-        """Send an event, or not, or twice."""
-        for _ in range(chance.choices((0, 1, 2), (1, 8, 1))[0]):
-            with contextlib.suppress(*AWAY):
+    def _send_event(self, kind: str, rng: random.Random, send: Callable[[], bool]) -> None:
+        """Send an event once, twice or not at all."""
+        for _ in range(rng.choices((0, 1, 2), (1, 8, 1))[0]):
+            with contextlib.suppress(*DOWN_ERRORS):
                 self.hints[kind] += send()
 
     # -- tokens ------------------------------------------------------------------------------------------------------
 
-    def change_tokens(self, chance: random.Random) -> None:
-        """Put a session into an instance, and ask the probe about it. A third is kept from the other instances."""
-        origin = chance.randrange(len(self.servers.instances))
-        self.probe(origin, everywhere=chance.random() < 0.67)
+    def change_tokens(self, rng: random.Random) -> None:
+        """Put a session into an instance, and probe it. A third of the sessions is not replicated."""
+        origin = rng.randrange(len(self.servers.instances))
+        self.probe(origin, everywhere=rng.random() < 0.67)
 
     def probe(self, origin: int, *, everywhere: bool) -> str:
-        """Put a session and ask about it; the verdict. One that is better than what is true is noted in ``false``."""
+        """Put a session and return the verdict of the probe. Record a false ``Synced`` in ``false_verdicts``."""
         gateway, instances = self.servers.gateway, self.servers.instances
         self.sessions += 1
         token = f"{marker(self.seed)}{self.sessions:06}"
@@ -200,27 +200,27 @@ class Work:
         self.verdicts[verdict] += 1
         for number, lives in enumerate(before):
             if verdict != "Synced" or instances[number].lives != lives:
-                continue  # one that was killed or started meanwhile may have had it
+                continue  # an instance that was killed or started during the probe may have had it
             if lives % 2 == 0 or not self._has(number, token):
-                self.false.append(f"Synced, and gateway-{number:03d} lacks the token")
+                self.false_verdicts.append(f"Synced, and gateway-{number:03d} lacks the token")
         return verdict
 
     def _has(self, number: int, token: str) -> bool:
         try:
             return self.servers.gateway.has(number, token)
-        except AWAY:
-            return True  # killed just now
+        except DOWN_ERRORS:
+            return True  # the instance was killed: the truth is unknown
 
 
 def first_content(work: Work) -> None:
-    """Give each source something before the first run."""
+    """Fill each source before the first run."""
     for kind, count in zip(KINDS, (4, 40, 40, 1, 0), strict=True):
-        chance = random.Random(f"{work.seed} first {kind}")
+        rng = random.Random(f"{work.seed} first {kind}")
         for _ in range(count):
             try:
-                getattr(work, f"change_{kind}")(chance)
-            except AWAY as error:
+                getattr(work, f"change_{kind}")(rng)
+            except DOWN_ERRORS as error:
                 if "NoSuchKey" not in str(error):
                     raise
-                continue  # a rename of a file that is not there
+                continue  # a rename of an absent file
             work.done[kind] += 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Self
 
 from tests.rig.server import RefusalError, Reply, Request, Server, json_reply
-from tests.standins.openapi.description import Description, Witness
+from tests.standins.openapi.description import Description, ViolationRecorder
 
 
 def refusal(status: int, message: str) -> RefusalError:
@@ -24,8 +24,8 @@ class ApiServer(ABC):
     def __init__(self, description: Description, port: int = 0) -> None:
         self.requests: list[tuple[str, str]] = []
         self.before: Callable[[str, str], Reply | None] = lambda _method, _target: None
-        self.witness = Witness(description)
-        self._server = Server(self._handle, port=port, errors=self.witness.told)
+        self.recorder = ViolationRecorder(description)
+        self._server = Server(self._handle, port=port, errors=self.recorder.violations)
         self.port = self._server.port
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
@@ -36,14 +36,14 @@ class ApiServer(ABC):
 
     def __exit__(self, kind: object, *_: object) -> None:
         self._server.stop()
-        assert kind is not None or not self.witness.told, self.witness.told
+        assert kind is not None or not self.recorder.violations, self.recorder.violations
 
     def _handle(self, request: Request) -> Reply:
         return self.answer(request.method, request.target, request.headers, request.read())
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:
         self.requests.append((method, target))
-        self.witness.request(method, target, body)
+        self.recorder.request(method, target, body)
         scripted = self.before(method, target)
         if scripted is not None:
             return scripted
@@ -52,7 +52,7 @@ class ApiServer(ABC):
         except RefusalError as refused:
             answer = refused.reply
         assert isinstance(answer.body, bytes)
-        self.witness.answer(method, target, answer.status, dict(answer.headers), answer.body)
+        self.recorder.answer(method, target, answer.status, dict(answer.headers), answer.body)
         return answer
 
     @abstractmethod

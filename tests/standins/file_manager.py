@@ -1,19 +1,22 @@
-"""A file manager that follows its contract, on a real HTTP server: it stores what it receives and accepts nothing else.
+"""A file manager that follows its contract, on a real HTTP server. It stores files and refuses every invalid request.
 
     with FileManagerServer(token="t") as server:
         ...
         assert server.files["a/b.txt"].content == b"..."
 
-It is stricter than it must be: what exists is not created, what does not exist is not updated or renamed, and a form
-must hold the fields of its operation and no others. ``misbehave`` scripts what goes wrong, ``lose`` the answers that are
-lost after the request was carried out. ``on_received`` is called with the size of each piece of a file as it comes, and
-may raise ConnectionAbortedError to close the connection. ``delay`` seconds pass before each answer; ``peak`` is how many requests were
-under way at a time. With ``strict_modes`` it takes no permissions but those of the contract: nine of ``rwx-`` in their
-places, without special bits. ``port`` is a free one if it is 0. ``normalise`` maps a path to the name that its file is stored under, as a file system does
-that ignores case (``str.lower``) or Unicode forms.
+It is stricter than the contract: it does not create an existing file, does not update or rename an absent one, and
+accepts only the fields of an operation in its form.
 
-As a program of its own it prints its address: ``python -m tests.standins.file_manager DELAY``; ``GET /_seen`` tells
-what it has seen.
+- ``misbehave`` scripts faults, ``lose`` the responses that are lost after the request was executed.
+- ``on_received`` is called with the size of each received piece of a file; it may raise ConnectionAbortedError to close
+  the connection.
+- ``delay`` is the number of seconds before each response; ``peak`` the largest number of concurrent requests.
+- ``strict_modes`` accepts only the permissions of the contract: nine of ``rwx-`` in their positions, no special bits.
+- ``port`` 0 selects a free port.
+- ``normalise`` maps a path to the name under which its file is stored, like a file system that ignores case
+  (``str.lower``) or Unicode forms.
+
+As a program it prints its address: ``python -m tests.standins.file_manager DELAY``; ``GET /_seen`` returns statistics.
 """
 
 from __future__ import annotations
@@ -63,14 +66,14 @@ class Stored:
 
 
 @dataclass(slots=True)
-class _Play:
+class _ScriptedFault:
     """A fault: for requests of an operation (and path), a number of times."""
 
     operation: str
     path: str | None
     answer: Answer
     times: int
-    carried_out: bool = False
+    executed: bool = False
 
 
 @dataclass
@@ -97,17 +100,17 @@ class FileManagerServer:
     on_received: Callable[[int], None] = lambda _size: None
     strict_modes: bool = False
     port: int = 0
-    _plays: list[_Play] = field(default_factory=list)
+    _faults: list[_ScriptedFault] = field(default_factory=list)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def misbehave(self, operation: str, answer: Answer, path: str | None = None, times: int = 1) -> None:
         """Answer requests of ``operation`` (``permissions``, ``events``, ``report``, ``health`` too) with a fault."""
-        self._plays.append(_Play(operation, path, answer, times))
+        self._faults.append(_ScriptedFault(operation, path, answer, times))
 
     def lose(self, operation: str, path: str | None = None, times: int = 1, answer: Answer | None = None) -> None:
         """Execute requests of ``operation``, then close the connection without a response, or send ``answer``."""
         lost = answer or Answer(200, b"", drop=True)
-        self._plays.append(_Play(operation, path, lost, times, carried_out=True))
+        self._faults.append(_ScriptedFault(operation, path, lost, times, executed=True))
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -124,7 +127,7 @@ class FileManagerServer:
         for _turn in range(5):  # a connection that is being accepted must be made while the server is open
             self._loop.run_until_complete(asyncio.sleep(0))
         self._server.close()
-        for _turn in range(1000):  # each takes a few turns to take its leave
+        for _turn in range(1000):  # each needs a few turns of the loop to close
             for connection in tuple(self.connections):
                 connection.abort()
             self._loop.run_until_complete(asyncio.sleep(0.001))
@@ -132,7 +135,7 @@ class FileManagerServer:
                 break
         self._loop.close()
 
-    # -- what the connections ask --------------------------------------------------------------------------------
+    # -- called by the connections ---------------------------------------------------------------------------------
 
     def authorized(self, authorization: str) -> bool:
         return self.token is None or authorization == f"Bearer {self.token}"
@@ -152,13 +155,13 @@ class FileManagerServer:
             self.operations[name] += 1
             if path is not None:
                 self.asked.append((name, path))
-            for play in self._plays:
-                if play.operation == name and play.path in (None, path) and play.times:
-                    play.times -= 1
-                    if play.carried_out:
-                        self._carry_out(name, path, form, parts.query, body)  # a refusal is answered as such
-                    return play.answer
-            return self._carry_out(name, path, form, parts.query, body)
+            for fault in self._faults:
+                if fault.operation == name and fault.path in (None, path) and fault.times:
+                    fault.times -= 1
+                    if fault.executed:
+                        self._execute(name, path, form, parts.query, body)  # a refusal is answered as such
+                    return fault.answer
+            return self._execute(name, path, form, parts.query, body)
         except Refusal as refusal:
             return json_answer({"error": str(refusal)}, refusal.status)
 
@@ -183,7 +186,7 @@ class FileManagerServer:
                 return "seen", None
         raise Refusal(404, "no such address")
 
-    def _carry_out(self, name: str, path: str | None, form: Form | None, query: str, body: bytes) -> Answer:
+    def _execute(self, name: str, path: str | None, form: Form | None, query: str, body: bytes) -> Answer:
         match name:
             case "events":
                 count = parse_qs(query).get("count", ["100"])
@@ -212,7 +215,7 @@ class FileManagerServer:
         form.only({"file_path", "permissions", "owner", "group"}, set())
         stored = self._stored(path)
         given = {name: form.one(name) for name in ("permissions", "owner", "group") if name in form.fields}
-        if "permissions" in given and not self._takes(given["permissions"]):
+        if "permissions" in given and not self._accepts_mode(given["permissions"]):
             raise Refusal(422, "permissions look like rw-r--r--")
         stored = self.files[self.normalise(path)] = replace(
             stored,
@@ -223,7 +226,7 @@ class FileManagerServer:
         about = {"permissions": stored.permissions, "owner": stored.owner, "group": stored.group}
         return json_answer({"file_path": path, **about, "last_updated": "2026-11-25T00:00:00Z"})
 
-    def _takes(self, mode: str) -> bool:
+    def _accepts_mode(self, mode: str) -> bool:
         if self.strict_modes:
             return _STRICT_MODE.fullmatch(mode) is not None
         return len(mode) == 9 and not set(mode) - set("rwxst-")

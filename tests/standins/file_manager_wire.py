@@ -20,7 +20,7 @@ _LARGEST_FORM: Final = 256 * 1024  # without the file
 _KEPT: Final = 16 * 1024 * 1024
 
 
-class Refusal(Exception):  # noqa: N818 - it is an answer
+class Refusal(Exception):  # noqa: N818 - a response, not an error
     """The request is answered with ``status``."""
 
     def __init__(self, status: int, why: str) -> None:
@@ -47,7 +47,7 @@ def json_answer(value: Any, status: int = 200) -> Answer:
 
 @dataclass(slots=True)
 class Form:
-    """A form's fields, and the streamed bytes of its file."""
+    """The fields of a form, and the streamed bytes of its file."""
 
     fields: dict[str, list[str]] = field(default_factory=dict)
     size: int = 0
@@ -75,7 +75,7 @@ def _names_in(head: bytes) -> dict[str, str]:
 
 
 class _Multipart:
-    """A streamed multipart form. The file must be its last part, so that it need not be held."""
+    """A streamed multipart form. The file must be its last part, so that it need not be buffered."""
 
     def __init__(self, boundary: bytes, length: int) -> None:
         self._delimiter = b"--" + boundary
@@ -124,7 +124,7 @@ class _Multipart:
     def _file(self, data: bytes | memoryview) -> None:
         """Process bytes of the file, except the last ones, which may be the form's end."""
         held = bytes(self._buffer) + bytes(data) if self._buffer else data
-        # Of the form's end, ``_left`` bytes are still to come.
+        # ``_left`` bytes of the form's end are missing.
         split = max(0, len(held) - max(0, len(self._tail) - self._left))
         content = held[:split]
         self._buffer[:] = held[split:]
@@ -165,12 +165,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._request is not None and self._multipart is not None and not self._buffer:
-            self._feed(data)  # the bulk of a large file goes by without a copy
+            self._feed(data)  # most of a large file passes without a copy
         else:
             self._buffer += data
-        self._go_on()
+        self._process_buffer()
 
-    def _go_on(self) -> None:
+    def _process_buffer(self) -> None:
         while not self._answering and not self._transport.is_closing():
             if self._request is None and not self._begin():
                 return
@@ -255,11 +255,11 @@ class Connection(asyncio.Protocol):
         if answer.hang:
             return
         if self._server.delay:
-            self._loop.call_later(self._server.delay, self._say, answer)
+            self._loop.call_later(self._server.delay, self._send, answer)
         else:
-            self._say(answer)
+            self._send(answer)
 
-    def _say(self, answer: Answer) -> None:
+    def _send(self, answer: Answer) -> None:
         self._answering = False
         if self._request is None:
             return  # the client has gone
@@ -280,4 +280,4 @@ class Connection(asyncio.Protocol):
         if answer.cut is not None:
             self._transport.close()
             return
-        self._go_on()
+        self._process_buffer()

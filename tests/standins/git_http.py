@@ -27,11 +27,13 @@ class GitHttp:
     users: dict[str, str] = field(default_factory=dict)
     received: int = 0
     sent: int = 0
-    seconds: float = 0.0  # in which git itself was at work here
+    seconds: float = 0.0  # processing time of git on this server
     requests: list[str] = field(default_factory=list)
-    lose_pushes: int = 0  # how many answers to pushes are lost from now on
-    before_push: list[Callable[[], object]] = field(default_factory=list)  # each is called once, before a push's POST
-    answer_with: int | None = None  # a status that every request gets
+    lose_pushes: int = 0  # number of next pushes whose response is lost
+    before_push: list[Callable[[], object]] = field(
+        default_factory=list
+    )  # each is called once, before the POST of a push
+    answer_with: int | None = None  # status of the response to every request
     url: str = ""
 
     def authorised(self, header: str) -> bool:
@@ -54,7 +56,7 @@ class GitHttp:
             self.before_push.pop(0)()
         head, _, content = self._backend(request).partition(b"\r\n\r\n")
         headers = dict(line.split(": ", 1) for line in head.decode().split("\r\n"))
-        # The client's probe is the POST of a push, too, with four bytes.
+        # The client's probe is also a POST of a push, with a body of four bytes.
         if push and self.lose_pushes and len(body) > 4:
             self.lose_pushes -= 1
             return None

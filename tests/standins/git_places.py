@@ -117,7 +117,7 @@ def sshd(folder: Path) -> Iterator[Sshd]:
         "StrictModes no\nUsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\n"
         f"PidFile none\nPermitRootLogin prohibit-password\nLogLevel ERROR\nAcceptEnv GIT_PROTOCOL\n"
     )
-    Path("/run/sshd").mkdir(exist_ok=True)  # sshd does not start without; Debian makes it with the service
+    Path("/run/sshd").mkdir(exist_ok=True)  # sshd does not start without it; Debian's service creates it
     server = subprocess.Popen([program("sshd"), "-D", "-e", "-f", str(folder / "config")], stderr=subprocess.DEVNULL)
     try:
         end = time.monotonic() + 20

@@ -69,7 +69,7 @@ class Stored:
         if self.with_digest and digest is None and isinstance(self.content, bytes):
             digest = f"sha256:{hashlib.sha256(self.content).hexdigest()}"
         return {
-            **DESCRIPTION.least("artifact"),
+            **DESCRIPTION.minimal("artifact"),
             "id": self.id,
             "name": self.name,
             "size_in_bytes": self.size,
@@ -109,7 +109,7 @@ class Run:
 
     def shown(self, url: str, number: int) -> dict[str, Any]:
         return {
-            **DESCRIPTION.least("workflow-run"),
+            **DESCRIPTION.minimal("workflow-run"),
             "id": self.id,
             "head_branch": self.branch,
             "head_sha": self.sha,
@@ -288,7 +288,7 @@ class GitHubServer(ApiServer):
         if app is None or not self._is_app(app, authorization):
             raise refusal(401, "A JSON web token could not be decoded")
         if method == "GET" and path == f"/repos/{self.repository}/installation":
-            about = {**DESCRIPTION.least("installation"), "id": app.installation, "app_id": int(app.id)}
+            about = {**DESCRIPTION.minimal("installation"), "id": app.installation, "app_id": int(app.id)}
             return json_reply(about)
         if method == "POST" and path == f"/app/installations/{app.installation}/access_tokens":
             token = f"ghs_{secrets.token_hex(18)}"

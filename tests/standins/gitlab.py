@@ -69,7 +69,7 @@ class GitLabServer(ApiServer):
         self._ids: dict[str, int] = {}
 
     def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Reply:
-        known = self._known(headers)
+        known = self._is_authenticated(headers)
         parts = urlsplit(target)
         match = re.fullmatch(r"/api/v4/projects/([^/]+)/registry/repositories(?:/(\d+)/tags(?:/([^/]+))?)?", parts.path)
         if match is None or method != "GET":
@@ -91,7 +91,7 @@ class GitLabServer(ApiServer):
         details = {"digest": tags[path][name], "total_size": 350224384, "created_at": "2026-01-06T16:49:51.272+00:00"}
         return json_reply({**self._tag(path, name), **details, "revision": "2" * 64, "short_revision": "2" * 9})
 
-    def _known(self, headers: Mapping[str, str]) -> bool:
+    def _is_authenticated(self, headers: Mapping[str, str]) -> bool:
         """Return True if the caller is authenticated. Refuse a wrong token."""
         good = {"private-token": TOKEN, "job-token": JOB_TOKEN, "authorization": f"Bearer {TOKEN}"}
         given = {name: headers[name] for name in good if name in headers}

@@ -93,32 +93,32 @@ class KubeApiserver:
         with contextlib.closing(connection):
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
-            said = answer.read()
-            return answer.status, json.loads(said) if said.startswith(b"{") else said
+            response = answer.read()
+            return answer.status, json.loads(response) if response.startswith(b"{") else response
 
     def create(self, value: Mapping[str, Any], *, dry: bool = False) -> dict[str, Any]:
         """Create an object unchanged; a key that the API does not know fails. ``dry`` only checks it."""
         path = _PATHS[value["kind"]].format(value["metadata"].get("namespace", ""))
         more = "&dryRun=All" if dry else ""
-        status, said = self.request("POST", f"{path}?fieldValidation=Strict{more}", value)
-        assert status == 201, said
-        assert isinstance(said, dict)
-        return said
+        status, response = self.request("POST", f"{path}?fieldValidation=Strict{more}", value)
+        assert status == 201, response
+        assert isinstance(response, dict)
+        return response
 
     def token_of(self, namespace: str, account: str) -> str:
         """Return a token of a service account, as its pods have."""
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
-        status, said = self.request("POST", path, {"spec": {"expirationSeconds": 600}})
-        assert status == 201, said
-        return str(said["status"]["token"])
+        status, response = self.request("POST", path, {"spec": {"expirationSeconds": 600}})
+        assert status == 201, response
+        return str(response["status"]["token"])
 
     def compact(self) -> None:
         """Compact etcd through its JSON gateway, as the API server does every few minutes."""
-        status, said = self.request("GET", "/api/v1/namespaces?limit=1")
-        assert status == 200, said
+        status, response = self.request("GET", "/api/v1/namespaces?limit=1")
+        assert status == 200, response
         connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=60)
         with contextlib.closing(connection):
-            wanted = {"revision": said["metadata"]["resourceVersion"], "physical": True}
+            wanted = {"revision": response["metadata"]["resourceVersion"], "physical": True}
             connection.request("POST", "/v3/kv/compaction", json.dumps(wanted))
             answer = connection.getresponse()
             assert answer.status == 200, answer.read()
@@ -167,14 +167,14 @@ class KubeApiserver:
             with contextlib.suppress(OSError):
                 if self.request("GET", "/readyz") == (200, b"ok"):
                     return
-            said = log.read_text(errors="replace")[-2000:]
-            assert process.poll() is None, f"kube-apiserver ended: {said}"
-            assert time.monotonic() < end, f"kube-apiserver is not ready: {said}"
+            output = log.read_text(errors="replace")[-2000:]
+            assert process.poll() is None, f"kube-apiserver ended: {output}"
+            assert time.monotonic() < end, f"kube-apiserver is not ready: {output}"
             time.sleep(0.05)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    # Nothing of it is to be kept.
+    # No data is kept, so there is no need to end it gracefully.
     process.send_signal(signal.SIGKILL)
     process.wait()
 

@@ -71,7 +71,7 @@ _SELECTOR: Final = re.compile(rf"({_LABEL})\s*(==|=|!=)\s*((?:{_LABEL})?)")
 
 
 class KubernetesApi:
-    """``grants`` says which (resource, namespace) each token may list. ``eks`` maps access keys to secrets for EKS."""
+    """``grants`` has the (resource, namespace) pairs that each token may list. ``eks`` maps access keys to secrets for EKS."""
 
     def __init__(
         self,

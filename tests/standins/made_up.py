@@ -10,7 +10,7 @@ from syncline.clients.registry.auth import RegistryCredentials
 
 @dataclass
 class Naps:
-    """Clock that advances only during sleeps."""
+    """A clock that advances only during sleeps."""
 
     now: float = 1000.0
     slept: list[float] = field(default_factory=list)

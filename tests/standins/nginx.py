@@ -107,9 +107,9 @@ class Nginx:
             except OSError:
                 assert self._process is not None
                 log = self._folder / "error.log"
-                said = log.read_text() if log.exists() else ""
-                assert self._process.poll() is None, f"{self.name} ended: {said}"
-                assert time.monotonic() < end, f"{self.name} does not listen: {said}"
+                output = log.read_text() if log.exists() else ""
+                assert self._process.poll() is None, f"{self.name} ended: {output}"
+                assert time.monotonic() < end, f"{self.name} does not listen: {output}"
                 time.sleep(0.01)
             else:
                 return
@@ -148,7 +148,7 @@ class Gateway:
         keepalive: float = 75,
         address: str | None = None,
     ) -> None:
-        assert address is None or count == 1, "one address is one instance"
+        assert address is None or count == 1, "a gateway with an address has only one instance"
         self.authority = Authority()
         self.interval = interval
         self._stack = contextlib.ExitStack()
@@ -157,7 +157,7 @@ class Gateway:
         lua.mkdir()
         (lua / _LUA.name).write_bytes(_LUA.read_bytes())
         self.port, self.sync_port = free_ports(2)
-        # 127.0.0.0/8 is one host; a block of its own, so that two tests at a time do not meet.
+        # 127.0.0.0/8 is one host. Each gateway has a separate block of it, so that parallel tests do not collide.
         block = random.SystemRandom().randrange(2, 250)
         net = random.SystemRandom().randrange(16, 250)
         addresses = [address or f"127.{block}.{net}.{number + 1}" for number in range(count)]
@@ -211,7 +211,7 @@ class Gateway:
     def put(self, number: int, key: str, value: str = "1", *, visible: float | None = None) -> None:
         """Write a key through one instance; with ``visible`` only to that instance, valid from that Unix time."""
         path = f"/keys/{key}" + ("" if visible is None else f"?visible={visible:.6f}")
-        assert self._say(number, "PUT", path, value)[0] == 201
+        assert self._request(number, "PUT", path, value)[0] == 201
 
     def put_everywhere(self, key: str, *, visible: float = 0.0, but: Collection[int] = ()) -> None:
         """Write a key to each instance separately."""
@@ -220,30 +220,30 @@ class Gateway:
                 self.put(number, key, visible=visible)
 
     def delete(self, number: int, key: str) -> None:
-        assert self._say(number, "DELETE", f"/keys/{key}")[0] == 204
+        assert self._request(number, "DELETE", f"/keys/{key}")[0] == 204
 
     def has(self, number: int, key: str) -> bool:
-        return self._say(number, "GET", f"/keys/{key}")[0] == 200
+        return self._request(number, "GET", f"/keys/{key}")[0] == 200
 
     def keys(self, instance: Nginx) -> bytes:
         """Return the names of all keys of an instance, one a line."""
-        return self._say(self.instances.index(instance), "GET", "/all")[1]
+        return self._request(self.instances.index(instance), "GET", "/all")[1]
 
     def first_yes(self, number: int, token: str) -> float:
         """Return the Unix time in seconds when an instance first reported that it has a token."""
-        return float(self._say(number, "GET", f"/keys/first%20{token}")[1])
+        return float(self._request(number, "GET", f"/keys/first%20{token}")[1])
 
     def wait_until_all_have(self, key: str, limit: float = 30.0, *, but: Collection[int] = ()) -> None:
         end = time.monotonic() + limit
         for number in range(len(self.instances)):
             while number not in but and not self.has(number, key):
-                assert time.monotonic() < end, f"{self.instances[number].name} does not get {key}"
+                assert time.monotonic() < end, f"{self.instances[number].name} does not receive {key}"
                 time.sleep(0.01)
 
     def client_context(self) -> ssl.SSLContext:
         return self.authority.client_context()
 
-    def _say(self, number: int, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+    def _request(self, number: int, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
         connection = http.client.HTTPConnection(self.instances[number].address, self.sync_port, timeout=10)
         with contextlib.closing(connection):
             connection.request(method, path, body)

@@ -147,10 +147,10 @@ class OciRegistry:
         request.read(ALL if fault.take is None else fault.take)
         if not request.whole or fault.take is not None:
             request.body, request.whole = request.body[: fault.take], False
-            self._broke_off(request)
+            self._handle_broken_upload(request)
             self.requests.append(request)
             return None
-        reply = self._carry_out(request, fault)
+        reply = self._execute(request, fault)
         request.status = reply.status
         self.requests.append(request)
         assert isinstance(reply.body, bytes)
@@ -167,7 +167,7 @@ class OciRegistry:
                         return order.fault
         return Fault()
 
-    def _carry_out(self, asked: Request, fault: Fault) -> Reply:
+    def _execute(self, asked: Request, fault: Fault) -> Reply:
         """Return the response to a request."""
         if fault.expire_tokens:
             self._tokens.clear()
@@ -185,7 +185,7 @@ class OciRegistry:
             body = json.dumps({"errors": [{"code": error.code, "message": error.message}]}).encode()
             return Reply(error.status, body, {"Content-Type": "application/json", **error.headers})
 
-    def _broke_off(self, asked: Request) -> None:
+    def _handle_broken_upload(self, asked: Request) -> None:
         """Handle a request whose body was incomplete."""
         match = _UPLOAD.fullmatch(asked.path)
         with self.store.lock, contextlib.suppress(RefusalError):
@@ -225,7 +225,7 @@ class OciRegistry:
         return Reply(200, json.dumps({**more, key: rest[:size]}).encode(), headers)
 
     def _referrers(self, asked: Request, match: re.Match[str]) -> Reply:
-        """An empty list of what is not there, as the specification wants it; pages are of the registry's own making."""
+        """List the referrers of a digest. As the specification requires, an absent one has an empty list."""
         _only(asked, "GET")
         entries = self.store.referrers(match["name"], match["digest"])
         at = int(asked.query("at") or 0)
@@ -271,11 +271,11 @@ class OciRegistry:
             digest = asked.query("mount")
             if digest and self.store.mount(name, digest, asked.query("from")):
                 return _created(name, digest)
-            return self._goes_on(202, self.store.begin(name))
+            return self._upload_accepted(202, self.store.begin(name))
         _only(asked, "GET", "PATCH", "PUT", "DELETE")
         found = self._session(asked, match)
         if asked.method == "GET":
-            return self._goes_on(204, session)
+            return self._upload_accepted(204, session)
         if asked.method == "DELETE":
             del self.store.sessions[session]
             return Reply(204)
@@ -285,16 +285,16 @@ class OciRegistry:
             try:
                 self.store.append(found, wanted, None if length is None else int(length), asked.body)
             except RefusalError as error:
-                error.headers.update(self._goes_on(0, session).headers)
+                error.headers.update(self._upload_accepted(0, session).headers)
                 raise
-            return self._goes_on(202, session)
+            return self._upload_accepted(202, session)
         self.store.finish(name, session, asked.query("digest"), asked.body)
         return _created(name, asked.query("digest"))
 
     def _session(self, asked: Request, match: re.Match[str]) -> Session:
         return self.store.session(match["name"], match["session"], asked.query("_state"))
 
-    def _goes_on(self, status: int, session: str) -> Reply:
+    def _upload_accepted(self, status: int, session: str) -> Reply:
         size = len(self.store.sessions[session].data)
         return Reply(status, b"", {"Location": self.store.location(session), "Range": f"0-{max(0, size - 1)}"})
 

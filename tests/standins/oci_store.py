@@ -92,7 +92,7 @@ class Store:
         self.lock = threading.RLock()
         self._tickets = itertools.count(1)
 
-    # -- for tests: content put straight in -----------------------------------------------------------------------
+    # -- for tests: direct access to the content --------------------------------------------------------------------
 
     def add_image(self, name: str, tag: str | None, *layers: bytes, **more: Any) -> str:
         """Add an image with these layers; return its digest. ``more`` adds fields to its manifest."""
@@ -153,7 +153,7 @@ class Store:
             if digest_of(repository.blobs.get(blob["digest"], b"")) != blob["digest"]:
                 yield blob["digest"]
 
-    # -- what requests do -------------------------------------------------------------------------------------------
+    # -- for requests -----------------------------------------------------------------------------------------------
 
     def repository(self, name: str) -> Repository:
         found = self.repositories.get(name)
@@ -274,7 +274,7 @@ def _listing(stored: Stored) -> dict[str, Any]:
     manifest = json.loads(stored.body)
     kind = manifest.get("artifactType") or manifest.get("config", {}).get("mediaType")
     more = {"artifactType": kind, "annotations": manifest.get("annotations")}
-    return descriptor(stored.media_type, stored.body, **{name: said for name, said in more.items() if said})
+    return descriptor(stored.media_type, stored.body, **{name: value for name, value in more.items() if value})
 
 
 def named_by(algorithm: str, body: bytes) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from tests.standins import s3_store
 from tests.standins.s3 import Answer, Hook, S3Server
 
-Spoil = Callable[[str], str]
+Change = Callable[[str], str]
 
 
 def no_size(entry: str) -> str:
@@ -36,7 +36,7 @@ def empty(_entry: str) -> str:
     return "<Contents/>"
 
 
-def spoiling(server: S3Server, bucket: str, key: str, spoil: Spoil) -> Hook:
+def invalidating(server: S3Server, bucket: str, key: str, change: Change) -> Hook:
     """Return a hook after which listings of a bucket have an invalid entry in place of an object's."""
 
     def hook(method: str, asked: str, path: str, query: Mapping[str, str]) -> Answer | None:
@@ -45,7 +45,7 @@ def spoiling(server: S3Server, bucket: str, key: str, spoil: Spoil) -> Hook:
         body = s3_store.listing(server.objects[bucket], bucket, query, 0.0, server.largest_page)
         assert body is not None
         pattern = rf"<Contents><Key>{re.escape(key)}</Key>.*?</Contents>"
-        text = re.sub(pattern, lambda found: spoil(found[0]), body.decode())
+        text = re.sub(pattern, lambda found: change(found[0]), body.decode())
         return 200, {"Content-Type": "application/xml"}, text.encode()
 
     return hook

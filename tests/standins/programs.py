@@ -14,7 +14,7 @@ PACKAGES: Final = {
     "nginx": "nginx libnginx-mod-http-lua",
     "promtool": "prometheus",
     "sshd": "openssh-server",
-}  # where it is not named like the program
+}  # packages that have another name than the program
 
 
 class ProgramAbsentError(RuntimeError):
@@ -23,7 +23,7 @@ class ProgramAbsentError(RuntimeError):
 
 def program(name: str) -> str:
     """Return the path of a program; ProgramAbsentError if it is not installed."""
-    # sbin is where Debian has servers, and not on every user's PATH
+    # Debian installs servers in sbin, which is not on every user's PATH
     path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
     if path is None:
         raise ProgramAbsentError(f"program {name} is not installed: apt-get install {PACKAGES.get(name, name)}")
@@ -36,7 +36,7 @@ def needs(*names: str) -> None:
         try:
             program(name)
         except ProgramAbsentError as absent:
-            _leave_out(str(absent))
+            _skip(str(absent))
 
 
 @contextmanager
@@ -52,18 +52,18 @@ def needing(name: str) -> Iterator[None]:
 def needs_root(to_do: str) -> None:
     """Skip or fail in the same way unless the user is root."""
     if os.geteuid() != 0:
-        _leave_out(f"only root may {to_do}")
+        _skip(f"only root may {to_do}")
 
 
 def wants(path: str | None, how: str) -> str:
     """Skip if a program that CI may lack too is absent; ``how`` describes how to get it."""
     if path is None:
-        _leave_out(how, ci_has_it=False)
+        _skip(how, ci_has_it=False)
     assert path is not None
     return path
 
 
-def _leave_out(why: str, *, ci_has_it: bool = True) -> None:
+def _skip(why: str, *, ci_has_it: bool = True) -> None:
     import pytest  # noqa: PLC0415 - the servers are also run outside of tests
 
     if ci_has_it and os.environ.get("CI") == "true":

@@ -35,7 +35,7 @@ class Prometheus:
         config = self._folder / "prometheus.yml"
         config.write_text("global: {}\n")
         command = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'data'}"]
-        # The times of a test are long ago; nothing of them is to be forgotten.
+        # The samples of a test are old; the long retention keeps them.
         command += [f"--web.listen-address=127.0.0.1:{self._port}", "--storage.tsdb.retention.time=100y"]
         log = self._stack.enter_context((self._folder / "prometheus.log").open("wb"))
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
@@ -58,7 +58,7 @@ class Prometheus:
         return {each["metric"]["sync"]: float(each["value"][1]) for each in result}
 
     def _import(self) -> None:
-        """Store the pages: those of one series after another, as the format OpenMetrics wants them."""
+        """Store the pages, sorted by series as OpenMetrics requires."""
         rows = [(line.rpartition(" "), at) for at, page in self._pages.items() for line in _samples(page)]
         rows.sort(key=lambda row: (row[0][0], row[1]))
         text = "".join(f"{series} {value} {at}\n" for (series, _, value), at in rows)

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 @dataclass
 class Proxy:
-    """The state of a proxy. ``heads`` has the heads of requests. ``refuse`` is a status line that all get instead."""
+    """The state of a proxy. ``heads`` has the heads of requests. ``refuse`` is a status line that answers all requests."""
 
     url: str = ""
     heads: list[str] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Proxy:
 
 
 class _Connection(socketserver.StreamRequestHandler):
-    rbufsize = 0  # bytes behind the head are for the server
+    rbufsize = 0  # the bytes after the head belong to the server
 
     def handle(self) -> None:
         head = b""

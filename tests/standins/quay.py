@@ -47,7 +47,7 @@ TOKEN: Final = "quay-api-token"
 _TAGS: Final = re.compile(r"/api/v1/repository/([^/]+(?:/[^/]+)+)/tag/")
 
 Query = Mapping[str, list[str]]
-Namespaces = frozenset[str] | None  # what a caller may read; None: all of them
+Namespaces = frozenset[str] | None  # the namespaces that a caller may read; None means all
 
 
 class QuayServer:
@@ -136,8 +136,8 @@ class QuayServer:
 
     def refresh(self) -> int:
         """Read the complete content of the registry behind it; return the number of tags."""
-        assert self.source is not None, "there is no registry behind"
-        found = self.source.look()
+        assert self.source is not None, "no source registry is configured"
+        found = self.source.read()
         with self._changing() as store:
             for name in set(store.repositories) - found.keys():
                 del store.repositories[name]
@@ -165,7 +165,7 @@ class QuayServer:
     def push_notification(self, repository: str, tags: list[str], url: str | None = None) -> int:
         """Send Quay's webhook for a push; return the response's status, 0 if there was none."""
         address = url or self.webhook
-        assert address is not None, "there is no webhook"
+        assert address is not None, "no webhook is configured"
         namespace, _, name = repository.partition("/")
         body = {
             "repository": repository,
@@ -204,7 +204,7 @@ class QuayServer:
                 return cached
         path, _, query = request.target.partition("?")
         if path.startswith("/-/"):
-            return self._steer(request, path)
+            return self._control(request, path)
         with self._lock:
             return self._api(request, unquote(path), parse_qs(query, keep_blank_values=True))
 
@@ -213,7 +213,7 @@ class QuayServer:
         if tags:
             kind = "tags"
         elif path == "/api/v1/repository":
-            kind = "starred" if _truth(query, "starred") else "repositories"
+            kind = "starred" if _boolean(query, "starred") else "repositories"
         else:
             kind = "other"
         self.counts[kind] += 1
@@ -246,7 +246,7 @@ class QuayServer:
 
     def _repositories(self, query: Query, namespaces: Namespaces, *, known: bool) -> Reply:
         namespace = query.get("namespace", [""])[0]
-        public, starred = _truth(query, "public"), _truth(query, "starred")
+        public, starred = _boolean(query, "public"), _boolean(query, "starred")
         if not (namespace or public or starred):
             words = "namespace, starred or public are required for this API call"
             raise self._refusal(400, "invalid_request", words)
@@ -289,7 +289,7 @@ class QuayServer:
         limit = min(100, max(1, _number(query, "limit", 50)))
         page = max(1, _number(query, "page", 1))
         name = query.get("specificTag", [""])[0] or None
-        rows = repository.history(only_active=_truth(query, "onlyActiveTags"), name=name)
+        rows = repository.history(only_active=_boolean(query, "onlyActiveTags"), name=name)
         first = (page - 1) * limit
         shown = [row.shown() for row in rows[first : first + limit]]
         return json_reply({"tags": shown, "page": page, "has_additional": len(rows) > first + limit})
@@ -299,7 +299,7 @@ class QuayServer:
         value = {"detail": words, "error_message": words, "error_type": error_type, "title": error_type}
         return RefusalError(json_reply({**value, "type": about, "status": status}, status))
 
-    def _steer(self, request: Request, path: str) -> Reply:
+    def _control(self, request: Request, path: str) -> Reply:
         match request.method, path:
             case "GET", "/-/counts":
                 return json_reply(self.counts)
@@ -316,7 +316,7 @@ class QuayServer:
         return json_reply({})
 
 
-def _truth(query: Query, name: str) -> bool:
+def _boolean(query: Query, name: str) -> bool:
     return query.get(name, ["false"])[0] not in ("false", "False", "FALSE", "0", "", "null")
 
 

@@ -67,18 +67,18 @@ class QuayProcess:
 
     def counts(self, *, reset: bool = False) -> Counter[str]:
         """Return the number of requests by kind; ``reset`` sets them to zero afterwards."""
-        counts = Counter(self._steer("GET", "counts"))
+        counts = Counter(self._control("GET", "counts"))
         if reset:
-            self._steer("DELETE", "counts")
+            self._control("DELETE", "counts")
         return counts
 
     def refresh(self) -> int:
         """Read the complete content of the registry behind it; return the number of tags."""
-        return int(self._steer("POST", "refresh")["tags"])
+        return int(self._control("POST", "refresh")["tags"])
 
     def send_pushes_to(self, url: str) -> None:
         """Send a notification of every push that the registry reports to ``url``."""
-        self._steer("POST", "webhook", url.encode())
+        self._control("POST", "webhook", url.encode())
 
     def __enter__(self) -> Self:
         return self.start()
@@ -86,7 +86,7 @@ class QuayProcess:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _steer(self, method: str, what: str, body: bytes = b"") -> Any:
+    def _control(self, method: str, what: str, body: bytes = b"") -> Any:
         connection = http.client.HTTPConnection(self.url.removeprefix("http://"), timeout=120)
         try:
             connection.request(method, f"/-/{what}", body)

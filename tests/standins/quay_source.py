@@ -35,7 +35,7 @@ class Source:
     authorization: Authorization | None = None
     ca: str | None = None
 
-    def look(self) -> dict[str, dict[str, Tag]]:
+    def read(self) -> dict[str, dict[str, Tag]]:
         """Return its content: repository -> tag -> the tag's manifest."""
         with _Reader(self) as reader:
             return {name: dict(reader.tags(name)) for name in list(reader.repositories())}

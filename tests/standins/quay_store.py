@@ -64,7 +64,7 @@ class Repository:
         return {row.name: row for row in self.rows if row.end is None}
 
     def history(self, *, only_active: bool, name: str | None = None) -> list[_Row]:
-        """The rows as Quay lists them: youngest first, then by name."""
+        """Return the rows as Quay lists them: youngest first, then by name."""
         rows = (r for r in self.rows if (r.end is None or not only_active) and name in (None, r.name))
         return sorted(rows, key=lambda row: (-row.start, row.name))
 

@@ -15,7 +15,7 @@ from typing import Final, Self
 from tests.standins.certificates import Authority
 
 ACCESS: Final = "accesskeyofthetests"
-SECRET: Final = "secretkeyofthetests"  # rclone takes none shorter than about this
+SECRET: Final = "secretkeyofthetests"  # rclone refuses shorter ones
 _TRIES: Final = 400
 
 
@@ -34,7 +34,7 @@ class Rclone:
             (root / bucket).mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
-        # Port 0 is not told: rclone says which one it took, but only in its log.
+        # With port 0, rclone logs the port that it chose.
         name = self.root.name if self._authority is None else f"{self.root.name}-tls"
         self._log = (self.root.parent / f"{name}.log").open("w+")
         program = Path(sys.executable).parent / "rclone"

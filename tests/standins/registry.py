@@ -35,8 +35,10 @@ OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
 
-_ACCESS: Final = re.compile(r'^\S+ .*] "[A-Z]+ /v2/\S* HTTP/1.1" .* "[^"]+"$', re.MULTILINE)  # whoever named itself
-_BCRYPT_COST: Final = 4  # the least there is: the registry hashes the password again for every request
+_ACCESS: Final = re.compile(
+    r'^\S+ .*] "[A-Z]+ /v2/\S* HTTP/1.1" .* "[^"]+"$', re.MULTILINE
+)  # requests with a User-Agent
+_BCRYPT_COST: Final = 4  # the minimum, because the registry hashes the password for every request
 
 
 class Auth(Protocol):
@@ -204,7 +206,7 @@ class Registry:
         digest = sha256(data)
         begun = self.authorized("POST", f"/v2/{repository}/blobs/uploads/", b"")
         place = "/" + begun.headers["Location"].removeprefix(self.url).lstrip("/")
-        # the place has a query of its own; the repository is told from the path alone
+        # the location already has a query
         self.authorized("PUT", f"{place}&digest={digest}", data, {"Content-Type": "application/octet-stream"})
         return digest
 
@@ -239,7 +241,7 @@ class Registry:
         config = self.folder / "config.yml"
         config.write_text(json.dumps(self._settings()))  # JSON is YAML
         with (self.folder / "registry.log").open("wb") as log:
-            # a session of its own: an interrupt at the terminal is for the one who runs it to handle
+            # a new session, so that an interrupt at the terminal reaches only the parent process
             self._process = subprocess.Popen(
                 [program("docker-registry"), "serve", str(config)],
                 stdin=subprocess.DEVNULL,

@@ -50,21 +50,21 @@ _CONDITIONAL: Final = frozenset(
 
 
 class S3Server:
-    """Serves ``buckets``. Use as a context manager; everything that is an attribute may be changed while it runs.
+    """Serves ``buckets``. Use as a context manager. All attributes may be changed while it runs.
 
     ``honours_conditions``: False to ignore ``If-Match`` and ``If-None-Match`` of writes, as many servers do.
     ``normalise``: makes one object of all keys with the same normalised form. The first name stays, or the
     normalised form is the name if ``keeps_names`` is False. ``normalised_buckets``: the buckets it applies to, None for
     all.
-    ``default_type``: the Content-Type of an object put without one; None for none.
-    ``clock``: gives the Unix seconds of new objects. ``listing_skew``: seconds that a listing states the times later
+    ``default_type``: the Content-Type of an object that is put without one; None stores none.
+    ``clock``: gives the Unix seconds of new objects. ``listing_skew``: seconds by which a listing states later times
     than HEAD does. ``smallest_part``: bytes of every part but the last. ``largest_page`` and ``parts_page``: entries
-    in one answer. ``largest_copy``: bytes of the largest object for one CopyObject.
+    in one response. ``largest_copy``: bytes of the largest object for one CopyObject.
 
     ``objects[bucket][key]`` and ``uploads[upload_id]`` are the content. ``counts`` has the number of requests by
     operation (``PutObject``, ``ListObjectsV2``, …), ``requests`` each of them in order. ``hook(method, bucket, key,
-    query)`` is called before each request and may change objects or give an answer of its own. ``lose`` is called with
-    the same after a request was processed: True to close the connection instead of sending the answer.
+    query)`` is called before each request and may change objects or return a response. ``lose`` is called with the same
+    arguments after a request was processed; True closes the connection without a response.
     """
 
     def __init__(

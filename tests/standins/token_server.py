@@ -1,9 +1,9 @@
 """A token server by the Docker token specification, for registries that trust one.
 
 The registry answers 401 and names the realm; the client asks ``GET <realm>?service=&scope=&account=`` with Basic
-credentials and gets a JWT whose ``access`` claim is the part of the asked scopes that the user has a right to: fewer
-permissions than requested are not an error. The registry knows the signing certificate and checks everything else
-itself. https://distribution.github.io/distribution/spec/auth/token/ and
+credentials and gets a JWT whose ``access`` claim lists the permitted part of the requested scopes: fewer permissions than
+requested are not an error. The registry knows the signing certificate and checks everything else itself.
+https://distribution.github.io/distribution/spec/auth/token/ and
 https://distribution.github.io/distribution/spec/auth/jwt/
 """
 
@@ -73,9 +73,9 @@ class TokenRequest:
 class TokenServer:
     """Runs in a thread of this process. Attributes that :meth:`start` does not read may be changed while it runs.
 
-    ``lifetime`` is in seconds. docker-registry accepts a token 60 s longer than it says; with ``exact_expiry`` the
-    token itself says so much less, so that the registry refuses it when ``lifetime`` is over (`expires_in` stays
-    right). ``field`` is where the answer has the token, ``say_expires_in`` whether it says how long it is good.
+    ``lifetime`` is in seconds. docker-registry accepts a token for 60 s after its expiry; with ``exact_expiry`` the token
+    claims 60 s less, so that the registry refuses it when ``lifetime`` is over (`expires_in` stays correct). ``field`` is
+    the field of the response with the token; ``say_expires_in`` adds `expires_in` to the response.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class TokenServer:
         url = urlsplit(request.target)
         if url.path != "/token":
             return _error(404, "nothing here")
-        if request.method != "GET":  # POST is the OAuth2 flow, which is another specification
+        if request.method != "GET":  # POST is the OAuth2 flow, a separate specification
             return _error(405, "only GET", Allow="GET")
         query = parse_qs(url.query, keep_blank_values=True)
         account = self._account(request.authorization)

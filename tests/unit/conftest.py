@@ -1,4 +1,4 @@
-"""What unit tests share: a clock that they set, and the table."""
+"""Fixtures that unit tests share: a clock that they set, the state, and the steps."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from syncline.store.state import State
+from tests.rig.killable import guard
 from tests.rig.made_up import Steps, steps
-from tests.rig.pump import Clock, Reaper, guard
+from tests.rig.pump import Clock, Reaper
 from tests.rig.stack import new_table
 
 
@@ -27,6 +28,6 @@ def state(clock: Clock) -> Iterator[State]:
 
 @pytest.fixture(name="steps")
 def _steps() -> Iterator[Steps]:
-    """The three steps around a kind made up, with an empty table."""
+    """The steps around a fake kind, with an empty table."""
     with steps() as made:
         yield made

@@ -1,4 +1,4 @@
-"""The audit of requirements fails for a known vulnerability, and says what was not audited."""
+"""The audit of requirements fails for a known vulnerability and reports the packages that were not audited."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def audit() -> ModuleType:
         ),
     ],
 )
-def test_the_summary(audit: ModuleType, packages: list[dict[str, Any]], lines: list[str], code: int | None) -> None:
+def test_the_summary_counts_vulnerabilities_and_unaudited_packages(
+    audit: ModuleType, packages: list[dict[str, Any]], lines: list[str], code: int | None
+) -> None:
     assert audit.summary(packages) == (lines, code)
 
 
@@ -68,7 +70,7 @@ def test_the_exit_code_is_that_of_the_worst_list(
     assert audit.main() == 1
 
 
-def test_an_index_without_facts_is_asked_once(
+def test_an_index_without_facts_is_requested_once(
     audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "list.json").write_text(json.dumps({"dependencies": [UNKNOWN]}))
@@ -78,7 +80,7 @@ def test_an_index_without_facts_is_asked_once(
     assert capsys.readouterr().out.count("not audited") == 1
 
 
-def test_a_failed_audit_is_no_pass(audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_audit_does_not_pass(audit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = _python(tmp_path, "echo broken >&2; exit 1")
     monkeypatch.setattr(sys, "argv", ["audit", python, str(tmp_path / "layer.txt")])
     assert audit.main() == 2

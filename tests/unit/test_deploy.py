@@ -1,4 +1,4 @@
-"""The chart, the manifests and the Dockerfile: right by Kubernetes' own schemas, and with no right too many."""
+"""The chart, the manifests and the Dockerfile: valid by Kubernetes' own schemas, and with minimal permissions."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ MODELS: Final = {
     "Ingress": "V1Ingress",
 }
 CUSTOM: Final = ("ServiceMonitor", "Route")
-"""Kinds that Kubernetes' own models do not know; a real API server checks them against their definitions."""
+"""Kinds without a model in the Kubernetes package. A real API server checks them against their definitions."""
 ALWAYS: Final = ("ServiceAccount", "ConfigMap", "Role", "RoleBinding", "Service", "Deployment", "PodDisruptionBudget")
 SYNC: Final = "syncs.gateway"
 SOURCE: Final = f"{SYNC}.sources.here"
-_API: Final[Any] = kubernetes.client.ApiClient()  # turns models into JSON; it asks nobody
+_API: Final[Any] = kubernetes.client.ApiClient()  # converts models to JSON, without requests
 
 
 @pytest.fixture(scope="module")
 def program() -> str:
-    """Helm."""
+    """Return the path of the program helm."""
     return wants(helm(), "program helm is not installed: `scripts/helm` builds it where there is Go")
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
-    # By way of JSON: where a test has brought in SAM, YAML gives mappings that compare their order, too.
+    # Through JSON, because SAM makes YAML load mappings whose comparison includes their order.
     return [json.loads(json.dumps(each)) for each in yaml.safe_load_all(text) if each]
 
 
 def _check(text: str) -> dict[str, list[dict[str, Any]]]:
-    """Return the documents by kind, each checked against the model of its kind: a key it does not know fails."""
+    """Return the documents by kind, each checked against the model of its kind. An unknown key fails the check."""
     found: dict[str, list[dict[str, Any]]] = {kind: [] for kind in (*MODELS, *CUSTOM)}
     for document in _documents(text):
         if document["kind"] not in CUSTOM:
@@ -73,25 +73,25 @@ def _check(text: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def _without_none(value: Any) -> Any:
-    """As JSON, without what is absent: a key that the model does not know is lost in it, and so is found."""
+    """Return JSON without its empty values, as a model has it. A model drops unknown keys, so a comparison finds them."""
     if isinstance(value, dict):
         return {key: inner for key, each in value.items() if (inner := _without_none(each)) not in (None, {}, [])}
     return [_without_none(each) for each in value] if isinstance(value, list) else value
 
 
 def test_the_generated_files_are_current() -> None:
-    """After a change of the chart or of the models of tokens: ``python -m tests.rig.manifests``."""
+    """Run ``python -m tests.rig.manifests`` after a change of the chart or of the models of tokens."""
     assert SCHEMA.read_text() == values_schema()
     assert FILE.read_text().splitlines(keepends=True)[0] == first_line()
 
 
-def test_the_manifests_are_right_by_kubernetes_schemas() -> None:
+def test_the_manifests_are_valid_by_the_schemas_of_kubernetes() -> None:
     found = _check(FILE.read_text())
     assert {kind: len(each) for kind, each in found.items() if each} == dict.fromkeys(ALWAYS, 1)
     assert all(each["metadata"]["namespace"] == NAMESPACE for every in found.values() for each in every)
 
 
-def test_the_role_may_list_what_is_listed_and_nothing_else() -> None:
+def test_the_role_may_list_endpoint_slices_and_nothing_else() -> None:
     found = _check(FILE.read_text())
     (role,) = found["Role"]
     assert role["rules"] == [{"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list"]}]
@@ -103,7 +103,7 @@ def test_the_role_may_list_what_is_listed_and_nothing_else() -> None:
     ]
 
 
-def test_the_pod_is_nobody_and_writes_nowhere() -> None:
+def test_the_pod_runs_without_root_on_a_read_only_file_system() -> None:
     (deployment,) = _check(FILE.read_text())["Deployment"]
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
@@ -118,7 +118,7 @@ def test_the_pod_is_nobody_and_writes_nowhere() -> None:
     assert probes == ["/health", "/health", "/ready"]
 
 
-def test_its_configuration_is_one() -> None:
+def test_the_configuration_in_the_manifests_is_valid() -> None:
     (config,) = _check(FILE.read_text())["ConfigMap"]
     parsed = parse_syncs(config["data"]["syncs.yaml"].encode())
     assert [sync.kind for sync in parsed.syncs.values()] == ["tokens"]
@@ -134,15 +134,15 @@ def test_helm_lints_the_chart_and_renders_the_manifests(program: str) -> None:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-def test_whatever_is_set_helm_renders_what_kubernetes_takes(program: str, settings: tuple[str, ...]) -> None:
+def test_helm_renders_valid_manifests_for_every_setting(program: str, settings: tuple[str, ...]) -> None:
     found = _check(rendered(program, *settings))
     roles = 2 if "namespaces={gateway,edge}" in settings else 0 if "rbac.create=false" in str(settings) else 1
     assert len(found["Role"]) == len(found["RoleBinding"]) == roles
     assert len(found["Deployment"]) == 1
 
 
-def test_everything_that_is_set_is_rendered(program: str) -> None:
-    """Each value of the file is found in the object that it is for."""
+def test_every_value_is_rendered(program: str) -> None:
+    """Each value of the example file appears in its object."""
     found = _check(rendered(program, *SETTINGS[-1]))
     (values,) = _documents(Path(SETTINGS[-1][-1]).read_text())
     one = {kind: each[0] for kind, each in found.items() if each}
@@ -161,9 +161,9 @@ def test_everything_that_is_set_is_rendered(program: str) -> None:
     assert pod["securityContext"].items() >= values["podSecurityContext"].items()
     for key in ("priorityClassName", "nodeSelector", "tolerations", "affinity"):
         assert pod[key] == values[key]
-    own, theirs = pod["topologySpreadConstraints"]
-    assert own["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
-    assert theirs == values["topologySpreadConstraints"][1]
+    default, configured = pod["topologySpreadConstraints"]
+    assert default["labelSelector"]["matchLabels"] == spec["selector"]["matchLabels"]
+    assert configured == values["topologySpreadConstraints"][1]
     annotations = spec["template"]["metadata"]["annotations"]
     assert annotations["example.com/a"] == "b"
     assert "prometheus.io/scrape" not in annotations
@@ -186,7 +186,7 @@ def test_everything_that_is_set_is_rendered(program: str) -> None:
     assert (one["Service"]["spec"]["type"], one["Service"]["spec"]["ports"][0]["port"]) == ("LoadBalancer", 443)
 
 
-def test_a_changed_configuration_is_a_changed_pod(program: str) -> None:
+def test_a_changed_configuration_replaces_the_pod(program: str) -> None:
     sums = set()
     for settings in ((), ("--set", "syncs.gateway.quorum=majority")):
         (deployment,) = _check(rendered(program, *settings))["Deployment"]
@@ -194,7 +194,7 @@ def test_a_changed_configuration_is_a_changed_pod(program: str) -> None:
     assert len(sums) == 2
 
 
-def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
+def test_on_openshift_the_namespace_chooses_the_user(program: str) -> None:
     (deployment,) = _check(rendered(program, "--api-versions", "security.openshift.io/v1"))["Deployment"]
     assert deployment["spec"]["template"]["spec"]["securityContext"] == {
         "runAsNonRoot": True,
@@ -203,7 +203,7 @@ def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("setting", "message"),
     [
         ("replicas=many", "/replicas"),
         ("replica=3", "additional properties 'replica' not allowed"),
@@ -242,24 +242,24 @@ def test_on_openshift_the_user_is_the_namespaces_own(program: str) -> None:
         ("syncs.Gate_Way.kind=tokens", "Gate_Way"),
     ],
 )
-def test_helm_refuses_a_wrong_value_and_names_it(program: str, wrong: str, told: str) -> None:
+def test_helm_refuses_an_invalid_value_and_names_it(program: str, setting: str, message: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        rendered(program, "--set", wrong)
-    assert told in caught.value.stderr
+        rendered(program, "--set", setting)
+    assert message in caught.value.stderr
 
 
-def test_sources_elsewhere_need_no_role_of_the_chart(program: str) -> None:
+def test_sources_outside_the_namespace_need_no_role_of_the_chart(program: str) -> None:
     for settings in (f"{SOURCE}.namespace=edge,rbac.create=false", f"{SOURCE}.namespace=edge,{SOURCE}.auth.eks=prod"):
         assert rendered(program, "--set", settings)
 
 
-def test_helm_asks_for_a_sync(program: str) -> None:
+def test_helm_requires_a_sync(program: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         rendered(program, example=False)
     assert "syncs is empty: set at least one sync" in caught.value.stderr
 
 
-def test_the_image_has_what_the_chart_expects_of_it() -> None:
+def test_the_image_matches_the_chart() -> None:
     text = (ROOT / "deploy" / "Dockerfile").read_text()
     copied = [match[1] for match in re.finditer(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)]
     assert all((ROOT / each).exists() for each in copied)
@@ -271,7 +271,7 @@ def test_the_image_has_what_the_chart_expects_of_it() -> None:
     assert "--require-hashes" in text
 
 
-def test_the_container_runs_with_the_versions_that_the_functions_have() -> None:
+def test_the_container_has_the_same_versions_as_the_functions() -> None:
     def pinned(name: str) -> dict[str, str]:
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
         pairs = [line.split(" ")[0].split("==") for line in lines if "==" in line and not line.startswith((" ", "#"))]

@@ -1,4 +1,4 @@
-"""Documentation: every relative link leads to a file, and every page is in the index."""
+"""Documentation: every relative link points to a file, and every page is in the index."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ HEADING: Final = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def _anchors(page: Path) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors that GitHub gives to the headings of a page."""
     return {re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-") for text in HEADING.findall(page.read_text())}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_links_lead_somewhere(page: Path) -> None:
+def test_link_targets_exist(page: Path) -> None:
     for link in LINK.findall(page.read_text()):
         if re.match(r"[a-z]+:", link):
             continue

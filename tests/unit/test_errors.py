@@ -1,4 +1,4 @@
-"""The table of codes: a type that holds its names, and advice that fits kinds and commands."""
+"""The table of codes: a type with its names, and advice that fits kinds and commands."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def test_a_code_of_another_version_has_advice() -> None:
     assert "version" in error.code.advice()
 
 
-def uncheckable(path: Path) -> Iterator[str]:
-    """Yield the comparisons of a code that mypy does not check: with ``in`` and a container without a type."""
+def unchecked_comparisons(path: Path) -> Iterator[str]:
+    """Yield the comparisons of codes that mypy does not check: those with ``in`` and an untyped container."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.In | ast.NotIn):
             left, right = ast.unparse(node.left), node.comparators[0]
             if isinstance(right, ast.Name) and right.id.isupper():
                 wrong = re.search(r"\.code(\.name)?$", left) and right.id not in typed_constants()
-            else:  # a code of AWS or S3 is a string, so only literals of ours count
+            else:  # codes of AWS and S3 are strings too, so only our own literals count
                 wrong = any(isinstance(each, ast.Constant) and each.value in CODES for each in ast.walk(right))
             if wrong:
                 yield f"{path.name}:{node.lineno}: {ast.unparse(node)}"
@@ -94,7 +94,7 @@ def typed_constants() -> frozenset[str]:
 
 
 def test_mypy_checks_every_comparison_of_a_code() -> None:
-    assert [each for path in PACKAGE.rglob("*.py") for each in uncheckable(path)] == []
+    assert [each for path in PACKAGE.rglob("*.py") for each in unchecked_comparisons(path)] == []
 
 
 @cache
@@ -117,15 +117,15 @@ def keys(kind: str) -> frozenset[str]:
 
 @cache
 def modules(kind: str) -> frozenset[Path]:
-    """Return the modules that a kind consists of, with those that they import but for other kinds."""
+    """Return the modules of a kind and those that they import, without the modules of other kinds."""
     found: set[Path] = set()
     waiting = list((PACKAGE / "kinds" / kind).rglob("*.py"))
-    rooms = (PACKAGE / "clients", PACKAGE / "kinds" / kind, *((PACKAGE / "web",) if kind == "tokens" else ()))
+    packages = (PACKAGE / "clients", PACKAGE / "kinds" / kind, *((PACKAGE / "web",) if kind == "tokens" else ()))
     first = frozenset(waiting)
     while waiting:
         path = waiting.pop()
         if path in found or not (
-            path in first or path == PACKAGE / "secrets.py" or any(r in path.parents for r in rooms)
+            path in first or path == PACKAGE / "secrets.py" or any(package in path.parents for package in packages)
         ):
             continue
         found.add(path)
@@ -139,7 +139,7 @@ def modules(kind: str) -> frozenset[Path]:
 
 @cache
 def raised(kind: str) -> frozenset[str]:
-    """Return the codes that modules of a kind name, in a raise or in a table of codes."""
+    """Return the codes that occur in the modules of a kind, in a raise or in a table of codes."""
     nodes = (node for path in modules(kind) for node in ast.walk(ast.parse(path.read_text())))
     return frozenset(n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)) & CODES.keys()
 
@@ -147,7 +147,7 @@ def raised(kind: str) -> frozenset[str]:
 PAIRS: Final = [(code, kind) for kind in MODELS for code in sorted(raised(kind))]
 
 
-def test_every_kind_can_fail_in_the_ways_of_its_systems() -> None:
+def test_every_kind_raises_the_codes_of_its_systems() -> None:
     assert {"TARGET_FULL", "THROTTLED", "FORBIDDEN"} <= raised("images") & raised("artifacts") & raised("files")
     assert "OBJECT_ARCHIVED" in raised("files") & raised("backups")
     assert "OBJECT_ARCHIVED" not in raised("images")
@@ -163,7 +163,7 @@ def test_advice_names_only_keys_that_the_kind_has(code: CodeName, kind: str) -> 
 
 
 @pytest.mark.parametrize("code", sorted(raised("artifacts")))
-def test_advice_without_an_engine_names_none(code: CodeName) -> None:
+def test_advice_without_an_engine_does_not_mention_it(code: CodeName) -> None:
     assert not ENGINE_WORDS.search(CODES[code].advice("artifacts", engine=False))
 
 
@@ -190,12 +190,12 @@ ADVICE: Final = [
 ]
 
 
-@pytest.mark.parametrize(("code", "kind", "words", "others"), ADVICE)
-def test_advice_helps(code: CodeName, kind: str, words: str, others: str) -> None:
+@pytest.mark.parametrize(("code", "kind", "present", "absent"), ADVICE)
+def test_advice_fits_the_kind(code: CodeName, kind: str, present: str, absent: str) -> None:
     advice = CODES[code].advice(kind)
-    assert words in advice
-    assert not others or others not in advice
+    assert present in advice
+    assert not absent or absent not in advice
 
 
-def test_a_code_that_a_kind_has_advice_for_can_be_raised_by_it() -> None:
+def test_a_kind_has_advice_only_for_codes_that_it_raises() -> None:
     assert not [(code.name, kind) for code in CODES.values() for kind in code.by_kind if code.name not in raised(kind)]

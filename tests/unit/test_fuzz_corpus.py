@@ -1,4 +1,4 @@
-"""Every target of the fuzzer over its seeds and its kept corpus: no exception, no hang, no growth, and back again."""
+"""Fuzz targets with their seeds and corpus: no exception, no hang, bounded memory, and stable round trips."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.fuzz.table import CORPUS, GROUPS, NAMES, RECORD, kept, target_of
 from tests.fuzz.target import LONGEST, Finding, Target, must
 
 _FREE: Final = 24 * 1024 * 1024
-"""Bytes of memory that any input may take: buffers of 1 MiB, and models that are built on first use."""
+"""Bytes of memory allowed for every input: buffers of 1 MiB, and models that are built on first use."""
 _RATIO: Final = 2_000
-"""Bytes of memory for each byte of an input beyond those."""
+"""Further bytes of memory allowed per byte of input."""
 _MOST_KEPT: Final = 60
 
 
@@ -26,18 +26,18 @@ def _quiet() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kept_inputs_hold(name: str) -> None:
+def test_corpus_inputs_pass(name: str) -> None:
     target = target_of(name)
     for data in (b"", *target.seeds, *(path.read_bytes() for path in kept(name))):
         target.check(data)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_kept_inputs_take_little_memory(name: str) -> None:
+def test_corpus_inputs_take_little_memory(name: str) -> None:
     target = target_of(name)
     inputs = (*target.seeds, *(path.read_bytes() for path in kept(name)))
     for data in inputs[:1]:
-        target.check(data)  # what is imported or built on first use is not the input's
+        target.check(data)  # imports and models of first use do not count for the input
     for data in inputs:
         tracemalloc.start()
         try:
@@ -56,7 +56,7 @@ def test_the_corpus_is_small_and_belongs_to_targets() -> None:
         assert all(path.stat().st_size <= LONGEST for path in paths)
 
 
-def test_the_record_speaks_of_every_target() -> None:
+def test_the_record_covers_every_target() -> None:
     record = json.loads(RECORD.read_text())
     assert set(record["targets"]) == set(NAMES)
     assert all(each["executions"] > 0 and each["findings"] == [] for each in record["targets"].values())
@@ -67,7 +67,7 @@ def test_the_table_names_all_targets() -> None:
         assert tuple(each.name for each in import_module(f"tests.fuzz.{module}").TARGETS) == names
 
 
-def test_a_target_that_fails_is_noticed() -> None:
+def test_a_failing_target_is_detected() -> None:
     target = Target("made-up", lambda data: must(data != b"bad", "it was bad"), ())
     target.check(b"good")
     with pytest.raises(Finding, match="it was bad"):

@@ -1,4 +1,4 @@
-"""The check of calls against roles, itself checked with calls that no role allows."""
+"""The check of AWS calls against roles detects calls that no role allows."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.rig.stack import create_table
 
 @dataclass(frozen=True)
 class Work:
-    """Calls that some code of the console may come to make."""
+    """Figures of the console that make an AWS call, directly or in a thread."""
 
     call: Callable[[], object]
     in_a_thread: bool
@@ -40,7 +40,7 @@ def console_makes(call: Callable[[], object], *, in_a_thread: bool = False) -> N
 
 @pytest.mark.parametrize("in_a_thread", [False, True])
 @mock_aws
-def test_a_call_that_the_role_does_not_allow_is_found(*, in_a_thread: bool) -> None:
+def test_a_call_that_the_role_does_not_allow_is_detected(*, in_a_thread: bool) -> None:
     table = create_table()
     console_makes(lambda: table.get_item(Key={"pk": "a", "sk": "b"}), in_a_thread=in_a_thread)
     grants.fail_if_denied()
@@ -50,7 +50,7 @@ def test_a_call_that_the_role_does_not_allow_is_found(*, in_a_thread: bool) -> N
 
 
 @mock_aws
-def test_each_write_of_a_transaction_is_looked_up() -> None:
+def test_each_write_of_a_transaction_is_checked() -> None:
     table = create_table()
     put = {"Put": {"TableName": table.name, "Item": {"pk": "a", "sk": "b"}}}
     console_makes(lambda: table.meta.client.transact_write_items(TransactItems=[put]))  # type: ignore[list-item]
@@ -59,7 +59,7 @@ def test_each_write_of_a_transaction_is_looked_up() -> None:
 
 
 @mock_aws
-def test_a_call_on_another_resource_is_found() -> None:
+def test_a_call_on_another_resource_is_detected() -> None:
     client = boto3.client("secretsmanager")
     client.create_secret(Name="other/hooks", SecretString="x")
     client.create_secret(Name="syncline/hooks", SecretString="x")
@@ -71,12 +71,12 @@ def test_a_call_on_another_resource_is_found() -> None:
 
 
 @mock_aws
-def test_what_a_test_calls_itself_is_not_looked_up() -> None:
+def test_calls_of_the_test_itself_are_not_checked() -> None:
     create_table().put_item(Item={"pk": "a", "sk": "b"})
     grants.fail_if_denied()
 
 
-def test_a_grant_that_nothing_used_is_reported() -> None:
+def test_an_unused_grant_is_reported() -> None:
     every = {(f, each.action, each.resource) for f in ("Console",) for each in grants.grants_of(f)}
     query = next(each for each in every if each[1] == "dynamodb:Query")
     assert f"ConsoleRole: dynamodb:Query on {query[2]}" in grants.unused(every - {query})

@@ -16,9 +16,9 @@ import pytest
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "layers/syncline/syncline"
 SHARED: Final = ("errors", "escaping", "model", "ownership", "patterns", "schedule")
-"""Modules without an import of another package: what anybody may use."""
+"""Modules that import no other package, so every module may import them."""
 
-# What files may import of the package. The first pattern that fits a file counts; a name stands for all below it.
+# Imports from the package that are allowed. The first pattern that matches a file counts. A name includes all below it.
 RULES: Final[dict[str, tuple[str, ...]]] = {
     "model.py": ("errors",),
     "errors.py": (),
@@ -32,7 +32,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "messages.py": ("errors", "model"),
     "telemetry.py": ("environment", "escaping", "messages", "model", "secrets"),
     "config/*.py": ("config", "kinds.table", "secrets", *SHARED),
-    # A server may repeat a secret in its words, and what a token server gives out is one.
+    # A server may repeat a secret in its messages, and tokens of a token server are secrets.
     "clients/*.py": ("clients", "errors", "secrets.redact", "secrets.register"),
     "store/backup_records.py": ("errors",),
     "store/*.py": ("messages", "store", *SHARED),
@@ -77,7 +77,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "cli/*.py": ("cli", "clients", "config", "kinds.table", "messages", "secrets", "store", "wiring", *SHARED),
 }
 
-# Packages of others, and the files that may import them.
+# Third-party packages, and the files that may import them.
 ONLY: Final[dict[str, tuple[str, ...]]] = {
     "boto3": ("cli/*", "kinds/*/wiring*", "kinds/tokens/container.py", "secrets.py", "wiring/*"),
     "botocore": (
@@ -112,12 +112,12 @@ def _files() -> list[Path]:
 
 
 def _name(path: Path) -> str:
-    """Return the path of a file below the package, or below the repository for a function's."""
+    """Return the path of a file relative to the package, or to the repository for a function."""
     return str(path.relative_to(PACKAGE if path.is_relative_to(PACKAGE) else ROOT))
 
 
 def _imports(path: Path) -> Iterator[str]:
-    """Every module a file imports, wherever in it, and the names it takes from each."""
+    """Yield every module that a file imports, at any level, and the names that it imports from each."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -128,7 +128,7 @@ def _imports(path: Path) -> Iterator[str]:
 
 
 def _is_below(name: str, above: str) -> bool:
-    """Return True for a name below another one, of which a part may be ``*``."""
+    """Return True if a name is below another one, in which a part may be ``*``."""
     parts, wanted = name.split("."), above.split(".")
     return len(parts) >= len(wanted) and all(each in ("*", part) for part, each in zip(parts, wanted, strict=False))
 
@@ -139,7 +139,7 @@ FILES: Final = pytest.mark.parametrize("path", _files(), ids=_name)
 @FILES
 def test_an_init_module_imports_nothing(path: Path) -> None:
     if path.name == "__init__.py":
-        assert list(_imports(path)) == [], "importing a package must not cost what its modules cost"
+        assert list(_imports(path)) == [], "the import of a package must not import its modules"
 
 
 @FILES
@@ -147,13 +147,13 @@ def test_a_file_imports_only_what_its_rule_allows(path: Path) -> None:
     if path.name == "__init__.py":
         return
     allowed = next(names for pattern, names in RULES.items() if fnmatch(_name(path), pattern))
-    own = [name.removeprefix("syncline.") for name in _imports(path) if name.startswith("syncline.")]
-    wrong = [name for name in own if name != "__version__" and not any(_is_below(name, each) for each in allowed)]
+    imported = [name.removeprefix("syncline.") for name in _imports(path) if name.startswith("syncline.")]
+    wrong = [name for name in imported if name != "__version__" and not any(_is_below(name, each) for each in allowed)]
     assert wrong == [], f"{_name(path)} must not import {wrong}"
 
 
 @FILES
-def test_packages_of_others_are_imported_where_they_belong(path: Path) -> None:
+def test_third_party_packages_are_imported_only_where_allowed(path: Path) -> None:
     wrong = [
         name
         for name in _imports(path)
@@ -169,7 +169,7 @@ def test_every_rule_has_a_file() -> None:
     assert [each for each in patterns if not any(fnmatch(name, each) for name in names)] == []
 
 
-def test_no_modules_import_each_other() -> None:
+def test_there_is_no_import_cycle() -> None:
     modules = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
     needs = {
         module: {
@@ -216,7 +216,7 @@ def test_no_modules_import_each_other() -> None:
         ("syncline.clients.kubernetes.client", ("kubernetes", "yaml", "boto3")),
     ],
 )
-def test_nothing_comes_along_that_was_not_asked_for(module: str, absent: tuple[str, ...]) -> None:
+def test_a_module_loads_no_unneeded_package(module: str, absent: tuple[str, ...]) -> None:
     program = f"import sys, {module}; print(*sys.modules)"
     path = f"{PACKAGE.parent}"
     done = subprocess.run([sys.executable, "-c", program], env={"PYTHONPATH": path}, capture_output=True, check=True)

@@ -1,4 +1,4 @@
-"""No module outside ``kinds/`` knows a kind by name: what others need to know of a kind is in ``kinds/table.py``."""
+"""No module outside ``kinds/`` names a kind: other modules use the descriptions in ``kinds/table.py``."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ EXCEPTIONS: Final = {
     "clients/github/client.py": "`artifacts` is a key of GitHub's API",
     "cli/engine_state.py": "`backups` are those of a table of DynamoDB",
     "web/contract.py": "the probe is the web side of tokens",
-    "web/openapi.py": "the probe is the web side of tokens",
     "web/probe.py": "the probe is the web side of tokens",
     "web/server.py": "the probe is the web side of tokens",
     "functions/canary/app.py": "a function of tokens",
     "functions/probe/app.py": "a function of tokens",
     "functions/scrape/app.py": "a function of tokens",
 }
-"""Files that may know a kind by name, with the reason."""
+"""Files that may name a kind, with the reason."""
 _ANY: Final = "|".join(KINDS)
 MENTION: Final = re.compile(
     rf"(?:{_ANY})|.*(?:\b(?:syncs?|kinds?|commands?) (?:of|for|about) (?:{_ANY})\b|`(?:{_ANY})`|\bkinds\.(?:{_ANY})\b).*",
     re.DOTALL,
 )
-"""A string that is a kind's name, or a message that speaks of a kind."""
+"""A string that is the name of a kind, or a message about a kind."""
 
 
 def _name(path: Path) -> str:
@@ -48,7 +47,7 @@ def _outside() -> list[Path]:
 
 
 def _mentions(path: Path) -> Iterator[str]:
-    """Yield what a file imports of a kind, and its strings that name one. Docstrings may, to explain."""
+    """Yield imports from a kind in a file, and strings that name a kind. Docstrings are exempt."""
     tree = ast.parse(path.read_text())
     docstrings = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
@@ -65,7 +64,7 @@ def _mentions(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("path", _outside(), ids=_name)
-def test_a_kind_is_known_by_its_description_alone(path: Path) -> None:
+def test_modules_outside_kinds_name_no_kind(path: Path) -> None:
     if _name(path) not in EXCEPTIONS:
         assert list(_mentions(path)) == []
 
@@ -75,13 +74,13 @@ def test_every_exception_is_needed() -> None:
     assert [name for name in EXCEPTIONS if not list(_mentions(by_name[name]))] == []
 
 
-def test_a_package_for_each_kind_and_a_description_for_each_package() -> None:
+def test_each_kind_has_a_package_and_a_description() -> None:
     packages = {path.name for path in (PACKAGE / "kinds").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert packages == set(KINDS)
 
 
 @pytest.mark.parametrize("info", KINDS.values(), ids=KINDS)
-def test_a_description_names_what_the_package_has(info: KindInfo) -> None:
+def test_a_description_agrees_with_the_package(info: KindInfo) -> None:
     folder = PACKAGE / "kinds" / info.name
     model = model_of(info.name)
     assert model.__name__ == info.model
@@ -95,12 +94,12 @@ def test_a_description_names_what_the_package_has(info: KindInfo) -> None:
     assert ("class Builder" in (folder / "wiring.py").read_text()) is info.has_runs
 
 
-def test_a_kind_that_this_version_does_not_know_has_no_particulars() -> None:
+def test_an_unknown_kind_has_a_default_description() -> None:
     assert kind_info("letters").name == "letters"
     assert kind_info("letters").has_runs
 
 
-def test_help_and_a_command_for_all_kinds_import_no_kind_but_declarations() -> None:
+def test_help_and_commands_for_all_kinds_import_only_declarations_of_kinds() -> None:
     code = "import contextlib, sys\nfrom syncline.cli.main import app\n"
     code += "with contextlib.suppress(SystemExit): app(sys.argv[1:])\n"
     code += "print(*(name for name in sys.modules if name.startswith('syncline.kinds.')))"

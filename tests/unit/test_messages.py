@@ -29,7 +29,7 @@ from syncline.messages import (
 from syncline.model import EVERYTHING, Item, Scope, Step, Trigger
 from tests.rig.pump import LARGEST_MESSAGE
 
-# Lone surrogates too, as JSON carries them: of a high and a low one it makes a character.
+# With lone surrogates, which JSON can carry. JSON joins a high and a low one to one character.
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20).map(
     lambda text: str(json.loads(json.dumps(text)))
 )
@@ -73,7 +73,7 @@ BATCHES = st.builds(
     st.integers(0, 9),
 )
 RUN_IDS = st.none() | st.text(min_size=1, max_size=20)
-HEARD = st.none() | st.dictionaries(TEXT, PLAIN_JSON, max_size=3)
+EVENTS = st.none() | st.dictionaries(TEXT, PLAIN_JSON, max_size=3)
 STARTS = st.builds(
     Start,
     TEXT,
@@ -82,7 +82,7 @@ STARTS = st.builds(
     RUN_IDS,
     st.booleans(),
     st.booleans(),
-    HEARD,
+    EVENTS,
     st.none() | TEXT,
     st.none() | st.floats(0, 2e9),
 )
@@ -90,7 +90,7 @@ DEAD = st.builds(DeadLetter, BATCHES, st.sampled_from(sorted(CODES)), TEXT, st.n
 
 
 @given(BATCHES | STARTS | DEAD)
-def test_a_message_is_read_as_it_was_written(message: Batch | Start | DeadLetter) -> None:
+def test_a_decoded_message_equals_the_encoded_one(message: Batch | Start | DeadLetter) -> None:
     body = encode(message)
     assert decode(body) == message
     assert not REFUSED_BY_SQS.search(body)
@@ -112,7 +112,7 @@ def test_any_value_is_a_message_or_refused(value: Any) -> None:
 
 
 @given(BATCHES | STARTS | DEAD, st.data())
-def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
+def test_a_message_with_one_changed_field_is_valid_or_refused(
     message: Batch | Start | DeadLetter, data: st.DataObject
 ) -> None:
     body = to_json(message)
@@ -124,7 +124,7 @@ def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
 
 
 @pytest.mark.parametrize(
-    ("body", "why"),
+    ("body", "reason"),
     [
         ("no json", "not JSON"),
         ('{"v": "1", "type": "start"}', "message version '1'; this version of Syncline reads 1"),
@@ -140,25 +140,25 @@ def test_a_message_with_one_wrong_field_is_a_message_or_said_to_be_none(
         ('{"v": 1, "type": "dead", "batch": {"v": 1, "type": "start", "sync": "a", "trigger": "hand"}}', "dead letter"),
     ],
 )
-def test_an_error_names_the_fault(body: str, why: str) -> None:
-    with pytest.raises(SynclineError, match=why) as error:
+def test_an_error_names_the_fault(body: str, reason: str) -> None:
+    with pytest.raises(SynclineError, match=reason) as error:
         decode(body)
     assert error.value.code.name == "MESSAGE_INVALID"
 
 
-def test_a_letter_that_names_half_an_item_is_no_message() -> None:
+def test_a_dead_letter_with_an_incomplete_item_is_invalid() -> None:
     batch = {"v": 1, "type": "batch", "run": "r", "sync": "s", "step": "transfer", "id": "i", "attempt": 1, "hop": 0}
     letter = {"v": 1, "type": "dead", "batch": batch, "code": "FORBIDDEN", "reason": "no", "item": ["team/app"]}
     with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
         from_json(letter)
 
 
-def test_a_letter_with_a_code_of_another_version_is_read() -> None:
+def test_a_dead_letter_with_a_code_of_another_version_is_read() -> None:
     letter = DeadLetter(Batch("r", "s", Step.VERIFY, "b"), stored_code("OF_LATER"), "no")
     assert decode(encode(letter)) == letter
 
 
-def test_a_letter_within_a_letter_without_end_is_no_message() -> None:
+def test_deeply_nested_dead_letters_are_invalid() -> None:
     body: Any = None
     for _ in range(3000):
         body = {"v": 1, "type": "dead", "batch": body}
@@ -166,12 +166,12 @@ def test_a_letter_within_a_letter_without_end_is_no_message() -> None:
         from_json(body)
 
 
-def test_defaults_are_left_out() -> None:
+def test_default_values_are_not_encoded() -> None:
     assert encode(Start("a", Trigger.MANUAL)) == '{"v":1,"type":"start","sync":"a","trigger":"hand"}'
     assert "groups" not in encode(Batch("r", "s", Step.VERIFY, "b"))
 
 
-def test_children_have_ids_that_follow_from_their_parents() -> None:
+def test_the_id_of_a_child_is_derived_from_its_parent() -> None:
     batch = Batch("r", "s", Step.DISCOVER, "root", scope=Scope.of(["a"]), hop=3)
     first, second = batch.child(0, step=Step.TRANSFER), batch.child(1)
     assert first == batch.child(0, step=Step.TRANSFER)
@@ -180,19 +180,19 @@ def test_children_have_ids_that_follow_from_their_parents() -> None:
     assert batch.child(0, hop=3).hop == 3
 
 
-def test_children_keep_their_ids_over_an_update() -> None:
-    """Otherwise a batch that is delivered again after it sends its work on twice."""
+def test_ids_of_children_are_the_same_in_every_version() -> None:
+    """Otherwise, a batch that is delivered again after an update would queue its children twice."""
     digest = hashlib.blake2b(b"root/2", digest_size=10).hexdigest()
     assert Batch("r", "s", Step.DISCOVER, "root").child(2).id == digest
 
 
-def test_a_child_of_the_same_step_carries_on_the_work_of_its_parent() -> None:
+def test_a_child_of_the_same_step_continues_the_work_of_its_parent() -> None:
     batch = Batch("r", "s", Step.TRANSFER, "root", idle=4, deaths=2, scan="j")
-    on = batch.child(0)
-    assert (on.begun, on.idle, on.deaths, on.scan) == ("root", 0, 0, "j")
-    assert on.child(0).origin == on.origin == batch.origin == "root"
+    child = batch.child(0)
+    assert (child.begun, child.idle, child.deaths, child.scan) == ("root", 0, 0, "j")
+    assert child.child(0).origin == child.origin == batch.origin == "root"
     assert batch.child(1, idle=5).idle == 5
-    verify = on.child(0, step=Step.VERIFY)
+    verify = child.child(0, step=Step.VERIFY)
     assert (verify.begun, verify.origin) == (None, verify.id)
 
 
@@ -207,31 +207,31 @@ def test_a_child_of_the_same_step_carries_on_the_work_of_its_parent() -> None:
         ((), None, None, ("*", "*")),
     ],
 )
-def test_a_letter_stands_for_its_item_or_for_those_of_its_batch(
+def test_a_dead_letter_has_the_key_of_its_item_or_of_its_batch(
     items: tuple[Item, ...], groups: list[str] | None, item: tuple[str, str] | None, key: tuple[str, str]
 ) -> None:
     batch = Batch("r", "s", Step.VERIFY, "b", items, Scope.of(groups))
     assert DeadLetter(batch, "INTERNAL", "why", item).key == key
 
 
-def test_a_message_of_an_earlier_version_that_lacks_newer_fields_is_read() -> None:
+def test_a_message_without_newer_fields_is_read() -> None:
     body = {"v": 1, "type": "batch", "run": "r", "sync": "s", "step": "verify", "id": "i", "attempt": 2, "hop": 3}
     assert from_json(body) == Batch("r", "s", Step.VERIFY, "i", attempt=2, hop=3)
 
 
-def test_json_without_a_version_is_a_notice() -> None:
+def test_json_without_a_version_is_a_notification() -> None:
     assert decode('{"Records": []}') == Notification({"Records": []})
     assert QueuedLetter(Step.DISCOVER, '{"Records": []}', "r").read() is None
 
 
 class Exceptions:
-    """A client's own exceptions."""
+    """Exceptions of a boto3 client."""
 
     ClientError = ClientError
 
 
 class Sqs:
-    """SQS that takes what it is told to take."""
+    """A fake SQS that refuses messages 1 and 3 of a request, `failures` times."""
 
     exceptions = Exceptions
 
@@ -263,7 +263,7 @@ def batches(count: int, size: int = 10) -> list[Outgoing]:
     return [Outgoing(Batch("r", "s", Step.TRANSFER, f"b{number}", (item,)), number) for number in range(count)]
 
 
-def test_messages_go_ten_at_a_time_to_their_steps_queues() -> None:
+def test_messages_are_sent_in_tens_to_the_queues_of_their_steps() -> None:
     sqs = Sqs()
     verify = Outgoing(Batch("r", "s", Step.VERIFY, "v"))
     queues(sqs).send([verify, *batches(23)])
@@ -273,7 +273,7 @@ def test_messages_go_ten_at_a_time_to_their_steps_queues() -> None:
 
 
 def test_each_message_of_a_standard_queue_names_its_sync_as_the_tenant() -> None:
-    """SQS delivers fairly among message groups: a sync with a backlog does not delay the others."""
+    """SQS delivers fairly among message groups, so a sync with a backlog does not delay the others."""
     sqs = Sqs()
     queues(sqs).start(Start("images", Trigger.WEBHOOK))
     commit = Batch("r", "backups", Step.COMMIT, "c", (Item("main", "a"),))
@@ -290,20 +290,20 @@ def test_each_message_of_a_standard_queue_names_its_sync_as_the_tenant() -> None
     assert branch not in (None, "backups"), "one writer for each branch"
 
 
-def test_nothing_to_send_is_no_call() -> None:
+def test_without_messages_sqs_is_not_called() -> None:
     sqs = Sqs()
     queues(sqs).send([])
     queues(sqs).send_dead_letters(Step.VERIFY, [])
     assert sqs.calls == []
 
 
-def test_large_messages_go_in_smaller_portions() -> None:
+def test_large_messages_are_sent_in_smaller_requests() -> None:
     sqs = Sqs()
     queues(sqs).send(batches(9, 100_000))
     assert sqs.calls == [2, 2, 2, 2, 1]
 
 
-def test_delays_are_what_sqs_takes() -> None:
+def test_delays_are_limited_to_the_maximum_of_sqs() -> None:
     sqs = Sqs()
     queues(sqs).send([Outgoing(Batch("r", "s", Step.TRANSFER, "b"), 5000)])
     assert sqs.sent[0][1]["DelaySeconds"] == 900
@@ -316,12 +316,12 @@ def test_messages_that_sqs_did_not_accept_are_sent_again() -> None:
     assert sorted(json.loads(entry["MessageBody"])["id"] for _, entry in sqs.sent) == [f"b{n}" for n in range(5)]
 
 
-def test_messages_that_sqs_never_accepts_are_a_failure() -> None:
+def test_messages_that_sqs_never_accepts_raise_an_error() -> None:
     with pytest.raises(SynclineError, match=r"AWS_UNAVAILABLE.*not now"):
         queues(Sqs(failures=100)).send(batches(5))
 
 
-def test_dead_letters_are_read_and_forgotten() -> None:
+def test_dead_letters_are_read_released_and_deleted() -> None:
     with mock_aws():
         sqs = boto3.client("sqs")
         urls = {step: sqs.create_queue(QueueName=f"{step}")["QueueUrl"] for step in Step}
@@ -341,7 +341,7 @@ def test_dead_letters_are_read_and_forgotten() -> None:
         assert made.count_dead_letters(Step.VERIFY) == 0
 
 
-def test_a_letter_that_sqs_laid_aside_reads_as_the_message_it_was() -> None:
+def test_a_message_that_sqs_moved_to_the_dead_letter_queue_is_read() -> None:
     start = Start("a", Trigger.SCHEDULE, EVERYTHING)
     assert QueuedLetter(Step.DISCOVER, encode(start), "r").read() == start
 
@@ -354,8 +354,8 @@ def test_a_message_of_another_version_is_not_invalid(body: str) -> None:
     assert str(json.loads(body)["v"]) in str(error.value)
 
 
-def test_messages_of_a_queue_that_is_not_ours_are_not_shown_again() -> None:
-    """As ``sam local invoke`` sends them: the queue of the event does not exist."""
+def test_the_visibility_of_messages_of_an_unknown_queue_cannot_be_set() -> None:
+    """``sam local invoke`` sends such messages: the queue of the event does not exist."""
     with pytest.raises(SynclineError, match="the function has no queue 'another'") as caught:
         queues(Sqs()).set_visibility("another", ["receipt"], 5)
     assert caught.value.code.name == "MESSAGE_INVALID"

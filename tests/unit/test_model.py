@@ -54,7 +54,7 @@ def test_portions_are_filled_to_the_largest_scope() -> None:
     assert scopes(*[third] * 4) == [[third] * 3, [third]]
 
 
-def test_portions_have_a_largest_number_of_values() -> None:
+def test_portions_have_a_maximum_number_of_values() -> None:
     assert list(portions("abcde", len, 100, 2)) == [["a", "b"], ["c", "d"], ["e"]]
 
 
@@ -65,7 +65,7 @@ def test_a_scope_holds_each_group_once_in_order() -> None:
     assert (EVERYTHING.everything, Scope.of([]).everything) == (True, False)
 
 
-def test_a_scope_fits_up_to_the_largest_size() -> None:
+def test_a_scope_fits_up_to_the_maximum_size() -> None:
     assert EVERYTHING.fits
     assert Scope((FITS, FITS)).fits
     assert not Scope((FITS, FITS + "b")).fits
@@ -87,7 +87,7 @@ def test_an_item_of_a_cancelled_run_keeps_its_fingerprints() -> None:
     assert Result.cancelled(item) == Result("team/app", "v1", Outcome.CANCELLED, "sha256:1", "sha256:2")
 
 
-def test_a_result_is_read_as_it_was_written() -> None:
+def test_a_decoded_result_equals_the_encoded_one() -> None:
     result = Result("team/app", "v1", Outcome.FAILED, "sha256:1", "sha256:2", 5, "FORBIDDEN", "no access")
     assert result.to_json() == ["team/app", "v1", "failed", "sha256:1", "sha256:2", 5, "FORBIDDEN", "no access"]
     assert Result.from_json(result.to_json()) == result
@@ -177,7 +177,7 @@ def test_only_queued_items_with_an_outcome_have_ended() -> None:
 
 
 @pytest.mark.parametrize("status", list(RunStatus))
-def test_a_run_is_over_once_it_is_done_cancelled_or_lost(status: RunStatus) -> None:
+def test_a_run_is_over_if_it_is_done_cancelled_or_lost(status: RunStatus) -> None:
     run = Run("r", "images", 3, Trigger.MANUAL, EVERYTHING, 1.0, status)
     assert run.over is (status not in (RunStatus.RUNNING, RunStatus.CANCELLING))
 

@@ -1,4 +1,4 @@
-"""The table of mutation tests names what exists, each module once, and the record only what is in the table."""
+"""The table of mutation tests names existing modules and tests, each module once, and matches the record."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_each_module_has_one_row() -> None:
     assert len(modules) == len(set(modules))
 
 
-def test_the_record_is_of_the_table() -> None:
+def test_the_record_matches_the_table() -> None:
     modules = {module for row in ROWS for module in row.modules}
     for module, figures in json.loads(_RECORD.read_text()).items():
         assert module in modules, module

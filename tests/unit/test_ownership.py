@@ -1,4 +1,4 @@
-"""The table of ownership: what is foreign is neither overwritten nor removed."""
+"""The table of ownership: foreign items are neither overwritten nor removed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_foreign_items_stay(case: dict[str, bool]) -> None:
+def test_foreign_items_are_neither_replaced_nor_removed(case: dict[str, bool]) -> None:
     action = decide(**case)
     if case["at_target"] and not case["ours"]:
         assert action is not Action.REMOVE
@@ -42,11 +42,11 @@ def test_foreign_items_stay(case: dict[str, bool]) -> None:
         ({"at_source": False, "at_target": False, "ours": True}, Action.NOTHING),
     ],
 )
-def test_the_actions(flags: dict[str, bool], action: Action) -> None:
+def test_the_action_follows_from_the_flags(flags: dict[str, bool], action: Action) -> None:
     assert decide(**{"overwrite": False, **flags}) is action
 
 
-def test_removals_have_a_short_name_of_their_own() -> None:
+def test_the_digest_of_a_removal_is_short_and_unique() -> None:
     requests: list[list[str]] = [[], ["ab"], ["a", "b"], ["b", "a"], ["\ud800"]]
     names = [digest_of(each) for each in requests]
     assert names == [digest_of(each) for each in requests]

@@ -1,4 +1,4 @@
-"""Patterns: a glob matches what its definition says, read naively; no pattern is slow; bad ones are refused."""
+"""Patterns: globs match as a naive matcher does, no pattern is slow, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def matches(pattern: str, name: str) -> bool:
 
 
 def by_definition(pattern: str, name: str, *, part_begins: bool = True) -> bool:
-    """What a glob means, tried out in every way it can be read."""
+    """Match a glob by its definition, by trying every way to divide the name."""
     if not pattern:
         return not name
     if part_begins and pattern.startswith("**/"):
@@ -48,7 +48,7 @@ usable_globs = globs.filter(lambda text: text and "***" not in text and text.cou
 @example("*a*b", "aab/b")
 @example("*a**b", "aa/b")
 @example("*a/*b", "aaa/ab")
-def test_a_glob_means_what_its_definition_says(pattern: str, name: str) -> None:
+def test_a_glob_matches_by_its_definition(pattern: str, name: str) -> None:
     assert matches(pattern, name) == by_definition(pattern, name)
 
 
@@ -56,7 +56,7 @@ def test_a_glob_means_what_its_definition_says(pattern: str, name: str) -> None:
     st.text(alphabet="ab.-*?", min_size=1, max_size=8).filter(lambda text: "**" not in text),
     st.text(alphabet="ab.-", max_size=10),
 )
-def test_without_slashes_a_glob_is_that_of_fnmatch(pattern: str, name: str) -> None:
+def test_without_slashes_a_glob_matches_as_fnmatch_does(pattern: str, name: str) -> None:
     assert matches(pattern, name) == fnmatch.fnmatchcase(name, pattern)
 
 
@@ -65,12 +65,12 @@ def test_without_slashes_a_glob_is_that_of_fnmatch(pattern: str, name: str) -> N
     st.booleans(),
     st.sampled_from("abcde059._-^\\/"),
 )
-def test_a_set_is_that_of_fnmatch_but_for_slashes(body: str, negated: bool, name: str) -> None:
+def test_a_set_matches_as_fnmatch_does_except_for_slashes(body: str, negated: bool, name: str) -> None:
     pattern = f"[{'!' if negated else ''}{body}]"
     try:
         found = matches(pattern, name)
     except ValueError as error:
-        assert "descending" in str(error)  # noqa: PT017 - such as [.-_-^]; fnmatch makes something of it
+        assert "descending" in str(error)  # noqa: PT017 - such as [.-_-^], which fnmatch accepts
     else:
         assert found == (name != "/" and fnmatch.fnmatchcase(name, pattern))
 
@@ -82,21 +82,21 @@ def test_two_stars_match_everything_and_one_star_one_part(name: str) -> None:
 
 
 @given(st.text(alphabet="abc/._-", min_size=1, max_size=20))
-def test_a_name_is_a_pattern_for_itself_alone(name: str) -> None:
+def test_a_name_as_a_pattern_matches_only_itself(name: str) -> None:
     assert matches(name, name)
     assert not matches(name, name + "a")
     assert not matches(name, "a" + name)
 
 
 @given(usable_globs, names)
-def test_what_a_glob_matches_begins_with_its_literal_start(pattern: str, name: str) -> None:
+def test_matching_names_begin_with_the_literal_start_of_a_glob(pattern: str, name: str) -> None:
     if matches(pattern, name):
         assert name.startswith(literal_start(pattern))
     assert literal_start("re:" + pattern) == ""
 
 
 @pytest.mark.parametrize(
-    ("pattern", "yes", "no"),
+    ("pattern", "matching", "others"),
     [
         ("payments/*", ["payments/app"], ["payments", "payments/a/b", "web/payments/app"]),
         ("payments/**", ["payments/app", "payments/a/b"], ["payments", "payments2/app"]),
@@ -111,9 +111,9 @@ def test_what_a_glob_matches_begins_with_its_literal_start(pattern: str, name: s
         ("re:(?i)latest", ["LATEST"], ["latest1"]),
     ],
 )
-def test_examples(pattern: str, yes: list[str], no: list[str]) -> None:
-    assert [name for name in yes if not matches(pattern, name)] == []
-    assert [name for name in no if matches(pattern, name)] == []
+def test_a_pattern_matches_these_names_only(pattern: str, matching: list[str], others: list[str]) -> None:
+    assert [name for name in matching if not matches(pattern, name)] == []
+    assert [name for name in others if matches(pattern, name)] == []
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_examples(pattern: str, yes: list[str], no: list[str]) -> None:
         ("re:" + "(" * 190, "is not a regular expression of Python"),
     ],
 )
-def test_a_bad_pattern_is_refused_with_its_reason(pattern: str, words: str) -> None:
+def test_an_invalid_pattern_is_refused_with_its_reason(pattern: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         compile_pattern(pattern)
 
@@ -173,7 +173,7 @@ def test_a_bad_pattern_is_refused_with_its_reason(pattern: str, words: str) -> N
         "re:(dev|test|prod)-(eu|us|ap)-(web|app|db)-.*",
     ],
 )
-def test_ordinary_expressions_are_taken(pattern: str) -> None:
+def test_ordinary_expressions_are_accepted(pattern: str) -> None:
     assert compile_pattern(pattern)
 
 
@@ -189,7 +189,7 @@ def test_ordinary_expressions_are_taken(pattern: str) -> None:
         ("re:(a+)b?(a+)c", "a" * 255),
     ],
 )
-def test_no_name_keeps_a_pattern_busy(pattern: str, name: str) -> None:
+def test_matching_is_fast_for_every_name(pattern: str, name: str) -> None:
     compiled = compile_pattern(pattern)
     began = time.process_time()
     assert compiled.fullmatch(name) is None
@@ -210,7 +210,7 @@ pieces = st.recursive(
 
 
 @given(pieces, st.sampled_from(["a" * 128, "ab" * 64, "a1" * 64, "a-" * 64]), st.sampled_from(["", "!", "b", "\n"]))
-def test_no_expression_that_is_taken_is_slow(expression: str, name: str, end: str) -> None:
+def test_every_accepted_expression_is_fast(expression: str, name: str, end: str) -> None:
     try:
         compiled = compile_pattern(f"re:{expression}")
     except ValueError:
@@ -220,7 +220,7 @@ def test_no_expression_that_is_taken_is_slow(expression: str, name: str, end: st
     assert time.process_time() - began < 1
 
 
-def test_include_and_exclude() -> None:
+def test_exclude_takes_precedence_over_include() -> None:
     assert allows("a", (), ())
     assert allows("a", ("b", "a"), ())
     assert not allows("c", ("b", "a"), ())
@@ -233,7 +233,7 @@ HEX = "0123456789abcdef" * 4
 
 
 @pytest.mark.parametrize("end", ["", ".sig", ".att", ".sbom"])
-def test_tags_of_signatures(end: str) -> None:
+def test_tags_of_signatures_are_recognized(end: str) -> None:
     assert is_signature_tag(f"sha256-{HEX}{end}")
     assert signature_subject(f"sha256-{HEX}{end}") == f"sha256:{HEX}"
     assert signature_subject(f"sha512-{HEX}{end}") == f"sha512:{HEX}"
@@ -253,7 +253,7 @@ def test_tags_of_signatures(end: str) -> None:
         f"sha256-{HEX}\n",
     ],
 )
-def test_other_tags(tag: str) -> None:
+def test_other_tags_are_not_taken_for_signatures(tag: str) -> None:
     assert not is_signature_tag(tag)
     assert signature_subject(tag) is None
 
@@ -268,5 +268,5 @@ def test_other_tags(tag: str) -> None:
         ("[a-c]-[!a-c]", "b-b", False),
     ],
 )
-def test_sets_stand_side_by_side(pattern: str, name: str, matched: bool) -> None:
+def test_a_pattern_may_have_several_sets(pattern: str, name: str, matched: bool) -> None:
     assert matches(pattern, name) is matched

@@ -1,7 +1,7 @@
-"""Limits of every address that everybody may reach: what is refused before it is decoded, read or asked for.
+"""Limits of the public addresses: requests that are refused before anything is decoded, read or fetched.
 
-docs/explanation/threat-model.md lists them, with those that the tests beside each part hold: sizes of `receive` in
-tests/unit/web/test_receive.py, what a client of the container may send in tests/integration/test_tokens_container.py.
+docs/explanation/threat-model.md lists them. Other tests check further limits: sizes of bodies for `receive` in
+tests/unit/web/test_receive.py, requests to the container in tests/integration/test_tokens_container.py.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ SYNC: Final = load_sync(
 )
 
 
-def not_asked(*_: object) -> Any:
-    pytest.fail("this was asked for")
+def fail_if_called(*_: object) -> Any:
+    pytest.fail("this must not be called")
 
 
 def find(name: str) -> Sync:
@@ -57,10 +57,12 @@ def find(name: str) -> Sync:
 
 @pytest.fixture
 def receiver(monkeypatch: pytest.MonkeyPatch) -> Receiver:
-    """A receiver that fails the test if it reads a notification or queues anything."""
-    monkeypatch.setattr("syncline.web.receive.json.loads", not_asked)
-    monkeypatch.setattr("syncline.web.receive.parse_qs", not_asked)
-    return Receiver(find, not_asked, Secrets(not_asked, not_asked, {"HOOK": SECRET}), cast("Queues", None))
+    """Return a receiver that fails the test if it reads a notification or queues anything."""
+    monkeypatch.setattr("syncline.web.receive.json.loads", fail_if_called)
+    monkeypatch.setattr("syncline.web.receive.parse_qs", fail_if_called)
+    return Receiver(
+        find, fail_if_called, Secrets(fail_if_called, fail_if_called, {"HOOK": SECRET}), cast("Queues", None)
+    )
 
 
 def hook(path: str, body: bytes, **headers: str) -> dict[str, Any]:
@@ -77,10 +79,10 @@ def hook(path: str, body: bytes, **headers: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", ["/hooks/images/wrong", "/hooks/unknown/wrong", "/hooks/unknown", "/elsewhere"])
-def test_receive_decodes_no_body_of_who_names_no_hook(
+def test_receive_decodes_no_body_without_a_valid_hook(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", not_asked)
+    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", fail_if_called)
     assert receiver.handle(hook(path, b"{}"))["statusCode"] in (401, 404)
 
 
@@ -89,7 +91,7 @@ def test_receive_decodes_no_body_of_who_names_no_hook(
     [{}, {"x-hub-signature-256": "sha256=00"}, {"authorization": "Bearer wrong"}],
     ids=["none", "signed", "bearer"],
 )
-def test_receive_reads_no_notification_without_a_proof(receiver: Receiver, headers: dict[str, str]) -> None:
+def test_receive_reads_no_notification_without_a_valid_secret(receiver: Receiver, headers: dict[str, str]) -> None:
     assert receiver.handle(hook("/hooks/images", b"{" * 1000, **headers))["statusCode"] == 401
 
 
@@ -97,39 +99,39 @@ def test_receive_reads_no_notification_without_a_proof(receiver: Receiver, heade
 def test_receive_decodes_no_large_body_even_with_the_secret(
     receiver: Receiver, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
-    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", not_asked)
+    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", fail_if_called)
     assert receiver.handle(hook(path, bytes(LARGEST_BODY + 10)))["statusCode"] == 413
 
 
 # -- console -------------------------------------------------------------------------------------------------------
 
 
-def asked(console: Console, path: str, method: str = "GET", **headers: str) -> int:
+def status_of(console: Console, path: str, method: str = "GET", **headers: str) -> int:
     http = {"requestContext": {"http": {"method": method}}, "headers": headers}
     event = {"rawPath": path, "body": "!" * LARGEST_BODY, "isBase64Encoded": True, **http}
     return int(console.handle(event)["statusCode"])
 
 
-def test_console_reads_no_body_and_no_table_for_who_may_not() -> None:
-    console = Console(not_asked, lambda: SECRET)
-    assert asked(console, "/metrics") == 401
-    assert asked(console, "/metrics", authorization=f"Bearer {SECRET}x") == 401
-    assert asked(console, "/metrics", "POST") == 405
-    assert asked(console, "/" + "a" * 10_000) == 404
+def test_console_reads_no_body_and_no_table_without_authorization() -> None:
+    console = Console(fail_if_called, lambda: SECRET)
+    assert status_of(console, "/metrics") == 401
+    assert status_of(console, "/metrics", authorization=f"Bearer {SECRET}x") == 401
+    assert status_of(console, "/metrics", "POST") == 405
+    assert status_of(console, "/" + "a" * 10_000) == 404
 
 
-def test_console_reads_no_body_for_who_may() -> None:
-    assert asked(Console(list, lambda: SECRET), "/metrics", authorization=f"Bearer {SECRET}") == 200
+def test_console_reads_no_body_with_authorization() -> None:
+    assert status_of(Console(list, lambda: SECRET), "/metrics", authorization=f"Bearer {SECRET}") == 200
 
 
 # -- probe ---------------------------------------------------------------------------------------------------------
 
 
-class Nobody:
-    """A directory and an observer that fail the test if they are asked."""
+class Untouched:
+    """A directory and an observer that fail the test if they are used."""
 
     def entries(self) -> Sequence[DirectoryEntry]:
-        pytest.fail("an instance would have been asked")
+        pytest.fail("an instance would have been probed")
 
     def verdict(self, *_: object) -> None:
         pytest.fail("there is no verdict")
@@ -144,7 +146,7 @@ class Nobody:
         ({"x-auth-token": "t", "x-nginx-origin": "a" * 1000}, 400),
     ],
 )
-def test_probe_asks_no_instance_for_what_is_no_token(headers: dict[str, str], status: int) -> None:
+def test_probe_probes_no_instance_for_an_invalid_token(headers: dict[str, str], status: int) -> None:
     event = {
         "rawPath": "/v1/synced",
         "headers": headers,
@@ -152,22 +154,22 @@ def test_probe_asks_no_instance_for_what_is_no_token(headers: dict[str, str], st
         "body": "!" * LARGEST_BODY,
         "isBase64Encoded": True,
     }
-    answer = asyncio.run(ProbeApi(Nobody().entries, Nobody().verdict).answer(request_of(event)))
+    answer = asyncio.run(ProbeApi(Untouched().entries, Untouched().verdict).answer(request_of(event)))
     assert response_of(answer)["statusCode"] == status
 
 
 # -- the container -------------------------------------------------------------------------------------------------
 
 
-class Waiting:
-    """An API that answers once it is let."""
+class WaitingApi:
+    """An API that answers after `released` is set."""
 
     def __init__(self) -> None:
-        self.let = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def answer(self, request: HttpRequest) -> HttpResponse:
         del request
-        await self.let.wait()
+        await self.released.wait()
         return HttpResponse(200, b"{}", {"content-type": "application/json"})
 
 
@@ -175,19 +177,19 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 Connect = Callable[[], Coroutine[Any, Any, Streams]]
 
 
-def served(play: Callable[[Waiting, Connect], Coroutine[Any, Any, None]], most: int) -> None:
-    async def all_of_it() -> None:
-        api = Waiting()
+def run_with_server(play: Callable[[WaitingApi, Connect], Coroutine[Any, Any, None]], most: int) -> None:
+    async def run_server() -> None:
+        api = WaitingApi()
         server = Server(api.answer, most_open=most)
         port = await server.start("127.0.0.1", 0)
         await asyncio.wait_for(play(api, lambda: asyncio.open_connection("127.0.0.1", port)), 20)
         await server.stop(0)
 
-    asyncio.run(all_of_it())
+    asyncio.run(run_server())
 
 
 async def ended(reader: asyncio.StreamReader) -> bool:
-    """Return True if the server closes a connection without a word."""
+    """Return True if the server closes a connection without a response."""
     try:
         return await reader.read() == b""
     except ConnectionResetError:
@@ -202,8 +204,8 @@ async def closed(*streams: Streams) -> None:
 
 
 def test_the_container_closes_the_oldest_idle_connection_for_a_new_one() -> None:
-    async def play(api: Waiting, connect: Connect) -> None:
-        api.let.set()
+    async def play(api: WaitingApi, connect: Connect) -> None:
+        api.released.set()
         first = await connect()
         others = [await connect() for _ in range(3)]
         assert await ended(first[0])
@@ -212,26 +214,26 @@ def test_the_container_closes_the_oldest_idle_connection_for_a_new_one() -> None
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         await closed(first, *others)
 
-    served(play, 3)
+    run_with_server(play, 3)
 
 
-def test_the_container_breaks_off_no_answer_for_a_new_connection() -> None:
-    async def play(api: Waiting, connect: Connect) -> None:
+def test_the_container_interrupts_no_response_for_a_new_connection() -> None:
+    async def play(api: WaitingApi, connect: Connect) -> None:
         busy = [await connect() for _ in range(2)]
         for _, writer in busy:
             writer.write(b"GET /v1/synced HTTP/1.1\r\nConnection: close\r\n\r\n")
         await asyncio.sleep(0.2)
         late = await connect()
         assert await ended(late[0])
-        api.let.set()
+        api.released.set()
         for reader, _ in busy:
             assert (await reader.readline()).startswith(b"HTTP/1.1 200 ")
         await closed(late, *busy)
 
-    served(play, 2)
+    run_with_server(play, 2)
 
 
-def test_the_container_has_that_limit_by_default() -> None:
+def test_the_container_limits_connections_by_default() -> None:
     assert 100 <= MOST_OPEN <= 1000
 
 
@@ -245,7 +247,7 @@ def template() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", PUBLIC)
-def test_a_public_function_is_bounded_in_time_and_in_number(name: str, template: dict[str, Any]) -> None:
+def test_a_public_function_has_a_timeout_and_a_concurrency_limit(name: str, template: dict[str, Any]) -> None:
     function = template["Resources"][f"{name}Function"]["Properties"]
     assert int(function["Timeout"]) <= 30
     condition, reserved, otherwise = function["ReservedConcurrentExecutions"]["Fn::If"]
@@ -256,7 +258,7 @@ def test_a_public_function_is_bounded_in_time_and_in_number(name: str, template:
     )
 
 
-def test_only_these_functions_have_an_address(template: dict[str, Any]) -> None:
+def test_only_public_functions_have_a_url(template: dict[str, Any]) -> None:
     functions = {
         name.removesuffix("Function")
         for name, each in template["Resources"].items()
@@ -265,8 +267,8 @@ def test_only_these_functions_have_an_address(template: dict[str, Any]) -> None:
     assert functions == set(PUBLIC)
 
 
-def test_what_hooks_make_run_is_bounded_too(template: dict[str, Any]) -> None:
-    """However many hooks come, no more of the steps run at once than their mappings let."""
+def test_steps_have_a_maximum_concurrency(template: dict[str, Any]) -> None:
+    """Hooks in any number run no more steps at once than the mappings allow."""
     for name, each in template["Resources"].items():
         for event in each.get("Properties", {}).get("Events", {}).values() if "Function" in name else ():
             if event["Type"] == "SQS":

@@ -1,4 +1,4 @@
-"""The calls that Queues makes of SQS, and what it does with each of SQS's answers."""
+"""Calls of Queues to SQS, and the handling of each response of SQS."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVENTS = "https://sqs.test/1/events"
 
 
 class Sqs:
-    """SQS that records its calls and gives the answers it was made with in order, and then empty ones."""
+    """A fake SQS that records calls. It gives the scripted answers in order, then empty ones."""
 
     class exceptions:  # noqa: N801 - as in a client of boto3
         ClientError = ClientError
@@ -40,7 +40,7 @@ class Sqs:
 
     @property
     def sizes(self) -> list[int]:
-        """The number of entries of each call."""
+        """Return the number of entries of each call."""
         return [len(arguments["Entries"]) for _, arguments in self.calls]
 
 
@@ -80,7 +80,7 @@ def test_a_message_that_sqs_refuses_is_returned_and_the_others_are_sent_again() 
 
 @pytest.mark.parametrize("code", ["RequestThrottled", "ThrottlingException"])
 def test_a_throttled_message_is_sent_again(code: str) -> None:
-    """SQS calls it the sender's fault."""
+    """SQS reports throttling as a fault of the sender."""
     sqs = Sqs({"Failed": [failed(1, code, "slow down")]})
     assert queues(sqs).send(outgoing(2)) == []
     (_, again) = sqs.calls[1]
@@ -101,10 +101,10 @@ def test_a_refused_request_is_sent_again_message_by_message(code: str) -> None:
     first_ten = {"Failed": [failed(4, "InvalidMessageContents", "bad")]}
     sqs = Sqs(first_ten, error(code), {}, error(code), {})
     all_of_them = batches(13)
-    (one, why_one), (other, why_other) = queues(sqs).send(outgoing(13))
-    assert (one, why_one) == (all_of_them[4], "InvalidMessageContents: bad")
+    (one, reason_of_one), (other, reason_of_other) = queues(sqs).send(outgoing(13))
+    assert (one, reason_of_one) == (all_of_them[4], "InvalidMessageContents: bad")
     assert other == all_of_them[11]
-    assert code in why_other
+    assert code in reason_of_other
     assert sqs.sizes == [10, 3, 1, 1, 1]
 
 
@@ -122,8 +122,8 @@ def test_another_error_of_a_request_is_raised() -> None:
 
 
 @pytest.mark.parametrize("letter", ["a", "é"])
-def test_a_request_holds_messages_up_to_its_size(letter: str) -> None:
-    """SQS refuses the whole request beyond it."""
+def test_a_request_has_a_maximum_size(letter: str) -> None:
+    """SQS refuses a larger request as a whole."""
     half = letter * (120_000 // len(letter.encode()))
     sqs = Sqs()
     queues(sqs).send_dead_letters(Step.VERIFY, [half] * 4)
@@ -131,7 +131,7 @@ def test_a_request_holds_messages_up_to_its_size(letter: str) -> None:
     assert sqs.sizes == [2, 2, 1, 1]
 
 
-def test_a_scan_is_asked_for_after_a_delay() -> None:
+def test_a_start_can_be_queued_with_a_delay() -> None:
     sqs, start = Sqs(), Start("images", Trigger.MANUAL)
     queues(sqs).start(start)
     queues(sqs).start(start, 7)
@@ -142,15 +142,15 @@ def test_a_scan_is_asked_for_after_a_delay() -> None:
     ]
 
 
-def test_a_scan_that_sqs_refuses_is_an_error() -> None:
+def test_a_start_that_sqs_refuses_raises_an_error() -> None:
     sqs = Sqs({"Failed": [failed(0, "InvalidMessageContents", "bad")]})
     with pytest.raises(SynclineError, match="cannot queue a scan of images: InvalidMessageContents: bad") as caught:
         queues(sqs).start(Start("images", Trigger.MANUAL))
     assert caught.value.code.name == "MESSAGE_REFUSED"
 
 
-def test_a_commit_goes_to_the_message_group_of_its_target_reference() -> None:
-    """The group also stays the same over an update: otherwise a branch has two writers."""
+def test_a_commit_has_the_message_group_of_its_branch() -> None:
+    """The group is the same in every version: otherwise, a branch would have two writers during an update."""
     commit = Batch("r", "backups", Step.COMMIT, "c", (Item("main", "a"),))
     sqs = Sqs()
     queues(sqs).send([Outgoing(commit)])
@@ -163,13 +163,13 @@ def test_a_commit_goes_to_the_message_group_of_its_target_reference() -> None:
     assert sqs.calls == [("send_message_batch", {"QueueUrl": URLS[Step.COMMIT], "Entries": [entry]})]
 
 
-def test_a_commit_to_a_branch_whose_name_is_no_text_is_sent() -> None:
+def test_a_commit_to_a_branch_with_an_invalid_name_is_sent() -> None:
     sqs = Sqs()
     queues(sqs).send([Outgoing(Batch("r", "backups", Step.COMMIT, "c", (Item("half \ud83d", "a"),)))])
     assert len(sqs.calls[0][1]["Entries"][0]["MessageGroupId"]) == 32
 
 
-def test_a_commit_that_is_to_wait_does_so_on_the_discover_queue() -> None:
+def test_a_delayed_commit_is_sent_to_the_discover_queue() -> None:
     commit = Batch("r", "backups", Step.COMMIT, "c", (Item("main", "a"),))
     sqs = Sqs()
     queues(sqs).send([Outgoing(commit, 1)])
@@ -177,7 +177,7 @@ def test_a_commit_that_is_to_wait_does_so_on_the_discover_queue() -> None:
     assert sqs.calls == [("send_message_batch", {"QueueUrl": URLS[Step.DISCOVER], "Entries": [entry]})]
 
 
-def test_dead_letters_of_commits_name_a_group_and_an_identity() -> None:
+def test_dead_letters_of_commits_have_a_group_and_a_deduplication_id() -> None:
     """SQS requires both on a FIFO queue."""
     sqs = Sqs()
     queues(sqs).send_dead_letters(Step.VERIFY, ["v"])
@@ -199,18 +199,18 @@ def test_a_dead_letter_that_sqs_refuses_is_returned() -> None:
     assert queues(sqs).send_dead_letters(Step.VERIFY, ["a", "b"]) == [("b", "InvalidMessageContents: bad")]
 
 
-@pytest.mark.parametrize(("seconds", "told"), [(-1, 0), (0, 0), (0.9, 0), (1.9, 1), (43_200, 43_200), (50_000, 43_200)])
-def test_messages_are_seen_again_after_the_seconds_that_sqs_takes(seconds: float, told: int) -> None:
+@pytest.mark.parametrize(("seconds", "sent"), [(-1, 0), (0, 0), (0.9, 0), (1.9, 1), (43_200, 43_200), (50_000, 43_200)])
+def test_visibility_timeouts_are_whole_seconds_within_the_limits_of_sqs(seconds: float, sent: int) -> None:
     sqs = Sqs()
     queues(sqs).set_visibility("verify", ["one", "two"], seconds)
     entries = [
-        {"Id": "0", "ReceiptHandle": "one", "VisibilityTimeout": told},
-        {"Id": "1", "ReceiptHandle": "two", "VisibilityTimeout": told},
+        {"Id": "0", "ReceiptHandle": "one", "VisibilityTimeout": sent},
+        {"Id": "1", "ReceiptHandle": "two", "VisibilityTimeout": sent},
     ]
     assert sqs.calls == [("change_message_visibility_batch", {"QueueUrl": URLS[Step.VERIFY], "Entries": entries})]
 
 
-def test_messages_of_the_events_queue_are_seen_again_ten_at_a_time() -> None:
+def test_the_visibility_of_events_is_set_ten_at_a_time() -> None:
     sqs, receipts = Sqs(), [f"r{number}" for number in range(23)]
     queues(sqs).set_visibility("events", receipts, 5)
     assert sqs.sizes == [10, 10, 3]
@@ -221,33 +221,33 @@ def test_messages_of_the_events_queue_are_seen_again_ten_at_a_time() -> None:
 
 
 @pytest.mark.parametrize(
-    ("failure", "why"),
+    ("failure", "reason"),
     [({"Code": "Expired", "Message": "too late"}, "too late"), ({"Code": "Expired"}, "Expired")],
 )
-def test_messages_that_sqs_does_not_show_again_are_an_error(failure: dict[str, str], why: str) -> None:
+def test_a_visibility_that_sqs_does_not_change_raises_an_error(failure: dict[str, str], reason: str) -> None:
     sqs = Sqs({"Failed": [failure, {"Code": "Other"}]})
-    with pytest.raises(SynclineError, match=f"SQS did not change the visibility of 2 messages: {why}$") as caught:
+    with pytest.raises(SynclineError, match=f"SQS did not change the visibility of 2 messages: {reason}$") as caught:
         queues(sqs).set_visibility("transfer", ["receipt"], 5)
     assert caught.value.code.name == "AWS_UNAVAILABLE"
 
 
 def test_dead_letters_are_read_until_none_is_left() -> None:
-    """A receive that does not wait asks only some of SQS's servers, and misses letters."""
+    """A receive call that does not wait asks only some servers of SQS and misses messages."""
     messages = [{"Body": f"b{number}", "ReceiptHandle": f"r{number}"} for number in range(3)]
     sqs = Sqs({"Messages": messages[:2]}, {"Messages": messages[2:]})
     letters = list(queues(sqs).dead_letters(Step.COMMIT, hidden_for=90))
     assert letters == [QueuedLetter(Step.COMMIT, f"b{number}", f"r{number}") for number in range(3)]
-    asked = {"MaxNumberOfMessages": 10, "VisibilityTimeout": 90, "WaitTimeSeconds": 1}
-    assert sqs.calls == [("receive_message", {"QueueUrl": DEAD_URLS[Step.COMMIT]} | asked)] * 3
+    options = {"MaxNumberOfMessages": 10, "VisibilityTimeout": 90, "WaitTimeSeconds": 1}
+    assert sqs.calls == [("receive_message", {"QueueUrl": DEAD_URLS[Step.COMMIT]} | options)] * 3
 
 
-def test_dead_letters_are_hidden_for_a_minute_unless_said_otherwise() -> None:
+def test_dead_letters_are_hidden_for_a_minute_by_default() -> None:
     sqs = Sqs()
     assert list(queues(sqs).dead_letters(Step.VERIFY)) == []
     assert sqs.calls[0][1]["VisibilityTimeout"] == 60
 
 
-def test_a_dead_letter_is_deleted_or_seen_again_at_once() -> None:
+def test_a_dead_letter_is_deleted_or_released_at_once() -> None:
     sqs, letter = Sqs(), QueuedLetter(Step.VERIFY, "body", "receipt")
     queues(sqs).delete_letter(letter)
     queues(sqs).release_letter(letter)
@@ -258,7 +258,7 @@ def test_a_dead_letter_is_deleted_or_seen_again_at_once() -> None:
     ]
 
 
-def test_letters_that_somebody_is_reading_count_too() -> None:
+def test_hidden_dead_letters_are_counted() -> None:
     names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
     sqs = Sqs({"Attributes": dict(zip(names, ("3", "4"), strict=True))})
     assert queues(sqs).count_dead_letters(Step.COMMIT) == 7

@@ -1,4 +1,4 @@
-"""No value that was fetched stays in a text, in any form in which it may have got there."""
+"""Redaction: a fetched secret is removed from texts in every encoding."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from syncline.secrets import Reference, Secrets, redact, register
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test with a redaction of its own: values registered by one would blot out the words of another."""
+def own_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test its own redaction, so that values registered by another test are not redacted."""
     monkeypatch.setattr(secrets, "_redaction", secrets._Redaction())
 
 
-def test_a_resolved_value_is_taken_out_of_texts() -> None:
+def test_a_resolved_value_is_removed_from_texts() -> None:
     assert redact("password hunter2!") == "password hunter2!"
     Secrets(cast("Any", None), cast("Any", None), {"P": "hunter2!"}).resolve(Reference.parse("env:P"))
     assert redact("password hunter2! and hunter2!") == "password *** and ***"
@@ -32,7 +32,7 @@ latin = st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126, excl
 
 
 @given(words.map(lambda text: "§" + text), st.text(alphabet="abc =&?", max_size=10))
-def test_no_form_of_a_value_stays(value: str, around: str) -> None:
+def test_every_encoding_of_a_value_is_removed(value: str, around: str) -> None:
     secrets._redaction = secrets._Redaction()
     register(value)
     for form in (
@@ -46,7 +46,7 @@ def test_no_form_of_a_value_stays(value: str, around: str) -> None:
 
 
 @given(st.text(alphabet="abcdefghijXYZ:._-+", max_size=12), latin.filter(lambda text: len(text) >= 8))
-def test_a_basic_header_goes_whole_whatever_the_user_name(user: str, password: str) -> None:
+def test_a_basic_header_is_removed_completely_for_every_user_name(user: str, password: str) -> None:
     secrets._redaction = secrets._Redaction()
     register(password)
     header = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -55,24 +55,24 @@ def test_a_basic_header_goes_whole_whatever_the_user_name(user: str, password: s
     assert redact(f"Authorization: Bearer {alone}, next") == "Authorization: Bearer ***, next"
 
 
-def test_short_values_do_not_blot_out_text() -> None:
+def test_short_values_are_not_redacted() -> None:
     register("abc")
     register("")
     assert redact("abcabc") == "abcabc"
 
 
-def test_a_value_that_begins_with_another_goes_whole() -> None:
+def test_a_value_that_begins_with_another_is_removed_completely() -> None:
     register("hunter")
     register("hunter2000")
     assert redact("hunter2000 hunter") == "*** ***"
 
 
-def test_lines_of_a_key_are_found_one_by_one() -> None:
+def test_each_line_of_a_key_is_redacted() -> None:
     register("-----BEGIN KEY-----\nMIIEvQIBADANBgkqhkiG9w0\nend\n-----END KEY-----\n")
     assert redact("x MIIEvQIBADANBgkqhkiG9w0 x end") == "x *** x end"
 
 
-def test_old_values_make_room() -> None:
+def test_the_oldest_values_are_dropped_at_the_limit() -> None:
     for number in range(300):
         register(f"token number {number}!")
     assert redact("token number 299!") == "***"

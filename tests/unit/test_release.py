@@ -1,4 +1,4 @@
-"""A release is signed by a known key, says what it holds, and has the same bytes each time."""
+"""A release is signed by a known key, lists its files, and is reproducible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(*command: object, cwd: Path, text: str | None = None) -> subprocess.Comp
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A small repository with the scripts, and a key that may sign."""
+    """Return a small repository with the scripts, and a key that may sign."""
     folder = tmp_path / "checkout"
     shutil.copytree(TOP / "scripts", folder / "scripts")
     shutil.copytree(TOP / "requirements", folder / "requirements")
@@ -37,14 +37,14 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def verified(checkout: Path, release: Path) -> bool:
-    """Return whether a release verifies as docs/how-to/harden.md says."""
+    """Return True if a release passes the verification of docs/how-to/harden.md."""
     signers = checkout / "release-signers"
     words = ("ssh-keygen", "-Y", "verify", "-f", signers, "-I", "release", "-n", "syncline", "-s", "SHA256SUMS.sig")
     signed = run(*words, cwd=release, text=(release / "SHA256SUMS").read_text())
     return signed.returncode == 0 and run("sha256sum", "--check", "SHA256SUMS", cwd=release).returncode == 0
 
 
-def test_a_release_verifies_and_is_the_same_each_time(checkout: Path, tmp_path: Path) -> None:
+def test_a_release_is_verified_and_reproducible(checkout: Path, tmp_path: Path) -> None:
     for name in ("one", "two"):
         done = run("scripts/release", tmp_path / "key", tmp_path / name, cwd=checkout)
         assert (done.returncode, done.stderr) == (0, "")
@@ -55,7 +55,7 @@ def test_a_release_verifies_and_is_the_same_each_time(checkout: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["syncline-1.2.3.tar.gz", "sbom.json", "SHA256SUMS"])
-def test_a_changed_release_does_not_verify(checkout: Path, tmp_path: Path, name: str) -> None:
+def test_a_changed_release_fails_verification(checkout: Path, tmp_path: Path, name: str) -> None:
     assert run("scripts/release", tmp_path / "key", tmp_path / "one", cwd=checkout).returncode == 0
     with (tmp_path / "one" / name).open("ab") as file:
         file.write(b"\n")
@@ -69,7 +69,7 @@ def test_an_unknown_key_signs_nothing(checkout: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "one").exists()
 
 
-def test_what_is_not_committed_is_not_released(checkout: Path, tmp_path: Path) -> None:
+def test_uncommitted_changes_are_not_released(checkout: Path, tmp_path: Path) -> None:
     (checkout / "pyproject.toml").write_text('version = "1.2.4"\n')
     done = run("scripts/release", tmp_path / "key", tmp_path / "one", cwd=checkout)
     assert (done.returncode, "Commit or remove them first" in done.stderr) == (2, True)

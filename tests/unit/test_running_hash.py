@@ -19,7 +19,7 @@ def without_openssl(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(algorithm=ALGORITHMS, pieces=st.lists(st.binary(max_size=300), max_size=8))
-def test_it_is_the_hash_of_all_bytes_so_far(algorithm: str, pieces: list[bytes]) -> None:
+def test_a_running_hash_is_the_hash_of_all_bytes_so_far(algorithm: str, pieces: list[bytes]) -> None:
     running, text = RunningHash(algorithm), b""
     for piece in pieces:
         running.update(piece)
@@ -29,7 +29,7 @@ def test_it_is_the_hash_of_all_bytes_so_far(algorithm: str, pieces: list[bytes])
 
 
 @given(algorithm=ALGORITHMS, before=st.binary(max_size=500), after=st.binary(max_size=500))
-def test_it_can_be_put_away_and_taken_up(algorithm: str, before: bytes, after: bytes) -> None:
+def test_a_running_hash_can_be_stored_and_resumed(algorithm: str, before: bytes, after: bytes) -> None:
     running = RunningHash(algorithm)
     running.update(before)
     stored = json.loads(json.dumps(running.state()))
@@ -42,7 +42,7 @@ def test_it_can_be_put_away_and_taken_up(algorithm: str, before: bytes, after: b
     assert RunningHash.resume(algorithm, stored).hexdigest() == hashlib.new(algorithm, before).hexdigest()
 
 
-def test_a_large_text_in_large_pieces() -> None:
+def test_large_pieces_are_hashed() -> None:
     piece = bytes(range(256)) * 4096
     running = RunningHash("sha256")
     for _ in range(5):
@@ -53,7 +53,7 @@ def test_a_large_text_in_large_pieces() -> None:
 
 @pytest.mark.usefixtures("without_openssl")
 @pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
-def test_without_openssl_nothing_is_stored_and_hashing_starts_again(algorithm: str) -> None:
+def test_without_openssl_no_state_is_stored_and_hashing_restarts(algorithm: str) -> None:
     running = RunningHash(algorithm)
     running.update(b"some bytes")
     assert running.state() is None
@@ -63,14 +63,14 @@ def test_without_openssl_nothing_is_stored_and_hashing_starts_again(algorithm: s
 
 
 @pytest.mark.usefixtures("without_openssl")
-def test_a_state_of_another_machine_is_not_taken_up_where_it_cannot_be() -> None:
+def test_an_incompatible_state_of_another_machine_is_not_resumed() -> None:
     resumed = RunningHash.resume("sha256", [10, "AAAA"])
     assert resumed.offset == 0
     resumed.update(b"all of it")
     assert resumed.hexdigest() == hashlib.sha256(b"all of it").hexdigest()
 
 
-def test_a_state_of_another_size_is_not_taken_up() -> None:
+def test_a_state_of_another_size_is_not_resumed() -> None:
     running = RunningHash("sha512")
     running.update(b"some bytes")
     assert RunningHash.resume("sha256", running.state()).offset == 0

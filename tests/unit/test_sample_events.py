@@ -1,4 +1,4 @@
-"""Tests of the sample events in ``events/``: the code writes the same files, and every function reads its own."""
+"""The sample events in ``events/``: the files are current, and every function reads its own."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FILES = sorted(str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.json"))
 FUNCTIONS = sorted(path.parent.name for path in (FOLDER.parent / "functions").glob("*/app.py"))
 
 
-def test_the_files_are_those_that_the_code_writes() -> None:
-    """After a change of messages or triggers: ``python -m tests.sam.events``."""
+def test_the_files_are_current() -> None:
+    """Run ``python -m tests.sam.events`` after a change of messages or triggers."""
     assert {name: (FOLDER / name).read_text() for name in FILES} == {
         name: written(event) for name, event in events().items()
     }
@@ -34,7 +34,7 @@ def test_every_function_has_an_event() -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_the_code_reads_it(name: str) -> None:
+def test_the_function_reads_its_event(name: str) -> None:
     event = json.loads((FOLDER / name).read_text())
     function = name.partition("/")[0]
     if name.startswith("receive/github"):
@@ -58,7 +58,7 @@ def test_the_code_reads_it(name: str) -> None:
         assert event["rawPath"] in ("/health", "/metrics")
         return
     if function in ("scrape", "canary", "watch"):
-        assert event["source"] == "aws.scheduler"  # and nothing of it is read
+        assert event["source"] == "aws.scheduler"  # the function reads nothing else
         return
     for record in event["Records"]:
         message = decode(record["body"])
@@ -70,9 +70,9 @@ def test_the_code_reads_it(name: str) -> None:
 
 
 def _names_the_file(body: Any) -> None:
-    (told,) = events_in(body)
-    assert (told.bucket, told.key) == (FILES_BUCKET, FILES_KEY)
-    assert told.name in ("ObjectCreated:Put", "ObjectCreated:PutObject")  # of S3, and of EventBridge
+    (notified,) = events_in(body)
+    assert (notified.bucket, notified.key) == (FILES_BUCKET, FILES_KEY)
+    assert notified.name in ("ObjectCreated:Put", "ObjectCreated:PutObject")  # the names of S3 and of EventBridge
 
 
 def _body(event: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Schedules: what EventBridge Scheduler takes is taken, and every other text is refused with what is allowed."""
+"""Schedules: texts that EventBridge Scheduler accepts are accepted, and others are refused with the allowed form."""
 
 from __future__ import annotations
 
@@ -105,18 +105,18 @@ WRONG = [
 
 
 @pytest.mark.parametrize("text", RIGHT)
-def test_what_the_service_takes_is_taken(text: str) -> None:
+def test_schedules_of_the_service_are_accepted(text: str) -> None:
     assert check_schedule(text) == text
 
 
 @pytest.mark.parametrize(("text", "words"), WRONG)
-def test_what_is_wrong_is_said_with_what_is_allowed(text: str, words: str) -> None:
+def test_an_invalid_schedule_is_refused_with_the_allowed_form(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         check_schedule(text)
 
 
 @given(st.integers(1, 10**9 - 1), st.sampled_from(["minute", "hour", "day"]))
-def test_every_rate_has_one_right_number(value: int, unit: str) -> None:
+def test_the_unit_of_a_rate_agrees_with_its_number(value: int, unit: str) -> None:
     singular, plural = f"rate({value} {unit})", f"rate({value} {unit}s)"
     right, wrong = (singular, plural) if value == 1 else (plural, singular)
     assert check_schedule(right) == right
@@ -125,7 +125,7 @@ def test_every_rate_has_one_right_number(value: int, unit: str) -> None:
 
 
 def numbers(low: int, high: int) -> st.SearchStrategy[str]:
-    """A field by the rules: lists of numbers, ranges that rise, and steps."""
+    """Draw a valid field: a list of numbers, ascending ranges and steps."""
     one = st.integers(low, high).map(str)
     span = st.tuples(st.integers(low, high), st.integers(low, high)).map(lambda two: f"{min(two)}-{max(two)}")
     step = st.tuples(one | span | st.just("*"), st.integers(1, high - low)).map(lambda two: f"{two[0]}/{two[1]}")
@@ -142,23 +142,23 @@ MINUTES, HOURS, DAYS, MONTHS, YEARS = (
 
 
 @given(MINUTES, HOURS, DAYS, MONTHS, YEARS)
-def test_fields_made_by_the_rules_are_taken(minute: str, hour: str, day: str, month: str, year: str) -> None:
+def test_valid_fields_are_accepted(minute: str, hour: str, day: str, month: str, year: str) -> None:
     assert check_schedule(f"cron({minute} {hour} {day} {month} ? {year})")
 
 
 @given(MINUTES, HOURS, st.integers().filter(lambda n: not 1 <= n <= 12), st.sampled_from(["{}", "1-{}", "1,{}"]))
-def test_a_number_out_of_range_is_found_wherever_it_stands(minute: str, hour: str, number: int, form: str) -> None:
+def test_a_number_out_of_range_is_refused_in_every_form(minute: str, hour: str, number: int, form: str) -> None:
     with pytest.raises(ValueError, match=r"^month: "):
         check_schedule(f"cron({minute} {hour} ? {form.format(number)} * *)")
 
 
 @given(st.text(alphabet="rate(cron)0123456789 *?-,/LW#MON hours", max_size=40) | st.text(max_size=20))
-def test_any_other_text_is_refused_as_a_value_error(text: str) -> None:
+def test_any_other_text_raises_a_value_error(text: str) -> None:
     with contextlib.suppress(ValueError):
         assert check_schedule(text) == text
 
 
-def test_every_time_zone_of_the_database_is_taken() -> None:
+def test_every_time_zone_of_the_database_is_accepted() -> None:
     assert all(check_timezone(name) == name for name in sorted(zoneinfo.available_timezones())[:40])
     assert check_timezone("Asia/Kolkata") == "Asia/Kolkata"
 
@@ -174,6 +174,6 @@ def test_every_time_zone_of_the_database_is_taken() -> None:
         ("", "write a name such as"),
     ],
 )
-def test_other_time_zones_are_refused_with_the_nearest(text: str, words: str) -> None:
+def test_other_time_zones_are_refused_with_a_suggestion(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         check_timezone(text)

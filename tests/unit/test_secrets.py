@@ -1,4 +1,4 @@
-"""References and their values: fetched once, kept for a while, fetched again on a refusal, never shown."""
+"""References and their values: fetched once, cached, fetched again on a refusal, and never shown."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from syncline.secrets import REFERENCE_PATTERN, Reference, Secrets, references_i
 
 
 @pytest.fixture(autouse=True)
-def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test with a redaction of its own: values registered by one would blot out the words of another."""
+def own_redaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test its own redaction, so that values registered by another test are not redacted."""
     monkeypatch.setattr(secrets, "_redaction", secrets._Redaction())
 
 
@@ -47,7 +47,7 @@ references = (
 
 
 @given(references)
-def test_a_reference_is_its_text(reference: Reference) -> None:
+def test_a_parsed_reference_prints_as_its_text(reference: Reference) -> None:
     assert Reference.parse(str(reference)) == reference
 
 
@@ -82,7 +82,7 @@ def test_any_other_text_is_refused_without_being_repeated(text: str) -> None:
         ("env:A#b", "write env:NAME"),
     ],
 )
-def test_wrong_references(text: str, words: str) -> None:
+def test_an_invalid_reference_is_refused_with_the_expected_form(text: str, words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)):
         Reference.parse(text)
 
@@ -113,7 +113,7 @@ def test_references_in_a_sync_are_listed_with_their_paths() -> None:
 
 
 class Service:
-    """Stands for both clients of boto3: counts the calls and answers what it is told to."""
+    """A fake of both boto3 clients. It counts the calls and gives the scripted answer."""
 
     def __init__(self, answer: Callable[[], str]) -> None:
         self.calls = 0
@@ -152,7 +152,7 @@ def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Secrets]:
         yield Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"), ENVIRONMENT)
 
 
-def test_values_come_from_where_the_reference_says(aws: Secrets) -> None:
+def test_each_scheme_reads_its_own_store(aws: Secrets) -> None:
     client = boto3.client("secretsmanager")
     client.create_secret(Name="prod/json", SecretString=json.dumps({"user": "bot", "password": "hunter2", "pin": 1234}))
     client.create_secret(Name="prod/text", SecretString="one line\n")
@@ -184,11 +184,11 @@ def test_values_come_from_where_the_reference_says(aws: Secrets) -> None:
         ("secret:object#empty", "is empty"),
         ("secret:object#truth", "has no text under that key"),
         ("secret:text#key", "is not a JSON object"),
-        ("secret:raw", "holds bytes, not text"),
+        ("secret:raw", "is binary, not text"),
         ("secret:gone", "does not exist"),
     ],
 )
-def test_a_missing_value_is_told_with_where_to_create_it(aws: Secrets, text: str, words: str) -> None:
+def test_the_error_of_a_missing_value_says_where_to_create_it(aws: Secrets, text: str, words: str) -> None:
     client = boto3.client("secretsmanager")
     value = {"inner": {"hunter2": 1}, "empty": "", "truth": True}
     client.create_secret(Name="object", SecretString=json.dumps(value))
@@ -226,7 +226,7 @@ def test_each_reference_of_a_shared_secret_is_named_in_its_own_error(aws: Secret
         ("env:NOWHERE", "is empty; to set it: NOWHERE in the environment of `syncline up`"),
     ],
 )
-def test_on_one_machine_a_missing_value_is_created_where_the_engine_looks(aws: Secrets, text: str, words: str) -> None:
+def test_on_one_machine_the_error_names_the_command_that_creates_the_value(aws: Secrets, text: str, words: str) -> None:
     boto3.client("secretsmanager").create_secret(Name="text", SecretString="hunter2")
     local = Secrets(lambda: boto3.client("secretsmanager"), lambda: boto3.client("ssm"), ENVIRONMENT, local=True)
     with pytest.raises(SynclineError) as raised:
@@ -270,7 +270,7 @@ def test_refusals_have_their_codes(error: Exception, code: str, text: str) -> No
     assert raised.value.__cause__ is None
 
 
-def test_a_value_is_kept_for_its_time() -> None:
+def test_a_value_is_cached_until_it_expires() -> None:
     clock, values = Clock(), iter(["first", "second"])
     service = Service(lambda: next(values))
     kept = secrets_of(service, clock)
@@ -283,7 +283,7 @@ def test_a_value_is_kept_for_its_time() -> None:
     assert service.calls == 2
 
 
-def test_two_keys_of_one_secret_are_one_call() -> None:
+def test_two_keys_of_one_secret_take_one_call() -> None:
     service = Service(lambda: json.dumps({"a": "value a", "b": "value b"}))
     kept = secrets_of(service)
     assert kept.resolve(Reference.parse("secret:s#a")) == "value a"
@@ -291,7 +291,7 @@ def test_two_keys_of_one_secret_are_one_call() -> None:
     assert service.calls == 1
 
 
-def test_a_refusal_fetches_again_but_not_for_every_request() -> None:
+def test_a_refusal_fetches_again_but_not_for_each_request() -> None:
     clock, values = Clock(), iter(["old1", "new2", "new3"])
     service = Service(lambda: next(values))
     kept = secrets_of(service, clock)
@@ -336,7 +336,7 @@ def test_one_slow_secret_does_not_hold_up_another() -> None:
         assert slow.result() == "slow value"
 
 
-def test_those_who_waited_for_a_failure_do_not_all_repeat_it() -> None:
+def test_threads_that_waited_for_a_failed_fetch_do_not_all_repeat_it() -> None:
     clock = Clock()
     answers: list[Exception | str] = [client_error("InternalServiceError"), "value"]
 
@@ -357,14 +357,14 @@ def test_those_who_waited_for_a_failure_do_not_all_repeat_it() -> None:
     assert kept.resolve(reference) == "value"
 
 
-def test_env_alone_needs_no_client() -> None:
+def test_references_to_the_environment_need_no_client() -> None:
     def never() -> Any:
         raise AssertionError
 
     assert Secrets(never, never, {"A": "value"}).resolve(Reference.parse("env:A")) == "value"
 
 
-def test_the_environment_is_the_process_s_own_unless_given(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_process_is_used_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SYNCLINE_TEST_WORD", "value")
     kept = Secrets(cast("Any", None), cast("Any", None))
     assert kept.resolve(Reference.parse("env:SYNCLINE_TEST_WORD")) == os.environ["SYNCLINE_TEST_WORD"]

@@ -1,4 +1,4 @@
-"""The soak's own judgement: what it finds must be found, and what a stand-in answered must outlive a kill."""
+"""Checks of the soak: it finds secrets, growth and differences, and stand-ins keep their content after a kill."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.soak.durable import Durable, Tally, read
+from tests.soak.durable import Durable, RequestCounter, read
 from tests.soak.judge import _compared
 from tests.soak.watch import ALLOWED_BYTES, Sample, Search, growth
 
@@ -17,7 +17,7 @@ SECRET: Final = "pl4nted/s3cret+of=the;soak"
 
 
 @pytest.mark.parametrize("user", ["", "a", "ab", "robot:", "x-access-token:"])
-def test_a_secret_is_found_in_every_form(user: str) -> None:
+def test_a_secret_is_found_in_every_encoding(user: str) -> None:
     written = [
         f"{user}{SECRET}".encode(),
         quote(f"{user}{SECRET}", safe="").encode(),
@@ -35,7 +35,7 @@ def test_a_secret_is_found_in_every_form(user: str) -> None:
     assert search.found == set()
 
 
-def test_a_secret_is_found_between_two_pieces_of_a_file(tmp_path: Path) -> None:
+def test_a_secret_across_two_chunks_of_a_file_is_found(tmp_path: Path) -> None:
     file = tmp_path / "engine.log"
     file.write_bytes(b"x" * ((1 << 20) - 5) + SECRET.encode() + b"x" * 99)
     search = Search({"planted": SECRET})
@@ -43,7 +43,7 @@ def test_a_secret_is_found_between_two_pieces_of_a_file(tmp_path: Path) -> None:
     assert search.found == {"planted in engine.log"}
 
 
-def test_what_grows_is_not_flat() -> None:
+def test_a_growing_figure_is_not_flat() -> None:
     def samples(grows: int) -> list[Sample]:
         return [Sample(float(at), 100 << 20, 100 << 20, 3, (100 << 20) + at * grows, 0) for at in range(0, 600, 10)]
 
@@ -51,7 +51,7 @@ def test_what_grows_is_not_flat() -> None:
     assert [each.name for each in growth(samples(ALLOWED_BYTES["disk"] // 50), 600) if not each.flat] == ["disk"]
 
 
-def test_what_grows_with_the_rows_of_the_table_is_flat() -> None:
+def test_a_figure_that_grows_with_the_rows_of_the_table_is_flat() -> None:
     def samples(row: int) -> list[Sample]:
         rows = [at * 100 for at in range(0, 600, 10)]
         return [
@@ -67,12 +67,12 @@ def test_differences_are_named() -> None:
     source, target = {"a": b"1", "b": b"2", "c": b"3"}, {"b": b"2", "c": b"4", "d": b"5"}
     assert list(_compared("file", source, target)) == [
         "file 'a' is not at the target",
-        "file 'd' is at the target alone",
+        "file 'd' is only at the target",
         "file 'c' differs",
     ]
 
 
-def test_a_dictionary_outlives_a_kill(tmp_path: Path) -> None:
+def test_a_durable_dictionary_keeps_its_content_after_a_kill(tmp_path: Path) -> None:
     file = tmp_path / "files"
     kept = Durable(file)
     kept["a"], kept["b"], kept["c"] = 1, 2, 3
@@ -90,8 +90,8 @@ def test_a_dictionary_outlives_a_kill(tmp_path: Path) -> None:
     assert read(file) == {"moved": 1, "c": 3, "d": 4}
 
 
-def test_a_tally_counts_and_keeps_nothing(tmp_path: Path) -> None:
-    tally = Tally(tmp_path / "requests")
+def test_a_tally_counts_without_keeping_its_entries(tmp_path: Path) -> None:
+    tally = RequestCounter(tmp_path / "requests")
     for each in range(3):
         tally.append(each)
     assert (len(tally), (tmp_path / "requests").stat().st_size) == (0, 3)

@@ -17,11 +17,11 @@ PLANTED = "s3cret/with+odd=chars"
 
 
 @pytest.fixture
-def said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
-    """Takes the lines printed since the last call, as JSON."""
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[dict[str, Any]]]:
+    """Return a function that returns the lines printed since its last call, as JSON."""
 
     class Stdout:
-        """Whatever ``sys.stdout`` is when something is written: pytest exchanges it between set-up and test."""
+        """The current ``sys.stdout``, which pytest replaces between set-up and test."""
 
         def write(self, text: str) -> None:
             sys.stdout.write(text)
@@ -40,8 +40,8 @@ def ended_run(**counts: int) -> Run:
     )
 
 
-@pytest.mark.usefixtures("said")
-def test_no_line_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("printed")
+def test_no_line_contains_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
     register(PLANTED)
     logger.info("message %s", PLANTED, extra={"field": PLANTED, "nested": {"deep": [PLANTED]}})
     try:
@@ -56,21 +56,21 @@ def test_no_line_holds_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(json.loads(line) for line in output.splitlines())
 
 
-def test_a_secret_that_is_a_word_hides_no_field(said: Callable[[], list[dict[str, Any]]]) -> None:
+def test_a_secret_that_is_a_word_hides_no_field(printed: Callable[[], list[dict[str, Any]]]) -> None:
     for word in ("second", "operation", "level"):
         register(word)
     log_run_end(ended_run(moved=1))
-    line, _ = said()
+    line, _ = printed()
     assert (line["level"], line["seconds"]) == ("info", 2.5)
     assert "operation" in line
     logger.warning("the %s", "second level", extra={"moved": {"seconds": 1}})
-    (line,) = said()
+    (line,) = printed()
     assert (line["message"], line["moved"]) == ("the *** ***", {"***s": 1})
 
 
-def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
+def test_the_end_of_a_run_is_logged_with_metrics(printed: Callable[[], list[dict[str, Any]]]) -> None:
     log_run_end(ended_run(moved=3, skipped=4, failed=1, bytes=1000))
-    line, emf = said()
+    line, emf = printed()
     assert (line["level"], line["message"], line["sync"], line["seconds"]) == (
         "warning",
         "run ended",
@@ -84,30 +84,30 @@ def test_the_end_of_a_run(said: Callable[[], list[dict[str, Any]]]) -> None:
         [2.5],
     )
     log_run_end(ended_run(skipped=4, left_out=2))
-    line, emf = said()
+    line, emf = printed()
     assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("info", 2, [2.0], [0.0])
 
 
-def test_the_metrics_of_two_stacks_are_told_apart(
-    said: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+def test_metrics_have_the_name_of_the_stack_as_a_dimension(
+    printed: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.telemetry._STACK", "staging")
     log_run_end(ended_run(moved=3))
     log_operation("prod-to-dr", "commit", {}, {"ClustersBackedUp": 2})
-    measured = [line for line in said() if "_aws" in line]
+    measured = [line for line in printed() if "_aws" in line]
     assert [line["stack"] for line in measured] == ["staging", "staging"]
     for line in measured:
         ((names,),) = [each["Dimensions"] for each in line["_aws"]["CloudWatchMetrics"]]
         assert {"stack", "sync"} <= set(names)
 
 
-def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[], list[dict[str, Any]]]) -> None:
+def test_an_item_in_conflict_has_its_own_line(printed: Callable[[], list[dict[str, Any]]]) -> None:
     results = [
         Result("team/app", "v1", Outcome.MOVED, "sha256:a", "sha256:a"),
         Result("team/app", "v2", Outcome.CONFLICT, "sha256:a", "sha256:b", code="TAG_DIFFERS", reason="differs"),
     ]
     log_batch_end({"step": "verify", "batch": "b1"}, results, Counts.of(results))
-    first, second = said()
+    first, second = printed()
     assert (first["item"], first["outcome"], first["code"], first["why"]) == (
         "team/app:v2",
         "conflict",
@@ -117,8 +117,8 @@ def test_an_item_that_did_not_get_there_has_a_line_of_its_own(said: Callable[[],
     assert (second["message"], second["moved"], second["conflict"]) == ("batch ended", 1, 1)
 
 
-def test_a_name_cannot_hide_or_forge_anything_in_a_log(
-    said: Callable[[], list[dict[str, Any]]],  # noqa: ARG001 - has lines printed here
+def test_a_name_cannot_hide_or_forge_a_log_line(
+    printed: Callable[[], list[dict[str, Any]]],  # noqa: ARG001 - directs the log to this output
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     name = "a\x1b[31mb\nc\x9bd\u202ee\u200bf\U000e0041\u2028g"
@@ -130,8 +130,8 @@ def test_a_name_cannot_hide_or_forge_anything_in_a_log(
     assert json.loads(lines[0])["item"] == name
 
 
-def test_every_line_has_an_operation(said: Callable[[], list[dict[str, Any]]]) -> None:
-    """A query such as ``select(.operation | startswith("git_"))`` fails at a line without one."""
+def test_every_line_has_an_operation(printed: Callable[[], list[dict[str, Any]]]) -> None:
+    """A query such as ``select(.operation | startswith("git_"))`` fails on a line without an operation."""
     log_run_end(ended_run(moved=1))
     log_operation("clusters", "git_push", {"files_new": 1}, {"ClustersBackedUp": 2.0})
-    assert [line["operation"] for line in said()] == [logger.service, "metrics", "git_push", "metrics"]
+    assert [line["operation"] for line in printed()] == [logger.service, "metrics", "git_push", "metrics"]

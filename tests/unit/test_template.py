@@ -1,4 +1,4 @@
-"""The template as written, and as SAM translates it: what neither linter finds is asserted here."""
+"""The template as written and as SAM translates it: properties that neither linter checks."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def resources(translated: dict[str, Any]) -> Resources:
 
 
 def of_type(resources: Resources, kind: str) -> dict[str, dict[str, Any]]:
-    """The properties of all resources of a type, by logical id."""
+    """Return the properties of all resources of a type, by logical ID."""
     return {name: each["Properties"] for name, each in resources.items() if each["Type"] == kind}
 
 
 def referred(value: Any) -> str:
-    """The logical id that a Ref or GetAtt names."""
+    """Return the logical ID in a Ref or GetAtt."""
     return str(value["Ref"] if "Ref" in value else value["Fn::GetAtt"][0])
 
 
@@ -93,23 +93,23 @@ def listed(value: Any) -> list[Any]:
 
 
 def allowed(role: dict[str, Any], action: str) -> set[str]:
-    """The logical ids of the resources that a role may do something with."""
+    """Return the logical IDs of the resources on which a role may perform an action."""
     found = [each for each in statements(role) if action in listed(each["Action"])]
     return {referred(resource) for each in found for resource in listed(each["Resource"])}
 
 
-def test_sam_finds_nothing_wrong_with_the_template(tmp_path: Path) -> None:
+def test_sam_finds_no_fault_in_the_template(tmp_path: Path) -> None:
     environ = os.environ | deploy.sam_settings(tmp_path / "sam") | {"AWS_DEFAULT_REGION": deploy.REGION}
     command = [*deploy.sam(), "validate", "--lint", "--template-file", str(SOURCE)]
     done = subprocess.run(command, cwd=TOP, env=environ, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_cfn_lint_finds_nothing_wrong_with_the_translated_template(translated: dict[str, Any]) -> None:
+def test_cfn_lint_finds_no_fault_in_the_translated_template(translated: dict[str, Any]) -> None:
     assert lint(json.dumps(translated), config=ManualArgs(regions=[deploy.REGION])) == []
 
 
-def test_outputs(translated: dict[str, Any]) -> None:
+def test_the_template_has_all_outputs(translated: dict[str, Any]) -> None:
     assert set(translated["Outputs"]) == OUTPUTS
 
 
@@ -137,10 +137,10 @@ def test_a_mapping_reports_partial_failures_and_is_bounded(
     assert referred(mapping["EventSourceArn"]) == f"{step}Queue"
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
     concurrency = source["Parameters"][referred(mapping["ScalingConfig"]["MaximumConcurrency"])]
-    assert concurrency["Default"] >= concurrency["MinValue"] == 2  # the least that AWS takes
+    assert concurrency["Default"] >= concurrency["MinValue"] == 2  # the minimum of AWS
 
 
-def test_events_of_buckets_come_to_discover(resources: Resources) -> None:
+def test_events_of_buckets_are_delivered_to_discover(resources: Resources) -> None:
     mapping = resources["DiscoverFunctionEvents"]["Properties"]
     assert referred(mapping["EventSourceArn"]) == "EventsQueue"
     assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
@@ -153,7 +153,7 @@ def test_events_of_buckets_come_to_discover(resources: Resources) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_message_stays_unseen_for_longer_than_its_function_can_work_on_it(step: str, resources: Resources) -> None:
+def test_the_visibility_timeout_exceeds_the_time_of_the_function(step: str, resources: Resources) -> None:
     timeout = resources[f"{step}Function"]["Properties"]["Timeout"]
     window = resources[f"{step}FunctionQueue"]["Properties"].get("MaximumBatchingWindowInSeconds", 0)
     assert resources[f"{step}Queue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout + window
@@ -173,7 +173,7 @@ def test_every_queue_has_a_dead_letter_queue_of_its_own(resources: Resources) ->
         assert arn["Fn::Sub"].endswith(f":{each['QueueName']['Fn::Sub']}")
 
 
-def test_every_queue_is_encrypted_and_spoken_to_over_tls_alone(resources: Resources) -> None:
+def test_every_queue_is_encrypted_and_requires_tls(resources: Resources) -> None:
     queues = of_type(resources, "AWS::SQS::Queue")
     assert all(each["SqsManagedSseEnabled"] for each in queues.values())
     policy = resources["QueuesPolicy"]["Properties"]
@@ -183,27 +183,30 @@ def test_every_queue_is_encrypted_and_spoken_to_over_tls_alone(resources: Resour
     assert only_tls["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
 
 
-def test_the_table(resources: Resources) -> None:
+def test_the_table_has_its_keys_billing_expiry_and_recovery(resources: Resources) -> None:
     table = resources["Table"]["Properties"]
     assert [key["AttributeName"] for key in table["KeySchema"]] == ["pk", "sk"]
     assert table["BillingMode"] == "PAY_PER_REQUEST"
     assert table["TimeToLiveSpecification"] == {"AttributeName": "expires", "Enabled": True}
     assert table["PointInTimeRecoverySpecification"]["PointInTimeRecoveryEnabled"]
     condition, with_key, without = table["SSESpecification"]["Fn::If"]
-    assert (condition, without) == ("HasKey", {"SSEEnabled": False})  # enabled means a key of KMS, which bills requests
+    assert (condition, without) == (
+        "HasKey",
+        {"SSEEnabled": False},
+    )  # `true` means a KMS key, which is billed per request
     assert with_key == {"SSEEnabled": True, "SSEType": "KMS", "KMSMasterKeyId": {"Ref": "KmsKeyArn"}}
 
 
 def test_a_wildcard_resource_has_its_reason_beside_it(resources: Resources) -> None:
     lines = [line for line in SOURCE.read_text().splitlines() if re.search(r"""(Resource:|-)\s*["']?\*""", line)]
     assert all(re.search(r"#.{20}", line) for line in lines)
-    wild = [
+    wildcards = [
         each
         for every in resources.values()
         for each in statements(every["Properties"])
         if "*" in listed(each["Resource"])
     ]
-    assert len(wild) == len(lines)  # SAM has added none
+    assert len(wildcards) == len(lines)  # SAM adds none
 
 
 def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
@@ -214,7 +217,7 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
     for name in roles.values():
         managed = resources[name]["Properties"]["ManagedPolicyArns"]
         own = [] if name in ("ReceiveRole", "WatchRole") else ["SecretsPolicy"]
-        own += ["BucketsPolicy"] if name.removesuffix("Role") in STEPS else []  # what moves items may be let at buckets
+        own += ["BucketsPolicy"] if name.removesuffix("Role") in STEPS else []  # steps may be given access to buckets
         assert [each["Ref"] for each in managed if "Ref" in each] == own
         chosen = {each["Fn::If"][0]: each["Fn::If"][1]["Ref"] for each in managed if "Fn::If" in each}
         subnets = {"InSubnets": "SubnetsPolicy"} if name.removesuffix("Role") in TOKENS else {}
@@ -227,14 +230,14 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
         ]
 
 
-def test_what_everybody_can_reach_reads_no_secrets_but_those_of_webhooks() -> None:
+def test_receive_reads_no_secrets_except_those_of_webhooks() -> None:
     allowed_to = {each.action: each.resource for each in grants.grants_of("Receive")}
-    here = "eu-central-1:123456789012"
-    assert allowed_to["secretsmanager:GetSecretValue"] == f"arn:aws:secretsmanager:{here}:secret:syncline/hooks*"
-    assert allowed_to["ssm:GetParameter"] == f"arn:aws:ssm:{here}:parameter/syncline/hooks*"
+    account = "eu-central-1:123456789012"
+    assert allowed_to["secretsmanager:GetSecretValue"] == f"arn:aws:secretsmanager:{account}:secret:syncline/hooks*"
+    assert allowed_to["ssm:GetParameter"] == f"arn:aws:ssm:{account}:parameter/syncline/hooks*"
 
 
-def test_an_address_without_signatures_has_both_permissions(resources: Resources) -> None:
+def test_a_url_without_signatures_has_both_permissions(resources: Resources) -> None:
     permissions = [
         each
         for each in of_type(resources, "AWS::Lambda::Permission").values()
@@ -247,21 +250,21 @@ def test_an_address_without_signatures_has_both_permissions(resources: Resources
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_may_send_to_the_queues_it_is_told_of_and_to_no_other(name: str, resources: Resources) -> None:
+def test_a_function_may_send_only_to_the_queues_in_its_environment(name: str, resources: Resources) -> None:
     variables = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
-    told = {
+    queues = {
         referred(value)
         for key, value in variables.items()
         if key.startswith("SYNCLINE_") and key.endswith(("_QUEUE", "_DLQ"))
     }
     role = resources[f"{name}Role"]["Properties"]
-    assert allowed(role, "sqs:SendMessage") == told - {"EventsQueue"}
+    assert allowed(role, "sqs:SendMessage") == queues - {"EventsQueue"}
     received = {f"{name}Queue"} if name in STEPS else set()
     assert allowed(role, "sqs:ReceiveMessage") == received | ({"EventsQueue"} if name == "Discover" else set())
     assert allowed(role, "dynamodb:GetItem") == {"Table"}
 
 
-def test_the_scheduler_may_ask_for_a_look_and_nothing_else(resources: Resources) -> None:
+def test_the_scheduler_may_queue_a_scan_and_nothing_else(resources: Resources) -> None:
     role = resources["SchedulerRole"]["Properties"]
     (statement,) = statements(role)
     assert (statement["Action"], referred(statement["Resource"])) == ("sqs:SendMessage", "DiscoverQueue")
@@ -273,9 +276,7 @@ def test_the_scheduler_may_ask_for_a_look_and_nothing_else(resources: Resources)
     ("name", "expression"),
     [("Scrape", {"Ref": "ScrapeSchedule"}), ("Canary", {"Ref": "CanarySchedule"}), ("Watch", "rate(1 minute)")],
 )
-def test_a_schedule_invokes_its_function_and_may_invoke_no_other(
-    name: str, expression: object, resources: Resources
-) -> None:
+def test_a_schedule_may_invoke_only_its_function(name: str, expression: object, resources: Resources) -> None:
     schedule = resources[f"{name}FunctionSchedule"]["Properties"]
     assert schedule["ScheduleExpression"] == expression
     assert referred(schedule["Target"]["Arn"]) == f"{name}Function"
@@ -287,34 +288,34 @@ def test_a_schedule_invokes_its_function_and_may_invoke_no_other(
     }
 
 
-def test_only_the_scrape_has_the_kubernetes_package(source: dict[str, Any]) -> None:
+def test_only_scrape_has_the_kubernetes_package(source: dict[str, Any]) -> None:
     assert with_layer(source, "KubernetesLayer") == ["ScrapeFunction"]
 
 
-def test_the_steps_that_backups_go_through_have_the_git_program(source: dict[str, Any]) -> None:
+def test_the_steps_of_backups_have_the_git_program(source: dict[str, Any]) -> None:
     assert with_layer(source, "GitLayer") == ["DiscoverFunction", "CommitFunction", "VerifyFunction"]
 
 
 def with_layer(source: dict[str, Any], layer: str) -> list[str]:
-    """The functions that have a layer besides the one of all."""
+    """Return the functions that have this layer in addition to the layer of all functions."""
     own = {name: each["Properties"].get("Layers", []) for name, each in source["Resources"].items()}
     return [name for name, layers in own.items() if {"Ref": layer} in layers]
 
 
-def test_tokens_are_read_by_the_probe_and_written_by_the_scrape_and_the_canary(resources: Resources) -> None:
+def test_only_scrape_and_canary_write_the_state_of_tokens(resources: Resources) -> None:
     writes = ("dynamodb:PutItem", "dynamodb:UpdateItem", "dynamodb:DeleteItem", "dynamodb:TransactWriteItems")
     may = {name: [w for w in writes if allowed(resources[f"{name}Role"]["Properties"], w)] for name in TOKENS}
     assert may == {"Scrape": ["dynamodb:UpdateItem"], "Probe": [], "Canary": ["dynamodb:PutItem"]}
 
 
-def test_the_probe_is_for_signed_requests_unless_one_says_otherwise(source: dict[str, Any]) -> None:
+def test_the_probe_requires_signed_requests_by_default(source: dict[str, Any]) -> None:
     url = source["Resources"]["ProbeFunction"]["Properties"]["FunctionUrlConfig"]
     assert referred(url["AuthType"]) == "ProbeAuth"
     assert source["Parameters"]["ProbeAuth"]["Default"] == "AWS_IAM"
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_a_function_has_its_code_its_log_and_its_alarm(name: str, source: dict[str, Any], resources: Resources) -> None:
+def test_a_function_has_its_code_log_and_alarm(name: str, source: dict[str, Any], resources: Resources) -> None:
     written = source["Resources"][f"{name}Function"]["Properties"]
     function = resources[f"{name}Function"]["Properties"]
     module, _, handler = function["Handler"].partition(".")
@@ -330,7 +331,7 @@ def test_a_function_has_its_code_its_log_and_its_alarm(name: str, source: dict[s
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_a_step_may_send_to_itself_and_says_when_it_gives_up(step: str, resources: Resources) -> None:
+def test_a_step_may_send_to_its_own_queue_and_has_an_alarm_for_dead_letters(step: str, resources: Resources) -> None:
     assert resources[f"{step}Function"]["Properties"]["RecursiveLoop"] == "Allow"
     (dimension,) = resources[f"{step}DeadLettersAlarm"]["Properties"]["Dimensions"]
     assert referred(dimension["Value"]) == f"{step}DeadLetterQueue"
@@ -339,10 +340,10 @@ def test_a_step_may_send_to_itself_and_says_when_it_gives_up(step: str, resource
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_has_the_variables_that_its_environment_reads(name: str, resources: Resources) -> None:
     declared = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
-    # The engine on one machine sets this one for its functions.
+    # The engine on one machine sets this variable for its functions.
     read = {*ENVIRONMENTS[name.lower()].variables()} - {"SYNCLINE_ENGINE"}
     assert {each for each in declared if each.startswith("SYNCLINE_")} == read
-    # What `sam local invoke` is to set has to be declared, too; AWS itself takes it away where it has no value.
+    # `sam local invoke` sets only declared variables. AWS drops those without a value.
     assert "AWS_ENDPOINT_URL" in declared
 
 
@@ -362,19 +363,19 @@ BUILDERS: Final[dict[str, Callable[[], object]]] = {
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_function_names_every_variable_that_is_missing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_function_names_every_missing_variable(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ENVIRONMENTS[name].variables():
         monkeypatch.delenv(variable, raising=False)
     lacking = ", ".join(ENVIRONMENTS[name].variables(required=True))
-    what = (
+    message = (
         f"CONFIG_INVALID: the function {name} lacks {lacking}: "
         f"set Environment.Variables of {name.capitalize()}Function in template.yaml"
     )
-    with pytest.raises(SynclineError, match=re.escape(what)):
+    with pytest.raises(SynclineError, match=re.escape(message)):
         BUILDERS[name]()
 
 
-def test_no_module_but_one_reads_variables_of_syncline() -> None:
+def test_only_one_module_reads_variables_of_syncline() -> None:
     package = TOP / "layers" / "syncline" / "syncline"
     files = [file for file in package.rglob("*.py") if "cli" not in file.relative_to(package).parts]
     files += (TOP / "functions").rglob("*.py")
@@ -388,7 +389,7 @@ def test_no_module_but_one_reads_variables_of_syncline() -> None:
 
 
 @pytest.mark.parametrize("name", ["Probe", "Console"])
-def test_an_address_for_everybody_is_open_only_where_that_is_said(name: str, source: dict[str, Any]) -> None:
+def test_a_url_is_public_only_if_a_parameter_says_so(name: str, source: dict[str, Any]) -> None:
     permissions = {
         each["Properties"]["Action"]: each
         for each in source["Resources"].values()

@@ -1,7 +1,7 @@
 """The codes of all failures: whether a retry can succeed, and what the operator does.
 
 A failure is raised as :class:`SynclineError` where its facts are known; no code matches an error by its text.
-``python -m syncline.errors`` prints this table as ``docs/reference/errors.md``.
+``docs/reference/errors.md`` is generated from this table.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Code:
     def advice(self, kind: str = "", *, engine: bool = True) -> str:
         """Return the operator's action for a sync of `kind`, or for a command without an engine."""
         advice = self.by_kind.get(kind, self.action)
-        return advice if engine else self.alone or advice.replace("`syncline retry`", "run the command again")
+        return advice if engine else self.alone or advice.replace("run `syncline retry`", "run the command again")
 
 
 _SLOWER: Final = "Nothing if it passes; otherwise lower `concurrency` of the sync."
@@ -63,15 +63,15 @@ _GRANTS: Final = {
 _ROWS: Final = (
     # Configuration and use
     Code("USAGE", False, "Invalid command line.", "Run `syncline COMMAND --help` for the arguments and options."),
-    Code("CONFIG_INVALID", False, "syncs.yaml, or a function's environment, is invalid.", "Correct the line that the message names; `syncline apply` changes nothing until the whole file is right.", alone="Correct the line that the message names."),
+    Code("CONFIG_INVALID", False, "syncs.yaml, or a function's environment, is invalid.", "Correct the line that the message names; `syncline apply` changes nothing until the whole file is valid.", alone="Correct the line that the message names."),
     Code("SECRET_MISSING", False, "A referenced secret, parameter or environment variable does not exist or is empty.", "Create it where the message says, or correct the reference in syncs.yaml.", alone="Set the variable that the message names, or give the value by an option of the command."),
     Code("SECRET_DENIED", False, "The function's role may not read a referenced secret.", "Give the secret a name below the stack's SecretPrefix, or correct the reference.", alone="Correct the reference in syncs.yaml."),
     Code("NO_SUCH_SYNC", False, "No sync of that name is applied.", "`syncline status` lists the names; `syncline apply` adds one."),
     Code("NO_SUCH_RUN", False, "No run with that ID, or no run of that sync, exists.", "`syncline status` lists the latest runs."),
-    Code("CONFIG_CHANGED", False, "The configuration that the run began with is no longer stored, so its remaining items were not processed.", "Start a run with the current configuration: `syncline run NAME`; then `syncline retry NAME` for what is left."),
+    Code("CONFIG_CHANGED", False, "The configuration that the run began with is no longer stored, so its remaining items were not processed.", "Start a run with the current configuration (`syncline run NAME`), then run `syncline retry NAME` for what is left."),
     Code("ALREADY_RUNNING", False, "The sync already has a run in progress. Runs of one sync never overlap.", "Wait for it (`syncline status`), or end it with `syncline cancel`."),
     Code("ENGINE_ABSENT", False, "No engine found: no local one, and no stack on AWS.", "`syncline up` starts one on this machine; `--stack NAME` names one on AWS."),
-    Code("ENGINE_FAILED", False, "The engine on this machine did not start, or the template could not be deployed to it.", "Do what the message says; where it names a log file, the reason is in the lines shown, or further up in that file."),
+    Code("ENGINE_FAILED", False, "The engine on this machine did not start, or the template could not be deployed to it.", "Do what the message says. If it names a log file, the reason is in the lines shown or further up in that file."),
     Code("AWS_DENIED", False, "AWS denied the call: wrong or missing credentials or permissions.", "Check `aws sts get-caller-identity` and the permissions of that identity."),
     Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not respond or throttled the call.", "Nothing if it passes; otherwise check the region, the endpoint and the health of the service."),
     # Any remote server
@@ -80,76 +80,76 @@ _ROWS: Final = (
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or the server does not speak TLS on that port.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow the message."),
     Code("PROXY_REFUSED", False, "The proxy of an endpoint rejects the request (407), or a connection to the server (4xx).", "Allow the server's host and port at the proxy, or correct the proxy and its credentials in syncs.yaml."),
     Code("THROTTLED", True, "The server throttles requests (429), or a rate limit is exhausted.", "Nothing if it passes; otherwise find out what else sends requests with the same credentials.", {"images": _SLOWER, "backups": _SLOWER}),
-    Code("SERVER_ERROR", True, "The server, or a proxy in front of it, failed (5xx).", "Check the server's log at the time given."),
-    Code("UNAUTHORIZED", False, "The server rejects the credentials (401). They are not sent again for a minute, so that no account is locked.", "Renew the credentials that `auth` refers to, then `syncline retry`."),
-    Code("FORBIDDEN", False, "The credentials are valid but lack a permission (403).", "Grant the permission that the message names at that server, then `syncline retry`.", _GRANTS),
+    Code("SERVER_ERROR", True, "The server, or a proxy in front of it, failed (5xx).", "Check the server's log at the time of the failure."),
+    Code("UNAUTHORIZED", False, "The server rejects the credentials (401). They are not sent again for a minute, so that no account is locked.", "Renew the credentials that `auth` refers to, then run `syncline retry`."),
+    Code("FORBIDDEN", False, "The credentials are valid but lack a permission (403).", "Grant the permission that the message names at that server, then run `syncline retry`.", _GRANTS),
     Code("NOT_FOUND", False, "The server does not have the requested resource (404).", "Nothing if it was removed in the meantime; the next scan sees that. Otherwise correct the name."),
     Code("BAD_ANSWER", True, "The server's response violates the protocol: truncated, not JSON, or without a required field.", "If it persists, check that the address is that of the server and not of a login page or proxy."),
-    Code("TOO_LARGE", False, "The server rejects the size (413).", "Raise the limit of the server or of the proxy in front of it, then `syncline retry`."),
-    Code("REFUSED", False, "The server rejects the request (4xx).", "Correct what the server's words in the message name, then `syncline retry`."),
+    Code("TOO_LARGE", False, "The server rejects the size (413).", "Raise the limit of the server or of the proxy in front of it, then run `syncline retry`."),
+    Code("REFUSED", False, "The server rejects the request (4xx).", "Correct what the server reports in the message, then run `syncline retry`."),
     Code("ADDRESS_REFUSED", False, "The address is not allowed: it is link-local, a cloud's metadata service or, for a function on AWS, loopback.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
     Code("REDIRECTED", False, "The server redirects to a server or address that the sync does not name, so the request was not sent there.", "If the address that the message names is right, write it in syncs.yaml in place of the old one; otherwise correct the public address in the server's own configuration."),
-    Code("TARGET_FULL", False, "The target has no space left: its disk is full, or a quota is used up.", "Free space at the target or raise its quota, then `syncline retry`."),
+    Code("TARGET_FULL", False, "The target has no space left: its disk is full, or a quota is used up.", "Free space at the target or raise its quota, then run `syncline retry`."),
     # Listings
-    Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what it names at the source; then `syncline retry`."),
-    Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: it is no longer at the source, or the sync no longer selects it.", "If that is intended, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise restore the source or the selection, then `syncline retry`."),
-    Code("LISTING_INCOMPLETE", True, "A listing repeats itself, was cut off, or is empty where it cannot be.", "If it persists, check the server's log: its listing repeats itself or is cut off.", {"images": "Check the API token: for an invalid one, Quay returns an empty list instead of an error.", "artifacts": "If it persists and the message names a run, start the workflow again: GitHub lists at most 1000 runs, and that one is older. Otherwise check the server's log."}),
-    Code("LISTING_TOO_LONG", False, "A listing exceeds the limit of entries, pages or bytes of one listing. No item of it was processed.", "If the server really has so many entries, divide them: name repositories or a prefix in syncs.yaml, or exclude the repository that the message names. Otherwise the server lists without an end; check its log."),
+    Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what it names at the source; then run `syncline retry`."),
+    Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: it is no longer at the source, or the sync no longer selects it.", "If that is intended, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise restore the source or the selection, then run `syncline retry`."),
+    Code("LISTING_INCOMPLETE", True, "A listing repeats itself, was cut off, or is empty where it cannot be.", "If it persists, check the server's log for the cause.", {"images": "Check the API token: for an invalid one, Quay returns an empty list instead of an error.", "artifacts": "If it persists and the message names a run, start the workflow again: GitHub lists at most 1000 runs, and that one is older. Otherwise check the server's log."}),
+    Code("LISTING_TOO_LONG", False, "A listing exceeds the limit of entries, pages or bytes of one listing. No item of it was processed.", "If the server really has so many entries, divide them: name repositories or a prefix in syncs.yaml, or exclude the repository that the message names. Otherwise the listing has no end: check the server's log."),
     Code("ENTRY_INVALID", False, "One entry of a listing violates the protocol: it is null, has no name or an invalid one, or a field has the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no such bucket, or these credentials may not see it.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
-    Code("OBJECT_ARCHIVED", False, "The object is in an archive storage class (such as S3 Glacier) and cannot be read until it is restored there.", "Restore the object at the source (`aws s3api restore-object`), then `syncline retry`; or exclude it."),
+    Code("OBJECT_ARCHIVED", False, "The object is in an archive storage class (such as S3 Glacier) and cannot be read until it is restored there.", "Restore the object at the source (`aws s3api restore-object`), then run `syncline retry`; or exclude it."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is read again."),
     Code("FILE_DIFFERS", False, "The target has another file at this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`.", {"backups": "Decide which is right. If it is the source's, delete the file in the repository, and the next run writes it."}),
-    Code("FILE_TOO_SLOW", False, "The file would take longer than the timeout of one function, and the target's API takes a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then `syncline retry`."),
+    Code("FILE_TOO_SLOW", False, "The file would take longer than the timeout of one function, and the target's API accepts a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then run `syncline retry`."),
     Code("TARGET_CHANGED", False, "The object at the target was created or replaced by another writer between check and write.", "Decide which is right: delete the target's object, or set `overwrite: true`.", {"backups": _RESTORED}),
     Code("LINK_REFUSED", False, "A symbolic link in the target's folder has the path of a folder or file. Links below the target's root are never followed.", "Replace the link with what it points to, or make that folder the target of a separate sync."),
-    Code("FILE_REFUSED", False, "This machine cannot read or write a file: missing permission, read-only file system, or a name that is too long.", "Correct the system's reason in the message (most often the owner or mode of the folder), then `syncline retry`."),
+    Code("FILE_REFUSED", False, "This machine cannot read or write a file: missing permission, read-only file system, or a name that is too long.", "Remove the cause that the message states (most often the owner or mode of the folder), then run `syncline retry`."),
     Code("PATH_REFUSED", False, "The key is not a valid or safe path at the target: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
-    Code("REMOVALS_CAPPED", False, "The sync would remove more from the target than its `removals` allow.", "Check whether the source lost what it should have. If the removals are intended, allow them for one run: `syncline run NAME --allow-removals N`."),
+    Code("REMOVALS_CAPPED", False, "The sync would remove more from the target than its `removals` allow.", "Check that the source has lost nothing. If the removals are intended, allow them for one run: `syncline run NAME --allow-removals N`."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is invalid by the distribution specification.", "Correct the name that the message quotes."),
     Code("DIGEST_MISMATCH", True, "The received bytes do not have the requested digest.", "If it persists, the content at the source is damaged, or a proxy changes it: pull the image manually."),
-    Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, has no type, or is of a type that the target rejects.", "Push the image again with a current tool, use a target that takes the type, or exclude the tag."),
+    Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, has no type, or is of a type that the target rejects.", "Push the image again with a current tool, use a target that accepts the type, or exclude the tag."),
     Code("MANIFEST_INVALID", False, "The manifest does not conform to its media type.", "Push the image again; the manifest at the source is damaged."),
     Code("TAG_DIFFERS", False, "The target has another image under this tag, and the sync may not overwrite.", "Decide which is right: delete the target's tag, or set `overwrite: true`."),
-    Code("READ_ONLY", False, "The target repository does not take pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
+    Code("READ_ONLY", False, "The target repository does not accept pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
     Code("UPLOAD_LOST", True, "The target no longer has an upload that was in progress.", "Nothing; the next attempt uploads that layer from the start."),
     Code("NOT_ARRIVED", True, "After the transfer, the target does not have the item, or has another version of it.", "If it persists, find out what else writes to the target or removes from it."),
-    Code("BLOB_DAMAGED", False, "The target has a blob of another size than its manifest states, and keeps it although the right bytes were sent.", "Remove the blob that the message names from the target's storage, then `syncline retry`; nothing was tagged."),
+    Code("BLOB_DAMAGED", False, "The target has a blob of another size than its manifest states, and keeps it although the right bytes were sent.", "Remove the blob that the message names from the target's storage, then run `syncline retry`; nothing was tagged."),
     Code("SIZE_DIFFERS", False, "A blob at the source does not have the size that its manifest states.", "If it has fewer bytes, the source has lost some; otherwise its manifest is wrong. In both cases push the image again."),
-    Code("INDEX_INCOMPLETE", False, "The target rejects an index of which some images are not at the source.", "Push the absent images to the source, use a target that takes such an index, or exclude the tag."),
+    Code("INDEX_INCOMPLETE", False, "The target rejects an index because some of its images are not at the source.", "Push the missing images to the source, use a target that accepts such an index, or exclude the tag."),
     Code("FOREIGN_LAYERS_REFUSED", False, "The target rejects an image with foreign layers, whose content is at other addresses (`urls`).", "Allow their addresses at the target (docker-registry: `validation.manifests.urls.allow`), or exclude the tag."),
     # Artifacts
     Code("ARTIFACT_EXPIRED", False, "GitHub has removed the build's artifact at the end of its retention (410).", "Run the build again; raise its `retention-days`, or schedule the sync more often."),
     Code("ARCHIVE_INVALID", False, "An archive is damaged, truncated or contradictory, such as a layer that does not have the digest in its config.", "Run the build again; the message names the part that is wrong."),
-    Code("ARCHIVE_REFUSED", False, "An archive has unsafe content: paths that lead out of it, devices, too many members, or too many bytes when unpacked.", "Check the program that made the archive; nothing of it was tagged."),
-    Code("IMAGE_ABSENT", False, "A build's artifacts do not hold an image that its metadata names.", "Compare the names in the message with `archive` and `images` of the sync."),
+    Code("ARCHIVE_REFUSED", False, "An archive has unsafe content: paths that lead outside the archive, devices, too many members, or too many bytes when unpacked.", "Check the program that made the archive; nothing of it was tagged."),
+    Code("IMAGE_ABSENT", False, "A build's artifacts do not contain an image that its metadata names.", "Compare the names in the message with `archive` and `images` of the sync."),
     Code("METADATA_INVALID", False, "A run's logs have no metadata block, several different ones, or that of another build.", "Compare the block that the build prints with `metadata` of the sync."),
     # Git
     Code("GIT_ABSENT", False, "The git program was not found.", "Deploy with the git layer, or set `GIT_PYTHON_GIT_EXECUTABLE` to a program of version 2.39 or later."),
-    Code("GIT_FAILED", True, "The git program failed for a reason that has no separate code; the message holds its output.", "Read the output; if it persists, run the same command manually with `GIT_TRACE=1`."),
+    Code("GIT_FAILED", True, "The git program failed for a reason that has no separate code; the message has its output.", "Read the output; if it persists, run the same command manually with `GIT_TRACE=1`."),
     Code("REPOSITORY_ABSENT", False, "The git repository does not exist, or these credentials may not see it.", "Create it (it may be empty), or correct `repository` and `auth` in syncs.yaml."),
     Code("HOST_KEY_REFUSED", False, "The SSH server's host key is not in `known_hosts`, or differs from the one there.", "Get the key's fingerprint from the server's administrator over another channel; then add the key to `known_hosts`."),
     Code("BRANCH_PROTECTED", False, "The server rejects pushes to the branch: protection, a rule or a hook.", "Let the bot's account push to the branch, or write to another one."),
     Code("BRANCH_INVALID", False, "The branch of a cluster would have a name that git does not allow: `..`, a space, `~^:?*[`, `.lock` at the end, over 200 bytes.", "Rename the cluster's folder in the bucket, exclude it by `select.clusters`, or use one branch for all clusters."),
-    Code("BRANCH_BLOCKED", False, "The repository has a branch whose name excludes this one: of `bk` and `bk/east`, git can have only one.", "Rename or delete the branch that the message names, or set another `branch`."),
+    Code("BRANCH_BLOCKED", False, "The repository has a branch whose name excludes this one: git allows either `bk` or `bk/east`, not both.", "Rename or delete the branch that the message names, or set another `branch`."),
     Code("BRANCH_MOVED", True, "Another writer pushed to the branch repeatedly while the commit was made.", "Nothing if it passes; otherwise find out what else writes to the branch, or give each cluster a branch."),
-    Code("OVER_LIMIT", False, "The object is larger than the limit of the git server or of the sync (`largest`).", "Exclude it, or raise `largest` if the server takes larger files."),
+    Code("OVER_LIMIT", False, "The object is larger than the limit of the git server or of the sync (`largest`).", "Exclude it, or raise `largest` if the server accepts larger files."),
     Code("DISK_FULL", True, "The function's temporary space is full.", "Raise the function's ephemeral storage (CommitStorage); it holds the new files of one commit."),
     Code("PATH_COLLIDES", False, "Two keys have the same path on some systems, or one is a folder of the other.", "Rename one of the two objects; the one that existed first is kept."),
     Code("WOULD_OVERWRITE", False, "A restore would overwrite files that have other content now.", "Compare the files that the message names. If the restored ones are right, add `--overwrite`; otherwise restore to another folder."),
-    Code("ENTRY_UNSUPPORTED", False, "An entry of the repository is not a file but a submodule or symbolic link.", "Nothing if it is not needed: no backup creates such an entry. Otherwise get it with git."),
+    Code("ENTRY_UNSUPPORTED", False, "An entry of the repository is a submodule or a symbolic link, not a file.", "Nothing if it is not needed: no backup creates such an entry. Otherwise check it out with git."),
     Code("SECRET_SEALED", False, "A file of the repository is encrypted, and the sync has no key, or another one than it was encrypted with.", "Name the key that it was encrypted with: `syncline restore … --key REFERENCE`."),
     Code("SECRETS_UNSEEN", False, "The object was left out because it cannot be searched for Kubernetes Secrets: it is too large, unpacks to too much, is nested too deeply, or is damaged.", "Split the object, exclude it, or set `secrets: keep`."),
     Code("SECRET_SUSPECTED", False, "The object was left out: it cannot be parsed, but has a `kind` of Secret together with `data` or `stringData`.", "Correct the object so that it can be parsed, exclude it, or encrypt Secrets with `secrets: {encrypt: …}`."),
     # The engine itself
-    Code("LEASE_HELD", True, "Another writer holds the lease on the same group.", "Nothing; it is tried again when the lease is released, or a minute after its writer died."),
+    Code("LEASE_HELD", True, "Another writer holds the lease on the same group.", "Nothing; it is retried when the lease is released, or a minute after its writer died."),
     Code("LEASE_LOST", True, "The lease on the group expired or was taken by another writer.", "Nothing; the writer that holds the lease does the work again."),
     Code("TIME_SHORT", True, "The function's time ended before the item was finished; another function continues it.", "Nothing."),
     Code("RUN_CANCELLED", True, "A request was aborted: its run was cancelled, or its lease was lost.", "Nothing."),
-    Code("NO_PROGRESS", False, "A scan or an item was continued many times without progress.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then `syncline retry`."),
-    Code("STEP_DIED", False, "The function died several times with this item (out of memory, killed, or timed out), or AWS denied its calls.", "Check the function's log at the time given, then `syncline retry`."),
+    Code("NO_PROGRESS", False, "A scan or an item was continued many times without progress.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then run `syncline retry`."),
+    Code("STEP_DIED", False, "The function died several times with this item (out of memory, killed, or timed out), or AWS denied its calls.", "Check the function's log at the time of the failure, then run `syncline retry`."),
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's, or its sync cannot read an event.", "Find out what else sends to the queue. The message was dropped and counted as `MessagesDropped`; a full scan finds what an event would have named."),
     Code("MESSAGE_VERSION", True, "A message was written by another version of Syncline.", "Nothing during an upgrade. If it is in a dead-letter queue afterwards, `syncline retry NAME` with the new version puts it back."),
     Code("MESSAGE_REFUSED", False, "The queue rejects the message of an item: it is too large, or its content is not allowed.", "Exclude the item that the message names, or shorten its name at the source; all other items were processed."),
@@ -167,7 +167,7 @@ def stored_code(name: str) -> CodeName:
 
 def code_of(name: CodeName) -> Code:
     """Return the row of a code, and one that says so for the code of another version."""
-    unknown = "This version of Syncline does not have the code."
+    unknown = "This version of Syncline does not know the code."
     return CODES.get(name) or Code(name, False, unknown, "Use the version of Syncline that reported it.")
 
 
@@ -202,27 +202,3 @@ class SynclineError(Exception):
 
     def __reduce__(self) -> tuple[type[SynclineError], tuple[CodeName, str]]:
         return (SynclineError, (self.code.name, self.what))
-
-
-def as_markdown() -> str:
-    """Return the table as a page."""
-    lines = [
-        "# Errors by code",
-        "",
-        "Each failure in a report, a log line or a message of the command carries one of these codes.",
-        "*Retried* means that Syncline itself tries again, with growing pauses, before it gives the item up.",
-        "",
-        "| code | meaning | retried | action |",
-        "|---|---|---|---|",
-    ]
-    lines += [f"| `{c.name}` | {c.meaning} | {'yes' if c.retried else 'no'} | {_actions(c)} |" for c in _ROWS]
-    return "\n".join(lines) + "\n"
-
-
-def _actions(code: Code) -> str:
-    own = [f"*{kind}*: {action}" for kind, action in sorted(code.by_kind.items())]
-    return "<br>".join([code.action, *own])
-
-
-if __name__ == "__main__":
-    print(as_markdown(), end="")

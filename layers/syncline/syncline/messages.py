@@ -209,7 +209,7 @@ def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
             case "dead":
                 batch = from_json(body["batch"])
                 if not isinstance(batch, Batch) or not isinstance(body["code"], str):
-                    raise SynclineError("MESSAGE_INVALID", "a dead letter without a batch or code")
+                    raise SynclineError("MESSAGE_INVALID", "the dead letter has no batch or code")
                 item = body.get("item")
                 return DeadLetter(
                     batch, stored_code(body["code"]), str(body["reason"]), item and (str(item[0]), str(item[1]))

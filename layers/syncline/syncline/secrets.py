@@ -209,7 +209,7 @@ class Secrets:
         except ClientError as error:
             raise _refused(error.response.get("Error", {}).get("Code", "")) from None
         except UnicodeDecodeError:
-            raise _UnreadableError("SECRET_MISSING", "holds bytes, not text") from None
+            raise _UnreadableError("SECRET_MISSING", "is binary, not text") from None
         except BotoCoreError as error:
             code: CodeName = "AWS_DENIED" if "Credentials" in type(error).__name__ else "AWS_UNAVAILABLE"
             raise _UnreadableError(code, f"could not be read ({type(error).__name__})") from None

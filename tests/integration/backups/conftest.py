@@ -1,4 +1,4 @@
-"""What the tests of backups share: an S3 server for each file, and a new bucket and repository for each test."""
+"""Fixtures of the tests of backups: an S3 server for each file, a new bucket and repository for each test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def world(s3: str, tmp_path: Path) -> World:
 
 @pytest.fixture(params=["folder", "bucket"])
 def store(request: pytest.FixtureRequest, s3: str, world: World, tmp_path: Path) -> FolderTarget | BucketStore:
-    """A target without history."""
+    """Return a target without history: a folder or a bucket."""
     if request.param == "folder":
         return FolderTarget(tmp_path / "download")
     return BucketStore(make_bucket(s3, f"{world.bucket.name}-second", Http()), "copy/")

@@ -1,4 +1,4 @@
-"""The kind between a bucket and a repository, with git itself as the witness of what came of it."""
+"""The kind between a bucket and a repository; git checks the result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def world(s3: str, server: GitHttp, tmp_path: Path) -> World:
     return World(bucket, bare, server.url + "/r.git", TokenCredentials(TOKEN), http)
 
 
-def test_the_branch_becomes_what_the_bucket_is(world: World) -> None:
+def test_the_branch_follows_the_bucket(world: World) -> None:
     world.put(FILES)
     assert set(world.codes(world.run()).values()) == {"moved"}
     assert world.bare.files() == FILES
@@ -58,33 +58,33 @@ def test_the_branch_becomes_what_the_bucket_is(world: World) -> None:
     message = world.bare.git("log", "-1", "--format=%B", "main")
     assert "- east: 13 files\n- north: 1 files\n- west: 11 files\n\nTotal files: 25\n" in message
     assert "Changes: 2 new, 1 modified, 1 deleted" in message
-    assert len(world.bare.commits()) == 2, "many changes are one commit"
+    assert len(world.bare.commits()) == 2, "several changes must be one commit"
     assert world.bare.git("log", "-1", "--format=%an|%ce", "main").strip() == "Backup Bot|backup@example.com"
     world.bare.check()
 
 
-def test_a_look_with_nothing_to_do_reads_no_object_and_commits_nothing(world: World, server: GitHttp) -> None:
+def test_a_scan_without_differences_reads_no_object_and_commits_nothing(world: World, server: GitHttp) -> None:
     world.put(FILES)
     world.run()
     requests, commits = world.http.requests_made, world.bare.commits()
     server.requests.clear()
     assert world.run() == {}
-    assert world.http.requests_made - requests <= 3, "a listing of clusters and one of each cluster"
+    assert world.http.requests_made - requests <= 3, "more than a listing of clusters and one of each cluster"
     assert len(server.requests) <= 3
     assert world.bare.commits() == commits
 
 
-def test_a_look_that_remembers_nothing_reads_but_commits_nothing(world: World) -> None:
+def test_a_scan_after_a_lost_table_reads_but_commits_nothing(world: World) -> None:
     world.put(FILES)
     world.run()
     commits = world.bare.commits()
     again = world.but(index=InMemoryIndex())
     assert set(again.codes(again.run()).values()) == {"skipped"}
-    assert world.bare.commits() == commits, "an empty commit is never made"
+    assert world.bare.commits() == commits, "an empty commit was made"
     assert again.skipped() == len(FILES)
 
 
-def test_an_event_costs_what_it_speaks_of(world: World) -> None:
+def test_an_event_costs_only_its_objects(world: World) -> None:
     world.put(FILES)
     world.run()
     world.put({"east/n0/f0.yaml": b"changed"})
@@ -99,14 +99,14 @@ def test_an_event_costs_what_it_speaks_of(world: World) -> None:
         "east/n0/never-was.yaml": "skipped",
     }
     assert world.http.requests_made - requests <= 4 + 4 + 2, (
-        "four reads, two looks at each that is not there, and listings of what the limits count"
+        "more than four reads, two checks of each absent object, and the listings for the limits"
     )
     assert "1 modified, 1 deleted" in world.bare.git("log", "-1", "--format=%B", "main")
     assert world.skipped() == len(FILES) - 1
 
 
-def test_a_change_costs_the_folders_that_it_touches_whatever_else_there_is(world: World, server: GitHttp) -> None:
-    """And a folder travels to the server as what changed in it."""
+def test_a_change_costs_only_the_folders_that_it_touches(world: World, server: GitHttp) -> None:
+    """Only the changes of a folder are sent to the server."""
     long_names = {f"c00/n0/{n:03}-{os.urandom(40).hex()}": b"%d" % n for n in range(500)}
     beside = {f"c{c:02}/n{n}/{os.urandom(40).hex()}": b"%d" % n for c in range(1, 40) for n in range(20)}
     world.bare.fill(long_names | beside)
@@ -117,19 +117,19 @@ def test_a_change_costs_the_folders_that_it_touches_whatever_else_there_is(world
         server.requests.clear()
         server.sent = server.received = 0
         assert world.codes(world.run(key)) == {key: "moved"}
-        assert server.sent < 2 * from_git, "once to commit, and once to prove"
+        assert server.sent < 2 * from_git, "more than one fetch for the commit and one for the verification"
         assert server.received < 5_000
         assert len(server.requests) == 2 * requests + 2
     world.bare.check()
 
 
-def test_a_part_is_looked_at_by_its_prefix(world: World) -> None:
+def test_a_prefix_limits_the_scan(world: World) -> None:
     world.put(FILES)
     assert set(world.run("east/")) == {key for key in FILES if key.startswith("east/")}
     assert set(world.run()) == {key for key in FILES if key.startswith("west/")}
 
 
-# -- bad input ---------------------------------------------------------------------------------------------------------
+# -- invalid input -----------------------------------------------------------------------------------------------------
 
 BAD = {
     "east/n/../x": "PATH_REFUSED",
@@ -149,13 +149,13 @@ BAD = {
 
 
 @pytest.mark.parametrize("hinted", [False, True], ids=["look", "events"])
-def test_bad_keys_are_refused_one_by_one_and_the_rest_is_committed(world: World, hinted: bool) -> None:
+def test_invalid_keys_are_refused_separately_and_the_rest_is_committed(world: World, hinted: bool) -> None:
     expected = BAD | {"east/n/a": "moved"}
     world.put(dict.fromkeys(expected, b"x"))
     results = world.codes(world.run(*expected)) if hinted else world.codes(world.run())
     if hinted:
         del expected["loose"]
-    # Of two clusters that are one on some systems the first is kept, and with it all it has.
+    # Of two clusters with the same name on some systems, the first is kept with all its objects.
     clash = {key: "PATH_COLLIDES" for key in expected if key.startswith("east/") and expected[key] == "moved"}
     got = {key: value for key, value in results.items() if value != "PATH_COLLIDES"}
     assert got.keys() <= {key for key, value in expected.items() if value != "PATH_COLLIDES"}
@@ -166,7 +166,7 @@ def test_bad_keys_are_refused_one_by_one_and_the_rest_is_committed(world: World,
     assert world.bare.files() == {"EAST/n/x": b"x"}
 
 
-def test_bad_keys_within_a_cluster(world: World) -> None:
+def test_invalid_keys_within_a_cluster(world: World) -> None:
     expected = {key: value for key, value in BAD.items() if key.startswith("east/")} | {"east/n/a": "moved"}
     world.put(dict.fromkeys(expected, b"x"))
     assert world.codes(world.run()) == expected
@@ -174,7 +174,7 @@ def test_bad_keys_within_a_cluster(world: World) -> None:
     world.bare.check()
 
 
-def test_what_was_there_first_is_kept(world: World) -> None:
+def test_of_colliding_keys_the_committed_one_is_kept(world: World) -> None:
     world.put({"east/n/readme": b"first"})
     world.run()
     world.put({"east/n/README": b"second", "east/n/readme/x": b"third"})
@@ -197,7 +197,7 @@ def test_objects_over_the_limit_and_large_ones_within(world: World) -> None:
 # -- removals ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_cluster_that_vanished_is_kept(world: World) -> None:
+def test_a_deleted_cluster_is_kept(world: World) -> None:
     world.put(FILES)
     world.run()
     world.delete(*(key for key in FILES if key.startswith("west/")))
@@ -211,7 +211,7 @@ def test_a_cluster_that_vanished_is_kept(world: World) -> None:
     assert not [path for path in world.bare.files() if path.startswith("west/")]
 
 
-def test_many_events_of_removals_are_capped_too(world: World) -> None:
+def test_removals_by_many_events_are_capped(world: World) -> None:
     world.put(FILES)
     world.run()
     gone = [key for key in FILES if key.startswith("west/")][:7]
@@ -227,19 +227,19 @@ def test_removals_of_many_clusters_are_capped_together(world: World) -> None:
     gone = [key for key in FILES if "/n0/" in key][:8]
     world.delete(*gone)
     few = world.but(caps=Caps(count=7))
-    assert set(few.codes(few.run(*gone)).values()) == {"REMOVALS_CAPPED"}, "told by events"
-    assert set(few.codes(few.run()).values()) == {"REMOVALS_CAPPED"}, "found by a look"
+    assert set(few.codes(few.run(*gone)).values()) == {"REMOVALS_CAPPED"}, "removals by events were not capped"
+    assert set(few.codes(few.run()).values()) == {"REMOVALS_CAPPED"}, "removals by a full scan were not capped"
     assert world.bare.files() == FILES
     assert set(world.codes(world.run(*gone)).values()) == {"removed"}
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
-def test_removals_that_a_run_allows(world: World, *, told: bool) -> None:
+@pytest.mark.parametrize("by_events", [True, False], ids=["events", "full scan"])
+def test_a_run_may_allow_more_removals(world: World, *, by_events: bool) -> None:
     world.put(FILES)
     world.run()
     gone = [key for key in FILES if key.startswith("west/")]
     world.delete(*gone)
-    scope = gone if told else ()
+    scope = gone if by_events else ()
     few = world.but(allow_removals=len(gone) - 1)
     assert set(few.codes(few.run(*scope)).values()) == {"REMOVALS_CAPPED"}
     assert world.bare.files() == FILES
@@ -250,7 +250,7 @@ def test_removals_that_a_run_allows(world: World, *, told: bool) -> None:
 
 @pytest.mark.parametrize("caps", [Caps(), Caps(count=0)], ids=["allowed", "capped"])
 def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever page is the last that was sent on before a look's function died: the next one goes on from there."""
+    """The next function continues after the last page that was sent before the function of the scan was killed."""
     world.put(FILES | {"north/n0/f0.yaml": b"x", "north/n0/f1.yaml": b"x"})
     world.run()
     gone = {"east/n0/f0.yaml", "east/n0/f1.yaml", "north/n0/f0.yaml"}
@@ -270,7 +270,7 @@ def test_planned_removals_outlive_a_function(world: World, caps: Caps, monkeypat
         assert sorted(capped) == (sorted(gone) if caps.count == 0 else [])
 
 
-def test_an_empty_bucket_is_not_believed(world: World) -> None:
+def test_an_empty_bucket_is_treated_as_an_error(world: World) -> None:
     world.put(FILES)
     world.run()
     world.delete(*FILES)
@@ -279,7 +279,7 @@ def test_an_empty_bucket_is_not_believed(world: World) -> None:
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
-def test_what_is_not_the_syncs_is_left_alone(world: World) -> None:
+def test_files_outside_the_sync_are_not_changed(world: World) -> None:
     world.bare.fill({"README.md": b"hello", "docs/x.md": b"x", "b/other/n/x": b"other", "b/east/n/x.log": b"a log"})
     here = world.but(layout=Layout(folder="b", clusters=(("east", "west"), ()), objects=((), ("**/*.log",))))
     here.put(FILES | {"north/n0/x": b"not taken"})
@@ -311,7 +311,7 @@ def test_a_scan_makes_one_commit_on_each_branch(world: World, monkeypatch: pytes
     each.run()
     assert [len(each.bare.commits(f"backups/{cluster}")) for cluster in ("east", "west")] == [2, 2]
 
-    # More items than fit in one message are divided between branches, not within one.
+    # Items that do not fit in one message are divided by branch.
     monkeypatch.setattr(looking, "SHARE", 5)
     each.put({f"{cluster}/n0/more{n}.yaml": b"more" for cluster in ("east", "north", "west") for n in range(3)})
     shares = each.shares(each.scan())
@@ -324,7 +324,7 @@ def test_a_scan_makes_one_commit_on_each_branch(world: World, monkeypatch: pytes
     assert [len(each.bare.commits(f"backups/{cluster}")) for cluster in ("east", "north", "west")] == [3, 1, 3]
 
 
-def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
+def test_the_branch_of_a_deleted_cluster_is_kept(world: World) -> None:
     each = world.but(layout=Layout(branch="backups/{cluster}"))
     each.put(FILES)
     world.bare.fill({"north/n/x": b"of somebody else"}, "other/north")
@@ -338,8 +338,8 @@ def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
     allowed = each.but(caps=Caps(share=1.0))
     assert allowed.codes(allowed.run()) == dict.fromkeys(west, "removed")
     assert each.bare.files("backups/west") == {}
-    assert len(each.bare.commits("backups/west")) == 2, "what it was stays in its history"
-    assert each.skipped() == len(FILES) - len(west), "and nothing more becomes of it"
+    assert len(each.bare.commits("backups/west")) == 2, "its former content must stay in its history"
+    assert each.skipped() == len(FILES) - len(west), "the deleted cluster still causes work"
     world.bare.check()
 
     each.delete(*FILES)
@@ -348,10 +348,10 @@ def test_the_branch_of_a_cluster_that_vanished(world: World) -> None:
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
-# -- other writers, and breaks -----------------------------------------------------------------------------------------
+# -- other writers, and interruptions ----------------------------------------------------------------------------------
 
 
-def test_somebody_else_pushes_at_the_same_time(world: World, server: GitHttp) -> None:
+def test_a_concurrent_foreign_push_is_kept(world: World, server: GitHttp) -> None:
     world.put(FILES)
     world.run()
     world.put({"east/n0/f0.yaml": b"mine"})
@@ -360,20 +360,20 @@ def test_somebody_else_pushes_at_the_same_time(world: World, server: GitHttp) ->
     assert world.codes(world.run("east/n0/f0.yaml")) == {"east/n0/f0.yaml": "moved"}
     files = world.bare.files()
     assert files["east/n0/f0.yaml"] == b"mine"
-    assert sum(path.startswith("theirs/") for path in files) >= 1, "theirs is kept"
+    assert sum(path.startswith("theirs/") for path in files) >= 1, "the foreign files are lost"
     world.bare.check()
 
 
-def test_somebody_else_makes_the_very_change(world: World, server: GitHttp) -> None:
+def test_a_foreign_commit_of_the_same_change_leaves_nothing_to_commit(world: World, server: GitHttp) -> None:
     world.put(FILES)
     world.run()
     world.put({"east/n0/f0.yaml": b"mine"})
     server.before_push = [lambda: world.bare.fill({"east/n0/f0.yaml": b"mine"}, message="theirs")]
     world.run("east/n0/f0.yaml")
-    assert world.bare.commits()[0] == "theirs", "nothing was left to commit"
+    assert world.bare.commits()[0] == "theirs", "an empty commit was made"
 
 
-def test_somebody_else_changed_what_is_ours(world: World) -> None:
+def test_a_foreign_change_of_our_file_is_a_conflict(world: World) -> None:
     world.put(FILES)
     world.run()
     theirs = {"east/n0/f0.yaml": b"tampered", "east/n0/planted.yaml": b"planted"}
@@ -382,7 +382,7 @@ def test_somebody_else_changed_what_is_ours(world: World) -> None:
     assert world.bare.files() == FILES | theirs
 
 
-def test_somebody_else_changes_what_is_ours_while_it_is_committed(world: World, server: GitHttp) -> None:
+def test_a_foreign_change_of_our_file_during_the_commit_is_a_conflict(world: World, server: GitHttp) -> None:
     world.put(FILES)
     world.run()
     world.put({"east/n0/f0.yaml": b"mine", "east/n0/f1.yaml": b"mine"})
@@ -392,7 +392,7 @@ def test_somebody_else_changes_what_is_ours_while_it_is_committed(world: World, 
     assert world.bare.files() == FILES | {"east/n0/f0.yaml": b"theirs", "east/n0/f1.yaml": b"mine"}
 
 
-def test_others_who_never_stop_are_told(world: World, server: GitHttp) -> None:
+def test_endless_foreign_pushes_are_reported(world: World, server: GitHttp) -> None:
     world.put(FILES)
     others = iter(range(100))
     server.before_push = [lambda: world.bare.fill({f"theirs/n/x{next(others)}": b"theirs"})] * 40
@@ -403,7 +403,7 @@ def test_others_who_never_stop_are_told(world: World, server: GitHttp) -> None:
     assert caught.value.retried
 
 
-def test_a_function_killed_after_its_push_commits_nothing_twice(world: World) -> None:
+def test_a_function_killed_after_its_push_does_not_commit_twice(world: World) -> None:
     world.put(FILES)
     items = [Item("main", key) for key in FILES]
     first = world.commit(items, batch="the-batch")
@@ -417,7 +417,7 @@ def test_a_function_killed_after_its_push_commits_nothing_twice(world: World) ->
     assert {a.outcome for a in other if isinstance(a, Result)} == {Outcome.EQUAL}
 
 
-def test_a_lost_answer_is_no_doubled_commit(world: World, server: GitHttp) -> None:
+def test_a_lost_response_does_not_cause_a_second_commit(world: World, server: GitHttp) -> None:
     world.put(FILES)
     server.lose_pushes = 1
     assert set(world.codes(world.run()).values()) == {"moved"}
@@ -425,7 +425,7 @@ def test_a_lost_answer_is_no_doubled_commit(world: World, server: GitHttp) -> No
     assert world.skipped() == len(FILES)
 
 
-def test_short_time_leaves_the_rest_for_later(world: World) -> None:
+def test_items_without_time_are_left_for_the_next_function(world: World) -> None:
     world.put(FILES)
     left = iter([60.0] * 15)
     context = StepContext(lambda: next(left, 15.0), work="b")
@@ -436,7 +436,7 @@ def test_short_time_leaves_the_rest_for_later(world: World) -> None:
     assert set(world.bare.files()) == set(FILES) - set(later)
 
 
-def test_what_did_not_arrive_is_told_by_verify(world: World) -> None:
+def test_verify_reports_uncommitted_items(world: World) -> None:
     world.put({"east/n/x": b"x"})
     (arrived,) = world.commit([Item("main", "east/n/x")])
     assert isinstance(arrived, Completed)
@@ -451,7 +451,7 @@ def test_what_did_not_arrive_is_told_by_verify(world: World) -> None:
     assert isinstance(absent, Completed)
 
 
-def test_a_look_goes_on_where_it_stopped(world: World) -> None:
+def test_a_scan_continues_at_its_cursor(world: World) -> None:
     files = {f"c{c}/n/f{f}": b"x%d" % c for c in range(6) for f in range(3)}
     world.put(files)
     found: list[str] = []

@@ -1,4 +1,4 @@
-"""Backups: two scans and one object, in every order. In the end the branch is as the bucket is."""
+"""Backups: two scans and one object, in every order. In the end, the branch equals the bucket."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KEY: Final = "east/n/subject.yaml"
 KEPT: Final = {"east/n/kept.yaml": b"kept\n", "west/n/kept.yaml": b"kept, too\n"}
 MOST: Final = 600
 TOGETHER: Final = 8
-"""A full scan checks every eighth schedule: it takes as long as the schedule itself."""
+"""A full scan checks only every eighth schedule, because it takes as long as a schedule."""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def s3() -> Iterator[str]:
 
 @dataclass
 class Subjects:
-    """Makes a chain for each schedule; what happens to its object happens by these methods."""
+    """A new chain for each schedule, and the changes of its object."""
 
     s3: str
     folder: Path
@@ -40,7 +40,7 @@ class Subjects:
     number: int = 0
     wanted: bytes | None = None
     scope: str = KEY
-    """What is scanned when something happened: the object alone, or its whole cluster."""
+    """Scope of the scan after a change: the object, or its complete cluster."""
 
     def new(self, *, synced: bool) -> BackupsChain:
         self.number += 1
@@ -51,7 +51,7 @@ class Subjects:
         if synced:
             chain.run()
         else:
-            bare.fill(KEPT)  # a run that finds all equal would take longer
+            bare.fill(KEPT)  # faster than a run that finds everything equal
         return chain
 
     def put(self) -> None:
@@ -76,9 +76,11 @@ class Subjects:
     def check(self, why: object) -> None:
         chain = self.chain
         assert chain is not None
-        assert chain.bare.files() == KEPT | ({} if self.wanted is None else {KEY: self.wanted}), f"at rest after {why}"
+        assert chain.bare.files() == KEPT | ({} if self.wanted is None else {KEY: self.wanted}), (
+            f"wrong content after {why}"
+        )
         assert not chain.mail.letters, f"{chain.mail.letters} after {why}"
-        assert chain.state.current_run(SYNC) is None, f"a run is not over after {why}"
+        assert chain.state.current_run(SYNC) is None, f"a run has not ended after {why}"
         for run in chain.state.runs(SYNC, 20):
             assert run.status is RunStatus.DONE, f"{run} after {why}"
             assert (run.counts.failed, run.counts.conflict) == (0, 0), f"{run} after {why}"
@@ -121,9 +123,9 @@ def test_a_deletion_and_a_creation(subjects: Subjects) -> None:
 
 @pytest.mark.parametrize(("act", "meanwhile", "stride"), [("delete", 9, 4), ("delete", 0, 7), ("put_again", 1, 7)])
 def test_at_any_call_of_the_functions_that_commit(subjects: Subjects, act: str, meanwhile: int, stride: int) -> None:
-    """The object changes before a call to the table, a queue or the bucket.
+    """Change the object before a call to the table, a queue or the bucket.
 
-    So many functions of the scan that this leads to end before the call is made; the others come later.
+    `meanwhile` functions of the resulting scan end before the call is made; the others run later.
     """
 
     def begin() -> Pump:

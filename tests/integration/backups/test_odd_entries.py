@@ -1,4 +1,4 @@
-"""One odd entry of a branch or bucket costs that entry alone, and what somebody made of ours is put right."""
+"""An invalid entry of a branch or bucket fails alone, and foreign changes of our entries are repaired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def world(s3: str, tmp_path: Path) -> World:
 
 
 def plant(bare: Bare, *commands: bytes, branch: str = "main") -> None:
-    """Make somebody else's commit of these commands of fast-import. A path may be any bytes."""
+    """Make a foreign commit from these fast-import commands. Paths are arbitrary bytes."""
     ref = f"refs/heads/{branch}"
     there = bare.git("for-each-ref", "--format=%(objectname)", ref).strip()
     lines = [b"commit " + ref.encode(), b"committer else <else@example.com> 1750000000 +0000", b"data 7", b"planted"]
@@ -60,7 +60,7 @@ def discover(world: World, *groups: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("path", [b"clusterbackup/east/n0/\xff", b"clusterbackup/\xff/n0/f", b"\xff"])
-def test_a_name_that_is_not_utf_8_costs_nothing_else(world: World, path: bytes) -> None:
+def test_a_name_that_is_not_utf_8_affects_nothing_else(world: World, path: bytes) -> None:
     world.run()
     plant(world.bare, file(path))
     world.put({"east/n0/new": b"new", "west/n0/f0": b"changed"})
@@ -69,7 +69,7 @@ def test_a_name_that_is_not_utf_8_costs_nothing_else(world: World, path: bytes) 
     assert world.codes(world.run()) == {}
     assert world.bare.git("log", "-1", "--format=", "--name-only", "--all", "--", ":(glob)**").count("\\377") == 0
     listed = world.bare.git("ls-tree", "-r", "--name-only", "main")
-    assert listed.count("\\377") == 1, "it is nobody's business"
+    assert listed.count("\\377") == 1, "the foreign file was changed"
 
 
 @pytest.mark.parametrize("name", ["bad..name", "a b", "x.lock", "c~1"])
@@ -84,7 +84,7 @@ def test_a_cluster_that_cannot_be_a_branch_fails_alone(world: World, name: str) 
     assert world.codes(hinted) == {f"{name}/n0/f0": "BRANCH_INVALID", "east/n0/f0": "moved"}
 
 
-def test_a_branch_of_somebody_else_that_could_not_be_ours_is_nobodys_cluster(world: World) -> None:
+def test_a_foreign_branch_with_an_impossible_name_is_not_a_cluster(world: World) -> None:
     world = world.but(layout=Layout(branch="bk/{cluster}"))
     world.run()
     plant(world.bare, file(b"-x/n0/f"), branch="bk/" + 220 * "x")
@@ -92,7 +92,7 @@ def test_a_branch_of_somebody_else_that_could_not_be_ours_is_nobodys_cluster(wor
 
 
 @pytest.mark.parametrize(("other", "template"), [("bk", "bk/{cluster}"), ("bk/east/old", "bk/{cluster}")])
-def test_a_branch_in_the_way_of_ours_is_told_at_once(world: World, other: str, template: str) -> None:
+def test_a_branch_that_blocks_ours_is_reported_at_once(world: World, other: str, template: str) -> None:
     world = world.but(layout=Layout(branch=template))
     plant(world.bare, file(b"f"), branch=other)
     items = [item for page in world.scan() for item in page.items if item.group == "bk/east"]
@@ -104,15 +104,13 @@ def test_a_branch_in_the_way_of_ours_is_told_at_once(world: World, other: str, t
     assert time.monotonic() - begun < 5
 
 
-# -- modes and things in the place of ours -----------------------------------------------------------------------------
+# -- other modes and types instead of our files ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [b"100755", b"120000"])
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize("groups", [(), ("east/n0/f0",)])
-def test_a_mode_that_somebody_changed_is_put_right(
-    world: World, mode: bytes, remembers: bool, groups: tuple[str, ...]
-) -> None:
+def test_a_changed_mode_is_repaired(world: World, mode: bytes, remembers: bool, groups: tuple[str, ...]) -> None:
     world.run()
     path = "clusterbackup/east/n0/f0"
     plant(world.bare, file(path.encode(), FILES["east/n0/f0"], mode))
@@ -123,7 +121,7 @@ def test_a_mode_that_somebody_changed_is_put_right(
 
 
 @pytest.mark.parametrize("groups", [(), ("east/n0/f0",)])
-def test_a_submodule_in_the_place_of_our_file_is_foreign(world: World, groups: tuple[str, ...]) -> None:
+def test_a_submodule_instead_of_our_file_is_foreign(world: World, groups: tuple[str, ...]) -> None:
     world.run()
     path = "clusterbackup/east/n0/f0"
     plant(world.bare, submodule(path.encode()))
@@ -135,9 +133,7 @@ def test_a_submodule_in_the_place_of_our_file_is_foreign(world: World, groups: t
     "thing", [file(b"clusterbackup/east/n0"), submodule(b"clusterbackup/east/n0")], ids=["file", "submodule"]
 )
 @pytest.mark.parametrize("groups", [(), ("east/n0/f0", "east/n0/f1")])
-def test_what_stands_in_the_place_of_our_folder_is_replaced(
-    world: World, thing: bytes, groups: tuple[str, ...]
-) -> None:
+def test_an_entry_instead_of_our_folder_is_replaced(world: World, thing: bytes, groups: tuple[str, ...]) -> None:
     world.run()
     plant(world.bare, b"D clusterbackup/east/n0", thing)
     codes = world.codes(world.run(*groups))
@@ -150,7 +146,7 @@ def test_what_stands_in_the_place_of_our_folder_is_replaced(
 
 
 @pytest.mark.parametrize("place", [b"clusterbackup", b"clusterbackup/east"])
-def test_what_stands_in_the_place_of_a_clusters_folder_stays(world: World, place: bytes) -> None:
+def test_an_entry_instead_of_the_folder_of_a_cluster_stays(world: World, place: bytes) -> None:
     plant(world.bare, file(place))
     codes = world.codes(world.run())
     blocked = {key for key in FILES if place == b"clusterbackup" or key.startswith("east/")}
@@ -158,7 +154,7 @@ def test_what_stands_in_the_place_of_a_clusters_folder_stays(world: World, place
     assert world.bare.show(place.decode()) == PLANTED
 
 
-def test_an_object_in_the_place_of_a_folder_stays_if_the_bucket_has_it(world: World) -> None:
+def test_an_object_instead_of_a_folder_stays_if_the_bucket_has_it(world: World) -> None:
     world.put({"east/both": b"file"})
     world.run()
     world.put({"east/both/inner": b"inner"})

@@ -1,4 +1,4 @@
-"""Backups: an odd entry in a bucket's listing costs itself alone, and nothing is removed for it."""
+"""Backups: an invalid entry in the listing of a bucket fails alone, and causes no removal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from syncline.store.table import Database
 from syncline.wiring.dependencies import Dependencies
 from tests.rig.stack import table_of_test
 from tests.standins.git_places import Bare, make_bare
-from tests.standins.odd_listings import Spoil, bad_size, no_key, spoiling
+from tests.standins.odd_listings import Change, bad_size, invalidating, no_key
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 
 FILES: Final = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for f in range(4)}
@@ -32,7 +32,7 @@ SORTS: Final = ("git", "directory", "bucket")
 
 @dataclass
 class World:
-    """A strict S3 server, and a target of each sort."""
+    """A strict S3 server and a target of one sort."""
 
     s3: S3Server
     bare: Bare
@@ -43,7 +43,7 @@ class World:
     prefix: str = ""
 
     def run(self) -> dict[str, str]:
-        """Scan, and transfer what differs; the code or outcome of each item that ended or failed, else "sent"."""
+        """Scan, and transfer the differences; return the code or outcome of each item, "sent" for transferred ones."""
         auth = {"access_key": ACCESS, "secret_key": "env:S3_SECRET"}
         bucket = {"endpoint": self.s3.url, "auth": auth}
         targets: dict[str, Any] = {
@@ -78,8 +78,8 @@ class World:
         for key, content in files.items():
             self.s3.put("first", key, content)
 
-    def spoil(self, bucket: str, key: str, how: Spoil) -> None:
-        self.s3.hook = spoiling(self.s3, bucket, key, how)
+    def change(self, bucket: str, key: str, how: Change) -> None:
+        self.s3.hook = invalidating(self.s3, bucket, key, how)
 
 
 @pytest.fixture(params=SORTS)
@@ -102,11 +102,11 @@ def invalid(ended: dict[str, str]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "name"), [(bad_size, "east/n/f2.yaml"), (no_key, "the entry before 'east/n/f3.yaml' in the listing of")]
+    ("change", "name"), [(bad_size, "east/n/f2.yaml"), (no_key, "the entry before 'east/n/f3.yaml' in the listing of")]
 )
-def test_all_other_objects_arrive(world: World, spoil: Spoil, name: str) -> None:
+def test_all_other_objects_are_moved(world: World, change: Change, name: str) -> None:
     world.put(FILES)
-    world.spoil("first", "east/n/f2.yaml", spoil)
+    world.change("first", "east/n/f2.yaml", change)
     ended = world.run()
     (odd,) = invalid(ended)
     assert odd.startswith(name)
@@ -114,45 +114,45 @@ def test_all_other_objects_arrive(world: World, spoil: Spoil, name: str) -> None
     assert world.files() == FILES.keys() - {"east/n/f2.yaml"}
 
 
-@pytest.mark.parametrize("spoil", [bad_size, no_key])
-def test_nothing_of_its_cluster_is_removed(world: World, spoil: Spoil) -> None:
+@pytest.mark.parametrize("change", [bad_size, no_key])
+def test_nothing_of_its_cluster_is_removed(world: World, change: Change) -> None:
     world.put(FILES)
     world.run()
     del world.s3.objects["first"]["east/n/f1.yaml"], world.s3.objects["first"]["west/n/f1.yaml"]
     world.put({"east/n/new.yaml": b"new"})
-    world.spoil("first", "east/n/f2.yaml", spoil)
+    world.change("first", "east/n/f2.yaml", change)
     assert len(invalid(world.run())) == 1
     assert {name for name in world.files() if name.startswith("east/")} == {
         *(f"east/n/f{number}.yaml" for number in range(4)),
         "east/n/new.yaml",
     }
-    # The other cluster's listing was whole.
+    # The listing of the other cluster was complete.
     assert "west/n/f1.yaml" not in world.files()
 
 
-def test_a_cluster_that_an_odd_entry_stands_for_is_reported(world: World) -> None:
+def test_an_invalid_entry_of_a_cluster_is_reported(world: World) -> None:
     world.put(FILES | {"loose.yaml": b"in no cluster"})
-    world.spoil("first", "loose.yaml", no_key)
+    world.change("first", "loose.yaml", no_key)
     ended = world.run()
     assert len(invalid(ended)) == 1
     assert world.files() == FILES.keys()
 
 
-def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(world: World) -> None:
+def test_a_prefix_with_only_an_invalid_entry_is_not_absent(world: World) -> None:
     world.prefix = "b/"
     world.put({"b/loose.yaml": b"in no cluster"})
-    world.spoil("first", "b/loose.yaml", no_key)
+    world.change("first", "b/loose.yaml", no_key)
     assert set(world.run().values()) == {"ENTRY_INVALID"}
 
 
 @pytest.mark.parametrize("world", ["bucket"], indirect=True)
-@pytest.mark.parametrize("spoil", [bad_size, no_key])
-def test_an_odd_entry_of_the_target_bucket(world: World, spoil: Spoil) -> None:
+@pytest.mark.parametrize("change", [bad_size, no_key])
+def test_an_invalid_entry_of_the_target_bucket(world: World, change: Change) -> None:
     world.put(FILES)
     world.run()
     del world.s3.objects["first"]["east/n/f1.yaml"], world.s3.objects["first"]["west/n/f1.yaml"]
     world.put({"east/n/new.yaml": b"new", "west/n/new.yaml": b"new"})
-    world.spoil("second", "copy/east/n/f2.yaml", spoil)
+    world.change("second", "copy/east/n/f2.yaml", change)
     ended = world.run()
     assert len(invalid(ended)) == 1
     assert world.files() >= {"east/n/f1.yaml", "east/n/f2.yaml", "east/n/new.yaml", "west/n/new.yaml"}

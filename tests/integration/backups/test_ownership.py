@@ -1,4 +1,4 @@
-"""Backups touch only what is theirs: foreign files are extras or conflicts."""
+"""Backups change only their own files: foreign files are extras or conflicts."""
 
 from __future__ import annotations
 
@@ -83,9 +83,7 @@ def test_a_foreign_folder_that_cannot_be_listed_is_an_extra(
     assert Download(world, store).run() == dict.fromkeys(FILES, "moved") | {"lost+found/": "extra"}
 
 
-def test_a_file_that_cannot_be_read_costs_itself_alone(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unreadable_file_fails_alone(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, fingerprint = FolderTarget(tmp_path / "download"), FolderTarget.fingerprint
     world.put(FILES)
     download = Download(world, store)
@@ -132,7 +130,7 @@ def test_foreign_files_in_a_stores_cluster_stay(world: World, store: FolderTarge
 
 
 @pytest.mark.parametrize("scope", [(), ("east/n/f0.yaml",)], ids=["full scan", "events"])
-def test_a_foreign_file_in_the_way_is_a_conflict(world: World, scope: tuple[str, ...]) -> None:
+def test_a_foreign_file_under_our_path_is_a_conflict(world: World, scope: tuple[str, ...]) -> None:
     foreign = {"east/n/f0.yaml": b"of somebody else"}
     world.bare.fill(foreign)
     world.put(FILES)
@@ -162,7 +160,7 @@ def test_a_foreign_file_in_a_store_is_a_conflict(
         assert content(store) == blobs(FILES | foreign)
 
 
-def test_what_somebody_changed_is_a_conflict_and_ours_again_when_it_is_put_back(world: World) -> None:
+def test_a_changed_file_is_a_conflict_until_it_is_restored(world: World) -> None:
     world.put(FILES)
     world.run()
     world.bare.fill({"east/n/f0.yaml": b"edited"})
@@ -173,7 +171,7 @@ def test_what_somebody_changed_is_a_conflict_and_ours_again_when_it_is_put_back(
 
 
 @pytest.mark.parametrize("scope", [(), ("east/n/s.yaml",)], ids=["full scan", "events"])
-def test_a_secret_that_is_left_out_removes_no_foreign_file(world: World, scope: tuple[str, ...]) -> None:
+def test_leaving_out_a_secret_removes_no_foreign_file(world: World, scope: tuple[str, ...]) -> None:
     world.put(FILES)
     world.run()
     world.bare.fill({"east/n/s.yaml": b"public"})
@@ -184,7 +182,7 @@ def test_a_secret_that_is_left_out_removes_no_foreign_file(world: World, scope: 
 
 
 @pytest.mark.parametrize("scope", [(), ("east/n/s.yaml",)], ids=["full scan", "events"])
-def test_a_secret_that_is_left_out_removes_no_foreign_file_of_a_store(
+def test_leaving_out_a_secret_removes_no_foreign_file_of_a_store(
     world: World, store: FolderTarget | BucketStore, scope: tuple[str, ...]
 ) -> None:
     put_into(store, {"east/n/s.yaml": b"public"})
@@ -215,11 +213,11 @@ def test_extras_beyond_a_hundred_are_counted_and_not_listed(world: World) -> Non
 # -- a lost table ------------------------------------------------------------------------------------------------------
 
 
-def test_after_a_lost_table_commits_tell_what_is_ours(world: World) -> None:
+def test_after_a_lost_table_commits_show_ownership(world: World) -> None:
     world.bare.fill({"east/n/f1.yaml": b"foreign", "docs/x": b"x"})
     world.put(FILES)
     world.run()
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.put({"east/n/f0.yaml": b"newer", "west/n/f5.yaml": b"newer"})
     lost.delete("west/n/f0.yaml")
     expected = {"east/n/f1.yaml": "FILE_DIFFERS", "docs/x": "extra", "west/n/f0.yaml": "removed"}
@@ -229,10 +227,10 @@ def test_after_a_lost_table_commits_tell_what_is_ours(world: World) -> None:
     assert lost.codes(lost.run()) == {"east/n/f1.yaml": "FILE_DIFFERS", "docs/x": "extra"}
 
 
-def test_after_a_lost_table_events_know_what_is_ours(world: World) -> None:
+def test_after_a_lost_table_events_recognize_our_files(world: World) -> None:
     world.put(FILES)
     world.run()
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.put({"east/n/f0.yaml": b"newer"})
     lost.delete("east/n/f1.yaml")
     assert lost.codes(lost.run("east/n/f0.yaml", "east/n/f1.yaml")) == {
@@ -246,7 +244,7 @@ def test_after_a_lost_table_a_push_in_between_makes_nothing_foreign(
 ) -> None:
     world.put(FILES)
     world.run()
-    lost, push = world.forgetful(), RemoteBranch.push
+    lost, push = world.without_table(), RemoteBranch.push
     lost.put({"east/n/f0.yaml": b"newer"})
 
     def overtaken(self: RemoteBranch, commit: str) -> None:
@@ -259,7 +257,7 @@ def test_after_a_lost_table_a_push_in_between_makes_nothing_foreign(
 
 
 @pytest.mark.parametrize("scope", [(), ("east/n/f0.yaml",)], ids=["full scan", "events"])
-def test_what_a_function_pushed_and_did_not_record_is_ours(world: World, scope: tuple[str, ...]) -> None:
+def test_a_pushed_but_unrecorded_file_is_ours(world: World, scope: tuple[str, ...]) -> None:
     world.put(FILES)
     world.run()
     rows, facts = copy.deepcopy(world.kept.rows), dict(world.kept.facts)
@@ -271,9 +269,7 @@ def test_what_a_function_pushed_and_did_not_record_is_ours(world: World, scope: 
 
 
 @pytest.mark.parametrize("scope", [(), ("east/n/f0.yaml",)])
-def test_a_branch_that_was_set_back_behind_a_commit_of_ours_makes_nothing_foreign(
-    world: World, scope: tuple[str, ...]
-) -> None:
+def test_resetting_a_branch_before_our_commit_makes_nothing_foreign(world: World, scope: tuple[str, ...]) -> None:
     world.put(FILES)
     world.run()
     theirs = world.bare.fill({"README.md": b"hello"})
@@ -285,7 +281,7 @@ def test_a_branch_that_was_set_back_behind_a_commit_of_ours_makes_nothing_foreig
 
 
 def lose_the_second_commit(world: World) -> None:
-    """Commit twice, with a stranger's commit between, and set the branch back to the first."""
+    """Commit twice with a foreign commit in between, and reset the branch to the first commit."""
     world.put(FILES)
     world.run()
     first = world.bare.git("rev-parse", "main").strip()
@@ -295,17 +291,17 @@ def lose_the_second_commit(world: World) -> None:
     world.bare.git("update-ref", "refs/heads/main", first)
 
 
-def test_a_branch_that_was_set_back_to_what_was_read_makes_nothing_foreign(world: World) -> None:
+def test_resetting_a_branch_to_the_fetched_commit_makes_nothing_foreign(world: World) -> None:
     lose_the_second_commit(world)
     assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
     assert world.bare.files() == FILES | {"east/n/f0.yaml": b"newer"}
 
 
-class _DiedError(BaseException):
-    """Stands for the end of a function."""
+class _KilledError(BaseException):
+    """The function is killed."""
 
 
-def test_a_function_that_died_behind_its_record_leaves_nothing_foreign_on_a_branch_that_is_set_back(
+def test_a_function_killed_after_its_record_leaves_nothing_foreign_on_a_reset_branch(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put(FILES)
@@ -316,18 +312,18 @@ def test_a_function_that_died_behind_its_record_leaves_nothing_foreign_on_a_bran
 
     def write_and_die(owned: OwnedFiles, changes: Mapping[str, OwnedFile | None]) -> None:
         write(owned, changes)
-        raise _DiedError
+        raise _KilledError
 
     with monkeypatch.context() as dying:
         dying.setattr(OwnedFiles, "write", write_and_die)
-        with pytest.raises(_DiedError):
+        with pytest.raises(_KilledError):
             world.run("east/n/f0.yaml")
     world.bare.git("update-ref", "refs/heads/main", first)
     world.put({"east/n/f0.yaml": b"newest"})
     assert world.codes(world.run()) == {"east/n/f0.yaml": "moved"}
 
 
-def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
+def test_files_unchanged_by_the_push_of_a_killed_function_are_equal(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put(FILES)
@@ -337,11 +333,11 @@ def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
     assert world.codes(world.run("west/n/f0.yaml")) == {"west/n/f0.yaml": "moved"}
 
     def die(*_: object) -> None:
-        raise _DiedError
+        raise _KilledError
 
     with monkeypatch.context() as dying:
         dying.setattr(RemoteBranch, "set_tip", die)
-        with pytest.raises(_DiedError):
+        with pytest.raises(_KilledError):
             list(world.kind().transfer(members, context))
     arrived, equal = sorted(world.kind().transfer(members, context), key=lambda each: isinstance(each, Result))
     assert isinstance(arrived, Completed)
@@ -350,7 +346,7 @@ def test_what_the_push_of_a_dead_function_did_not_change_counts_as_equal(
 
 
 @pytest.mark.parametrize("commits", [1, 9])
-def test_commits_after_a_branch_was_set_back_make_nothing_foreign(world: World, commits: int) -> None:
+def test_commits_after_a_reset_make_nothing_foreign(world: World, commits: int) -> None:
     lose_the_second_commit(world)
     for number in range(commits):
         world.bare.fill({"README.md": b"hello %d" % number})
@@ -363,7 +359,7 @@ def test_a_plan_records_nothing(world: World) -> None:
     world.bare.fill({"docs/x": b"x"})
     world.put(FILES)
     world.run()
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.delete("east/n/f0.yaml")
     pages = list(lost.kind().discover(Scope(), None, StepContext(lambda: 60.0, plan=True)))
     assert "east/n/f0.yaml" in {item.name for page in pages for item in page.items if item.detail}
@@ -371,7 +367,7 @@ def test_a_plan_records_nothing(world: World) -> None:
     assert not [row for rows in lost.kept.rows.values() for row in rows.rows]
 
 
-def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: FolderTarget | BucketStore) -> None:
+def test_a_plan_does_not_change_the_records(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES)
     world.run()
     world.put({"east/n/f0.yaml": b"newer"})
@@ -382,8 +378,8 @@ def test_a_plan_leaves_what_is_remembered_as_it_is(world: World, store: FolderTa
     assert not download.index.counted
 
 
-def test_what_others_committed_since_is_not_ours(world: World) -> None:
-    """Also where the history that is read ends at a commit of ours."""
+def test_later_foreign_commits_are_not_ours(world: World) -> None:
+    """This also holds if the fetched history ends at a commit of ours."""
     world.bare.fill({"east/n/foreign.yaml": b"foreign"})
     world.put(FILES)
     world.run()
@@ -391,7 +387,7 @@ def test_what_others_committed_since_is_not_ours(world: World) -> None:
         world.bare.fill({f"docs/{number}": b"x"})
         world.put({"east/n/f0.yaml": b"version %d" % number})
         world.run("east/n/f0.yaml")
-    lost = world.forgetful()
+    lost = world.without_table()
     lost.bare.fill({"west/n/f3.yaml": b"edited", "west/n/later.yaml": b"later"})
     got = {name: code for name, code in lost.codes(lost.run()).items() if code not in ("skipped", "extra")}
     assert got == {"west/n/f3.yaml": "FILE_DIFFERS"}
@@ -400,8 +396,8 @@ def test_what_others_committed_since_is_not_ours(world: World) -> None:
     assert files["west/n/later.yaml"] == b"later"
 
 
-def test_what_was_read_of_the_history_is_not_read_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the branch has another file than our last commit of it, which is equal to the source."""
+def test_the_history_is_not_read_twice(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This also holds if the branch has another file than our last commit, and it equals the source."""
     world.put(FILES)
     world.run()
     world.bare.fill({"east/n/f0.yaml": b"edited"})
@@ -437,8 +433,8 @@ def test_after_a_lost_table_equal_files_of_a_store_are_adopted(world: World, sto
     assert forgetful.run("west/n/f0.yaml") == {"west/n/f0.yaml": "FILE_DIFFERS"}
 
 
-def test_what_an_earlier_version_wrote_to_a_store_is_ours(world: World, store: FolderTarget | BucketStore) -> None:
-    """It kept no records, but noted what it wrote."""
+def test_files_of_an_earlier_version_in_a_store_are_ours(world: World, store: FolderTarget | BucketStore) -> None:
+    """That version kept no records, but marked the files that it wrote."""
     world.put(FILES)
     earlier = Download(world, store)
     earlier.run()

@@ -21,7 +21,7 @@ FILES = {f"{c}/n/f{f}.yaml": f"{c} {f}\n".encode() for c in ("east", "west") for
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 
 
-def test_a_cluster_of_one_file_that_vanished_stays(world: World, store: FolderTarget | BucketStore) -> None:
+def test_a_deleted_cluster_of_one_file_stays(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES | {"lone/n/x": b"x"})
     download = Download(world, store)
     world.run()
@@ -51,7 +51,7 @@ def test_many_scans_of_one_event_remove_no_more_than_one_scan(world: World, stor
     assert len([path for path in here.bare.files() if path.startswith("east/")]) == 9
 
 
-def test_files_of_equal_content_do_not_explain_one_another(world: World, store: FolderTarget | BucketStore) -> None:
+def test_files_of_equal_content_are_not_mistaken_for_renames(world: World, store: FolderTarget | BucketStore) -> None:
     caps = Caps(share=0.25)
     here, download = world.but(caps=caps), Download(world, store, caps)
     alike = dict.fromkeys([f"east/n/f{n}.yaml" for n in range(12)], b"alike")
@@ -70,7 +70,7 @@ def test_files_of_equal_content_do_not_explain_one_another(world: World, store: 
     assert len(content(store)) == 9
 
 
-def test_every_window_begins_anew(world: World) -> None:
+def test_every_window_has_a_new_limit(world: World) -> None:
     here = world.but(caps=Caps(share=0.25, per=3600))
     here.put(FILES)
     here.run()
@@ -83,8 +83,8 @@ def test_every_window_begins_anew(world: World) -> None:
     assert set(here.codes(here.run()).values()) == {"removed"}
 
 
-def test_only_what_is_ours_and_selected_counts(world: World) -> None:
-    """One fourth of four selected files is one; of all 24 that lie in the cluster it would be six."""
+def test_only_our_selected_files_count(world: World) -> None:
+    """A quarter of the four selected files is one; a quarter of all 24 files of the cluster would be six."""
     many = {f"east/n/f{n}.log": b"%d" % n for n in range(20)}
     few = {f"east/n/f{n}.yaml": b"%d" % n for n in range(4)}
     world.bare.fill({f"east/n/foreign{n}.yaml": b"x" for n in range(20)})
@@ -97,9 +97,9 @@ def test_only_what_is_ours_and_selected_counts(world: World) -> None:
         assert {code for code in codes.values() if code != "extra"} == {"REMOVALS_CAPPED"}
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+@pytest.mark.parametrize("by_events", [True, False], ids=["events", "full scan"])
 @pytest.mark.parametrize("branch", ["main", "bk/{cluster}"])
-def test_a_renamed_cluster_is_a_rename(world: World, branch: str, *, told: bool) -> None:
+def test_a_renamed_cluster_is_a_rename(world: World, branch: str, *, by_events: bool) -> None:
     here = world.but(layout=Layout(branch=branch), caps=Caps(share=0.25))
     alike = {"east/n/same0": b"same", "east/n/same1": b"same", "east/n/empty": b""}
     here.put(FILES | alike)
@@ -109,19 +109,19 @@ def test_a_renamed_cluster_is_a_rename(world: World, branch: str, *, told: bool)
     here.clock.now += 60
     here.put(new)
     here.delete(*old)
-    if told and "{" in branch:
-        here.run(*old, *new)  # branches are committed to one by one
+    if by_events and "{" in branch:
+        here.run(*old, *new)  # each branch has separate commits
         here.run()
     else:
-        codes = here.codes(here.run(*(*old, *new) if told else ()))
+        codes = here.codes(here.run(*(*old, *new) if by_events else ()))
         assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
     names = here.layout.branch_of
     assert here.bare.files(names("orient")).keys() >= new.keys()
     assert not [path for path in here.bare.files(names("east")) if path.startswith("east/")]
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
-def test_of_a_renamed_cluster_what_went_stays(world: World, *, told: bool) -> None:
+@pytest.mark.parametrize("by_events", [True, False], ids=["events", "full scan"])
+def test_files_missing_in_a_renamed_cluster_stay(world: World, *, by_events: bool) -> None:
     here = world.but(caps=Caps(share=0.25))
     here.put(FILES)
     here.run()
@@ -130,13 +130,13 @@ def test_of_a_renamed_cluster_what_went_stays(world: World, *, told: bool) -> No
     new = {key.replace("east/", "orient/"): old[key] for key in moved}
     here.put(new)
     here.delete(*old)
-    codes = here.codes(here.run(*(*old, *new) if told else ()))
+    codes = here.codes(here.run(*(*old, *new) if by_events else ()))
     assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(moved, "removed") | {lost: "REMOVALS_CAPPED"}
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
+@pytest.mark.parametrize("by_events", [True, False], ids=["events", "full scan"])
 def test_a_renamed_cluster_is_a_rename_in_a_store(
-    world: World, store: FolderTarget | BucketStore, *, told: bool
+    world: World, store: FolderTarget | BucketStore, *, by_events: bool
 ) -> None:
     download = Download(world, store, Caps(share=0.25))
     world.put(FILES)
@@ -145,13 +145,13 @@ def test_a_renamed_cluster_is_a_rename_in_a_store(
     new = {key.replace("east/", "orient/"): data for key, data in old.items()}
     world.put(new)
     world.delete(*old)
-    codes = download.run(*(*old, *new) if told else ())
+    codes = download.run(*(*old, *new) if by_events else ())
     assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
     assert content(store) == blobs({k: d for k, d in FILES.items() if k not in old} | new)
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["events", "full scan"])
-def test_renamed_files_are_no_removals(world: World, *, told: bool) -> None:
+@pytest.mark.parametrize("by_events", [True, False], ids=["events", "full scan"])
+def test_renamed_files_do_not_count_as_removals(world: World, *, by_events: bool) -> None:
     here = world.but(caps=Caps(share=0.25))
     here.put(FILES)
     here.run()
@@ -159,11 +159,13 @@ def test_renamed_files_are_no_removals(world: World, *, told: bool) -> None:
     new = {key.replace("/n/", "/m/"): FILES[key] for key in old}
     here.put(new)
     here.delete(*old)
-    codes = here.codes(here.run(*(*old, *new) if told else ()))
+    codes = here.codes(here.run(*(*old, *new) if by_events else ()))
     assert codes == dict.fromkeys(new, "moved") | dict.fromkeys(old, "removed")
 
 
-def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, store: FolderTarget | BucketStore) -> None:
+def test_removing_a_formerly_stored_secret_counts_as_a_removal_in_a_store(
+    world: World, store: FolderTarget | BucketStore
+) -> None:
     secrets = {f"east/n/s{n}.yaml": SECRET + b"# %d\n" % n for n in range(12)}
     world.put(secrets)
     download = Download(world, store, Caps(share=0.25), SecretsFilter(SecretsPolicy.KEEP))
@@ -173,16 +175,16 @@ def test_a_secret_that_was_kept_counts_as_a_removal_in_a_store(world: World, sto
     assert sorted(codes.values()) == ["REMOVALS_CAPPED"] * 9 + ["removed"] * 3
 
 
-# -- the proof of a removal --------------------------------------------------------------------------------------------
+# -- verification of removals ------------------------------------------------------------------------------------------
 
 
-class Stubborn(FolderTarget):
-    """A folder that says that it removed a file, and did not."""
+class WithoutRemovals(FolderTarget):
+    """A folder that reports removals without performing them."""
 
     def remove(self, path: str) -> None: ...
 
 
-def test_removals_of_a_batch_that_are_refused_read_the_records_once(
+def test_refused_removals_of_a_batch_read_the_records_once(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put({key: SECRET + data for key, data in FILES.items()})
@@ -206,14 +208,14 @@ def test_removals_of_a_batch_that_are_refused_read_the_records_once(
 
 def test_a_removal_is_verified(world: World, tmp_path: Path) -> None:
     world.put(FILES)
-    store = Stubborn(tmp_path / "download")
+    store = WithoutRemovals(tmp_path / "download")
     download = Download(world, store)
     download.run()
     world.delete("east/n/f0.yaml")
     context = StepContext(lambda: 60.0, work="run")
     (page,) = [page for page in download.kind.discover(Scope(), None, context) if page.items]
     (answer,) = download.kind.transfer(page.items, context)
-    assert isinstance(answer, Completed), "verify decides whether it is removed"
+    assert isinstance(answer, Completed), "the removal failed before its verification"
     (proof,) = download.kind.verify([answer.item], context)
     assert isinstance(proof, Failure)
     assert proof.error.code.name == "NOT_ARRIVED"

@@ -1,4 +1,4 @@
-"""What was committed comes back as it was, at any commit; and downloads for those who have no repository."""
+"""Restores of committed files, from any commit, and downloads without a repository."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def in_folder(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("part", ["east", "east/a", "west/b"])
-def test_a_part_comes_back_into_a_folder(world: World, tmp_path: Path, part: str) -> None:
+def test_a_part_is_restored_to_a_folder(world: World, tmp_path: Path, part: str) -> None:
     world.put(FILES)
     world.run()
     restored = back(world, part, FolderTarget(tmp_path / "back"))
@@ -68,7 +68,7 @@ def test_a_part_comes_back_into_a_folder(world: World, tmp_path: Path, part: str
     assert restored.commit == world.bare.git("rev-parse", "main").strip()
 
 
-def test_a_part_comes_back_into_a_bucket(world: World, s3: str) -> None:
+def test_a_part_is_restored_to_a_bucket(world: World, s3: str) -> None:
     world.put(FILES)
     world.run()
     bucket = make_bucket(s3, f"{world.bucket.name}-back", Http())
@@ -77,7 +77,7 @@ def test_a_part_comes_back_into_a_bucket(world: World, s3: str) -> None:
     assert found == {f"again/{path}": data for path, data in below("east", FILES).items()}
 
 
-def test_as_of_an_earlier_commit(world: World, tmp_path: Path) -> None:
+def test_an_earlier_commit_is_restored(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     world.run()
     first = world.bare.git("rev-parse", "main").strip()
@@ -91,7 +91,7 @@ def test_as_of_an_earlier_commit(world: World, tmp_path: Path) -> None:
     assert in_folder(tmp_path / "now") == {path: data for path, data in now.items() if path != "east/b/f1.yaml"}
 
 
-def test_secrets_come_back_with_the_key(world: World, tmp_path: Path) -> None:
+def test_secrets_are_restored_with_the_key(world: World, tmp_path: Path) -> None:
     sealing = world.but(secrets_filter=SecretsFilter(SecretsPolicy.ENCRYPT, KEY))
     sealing.put(FILES | {"east/a/secret.yaml": SECRET})
     sealing.run()
@@ -105,7 +105,7 @@ def test_secrets_come_back_with_the_key(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("part", "at"), [("north", None), ("east/z", None), ("east", "1" * 40)])
-def test_what_is_not_there_cannot_be_restored(world: World, tmp_path: Path, part: str, at: str | None) -> None:
+def test_absent_parts_and_commits_cannot_be_restored(world: World, tmp_path: Path, part: str, at: str | None) -> None:
     world.put(FILES)
     world.run()
     with pytest.raises(SynclineError) as caught:
@@ -113,7 +113,7 @@ def test_what_is_not_there_cannot_be_restored(world: World, tmp_path: Path, part
     assert caught.value.code.name == "NOT_FOUND"
 
 
-def test_what_would_leave_the_folder_is_refused(world: World, tmp_path: Path) -> None:
+def test_paths_outside_the_folder_are_refused(world: World, tmp_path: Path) -> None:
     world.bare.fill({"clusterbackup/east/n/x\\y": b"planted"})
     restored = back(world, "east", FolderTarget(tmp_path / "back"))
     assert [each.code for each in restored.refused] == ["PATH_REFUSED"]
@@ -126,25 +126,25 @@ def test_what_would_leave_the_folder_is_refused(world: World, tmp_path: Path) ->
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_place_that_does_not_keep_what_it_took_is_told(world: World, tmp_path: Path) -> None:
-    class Forgetful(FolderTarget):
+def test_a_place_that_loses_written_files_is_reported(world: World, tmp_path: Path) -> None:
+    class LosingFolder(FolderTarget):
         def content_id(self, path: str) -> str:
             (tmp_path / "back" / path).write_bytes(b"something else")
             return super().content_id(path)
 
     world.put(FILES)
     world.run()
-    restored = back(world, "west", Forgetful(tmp_path / "back"))
+    restored = back(world, "west", LosingFolder(tmp_path / "back"))
     assert restored.files == 0
     assert {each.code for each in restored.refused} == {"DIGEST_MISMATCH"}
 
 
-def test_a_file_that_changes_after_the_look_stays(world: World, tmp_path: Path) -> None:
+def test_a_file_that_changes_after_the_plan_stays(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     world.run()
     with restoring(world, FolderTarget(tmp_path / "back", replaces=True)) as restore:
         plan = restore.plan("west/a")
-        assert in_folder(tmp_path / "back") == {}, "a look writes nothing"
+        assert in_folder(tmp_path / "back") == {}, "the plan wrote a file"
         (tmp_path / "back/west/a").mkdir(parents=True)
         (tmp_path / "back/west/a/f1.yaml").write_bytes(b"just written")
         restored = restore.write(plan)
@@ -152,7 +152,7 @@ def test_a_file_that_changes_after_the_look_stays(world: World, tmp_path: Path) 
     assert in_folder(tmp_path / "back") == below("west/a", FILES) | {"west/a/f1.yaml": b"just written"}
 
 
-def test_a_place_that_fails_leaves_nothing_half_written(world: World, tmp_path: Path) -> None:
+def test_a_failing_place_keeps_no_incomplete_file(world: World, tmp_path: Path) -> None:
     class Full(FolderTarget):
         def write(self, path: str, chunks: Iterable[bytes]) -> str:
             def until_full() -> Iterator[bytes]:
@@ -173,7 +173,7 @@ def test_a_place_that_fails_leaves_nothing_half_written(world: World, tmp_path: 
     assert back(world, "east", FolderTarget(tmp_path / "back")).unchanged == len(done)
 
 
-def test_what_is_in_the_bucket_already_is_looked_at_too(world: World, s3: str) -> None:
+def test_existing_objects_of_the_bucket_are_compared(world: World, s3: str) -> None:
     world.put(FILES)
     world.run()
     bucket = make_bucket(s3, f"{world.bucket.name}-back", Http())
@@ -209,7 +209,7 @@ def test_downloads_follow_the_bucket(world: World, store: FolderTarget | BucketS
     assert download.run() == {"east/.git/config": "PATH_REFUSED"}
 
 
-def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
+def test_downloads_name_left_out_items_and_read_large_objects_twice(
     world: World, store: FolderTarget | BucketStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("download", "secrets_detection"):
@@ -232,7 +232,7 @@ def test_downloads_name_what_they_leave_out_and_read_what_is_large_twice(
     assert (download.skipped, download.left_out) == (1, 1)
 
 
-def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path: Path) -> None:
+def test_a_deleted_cluster_is_kept_in_downloads(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     download = Download(world, FolderTarget(tmp_path / "download"))
     download.run()
@@ -244,16 +244,14 @@ def test_a_cluster_that_vanished_is_kept_in_downloads_too(world: World, tmp_path
         download.run()
 
 
-def test_removals_that_events_tell_of_are_capped_in_downloads_too(
-    world: World, store: FolderTarget | BucketStore
-) -> None:
+def test_removals_by_events_are_capped_in_downloads(world: World, store: FolderTarget | BucketStore) -> None:
     world.put(FILES)
     first = Download(world, store)
     first.run()
     there, west, east = content(store), below("west", FILES), below("east", FILES)
     world.delete(*west, next(iter(east)))
     codes = Download(world, store, like=first).run(*west, next(iter(east)))
-    assert codes.pop(next(iter(east))) == "removed", "of its cluster it was no more than allowed"
+    assert codes.pop(next(iter(east))) == "removed", "the limit of the cluster allows one removal"
     assert codes == dict.fromkeys(west, "REMOVALS_CAPPED")
     assert content(store).keys() == there.keys() - {next(iter(east))}
 
@@ -261,12 +259,12 @@ def test_removals_that_events_tell_of_are_capped_in_downloads_too(
     within = [*list(west)[:3], *list(east)[1:4]]
     world.delete(*within)
     few, more = Download(world, store, Caps(count=6), like=first), Download(world, store, Caps(count=7), like=first)
-    assert set(few.run(*within).values()) == {"REMOVALS_CAPPED"}, "of all together, with the one before"
+    assert set(few.run(*within).values()) == {"REMOVALS_CAPPED"}, "the limit of all clusters together was exceeded"
     assert set(more.run(*within).values()) == {"removed"}
     assert content(store).keys() == there.keys() - {*within, next(iter(east))}
 
 
-def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world: World, tmp_path: Path) -> None:
+def test_an_object_deleted_during_its_download_is_removed_by_the_next_scan(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     download = Download(world, FolderTarget(tmp_path / "download"))
     download.run()
@@ -281,7 +279,7 @@ def test_what_goes_while_it_is_downloaded_waits_for_a_look_that_counts_it(world:
     assert download.run(key) == {key: "removed"}
 
 
-def test_a_download_that_somebody_changed_stays(world: World, tmp_path: Path) -> None:
+def test_a_changed_download_stays(world: World, tmp_path: Path) -> None:
     world.put(FILES)
     download = Download(world, FolderTarget(tmp_path / "download"))
     download.run()
@@ -290,7 +288,7 @@ def test_a_download_that_somebody_changed_stays(world: World, tmp_path: Path) ->
     assert in_folder(tmp_path / "download") == FILES | {"east/a/f0.yaml": b"tampered"}
 
 
-def test_an_event_removes_nothing_behind_a_link(world: World, tmp_path: Path) -> None:
+def test_an_event_removes_nothing_behind_a_symlink(world: World, tmp_path: Path) -> None:
     outside, target = tmp_path / "outside", tmp_path / "download"
     outside.mkdir()
     (outside / "precious.txt").write_bytes(b"precious")
@@ -306,7 +304,7 @@ def test_an_event_removes_nothing_behind_a_link(world: World, tmp_path: Path) ->
     assert in_folder(outside) == {"precious.txt": b"precious"}
 
 
-def test_a_cluster_whose_folder_is_a_link_fails_alone(world: World, tmp_path: Path) -> None:
+def test_a_cluster_whose_folder_is_a_symlink_fails_alone(world: World, tmp_path: Path) -> None:
     outside, target = tmp_path / "outside", tmp_path / "download"
     outside.mkdir()
     target.mkdir()

@@ -1,4 +1,4 @@
-"""Secrets among backups: left out or encrypted, and put right where a branch has one."""
+"""Secrets in backups are left out or encrypted, and removed from branches that contain them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FILES = {f"{c}/n{n}/f{f}.yaml": f"{c} {n} {f}\n".encode() for c in ("east", "wes
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 
 
-def test_secrets_are_left_out_and_one_that_was_kept_goes(world: World) -> None:
+def test_secrets_are_left_out_and_a_committed_one_is_removed(world: World) -> None:
     world.put(FILES | {"east/n0/secret.yaml": SECRET})
     kept = world.but(secrets_filter=SecretsFilter(SecretsPolicy.KEEP))
     kept.run()
@@ -29,10 +29,10 @@ def test_secrets_are_left_out_and_one_that_was_kept_goes(world: World) -> None:
     assert world.bare.files() == FILES
     assert world.run() == {}
     assert world.skipped() == len(FILES)
-    assert sum(page.left_out for page in world.scan()) == 1, "what is left out is not equal"
+    assert sum(page.left_out for page in world.scan()) == 1, "a left out item was counted as equal"
 
 
-def test_what_is_left_out_is_counted_as_such_and_named_in_every_run_if_it_has_a_code(world: World) -> None:
+def test_left_out_items_are_counted_and_those_with_a_code_named_in_every_run(world: World) -> None:
     suspect = b"{{ if on }}\n" + SECRET
     world.put(FILES | {"east/n0/secret": SECRET, "east/n0/template.txt": suspect})
     expected = {"east/n0/secret": "left_out", "east/n0/template.txt": "SECRET_SUSPECTED"}
@@ -49,7 +49,7 @@ def test_what_is_left_out_is_counted_as_such_and_named_in_every_run_if_it_has_a_
     assert world.codes(world.run()) == {"east/n0/f0.yaml": "moved", "east/n0/template.txt": "moved"}
 
 
-def test_an_archive_that_holds_secrets_stays_out(world: World) -> None:
+def test_an_archive_that_contains_secrets_is_left_out(world: World) -> None:
     world.put({"east/backup.tar.gz": WAYS["velero's archive"][1], "east/n/x.tgz": HARMLESS["tar of harmless files"][1]})
     assert world.codes(world.run()) == {"east/backup.tar.gz": "left_out", "east/n/x.tgz": "moved"}
 
@@ -64,13 +64,13 @@ def test_no_value_of_a_secret_reaches_the_branch_the_report_or_the_log(
     results = world.run()
     committed = world.bare.files()
     assert {key for key in committed if key.startswith("west/")} == {key for key in written if key.startswith("west/")}
-    told = "".join([str(list(results.values())), caplog.text, world.bare.git("log", "--format=%B")])
-    for text in (told.encode(), *committed.values()):
+    output = "".join([str(list(results.values())), caplog.text, world.bare.git("log", "--format=%B")])
+    for text in (output.encode(), *committed.values()):
         assert PLANTED.encode() not in text
         assert base64.b64encode(PLANTED.encode()) not in text
 
 
-def test_a_branch_that_took_what_is_known_as_a_secret_now_is_put_right(world: World) -> None:
+def test_a_secret_committed_under_another_policy_is_removed(world: World) -> None:
     world.put(FILES | {"east/n0/s.bak": SECRET})
     before = world.but(secrets_filter=SecretsFilter(SecretsPolicy.KEEP))
     before.run()
@@ -89,10 +89,10 @@ def test_secrets_are_encrypted_before_they_are_hashed(world: World) -> None:
     commits = sealing.bare.commits()
     forgetful = sealing.but(index=InMemoryIndex())
     forgetful.run()
-    assert sealing.bare.commits() == commits, "the same Secret is the same blob"
+    assert sealing.bare.commits() == commits, "the same Secret became another blob"
 
 
-def test_too_large_to_be_searched_for_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_too_large_for_the_search_for_secrets(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("source", "secrets_detection"):
         monkeypatch.setattr(f"syncline.kinds.backups.{module}.LARGEST", 3_000_000)
     noise = random.Random(0).randbytes(3_000_001)

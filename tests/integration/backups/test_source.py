@@ -1,4 +1,4 @@
-"""Backups of a source that lists too little, cuts an object, or loses one meanwhile: nothing is removed for it."""
+"""Backups of a source with incomplete listings, truncated objects or concurrent deletions: nothing is removed wrongly."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def failed(pages: list[Page]) -> dict[str, str]:
     return {failure.item.group: failure.error.code.name for page in pages for failure in page.failures}
 
 
-def test_an_empty_listing_of_a_cluster_is_not_believed(world: World, server: S3Server, tmp_path: Path) -> None:
+def test_an_empty_listing_of_a_cluster_is_treated_as_an_error(world: World, server: S3Server, tmp_path: Path) -> None:
     download = Download(world, FolderTarget(tmp_path / "download"), ANY)
     download.run()
 
@@ -60,7 +60,7 @@ def test_an_empty_listing_of_a_cluster_is_not_believed(world: World, server: S3S
     assert failed(pages) == {"east/": "LISTING_INCOMPLETE"}
 
 
-def test_a_body_that_is_cut_is_committed_in_no_part(world: World, server: S3Server) -> None:
+def test_no_part_of_a_truncated_object_is_committed(world: World, server: S3Server) -> None:
     world.put({CHANGED: b"a newer version", "west/n/f0.yaml": b"newer"})
     before = world.bare.files()
 
@@ -77,7 +77,7 @@ def test_a_body_that_is_cut_is_committed_in_no_part(world: World, server: S3Serv
 
 
 @pytest.mark.parametrize("folder", [False, True], ids=["git", "folder"])
-def test_an_object_that_goes_between_listing_and_reading(
+def test_an_object_deleted_between_listing_and_reading_is_not_written(
     world: World, server: S3Server, tmp_path: Path, *, folder: bool
 ) -> None:
     download = Download(world, FolderTarget(tmp_path / "download"), ANY)
@@ -91,14 +91,14 @@ def test_an_object_that_goes_between_listing_and_reading(
 
     server.hook = gone
     if folder:
-        assert download.run() == {CHANGED: "skipped"}, "the next scan removes it"
+        assert download.run() == {CHANGED: "skipped"}, "the removal was not left to the next scan"
         assert download.run() == {CHANGED: "removed"}
     else:
         assert world.codes(world.run()) == {CHANGED: "removed"}
         assert world.codes(world.run()) == {}
 
 
-def test_an_object_that_goes_counts_as_a_removal(world: World, server: S3Server) -> None:
+def test_an_object_deleted_after_its_listing_counts_as_a_removal(world: World, server: S3Server) -> None:
     here = world.but(caps=Caps(count=0))
     here.put({CHANGED: b"a newer version"})
 

@@ -1,4 +1,4 @@
-"""What the tests of files' chain share: real and strict S3 servers, and a chain of its own for each test."""
+"""Fixtures of the tests of files: real and strict S3 servers, and a separate chain for each test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def chain(world: FilesWorld) -> Iterator[FilesChain]:
 
 @pytest.fixture(params=TARGETS)
 def pair(request: pytest.FixtureRequest, world: FilesWorld) -> Iterator[Pair]:
-    """A chain from a strict S3 server to each sort of target."""
+    """Yield a chain from a strict S3 server, for each sort of target."""
     with S3Server() as here, S3Server(TARGET) as other, world.chain(service=here.url) as chain:
         there = here if request.param == COPIED else other
         here.objects.setdefault(TARGET, {})
@@ -43,7 +43,7 @@ def strict_server() -> Iterator[S3Server]:
 
 @pytest.fixture
 def strict(strict_server: S3Server) -> Iterator[FilesChain]:
-    """A chain from the strict S3 server, which is in this process: objects are put without a request."""
+    """Yield a chain from the strict S3 server in this process, where tests put objects without requests."""
     with mock_aws(), FilesWorld(strict_server).chain() as chain:
         strict_server.objects[chain.name] = {}
         strict_server.clock = chain.clock.time

@@ -1,4 +1,4 @@
-"""A sync to each sort of target: a bucket that the service copies to, one that objects are sent to, a file manager."""
+"""A sync to each sort of target: a bucket with copies within the service, a bucket with uploads, a file manager."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ MANAGER: Final = "file manager"
 BUCKETS: Final = (COPIED, SENT)
 TARGETS: Final = (*BUCKETS, MANAGER)
 TARGET: Final = "target"
-"""The name of the target bucket."""
+"""Name of the target bucket."""
 ROOT: Final = "/data/"
-"""The prefix of the paths at the file manager."""
+"""Prefix of the paths at the file manager."""
 PARTS: Final = [b"0123456789", b"abcdef"]
 """Parts of a small object whose ETag is not the MD5 of its bytes, ``…-2``."""
 LARGE_PARTS: Final = [b"0123456789abcdef" * (PART_SIZE // 16), b"and the rest"]
-"""Parts of an object that goes through the function in several requests."""
+"""Parts of an object that a function sends in several requests."""
 _WRITES: Final = frozenset({"PutObject", "CopyObject", "CreateMultipartUpload", "DeleteObject"})
 
 
 @dataclass
 class Pair:
-    """A sync's source and its target of one sort, with what somebody else does at either.
+    """The source of a sync and its target of one sort, with changes by others at both.
 
-    Both services take their time from the chain's clock. ``there`` is the service of the target bucket.
+    Both services use the chain's clock.
     """
 
     chain: FilesChain
     sort: str
-    here: S3Server
-    there: S3Server
+    source_server: S3Server
+    target_server: S3Server
 
     @property
     def to_manager(self) -> bool:
@@ -46,14 +46,14 @@ class Pair:
     def configure(self, **more: Any) -> None:
         """Apply the sync; ``more`` are fields to add or replace."""
         if not self.to_manager:
-            more = {"target": self.chain.endpoint(TARGET, self.there.url), **more}
+            more = {"target": self.chain.endpoint(TARGET, self.target_server.url), **more}
         self.chain.configure(**more)
 
     # -- the source ----------------------------------------------------------------------------------------------
 
     @property
     def objects(self) -> dict[str, StoredObject]:
-        return self.here.objects[self.chain.name]
+        return self.source_server.objects[self.chain.name]
 
     def put(
         self,
@@ -62,10 +62,10 @@ class Pair:
         headers: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> str:
-        """Put an object at the source, a second after whatever came before; its ETag."""
+        """Put an object at the source, a second after the previous change; return its ETag."""
         self.chain.clock.sleep(1)
         headers = {"content-type": "text/plain"} if headers is None else headers
-        return self.here.put(self.chain.name, key, content, headers, metadata).etag
+        return self.source_server.put(self.chain.name, key, content, headers, metadata).etag
 
     def put_parts(
         self,
@@ -74,7 +74,7 @@ class Pair:
         headers: Mapping[str, str] | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> str:
-        """Put an object at the source that was uploaded in parts; its ETag."""
+        """Put an object at the source as if uploaded in parts; return its ETag."""
         self.put(key, b"".join(parts), headers, metadata)
         stored = self.objects[key]
         stored.etag = etag_of_parts(parts)
@@ -88,40 +88,40 @@ class Pair:
 
     @property
     def copies(self) -> dict[str, StoredObject]:
-        """The objects of the target bucket."""
-        return self.there.objects[TARGET]
+        """Return the objects of the target bucket."""
+        return self.target_server.objects[TARGET]
 
     def found(self) -> dict[str, bytes]:
-        """Everything that the target holds, by key."""
+        """Return the complete content of the target by key."""
         if not self.to_manager:
             return {key: stored.content for key, stored in self.copies.items()}
         files = self.chain.manager.files
         return {path.removeprefix(ROOT): file.content or b"" for path, file in files.items()}
 
     def theirs(self, key: str, content: bytes) -> None:
-        """Store something at the target as somebody else does; at a file manager with an ``etag`` of their own."""
+        """Store a foreign object at the target; at a file manager with a foreign ``etag``."""
         self.chain.clock.sleep(1)
         if self.to_manager:
             self.chain.manager.put(f"{ROOT}{key}", content, '{"etag":"0123456789abcdef0123456789abcdef"}')
         else:
-            self.there.put(TARGET, key, content, {"content-type": "text/plain"})
+            self.target_server.put(TARGET, key, content, {"content-type": "text/plain"})
 
     def remove(self, key: str) -> None:
-        """Delete at the target as somebody else does."""
+        """Delete an object at the target, as a foreign client."""
         if self.to_manager:
             del self.chain.manager.files[f"{ROOT}{key}"]
         else:
             del self.copies[key]
 
     def normalise(self, normalised: Callable[[str], str]) -> None:
-        """Make one of all keys with the same normalised form, at the target alone."""
+        """Map all keys with the same normalised form to one, only at the target."""
         if self.to_manager:
             self.chain.manager.normalise = normalised
         else:
-            self.there.normalise, self.there.normalised_buckets = normalised, {TARGET}
+            self.target_server.normalise, self.target_server.normalised_buckets = normalised, {TARGET}
 
     def writes(self, *keys: str) -> list[str]:
-        """The requests so far that changed the target, as operation and key; with ``keys`` those of these alone."""
+        """Return the requests that changed the target, as operation and key; with ``keys``, only those of these keys."""
         if self.to_manager:
             found = [
                 (operation, path.removeprefix(ROOT))
@@ -133,16 +133,16 @@ class Pair:
         return [f"{operation} {key}" for operation, key in found if not keys or key in keys]
 
     def reads(self) -> list[str]:
-        """The requests so far that asked the target for one object or file, by key."""
+        """Return the keys of the requests for single objects or files of the target."""
         if self.to_manager:
             return [p.removeprefix(ROOT) for operation, p in self.chain.manager.asked if operation == "get"]
         return [each.key for each in self._asked() if each.operation in ("HeadObject", "GetObject")]
 
     def _asked(self) -> list[Asked]:
-        return [each for each in self.there.requests if each.bucket == TARGET]
+        return [each for each in self.target_server.requests if each.bucket == TARGET]
 
     def intrude(self, key: str, content: bytes) -> None:
-        """Store somebody else's object at the target just before the next request that writes or deletes ``key``."""
+        """Store a foreign object at the target just before the next request that writes or deletes ``key``."""
         done = False
 
         def hook(method: str, bucket: str, asked: str, query: Mapping[str, str]) -> None:
@@ -150,28 +150,28 @@ class Pair:
             writes = (method in ("PUT", "DELETE") and not query) or (method == "POST" and "uploadId" in query)
             if not done and (bucket, asked) == (TARGET, key) and writes:
                 done = True
-                self.there.put(TARGET, key, content)
+                self.target_server.put(TARGET, key, content)
 
-        self.there.hook = hook
-
-
-Look = Callable[..., Run]
-"""Makes the sync look at keys of the source, by a full scan or in another way."""
+        self.target_server.hook = hook
 
 
-def everything(pair: Pair, *_keys: str) -> Run:
+Scan = Callable[..., Run]
+"""A function that scans keys of the source, by a full scan or in another way."""
+
+
+def full_scan(pair: Pair, *_keys: str) -> Run:
     return pair.chain.run()
 
 
 def events(pair: Pair, *keys: str) -> Run:
-    return pair.chain.hear(*(record(pair.chain.name, key) for key in keys))
+    return pair.chain.run_events(*(record(pair.chain.name, key) for key in keys))
 
 
-def keys_by_hand(pair: Pair, *keys: str) -> Run:
+def keys_manually(pair: Pair, *keys: str) -> Run:
     return pair.chain.run(*(f"key:{key}" for key in keys))
 
 
-def folder_by_hand(pair: Pair, *_keys: str) -> Run:
+def prefix_manually(pair: Pair, *_keys: str) -> Run:
     return pair.chain.run("prefix:docs/")
 
 
@@ -182,5 +182,5 @@ def etag_of_parts(parts: Sequence[bytes]) -> str:
 
 
 def accounted(counts: Counts) -> int:
-    """Return the number of keys that a run's counts tell of."""
+    """Return the number of keys in the counts of a run."""
     return counts.moved + counts.skipped + counts.left_out + counts.failed + counts.known + counts.conflict

@@ -1,10 +1,9 @@
-"""Files from a real S3 server to the file manager, through the chain of steps: looks, events, renames, removals."""
+"""The step chain from a real S3 server to the file manager: scans, events, renames, removals."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -13,15 +12,16 @@ import pytest
 from syncline.kinds.files import discover, items, state_csv
 from syncline.kinds.files import kind as files
 from syncline.model import Outcome
+from tests.integration.files.contents import NAMES, fill
 from tests.rig.files import MODE, SYNC, FilesChain, record
-from tests.rig.pump import Duplicates, Manners, MortalHttp
+from tests.rig.killable import KillableHttp
+from tests.rig.pump import Delivery, Duplicates
 from tests.standins.certificates import Authority
 from tests.standins.file_manager_wire import Answer, json_answer
 from tests.standins.rclone import Rclone
 
 pytestmark = pytest.mark.moto
 
-NAMES = ["a", "b/c", "b c", "b+c", "b%20c", "ä", "a\u0308", "日本/🎈", "d/" + "n" * 200, "empty"]
 CHANGED_MODE = {"event_type": "change_permission", "file_path": "/data/a", "timestamp": "2026-11-25T01:00:00Z"}
 """An event of the file manager, without the new permissions."""
 
@@ -31,14 +31,8 @@ def manager_of(chain: FilesChain, **more: Any) -> dict[str, Any]:
     return {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", **more}
 
 
-def fill(chain: FilesChain, names: Sequence[str] = NAMES, **config: Any) -> None:
-    chain.configure(**config)
-    for name in names:
-        chain.upload(name, name.encode() * 3 if name != "empty" else b"")
-
-
-class TestLooks:
-    def test_the_first_one_brings_everything_and_the_second_nothing(self, chain: FilesChain) -> None:
+class TestScans:
+    def test_the_first_scan_moves_everything_and_the_second_nothing(self, chain: FilesChain) -> None:
         fill(chain)
         run = chain.run()
         chain.check()
@@ -50,7 +44,7 @@ class TestLooks:
         assert chain.manager.operations == asked
         assert again.counts.requests == 1  # the listing
 
-    def test_what_changed_and_nothing_else(self, chain: FilesChain) -> None:
+    def test_only_changed_objects_are_moved(self, chain: FilesChain) -> None:
         fill(chain)
         chain.run()
         chain.upload("a", b"something else")
@@ -75,7 +69,7 @@ class TestLooks:
         chain.check()
         assert run.counts.moved == 1010
         again = chain.run()
-        # This server lists what was just written with a time that may be another one a moment later.
+        # This server may list another time for a recent object a moment later.
         assert (again.counts.skipped + again.counts.moved, again.counts.bytes) == (1010, 0)
         assert again.counts.moved < 10
 
@@ -100,7 +94,7 @@ class TestLooks:
         chain.pump.tick = 0.0
         assert chain.run().counts.skipped == 20
 
-    def test_a_plan_moves_nothing_and_tells_removals_from_what_would_be_moved(self, chain: FilesChain) -> None:
+    def test_a_plan_moves_nothing_and_distinguishes_removals_from_moves(self, chain: FilesChain) -> None:
         fill(chain, removals={"share": 0.5})
         chain.start(plan=True)
         chain.pump.run()
@@ -126,7 +120,7 @@ class TestLooks:
         assert (run.counts.moved, run.counts.skipped, run.counts.bytes) == (0, len(NAMES), 0)
         assert chain.manager.received == received
 
-    def test_from_a_service_whose_authority_is_its_own(self, chain: FilesChain) -> None:
+    def test_a_service_with_a_private_authority(self, chain: FilesChain) -> None:
         fill(chain)
         authority = Authority()
         assert isinstance(chain.rclone, Rclone)
@@ -142,7 +136,7 @@ class TestLooks:
 
 
 class TestConflicts:
-    def test_a_file_that_came_from_elsewhere_is_left_alone(self, chain: FilesChain) -> None:
+    def test_a_foreign_file_is_not_overwritten(self, chain: FilesChain) -> None:
         fill(chain)
         chain.manager.put("/data/a", b"somebody else's")
         run = chain.run()
@@ -151,7 +145,7 @@ class TestConflicts:
         assert chain.manager.files["/data/a"].content == b"somebody else's"
         assert run.counts.moved == len(NAMES) - 1
 
-    def test_unless_it_may_be_overwritten(self, chain: FilesChain) -> None:
+    def test_a_foreign_file_is_replaced_with_overwrite(self, chain: FilesChain) -> None:
         fill(chain, overwrite=True)
         chain.manager.put("/data/a", b"somebody else's")
         chain.run()
@@ -159,7 +153,7 @@ class TestConflicts:
 
 
 class TestRemovals:
-    def test_without_leave_nothing_is_removed(self, chain: FilesChain) -> None:
+    def test_without_permission_nothing_is_removed(self, chain: FilesChain) -> None:
         fill(chain)
         chain.run()
         chain.bucket.delete("a")
@@ -167,7 +161,7 @@ class TestRemovals:
         assert run.counts.removed == 0
         assert "/data/a" in chain.manager.files
 
-    def test_what_is_gone_goes(self, chain: FilesChain) -> None:
+    def test_deleted_objects_are_removed(self, chain: FilesChain) -> None:
         fill(chain, removals={})
         chain.run()
         chain.bucket.delete("a")
@@ -175,7 +169,7 @@ class TestRemovals:
         chain.check()
         assert (run.counts.removed, run.counts.skipped) == (1, len(NAMES) - 1)
 
-    def test_too_much_is_not(self, chain: FilesChain) -> None:
+    def test_removals_beyond_the_limit_are_refused(self, chain: FilesChain) -> None:
         fill(chain, removals={"share": 0.2})
         chain.run()
         for name in NAMES[:3]:
@@ -196,12 +190,12 @@ class TestRemovals:
         assert chain.results(run)["*"].code == "REMOVALS_CAPPED"
         assert "/data/only" in chain.manager.files
 
-    def test_a_file_that_is_back_is_not_removed(self, chain: FilesChain) -> None:
+    def test_a_file_that_exists_again_is_not_removed(self, chain: FilesChain) -> None:
         fill(chain, removals={})
         chain.run()
         chain.bucket.delete("a")
         chain.start()
-        chain.pump.deliver(chain.mail.waiting()[:1])  # the look
+        chain.pump.deliver(chain.mail.waiting()[:1])  # the scan
         chain.upload("a", b"is back")
         chain.pump.run()
         chain.check()
@@ -220,7 +214,7 @@ class TestRenames:
         assert chain.manager.files["/data/moved/c"].internal_id == number
         assert (run.counts.moved, run.counts.removed, run.counts.bytes) == (1, 0, 0)
 
-    def test_what_is_ambiguous_is_created_and_deleted(self, chain: FilesChain) -> None:
+    def test_an_ambiguous_rename_is_a_creation_and_a_deletion(self, chain: FilesChain) -> None:
         fill(chain, removals={"share": 0.9})
         chain.run()
         for name in ("one", "two"):
@@ -237,74 +231,74 @@ class TestRenames:
         received = chain.manager.received
         chain.upload("z", b"aaa")
         chain.bucket.delete("a")
-        chain.hear(record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "z", "ObjectCreated:Copy"))
+        chain.run_events(record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "z", "ObjectCreated:Copy"))
         chain.check()
         assert chain.manager.received == received
         assert chain.manager.operations["rename"] == 1
 
 
 class TestEvents:
-    def test_an_event_moves_its_key_and_looks_at_no_other(self, chain: FilesChain) -> None:
+    def test_an_event_moves_its_key_and_scans_no_other(self, chain: FilesChain) -> None:
         fill(chain)
-        run = chain.hear(record(chain.name, "b c"))
+        run = chain.run_events(record(chain.name, "b c"))
         assert set(chain.manager.files) == {"/data/b c"}
         assert run.counts.moved == 1
         chain.run()
         chain.check()
 
-    def test_lost_doubled_late_and_forged(self, chain: FilesChain) -> None:
+    def test_lost_duplicate_late_and_forged_events(self, chain: FilesChain) -> None:
         fill(chain, removals={})
         chain.run()
         chain.bucket.delete("a")
         gone, made = record(chain.name, "a", "ObjectRemoved:Delete"), record(chain.name, "a")
-        chain.hear(gone, gone)
+        chain.run_events(gone, gone)
         chain.check()
-        chain.hear(made)  # late: the key is looked at, and there is nothing
+        chain.run_events(made)  # late: the scan finds no object
         chain.check()
-        chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))  # forged: it is there
+        chain.run_events(record(chain.name, "b c", "ObjectRemoved:Delete"))  # forged: the object exists
         chain.check()
         chain.upload("lost", b"nobody said a word")
         chain.run()
         chain.check()
 
     @pytest.mark.parametrize("seed", range(2))
-    def test_creations_and_deletions_late_doubled_and_in_any_order(self, chain: FilesChain, seed: int) -> None:
+    def test_late_and_duplicate_events_in_any_order(self, chain: FilesChain, seed: int) -> None:
         chain.configure(removals={"share": 1})
-        dice, told, there = random.Random(seed), list[dict[str, Any]](), set[str]()
+        rng, sent, existing = random.Random(seed), list[dict[str, Any]](), set[str]()
         for number in range(24):
-            key = dice.choice("abcd")
-            if key in there:
+            key = rng.choice("abcd")
+            if key in existing:
                 chain.bucket.delete(key)
             else:
                 chain.upload(key, b"the %d" % number)
-            there ^= {key}
-            name = "ObjectCreated:Put" if key in there else "ObjectRemoved:Delete"
-            told.append(record(chain.name, key, name, f"{number:016X}"))
-            if number % 8 == 7:  # whatever was told so far, but not all of it
-                chain.hear(*dice.sample(told, 6))
-        chain.pump.manners = Manners(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
-        chain.hear(*dice.sample(told, len(told)))
+            existing ^= {key}
+            name = "ObjectCreated:Put" if key in existing else "ObjectRemoved:Delete"
+            sent.append(record(chain.name, key, name, f"{number:016X}"))
+            if number % 8 == 7:  # a part of the events so far
+                chain.run_events(*rng.sample(sent, 6))
+        chain.pump.delivery = Delivery(rng, shuffle=True, duplicates=Duplicates.LATER, late=7)
+        chain.run_events(*rng.sample(sent, len(sent)))
         chain.check()
-        assert set(chain.manager.files) == {f"/data/{key}" for key in there}
+        assert set(chain.manager.files) == {f"/data/{key}" for key in existing}
 
         reads = Counter(get=1 << 20, permissions=1 << 20)
         done = chain.manager.operations - reads
-        chain.hear(*reversed(told))  # all of them once more, the creations of what is gone last
+        chain.run_events(*reversed(sent))  # all events again, with creations of deleted objects last
         chain.check()
         assert chain.manager.operations - reads == done
 
-    def test_a_creation_told_while_the_deletion_is_carried_out(self, chain: FilesChain) -> None:
+    def test_a_creation_event_during_the_deletion(self, chain: FilesChain) -> None:
         fill(chain, removals={})
         chain.run()
         chain.bucket.delete("a")
         chain.post(record(chain.name, "a", "ObjectRemoved:Delete", "02"))
-        chain.pump.run_until(chain.clock.now + 2.5)  # it is looked at
+        chain.pump.run_until(chain.clock.now + 2.5)  # the key is scanned
         chain.post(record(chain.name, "a", sequencer="01"))
         chain.pump.run()
         chain.check()
         assert "/data/a" not in chain.manager.files
 
-    def test_of_another_bucket_or_malformed(self, chain: FilesChain) -> None:
+    def test_events_of_another_bucket_and_malformed_ones_are_ignored(self, chain: FilesChain) -> None:
         fill(chain)
         chain.post(record("elsewhere", "a"), {"Records": [{"eventVersion": "9"}]}, record(chain.name, "a"))
         chain.pump.run()
@@ -322,7 +316,7 @@ class TestEvents:
         chain.run()
         chain.check(modes={"/data/a": "rwxr-x---"})
         asked = chain.manager.operations["permissions"]
-        run = chain.run()  # they come again and again
+        run = chain.run()  # the list still contains them
         chain.check(modes={"/data/a": "rwxr-x---"})
         assert chain.manager.operations["permissions"] == asked + 1  # read, and not set again
         assert [r.code for r in chain.results(run).values()] == ["ENTRY_INVALID"]
@@ -330,16 +324,16 @@ class TestEvents:
     def test_the_file_managers_events_from_a_queue(self, chain: FilesChain) -> None:
         fill(chain)
         event: dict[str, Any] = {"event_type": "create", "file_path": "/data/b c", "new_path": None, "metadata": {}}
-        chain.hear({"service": chain.manager.url, "events": [event]})
+        chain.run_events({"service": chain.manager.url, "events": [event]})
         assert set(chain.manager.files) == {"/data/b c"}
-        chain.hear({"service": chain.manager.url, **event, "file_path": "/data/a"})
+        chain.run_events({"service": chain.manager.url, **event, "file_path": "/data/a"})
         assert set(chain.manager.files) == {"/data/b c", "/data/a"}
         chain.post({"service": chain.manager.url, "events": [{"event_type": "explode"}]}, {"service": "elsewhere"})
         chain.pump.run()
         assert len(chain.manager.files) == 2
 
 
-class TestTelling:
+class TestReports:
     def test_each_run_is_reported(self, chain: FilesChain) -> None:
         chain.make_bucket("reports")
         reports = {**chain.endpoint("reports"), "prefix": "csv/"}
@@ -371,14 +365,16 @@ class TestTelling:
         assert paths("new") == everything
         assert bucket.head(f"{SYNC}/old.csv") is None
         chain.bucket.delete("b c")
-        chain.hear(record(chain.name, "b c", "ObjectRemoved:Delete"))
-        chain.run()  # changes nothing, and so are the sheets
+        chain.run_events(record(chain.name, "b c", "ObjectRemoved:Delete"))
+        chain.run()  # without changes, so no CSV file is written
         assert (paths("old"), paths("new")) == (everything, everything - {"/data/b c"})
 
-    def test_a_state_too_large_for_the_time_stays(self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_state_too_large_for_the_remaining_time_is_not_written(
+        self, chain: FilesChain, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         chain.make_bucket("reports-late")
         monkeypatch.setattr(files, "REPORTING", -1.0)
-        monkeypatch.setattr(MortalHttp, "set_deadline", lambda *_: None)
+        monkeypatch.setattr(KillableHttp, "set_deadline", lambda *_: None)
         fill(chain, reports={**chain.endpoint("reports-late"), "full": True})
         chain.run()
         chain.check()
@@ -395,7 +391,7 @@ class TestTelling:
         assert [operations[name] for name in ("saved", "permissions", "deleted")] == [1, 1, 0]
 
     @pytest.mark.parametrize(("times", "is_sent"), [(6, True), (99, False)])
-    def test_a_report_that_fails_is_sent_later_and_ends_no_run(
+    def test_a_failed_report_is_sent_later_and_does_not_fail_the_run(
         self, chain: FilesChain, times: int, *, is_sent: bool
     ) -> None:
         fill(chain, target=manager_of(chain, report=True))
@@ -423,7 +419,7 @@ class TestFailures:
         assert (run.counts.moved, run.counts.failed) == (len(NAMES) - 1, 1)
         assert [dead.code for dead in chain.dead()] == [code]
 
-    def test_what_passes_is_tried_again(self, chain: FilesChain) -> None:
+    def test_temporary_failures_are_retried(self, chain: FilesChain) -> None:
         fill(chain)
         chain.manager.misbehave("create", Answer(200, b"", drop=True), times=5)
         chain.manager.misbehave("permissions", Answer(429, b"{}", headers=(("Retry-After", "2"),)), times=3)
@@ -431,14 +427,14 @@ class TestFailures:
         chain.run()
         chain.check()
 
-    def test_keys_that_make_no_path(self, chain: FilesChain) -> None:
+    def test_keys_without_a_valid_path_fail(self, chain: FilesChain) -> None:
         fill(chain)
         chain.upload("tab\there", b"x")
         run = chain.run()
         assert chain.results(run)["tab\there"].code == "PATH_REFUSED"
         assert run.counts.moved == len(NAMES)
 
-    def test_the_api_is_never_asked_by_more_than_it_bears(self, chain: FilesChain) -> None:
+    def test_the_limit_of_concurrent_requests_is_respected(self, chain: FilesChain) -> None:
         fill(chain)
         chain.manager.delay = 0.005
         chain.run()
@@ -460,40 +456,3 @@ class TestFailures:
         chain.run()
         chain.check()
         assert replaced
-
-
-class TestToAnotherBucket:
-    @pytest.mark.parametrize("same_service", [True, False])
-    def test_every_byte_arrives(self, chain: FilesChain, *, same_service: bool) -> None:
-        bucket, prefix = f"target-{str(same_service).lower()}", f"{chain.name}/"
-        chain.make_bucket(bucket)
-        target = {**chain.endpoint(bucket), "prefix": prefix, "same_service": same_service}
-        # rclone finds an object under the other Unicode form of its name, so it cannot be told to have both.
-        names = [name for name in NAMES if name != "a\u0308"]
-        fill(chain, names, target=target, removals={})
-        run = chain.run()
-        assert run.counts.moved == len(names)
-        assert (run.counts.bytes == 0) == same_service
-        there = chain.bucket_called(bucket)
-
-        def found() -> dict[str, bytes]:
-            keys = [each.key for page in there.pages(prefix) for each in page.objects]
-            return {key.removeprefix(prefix): there.read(key, 1 << 20)[1] for key in keys}
-
-        assert found() == chain.objects()
-        chain.bucket.delete("a")
-        chain.upload("b/c", b"changed")
-        chain.run()
-        assert found() == chain.objects()
-        assert chain.run().counts.queued == 0
-
-    def test_a_listing_proves_what_one_service_copied(self, chain: FilesChain) -> None:
-        chain.make_bucket("target-listed")
-        target = {**chain.endpoint("target-listed"), "prefix": f"{chain.name}/"}
-        chain.configure(target=target, overwrite=True)
-        for number in range(40):
-            chain.upload(f"d{number % 2}/f{number}", b"%d" % number)
-        run = chain.run()
-        assert run.counts.moved == 40
-        assert run.counts.requests == 40 + 4  # the copies, a listing of each side, and one of each folder
-        assert set(chain.results(run)) == {key for key, _ in chain.records.scan()}

@@ -1,4 +1,4 @@
-"""Files: whatever call a function dies at, whatever comes twice, late or out of order, every byte is right in the end."""
+"""Files: with kills at any call and messages that are duplicated, late or out of order, every byte is correct."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import random
 import pytest
 
 from tests.rig.files import FilesChain, FilesWorld, record
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
 KILLS = 12
-SEED = 4246237352  # among its kills is one of a function that holds turns at the target, for which others then wait
+SEED = 4246237352  # one kill hits a function that holds slots of the target, for which others then wait
 SEEDS = 6
 
 
 def prepared(chain: FilesChain) -> FilesChain:
-    """A sync with all there is to do: new, changed, renamed, removed, large and equal files, and an event beside."""
+    """Prepare a sync of new, changed, renamed, removed, large and equal files, and an additional event."""
     chain.configure(removals={"share": 0.9})
     for name in ("equal", "changed", "renamed", "removed"):
         chain.upload(name, name.encode())
@@ -34,10 +34,10 @@ def prepared(chain: FilesChain) -> FilesChain:
 
 
 def check(chain: FilesChain) -> None:
-    chain.reaper.plan = set()  # where fewer calls were made than in the run that was counted
+    chain.reaper.plan = set()  # this run may have made fewer calls than the counted one
     chain.check(modes={"/data/new": "rw-------"})
     assert not chain.dead()
-    # A further run has nothing to do but what was left of the records of the dead.
+    # Another run only completes records of killed functions.
     received = chain.manager.received
     chain.run()
     chain.check(modes={"/data/new": "rw-------"})
@@ -53,7 +53,7 @@ def _effects(world: FilesWorld) -> int:
 
 def test_killed_at_any_call(world: FilesWorld) -> None:
     effects = _effects(world)
-    points = [(number, when) for number in range(1, effects + 1) for when in (When.BEFORE, When.AFTER)]
+    points = [(number, when) for number in range(1, effects + 1) for when in (KillPoint.BEFORE, KillPoint.AFTER)]
     for number, when in random.Random(SEED).sample(points, KILLS):
         with world.chain() as chain:
             prepared(chain)
@@ -71,6 +71,8 @@ def test_out_of_order_twice_and_late(world: FilesWorld, seed: int) -> None:
     with world.chain(seed) as chain:
         prepared(chain)
         duplicates = [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END][seed % 3]
-        chain.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=duplicates, late=30.0, batches=True)
+        chain.pump.delivery = Delivery(
+            random.Random(seed), shuffle=True, duplicates=duplicates, late=30.0, batches=True
+        )
         chain.pump.run()
         check(chain)

@@ -1,4 +1,4 @@
-"""Buckets that rclone's folders cannot be: names that are no files' names, versions, parts, and a service that misbehaves."""
+"""Buckets beyond rclone's folders: keys that are not file names, versions, parts, and a misbehaving service."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ REFUSED = ["..", "../up", "a/../../b", "a//b", "line\nbreak", "bell\x07", "./a"]
 
 
 class Service:
-    """An S3 service by its address: what a chain needs of the one it reads from."""
+    """An S3 service by its address, as the source of a chain."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -50,7 +50,7 @@ def chain_from(url: str) -> Iterator[FilesChain]:
 
 @pytest.fixture
 def chain() -> Iterator[FilesChain]:
-    """A chain from moto's server, whose keys are any text and whose buckets have versions."""
+    """Yield a chain from moto's server, which accepts any key and has versions."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     with mock_aws():
         server.start()
@@ -62,7 +62,7 @@ def chain() -> Iterator[FilesChain]:
             server.stop()
 
 
-def test_names_of_every_sort(chain: FilesChain) -> None:
+def test_keys_with_special_characters(chain: FilesChain) -> None:
     chain.configure(removals={})
     assert max(len(name.encode()) for name in NAMES) == 1024
     for name in NAMES:
@@ -73,15 +73,15 @@ def test_names_of_every_sort(chain: FilesChain) -> None:
     assert chain.run().counts.skipped == len(NAMES)
     for name in NAMES:
         chain.upload(name, b"by event")
-    chain.hear(*(record(chain.name, name) for name in NAMES))
+    chain.run_events(*(record(chain.name, name) for name in NAMES))
     chain.check()
     chain.bucket.delete("deep")
-    chain.hear(record(chain.name, "deep", "ObjectRemoved:Delete"))
+    chain.run_events(record(chain.name, "deep", "ObjectRemoved:Delete"))
     chain.check()
     assert "/data/deep/er" in chain.manager.files
 
 
-def test_names_that_could_do_harm_fail_alone(chain: FilesChain) -> None:
+def test_dangerous_keys_fail_alone(chain: FilesChain) -> None:
     chain.configure()
     s3 = boto3.client("s3")
     for name in [*REFUSED, *NAMES]:
@@ -98,15 +98,15 @@ def test_versions_and_their_markers(chain: FilesChain) -> None:
     s3.put_bucket_versioning(Bucket=chain.name, VersioningConfiguration={"Status": "Enabled"})
     chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={})
     chain.upload("a", b"the first")
-    chain.hear(record(chain.name, "a", sequencer="0A"))
+    chain.run_events(record(chain.name, "a", sequencer="0A"))
     chain.check()
     marker = s3.delete_object(Bucket=chain.name, Key="a")["VersionId"]
-    gone = chain.hear(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
+    gone = chain.run_events(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
     chain.check()
     assert gone.counts.removed == 1
-    assert chain.hear(record(chain.name, "a", sequencer="0A")).counts.requests == 0
+    assert chain.run_events(record(chain.name, "a", sequencer="0A")).counts.requests == 0
     s3.delete_object(Bucket=chain.name, Key="a", VersionId=marker)
-    chain.hear(record(chain.name, "a", "ObjectRemoved:Delete", "0C"))
+    chain.run_events(record(chain.name, "a", "ObjectRemoved:Delete", "0C"))
     chain.check()
     assert chain.manager.files["/data/a"].content == b"the first"
 
@@ -133,13 +133,13 @@ class TestAServiceThatMisbehaves:
             yield chain
 
     def offer(self, server: ScriptedServer, *keys: str) -> None:
-        """Let the bucket have these objects, and its listing show them."""
+        """Script the bucket with these objects and their listing."""
         server.on("GET", "/source00001/", Reply(200, listing(keys)))
         for key in keys:
             reply = Reply(200, key.encode(), {"ETag": f'"{key}"', "Last-Modified": "Thu, 01 Jan 1970 00:01:40 GMT"})
             server.on("GET", f"/source00001/{key}", reply)
 
-    def test_an_access_list_that_cannot_be_read(self, server: ScriptedServer, chain: FilesChain) -> None:
+    def test_an_unreadable_access_list(self, server: ScriptedServer, chain: FilesChain) -> None:
         chain.configure(permissions={"source": "acl"})
         self.offer(server, "open", "shut")
 
@@ -167,7 +167,7 @@ class TestAServiceThatMisbehaves:
             (Reply(503, b"<Error><Code>SlowDown</Code></Error>"), "SERVER_ERROR"),
         ],
     )
-    def test_a_listing_that_is_cut_off_removes_nothing(
+    def test_a_truncated_listing_removes_nothing(
         self, server: ScriptedServer, chain: FilesChain, second: Reply, code: str
     ) -> None:
         chain.configure(removals={"share": 1.0})
@@ -198,13 +198,13 @@ def listing(keys: Sequence[str], more: str = "") -> bytes:
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "a/../../b", "."])
-def test_a_forged_event_begins_no_run(chain: FilesChain, key: str) -> None:
+def test_a_forged_event_starts_no_run(chain: FilesChain, key: str) -> None:
     chain.configure()
     chain.upload("a.txt", b"a")
     chain.post(record(chain.name, key), record("bucket-of-nobody", "a.txt"), {"Records": [{"forged": True}]})
     chain.pump.run()
     assert chain.state.runs(chain.sync) == []
     assert chain.mail.dead() == []
-    run = chain.hear(record(chain.name, key), record(chain.name, "a.txt"))
+    run = chain.run_events(record(chain.name, key), record(chain.name, "a.txt"))
     assert (run.counts.moved, run.counts.failed) == (1, 0)
     chain.check()

@@ -1,4 +1,4 @@
-"""Keys of the source that the target makes one: each says so, and none gets the bytes of the other."""
+"""Keys of the source that are one key at the target: each is reported, and none gets the bytes of the other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def collided(pair: Pair, run: Run) -> set[str]:
 
 
 def content(pair: Pair, normalised: Normalised, key: str) -> bytes:
-    """Return the bytes of what the target has under a key, whatever name it shows."""
+    """Return the bytes at the target under a key, in any normalised form."""
     found = {normalised(name): stored for name, stored in pair.found().items()}
     return found[normalised(key)]
 
@@ -46,7 +46,7 @@ def content(pair: Pair, normalised: Normalised, key: str) -> bytes:
 @pytest.mark.parametrize("how", ["usual", "overwrite", "no conditions"])
 def test_both_in_one_run(pair: Pair, normalised: Normalised, one: str, other: str, how: str) -> None:
     pair.normalise(normalised)
-    pair.there.honours_conditions = how != "no conditions"
+    pair.target_server.honours_conditions = how != "no conditions"
     pair.configure(overwrite=how == "overwrite")
     contents = {one: b"of the one", other: b"of the other", "docs/fine": b"fine"}
     for key, each in contents.items():
@@ -70,22 +70,22 @@ def test_both_in_one_run(pair: Pair, normalised: Normalised, one: str, other: st
 
 
 @two_names
-@pytest.mark.parametrize("told", [False, True], ids=["full", "told"])
-def test_one_after_the_other(pair: Pair, normalised: Normalised, one: str, other: str, *, told: bool) -> None:
+@pytest.mark.parametrize("by_event", [False, True], ids=["full", "event"])
+def test_one_after_the_other(pair: Pair, normalised: Normalised, one: str, other: str, *, by_event: bool) -> None:
     pair.normalise(normalised)
     pair.configure()
     pair.put(one, b"of the one")
     assert pair.chain.run().counts.moved == 1
     pair.put(other, b"of the other")
-    run = pair.chain.hear(record(pair.chain.name, other)) if told else pair.chain.run()
+    run = pair.chain.run_events(record(pair.chain.name, other)) if by_event else pair.chain.run()
     assert collided(pair, run) >= {other}
     assert run.counts.moved == 0
     assert content(pair, normalised, one) == b"of the one"
 
 
 @two_names
-def test_one_goes_and_the_other_stays(pair: Pair, normalised: Normalised, one: str, other: str) -> None:
-    """A removal under one name must not remove the file of the other."""
+def test_removing_one_key_keeps_the_other(pair: Pair, normalised: Normalised, one: str, other: str) -> None:
+    """The removal of one key must not remove the file of the other."""
     pair.normalise(normalised)
     pair.configure(removals={"share": 1.0, "count": 100})
     pair.put(one, b"of the one")

@@ -1,4 +1,4 @@
-"""Nothing foreign is overwritten or removed at the target, whatever makes the sync look at it."""
+"""No foreign file is overwritten or removed at the target, for any trigger of a scan."""
 
 from __future__ import annotations
 
@@ -8,44 +8,44 @@ from syncline.model import Outcome, Run
 from tests.integration.files.targets import (
     BUCKETS,
     LARGE_PARTS,
-    Look,
     Pair,
+    Scan,
     events,
-    everything,
-    folder_by_hand,
-    keys_by_hand,
+    full_scan,
+    keys_manually,
+    prefix_manually,
 )
 
 THEIRS = b"written by somebody else, and only here"
 REMOVALS = {"share": 1.0, "count": 100}
-looks = pytest.mark.parametrize("look", [everything, events, keys_by_hand, folder_by_hand])
+looks = pytest.mark.parametrize("scan", [full_scan, events, keys_manually, prefix_manually])
 only_buckets = pytest.mark.parametrize("pair", BUCKETS, indirect=True)
 
 
 def assert_conflict(pair: Pair, run: Run, key: str) -> None:
-    """Assert that ``key`` is a conflict and that the target still has what somebody else put there."""
+    """Assert that ``key`` is a conflict and that the target still has the foreign content."""
     assert pair.found()[key] == THEIRS
     result = pair.chain.results(run)[key]
     assert (result.outcome, result.code) == (Outcome.CONFLICT, "FILE_DIFFERS")
     assert run.counts.conflict == 1
 
 
-class TestInTheWay:
+class TestForeignFileUnderOurKey:
     @looks
-    def test_of_a_new_key(self, pair: Pair, look: Look) -> None:
+    def test_of_a_new_key(self, pair: Pair, scan: Scan) -> None:
         pair.configure()
         pair.put("docs/report", b"ours")
         pair.put("docs/fine", b"fine")
         pair.theirs("docs/report", THEIRS)
-        run = look(pair, "docs/report", "docs/fine")
+        run = scan(pair, "docs/report", "docs/fine")
         assert_conflict(pair, run, "docs/report")
         assert pair.found()["docs/fine"] == b"fine"
         assert run.counts.moved == 1
-        assert_conflict(pair, look(pair, "docs/report"), "docs/report")
+        assert_conflict(pair, scan(pair, "docs/report"), "docs/report")
 
     @looks
-    def test_of_an_update(self, pair: Pair, look: Look) -> None:
-        """What was ours is foreign once somebody else has replaced it."""
+    def test_of_an_update(self, pair: Pair, scan: Scan) -> None:
+        """Our object becomes foreign when another client replaces it."""
         pair.configure()
         pair.put("docs/report", b"ours")
         pair.put("docs/fine", b"fine")
@@ -53,13 +53,13 @@ class TestInTheWay:
         pair.theirs("docs/report", THEIRS)
         pair.put("docs/report", b"ours, changed")
         pair.put("docs/fine", b"fine, changed")
-        run = look(pair, "docs/report", "docs/fine")
+        run = scan(pair, "docs/report", "docs/fine")
         assert_conflict(pair, run, "docs/report")
         assert pair.found()["docs/fine"] == b"fine, changed"
-        assert_conflict(pair, look(pair, "docs/report"), "docs/report")
+        assert_conflict(pair, scan(pair, "docs/report"), "docs/report")
 
     @looks
-    def test_of_a_removal(self, pair: Pair, look: Look) -> None:
+    def test_of_a_removal(self, pair: Pair, scan: Scan) -> None:
         pair.configure(removals=REMOVALS)
         for key in ("docs/report", "docs/fine", "docs/stays"):
             pair.put(key, key.encode())
@@ -67,13 +67,13 @@ class TestInTheWay:
         pair.theirs("docs/report", THEIRS)
         pair.delete("docs/report")
         pair.delete("docs/fine")
-        run = look(pair, "docs/report", "docs/fine")
+        run = scan(pair, "docs/report", "docs/fine")
         assert_conflict(pair, run, "docs/report")
         assert pair.found() == {"docs/report": THEIRS, "docs/stays": b"docs/stays"}
         assert run.counts.removed == 1
 
-    @pytest.mark.parametrize("look", [everything, events])
-    def test_of_a_rename(self, pair: Pair, look: Look) -> None:
+    @pytest.mark.parametrize("scan", [full_scan, events])
+    def test_of_a_rename(self, pair: Pair, scan: Scan) -> None:
         pair.configure(removals=REMOVALS)
         pair.put("docs/old", b"renamed at the source")
         pair.put("docs/stays", b"stays")
@@ -81,7 +81,7 @@ class TestInTheWay:
         pair.theirs("docs/report", THEIRS)
         pair.put("docs/report", b"renamed at the source")
         pair.delete("docs/old")
-        run = look(pair, "docs/report", "docs/old")
+        run = scan(pair, "docs/report", "docs/old")
         assert_conflict(pair, run, "docs/report")
         assert_conflict(pair, pair.chain.run(), "docs/report")
         assert pair.found() == {"docs/report": THEIRS, "docs/stays": b"stays"}
@@ -99,7 +99,7 @@ class TestInTheWay:
             pair.chain.run()
             assert pair.found() == wanted
 
-    def test_is_replaced_where_the_sync_may_overwrite(self, pair: Pair) -> None:
+    def test_is_replaced_with_overwrite(self, pair: Pair) -> None:
         pair.configure(overwrite=True)
         pair.put("docs/report", b"ours")
         pair.theirs("docs/report", THEIRS)
@@ -111,7 +111,7 @@ class TestInTheWay:
         assert pair.found() == {"docs/report": b"ours"}
         assert run.counts.moved == 1
 
-    def test_is_no_extra_to_be_removed(self, pair: Pair) -> None:
+    def test_is_not_removed_as_an_extra(self, pair: Pair) -> None:
         pair.configure(removals=REMOVALS)
         pair.put("docs/ours", b"ours")
         pair.put("docs/stays", b"stays")
@@ -123,21 +123,21 @@ class TestInTheWay:
         assert pair.found() == {"docs/report": THEIRS, "docs/stays": b"stays"}
 
 
-class TestEqualAlready:
+class TestEqualForeignFile:
     @only_buckets
     @looks
-    def test_it_is_adopted(self, pair: Pair, look: Look) -> None:
+    def test_it_is_adopted(self, pair: Pair, scan: Scan) -> None:
         pair.configure(removals=REMOVALS)
         for key in ("docs/a", "docs/b"):
             pair.put(key, key.encode())
             pair.theirs(key, key.encode())
         pair.put("docs/stays", b"stays")
-        run = look(pair, "docs/a", "docs/b", "docs/stays")
+        run = scan(pair, "docs/a", "docs/b", "docs/stays")
         assert (run.counts.skipped, run.counts.moved, run.counts.conflict) == (2, 1, 0)
         assert pair.writes("docs/a", "docs/b") == []
         pair.put("docs/a", b"changed")
         pair.delete("docs/b")
-        run = look(pair, "docs/a", "docs/b")
+        run = scan(pair, "docs/a", "docs/b")
         assert pair.found() == {"docs/a": b"changed", "docs/stays": b"stays"}
         assert (run.counts.moved, run.counts.removed, run.counts.conflict) == (1, 1, 0)
 
@@ -176,7 +176,7 @@ class TestEqualAlready:
     ],
 )
 def test_the_sources_etag_in_a_files_metadata_does_not_make_it_ours(pair: Pair, metadata: str) -> None:
-    """It may have come along with a copy: this file has another size."""
+    """The metadata may have been copied from another file: this one has another size."""
     pair.configure()
     etag = pair.put("docs/report", b"ours")
     pair.chain.manager.put("/data/docs/report", THEIRS, metadata % etag)
@@ -185,21 +185,21 @@ def test_the_sources_etag_in_a_files_metadata_does_not_make_it_ours(pair: Pair, 
 
 @only_buckets
 class TestBetweenCheckAndWrite:
-    """Somebody writes at the moment of our request; the service honours ``If-Match`` and ``If-None-Match``."""
+    """A foreign write just before our request, with a service that honours ``If-Match`` and ``If-None-Match``."""
 
     @looks
-    def test_a_new_object_is_not_overwritten(self, pair: Pair, look: Look) -> None:
+    def test_a_new_object_is_not_overwritten(self, pair: Pair, scan: Scan) -> None:
         pair.configure()
         pair.put("docs/report", b"ours")
         pair.intrude("docs/report", THEIRS)
-        assert_conflict(pair, look(pair, "docs/report"), "docs/report")
+        assert_conflict(pair, scan(pair, "docs/report"), "docs/report")
 
     def test_a_new_object_of_several_parts_is_not_overwritten(self, pair: Pair) -> None:
         pair.configure()
         pair.put_parts("docs/report", LARGE_PARTS)
         pair.intrude("docs/report", THEIRS)
         assert_conflict(pair, pair.chain.run(), "docs/report")
-        assert pair.there.uploads == {}
+        assert pair.target_server.uploads == {}
 
     def test_an_updated_object_is_not_overwritten(self, pair: Pair) -> None:
         pair.configure()
@@ -218,7 +218,7 @@ class TestBetweenCheckAndWrite:
         pair.intrude("docs/report", THEIRS)
         assert_conflict(pair, pair.chain.run(), "docs/report")
 
-    def test_a_renamed_object_overwrites_none(self, pair: Pair) -> None:
+    def test_a_renamed_object_overwrites_nothing(self, pair: Pair) -> None:
         pair.configure(removals=REMOVALS)
         pair.put("docs/old", b"renamed at the source")
         pair.put("docs/stays", b"stays")
@@ -228,8 +228,8 @@ class TestBetweenCheckAndWrite:
         pair.intrude("docs/report", THEIRS)
         assert_conflict(pair, pair.chain.run(), "docs/report")
 
-    def test_a_service_that_takes_no_conditions_is_asked_before(self, pair: Pair) -> None:
-        pair.there.honours_conditions = False
+    def test_a_service_without_conditions_is_checked_before_the_write(self, pair: Pair) -> None:
+        pair.target_server.honours_conditions = False
         pair.configure(removals=REMOVALS)
         pair.put("docs/report", b"ours")
         pair.put("docs/a", b"a")

@@ -1,4 +1,4 @@
-"""Syncs come to rest: chained ones, and those of services that state two times for one object."""
+"""Syncs become idle: chained ones, and those of services that state two times for one object."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FINAL: Final = "final"
 METADATA: Final = {"owner": "me", "mode": "0100640"}
 HEADERS: Final = {"content-type": "text/csv", "cache-control": "no-store"}
 UNEVEN: Final = [LARGE_PARTS[0][: 5 * 1024 * 1024], LARGE_PARTS[0][5 * 1024 * 1024 :], b"and more"]
-"""Parts of which no upload in parts of our size gets the same ETag."""
+"""Parts whose ETag no upload with our part size can reproduce."""
 
 
 def fill(pair: Pair, large: Sequence[bytes] = PARTS, uneven: Sequence[bytes] = (b"1", b"2", b"3")) -> None:
@@ -37,7 +37,7 @@ def contents(objects: dict[str, StoredObject]) -> dict[str, bytes]:
 
 
 def assert_only_listings(pair: Pair, run: Run) -> None:
-    """Assert that a run asked for no object; at a file manager one file may have been read again."""
+    """Assert that a run requested no object. At a file manager, one file may have been rechecked."""
     if pair.to_manager:
         assert run.counts.requests <= 1 + 2
     else:
@@ -50,13 +50,13 @@ class TestChained:
 
     @pytest.fixture(params=[True, False], ids=["on by the service", "on through the function"])
     def final(self, pair: Pair, request: pytest.FixtureRequest) -> Iterator[dict[str, StoredObject]]:
-        """The objects of C, which is of B's service or of another one; both syncs are applied."""
+        """Apply both syncs, and yield the objects of C, which is at B's service or at another one."""
         with S3Server(clock=pair.chain.clock.time) as another:
-            server = pair.there if request.param else another
+            server = pair.target_server if request.param else another
             server.objects[FINAL] = {}
             pair.configure(removals={"share": 0.5})
             pair.chain.sync = SECOND
-            source = pair.chain.endpoint(TARGET, pair.there.url)
+            source = pair.chain.endpoint(TARGET, pair.target_server.url)
             target = pair.chain.endpoint(FINAL, server.url)
             pair.chain.configure(source=source, target=target, removals={"share": 0.5})
             yield server.objects[FINAL]
@@ -94,7 +94,7 @@ class TestChained:
         assert attributes(pair.copies) == attributes(pair.objects)
         assert attributes(final) == attributes(pair.objects)
 
-    def test_a_rename_goes_through(self, pair: Pair, final: dict[str, StoredObject]) -> None:
+    def test_a_rename_passes_both_syncs(self, pair: Pair, final: dict[str, StoredObject]) -> None:
         fill(pair)
         self.runs(pair)
         pair.put_parts("docs/renamed.csv", (b"1", b"2", b"3"), HEADERS)
@@ -104,11 +104,11 @@ class TestChained:
         assert attributes(final) == attributes(pair.copies) == attributes(pair.objects)
         self.assert_idle(pair)
 
-    def test_a_mark_of_an_older_version_is_not_believed(self, pair: Pair, final: dict[str, StoredObject]) -> None:
-        """B has an object that came from elsewhere with its metadata; what it says of an ETag is about another one."""
+    def test_a_mark_of_an_earlier_version_is_not_trusted(self, pair: Pair, final: dict[str, StoredObject]) -> None:
+        """B has a foreign object with copied metadata, whose ETag is that of another object."""
         metadata = {"syncline-etag": "0123456789abcdef0123456789abcdef-2"}
         pair.chain.sync = SECOND
-        pair.there.put(TARGET, "docs/marked.csv", b"x,y\n", HEADERS, metadata)
+        pair.target_server.put(TARGET, "docs/marked.csv", b"x,y\n", HEADERS, metadata)
         run = pair.chain.run()
         assert (run.counts.moved, run.counts.failed) == (1, 0)
         assert contents(final) == {"docs/marked.csv": b"x,y\n"}
@@ -122,9 +122,9 @@ class TestTwoTimes:
     @pytest.fixture(params=["source", "target", "both"])
     def skewed(self, pair: Pair, request: pytest.FixtureRequest) -> Pair:
         if request.param != "target":
-            pair.here.listing_skew = 3600.0
+            pair.source_server.listing_skew = 3600.0
         if request.param != "source":
-            pair.there.listing_skew = -7.0
+            pair.target_server.listing_skew = -7.0
         pair.configure()
         fill(pair)
         return pair
@@ -141,27 +141,27 @@ class TestTwoTimes:
         self.assert_idle(pair, pair.chain.run())
         assert pair.found() == contents(pair.objects)
 
-    def test_nor_do_events_between_them(self, skewed: Pair) -> None:
+    def test_events_between_scans_move_nothing(self, skewed: Pair) -> None:
         pair = skewed
         pair.chain.run()
         for _time in range(2):
-            run = pair.chain.hear(*(record(pair.chain.name, key) for key in pair.objects))
+            run = pair.chain.run_events(*(record(pair.chain.name, key) for key in pair.objects))
             assert (run.counts.moved, run.counts.skipped) == (0, 5)
             run = pair.chain.run()
             assert (run.counts.moved, run.counts.skipped) == (0, 5)
         self.assert_idle(pair, pair.chain.run())
 
-    def test_objects_brought_by_events(self, skewed: Pair) -> None:
+    def test_objects_moved_by_events_stay_idle(self, skewed: Pair) -> None:
         pair = skewed
-        run = pair.chain.hear(*(record(pair.chain.name, key) for key in pair.objects))
+        run = pair.chain.run_events(*(record(pair.chain.name, key) for key in pair.objects))
         assert run.counts.moved == 5
         run = pair.chain.run()
         assert (run.counts.moved, run.counts.skipped) == (0, 5)
         self.assert_idle(pair, pair.chain.run())
 
 
-def test_an_object_put_again_unchanged_costs_one_look(pair: Pair) -> None:
-    """Its time differs, so it is asked for once; then the new time is known."""
+def test_an_object_that_is_put_again_unchanged_costs_one_request(pair: Pair) -> None:
+    """Its time differs, so it is requested once; then the new time is recorded."""
     pair.configure()
     fill(pair)
     pair.chain.run()

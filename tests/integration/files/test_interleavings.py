@@ -1,4 +1,4 @@
-"""Files: two scans and one file, in every order. In the end the target is as the source is."""
+"""Files: two scans and one file, in every order. In the end, the target equals the source."""
 
 from __future__ import annotations
 
@@ -17,21 +17,20 @@ from tests.simulation.table import ModelTable
 
 KEPT: Final = {f"kept/{number}": b"%d" % number for number in range(4)}
 DAYS: Final = 2 * 24 * 3600.0
-"""Seconds between two schedules, so that none meets the removal limits' window of another."""
+"""Seconds between two schedules, so that no two share a window of the removal limits."""
 MOST: Final = 600
 TOGETHER: Final = 8
-"""Schedules after which a full scan checks them all."""
+"""Number of schedules after which a full scan checks all of them."""
 
 
 @dataclass
 class Subject:
-    """One chain for all schedules, each of which has a key of its own."""
+    """One chain for all schedules, each of which has a separate key."""
 
     chain: FilesChain
     events: bool = False
     number: int = 0
     sequencer: int = 0
-    told: int = 0
     key: str = ""
     contents: dict[str, bytes | None] = field(default_factory=dict)
 
@@ -39,7 +38,7 @@ class Subject:
         chain = self.chain
         target = {"file_manager": chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/", "requests": 96}
         source = {**chain.endpoint(chain.name), "sequencers": self.events}
-        # A scan of the tests' own is told without a gathering of events, or the events become messages at once.
+        # Scans are started directly, without gathering events, or events become messages at once.
         gathering = {"quiet": 0, "longest": 0}
         chain.configure(source=source, target=target, removals={"share": 1.0}, events=gathering)
         for key, content in KEPT.items():
@@ -57,18 +56,18 @@ class Subject:
         self.chain.clock.sleep(DAYS)
 
     def _forget(self) -> None:
-        """Go back to the beginning, so that the table stays small."""
+        """Start with an empty chain again, so that the table stays small."""
         self.restore()
         for key in self.contents:
             self.chain.bucket.delete(key)
             self.chain.manager.files.pop(f"/data/{key}", None)
 
-    def tell(self, name: str = "ObjectCreated:Put") -> None:
-        """Tell that something happened to the key: by an event, or by a scan of that key."""
+    def notify(self, name: str = "ObjectCreated:Put") -> None:
+        """Report a change of the key by an event or by a scan of the key."""
         self.sequencer += 1
         chain = self.chain
         if self.events:
-            chain.clock.sleep(0.001)  # the notifications' names are made of it
+            chain.clock.sleep(0.001)  # the names of notes contain the time
             chain.post(record(chain.name, self.key, name, f"{self.sequencer:016X}"))
         else:
             chain.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of([f"key:{self.key}"])))
@@ -76,7 +75,7 @@ class Subject:
     def put(self, content: bytes = b"the first") -> None:
         self.chain.upload(self.key, content)
         self.contents[self.key] = content
-        self.tell()
+        self.notify()
 
     def put_again(self) -> None:
         self.put(b"the second, which is longer")
@@ -84,15 +83,15 @@ class Subject:
     def delete(self) -> None:
         self.chain.bucket.delete(self.key)
         self.contents[self.key] = None
-        self.tell("ObjectRemoved:Delete")
+        self.notify("ObjectRemoved:Delete")
 
     def check(self, why: object) -> None:
-        """The key is at the target as it is at the source, and nothing is left over."""
+        """Check that the key is equal at source and target, and that no run or message remains."""
         chain, path = self.chain, f"/data/{self.key}"
         wanted, there = self.contents[self.key], chain.manager.files.get(path)
-        assert (None if there is None else there.content) == wanted, f"at rest after {why}"
-        assert there is None or there.permissions == MODE, f"at rest after {why}"
-        assert chain.state.current_run(SYNC) is None, f"a run is not over after {why}"
+        assert (None if there is None else there.content) == wanted, f"wrong content or permissions after {why}"
+        assert there is None or there.permissions == MODE, f"wrong content or permissions after {why}"
+        assert chain.state.current_run(SYNC) is None, f"a run has not ended after {why}"
         run = chain.latest()
         assert run.status is RunStatus.DONE, f"{run} after {why}"
         assert (run.counts.failed, run.counts.conflict) == (0, 0), f"{run} after {why}"
@@ -100,9 +99,9 @@ class Subject:
         assert not chain.mail.letters, f"{chain.mail.letters} after {why}"
 
     def check_all(self) -> None:
-        """Records count just the files that are there, and a full scan sends nothing.
+        """Check that exactly the existing files have records, and that a full scan sends nothing.
 
-        It may look again at a file whose record is older than the file. The next one has nothing to do.
+        The scan may request a file whose record is older than the file. The next scan has nothing to do.
         """
         self.chain.check()
         run = self.chain.run()
@@ -122,7 +121,7 @@ def in_every_order(
     synced: bool,
     acts: Callable[[], Sequence[Callable[[], None]]],
 ) -> int:
-    """Try all orders of the acts and of what follows from them; ``synced`` has the file at the target before."""
+    """Try all orders of the acts and of the resulting messages; with ``synced``, the target has the file before."""
     count = 0
     for schedule in every_schedule(MOST):
         subject.new_key()
@@ -143,7 +142,7 @@ def test_a_creation_and_a_deletion(subject: Subject) -> None:
 
 
 def test_events_of_a_creation_and_a_deletion(strict: FilesChain) -> None:
-    """Some of them become one scan."""
+    """Some events are gathered into one scan."""
     subject = Subject(strict, events=True)
     assert in_every_order(subject, False, lambda: [subject.put, subject.delete]) > 20
 
@@ -164,9 +163,9 @@ def test_a_deletion_and_a_creation(subject: Subject) -> None:
     ("act", "meanwhile", "stride"), [("delete", 0, 3), ("delete", 1, 2), ("delete", 9, 3), ("put_again", 9, 3)]
 )
 def test_at_any_call_of_the_functions_that_copy(subject: Subject, act: str, meanwhile: int, stride: int) -> None:
-    """The object changes before any call to the table, a queue, the source or the target.
+    """Change the object before any call to the table, a queue, the source or the target.
 
-    So many functions of the scan that this leads to end before the call is made; the others come later.
+    `meanwhile` functions of the resulting scan end before the call is made; the others run later.
     """
     pump = subject.chain.pump
 
@@ -184,8 +183,8 @@ def test_at_any_call_of_the_functions_that_copy(subject: Subject, act: str, mean
 
 
 @pytest.mark.parametrize("act", ["delete", "put_again"])
-def test_while_the_target_is_sent_the_file(subject: Subject, act: str) -> None:
-    """The scan that the change leads to is delivered at any point after that."""
+def test_a_change_while_the_file_is_sent(subject: Subject, act: str) -> None:
+    """The resulting scan is delivered at any later point."""
     chain = subject.chain
     acts: list[Callable[[], None]] = []
     chain.manager.on_save = lambda _path: acts.pop()() if acts else None

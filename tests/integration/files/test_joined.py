@@ -1,4 +1,4 @@
-"""Events that join a run of files: each file is counted once, whatever is delivered twice, late or killed."""
+"""Events that join a run of files: each file is counted once, despite duplicates, delays and kills."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from syncline.messages import Start
 from syncline.model import Counts, Outcome, RunStatus, Scope, Step, Trigger
 from tests.integration.files.targets import Pair
-from tests.rig.pump import Duplicates, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KillPoint
 
 NEW: Final = ("a", "b", "c")
 EQUAL: Final = tuple(f"equal/{number:02}" for number in range(20))
@@ -18,7 +18,7 @@ EVENTS: Final = 4
 
 
 def first_transfer(pair: Pair) -> None:
-    """Scan a bucket of three new files and some that are equal; the transfer waits."""
+    """Scan a bucket of three new files and some equal ones; the transfer stays queued."""
     pair.configure(removals={"share": 1.0, "count": 100})
     for key in EQUAL:
         pair.put(key, b"the same on both sides")
@@ -31,14 +31,14 @@ def first_transfer(pair: Pair) -> None:
 
 
 def event(pair: Pair, times: int = EVENTS) -> None:
-    """Ask for scans of the files, as events do."""
+    """Queue scans of the files, as events do."""
     for _ in range(times):
         scope = Scope.of(f"key:{key}" for key in (*NEW, EQUAL[0]))
         pair.chain.queues.start(Start(pair.chain.sync, Trigger.EVENT, scope))
 
 
 def check(pair: Pair) -> Counts:
-    """Each file has ended once, in the second run."""
+    """Check that each file has one outcome, in the second run."""
     run = pair.chain.latest()
     assert (run.number, run.status) == (2, RunStatus.DONE)
     assert not pair.chain.mail.waiting()
@@ -92,7 +92,7 @@ def test_removals_are_counted_once(pair: Pair) -> None:
     assert (run.counts.queued, run.counts.removed, run.counts.skipped) == (3, 3, len(EQUAL))
 
 
-def test_a_conflict_is_told_once(pair: Pair) -> None:
+def test_a_conflict_is_reported_once(pair: Pair) -> None:
     first_transfer(pair)
     pair.theirs("theirs", b"somebody else's")
     pair.put("theirs", b"ours, of another size")
@@ -107,10 +107,10 @@ def test_a_conflict_is_told_once(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END])
-def test_messages_that_come_twice(pair: Pair, duplicates: Duplicates) -> None:
+def test_messages_delivered_twice(pair: Pair, duplicates: Duplicates) -> None:
     first_transfer(pair)
     event(pair, 2)
-    pair.chain.pump.manners = Manners(random.Random(1), True, duplicates)
+    pair.chain.pump.delivery = Delivery(random.Random(1), True, duplicates)
     pair.chain.pump.run()
     check_all(pair, after=1)
 
@@ -121,7 +121,7 @@ def test_killed_at_any_effect(pair: Pair) -> None:
     for number in range(1, 44, 9):
         event(pair, 2)
         chain.reaper.effects.clear()
-        chain.reaper.plan = {(number, When.AFTER if number % 2 else When.BEFORE)}
+        chain.reaper.plan = {(number, KillPoint.AFTER if number % 2 else KillPoint.BEFORE)}
         print(f"killed at effect {number}")
         chain.pump.run()
         check_all(pair, after=runs)
@@ -135,7 +135,7 @@ def test_killed_at_any_effect(pair: Pair) -> None:
 
 
 def check_all(pair: Pair, after: int) -> None:
-    """Each file was moved once. An event that comes after the first run begins one of its own, which finds all equal."""
+    """Check that each file was moved once. An event after the first run starts another run, which finds everything equal."""
     runs = [run for run in pair.chain.state.runs(pair.chain.sync, 200) if run.number > after]
     moved = [key for run in runs for key, each in pair.chain.results(run).items() if each.outcome is Outcome.MOVED]
     assert sorted(moved) == sorted(NEW)

@@ -1,4 +1,4 @@
-"""Files that take longer than one function: continued from bucket to bucket, refused at once to a file manager."""
+"""Files that take longer than one function: continued to a bucket, refused at once to a file manager."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from syncline.clients.s3.upload import PART_SIZE
 from syncline.kinds.files import bucket_target
 from syncline.model import Step
 from tests.rig.files import SYNC, FilesChain
-from tests.rig.pump import When
+from tests.rig.pump import KillPoint
 from tests.rig.stack import QUEUES
 from tests.standins.s3 import S3Server
 
 MIB: Final = 1024 * 1024
 FUNCTION: Final = 120.0
-"""Seconds of a transfer function here."""
+"""Timeout of a transfer function in these tests, in seconds."""
 SPEED: Final = 8 * MIB / 20
-"""Bytes a second at which the target takes parts."""
+"""Bytes per second that the target accepts."""
 LARGE: Final = random.Random(14).randbytes(MIB) * 96 + b"and the rest"
 SMALL: Final = {"small": b"small", "z": b"last in the listing"}
 NOTHING: Final = 1 / 3
-"""Share of the bytes that may go twice."""
+"""Share of the bytes that may be sent twice."""
 
 
 @pytest.fixture(autouse=True)
@@ -36,13 +36,13 @@ def _short_functions(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def target() -> Iterator[S3Server]:
-    """A server of its own: nothing is copied within it."""
+    """Yield a separate server, so that no object is copied within one service."""
     with S3Server("target") as server:
         yield server
 
 
 def to_slow_bucket(chain: FilesChain, server: S3Server, **more: object) -> None:
-    """Sync to an empty bucket where time passes for each part: by its bytes, or as for 8 MiB if it is copied."""
+    """Sync to an empty bucket that takes time for each part, by its size, or as for 8 MiB if it is copied."""
     server.objects["target"] = {}
     server.uploads.clear()
     auth = {"access_key": "env:S3_ACCESS", "secret_key": "env:S3_SECRET"}
@@ -74,7 +74,7 @@ def check(chain: FilesChain, server: S3Server, content: bytes) -> None:
     there = {key: stored.content for key, stored in server.objects["target"].items()}
     assert there.keys() == {"large", *SMALL}
     assert there["large"] == content
-    assert not server.uploads, "an upload was left behind"
+    assert not server.uploads, "an unfinished upload remains"
     assert chain.state.current_run(SYNC) is None
 
 
@@ -96,7 +96,7 @@ class TestThroughTheFunction:
         to_slow_bucket(strict, target)
         put_all(strict, strict_server, LARGE)
         parts = [number for number in range(1, 60) if number % 12 == 0]
-        strict.reaper.plan = {(number, When.AFTER) for number in parts}
+        strict.reaper.plan = {(number, KillPoint.AFTER) for number in parts}
         strict.run()
         strict.reaper.plan = set()
         check(strict, target, LARGE)
@@ -107,10 +107,10 @@ class TestThroughTheFunction:
         sent = sum(len(each.body) for each in target.asked("UploadPart"))
         assert len(LARGE) <= sent <= len(LARGE) + len(killed_parts) * PART_SIZE
 
-    def test_an_object_replaced_in_between_is_begun_anew(
+    def test_an_object_replaced_between_functions_is_sent_from_the_start(
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
     ) -> None:
-        """The parts of the old one are given up: the result is never a mixture."""
+        """The parts of the old object are discarded, so the result is never a mixture."""
         to_slow_bucket(strict, target, requests=8)
         put_all(strict, strict_server, LARGE)
         other = LARGE[::-1]
@@ -123,7 +123,7 @@ class TestThroughTheFunction:
         strict.run()
         check(strict, target, other)
 
-    def test_an_upload_that_the_target_forgot_is_begun_anew(
+    def test_an_upload_that_the_target_lost_starts_again(
         self, strict: FilesChain, strict_server: S3Server, target: S3Server
     ) -> None:
         to_slow_bucket(strict, target)
@@ -145,7 +145,7 @@ class TestWithinTheService:
     def test_each_part_is_copied_about_once(
         self, strict: FilesChain, strict_server: S3Server, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As objects beyond 5 GiB are: the limits are smaller here."""
+        """This is the method for objects over 5 GiB, with smaller limits for the test."""
         monkeypatch.setattr(bucket_target, "MAX_COPY", 16 * MIB)
         monkeypatch.setattr(bucket_target, "COPY_PART", 8 * MIB)
         monkeypatch.setattr(strict_server, "largest_copy", 16 * MIB)
@@ -163,7 +163,7 @@ class TestWithinTheService:
 
 
 class Huge(bytes):
-    """An object of 5 TiB, as far as listings and HEAD state its size."""
+    """An object whose size in listings and HEAD is 5 TiB."""
 
     __slots__ = ()
 
@@ -175,8 +175,8 @@ class TestToAFileManager:
     def numbers(self, reason: str | None) -> list[int]:
         return [int(each) for each in re.findall(r"\d+", (reason or "").replace(",", ""))]
 
-    def test_a_file_that_cannot_fit_fails_at_once(self, strict: FilesChain, strict_server: S3Server) -> None:
-        """No byte of it is sent or read, and the others are moved."""
+    def test_a_file_that_takes_too_long_fails_at_once(self, strict: FilesChain, strict_server: S3Server) -> None:
+        """No byte of it is sent or read, and the other files are moved."""
         strict.configure()
         put_all(strict, strict_server, Huge(b"never read"))
         before = strict_server.counts["GetObject"]
@@ -190,17 +190,17 @@ class TestToAFileManager:
         assert "timeout" in (result.reason or "")
         numbers = self.numbers(result.reason)
         assert 5 * 1024**4 in numbers or "5 TiB" in (result.reason or "") or "5.0 TiB" in (result.reason or "")
-        assert sum(number > FUNCTION for number in numbers) >= 2, "the estimated seconds, and the timeout that would do"
+        assert sum(number > FUNCTION for number in numbers) >= 2, (
+            "the reason must have the estimated seconds and a sufficient timeout"
+        )
         assert strict.manager.operations["create"] == len(SMALL)
         assert strict_server.counts["GetObject"] == before + len(SMALL)
         assert [dead.code for dead in strict.dead()] == ["FILE_TOO_SLOW"]
 
-    def test_a_file_that_proves_too_slow_is_not_sent_again_and_again(
-        self, strict: FilesChain, strict_server: S3Server
-    ) -> None:
-        """The file manager takes 64 KiB a second: 24 MiB are 384 seconds. One attempt may be needed to learn that.
+    def test_a_file_that_is_too_slow_is_not_sent_repeatedly(self, strict: FilesChain, strict_server: S3Server) -> None:
+        """The file manager accepts 64 KiB a second, so 24 MiB take 384 seconds. One attempt may be needed to learn that.
 
-        The connection ends where the function's time does.
+        The connection ends with the function's time.
         """
         strict.configure()
         put_all(strict, strict_server, LARGE[: 24 * MIB])
@@ -219,10 +219,10 @@ class TestToAFileManager:
         assert result.code == "FILE_TOO_SLOW"
         assert any(384 <= number <= 4000 for number in self.numbers(result.reason)), result.reason
         assert set(strict.manager.files) == {f"/data/{key}" for key in SMALL}
-        # One creation of each other file, and at most one attempt at this one: those cut off are not counted.
+        # One creation for each other file, and at most one attempt for this one. Interrupted requests are not counted.
         assert transfers(strict) <= 3
 
-    def test_a_file_that_fits_is_moved(self, strict: FilesChain, strict_server: S3Server) -> None:
+    def test_a_file_that_fits_into_a_function_is_moved(self, strict: FilesChain, strict_server: S3Server) -> None:
         strict.configure()
         strict_server.put(strict.name, "large", LARGE[: 4 * MIB])
         strict.manager.on_received = lambda size: strict.clock.sleep(size / (64 * 1024))

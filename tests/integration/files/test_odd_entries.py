@@ -1,4 +1,4 @@
-"""Files: an odd entry in a listing costs itself alone, and nothing is removed for it."""
+"""Files: an invalid entry in a listing fails alone, and causes no removal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from syncline.model import Run
 from tests.integration.files.targets import SENT, TARGET, Pair
 from tests.rig.files import FilesChain
-from tests.standins.odd_listings import Spoil, bad_size, bad_time, empty, no_key, no_size, no_text, spoiling
+from tests.standins.odd_listings import Change, bad_size, bad_time, empty, invalidating, no_key, no_size, no_text
 from tests.standins.s3 import S3Server
 
 NAMED = (no_size, bad_size, bad_time)
@@ -19,11 +19,11 @@ REMOVALS = {"share": 1, "count": 100}
 
 
 @pytest.fixture
-def odd(strict: FilesChain, strict_server: S3Server) -> Callable[[str, Spoil], None]:
-    def spoil(key: str, how: Spoil) -> None:
-        strict_server.hook = spoiling(strict_server, strict.name, key, how)
+def odd(strict: FilesChain, strict_server: S3Server) -> Callable[[str, Change], None]:
+    def change(key: str, how: Change) -> None:
+        strict_server.hook = invalidating(strict_server, strict.name, key, how)
 
-    return spoil
+    return change
 
 
 def fill(chain: FilesChain, server: S3Server) -> None:
@@ -37,15 +37,15 @@ def invalid(chain: FilesChain, run: Run) -> list[str]:
     return [result.name for result in results if (result.outcome.value, result.code) == ("failed", "ENTRY_INVALID")]
 
 
-@pytest.mark.parametrize("spoil", [*NAMED, *NAMELESS])
-def test_all_other_files_arrive(
-    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None], spoil: Spoil
+@pytest.mark.parametrize("change", [*NAMED, *NAMELESS])
+def test_all_other_files_are_moved(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], change: Change
 ) -> None:
     strict.configure()
     fill(strict, strict_server)
-    odd("d/03", spoil)
+    odd("d/03", change)
     run = strict.run()
-    name = "d/03" if spoil in NAMED else f"the entry before 'd/04' in the listing of {strict.bucket}"
+    name = "d/03" if change in NAMED else f"the entry before 'd/04' in the listing of {strict.bucket}"
     assert invalid(strict, run) == [name]
     assert (run.counts.moved, run.counts.failed) == (OTHERS - 1, 1)
     strict_server.hook = lambda _method, _bucket, _key, _query: None
@@ -53,15 +53,15 @@ def test_all_other_files_arrive(
     strict.check()
 
 
-@pytest.mark.parametrize("spoil", [no_size, no_key])
-def test_nothing_is_removed_for_what_a_listing_lacks(
-    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None], spoil: Spoil
+@pytest.mark.parametrize("change", [no_size, no_key])
+def test_an_object_hidden_by_an_invalid_entry_is_not_removed(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], change: Change
 ) -> None:
     strict.configure(removals=REMOVALS)
     fill(strict, strict_server)
     strict.run()
     del strict_server.objects[strict.name]["d/05"]
-    odd("d/03", spoil)
+    odd("d/03", change)
     run = strict.run()
     assert len(invalid(strict, run)) == 1
     assert (run.counts.removed, len(strict.manager.files)) == (0, OTHERS)
@@ -70,8 +70,8 @@ def test_nothing_is_removed_for_what_a_listing_lacks(
     strict.check()
 
 
-def test_no_rename_takes_what_a_listing_lacks_for_gone(
-    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None]
+def test_an_object_hidden_by_an_invalid_entry_is_not_renamed(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None]
 ) -> None:
     strict.configure(removals=REMOVALS)
     fill(strict, strict_server)
@@ -84,8 +84,8 @@ def test_no_rename_takes_what_a_listing_lacks_for_gone(
     assert invalid(strict, run) == ["d/03"]
 
 
-def test_an_odd_entry_is_reported_once_by_a_scan_of_many_windows(
-    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None], monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_entry_is_reported_once_by_a_scan_of_many_windows(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.kinds.files.discover.WINDOW", 2)
     strict_server.largest_page = 5
@@ -100,8 +100,8 @@ def test_an_odd_entry_is_reported_once_by_a_scan_of_many_windows(
     assert run.counts.moved == OTHERS - 1
 
 
-def test_an_object_that_the_selection_excludes_is_no_failure(
-    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None]
+def test_an_invalid_entry_of_an_excluded_object_is_no_failure(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None]
 ) -> None:
     strict.configure(select={"exclude": ["d/03"]})
     fill(strict, strict_server)
@@ -109,19 +109,19 @@ def test_an_object_that_the_selection_excludes_is_no_failure(
     assert invalid(strict, strict.run()) == []
 
 
-@pytest.mark.parametrize("spoil", [no_size, no_key])
-def test_a_prefix_with_nothing_but_an_odd_entry_is_not_absent(
-    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Spoil], None], spoil: Spoil
+@pytest.mark.parametrize("change", [no_size, no_key])
+def test_a_prefix_with_only_an_invalid_entry_is_not_absent(
+    strict: FilesChain, strict_server: S3Server, odd: Callable[[str, Change], None], change: Change
 ) -> None:
     strict.configure(source={**strict.endpoint(strict.name), "prefix": "d/"})
     strict_server.put(strict.name, "d/one", b"one")
-    odd("d/one", spoil)
+    odd("d/one", change)
     assert {result.code for result in strict.results(strict.run()).values()} == {"ENTRY_INVALID"}
 
 
 @pytest.mark.parametrize("pair", [SENT], indirect=True)
-@pytest.mark.parametrize("spoil", [bad_size, no_key])
-def test_an_odd_entry_of_the_target(pair: Pair, spoil: Spoil) -> None:
+@pytest.mark.parametrize("change", [bad_size, no_key])
+def test_an_invalid_entry_of_the_target(pair: Pair, change: Change) -> None:
     chain = pair.chain
     pair.configure(removals=REMOVALS)
     for number in range(OTHERS):
@@ -129,12 +129,12 @@ def test_an_odd_entry_of_the_target(pair: Pair, spoil: Spoil) -> None:
     chain.run()
     known = chain.known()
     del pair.objects["d/03"], pair.objects["d/05"]
-    pair.there.hook = spoiling(pair.there, TARGET, "d/03", spoil)
+    pair.target_server.hook = invalidating(pair.target_server, TARGET, "d/03", change)
     pair.put("d/06", b"another")
     pair.put("d/99", b"new")
     run = chain.run()
     assert len(invalid(chain, run)) == 1
     assert (run.counts.moved, run.counts.removed, run.counts.failed) == (2, 0, 1)
     assert chain.known() == known | {"d/99"}
-    pair.there.hook = lambda _method, _bucket, _key, _query: None
+    pair.target_server.hook = lambda _method, _bucket, _key, _query: None
     assert chain.run().counts.removed == 2

@@ -1,4 +1,4 @@
-"""Files: an answer that is lost after the file manager has carried out the request costs nothing."""
+"""Files: a response that is lost after the file manager has executed the request is harmless."""
 
 from __future__ import annotations
 
@@ -80,8 +80,8 @@ def test_of_permissions(chain: FilesChain, lost: Answer) -> None:
     chain.check(modes={"/data/a": "r--------"})
 
 
-def test_a_file_that_somebody_else_created_meanwhile_is_a_conflict(chain: FilesChain, lost: Answer) -> None:
-    """A lost answer is no proof that what is there is ours."""
+def test_a_foreign_file_created_before_the_retry_is_a_conflict(chain: FilesChain, lost: Answer) -> None:
+    """A lost response does not prove that the existing file is ours."""
     chain.configure()
     chain.upload("a", b"ours")
 

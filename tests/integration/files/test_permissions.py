@@ -1,4 +1,4 @@
-"""Files: permissions told by events, in the order of their instants; kept by changes of content; valid wherever from."""
+"""Files: permissions from events, ordered by time, kept when the content changes, and valid from any source."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ NONE: Final = [None, ""]
 INVALID: Final = ["777", "<script>", "", "rwxrwxrwX", "wr-r--r--"]
 
 
-def told(mode: Any, at: Any = ZULU, key: str = "a") -> dict[str, Any]:
-    """An event of changed permissions; without a time where that is None."""
+def permission_event(mode: Any, at: Any = ZULU, key: str = "a") -> dict[str, Any]:
+    """Return an event of changed permissions; without a time if `at` is None."""
     event = {"event_type": "change_permission", "file_path": f"/data/{key}", "metadata": {"new_permissions": mode}}
     return event if at is None else event | {"timestamp": at}
 
 
-def hear(chain: FilesChain, *events: dict[str, Any], together: bool = True) -> None:
+def run_events(chain: FilesChain, *events: dict[str, Any], together: bool = True) -> None:
     if together:
-        chain.hear({"service": chain.manager.url, "events": list(events)})
+        chain.run_events({"service": chain.manager.url, "events": list(events)})
         return
     for event in events:
         chain.clock.sleep(1)
-        chain.hear({"service": chain.manager.url, "events": [event]})
+        chain.run_events({"service": chain.manager.url, "events": [event]})
 
 
 def mode_of(chain: FilesChain, key: str = "a") -> str:
@@ -44,7 +44,7 @@ def mode_of(chain: FilesChain, key: str = "a") -> str:
 @pytest.fixture
 def filled(strict: FilesChain) -> FilesChain:
     strict.manager.strict_modes = True
-    strict.listen()
+    strict.configure_with_events()
     strict.upload("a", b"content")
     strict.upload("b", b"another")
     strict.run()
@@ -58,49 +58,60 @@ class TestOrder:
     def test_an_earlier_instant_in_another_zone_does_not_count(
         self, filled: FilesChain, at: str, *, together: bool
     ) -> None:
-        hear(filled, told("rwx------"), told("rwxrwxrwx", at), together=together)
+        run_events(filled, permission_event("rwx------"), permission_event("rwxrwxrwx", at), together=together)
         assert mode_of(filled) == "rwx------"
 
     @pytest.mark.parametrize("together", [True, False])
     @pytest.mark.parametrize("at", AFTER.values(), ids=AFTER)
     def test_a_later_instant_counts(self, filled: FilesChain, at: str, *, together: bool) -> None:
-        hear(filled, told("rwx------"), told("r--------", at), together=together)
+        run_events(filled, permission_event("rwx------"), permission_event("r--------", at), together=together)
         assert mode_of(filled) == "r--------"
-        hear(filled, told("rwx------"))
+        run_events(filled, permission_event("rwx------"))
         assert mode_of(filled) == "r--------"
 
     def test_a_number_is_a_time_too(self, filled: FilesChain) -> None:
-        """As JSON has it: seconds since 1970."""
-        hear(filled, told("rwx------", 1795568400), told("r--------", 1795568400.75), told("rw-rw-rw-", 1795568399))
+        """A JSON number is the time in seconds since 1970."""
+        run_events(
+            filled,
+            permission_event("rwx------", 1795568400),
+            permission_event("r--------", 1795568400.75),
+            permission_event("rw-rw-rw-", 1795568399),
+        )
         assert mode_of(filled) == "r--------"
 
-    def test_an_old_number_hides_no_later_time(self, filled: FilesChain) -> None:
-        hear(filled, told("rwxrwxrwx", "9"))
-        hear(filled, told("rwx------"))
+    def test_an_old_number_does_not_hide_a_later_time(self, filled: FilesChain) -> None:
+        run_events(filled, permission_event("rwxrwxrwx", "9"))
+        run_events(filled, permission_event("rwx------"))
         assert mode_of(filled) == "rwx------"
 
     @pytest.mark.parametrize("at", NONE)
     def test_without_a_time_the_one_delivered_last_counts(self, filled: FilesChain, at: str | None) -> None:
         for modes in permutations(["rwx------", "r--------", "rw-rw-rw-"]):
-            hear(filled, *(told(mode, at) for mode in modes), together=False)
+            run_events(filled, *(permission_event(mode, at) for mode in modes), together=False)
             assert mode_of(filled) == modes[-1]
 
     def test_without_a_time_in_one_message(self, filled: FilesChain) -> None:
         for modes in permutations(["rwx------", "r--------", "rw-rw-rw-"]):
-            hear(filled, *(told(mode, None) for mode in modes))
+            run_events(filled, *(permission_event(mode, None) for mode in modes))
             assert mode_of(filled) == modes[-1]
 
     @pytest.mark.parametrize("at", NONE)
-    def test_one_without_a_time_hides_no_later_one_with_a_time(self, filled: FilesChain, at: str | None) -> None:
-        hear(filled, told("rwx------"))
-        hear(filled, told("r--------", at))
+    def test_an_event_without_a_time_does_not_hide_a_later_one_with_a_time(
+        self, filled: FilesChain, at: str | None
+    ) -> None:
+        run_events(filled, permission_event("rwx------"))
+        run_events(filled, permission_event("r--------", at))
         assert mode_of(filled) == "r--------"
-        hear(filled, told("rw-rw-rw-", "2026-11-25T01:00:01Z"))
+        run_events(filled, permission_event("rw-rw-rw-", "2026-11-25T01:00:01Z"))
         assert mode_of(filled) == "rw-rw-rw-"
 
     @pytest.mark.parametrize("order", list(permutations(range(3))))
-    def test_by_the_list(self, filled: FilesChain, order: tuple[int, ...]) -> None:
-        events = [told("rwxrwxrwx", BEFORE["zone"]), told("rwx------"), told("r--------", AFTER["zone"])]
+    def test_the_order_in_the_list_of_events_does_not_count(self, filled: FilesChain, order: tuple[int, ...]) -> None:
+        events = [
+            permission_event("rwxrwxrwx", BEFORE["zone"]),
+            permission_event("rwx------"),
+            permission_event("r--------", AFTER["zone"]),
+        ]
         filled.manager.events = [events[number] for number in order]
         filled.run()
         filled.check(modes={"/data/a": "r--------"})
@@ -108,8 +119,8 @@ class TestOrder:
 
 class TestKept:
     @pytest.mark.parametrize("mode", ["---------", "rwx------"])
-    def test_what_an_event_set_stays_when_the_content_changes(self, filled: FilesChain, mode: str) -> None:
-        hear(filled, told(mode))
+    def test_permissions_of_an_event_are_kept_when_the_content_changes(self, filled: FilesChain, mode: str) -> None:
+        run_events(filled, permission_event(mode))
         assert mode_of(filled) == mode
         for number in range(2):
             filled.upload("a", b"changed %d" % number)
@@ -118,21 +129,21 @@ class TestKept:
         filled.upload("a", b"changed by the way")
         filled.run("key:a")
         filled.check(modes={"/data/a": mode})
-        hear(filled, told("rwxrwxrwx", BEFORE["zone"]))
+        run_events(filled, permission_event("rwxrwxrwx", BEFORE["zone"]))
         filled.check(modes={"/data/a": mode})
 
-    def test_and_when_the_file_is_renamed(self, filled: FilesChain) -> None:
-        filled.listen(removals={"share": 1.0})
-        hear(filled, told("---------"))
+    def test_permissions_of_an_event_are_kept_when_the_file_is_renamed(self, filled: FilesChain) -> None:
+        filled.configure_with_events(removals={"share": 1.0})
+        run_events(filled, permission_event("---------"))
         filled.upload("z", b"content")
         filled.bucket.delete("a")
         filled.run()
         assert filled.manager.operations["rename"] == 1
         filled.check(modes={"/data/z": "---------"})
 
-    def test_and_when_the_file_was_gone_at_the_target(self, filled: FilesChain) -> None:
-        """It is sent again, and never with wider rights than it had."""
-        hear(filled, told("---------"))
+    def test_permissions_of_an_event_are_kept_when_the_file_was_lost_at_the_target(self, filled: FilesChain) -> None:
+        """The file is sent again, and never with wider permissions than before."""
+        run_events(filled, permission_event("---------"))
         del filled.manager.files["/data/a"]
         filled.run("key:a")
         filled.check(modes={"/data/a": "---------"})
@@ -140,10 +151,10 @@ class TestKept:
 
 class TestValid:
     @pytest.mark.parametrize("mode", INVALID)
-    def test_an_event_sets_no_mode_that_is_none(self, filled: FilesChain, mode: str) -> None:
-        """The event fails alone: the one beside it is carried out."""
+    def test_an_invalid_mode_of_an_event_is_not_set(self, filled: FilesChain, mode: str) -> None:
+        """Only this event fails; the one beside it is applied."""
         asked = filled.manager.operations["permissions"]
-        filled.manager.events = [told(mode), told("rwx------", key="b")]
+        filled.manager.events = [permission_event(mode), permission_event("rwx------", key="b")]
         run = filled.run()
         filled.check(modes={"/data/b": "rwx------"})
         assert [result.code for result in filled.results(run).values() if result.code] == ["ENTRY_INVALID"]
@@ -154,10 +165,10 @@ class TestValid:
         assert filled.manager.operations["permissions"] > asked
 
     @pytest.mark.parametrize("mode", INVALID)
-    def test_nor_one_from_the_queue(self, filled: FilesChain, mode: str) -> None:
-        filled.post({"service": filled.manager.url, "events": [told(mode)]})
+    def test_an_invalid_mode_from_the_queue_is_not_set(self, filled: FilesChain, mode: str) -> None:
+        filled.post({"service": filled.manager.url, "events": [permission_event(mode)]})
         filled.clock.sleep(1)
-        filled.post({"service": filled.manager.url, "events": [told("rwx------", key="b")]})
+        filled.post({"service": filled.manager.url, "events": [permission_event("rwx------", key="b")]})
         filled.pump.run()
         assert (mode_of(filled), mode_of(filled, "b")) == (MODE, "rwx------")
         filled.upload("a", b"changed")
@@ -177,7 +188,7 @@ class TestValid:
         ],
     )
     def test_from_metadata(self, filled: FilesChain, text: str, mode: str) -> None:
-        """What is no mode is as if it were not there; special bits are dropped."""
+        """An invalid mode is ignored; special bits are dropped."""
         filled.upload("set by metadata", b"content", permissions=text)
         run = filled.run()
         assert run.counts.failed == 0
@@ -191,7 +202,7 @@ class TestValid:
         filled.check(modes={"/data/set by number": "rwxr-xr-x"})
 
     def test_special_bits_of_an_event_are_dropped_or_the_event_is_refused(self, filled: FilesChain) -> None:
-        hear(filled, told("rwsr-xr-x"))
+        run_events(filled, permission_event("rwsr-xr-x"))
         assert mode_of(filled) in ("rwxr-xr-x", MODE)
         assert not filled.mail.waiting()
         assert filled.run().counts.failed == 0

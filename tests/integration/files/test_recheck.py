@@ -1,4 +1,4 @@
-"""A file manager cannot be listed: a share of its files is read again in every full scan, and damage is found so."""
+"""Rechecks of a file manager, which cannot be listed: every full scan reads a share of its files to find damage."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ def populated(pair: Pair, count: int, **more: Any) -> list[str]:
 
 
 def scans(pair: Pair, number: int, every: float) -> Iterator[tuple[Run, list[str]]]:
-    """Make full scans, one ``every`` so many seconds from now; yield each with the keys it read at the target."""
+    """Make full scans, one ``every`` that many seconds; yield each with the keys that it read at the target."""
     start = pair.chain.clock.now
     for turn in range(1, number + 1):
-        pair.chain.clock.now = max(pair.chain.clock.now, start + turn * every - 1)  # a run begins a second later
+        pair.chain.clock.now = max(
+            pair.chain.clock.now, start + turn * every - 1
+        )  # `run` advances the clock by a second
         before = len(pair.reads())
         run = pair.chain.run()
         yield run, pair.reads()[before:]
@@ -48,7 +50,7 @@ class TestShares:
             pytest.param({"recheck": "12h"}, 6, 2 * HOUR, id="12 hours"),
         ],
     )
-    def test_every_file_in_its_time_and_few_at_once(
+    def test_every_file_is_read_in_time_and_few_in_one_scan(
         self, pair: Pair, more: dict[str, Any], number: int, every: float
     ) -> None:
         keys = populated(pair, 42, **more)
@@ -62,14 +64,14 @@ class TestShares:
         assert read.total() <= 2 * len(keys)
         assert len(pair.writes()) == written
 
-    def test_all_of_them_after_a_long_pause(self, pair: Pair) -> None:
+    def test_all_files_are_read_after_a_long_pause(self, pair: Pair) -> None:
         keys = populated(pair, 12)
         [(run, asked)] = scans(pair, 1, 8 * DAY)
         assert set(asked) == set(keys)
         assert run.counts.queued == 0
 
-    def test_all_that_are_known_before_the_first_full_scan(self, pair: Pair) -> None:
-        """Nothing says when they were read last."""
+    def test_all_files_recorded_before_the_first_full_scan_are_read(self, pair: Pair) -> None:
+        """The time of their latest reading is unknown."""
         pair.configure()
         for key in ("a", "b"):
             pair.put(key, OURS)
@@ -79,12 +81,12 @@ class TestShares:
         assert pair.chain.run().counts.moved == 1
         assert pair.found() == {"a": OURS, "b": OURS}
 
-    def test_almost_none_where_scans_are_frequent(self, pair: Pair) -> None:
+    def test_frequent_scans_read_almost_no_file(self, pair: Pair) -> None:
         populated(pair, 56)
         assert sum(len(asked) for _, asked in scans(pair, 8, 60.0)) <= 8
 
-    def test_the_oldest_first(self, pair: Pair) -> None:
-        """Nothing is read a second time before all others have been read once."""
+    def test_the_files_read_longest_ago_are_read_first(self, pair: Pair) -> None:
+        """No file is read a second time before all others have been read once."""
         keys = populated(pair, 28)
         order = [key for _, asked in scans(pair, 10, DAY) for key in dict.fromkeys(asked)]
         assert set(order[: len(keys)]) == set(keys)
@@ -92,7 +94,7 @@ class TestShares:
 
 class TestDamage:
     def found(self, pair: Pair, number: int = 7) -> dict[str, list[Result]]:
-        """Scan for 7 days; the results of each key, in order."""
+        """Scan for `number` days; return the results of each key, in order."""
         found: dict[str, list[Result]] = {}
         for run, _ in scans(pair, number, 7 * DAY / number):
             for key, result in pair.chain.results(run).items():
@@ -135,7 +137,7 @@ class TestDamage:
             assert (first.outcome, first.code) == (Outcome.CONFLICT, "FILE_DIFFERS")
             assert pair.found()["a/file-003"] == content
 
-    def test_other_permissions_are_set_right(self, pair: Pair) -> None:
+    def test_other_permissions_are_repaired(self, pair: Pair) -> None:
         populated(pair, 8)
         received = pair.chain.manager.received
         path = f"{ROOT}a/file-003"
@@ -152,7 +154,7 @@ class TestDamage:
         assert set(results) == set(keys)
         assert pair.found() == dict.fromkeys(keys, OURS)
 
-    def test_a_deleted_file_that_is_gone_at_the_source_too(self, pair: Pair) -> None:
+    def test_a_file_deleted_at_source_and_target(self, pair: Pair) -> None:
         populated(pair, 8, removals={"share": 1.0})
         pair.remove("a/file-003")
         pair.delete("a/file-003")

@@ -1,4 +1,4 @@
-"""Files: removal limits hold for a sync and a window of time, whatever triggered the scans; renames are no removals."""
+"""Files: removal limits hold for a sync and a window of time, for any trigger of its scans; renames do not count."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncline.messages import Start
 from syncline.model import EVERYTHING, Run, Scope, Step, Trigger
 from syncline.store.runs import new_run_id
 from tests.rig.files import SYNC, FilesChain, record
-from tests.rig.pump import Duplicates, Letter, When
+from tests.rig.pump import Duplicates, KillPoint, Letter
 
 HOUR: Final = 3600.0
 ALL: Final = 100
@@ -40,11 +40,11 @@ def deleted(chain: FilesChain, numbers: Iterable[int]) -> list[str]:
     return keys
 
 
-def tell(chain: FilesChain, keys: Iterable[str]) -> Run:
-    """Tell of deletions by events, all of them in one scan."""
+def send_deletions(chain: FilesChain, keys: Iterable[str]) -> Run:
+    """Send events of deletions that are gathered into one scan."""
     body = [each for key in keys for each in record(chain.name, key, "ObjectRemoved:Delete")["Records"]]
     chain.clock.sleep(1)
-    return chain.hear(*({"Records": body[at : at + 10]} for at in range(0, len(body), 10)))
+    return chain.run_events(*({"Records": body[at : at + 10]} for at in range(0, len(body), 10)))
 
 
 def gone(chain: FilesChain, before: int = ALL) -> int:
@@ -56,11 +56,11 @@ def codes(chain: FilesChain, run: Run) -> set[str | None]:
 
 
 def test_of_events_in_portions(strict: FilesChain) -> None:
-    """Of 300 files 250 are deleted: the count allows 100 and the share 75."""
+    """250 of 300 files are deleted; the count allows 100 and the share 75."""
     chain = filled(strict, count=300)
     keys = deleted(chain, range(250))
     for at in range(0, 250, 50):
-        run = tell(chain, keys[at : at + 50])
+        run = send_deletions(chain, keys[at : at + 50])
         assert gone(chain, 300) <= 75
     assert codes(chain, run) == {"REMOVALS_CAPPED"}
     run = chain.run()
@@ -75,7 +75,7 @@ def test_of_the_count(strict: FilesChain) -> None:
     chain = filled(strict, {"share": 0.5, "count": 20})
     keys = deleted(chain, range(40))
     for at in range(0, 40, 10):
-        run = tell(chain, keys[at : at + 10])
+        run = send_deletions(chain, keys[at : at + 10])
     assert codes(chain, run) == {"REMOVALS_CAPPED"}
     assert gone(chain) == 20
 
@@ -85,21 +85,21 @@ def test_of_full_scans_and_events_together(strict: FilesChain) -> None:
     deleted(chain, range(20))
     assert chain.run().counts.removed == 20
     keys = deleted(chain, range(20, 40))
-    run = tell(chain, keys)
+    run = send_deletions(chain, keys)
     assert gone(chain) <= ALLOWED
     assert codes(chain, run) == {"REMOVALS_CAPPED"}
     chain.run()
     assert gone(chain) <= ALLOWED
 
 
-def test_after_the_window_more_may_go(strict: FilesChain) -> None:
-    """The share is that of the files at the new window's start."""
+def test_after_the_window_more_removals_are_allowed(strict: FilesChain) -> None:
+    """The share refers to the files at the start of the new window."""
     chain = filled(strict)
     keys = deleted(chain, range(20))
-    tell(chain, keys)
+    send_deletions(chain, keys)
     assert gone(chain) == 20
     keys = deleted(chain, range(20, 40))
-    run = tell(chain, keys)
+    run = send_deletions(chain, keys)
     assert codes(chain, run) == {"REMOVALS_CAPPED"}
     assert gone(chain) <= ALLOWED
     chain.clock.sleep(25 * HOUR)
@@ -120,7 +120,7 @@ def test_a_window_of_another_length(strict: FilesChain) -> None:
     chain.check()
 
 
-def test_the_window_is_a_day_if_nothing_is_said(strict: FilesChain) -> None:
+def test_the_default_window_is_a_day(strict: FilesChain) -> None:
     chain = filled(strict, {"share": 0.25, "count": 100})
     deleted(chain, range(20))
     chain.run()
@@ -132,12 +132,12 @@ def test_the_window_is_a_day_if_nothing_is_said(strict: FilesChain) -> None:
     chain.check()
 
 
-def test_excluded_files_are_no_part_of_the_total(strict: FilesChain) -> None:
-    """Of 40 files 30 were excluded since: a quarter of ten is two, not ten."""
+def test_excluded_files_do_not_count_in_the_total(strict: FilesChain) -> None:
+    """After 30 of 40 files are excluded, a quarter of the rest is two, not ten."""
     chain = filled(strict, count=40)
     chain.configure(removals=LIMITS, select={"exclude": [f"d/00{tens}*" for tens in (1, 2, 3)]})
     keys = deleted(chain, range(6))
-    run = tell(chain, keys)
+    run = send_deletions(chain, keys)
     assert codes(chain, run) == {"REMOVALS_CAPPED"}
     assert gone(chain, 40) <= 2
     chain.run()
@@ -147,26 +147,26 @@ def test_excluded_files_are_no_part_of_the_total(strict: FilesChain) -> None:
 @pytest.mark.parametrize("duplicates", [Duplicates.AT_ONCE, Duplicates.LATER, Duplicates.AT_THE_END])
 def test_a_message_delivered_twice_is_counted_once(strict: FilesChain, duplicates: Duplicates) -> None:
     chain = filled(strict)
-    chain.pump.manners.duplicates = duplicates
+    chain.pump.delivery.duplicates = duplicates
     keys = deleted(chain, range(15))
-    tell(chain, keys)
+    send_deletions(chain, keys)
     assert gone(chain) == 15
     keys = deleted(chain, range(15, ALLOWED))
-    run = tell(chain, keys)
+    run = send_deletions(chain, keys)
     assert not codes(chain, run)
     chain.check()
 
 
 def test_a_killed_function_uses_the_allowance_once(strict: FilesChain) -> None:
-    """Killed before and after several of its calls, the same scan removes what it may, and the rest may still go."""
+    """After kills before and after several calls, the same scan removes as many files as allowed."""
     chain = filled(strict)
     chain.reaper.effects.clear()
-    chain.reaper.plan = {(number, when) for number in range(8, 60, 9) for when in (When.BEFORE, When.AFTER)}
-    tell(chain, deleted(chain, range(15)))
+    chain.reaper.plan = {(number, when) for number in range(8, 60, 9) for when in (KillPoint.BEFORE, KillPoint.AFTER)}
+    send_deletions(chain, deleted(chain, range(15)))
     assert gone(chain) == 15
     assert len(chain.reaper.effects) > 20
     chain.reaper.plan = set()
-    run = tell(chain, deleted(chain, range(15, ALLOWED)))
+    run = send_deletions(chain, deleted(chain, range(15, ALLOWED)))
     assert not codes(chain, run)
     assert gone(chain) == ALLOWED
 
@@ -188,9 +188,9 @@ def test_a_run_may_be_allowed_more(strict: FilesChain) -> None:
 
 
 def _run_allowing(chain: FilesChain, removals: int) -> Run:
-    """A run begun as the command begins it with `--allow-removals`."""
+    """Execute a run as the command starts it with `--allow-removals`."""
     chain.clock.sleep(1)
-    begin: Any = chain.state.begin_run  # its keyword is not there yet
+    begin: Any = chain.state.begin_run  # it does not have this keyword yet
     run_id = new_run_id(chain.clock.time)
     begin(SYNC, run_id, Trigger.MANUAL, EVERYTHING, allow_removals=removals)
     chain.queues.start(Start(SYNC, Trigger.MANUAL, run=run_id))
@@ -218,24 +218,24 @@ class TestRenamesFirst:
         assert (chain.manager.received, run.counts.bytes) == (received, 0)
 
     def test_by_events(self, strict: FilesChain) -> None:
-        """They use nothing of the allowance."""
+        """Renames do not count as removals."""
         chain = filled(strict, LIMITS | {"count": 10}, count=100)
         received = chain.manager.received
-        told = []
+        sent = []
         for number in range(30):
             chain.bucket.put(f"moved/{number:04}", b"the %d" % number)
             chain.bucket.delete(f"d/{number:04}")
-            told += record(chain.name, f"moved/{number:04}")["Records"]
-            told += record(chain.name, f"d/{number:04}", "ObjectRemoved:Delete")["Records"]
-        run = chain.hear({"Records": told})
+            sent += record(chain.name, f"moved/{number:04}")["Records"]
+            sent += record(chain.name, f"d/{number:04}", "ObjectRemoved:Delete")["Records"]
+        run = chain.run_events({"Records": sent})
         assert not codes(chain, run)
         chain.check()
         assert chain.manager.received == received
-        tell(chain, deleted(chain, range(30, 40)))
+        send_deletions(chain, deleted(chain, range(30, 40)))
         chain.check()
 
     def test_beside_removals_beyond_the_limits(self, strict: FilesChain) -> None:
-        """The renames are made all the same, and what is only gone stays."""
+        """The renames are made, and the deleted files stay."""
         chain = filled(strict, LIMITS | {"count": 10}, count=100)
         for number in range(30):
             chain.bucket.put(f"moved/{number:04}", b"the %d" % number)
@@ -251,8 +251,8 @@ class TestRenamesFirst:
         assert gone(chain, 100) <= 10
 
 
-def test_files_that_come_and_go_during_one_run(strict: FilesChain) -> None:
-    """Each generation is created and deleted while a message of the run before is under way, so that its scans join it."""
+def test_files_created_and_deleted_during_one_run(strict: FilesChain) -> None:
+    """Each generation is created and deleted while a message of the run is queued, so that its scans join the run."""
     chain = strict
     chain.configure(removals={"share": 1, "count": 100})
     generations = [[f"d/{generation}/{number}" for number in range(4)] for generation in range(3)]
@@ -275,7 +275,7 @@ def test_files_that_come_and_go_during_one_run(strict: FilesChain) -> None:
     seen = [0]
 
     def go_on(letter: Letter) -> None:
-        """Do the next thing as soon as the last one has reached the target and is being verified."""
+        """Make the next change when the previous one has reached the target and is being verified."""
         files = len(chain.manager.files)
         if letter.step is Step.VERIFY and acts and files != seen[-1]:
             seen.append(files)
@@ -285,6 +285,6 @@ def test_files_that_come_and_go_during_one_run(strict: FilesChain) -> None:
     chain.pump.run()
     assert not acts
     run = chain.latest()
-    assert run.number == 1, "all scans joined the first run"
+    assert run.number == 1, "a scan started another run"
     assert (run.counts.removed, run.counts.failed) == (12, 0)
     assert not chain.manager.files

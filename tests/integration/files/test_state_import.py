@@ -1,4 +1,4 @@
-"""Files: what `syncline state import` takes in has been seen at the target."""
+"""Files: `syncline state import` imports only files that exist at the target."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONTENT: Final = {f"{number:02}": b"%d" % number * (number + 1) for number in ra
 
 
 class Stack:
-    """The stack that the command speaks to: the chain's own state and table."""
+    """The stack of the command: the state and the table of the chain."""
 
     name = "the stack of the tests"
     local = False
@@ -34,7 +34,7 @@ class Stack:
 
 
 def import_sheet(chain: FilesChain, folder: Path, rows: list[state_csv.CsvRow]) -> Mapping[str, Any]:
-    """Run `syncline state import`; what it prints with --json."""
+    """Run `syncline state import`; return its output with --json."""
     sheet = folder / "state.csv"
     sheet.write_text("".join(state_csv.written(rows)))
     return command(chain, "import", sheet)
@@ -47,14 +47,14 @@ def command(chain: FilesChain, action: str, sheet: Path) -> Mapping[str, Any]:
 
 
 def exported_modes(chain: FilesChain, folder: Path) -> dict[str, str]:
-    """Permissions by path, as `syncline state export` writes them."""
+    """Return the permissions by path, as `syncline state export` writes them."""
     command(chain, "export", folder / "exported.csv")
     with (folder / "exported.csv").open(newline="") as lines:
         return {each.file_path: each.permissions for each in state_csv.read(lines)}
 
 
 def row(chain: FilesChain, key: str, **changes: str) -> state_csv.CsvRow:
-    """A row of the replaced service's sheet for a file that it had sent."""
+    """Return the row of a sent file in the CSV file of the replaced service."""
     stored = chain.manager.files.get(f"/data/{key}")
     number = "" if stored is None else stored.internal_id
     size = str(len(CONTENT[key]))
@@ -71,7 +71,7 @@ def filled(chain: FilesChain) -> FilesChain:
     return chain
 
 
-def test_into_an_empty_file_manager_nothing_is_taken_in(filled: FilesChain, tmp_path: Path) -> None:
+def test_files_absent_at_the_target_are_not_imported(filled: FilesChain, tmp_path: Path) -> None:
     rows = [row(filled, key, internal_id=f"id-{key}") for key in CONTENT]
     assert import_sheet(filled, tmp_path, rows)["taken"] == 0
     assert filled.known() == set()
@@ -81,7 +81,7 @@ def test_into_an_empty_file_manager_nothing_is_taken_in(filled: FilesChain, tmp_
 
 
 @pytest.mark.parametrize("with_ids", [True, False])
-def test_what_the_target_has_is_taken_in_and_not_sent_again(
+def test_files_at_the_target_are_imported_and_not_sent_again(
     filled: FilesChain, tmp_path: Path, *, with_ids: bool
 ) -> None:
     for key, content in CONTENT.items():
@@ -94,8 +94,8 @@ def test_what_the_target_has_is_taken_in_and_not_sent_again(
     filled.check()
 
 
-def test_of_several_those_that_the_target_has(filled: FilesChain, tmp_path: Path) -> None:
-    """One is absent, one of another size, and one was replaced since the sheet was written: its id is another."""
+def test_only_the_files_at_the_target_are_imported(filled: FilesChain, tmp_path: Path) -> None:
+    """One file is absent, one has another size, and one was replaced later and so has another ID."""
     for key, content in CONTENT.items():
         filled.manager.put(f"/data/{key}", content)
     rows = [row(filled, key) for key in CONTENT]
@@ -118,7 +118,7 @@ def test_of_several_those_that_the_target_has(filled: FilesChain, tmp_path: Path
 
 
 def test_an_imported_file_may_be_replaced_when_its_object_changes(filled: FilesChain, tmp_path: Path) -> None:
-    """It was verified, so it is ours."""
+    """The import verified the file, so it is ours."""
     for key, content in CONTENT.items():
         filled.manager.put(f"/data/{key}", content)
     import_sheet(filled, tmp_path, [row(filled, key) for key in CONTENT])
@@ -129,8 +129,8 @@ def test_an_imported_file_may_be_replaced_when_its_object_changes(filled: FilesC
 
 
 @pytest.mark.parametrize("mode", ["777", "<script>", "rwsr-xr-xx"])
-def test_permissions_that_are_none_are_not_taken_from_a_sheet(filled: FilesChain, tmp_path: Path, mode: str) -> None:
-    """The row is refused as such, or the file's permissions are read at the target; they are never stored."""
+def test_invalid_permissions_are_not_imported(filled: FilesChain, tmp_path: Path, mode: str) -> None:
+    """The row is refused, or the permissions are read at the target; invalid ones are never stored."""
     filled.manager.strict_modes = True
     for key, content in CONTENT.items():
         filled.manager.put(f"/data/{key}", content)
@@ -154,5 +154,5 @@ def test_rows_outside_the_target_are_named(
     context = Context(None, None, Output())
     context.__dict__["deployment"] = cast("Deployment", Stack(filled))
     command_state.state(context, "import", SYNC, sheet, None, reports=False)
-    said = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
-    assert said.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out
+    message = "7 rows are not files of files below /data/, left out: /elsewhere/0, /elsewhere/1, /elsewhere/2"
+    assert message.replace("files of files", f"files of {SYNC}") in capsys.readouterr().out

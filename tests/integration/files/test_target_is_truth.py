@@ -1,4 +1,4 @@
-"""The target is the truth: what somebody else does to it is noticed, and another target is assumed to have nothing."""
+"""The target is the truth: foreign changes are detected, and another target is not assumed to have our files."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.integration.files.targets import (
     PARTS,
     SENT,
     TARGET,
-    Look,
     Pair,
+    Scan,
     events,
-    everything,
-    folder_by_hand,
-    keys_by_hand,
+    full_scan,
+    keys_manually,
+    prefix_manually,
 )
 from tests.standins.file_manager import FileManagerServer
 from tests.standins.s3 import Answer, S3Server
@@ -27,11 +27,11 @@ from tests.standins.s3 import Answer, S3Server
 KEYS = ["docs/a.txt", "docs/b.txt", "docs/sub/c.txt", "notes.md"]
 DAMAGED = ["docs/a.txt", "docs/empty", "docs/parts.bin"]
 TOKEN = "token-of-the-tests"
-looks = pytest.mark.parametrize("look", [everything, events, keys_by_hand, folder_by_hand])
+looks = pytest.mark.parametrize("scan", [full_scan, events, keys_manually, prefix_manually])
 
 
 def populated(pair: Pair, **more: Any) -> None:
-    """Bring objects of several sorts to the target: small, empty, and uploaded in parts."""
+    """Move objects of several sorts to the target: small, empty, and uploaded in parts."""
     pair.configure(**more)
     for key in KEYS:
         pair.put(key, f"the content of {key}".encode())
@@ -51,24 +51,24 @@ def flipped(content: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("pair", BUCKETS, indirect=True)
-class TestChangesAtATargetThatIsListed:
+class TestChangesAtAListedTarget:
     @looks
-    def test_deleted_objects_come_back(self, pair: Pair, look: Look) -> None:
+    def test_deleted_objects_are_restored(self, pair: Pair, scan: Scan) -> None:
         populated(pair)
         for key in DAMAGED:
             pair.remove(key)
-        run = look(pair, *DAMAGED)
+        run = scan(pair, *DAMAGED)
         assert (run.counts.moved, run.counts.conflict) == (3, 0)
         assert pair.found() == sources(pair)
         assert pair.chain.run().counts.queued == 0
 
     @looks
-    def test_a_flipped_byte_is_a_conflict(self, pair: Pair, look: Look) -> None:
+    def test_a_flipped_byte_is_a_conflict(self, pair: Pair, scan: Scan) -> None:
         populated(pair)
         changed = {key: flipped(pair.objects[key].content) for key in ("docs/a.txt", "docs/parts.bin")}
         for key, content in changed.items():
             pair.theirs(key, content)
-        run = look(pair, *changed)
+        run = scan(pair, *changed)
         assert (run.counts.moved, run.counts.conflict) == (0, 2)
         results = pair.chain.results(run)
         for key in changed:
@@ -76,18 +76,18 @@ class TestChangesAtATargetThatIsListed:
         assert pair.found() == sources(pair) | changed
 
     @looks
-    def test_replaced_objects_are_replaced_again_where_the_sync_may(self, pair: Pair, look: Look) -> None:
+    def test_replaced_objects_are_replaced_again_with_overwrite(self, pair: Pair, scan: Scan) -> None:
         populated(pair, overwrite=True)
         for key in DAMAGED:
             pair.theirs(key, b"something else")
-        run = look(pair, *DAMAGED)
+        run = scan(pair, *DAMAGED)
         assert (run.counts.moved, run.counts.conflict) == (3, 0)
         assert pair.found() == sources(pair)
         assert pair.chain.run().counts.queued == 0
 
-    def test_each_of_many_in_one_scan(self, pair: Pair) -> None:
-        """Pages of source and target that end at different keys are compared all the same."""
-        pair.here.largest_page, pair.there.largest_page = 7, 5
+    def test_many_changes_are_found_in_one_scan(self, pair: Pair) -> None:
+        """The pages of source and target end at different keys."""
+        pair.source_server.largest_page, pair.target_server.largest_page = 7, 5
         pair.configure(removals={"share": 0.5})
         keys = [f"{folder}/{number:02}" for folder in ("a", "a-b", "b") for number in range(14)]
         for key in keys:
@@ -101,7 +101,7 @@ class TestChangesAtATargetThatIsListed:
             pair.put(key, b"changed at the source")
         for key in keys[3::6]:
             pair.delete(key)
-        for key in keys[5::6]:  # foreign names between ours
+        for key in keys[5::6]:  # foreign keys between ours
             pair.theirs(f"{key}.bak", b"a copy by hand")
         run = pair.chain.run()
         counts = run.counts
@@ -109,7 +109,7 @@ class TestChangesAtATargetThatIsListed:
         wanted = sources(pair) | dict.fromkeys(keys[1::6], b"theirs")
         assert pair.found() == wanted | {f"{key}.bak": b"a copy by hand" for key in keys[5::6]}
 
-    def test_removals_of_what_is_gone_already(self, pair: Pair) -> None:
+    def test_removals_of_already_deleted_objects(self, pair: Pair) -> None:
         populated(pair, removals={"share": 1.0})
         pair.remove("docs/a.txt")
         pair.delete("docs/a.txt")
@@ -142,9 +142,9 @@ class TestChangesAtATargetThatIsListed:
         run = pair.chain.run()
         assert (run.counts.skipped, run.counts.queued) == (len(pair.objects), 0)
         assert run.counts.requests == 2
-        assert [each.operation for each in pair.there.requests[-1:]] == ["ListObjectsV2"]
+        assert [each.operation for each in pair.target_server.requests[-1:]] == ["ListObjectsV2"]
 
-    def test_a_target_whose_listing_fails_is_not_taken_for_empty(self, pair: Pair) -> None:
+    def test_a_target_with_a_failed_listing_is_not_treated_as_empty(self, pair: Pair) -> None:
         populated(pair, overwrite=True, removals={"share": 1.0})
         known = list(pair.objects)
         written = len(pair.writes(*known))
@@ -155,7 +155,7 @@ class TestChangesAtATargetThatIsListed:
             listing = method == "GET" and bucket == TARGET and not key
             return (503, {}, b"<Error><Code>ServiceUnavailable</Code></Error>") if listing else None
 
-        pair.there.hook = hook
+        pair.target_server.hook = hook
         run = pair.chain.run()
         assert run.counts.failed >= 1
         assert run.counts.removed == 0
@@ -163,7 +163,7 @@ class TestChangesAtATargetThatIsListed:
 
 
 class TestAnotherTarget:
-    """Records belong to the target: of another one nothing is known."""
+    """Records belong to their target: another target has none."""
 
     def go(self, pair: Pair, target: dict[str, Any]) -> Run:
         pair.chain.configure(target=target)
@@ -171,7 +171,7 @@ class TestAnotherTarget:
 
     def target_of(self, pair: Pair, **more: Any) -> dict[str, Any]:
         if not pair.to_manager:
-            return {**pair.chain.endpoint(TARGET, pair.there.url), "requests": 4, **more}
+            return {**pair.chain.endpoint(TARGET, pair.target_server.url), "requests": 4, **more}
         manager = {"file_manager": pair.chain.manager.url, "token": "env:FILES_TOKEN", "prefix": "/data/"}
         return {**manager, "requests": 4, **more}
 
@@ -196,18 +196,18 @@ class TestAnotherTarget:
         self.assert_known(pair, self.target_of(pair))
 
     def assert_known(self, pair: Pair, target: dict[str, Any]) -> None:
-        """Assert that the records of a target are those of before: nothing is sent or asked for, and ours is ours."""
+        """Assert that the records of a target are unchanged: nothing is sent or requested, and our objects are ours."""
         written, read = len(pair.writes()), len(pair.reads())
         run = self.go(pair, target)
         assert (run.counts.moved, run.counts.skipped) == (0, len(pair.objects))
         assert len(pair.writes()) == written
-        assert len(pair.reads()) - read <= pair.to_manager  # where one file may have been read again
+        assert len(pair.reads()) - read <= pair.to_manager  # one file may have been rechecked
         pair.put("docs/a.txt", b"changed since")
         run = pair.chain.run()
         assert (run.counts.moved, run.counts.conflict) == (1, 0)
 
     @pytest.mark.parametrize("pair", BUCKETS, indirect=True)
-    def test_back_to_one_that_has_lost_some(self, pair: Pair) -> None:
+    def test_back_to_a_target_that_has_lost_some_objects(self, pair: Pair) -> None:
         populated(pair)
         prefix = self.other_prefix(pair)
         self.go(pair, self.target_of(pair, prefix=prefix))
@@ -221,10 +221,10 @@ class TestAnotherTarget:
     @pytest.mark.parametrize("pair", BUCKETS, indirect=True)
     def test_another_bucket(self, pair: Pair) -> None:
         populated(pair)
-        pair.there.objects["target-2"] = {}
+        pair.target_server.objects["target-2"] = {}
         run = self.go(pair, {**self.target_of(pair), "bucket": "target-2"})
         assert (run.counts.moved, run.counts.skipped) == (len(pair.objects), 0)
-        assert {key: each.content for key, each in pair.there.objects["target-2"].items()} == sources(pair)
+        assert {key: each.content for key, each in pair.target_server.objects["target-2"].items()} == sources(pair)
         self.assert_known(pair, self.target_of(pair))
 
     @pytest.mark.parametrize("pair", [SENT], indirect=True)
@@ -248,18 +248,20 @@ class TestAnotherTarget:
 
     @pytest.mark.parametrize("pair", [SENT], indirect=True)
     def test_a_target_with_foreign_objects(self, pair: Pair) -> None:
-        """What is under our keys at the new target is foreign, unless it is equal."""
+        """Objects under our keys at the new target are foreign, unless they are equal."""
         populated(pair)
-        there = pair.there.objects["target-2"] = {}
-        pair.there.put("target-2", "docs/a.txt", b"somebody else's")
-        pair.there.put("target-2", "docs/b.txt", pair.objects["docs/b.txt"].content, {"content-type": "text/plain"})
+        there = pair.target_server.objects["target-2"] = {}
+        pair.target_server.put("target-2", "docs/a.txt", b"somebody else's")
+        pair.target_server.put(
+            "target-2", "docs/b.txt", pair.objects["docs/b.txt"].content, {"content-type": "text/plain"}
+        )
         run = self.go(pair, {**self.target_of(pair), "bucket": "target-2"})
         assert (run.counts.moved, run.counts.skipped, run.counts.conflict) == (len(pair.objects) - 2, 1, 1)
         assert there["docs/a.txt"].content == b"somebody else's"
 
     @pytest.mark.parametrize("pair", BUCKETS, indirect=True)
     def test_a_source_with_another_prefix(self, pair: Pair) -> None:
-        """The same paths are made of other objects."""
+        """Other objects have the same paths."""
         pair.configure(source={**pair.chain.endpoint(pair.chain.name), "prefix": "old/"}, overwrite=True)
         for key in ("old/a", "old/b", "new/a", "new/b"):
             pair.put(key, f"content of {key}".encode())

@@ -1,4 +1,4 @@
-"""An object arrives whole: with its own headers and metadata, and under keys that end in a slash."""
+"""Objects are moved completely: with their headers and metadata, and under keys that end in a slash."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.integration.files.targets import (
     MANAGER,
     PARTS,
     TARGET,
-    Look,
     Pair,
+    Scan,
     accounted,
     events,
-    everything,
+    full_scan,
 )
 
 TYPE: Final = {"content-type": "binary/octet-stream"}
@@ -40,7 +40,7 @@ only_manager = pytest.mark.parametrize("pair", [MANAGER], indirect=True)
 Attributes = tuple[dict[str, str], dict[str, str]]
 
 
-def assert_whole(pair: Pair) -> None:
+def assert_complete(pair: Pair) -> None:
     """Assert that the target has every object with its bytes, headers and metadata, and no others."""
     assert pair.found() == {key: stored.content for key, stored in pair.objects.items()}
     found = {key: (stored.headers, stored.metadata) for key, stored in pair.copies.items()}
@@ -48,14 +48,14 @@ def assert_whole(pair: Pair) -> None:
 
 
 def assert_idle(pair: Pair) -> None:
-    assert not pair.chain.run().counts.queued  # the first full scan reads again what events have brought
+    assert not pair.chain.run().counts.queued  # the first full scan reads the objects that events have moved
     run = pair.chain.run()
     assert (run.counts.queued, run.counts.skipped) == (0, len(pair.objects))
     assert run.counts.requests == 2
 
 
 def fill(pair: Pair, headers: dict[str, str], metadata: dict[str, str], parts: Sequence[bytes] = PARTS) -> None:
-    """Put a small object, an empty one, and the same one as it is uploaded whole and in parts."""
+    """Put a small object, an empty one, and a larger one uploaded in one request and in parts."""
     pair.put("small.csv", SMALL, headers, metadata)
     pair.put("empty.csv", b"", headers, metadata)
     pair.put("whole.csv", b"".join(parts), headers, metadata)
@@ -72,18 +72,20 @@ class TestHeaders:
             pytest.param(TYPE, {}, id="none"),
         ],
     )
-    def test_they_arrive_and_no_others(self, pair: Pair, headers: dict[str, str], metadata: dict[str, str]) -> None:
+    def test_exactly_these_headers_are_moved(
+        self, pair: Pair, headers: dict[str, str], metadata: dict[str, str]
+    ) -> None:
         pair.configure()
         fill(pair, headers, metadata, LARGE_PARTS)
         assert pair.chain.run().counts.moved == 4
-        assert_whole(pair)
+        assert_complete(pair)
         assert_idle(pair)
 
     def test_by_an_event(self, pair: Pair) -> None:
         pair.configure()
         fill(pair, HEADERS, METADATA)
         events(pair, *pair.objects)
-        assert_whole(pair)
+        assert_complete(pair)
 
     def test_with_a_rename(self, pair: Pair) -> None:
         pair.configure(removals=REMOVALS)
@@ -92,12 +94,12 @@ class TestHeaders:
         for key in ("small.csv", "parts.csv"):
             pair.objects[f"renamed-{key}"] = pair.objects.pop(key)
         pair.chain.run()
-        assert_whole(pair)
+        assert_complete(pair)
         assert_idle(pair)
 
     @pytest.mark.parametrize("where", ["source", "target"])
-    def test_that_changed_with_a_rename(self, pair: Pair, where: str) -> None:
-        """The file at the target is renamed only if the new object has its headers."""
+    def test_that_change_with_a_rename(self, pair: Pair, where: str) -> None:
+        """The file at the target is renamed only if the new object has the same headers."""
         pair.configure(removals=REMOVALS)
         pair.put("small.csv", SMALL, HEADERS, METADATA)
         pair.put("other.csv", b"other")
@@ -107,7 +109,7 @@ class TestHeaders:
         pair.delete("small.csv")
         pair.put("renamed.csv", SMALL, *(CHANGES["type"] if where == "source" else (HEADERS, METADATA)))
         run = pair.chain.run()
-        assert_whole(pair)
+        assert_complete(pair)
         assert (run.counts.moved, run.counts.removed) == (1, 0)
         assert_idle(pair)
 
@@ -118,7 +120,7 @@ class TestHeaders:
         pair.put("small.csv", b"plain", {"content-type": "text/plain"})
         pair.put_parts("parts.csv", [PARTS[0], b"another rest"], {"content-type": "text/plain"}, {"owner": "you"})
         pair.chain.run()
-        assert_whole(pair)
+        assert_complete(pair)
         assert_idle(pair)
 
 
@@ -136,8 +138,8 @@ CHANGES: Final[dict[str, Attributes]] = {
 
 
 @only_buckets
-class TestHeadersThatChangeAlone:
-    """The bytes stay, and so does the ETag: only the object's time says that something changed."""
+class TestChangesOfOnlyTheHeaders:
+    """Bytes and ETag are unchanged; only the object's time shows the change."""
 
     def change(self, pair: Pair) -> None:
         pair.configure()
@@ -150,24 +152,24 @@ class TestHeadersThatChangeAlone:
             pair.put(f"{name}.csv", name.encode(), headers, metadata)
         pair.put_parts("parts.csv", PARTS, *CHANGES["cache"])
 
-    def test_they_are_brought_over_by_the_next_scan(self, pair: Pair) -> None:
+    def test_they_are_moved_by_the_next_scan(self, pair: Pair) -> None:
         self.change(pair)
         run = pair.chain.run()
-        assert_whole(pair)
+        assert_complete(pair)
         assert (run.counts.moved, run.counts.skipped, run.counts.conflict) == (len(CHANGES) + 1, 1, 0)
         assert_idle(pair)
 
-    def test_they_are_equal_when_it_is_their_turn_to_be_read_again(self, pair: Pair) -> None:
+    def test_they_are_equal_at_their_recheck(self, pair: Pair) -> None:
         self.change(pair)
         pair.chain.run()
         pair.chain.clock.sleep(8 * 86_400)
         run = pair.chain.run()
         assert (run.counts.queued, run.counts.skipped) == (0, len(pair.objects))
 
-    def test_they_are_brought_over_by_an_event(self, pair: Pair) -> None:
+    def test_they_are_moved_by_an_event(self, pair: Pair) -> None:
         self.change(pair)
         run = events(pair, *pair.objects)
-        assert_whole(pair)
+        assert_complete(pair)
         assert (run.counts.moved, run.counts.skipped, run.counts.conflict) == (len(CHANGES) + 1, 1, 0)
         assert_idle(pair)
 
@@ -177,12 +179,12 @@ MARKERS: Final = {"photos/": b"", "photos/2026/": b""}
 PLAIN: Final = {"photos/a.jpg": b"a", "photos/2026/b.jpg": b"b", "top": b"c"}
 
 
-def folders_by_hand(pair: Pair, *_keys: str) -> Run:
+def prefixes_manually(pair: Pair, *_keys: str) -> Run:
     folders = sorted({key.partition("/")[0] for key in pair.objects if "/" in key})
     return pair.chain.run("key:top", *(f"prefix:{folder}/" for folder in folders))
 
 
-looks = pytest.mark.parametrize("look", [everything, events, folders_by_hand])
+looks = pytest.mark.parametrize("scan", [full_scan, events, prefixes_manually])
 
 
 def put_all(pair: Pair, *groups: dict[str, bytes]) -> None:
@@ -194,11 +196,11 @@ def put_all(pair: Pair, *groups: dict[str, bytes]) -> None:
 class TestKeysThatEndInASlash:
     @only_buckets
     @looks
-    def test_a_bucket_gets_them_all(self, pair: Pair, look: Look) -> None:
+    def test_all_are_moved_to_a_bucket(self, pair: Pair, scan: Scan) -> None:
         pair.configure()
         put_all(pair, SLASHED, MARKERS, PLAIN)
-        run = look(pair, *pair.objects)
-        assert_whole(pair)
+        run = scan(pair, *pair.objects)
+        assert_complete(pair)
         assert run.counts.moved == accounted(run.counts) == len(pair.objects)
         assert_idle(pair)
 
@@ -212,16 +214,16 @@ class TestKeysThatEndInASlash:
         pair.delete("a//")
         pair.delete("photos/2026/")
         run = pair.chain.run()
-        assert_whole(pair)
+        assert_complete(pair)
         assert (run.counts.moved, run.counts.removed) == (2, 2)
         assert_idle(pair)
 
     @only_manager
     @looks
-    def test_a_file_manager_refuses_those_with_content(self, pair: Pair, look: Look) -> None:
+    def test_a_file_manager_accepts_none_with_content(self, pair: Pair, scan: Scan) -> None:
         pair.configure()
         put_all(pair, SLASHED, MARKERS, PLAIN)
-        run = look(pair, *pair.objects)
+        run = scan(pair, *pair.objects)
         assert pair.found() == PLAIN
         results = pair.chain.results(run)
         for key in SLASHED:
@@ -262,7 +264,7 @@ class TestEveryKeyIsCounted:
 
     @pytest.mark.parametrize("content", [b"", b"has content"], ids=["empty", "content"])
     def test_the_prefix_of_the_source_itself(self, pair: Pair, content: bytes) -> None:
-        """Its key makes an empty path, which no target can have."""
+        """Its key gives an empty path, which no target accepts."""
         pair.configure(source={**pair.chain.endpoint(pair.chain.name), "prefix": "photos/"})
         put_all(pair, {"photos/": content, "photos/a.jpg": b"a"})
         run = pair.chain.run()
@@ -275,7 +277,7 @@ class TestEveryKeyIsCounted:
     def test_the_prefix_of_the_source_below_one_of_the_target(self, pair: Pair) -> None:
         pair.configure(
             source={**pair.chain.endpoint(pair.chain.name), "prefix": "photos/"},
-            target={**pair.chain.endpoint(TARGET, pair.there.url), "prefix": "mirror/"},
+            target={**pair.chain.endpoint(TARGET, pair.target_server.url), "prefix": "mirror/"},
         )
         put_all(pair, {"photos/": b"", "photos/a.jpg": b"a"})
         assert pair.chain.run().counts.moved == 2

@@ -1,4 +1,4 @@
-"""The client of a bucket as one process has it. Its requests go to a :class:`BucketServer`."""
+"""The client of a bucket in memory in one process. Its requests go to a :class:`BucketServer`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class SimBucket(Bucket):
-    """The client of one process. Only what goes over the network is its own; all else is :class:`Bucket`."""
+    """The client of one process. It replaces the requests of :class:`Bucket`."""
 
     def __init__(self, server: BucketServer, network: Network) -> None:
         self.name = server.name
@@ -34,7 +34,7 @@ class SimBucket(Bucket):
         return f"{self.server.host}/{self.name}"
 
     def call(self, name: str, function: Callable[[], T]) -> T:
-        """Make one request that changes nothing."""
+        """Make one request that reads."""
         return self.network.call(self.server.host, name, function)
 
     def write(self, name: str, function: Callable[[], T], *, repeatable: bool = True) -> T:
@@ -49,7 +49,7 @@ class SimBucket(Bucket):
         after: str = "",
         token: str | None = None,
         limit: int = 1000,
-        on_invalid: OnInvalid = refuse,  # noqa: ARG002 - no entry is odd
+        on_invalid: OnInvalid = refuse,  # noqa: ARG002 - no entry is invalid
     ) -> ListPage:
         page = self.call("GET list", lambda: self.server.page(prefix, delimiter, after, token, limit))
         if page.token is not None and page.token == token:
@@ -58,8 +58,8 @@ class SimBucket(Bucket):
 
     def head(self, key: str, *, version: str | None = None, confirm: bool = True) -> ObjectHead | None:
         head = self.call("HEAD object", lambda: self.server.head(key, version))
-        unsure = head is None and version is None and confirm
-        if unsure and any(each.key == key for each in self.page(key, limit=1, on_invalid=ignore).objects):
+        unconfirmed = head is None and version is None and confirm
+        if unconfirmed and any(each.key == key for each in self.page(key, limit=1, on_invalid=ignore).objects):
             raise SynclineError("BAD_ANSWER", f"{key!r} in {self} is listed, but not found")
         return head
 
@@ -112,7 +112,7 @@ class SimBucket(Bucket):
 
 
 class SimUpload(MultipartUpload):
-    """The multipart upload of a :class:`SimBucket`, which stands in the place of the requests."""
+    """A multipart upload of a :class:`SimBucket`, which takes the place of :class:`BucketRequests`."""
 
     __slots__ = ()
 
@@ -134,8 +134,8 @@ class SimUpload(MultipartUpload):
         server = self._bucket.server
         found: dict[int, tuple[str, int]] = {}
         while True:
-            ask = partial(server.parts, self.key, self.upload_id, max(found, default=0))
-            page, more = self._bucket.call("GET parts", ask)
+            request = partial(server.parts, self.key, self.upload_id, max(found, default=0))
+            page, more = self._bucket.call("GET parts", request)
             found |= page
             if not more:
                 return found
@@ -158,7 +158,7 @@ class SimUpload(MultipartUpload):
 
 
 class _Body:
-    """The body of an answer, in the place of :class:`Response`. The bytes are those of the time of the request."""
+    """The body of an answer, in place of :class:`Response`. Later changes of the object do not change it."""
 
     def __init__(self, bucket: SimBucket, content: bytes) -> None:
         self._bucket = bucket
@@ -176,16 +176,16 @@ class _Body:
             return network.call(host, "GET object chunk", lambda: self._next(size), counted=False)
         except SynclineError as error:
             self._broken = True
-            if error.code.name in ("SERVER_ERROR", "THROTTLED"):  # there is no second status
+            if error.code.name in ("SERVER_ERROR", "THROTTLED"):  # a body in progress has no status
                 raise SynclineError("UNREACHABLE", f"the connection to {self._bucket} broke: {error.what}") from None
             raise
 
     def _next(self, size: int) -> bytes:
         if self._bucket.server.short_reads:
             size = self._bucket.server.machine.rng.randint(1, max(1, size))
-        piece = self._content[self._at : self._at + size]
-        self._at += len(piece)
-        return piece
+        chunk = self._content[self._at : self._at + size]
+        self._at += len(chunk)
+        return chunk
 
     def close(self) -> None:
         self._broken = True

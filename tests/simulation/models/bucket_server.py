@@ -1,7 +1,7 @@
 """A bucket of an S3-compatible service in memory.
 
-The contract is that of Amazon S3: each request happens or not, a read sees the last write, conditional writes are
-honoured, listings are in the order of the keys, and every change is told in a notification.
+It behaves as Amazon S3: requests are atomic, a read sees the last write, conditional writes are honoured, listings are in
+the order of the keys, and every change is notified.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from syncline.errors import SynclineError
 from tests.simulation.machine import Machine
 
 META: Final = "x-amz-meta-"
-_OWN: Final = (
+_KEPT_HEADERS: Final = (
     "cache-control",
     "content-disposition",
     "content-encoding",
@@ -31,12 +31,12 @@ _OWN: Final = (
     REDIRECT_HEADER,
 )
 _ARCHIVED: Final = ("GLACIER", "DEEP_ARCHIVE")
-_MOST_PARTS: Final = 10_000
+_MAX_PARTS: Final = 10_000
 _EVENTS: Final = {"put": "Put", "copy": "Copy", "complete": "CompleteMultipartUpload"}
 
 
 class Write(NamedTuple):
-    """A change of the bucket. ``op`` is ``put``, ``copy``, ``complete`` or ``delete``; an ETag is None for no object."""
+    """A change of the bucket. ``op`` is ``put``, ``copy``, ``complete`` or ``delete``. ``old`` and ``new`` are ETags."""
 
     op: str
     key: str
@@ -47,7 +47,7 @@ class Write(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """An object. ``headers`` are its content type, own headers and metadata as they were sent, in lower case."""
+    """An object. ``headers`` are its content type, its other headers and its metadata, with names in lower case."""
 
     content: bytes
     etag: str
@@ -67,7 +67,7 @@ class StoredObject:
             float(int(self.modified)),  # an HTTP date has whole seconds
             self.version,
             {name.removeprefix(META): value for name, value in headers.items() if name.startswith(META)},
-            {name: headers[name] for name in _OWN if headers.get(name)},
+            {name: headers[name] for name in _KEPT_HEADERS if headers.get(name)},
         )
 
 
@@ -81,31 +81,32 @@ class StoredUpload:
 
 
 class BucketServer:
-    """A bucket as its service has it. ``beside`` is another bucket of the same service: copies go between the two.
+    """A bucket that all processes share. Objects can be copied to and from ``same_service``, another bucket.
 
-    Settings: ``page_size`` and ``parts_page`` limit one answer, ``smallest_part`` and ``largest_copy`` are in bytes,
-    ``versioned`` keeps every version. Odd behaviour, off by default:
+    Settings: ``page_size`` and ``parts_page`` limit one answer. ``smallest_part`` and ``largest_copy`` are in bytes. With
+    ``versioned``, every version is kept. Faults and variants, off by default:
 
     - ``absent``: the bucket does not exist.
-    - ``ignores_conditions``: conditional writes are carried out all the same.
-    - ``put_and_forget``: writes are acknowledged, and nothing is kept.
-    - ``wrong_bytes``: a write keeps as many other bytes; ``lost_bytes``: it keeps one byte less. The ETag is of these.
-    - ``listing_cut``: a listing ends after so many keys, and says that it is complete; ``empty_listing``: at once.
-    - ``endless``: a listing begins again where it should end.
-    - ``stale_listing``: a listing lacks the changes of the last so many seconds.
-    - ``exact_listing``: a listing has fractions of seconds, which HEAD cannot have.
-    - ``short_reads``: a read gives fewer bytes than asked for, by chance.
+    - ``ignores_conditions``: conditional writes happen unconditionally.
+    - ``put_and_forget``: writes are acknowledged and discarded.
+    - ``wrong_bytes``: writes store other bytes of the same number. ``lost_bytes``: they lose one byte. The ETag fits these.
+    - ``listing_cut``: listings end after so many keys as if these were all. ``empty_listing``: they are empty.
+    - ``endless``: listings start again at their end.
+    - ``stale_listing``: listings lack the changes of the last so many seconds.
+    - ``exact_listing``: listings have fractions of seconds, which HEAD cannot have.
+    - ``short_reads``: reads return fewer bytes than requested, by chance.
     - ``no_grants``: the service has no access lists.
 
-    ``on_write`` is called with each change, the object before and the object after it; ``on_event`` with each notification.
+    ``on_write`` is called for each change, with the object before and after it. ``on_event`` is called for each
+    notification.
     """
 
     def __init__(
-        self, machine: Machine, name: str = "bucket", *, host: str = "s3.sim", beside: BucketServer | None = None
+        self, machine: Machine, name: str = "bucket", *, host: str = "s3.sim", same_service: BucketServer | None = None
     ) -> None:
         self.machine, self.name = machine, name
-        self.host: str = host if beside is None else beside.host
-        self.service: dict[str, BucketServer] = {} if beside is None else beside.service
+        self.host: str = host if same_service is None else same_service.host
+        self.service: dict[str, BucketServer] = {} if same_service is None else same_service.service
         self.service[name] = self
         self.page_size, self.parts_page = 4, 1000
         self.smallest_part, self.largest_copy = 5 * 1024 * 1024, MAX_COPY
@@ -124,7 +125,7 @@ class BucketServer:
         self._versions: dict[tuple[str, str], StoredObject] = {}
         self._numbers = count(1)
 
-    # -- the world -----------------------------------------------------------------------------------------------
+    # -- foreign writers
 
     @property
     def hides(self) -> bool:
@@ -140,7 +141,7 @@ class BucketServer:
         storage_class: str = "STANDARD",
         public: bool = False,
     ) -> str:
-        """Put an object, as somebody else does; return its ETag."""
+        """Put an object as a foreign writer, and return its ETag."""
         stored = StoredObject(
             content, md5(content), attributes(like), self.machine.now, self._version(), storage_class, public
         )
@@ -148,18 +149,18 @@ class BucketServer:
         return stored.etag
 
     def remove(self, key: str) -> None:
-        """Delete an object, as somebody else does."""
+        """Delete an object as a foreign writer."""
         self._change("delete", key, None, "outside")
 
     def stored(self, key: str) -> StoredObject | None:
-        """Return an object as it is now, None for no object."""
+        """Return an object, None if there is none."""
         return self._objects.get(key)
 
     def objects(self) -> dict[str, tuple[str, bytes]]:
-        """Return the ETag and the content of each object, by key and in their order."""
+        """Return the ETag and the content of each object, in the order of the keys."""
         return {key: (self._objects[key].etag, self._objects[key].content) for key in self._keys}
 
-    # -- reading -------------------------------------------------------------------------------------------------
+    # -- reading
 
     def page(self, prefix: str, delimiter: str, after: str, token: str | None, limit: int) -> ListPage:
         """Return a page of the listing, as ListObjectsV2 does."""
@@ -196,7 +197,7 @@ class BucketServer:
         return ListPage(tuple(rows), tuple(groups), following)
 
     def _listed(self) -> Mapping[str, StoredObject]:
-        """Return the objects that a listing knows of."""
+        """Return the objects that listings contain."""
         if self.empty_listing:
             return {}
         if not self.stale_listing:
@@ -212,7 +213,7 @@ class BucketServer:
         return known
 
     def head(self, key: str, version: str | None) -> ObjectHead | None:
-        """Return the head of an object, None for the bare 404 of HEAD."""
+        """Return the head of an object, None for the 404 of HEAD, which has no body."""
         stored = None if self.absent else self._find(key, version)
         return None if stored is None else stored.head()
 
@@ -239,15 +240,15 @@ class BucketServer:
             "owner", frozenset({"FULL_CONTROL"}), frozenset(), frozenset({"READ"} if stored.public else ())
         )
 
-    # -- writing -------------------------------------------------------------------------------------------------
+    # -- writing
 
     def put(self, key: str, content: bytes, headers: Mapping[str, str], condition: WriteCondition | None) -> str:
-        """Put an object; return its ETag."""
+        """Put an object, and return its ETag."""
         self._check(key, condition)
         return self._keep("put", key, content, _checked(key, headers), md5(content))
 
     def copy(self, source: Mapping[str, str], key: str, condition: WriteCondition | None) -> str:
-        """Copy the object that the headers ``source`` name; return the ETag of the copy."""
+        """Copy the object that the headers ``source`` name, and return the ETag of the copy."""
         self._check(key, condition)
         stored = self._source(source, condition)
         if len(stored.content) > self.largest_copy:
@@ -259,7 +260,7 @@ class BucketServer:
         return self._keep("copy", key, stored.content, headers, md5(stored.content))
 
     def delete(self, key: str, condition: WriteCondition | None) -> None:
-        """Delete an object; one that does not exist is no failure."""
+        """Delete an object if it exists."""
         if condition is not None and condition.etag is None:
             raise SynclineError("REFUSED", "501 NotImplemented: If-None-Match of a deletion")
         self._check_bucket()
@@ -268,22 +269,22 @@ class BucketServer:
             self._change("delete", key, None, "client")
 
     def begin(self, key: str, headers: Mapping[str, str]) -> str:
-        """Begin a multipart upload; return its ID."""
+        """Begin a multipart upload, and return its ID."""
         self._check(key, None)
         number = f"upload-{next(self._numbers)}"
         self.uploads[number] = StoredUpload(key, _checked(key, headers))
         return number
 
     def put_part(self, key: str, number: str, part: int, content: bytes) -> str:
-        """Store a part of an upload; return its ETag."""
+        """Store a part of an upload, and return its ETag."""
         upload = self._upload(key, number)
-        if not 1 <= part <= _MOST_PARTS:
+        if not 1 <= part <= _MAX_PARTS:
             raise SynclineError("REFUSED", f"400 InvalidArgument: partNumber={part}")
         upload.parts[part] = content
         return md5(content)
 
     def copy_part(self, key: str, number: str, part: int, source: Mapping[str, str], span: tuple[int, int]) -> str:
-        """Copy the bytes of the object that the headers ``source`` name as a part; return its ETag."""
+        """Copy bytes of the object that the headers ``source`` name as a part, and return its ETag."""
         self._upload(key, number)
         content, (start, end) = self._source(source, None).content, span
         if not 0 <= start < end <= len(content):
@@ -291,14 +292,14 @@ class BucketServer:
         return self.put_part(key, number, part, content[start:end])
 
     def parts(self, key: str, number: str, marker: int) -> tuple[dict[int, tuple[str, int]], bool]:
-        """Return the parts behind number ``marker`` that one answer has, and whether there are more."""
+        """Return one page of the parts after number ``marker``, and True if there are more."""
         stored = self._upload(key, number).parts
-        behind = sorted(part for part in stored if part > marker)
-        page = {part: (md5(stored[part]), len(stored[part])) for part in behind[: self.parts_page]}
-        return page, len(behind) > self.parts_page
+        after = sorted(part for part in stored if part > marker)
+        page = {part: (md5(stored[part]), len(stored[part])) for part in after[: self.parts_page]}
+        return page, len(after) > self.parts_page
 
     def complete(self, key: str, number: str, etags: Mapping[int, str], condition: WriteCondition | None) -> str:
-        """Make an object of the parts ``etags`` names; return its ETag."""
+        """Assemble an object from the parts in ``etags``, and return its ETag."""
         self._check(key, condition)
         upload = self._upload(key, number)
         contents = [upload.parts.get(part, b"") for part in sorted(etags)]
@@ -316,14 +317,14 @@ class BucketServer:
         self._upload(key, number)
         del self.uploads[number]
 
-    # -- checks --------------------------------------------------------------------------------------------------
+    # -- checks
 
     def _check_bucket(self) -> None:
         if self.absent:
             raise SynclineError("BUCKET_ABSENT", f"404 NoSuchBucket: {self.name}")
 
     def _check(self, key: str, condition: WriteCondition | None) -> None:
-        """Refuse a write whose condition does not hold."""
+        """Raise an error if the condition of a write does not hold."""
         self._check_bucket()
         if condition is None or self.ignores_conditions:
             return
@@ -346,7 +347,7 @@ class BucketServer:
         return stored
 
     def _source(self, source: Mapping[str, str], condition: WriteCondition | None) -> StoredObject:
-        """Return the object to copy, if its ETag is still that of the headers."""
+        """Return the object to copy. Its ETag must be that of the headers."""
         where, _, version = source["x-amz-copy-source"].partition("?versionId=")
         name, _, key = where.removeprefix("/").partition("/")
         bucket, key = self.service.get(unquote(name)), unquote(key)
@@ -367,13 +368,13 @@ class BucketServer:
             raise SynclineError("UPLOAD_LOST", f"404 NoSuchUpload: {number} of {key!r}")
         return upload
 
-    # -- changes -------------------------------------------------------------------------------------------------
+    # -- changes
 
     def _version(self) -> str | None:
         return f"v{next(self._numbers)}" if self.versioned else None
 
     def _keep(self, op: str, key: str, content: bytes, headers: Mapping[str, str], etag: str) -> str:
-        """Keep what a client wrote; return the ETag that it is told."""
+        """Store what a client wrote, and return the ETag for the answer."""
         if self.put_and_forget:
             return etag
         if self.wrong_bytes or self.lost_bytes:
@@ -384,7 +385,7 @@ class BucketServer:
         return etag
 
     def _change(self, op: str, key: str, stored: StoredObject | None, by: str) -> None:
-        """Carry out a change, note it and tell of it."""
+        """Carry out a change, record it and notify of it."""
         old = self._objects.get(key)
         if stored is not None:
             if old is None:
@@ -407,7 +408,7 @@ class BucketServer:
             self.on_event(self._notification(op, key, stored))
 
     def _notification(self, op: str, key: str, stored: StoredObject | None) -> dict[str, Any]:
-        """Return the body of the notification that S3 sends of a change."""
+        """Return the body of the notification that S3 sends for a change."""
         name = f"ObjectCreated:{_EVENTS[op]}" if stored else "ObjectRemoved:Delete"
         about: dict[str, Any] = {"key": quote_plus(key, safe="/")}
         if stored is not None:
@@ -447,7 +448,7 @@ def md5(content: bytes) -> str:
 
 
 def attributes(like: ObjectHead | None) -> dict[str, str]:
-    """Return the headers of a new object, as the service keeps them."""
+    """Return the headers of a new object as the service stores them."""
     sent = {name.lower(): value for name, value in attributes_of(like).items()}
     return {"content-type": "binary/octet-stream", **sent}
 

@@ -1,4 +1,4 @@
-"""What builds leave at GitHub: archives of real images in a zip, and logs with a metadata block."""
+"""The files of a build at GitHub: a zip with archives of real images, and logs with a metadata block."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Final, Literal
 from tests.standins import saved
 
 Format = Literal["legacy", "oci"]
-"""``docker save`` of Docker 1.10 to 24, or of 25 and later."""
+"""The format of ``docker save``: that of Docker 1.10 to 24, or that of 25 and later."""
 DAMAGED: Final = b"damaged "
-"""What the uppermost layer of a damaged image begins with."""
+"""The first bytes of the top layer of a damaged image."""
 _FLAGS: Final = {
     "Build native CPU": "presto-native-worker-cpu",
     "Build native GPU": "presto-native-worker-gpu",
@@ -27,7 +27,7 @@ _BOLD, _SCRIPT, _PLAIN = "\x1b[1m", "\x1b[36;1m", "\x1b[0m"
 
 
 def image_of(name: str, tag: str, layers: Iterable[bytes]) -> saved.Image:
-    """Return the image that a build saves: each layer is a tar of one file. ``id`` is the hex of its config's digest."""
+    """Return the image that a build saves. Each layer is a tar of one file. ``id`` is the digest of its config in hex."""
     contents = list(layers)
     form = DamagedImage if contents[-1].startswith(DAMAGED) else saved.Image
     return form(
@@ -36,7 +36,7 @@ def image_of(name: str, tag: str, layers: Iterable[bytes]) -> saved.Image:
 
 
 class DamagedImage(saved.Image):
-    """An image whose uppermost layer is not what its config says."""
+    """An image whose top layer differs from the digest in its config."""
 
     @property
     def diff_ids(self) -> list[str]:
@@ -57,21 +57,21 @@ def artifact_of(images: tuple[tuple[str, tuple[bytes, ...]], ...], tag: str, for
 
 
 def zip_of(files: Mapping[str, bytes]) -> bytes:
-    """Return a zip as a stream has it: sizes follow the content (data descriptors)."""
-    pipe = _Pipe()
-    with zipfile.ZipFile(pipe, "w") as archive:
+    """Return a zip that was written to a stream: sizes follow the content, in data descriptors."""
+    stream = _UnseekableBytes()
+    with zipfile.ZipFile(stream, "w") as archive:
         for name, content in files.items():
             about = zipfile.ZipInfo(name, (2026, 1, 6, 16, 49, 50))
             archive.writestr(about, content, zipfile.ZIP_DEFLATED, 1)
-    return pipe.getvalue()
+    return stream.getvalue()
 
 
-class _Pipe(io.BytesIO):
+class _UnseekableBytes(io.BytesIO):
     def seek(self, *_: int) -> int:
         raise io.UnsupportedOperation
 
 
-def block(tag: str, images: Iterable[str], generated: float) -> dict[str, str]:
+def metadata_block(tag: str, images: Iterable[str], generated: float) -> dict[str, str]:
     """Return the metadata block of a build of these images."""
     found, names = _TAG.fullmatch(tag), set(images)
     presto, velox = found.groups() if found else ("92865fb", "65797d5")
@@ -90,7 +90,7 @@ def block(tag: str, images: Iterable[str], generated: float) -> dict[str, str]:
 
 
 def logs_of(values: Mapping[str, str], at: float) -> bytes:
-    """Return the zip of a run's logs: the script that prints the block is echoed before it runs, with the same words."""
+    """Return the zip of a run's logs. They contain the metadata block, and before it the script that prints it."""
     script = [f'{_SCRIPT}echo "{key}: ${{{key.upper().replace(" ", "_")}}}"{_PLAIN}' for key in values]
     env = [f"  {key.upper().replace(' ', '_')}: {value}" for key, value in values.items()]
     group = ["##[group]Run echo the metadata", *script, f"shell: {_SCRIPT}/usr/bin/bash -e {{0}}{_PLAIN}"]

@@ -1,7 +1,7 @@
-"""A file manager in memory, and the client of one process.
+"""A file manager in memory, and its client in one process.
 
-The contract is that of its HTTP API: each request happens or not, what exists is not created, what does not exist is
-not updated or renamed, and a file keeps its internal ID and its permissions through updates and renames.
+It behaves as the HTTP API: requests are atomic, ``create`` needs an absent file, ``update`` and ``rename`` an existing one,
+and both of these keep the internal ID and the permissions.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ T = TypeVar("T")
 class FileWrite(NamedTuple):
     """A change of a file. ``old`` and ``new`` are the SHA-256 of its content, None for no file.
 
-    ``op`` is ``create``, ``update``, ``rename``, ``move``, ``delete`` or ``permissions``. A rename has the content
-    under ``new_path`` as ``new``; a change of permissions has them in place of the contents, like ``rw-r--r-- me:us``.
+    ``op`` is ``create``, ``update``, ``rename``, ``move``, ``delete`` or ``permissions``. The ``new`` of a rename is the
+    content at ``new_path``. For ``permissions``, they are texts like ``rw-r--r-- me:us``.
     """
 
     op: str
@@ -51,7 +51,7 @@ class FileWrite(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file with all that the service knows of it."""
+    """A file and its attributes."""
 
     internal_id: str
     content: bytes
@@ -71,24 +71,24 @@ class StoredFile:
 
 
 class FileManagerServer:
-    """A file manager as all processes see it.
+    """A file manager that all processes share.
 
-    ``events`` are in the order of time; ``on_event`` is called with each of them. ``reports`` are those received.
-    Odd behaviour, off by default:
+    ``events`` are in the order of time; ``on_event`` is called for each. ``reports`` are those received. Faults and
+    variants, off by default:
 
-    - ``put_and_forget``: a file is acknowledged, and not kept.
-    - ``wrong_bytes``: a file is kept without its last byte. The answer says that all were saved, ``get`` knows better.
-    - ``admits``: the answer states the size that was kept.
-    - ``ignores_permissions``: permissions are acknowledged, and not kept.
+    - ``put_and_forget``: files are acknowledged and discarded.
+    - ``wrong_bytes``: files are stored without their last byte. The answer has the full size, that of ``get`` the real one.
+    - ``reports_kept_size``: the answer has the stored size.
+    - ``ignores_permissions``: permissions are acknowledged and discarded.
     - ``overwrites``: ``create`` replaces a file, ``update`` creates one, and a rename replaces another file.
-    - ``publishes``: every change becomes an event by itself; otherwise only :meth:`tell` makes events.
+    - ``publishes``: every change makes an event. Otherwise only :meth:`add_event` does.
 
-    ``on_write`` is called with each change, the file before and the file after it.
+    ``on_write`` is called for each change, with the file before and after it.
     """
 
     def __init__(self, machine: Machine, *, host: str = "files.sim") -> None:
         self.machine, self.host = machine, host
-        self.put_and_forget = self.wrong_bytes = self.admits = False
+        self.put_and_forget = self.wrong_bytes = self.reports_kept_size = False
         self.ignores_permissions = self.overwrites = self.publishes = False
         self.on_event: Callable[[dict[str, Any]], None] | None = None
         self.on_write: Callable[[FileWrite, StoredFile | None, StoredFile | None], None] | None = None
@@ -98,30 +98,30 @@ class FileManagerServer:
         self._files: dict[str, StoredFile] = {}
         self._numbers = count(1)
 
-    # -- the world -----------------------------------------------------------------------------------------------
+    # -- foreign writers
 
     def set(self, path: str, content: bytes) -> StoredFile:
-        """Save a file, as somebody else does; an existing one keeps its ID, metadata and permissions."""
+        """Save a file as a foreign writer. An existing one keeps its ID, metadata and permissions."""
         before = self._files.get(path)
         stored = StoredFile(self._id(), content) if before is None else replace(before, content=content)
         self._change("create" if before is None else "update", path, stored, "outside")
         return stored
 
     def remove(self, path: str) -> None:
-        """Delete a file, as somebody else does."""
+        """Delete a file as a foreign writer, if it exists."""
         if path in self._files:
             self._change("delete", path, None, "outside")
 
     def set_mode(self, path: str, mode: str) -> None:
-        """Change the permissions of a file, as somebody else does."""
+        """Change the permissions of a file as a foreign writer."""
         self._set_rights(path, replace(self._stored(path), permissions=mode), "outside")
 
     def files(self) -> dict[str, StoredFile]:
-        """Return each file by its path, in the order of the paths."""
+        """Return the files in the order of their paths."""
         return dict(sorted(self._files.items()))
 
-    def tell(self, kind: str, path: str, new_path: str | None = None, permissions: str | None = None) -> None:
-        """Add an event, true or not."""
+    def add_event(self, kind: str, path: str, new_path: str | None = None, permissions: str | None = None) -> None:
+        """Add an event, which need not be true."""
         event: dict[str, Any] = {
             "event_type": kind,
             "file_path": path,
@@ -133,17 +133,17 @@ class FileManagerServer:
         if self.on_event is not None:
             self.on_event(dict(event))
 
-    # -- operations ----------------------------------------------------------------------------------------------
+    # -- operations
 
     def get(self, path: str) -> SavedFile | None:
-        """Return what the service knows of a file, None for no file."""
+        """Return the attributes of a file, None for no file."""
         stored = self._files.get(_named(path))
         return None if stored is None else _saved(stored, path)
 
     def save(
         self, operation: str, path: str, content: bytes, size: int, about: tuple[str, Mapping[str, Any]]
     ) -> SavedFile:
-        """Create or update a file; ``about`` is its type and its metadata."""
+        """Create or update a file. ``about`` is its type and its metadata."""
         before = self._files.get(_named(path))
         if operation not in ("create", "update"):
             raise SynclineError("REFUSED", f"422: fields that do not belong to {operation!r}")
@@ -158,10 +158,10 @@ class FileManagerServer:
         stored = replace(before or StoredFile(self._id(), b""), content=kept, file_type=file_type, metadata=metadata)
         if not self.put_and_forget:
             self._change(operation, path, stored, "client")
-        return replace(_saved(stored, path), size=len(kept) if self.admits else size)
+        return replace(_saved(stored, path), size=len(kept) if self.reports_kept_size else size)
 
     def rename(self, operation: str, path: str, new_path: str) -> SavedFile:
-        """Give a file another path; it keeps everything else."""
+        """Change the path of a file, and nothing else."""
         stored = self._stored(path)
         if _named(new_path) in self._files and (path == new_path or not self.overwrites):
             raise SynclineError("FILE_DIFFERS", f"409: there is a file {new_path!r}")
@@ -169,7 +169,7 @@ class FileManagerServer:
         return _saved(stored, path)
 
     def delete(self, path: str) -> None:
-        """Delete a file; one that does not exist is no failure for the client."""
+        """Delete a file if it exists. The client takes the 404 for success."""
         if _named(path) in self._files:
             self._change("delete", path, None, "client")
 
@@ -179,7 +179,7 @@ class FileManagerServer:
         return None if stored is None else stored.rights
 
     def set_permissions(self, path: str, wanted: FilePermissions) -> FilePermissions:
-        """Write the permissions that are given; return all as they are now."""
+        """Set the permissions that are given, and return all of them."""
         stored = self._stored(path)
         if wanted.mode and not _MODE.fullmatch(wanted.mode):
             raise SynclineError("REFUSED", f"422: permissions look like rw-r--r--, not {wanted.mode!r}")
@@ -194,14 +194,14 @@ class FileManagerServer:
         return stored.rights
 
     def latest(self, most: int) -> list[dict[str, Any]]:
-        """Return the latest events, the oldest of them first."""
+        """Return the last events, oldest first."""
         return [dict(each) for each in self.events[-most:]]
 
     def report(self, results: Mapping[str, Any]) -> None:
         """Receive the results of a run."""
         self.reports.append(json.loads(json.dumps(results)))
 
-    # -- changes -------------------------------------------------------------------------------------------------
+    # -- changes
 
     def _id(self) -> str:
         return f"id-{next(self._numbers)}"
@@ -216,7 +216,7 @@ class FileManagerServer:
         return stored
 
     def _change(self, op: str, path: str, stored: StoredFile | None, by: str, new_path: str | None = None) -> None:
-        """Carry out a change of a file and note it."""
+        """Carry out a change of a file, and record it."""
         old = self._files.pop(path, None)
         if stored is not None:
             self._files[path if new_path is None else new_path] = stored
@@ -245,11 +245,11 @@ class FileManagerServer:
         if self.on_write is not None:
             self.on_write(done, old, new)
         if self.publishes and kind:
-            self.tell(kind, done.path, done.new_path, permissions)
+            self.add_event(kind, done.path, done.new_path, permissions)
 
 
 class SimFileManager(FileManager):
-    """The client of one process. ``gate`` is held during each request, as the real one does."""
+    """The client of one process. It holds ``gate`` during each request, as the real client does."""
 
     def __init__(
         self, server: FileManagerServer, network: Network, gate: AbstractContextManager[Any] | None = None
@@ -261,7 +261,7 @@ class SimFileManager(FileManager):
         self._gate = nullcontext() if gate is None else gate
 
     def call(self, name: str, function: Callable[[], T]) -> T:
-        """Make one request that changes nothing."""
+        """Make one request that reads."""
         with self._gate:
             return self.network.call(self.host, name, function)
 
@@ -281,7 +281,7 @@ class SimFileManager(FileManager):
                 f"POST {operation}", lambda: self.server.save(operation, path, whole, content.size, about)
             )
         else:
-            with self._gate:  # one request, however many chunks it has
+            with self._gate:  # one request for all chunks
                 received = self._stream(operation, content)
                 saved = self.network.call(
                     self.host,
@@ -292,7 +292,7 @@ class SimFileManager(FileManager):
         return saved
 
     def _stream(self, operation: str, content: FileContent) -> bytes:
-        """Send the chunks of a file and return them together."""
+        """Send the chunks of a file, and return the bytes that the server received."""
         received = bytearray()
         for chunk in content.chunks:
             received += chunk  # type: ignore[arg-type]  # chunks, not one piece
@@ -335,7 +335,7 @@ def _saved(stored: StoredFile, path: str) -> SavedFile:
 
 
 def _named(path: str) -> str:
-    """Return a path, which a form must have."""
+    """Return a path. It must not be empty."""
     if not path:
         raise SynclineError("REFUSED", "422: the field file_path or new_path is needed once")
     return path

@@ -1,6 +1,6 @@
-"""A branch of a git server in memory, as one process has it.
+"""The client of a git server in memory: one branch, in one process.
 
-What a process fetched or stored is its own and ends with its branch; a push alone changes the server.
+Objects that a process fetches or stores are local to its branch. Only a push changes the server.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from syncline.clients.git.program import GitRetryPolicy, GitRunner
 from syncline.clients.git.repository import BlobContent, NewCommit, RemoteBranch, RepositoryLocation
 from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
-from tests.simulation.models.git_server import GitServer, Objects, Tree, changed
+from tests.simulation.models.git_server import GitServer, Objects, Tree, apply_changes
 from tests.simulation.network import Network
 
 T = TypeVar("T")
-_FULL: Final = 40
-_FIRST_COMMITS: Final = 100  # of a history, before all of it is asked for
-_PIECE: Final = 1 << 20
-_GLANCE: Final = 1.0  # seconds after which a command notices that it is no longer wanted
+_ID_LENGTH: Final = 40
+_FIRST_COMMITS: Final = 100  # commits of a history that are fetched before all others
+_CHUNK: Final = 1 << 20
+_HALT_CHECK: Final = 1.0  # seconds after which a running command checks that its run was not cancelled
 
 
 class SimBranch(RemoteBranch):
-    """A branch of a :class:`GitServer` as one process has it. What composes these methods is the real client's.
+    """A branch of a :class:`GitServer` in one process. Methods that only call these are the real client's.
 
-    ``patience`` sleeps by the machine's clock.
+    The pauses of ``retry`` take simulated time.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class SimBranch(RemoteBranch):
         *,
         depth: int,
         host: str = "git",
-        patience: GitRetryPolicy | None = None,
+        retry: GitRetryPolicy | None = None,
         left: Callable[[], float] = lambda: 600.0,
         halted: Callable[[], bool] = never_halted,
     ) -> None:
         machine = network.calls.machine
-        patience = replace(patience or GitRetryPolicy(), sleep=machine.sleep)
-        super().__init__(GitRunner(Path("/nonexistent"), left=left, retry=patience, halted=halted), branch, depth)
+        retry = replace(retry or GitRetryPolicy(), sleep=machine.sleep)
+        super().__init__(GitRunner(Path("/nonexistent"), left=left, retry=retry, halted=halted), branch, depth)
         self.server = server
         self.network = network
         self.host = host
         self.closed = False
-        self._here = Objects()
+        self._local_objects = Objects()
 
-    # -- calls -----------------------------------------------------------------------------------------------------
+    # -- calls
 
     def _begin(self, command: str) -> None:
         """Check that a command may begin. Raises TIME_SHORT, RUN_CANCELLED."""
@@ -67,60 +67,64 @@ class SimBranch(RemoteBranch):
         if self._git.halted():
             raise SynclineError("RUN_CANCELLED", f"git {command} was not started: the run was cancelled")
 
-    def _once(self, command: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
-        """Make one call. Raises TIME_SHORT, RUN_CANCELLED where the command is ended before its answer comes."""
+    def _call_once(self, command: str, name: str, function: Callable[[], T], *, writes: bool = False) -> T:
+        """Make one call. Raises TIME_SHORT, RUN_CANCELLED if the command is stopped before its answer."""
         self._begin(command)
         machine = self.network.calls.machine
         began = machine.now
         try:
             answer = self.network.call(self.host, name, function, writes=writes)
         except SynclineError as error:
-            error.retry_after = None  # git does not pass it on
+            error.retry_after = None  # git does not report it
             raise
         if self._git.left() <= 0:
             raise SynclineError("TIME_SHORT", f"git {command} was stopped: its time is over")
-        if machine.now - began > _GLANCE and self._git.halted():
+        if machine.now - began > _HALT_CHECK and self._git.halted():
             raise SynclineError("RUN_CANCELLED", f"git {command} was stopped: the run was cancelled")
         return answer
 
-    def _ask(self, command: str, name: str, function: Callable[[], T]) -> T:
-        """Make a call that only reads, again where its failure may pass."""
+    def _call_with_retries(self, command: str, name: str, function: Callable[[], T]) -> T:
+        """Make a call that only reads, with retries."""
         for attempt in itertools.count(1):
             try:
-                return self._once(command, name, function)
+                return self._call_once(command, name, function)
             except SynclineError as error:
                 if not self._git.wait(error, attempt):
                     raise
-        raise AssertionError  # the loop has no other end
+        raise AssertionError  # unreachable
 
-    def _need(self, oid: str) -> None:
-        """Have an object here. Git fetches a missing one by itself, a tree with all trees below it."""
+    def _ensure(self, oid: str) -> None:
+        """Fetch an object if it is not local. Git does so on its own, for a tree with all trees below it."""
         self._fetch_absent("git fetch missing", [oid], None)
 
     def _tree(self, oid: str) -> Tree:
-        self._need(oid)
-        return self._here.trees[oid]
+        self._ensure(oid)
+        return self._local_objects.trees[oid]
 
-    # -- reading ---------------------------------------------------------------------------------------------------
+    # -- reading
 
     def fetch(self) -> Commit | None:
-        def look() -> tuple[str | None, Objects]:
+        def read() -> tuple[str | None, Objects]:
             oid = self.server.tip(self.name)
             return oid, self.server.fetch(oid, self._depth) if oid else Objects()
 
-        oid, found = self._ask("fetch", "git fetch", look)
-        self._here.update(found)
-        self.tip = self._here.commits[oid].commit if oid else None
+        oid, found = self._call_with_retries("fetch", "git fetch", read)
+        self._local_objects.update(found)
+        self.tip = self._local_objects.commits[oid].commit if oid else None
         return self.tip
 
     def fetch_commit(self, digits: str) -> Commit:
-        oid = digits if len(digits) == _FULL else self._full(digits)
-        self._here.update(self._ask("fetch", "git fetch", lambda: self.server.fetch(oid, self._depth)))
-        self.tip = self._here.commits[oid].commit
+        oid = digits if len(digits) == _ID_LENGTH else self._full_id(digits)
+        self._local_objects.update(
+            self._call_with_retries("fetch", "git fetch", lambda: self.server.fetch(oid, self._depth))
+        )
+        self.tip = self._local_objects.commits[oid].commit
         return self.tip
 
-    def _full(self, digits: str) -> str:
-        commits = self._ask("fetch", "git fetch history", lambda: self.server.history(self.server.tip(self.name)))
+    def _full_id(self, digits: str) -> str:
+        commits = self._call_with_retries(
+            "fetch", "git fetch history", lambda: self.server.history(self.server.tip(self.name))
+        )
         found = [commit.oid for commit in commits if commit.oid.startswith(digits)]
         if not found:
             raise SynclineError("NOT_FOUND", f"no commit of {self.name} begins with {digits}")
@@ -129,20 +133,20 @@ class SimBranch(RemoteBranch):
         return found[0]
 
     def remote_tip(self) -> str | None:
-        return self._ask("ls-remote", "git ls-remote", lambda: self.server.tip(self.name))
+        return self._call_with_retries("ls-remote", "git ls-remote", lambda: self.server.tip(self.name))
 
     def _heads(self, *patterns: str) -> list[str]:
-        heads = self._ask("ls-remote", "git ls-remote heads", self.server.heads)
+        heads = self._call_with_retries("ls-remote", "git ls-remote heads", self.server.heads)
         fits = re.compile("|".join(f"(?:.*/refs/heads/)?{re.escape(p).replace(chr(92) + '*', '.*')}" for p in patterns))
         return [name for name in heads if fits.fullmatch(name)]
 
     def _commit(self, name: str) -> Commit:
         self._begin("cat-file")
-        self._need(name)
-        return self._here.commits[name].commit
+        self._ensure(name)
+        return self._local_objects.commits[name].commit
 
     def folders(self, paths: Iterable[bytes]) -> dict[bytes, Tree]:
-        # The real one answers in the order of a set.
+        # The order of the real client is that of a set.
         return dict(sorted(super().folders(paths).items()))
 
     def _load(self, oids: Iterable[str], level: int) -> None:
@@ -158,9 +162,11 @@ class SimBranch(RemoteBranch):
         self._fetch_absent("git fetch trees", list(dict.fromkeys(oids)), 1 if filter_ == "tree:0" else None)
 
     def _fetch_absent(self, name: str, oids: Sequence[str], levels: int | None) -> None:
-        """Fetch objects in one call, unless all of them are here."""
-        if not all(oid in self._here for oid in oids):
-            self._here.update(self._ask("fetch", name, lambda: self.server.fetch_objects(oids, levels)))
+        """Fetch objects in one call, unless all of them are local."""
+        if not all(oid in self._local_objects for oid in oids):
+            self._local_objects.update(
+                self._call_with_retries("fetch", name, lambda: self.server.fetch_objects(oids, levels))
+            )
 
     def files(self, path: bytes, oid: str) -> Iterator[tuple[bytes, TreeEntry]]:
         self.fetch_below([oid])
@@ -178,17 +184,17 @@ class SimBranch(RemoteBranch):
         self._fetch_absent("git fetch blobs", list(dict.fromkeys(oid for oid in oids if oid not in self._blobs)), None)
         self._blobs.update(oids)
 
-        def pieces(data: bytes, read: list[int]) -> Iterator[bytes]:
-            for at in range(0, len(data), _PIECE):
+        def chunks_of(data: bytes, read: list[int]) -> Iterator[bytes]:
+            for at in range(0, len(data), _CHUNK):
                 assert not self.closed, "the branch was closed"
-                read[0] += len(data[at : at + _PIECE])
-                yield data[at : at + _PIECE]
+                read[0] += len(data[at : at + _CHUNK])
+                yield data[at : at + _CHUNK]
 
         def each() -> Iterator[BlobContent]:
             for oid in oids:
-                data, read = self._here.blobs[oid], [0]
-                yield BlobContent(len(data), pieces(data, read))
-                assert read[0] == len(data), "each blob is to be read before the next"
+                data, read = self._local_objects.blobs[oid], [0]
+                yield BlobContent(len(data), chunks_of(data, read))
+                assert read[0] == len(data), "a blob must be read before the next"
 
         yield each()
 
@@ -199,7 +205,7 @@ class SimBranch(RemoteBranch):
             return {}
         tip = self.tip.oid
         for most in (_FIRST_COMMITS, None):
-            every = self._ask("fetch", "git fetch history", lambda: self.server.history(tip))
+            every = self._call_with_retries("fetch", "git fetch history", lambda: self.server.history(tip))
             new = list(itertools.takewhile(lambda commit: commit.oid != since, every))
             if not {commit.oid for commit in new}.issuperset(having):
                 new = every
@@ -208,16 +214,18 @@ class SimBranch(RemoteBranch):
         ours = [commit for commit in new if trailer in commit.message.split("\n")]
         found: dict[bytes, str | None] = {}
         if ours:
-            for path, blob in self._ask("fetch", "git fetch changes", lambda: self.server.put_by(ours, folder)):
+            for path, blob in self._call_with_retries(
+                "fetch", "git fetch changes", lambda: self.server.changes_of(ours, folder)
+            ):
                 found.setdefault(path, blob)
         return found
 
-    # -- writing ---------------------------------------------------------------------------------------------------
+    # -- writing
 
     def store(self, blobs: Iterable[bytes]) -> None:
         self._begin("fast-import")
         for data in blobs:
-            self._here.blob(bytes(data))
+            self._local_objects.blob(bytes(data))
 
     def store_stream(self, blob: BlobContent) -> str:
         self._begin("fast-import")
@@ -229,23 +237,23 @@ class SimBranch(RemoteBranch):
             digest.update(chunk)
         if len(data) != blob.size:
             raise SynclineError("SOURCE_CHANGED", f"the object does not have the announced {blob.size} bytes")
-        return self._here.blob(bytes(data))
+        return self._local_objects.blob(bytes(data))
 
     def commit(self, new: NewCommit, changes: Mapping[bytes, str | None]) -> str:
         self._begin("fast-import")
         for oid in changes.values():
             if oid is not None:
-                self._need(oid)
-                if oid not in self._here.blobs:
+                self._ensure(oid)
+                if oid not in self._local_objects.blobs:
                     raise SynclineError("GIT_FAILED", f"git fast-import: not a blob: {oid}")
-        tree = changed(self.tip.tree if self.tip else None, changes, self._tree, self._here)
-        return self._here.commit(tree, self.tip.oid if self.tip else None, new).oid
+        tree = apply_changes(self.tip.tree if self.tip else None, changes, self._tree, self._local_objects)
+        return self._local_objects.commit(tree, self.tip.oid if self.tip else None, new).oid
 
     def _push(self, commit: str) -> SynclineError | None:
         old, by = self.tip.oid if self.tip else None, self.network.calls.process.name
-        push = lambda: self.server.push(self.name, old, commit, self._here, by)  # noqa: E731
+        push = lambda: self.server.push(self.name, old, commit, self._local_objects, by)  # noqa: E731
         try:
-            self._once("push", "git push", push, writes=True)
+            self._call_once("push", "git push", push, writes=True)
         except SynclineError as error:
             if error.code.name in ("TIME_SHORT", "RUN_CANCELLED"):
                 raise
@@ -257,9 +265,9 @@ Open = Callable[..., contextlib.AbstractContextManager[RemoteBranch]]
 
 
 def sim_open_branch(servers: Mapping[str, GitServer], network: Callable[[], Network]) -> Open:
-    """Return what :func:`open_branch` is in a simulation. ``network`` gives the network of the process at work.
+    """Return a replacement for :func:`open_branch`. ``network`` returns the network of the running process.
 
-    ``servers`` has the repositories by their addresses; any other address is that of a repository that is not there.
+    ``servers`` has the repositories by their URLs. A repository at any other URL does not exist.
     """
 
     @contextlib.contextmanager
@@ -275,12 +283,12 @@ def sim_open_branch(servers: Mapping[str, GitServer], network: Callable[[], Netw
         if server is None:
             server = GitServer(place.remote.url, lambda: 0.0)
             server.vanishes = True
-        host, patience = place.remote.host or "localhost", place.retry
+        host, retry = place.remote.host or "localhost", place.retry
         if isinstance(place.access, TokenCredentials):
             pair = f"{place.access.username}:{place.access.token}".encode()
             texts = [place.access.token, f"Basic {base64.b64encode(pair).decode()}"]
             network().identities[host] = lambda: texts
-        made = SimBranch(server, network(), branch, depth=depth, host=host, patience=patience, left=left, halted=halted)
+        made = SimBranch(server, network(), branch, depth=depth, host=host, retry=retry, left=left, halted=halted)
         try:
             yield made
         finally:

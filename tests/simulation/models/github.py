@@ -1,7 +1,6 @@
-"""GitHub as its documentation describes it, in memory: workflow runs, their artifacts, their logs, and the store.
+"""GitHub in memory, as GitHub documents it: workflow runs, artifacts, logs and the store; and its client in one process.
 
-:class:`GitHubServer` is the state that all processes share. :meth:`GitHubServer.add_build` makes a run with a real zip
-of real archives. :class:`SimGitHub` is the client of one process.
+The artifact of a run that :meth:`GitHubServer.add_build` adds is a real zip of image archives.
 """
 
 from __future__ import annotations
@@ -20,22 +19,22 @@ from syncline.clients.http.client import Response
 from syncline.clients.http.listings import IN_MEMORY_LIMITS, EntryReader, OnInvalid, refuse
 from syncline.errors import SynclineError
 from tests.simulation.machine import EPOCH, Machine
-from tests.simulation.models.builds import Format, artifact_of, block, iso, logs_of
+from tests.simulation.models.builds import Format, artifact_of, iso, logs_of, metadata_block
 from tests.simulation.network import Network
 
 API: Final = "api.github.example"
 STORE: Final = "store.github.example"
-MOST_FILTERED: Final = 1000
-"""Runs that a filtered list has at most."""
+MAX_FILTERED: Final = 1000
+"""The maximal number of runs in a filtered list."""
 T = TypeVar("T")
 
-_URL_LIFE: Final = 50.0  # seconds for which the client takes an address for good
+_URL_LIFE: Final = 50.0  # seconds for which the client uses a signed URL
 _RENEWALS: Final = 2
 
 
 @dataclass(frozen=True, slots=True)
 class SignedUrl:
-    """An address of the store. Whoever has it may read until its time is over."""
+    """A URL of the store that allows reading until a time, without credentials."""
 
     key: tuple[str, int, int]
     until: float
@@ -55,11 +54,11 @@ class _Build:
 
 
 class GitHubServer:
-    """All of GitHub. Every refusal is raised with the code that the client documents for it.
+    """GitHub and its store, which all processes share. Errors have the codes that the client documents.
 
-    Switches: the list of runs ends after ``listing_cut`` of them without saying so, is empty (``empty_listing``) or goes
-    on with made-up runs for ever (``endless``). Artifacts have no digest (``digest_null``). Downloads of artifacts have
-    one wrong byte (``wrong_bytes``). Addresses are good for ``url_lives`` seconds.
+    Faults: the list of runs ends after ``listing_cut`` runs as if these were all, is empty (``empty_listing``) or never
+    ends (``endless``). Artifacts have no digest (``digest_null``). Downloads of artifacts have one wrong byte
+    (``wrong_bytes``). Signed URLs are valid for ``url_lives`` seconds.
     """
 
     def __init__(self, machine: Machine, host: str = API) -> None:
@@ -67,12 +66,12 @@ class GitHubServer:
         self.behave()
         self._machine = machine
         self._builds: dict[int, _Build] = {}
-        self._counts: dict[tuple[str, str], int] = {}  # runs that each workflow ever had
+        self._counts: dict[tuple[str, str], int] = {}  # all runs of each workflow, also removed ones
         self._contents: dict[tuple[str, int, int], bytes] = {}
         self._last_id = 1_000
 
     def behave(self) -> None:
-        """Turn every odd behaviour off."""
+        """Turn all faults off."""
         self.listing_cut: int | None = None
         self.empty_listing = False
         self.endless = False
@@ -80,7 +79,7 @@ class GitHubServer:
         self.wrong_bytes = False
         self.url_lives = 60.0
 
-    # -- the world ---------------------------------------------------------------------------------------------------
+    # -- users of GitHub
 
     def add_build(
         self,
@@ -95,14 +94,15 @@ class GitHubServer:
         branch: str = "main",
         event: str = "workflow_dispatch",
         took: float = 60.0,
-        beside: Mapping[str, bytes] | None = None,
-        behind: Mapping[str, bytes] | None = None,
+        artifacts_before: Mapping[str, bytes] | None = None,
+        artifacts_after: Mapping[str, bytes] | None = None,
     ) -> int:
-        """Add a run that ended just now and return its id. Its artifact holds an archive for each of ``images``.
+        """Add a run that ends now, and return its ID. Its artifact contains an archive of each of ``images``.
 
-        An image is given by what its layers hold, bottom first; see :func:`image_of`. ``metadata`` replaces lines of the
-        block that :func:`block` makes, or removes them (None). A conclusion of None is a run that still goes on.
-        ``beside`` are other artifacts, listed before the one of the images, and ``behind`` those after it.
+        An image is a list of the contents of its layers, bottom first; see :func:`image_of`. ``metadata`` replaces lines
+        of the block that :func:`metadata_block` makes, or removes them (None). With the conclusion None, the run is in
+        progress.
+        ``artifacts_before`` and ``artifacts_after`` are listed before and after the artifact with the images.
         """
         count = self._counts[repository, workflow] = self._counts.get((repository, workflow), 0) + 1
         ended = float(int(self._machine.now))
@@ -124,34 +124,34 @@ class GitHubServer:
         )
         build = _Build(repository, workflow, tag, images, form, dict(metadata or {}), took, run)
         self._builds[number] = build
-        for name, content in sorted((beside or {}).items()):
+        for name, content in sorted((artifacts_before or {}).items()):
             self._add_artifact(build, name, content)
         self._attempt(build, conclusion, ended - took, ended)
-        for name, content in sorted((behind or {}).items()):
+        for name, content in sorted((artifacts_after or {}).items()):
             self._add_artifact(build, name, content)
         return number
 
     def rerun(
         self, run: int, *, images: Mapping[str, Sequence[bytes]] | None = None, conclusion: str | None = "success"
     ) -> None:
-        """Add an attempt to a run, with other images if given. Artifacts of earlier attempts stay in its list."""
+        """Add an attempt to a run, with other images if given. The artifacts of earlier attempts remain."""
         build = self._builds[run]
         build.images = build.images if images is None else images
         ended = float(int(self._machine.now))
         self._attempt(build, conclusion, max(ended - build.took, min(build.run.updated, ended)), ended)
 
     def layers(self, run: int) -> dict[str, list[bytes]]:
-        """Return what the layers of a run's images hold, by the images' names."""
+        """Return the contents of the layers of each image of a run."""
         return {name: list(layers) for name, layers in self._builds[run].images.items()}
 
     def finish(self, run: int, conclusion: str = "success") -> None:
-        """End a run that still goes on."""
+        """End a run that is in progress."""
         build = self._builds[run]
         build.run = replace(build.run, attempt=build.run.attempt - 1)
         self._attempt(build, conclusion, build.run.started, float(int(self._machine.now)))
 
     def expire(self, artifact: int) -> None:
-        """End the retention of an artifact. Addresses that were given out stay good for their time."""
+        """End the retention of an artifact. Signed URLs that were issued remain valid."""
         for build in self._builds.values():
             build.artifacts = [replace(a, expired=a.expired or a.id == artifact) for a in build.artifacts]
 
@@ -163,7 +163,7 @@ class GitHubServer:
         self._contents = {key: content for key, content in self._contents.items() if key not in gone}
 
     def _run_id(self, created: float) -> int:
-        """Return the id of a run: one that was created later has a greater one."""
+        """Return the ID for a run. A run that was created later has a greater ID."""
         number = int(created - EPOCH + 100_000) * 1000
         while number in self._builds:
             number += 1
@@ -187,7 +187,7 @@ class GitHubServer:
         if build.images:
             given = tuple((name, tuple(layers)) for name, layers in build.images.items())
             self._add_artifact(build, f"images-{build.tag}", artifact_of(given, build.tag, build.form))
-        lines = {**block(build.tag, build.images, (began + ended) / 2), **build.metadata}
+        lines = {**metadata_block(build.tag, build.images, (began + ended) / 2), **build.metadata}
         kept = {key: value for key, value in lines.items() if value is not None}
         self._contents["logs", run.id, run.attempt] = logs_of(kept, (began + ended) / 2)
 
@@ -199,12 +199,12 @@ class GitHubServer:
         self._contents["artifact", artifact.id, 0] = content
         build.artifacts.append(artifact)
 
-    # -- the API -----------------------------------------------------------------------------------------------------
+    # -- the API
 
     def runs(
         self, repository: str, workflow: str, filters: Mapping[str, str], page: int
     ) -> tuple[tuple[WorkflowRun, ...], int | None]:
-        """Return a page of a workflow's runs, the youngest first, and the number of the next page."""
+        """Return a page of a workflow's runs, newest first, and the number of the next page."""
         if (repository, workflow) not in self._counts:
             raise SynclineError("NOT_FOUND", f"GET runs of {repository}/{workflow} answered 404: Not Found")
         if self.empty_listing:
@@ -212,7 +212,7 @@ class GitHubServer:
         found = [b.run for b in self._builds.values() if (b.repository, b.workflow) == (repository, workflow)]
         found = sorted((run for run in found if _fits(run, filters)), key=lambda r: (r.created, r.id), reverse=True)
         if filters:
-            del found[MOST_FILTERED:]
+            del found[MAX_FILTERED:]
         if self.listing_cut is not None:
             del found[self.listing_cut :]
         listed, following = _page(found, page)
@@ -226,7 +226,7 @@ class GitHubServer:
         return self._build(repository, run).run
 
     def artifacts(self, repository: str, run: int, page: int = 1) -> tuple[tuple[Artifact, ...], int | None]:
-        """Return a page of what all attempts of a run left, and the number of the next page."""
+        """Return a page of the artifacts of all attempts of a run, and the number of the next page."""
         found = self._build(repository, run).artifacts
         return _page([replace(each, digest=None) if self.digest_null else each for each in found], page)
 
@@ -240,14 +240,14 @@ class GitHubServer:
         raise SynclineError("NOT_FOUND", f"GET artifact {artifact} answered 404: Not Found")
 
     def logs_url(self, repository: str, run: int, attempt: int) -> SignedUrl:
-        """Return an address of an attempt's logs. Logs that are not there are as good as expired."""
+        """Return a signed URL of the logs of an attempt. Absent logs count as expired."""
         key = ("logs", run, attempt)
         if run not in self._builds or self._builds[run].repository != repository or key not in self._contents:
             raise SynclineError("ARTIFACT_EXPIRED", f"logs of run {run} has expired")
         return SignedUrl(key, self._machine.now + self.url_lives)
 
     def read(self, url: SignedUrl, start: int, end: int) -> tuple[bytes, int]:
-        """Return bytes that the store has at an address, and their number in all. FORBIDDEN if the address is too old."""
+        """Return a range of the content at a signed URL, and its whole size. Raises FORBIDDEN if the URL has expired."""
         if self._machine.now > url.until:
             raise SynclineError("FORBIDDEN", f"GET {STORE} answered 403: AuthenticationFailed")
         if url.key not in self._contents:
@@ -268,7 +268,7 @@ class GitHubServer:
 
 
 class SimGitHub(GitHub):
-    """GitHub as one process has it."""
+    """The client of one process."""
 
     def __init__(self, server: GitHubServer, network: Network) -> None:
         self.endpoint = Endpoint("https", server.host)
@@ -306,11 +306,11 @@ class SimGitHub(GitHub):
         return SimRemoteFile(self, url, f"logs of run {run.id}")
 
     def _pages(
-        self, entries: EntryReader, name: str, ask: Callable[[int], tuple[tuple[T, ...], int | None]]
+        self, entries: EntryReader, name: str, fetch_page: Callable[[int], tuple[tuple[T, ...], int | None]]
     ) -> Iterator[T]:
         page = 1
         while True:
-            found, following = self.network.call(self.server.host, name, partial(ask, page))
+            found, following = self.network.call(self.server.host, name, partial(fetch_page, page))
             yield from entries.read(found, lambda entry: cast("T", entry))
             if following is None:
                 return
@@ -319,12 +319,12 @@ class SimGitHub(GitHub):
 
 
 class SimRemoteFile(RemoteFile):
-    """A download. Each range that is opened is one call; its bytes are those of that moment."""
+    """A download. Each range is one call, and has the content of that time."""
 
-    def __init__(self, github: SimGitHub, ask: Callable[[], SignedUrl], name: str) -> None:
+    def __init__(self, github: SimGitHub, request_url: Callable[[], SignedUrl], name: str) -> None:
         super().__init__(github, "", name)
         self._sim = github
-        self._ask = ask
+        self._request_url = request_url
         self._signed: SignedUrl | None = None
 
     def _stream(self, start: int, end: int) -> Response:
@@ -343,18 +343,18 @@ class SimRemoteFile(RemoteFile):
             if self._size not in (None, size):
                 raise SynclineError("BAD_ANSWER", f"{STORE} gives other bytes of {self.name} than those asked for")
             self._size = size
-            return cast("Response", io.BytesIO(data))  # what is used of a stream: read, close
+            return cast("Response", io.BytesIO(data))  # the client uses only read and close
         raise SynclineError("SERVER_ERROR", f"the store rejects each download URL for {self.name}")
 
     def _renew_if_old(self) -> None:
         now = self._sim.network.calls.machine.now
         if now >= self._expires:
-            self._signed = self._sim.network.call(self._sim.server.host, "GET download address", self._ask)
+            self._signed = self._sim.network.call(self._sim.server.host, "GET download address", self._request_url)
             self._expires = now + _URL_LIFE
 
 
 def _made_up(workflow: str, number: int) -> WorkflowRun:
-    """Return a run of the far past, of which nothing else is known."""
+    """Return a run of the distant past, which only the endless list has."""
     began, id_ = 1.5e9 - 60 * number, 10**12 - number
     path, url = f".github/workflows/{workflow}", f"https://github.example/runs/{id_}"
     return WorkflowRun(id_, 1, 0, "main", "0" * 40, "push", "completed", "success", path, began, began, began + 30, url)
@@ -370,7 +370,7 @@ def _id_of(entry: WorkflowRun | Artifact) -> str:
 
 
 def _fits(run: WorkflowRun, filters: Mapping[str, str]) -> bool:
-    """Return True if a run passes GitHub's filters: status, branch, event, head_sha, and created from a time on."""
+    """Return True if a run matches the filters status, branch, event, head_sha and created (``>=`` a time)."""
     known = {"branch": run.branch, "event": run.event, "head_sha": run.sha}
     for name, value in filters.items():
         if name == "status":

@@ -1,7 +1,6 @@
-"""GitLab's API of one project's container registry, in front of a registry, as its documentation describes it.
+"""GitLab's API of a project's container registry, in memory, as GitLab documents it, and its client in one process.
 
-:class:`GitLabServer` has no tags of its own: it shows those of the registry behind it. :class:`SimGitLab` is the client
-of one process.
+:class:`GitLabServer` has no tags of its own: it returns those of the registry behind it.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ T = TypeVar("T")
 _MADE_UP: Final = "zz-made-up-"
 
 
-class TagsBehind(Protocol):
-    """A registry, as far as GitLab needs it."""
+class TagSource(Protocol):
+    """The registry behind GitLab."""
 
     def tags(self) -> dict[tuple[str, str], str]:
         """Return the digest of each tag by repository and tag."""
@@ -34,13 +33,13 @@ class TagsBehind(Protocol):
 
 
 class GitLabServer:
-    """One GitLab with one project. A repository keeps its number, even while it has no tags.
+    """A GitLab with one project. A repository keeps its ID, even while it has no tags.
 
-    Switches: lists end after ``listing_cut`` entries without saying so, or are empty (``empty_listing``); lists of tags
-    go on with made-up tags for ever (``endless``). Tags have no digest (``digest_null``).
+    Faults: lists end after ``listing_cut`` entries as if these were all, or are empty (``empty_listing``). Lists of tags
+    never end (``endless``). Tags have no digest (``digest_null``).
     """
 
-    def __init__(self, registry: TagsBehind, project: str = "group/project", host: str = API) -> None:
+    def __init__(self, registry: TagSource, project: str = "group/project", host: str = API) -> None:
         self.host = host
         self.project = project
         self.behave()
@@ -48,14 +47,14 @@ class GitLabServer:
         self._ids: dict[str, int] = {}
 
     def behave(self) -> None:
-        """Turn every odd behaviour off."""
+        """Turn all faults off."""
         self.listing_cut: int | None = None
         self.empty_listing = False
         self.endless = False
         self.digest_null = False
 
     def repositories(self, project: str, page: int) -> tuple[tuple[GitLabRepository, ...], int | None]:
-        """Return a page of the project's repositories by name, and the number of the next page."""
+        """Return a page of the project's repositories in the order of their names, and the number of the next page."""
         self._check(project)
         found = []
         for path in sorted(self._tags()):
@@ -64,7 +63,7 @@ class GitLabServer:
         return self._page(found, page)
 
     def tags(self, project: str, repository: int, page: int) -> tuple[tuple[str, ...], int | None]:
-        """Return a page of the names of a repository's tags, in order, and the number of the next page."""
+        """Return a page of a repository's tags in order, and the number of the next page."""
         self._check(project)
         names = sorted(self._repository(repository))
         listed, following = self._page(names, page)
@@ -110,7 +109,7 @@ class GitLabServer:
 
 
 class SimGitLab(GitLab):
-    """GitLab as one process has it."""
+    """The client of one process."""
 
     def __init__(self, server: GitLabServer, network: Network, project: str | None = None) -> None:
         self.endpoint = Endpoint("https", server.host)
@@ -126,8 +125,8 @@ class SimGitLab(GitLab):
             lambda each: each.path,
             limits=IN_MEMORY_LIMITS,
         )
-        ask = partial(self.server.repositories, self.project)
-        return self._pages(entries, "GET repositories", ask, _usable)
+        fetch_page = partial(self.server.repositories, self.project)
+        return self._pages(entries, "GET repositories", fetch_page, _usable)
 
     def tags(self, repository: int, on_invalid: OnInvalid = refuse) -> Iterator[str]:
         entries = EntryReader(
@@ -142,12 +141,12 @@ class SimGitLab(GitLab):
         self,
         entries: EntryReader,
         name: str,
-        ask: Callable[[int], tuple[tuple[T, ...], int | None]],
+        fetch_page: Callable[[int], tuple[tuple[T, ...], int | None]],
         parse: Callable[[Any], T],
     ) -> Iterator[T]:
         page = 1
         while True:
-            found, following = self.network.call(self.server.host, name, partial(ask, page))
+            found, following = self.network.call(self.server.host, name, partial(fetch_page, page))
             yield from entries.read(found, parse)
             if following is None:
                 return

@@ -1,4 +1,4 @@
-"""Quay's API in memory, in front of a registry, and the client that a process has."""
+"""Quay's API in memory, in front of a registry, and its client in one process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ T = TypeVar("T")
 
 
 class QuayServer:
-    """The API of a Quay. What it lists is what its registry holds; the namespace is the first part of a name.
+    """The API of a Quay. It lists the content of its registry. The namespace is the first part of a repository's name.
 
-    ``members`` are the namespaces that ``token`` may read, None for all. Whoever has no token or another one is
-    anonymous, and sees repositories in ``public`` only.
+    ``members`` are the namespaces that ``token`` may read, None for all. Other tokens, and clients without one, may read
+    the repositories in ``public``.
     """
 
     def __init__(self, registry: RegistryServer, token: str = TOKEN) -> None:
@@ -41,18 +41,18 @@ class QuayServer:
         self.public: set[str] = set()
         self.page_size = 3
         self._states: dict[str, State] = {}
-        self._pages: dict[str, int] = {}  # by next_page: how many repositories came before
-        self._given = 0
+        self._pages: dict[str, int] = {}  # by next_page: the number of repositories before it
+        self._pages_issued = 0
         self.behave()
 
     def behave(self) -> None:
-        """Turn every odd behaviour off."""
+        """Turn all faults off."""
         self.empty_listing = False  # lists of repositories and of tags are empty
-        self.listing_cut: int | None = None  # a list of tags ends behind so many, as if they were all
-        self.repeats_page = False  # every next_page is a stale one, which silently means page one
+        self.listing_cut: int | None = None  # a list of tags ends after so many, as if these were all
+        self.repeats_page = False  # every next_page is stale, for which Quay returns page one
 
     def set_state(self, repository: str, state: State) -> None:
-        """Set a repository's state, and create it where there is none. In all but NORMAL it takes no pushes."""
+        """Set the state of a repository, which is created if absent. It accepts pushes only in state NORMAL."""
         self.registry.repositories.setdefault(repository, Repository())
         self._states[repository] = state
         if state == "NORMAL":
@@ -61,7 +61,7 @@ class QuayServer:
             self.registry.read_only.add(repository)
 
     def expire_pages(self) -> None:
-        """Make every ``next_page`` that was given out a stale one."""
+        """Make every ``next_page`` that was issued stale."""
         self._pages.clear()
 
     def knows(self, token: str | None) -> bool:
@@ -70,7 +70,7 @@ class QuayServer:
     def repositories_page(
         self, token: str | None, namespace: str, page: str | None
     ) -> tuple[list[QuayRepository], str | None]:
-        """Return a page of a namespace's repositories, oldest first, and the ``next_page``."""
+        """Return a page of a namespace's repositories, oldest first, and its ``next_page``."""
         if self.empty_listing:
             return [], None
         found = [
@@ -82,13 +82,13 @@ class QuayServer:
         end = start + self.page_size
         if end >= len(found):
             return found[start:], None
-        self._given += 1
-        following = f"page-{self._given:06d}"
+        self._pages_issued += 1
+        following = f"page-{self._pages_issued:06d}"
         self._pages[following] = end
         return found[start:end], following
 
     def tags_page(self, token: str | None, repository: str, page: int) -> tuple[list[tuple[str, QuayTag]], bool]:
-        """Return a page of a repository's tags, youngest first, and whether there are more."""
+        """Return a page of a repository's tags, newest first, and True if there are more."""
         self._check_readable(token, repository)
         found = self.registry.repositories.get(repository)
         if found is None:
@@ -104,7 +104,7 @@ class QuayServer:
         return self.knows(token) and (self.members is None or repository.partition("/")[0] in self.members)
 
     def _may_list(self, token: str | None, repository: str) -> bool:
-        """Return True if a list shows the repository: the client asks for public ones only where it has no token."""
+        """Return True if a list contains the repository. The client asks for public ones only if it has no token."""
         return self._is_member(token, repository) or (token is None and repository in self.public)
 
     def _check_readable(self, token: str | None, repository: str) -> None:
@@ -119,7 +119,7 @@ def _tag(repository: Repository, digest: str) -> QuayTag:
 
 
 class SimQuay(Quay):
-    """The API as one process has it; ``repositories`` and ``tags`` are those of the real client."""
+    """The client of one process. ``repositories`` and ``tags`` are the real client's."""
 
     def __init__(self, server: QuayServer, network: Network, token: Callable[[], str | None] = lambda: TOKEN) -> None:
         self.server = server

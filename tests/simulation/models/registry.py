@@ -1,4 +1,4 @@
-"""The client that a process has of a registry in memory; see :mod:`tests.simulation.models.registry_server`."""
+"""The client of a registry in memory in one process; see :mod:`tests.simulation.models.registry_server`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
 
 
 class SimRegistry(Registry):
-    """The registry as one process has it; ``put_tag``, ``catalog`` and ``tags`` are those of the real client."""
+    """The client of one process. ``put_tag``, ``catalog`` and ``tags`` are the real client's."""
 
     def __init__(self, server: RegistryServer, network: Network) -> None:
         self.server = server
@@ -109,7 +109,7 @@ class SimRegistry(Registry):
             size = len(self.call("HEAD blob", lambda: self.server.blob(name, digest)))
             if size == blob.size:
                 return size
-            with self.open_blob(name, digest) as stream:  # the real client has GET decide
+            with self.open_blob(name, digest) as stream:  # as the real client does
                 return stream.size
         except SynclineError as error:
             if error.code.name == "NOT_FOUND":
@@ -171,7 +171,7 @@ class SimRegistry(Registry):
             except RefusalError as refusal:
                 if refusal.status not in (400, 404) or at != 0:
                     raise
-                if not refusal.word:  # it is the API that is not there
+                if not refusal.word:  # the API itself is absent
                     self._no_referrers_until = self.network.calls.machine.now + NO_API
                 break
             found |= {each.digest: each for each in Manifest(digest_of(body), OCI_INDEX, body).listed(entries)}
@@ -197,7 +197,7 @@ class SimRegistry(Registry):
         raise AssertionError  # the last attempt returns or raises
 
     def _is_absent(self, name: str, function: Callable[[], object]) -> bool:
-        """Make a request; return True if it is answered 404."""
+        """Make a request, and return True if the answer is 404."""
         try:
             self.call(name, function)
         except RefusalError as refusal:
@@ -208,7 +208,7 @@ class SimRegistry(Registry):
 
 
 class SimUpload(BlobUpload):
-    """An upload of a process; each chunk is a call of its own."""
+    """An upload. Each chunk is a call of its own."""
 
     def __init__(self, registry: SimRegistry, repository: str, session: str, offset: int = 0) -> None:
         self._registry = registry
@@ -218,31 +218,31 @@ class SimUpload(BlobUpload):
         self.offset = offset
 
     def write(self, chunks: Iterable[bytes], total: int | None = None, size: int | None = None) -> int:
-        # Where neither size is told, there is no Content-Range, and the registry wants a beginning.
+        # If neither size is known, there is no Content-Range, and the registry expects the first bytes.
         at = self.offset if size or (total is not None and total > self.offset) else 0
-        asked, sent = False, self.offset
+        called, sent = False, self.offset
         try:
             for chunk in chunks:
                 self._call("PATCH upload", self._server.append, at, chunk)
-                asked, at, sent = True, at + len(chunk), sent + len(chunk)
-            if not asked:
+                called, at, sent = True, at + len(chunk), sent + len(chunk)
+            if not called:
                 self._call("PATCH upload", self._server.append, at, b"")
         except BaseException:
-            self._server.broke_off(self._session)
+            self._server.connection_broke(self._session)
             raise
         self.offset = sent
         return sent
 
     def status(self) -> int:
         data = self._call("GET upload", self._server.upload, writes=False)
-        self.offset = len(data) if len(data) > 1 else 0  # one byte and none are both told as ``0-0``
+        self.offset = len(data) if len(data) > 1 else 0  # the answer to one byte and to none is ``0-0``
         return self.offset
 
     def finish(self, digest: str) -> None:
         try:
             self._call("PUT upload", self._server.finish, parse_digest(digest))
         except SynclineError as error:
-            # An earlier try may have arrived, only its answer had not.
+            # An earlier attempt may have succeeded, although its answer was lost.
             if error.code.name != "UPLOAD_LOST" or not self._has(digest):
                 raise
 
@@ -290,7 +290,7 @@ class SimUpload(BlobUpload):
 
 
 class SimBlobStream(BlobStream):
-    """The bytes of a blob; each part that is read is a call of its own."""
+    """The bytes of a blob. Each read is a call of its own."""
 
     def __init__(self, registry: SimRegistry, data: bytes, offset: int) -> None:
         self._registry = registry
@@ -317,7 +317,7 @@ class SimBlobStream(BlobStream):
 
 
 def _exactly(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yield the chunks; BAD_ANSWER if they are not ``size`` bytes in all."""
+    """Yield the chunks. Raises BAD_ANSWER if they do not have ``size`` bytes in all."""
     left = size
     for chunk in chunks:
         left -= len(chunk)

@@ -1,7 +1,7 @@
-"""A registry of container images in memory, by the OCI distribution specification.
+"""A registry of container images in memory, as the OCI distribution specification describes it.
 
-Digests are sha256 only. Where registries differ, the model does as docker-registry 2.8: a repository appears in the
-catalog with its first blob or manifest, and its list of tags is 404 until the first tag.
+It knows only SHA-256 digests. Where registries differ, it follows docker-registry 2.8: a repository appears in the catalog
+with its first blob or manifest, and its list of tags is 404 before the first tag.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PLATFORMS: Final = ("amd64", "arm64", "s390x", "ppc64le")
 
 
 class RefusalError(SynclineError):
-    """An answer of 4xx, with the specification's word for it."""
+    """An answer 4xx. ``word`` is its error code in the specification."""
 
     def __init__(self, host: str, status: int, word: str, what: str = "") -> None:
         super().__init__(
@@ -38,7 +38,7 @@ class RefusalError(SynclineError):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A manifest as it was pushed, and the digests of what it names. ``size`` is that of its layers, None of an index."""
+    """A manifest as it was pushed, and the digests in it. ``size`` is that of its layers, None for an index."""
 
     media_type: str
     body: bytes
@@ -64,7 +64,7 @@ class Stored:
 
 @dataclass(slots=True)
 class Repository:
-    """Content by digest. ``order`` has the number of the push by which a tag came to its digest."""
+    """A repository. ``order`` has for each tag the number of the push that set its digest."""
 
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, Stored] = field(default_factory=dict)
@@ -77,9 +77,9 @@ class RegistryServer:
     """The registry that all processes share. ``repositories`` is in the order of creation.
 
     ``writes`` has every change of a tag: ``("tag", repository, tag, old digest, new digest)``, None for no tag.
-    ``on_tag`` is called with each of them, but for the word "tag", at the moment at which it happens. ``received`` has
-    every blob that was uploaded: repository and digest. ``on_asked`` is called with each answer to the HEAD of a
-    tag: repository, tag, digest. Time is that of ``machine``, or else of the installed one.
+    ``on_tag`` is called for each when it happens: repository, tag, old digest, new digest. ``received`` has every blob
+    that was uploaded: repository and digest. ``on_head`` is called for each answer to the HEAD of a tag: repository, tag,
+    digest. The time is that of ``machine``, or of the installed machine if it is None.
     """
 
     def __init__(self, host: str, machine: Machine | None = None) -> None:
@@ -91,47 +91,47 @@ class RegistryServer:
         self.received: list[tuple[str, str]] = []
         self.read_only: set[str] = set()  # repositories that refuse every write of a client
         self.page_size = 3  # names or referrers in a page
-        self.chunk_size = 24  # bytes of a blob that come at once
+        self.chunk_size = 24  # bytes of a blob in one read
         self.on_tag: Callable[[str, str, str | None, str | None], None] = lambda _repository, _tag, _old, _new: None
-        self.on_asked: Callable[[str, str, str | None], None] = lambda _repository, _tag, _digest: None
+        self.on_head: Callable[[str, str, str | None], None] = lambda _repository, _tag, _digest: None
         self.behave()
         self._numbers = 0
         self._before: dict[tuple[str, str], list[tuple[float, str | None]]] = {}
-        self._arrived: dict[tuple[str, str], float] = {}
+        self._uploaded: dict[tuple[str, str], float] = {}
 
     def behave(self) -> None:
-        """Turn every odd behaviour off."""
-        self.accepts_sparse = False  # takes an index whose children are missing
+        """Turn all faults off."""
+        self.accepts_sparse = False  # accepts an index whose children are missing
         self.referrers_api = True
-        self.answers_201_and_forgets = False  # acknowledges a manifest and does not keep it
-        self.listing_cut: int | None = None  # the list of tags ends behind so many names, as if they were all
+        self.answers_201_and_forgets = False  # acknowledges manifests and discards them
+        self.listing_cut: int | None = None  # the list of tags ends after so many names, as if these were all
         self.empty_listing = False  # lists of repositories and of tags are empty
-        self.endless = False  # such a list goes on with names that are made up
-        self.mount_refused = False  # begins an upload where it is asked to mount
-        self.loses_uploads = 0.0  # how likely a request finds its upload gone, from 0 to 1
-        self.forgets_broken = False  # forgets an upload whose connection broke, as docker-registry 2.8
-        self.stale_tags = 0.0  # seconds for which HEAD shows a tag as it was before a put
-        self.settling = 0.0  # seconds after a blob's arrival for which a manifest that names it is refused
+        self.endless = False  # these lists never end
+        self.mount_refused = False  # starts an upload instead of a mount
+        self.loses_uploads = 0.0  # the chance that a request finds its upload lost
+        self.forgets_broken = False  # loses an upload whose connection broke, as docker-registry 2.8
+        self.stale_tags = 0.0  # seconds for which HEAD returns the previous digest of a tag
+        self.settling = 0.0  # seconds after the upload of a blob in which a manifest with it is refused
 
     @property
     def machine(self) -> Machine:
         return self._machine or machine_of.machine()
 
-    # -- for the worlds of tests: changes by others, which no switch and no state hinders ----------------------------
+    # -- changes by other writers, which always succeed
 
     def push_image(self, repository: str, tag: str | None, seed: int, layers: int = 2) -> str:
-        """Put an image there and return its digest, which the seed decides. Its first layer is common to many seeds."""
-        kept = [f"base layer of images, number {seed % 3}".encode()]
-        kept += [f"layer {number} of image {seed}; ".encode() * (1 + seed % 3) for number in range(1, layers)]
+        """Push an image made from a seed, and return its digest. Images of many seeds share their first layer."""
+        contents = [f"base layer of images, number {seed % 3}".encode()]
+        contents += [f"layer {number} of image {seed}; ".encode() * (1 + seed % 3) for number in range(1, layers)]
         config = json.dumps({"architecture": "amd64", "os": "linux", "seed": seed}).encode()
-        return self._push(repository, tag, _CONFIG, config, kept[:layers])
+        return self._push(repository, tag, _CONFIG, config, contents[:layers])
 
     def push_config(self, repository: str, tag: str, config: bytes, layers: list[bytes]) -> str:
-        """Put an image with this config there, which need not be true of its layers; return its digest."""
+        """Push an image with this config, which need not fit its layers, and return its digest."""
         return self._push(repository, tag, _CONFIG, config, layers)
 
     def push_index(self, repository: str, tag: str | None, seeds: Sequence[int]) -> str:
-        """Put an index there, and the images of the seeds without tags; return its digest."""
+        """Push the images of the seeds without tags, and an index of them. Return the digest of the index."""
         entries = []
         for number, seed in enumerate(seeds):
             digest = self.push_image(repository, None, seed)
@@ -141,7 +141,7 @@ class RegistryServer:
         return self._put_index(repository, tag, entries)
 
     def push_signature(self, repository: str, digest: str, seed: int) -> str:
-        """Put a manifest there whose subject is another, and return its digest; list it by tag if there is no API."""
+        """Push a manifest with ``digest`` as its subject, and return its digest. Without the referrers API, list it by tag."""
         stored = self.repositories[repository].manifests[digest]
         subject = {"mediaType": stored.media_type, "digest": digest, "size": len(stored.body)}
         layers = [f"signature {seed} of {digest}".encode()]
@@ -155,27 +155,27 @@ class RegistryServer:
         return signature
 
     def move_tag(self, repository: str, tag: str, digest: str) -> None:
-        """Point a tag at a manifest that is there."""
+        """Set a tag to a manifest of the repository."""
         assert digest in self.repositories[repository].manifests, digest
         self._set_tag(repository, tag, digest)
 
     def delete_tag(self, repository: str, tag: str) -> None:
-        """Remove a tag; its manifest stays."""
+        """Remove a tag, but not its manifest."""
         found = self.repositories[repository]
         self._before.pop((repository, tag), None)
         del found.order[tag]
         self._written(repository, tag, found.tags.pop(tag), None)
 
     def delete_blob(self, repository: str, digest: str) -> None:
-        """Lose a blob, whoever names it."""
+        """Remove a blob, even if manifests refer to it."""
         del self.repositories[repository].blobs[digest]
 
     def delete_manifest(self, repository: str, digest: str) -> None:
-        """Lose a manifest, whoever names it; tags go on pointing at it."""
+        """Remove a manifest, even if tags or indexes refer to it."""
         del self.repositories[repository].manifests[digest]
 
     def forget_uploads(self) -> None:
-        """Forget every upload under way."""
+        """Forget all uploads in progress."""
         self.uploads.clear()
 
     def tags(self) -> dict[tuple[str, str], str]:
@@ -183,7 +183,7 @@ class RegistryServer:
         return {(name, tag): found.tags[tag] for name, found in self.repositories.items() for tag in sorted(found.tags)}
 
     def broken(self) -> list[str]:
-        """Name every tag whose manifest, or any part of it, is missing."""
+        """Return a line for every manifest or part of it that a tag needs and that is missing."""
         return [
             f"{name}:{tag} lacks {part}"
             for (name, tag), digest in self.tags().items()
@@ -191,7 +191,7 @@ class RegistryServer:
         ]
 
     def absent(self, repository: str, digest: str) -> list[str]:
-        """Return the parts of a manifest that are missing, or itself."""
+        """Return the digests of the missing parts of a manifest, or its own if it is missing."""
         return list(self._absent(self.repositories[repository], digest))
 
     def _push(
@@ -229,7 +229,7 @@ class RegistryServer:
         self.on_tag(repository, tag, old, new)
 
     def _now(self) -> float:
-        """Return the time; nothing is known of it where a world is built before its machine is installed."""
+        """Return the time; that of the first moment before a machine is installed."""
         machine = self._machine or machine_of._machine
         return EPOCH if machine is None else machine.now
 
@@ -249,10 +249,10 @@ class RegistryServer:
         more = {"artifactType": kind, "annotations": value.get("annotations")}
         return _descriptor(stored.media_type, stored.body) | {name: said for name, said in more.items() if said}
 
-    # -- requests: reading -------------------------------------------------------------------------------------------
+    # -- requests: reading
 
     def catalog_page(self, last: str) -> tuple[list[str], bool]:
-        """Return the names behind ``last`` in order, a page of them, and whether there are more."""
+        """Return a page of the names after ``last``, in order, and True if there are more."""
         return self._page(sorted(self.repositories), last, "zz/endless")
 
     def tags_page(self, repository: str, last: str) -> tuple[list[str], bool]:
@@ -271,7 +271,7 @@ class RegistryServer:
         return (rest + [f"{made_up}{number + each:09d}" for each in range(self.page_size)])[: self.page_size], True
 
     def tag_digest(self, repository: str, reference: str) -> str | None:
-        """Return the digest behind a tag or digest as HEAD tells it, None if there is none."""
+        """Return the digest of a tag or digest as HEAD does, None if there is none."""
         found = self.repositories.get(repository, Repository())
         digest = found.tags.get(reference) if ":" not in reference else reference
         for when, old in self._before.get((repository, reference), ()) if self.stale_tags else ():
@@ -280,7 +280,7 @@ class RegistryServer:
                 break
         answer = digest if digest in found.manifests else None
         if ":" not in reference:
-            self.on_asked(repository, reference, answer)
+            self.on_head(repository, reference, answer)
         return answer
 
     def manifest(self, repository: str, reference: str) -> tuple[str, Stored]:
@@ -297,7 +297,7 @@ class RegistryServer:
         return data
 
     def referrers_page(self, repository: str, digest: str, at: int) -> tuple[bytes, int | None]:
-        """Return a page of the referrers from number ``at`` on, an index, and the number of the next page."""
+        """Return an index of the referrers from number ``at`` on, one page, and the number at which the next page begins."""
         if not self.referrers_api:
             raise self._refusal(404, "", "page not found")
         self._valid(digest)
@@ -307,17 +307,17 @@ class RegistryServer:
         body = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
         return body, at + self.page_size if len(names) > at + self.page_size else None
 
-    # -- requests: writing -------------------------------------------------------------------------------------------
+    # -- requests: writing
 
     def put_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> str | None:
-        """Take a manifest if all that it names is there. Return its subject if the referrers API lists it there."""
+        """Store a manifest if all its parts are present. Return its subject if the referrers API lists it."""
         self._check_writable(repository)
         if ":" in reference and self._valid(reference) != digest_of(body):
             raise self._refusal(400, "DIGEST_INVALID", f"the manifest has {digest_of(body)}")
         stored = self._read(media_type, body)
         found = self.repositories.get(repository, Repository())
         now = self._now()
-        settled = [d for d in found.blobs if now - self._arrived.get((repository, d), 0.0) >= self.settling]
+        settled = [d for d in found.blobs if now - self._uploaded.get((repository, d), 0.0) >= self.settling]
         present = frozenset(settled) if self.settling else found.blobs.keys()
         unknown = [] if self.accepts_sparse else [each for each in stored.children if each not in found.manifests]
         unknown += [blob for blob, _ in stored.blobs if blob not in present]
@@ -331,7 +331,7 @@ class RegistryServer:
         return stored.subject if self.referrers_api else None
 
     def mount(self, repository: str, digest: str, source: str) -> str | None:
-        """Make a blob of another repository available here; where that cannot be, return the session of an upload."""
+        """Mount a blob of another repository. Return the session of an upload if that is impossible."""
         self._check_writable(repository)
         data = self.repositories.get(source, Repository()).blobs.get(self._valid(digest))
         if data is None or self.mount_refused:
@@ -340,7 +340,7 @@ class RegistryServer:
         return None
 
     def begin(self, repository: str) -> str:
-        """Begin an upload; return its session."""
+        """Begin an upload and return its session."""
         self._check_writable(repository)
         self._numbers += 1
         session = f"upload-{self._numbers}"
@@ -348,7 +348,7 @@ class RegistryServer:
         return session
 
     def upload(self, repository: str, session: str) -> bytes:
-        """Return what an upload has so far."""
+        """Return the bytes that an upload has so far."""
         if self.loses_uploads and self.machine.rng.random() < self.loses_uploads:
             self.uploads.pop(session, None)
         name, data = self.uploads.get(session, ("", b""))
@@ -357,14 +357,14 @@ class RegistryServer:
         return data
 
     def append(self, repository: str, session: str, at: int, data: bytes) -> None:
-        """Take bytes that begin at ``at``, which must be the end of what is there."""
+        """Append bytes to an upload. ``at`` must be its present size."""
         before = self.upload(repository, session)
         if at != len(before):
-            raise self._refusal(416, "BLOB_UPLOAD_INVALID", f"{at} bytes, where {len(before)} are there")
+            raise self._refusal(416, "BLOB_UPLOAD_INVALID", f"the offset is {at}, the size {len(before)}")
         self.uploads[session] = (repository, before + data)
 
     def finish(self, repository: str, session: str, digest: str, data: bytes = b"") -> None:
-        """End an upload with its last bytes, and keep the blob. The upload stays if the digest is another one."""
+        """Append the last bytes, and store the blob. If the digest differs, the upload stays in progress."""
         data = self.upload(repository, session) + data
         if digest_of(data) != self._valid(digest):
             self.uploads[session] = (repository, data)
@@ -377,14 +377,14 @@ class RegistryServer:
         self.upload(repository, session)
         del self.uploads[session]
 
-    def broke_off(self, session: str) -> None:
-        """Notice that the connection of an upload broke."""
+    def connection_broke(self, session: str) -> None:
+        """Handle a broken connection of an upload."""
         if self.forgets_broken:
             self.uploads.pop(session, None)
 
     def _store_blob(self, repository: str, data: bytes) -> None:
         digest = digest_of(data)
-        self._arrived[repository, digest] = self._now()
+        self._uploaded[repository, digest] = self._now()
         self.repositories.setdefault(repository, Repository()).blobs[digest] = data
 
     def _repository(self, name: str) -> Repository:
@@ -404,7 +404,7 @@ class RegistryServer:
 
     def _check_writable(self, repository: str) -> None:
         if repository in self.read_only:
-            raise self._refusal(405, "UNSUPPORTED", f"{repository} does not take pushes")
+            raise self._refusal(405, "UNSUPPORTED", f"{repository} does not accept pushes")
 
     def _valid(self, digest: str) -> str:
         if not digest.startswith("sha256:"):

@@ -1,11 +1,11 @@
-"""Instances of nginx that share keys as zone_sync of nginx Plus does, and the client that asks them.
+"""Instances of nginx that replicate keys as zone_sync of nginx Plus does, and the client of their HTTP interface.
 
-Each instance has a register for every key, with a time by its own clock. Every interval it pushes what changed to its
-peers, and the later time wins. A deletion is not pushed, and neither is a record over one buffer. What could not be
-pushed, because a peer was down or a partition lay between, is pushed later. An instance that restarts has an empty
-memory, or takes a peer's.
+Each instance has a record for every key, with a time by its own clock. In every interval it pushes changed records to its
+peers, and the later time wins. Deletions and records larger than one buffer are not pushed. Records that could not be
+pushed, because a peer was down or partitioned off, are pushed later. An instance that restarts has no records, or copies
+those of a peer.
 
-:class:`Gateway` remembers when each instance had each key and what it answered: the truth that a judge needs.
+:class:`Gateway` records when each instance had each key, and all answers. Judges compare verdicts with this history.
 """
 
 from __future__ import annotations
@@ -21,17 +21,15 @@ from tests.simulation.machine import Machine, Process
 from tests.simulation.network import Calls
 
 BUFFER: Final = 8192
-"""Bytes of the store's messages: a longer value is never pushed."""
-
-
-PATIENCE: Final = 10.0
-"""Seconds for which anybody waits for an instance that never answers."""
-_MOMENT: Final = 1e-4  # seconds
-_LONG: Final = 0.1  # seconds that a request is on its way, at the most, where nothing is slow
+"""Bytes of a zone_sync message. A longer value is never pushed."""
+_TIMEOUT: Final = 10.0
+"""Seconds after which every client has given up on an instance that never answers."""
+_TOLERANCE: Final = 1e-4  # seconds of rounding
+_MAX_LATENCY: Final = 0.1  # seconds that a request without a fault takes at most
 
 
 class Fault(enum.StrEnum):
-    """What may be wrong with one instance."""
+    """A fault of one instance."""
 
     YES = "answers 200 to everything"
     NO = "answers 401 to everything"
@@ -51,14 +49,14 @@ _ALWAYS: Final = {Fault.YES: 200, Fault.NO: 401, Fault.ERRORS: 500}
 
 
 class Record(NamedTuple):
-    """A register: its value, and its time by the clock of the instance that was written to."""
+    """The record of a key: its value, and the time of the write by the clock of the instance that received it."""
 
     stamp: float
     value: str
 
 
 class Reply(NamedTuple):
-    """What an instance said to a request, None for nothing, and the seconds that it took."""
+    """The answer of an instance to a request. ``status`` is None if there was none; ``came`` is when the client saw it."""
 
     sent: float
     came: float
@@ -70,7 +68,7 @@ class Reply(NamedTuple):
 
 @dataclass(eq=False)
 class Pod:
-    """One instance. ``skew`` is by how many seconds its clock is fast."""
+    """One instance. Its clock is ``skew`` seconds fast."""
 
     name: str
     address: str
@@ -80,12 +78,12 @@ class Pod:
     ready: bool = True
     fault: Fault | None = None
     phase: float = 0.0
-    """When within an interval it pushes."""
+    """The second of each interval at which it pushes."""
     pushes: bool = False
-    """Whether its next push is due."""
+    """True if its next push is scheduled."""
     memory: dict[str, Record] = field(default_factory=dict)
     changed: dict[str, dict[str, None]] = field(default_factory=dict)
-    """The keys that each peer has not been told of."""
+    """The keys to push, by peer."""
 
     @property
     def where(self) -> Address:
@@ -94,7 +92,7 @@ class Pod:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an instance is spoken to: its ``Host``, the secret header of its keys and its cookie."""
+    """The HTTP interface of an instance: its ``Host``, the header with the secret, the cookie with the token."""
 
     host: str
     header: str
@@ -104,7 +102,7 @@ class Protocol:
 
 
 class Gateway:
-    """The instances of one service, and the truth about them."""
+    """The instances of one service, and their history."""
 
     def __init__(self, machine: Machine, protocol: Protocol, interval: float) -> None:
         self.machine = machine
@@ -113,16 +111,16 @@ class Gateway:
         self.pods: dict[str, Pod] = {}
         self.apart: set[frozenset[str]] = set()
         self.held: dict[tuple[str, str], list[tuple[float, float]]] = {}
-        """When a pod had a key: pairs of begin and end, the last end infinite."""
+        """The periods for which a pod had a key. The last one may be open, with an infinite end."""
         self.replies: list[Reply] = []
         self.troubles: dict[str, list[tuple[float, float]]] = {}
-        """When something was wrong with a pod, whatever it was."""
+        """The periods for which a pod had any fault."""
         self.split_equal: dict[frozenset[str], list[tuple[float, float]]] = {}
 
     # -- the instances
 
     def add(self, pod: Pod) -> Pod:
-        """Start an instance; it takes the memory of a peer, if there is one."""
+        """Start an instance with the records of a peer, if there is one."""
         self.pods[pod.name] = pod
         for other in self.pods.values():
             other.changed.setdefault(pod.name, {})
@@ -132,14 +130,14 @@ class Gateway:
         return pod
 
     def remove(self, pod: Pod) -> None:
-        """End an instance for good."""
+        """Remove an instance."""
         self._clear(pod)
         pod.up = False
         self.begin_trouble(pod)
         self.pods.pop(pod.name)
 
     def restart(self, pod: Pod, seconds: float, *, snapshot: bool) -> None:
-        """Take an instance down for some seconds; it comes back empty, or with the memory of a peer."""
+        """Stop an instance for some seconds. It restarts without records, or with those of a peer."""
         self._clear(pod)
         pod.up = False
         for waiting in pod.changed.values():
@@ -152,31 +150,31 @@ class Gateway:
             pod.up = True
             if snapshot:
                 self._snapshot(pod)
-            self._maybe_well(pod)
+            self._end_trouble(pod)
 
         self.machine.after(seconds, back)
 
     def spoil(self, pod: Pod, fault: Fault | None) -> None:
-        """Give an instance a fault, or take it away."""
-        self._maybe_well(pod)
+        """Set the fault of an instance, or None to clear it."""
+        self._end_trouble(pod)
         pod.fault = fault
         if fault is None:
-            self._maybe_well(pod)
+            self._end_trouble(pod)
         else:
             self.begin_trouble(pod)
 
     def part(self, one: Pod, other: Pod) -> None:
-        """Lay a partition between two instances."""
+        """Begin a network partition between two instances."""
         pair = frozenset((one.name, other.name))
         if len(pair) == 2 and pair not in self.apart:
             self.apart.add(pair)
             self.split_equal.setdefault(pair, []).append((self.machine.now, float("inf")))
 
     def heal(self) -> None:
-        """End all partitions. What they held back travels with the next push."""
+        """End all partitions. Records that were held back are sent with the next push."""
         for pair in sorted(self.apart, key=sorted):
             begun, _ = self.split_equal[pair][-1]
-            # What was held back may need another interval.
+            # Records that were held back may take another interval.
             self.split_equal[pair][-1] = (begun, self.machine.now + self.interval)
         self.apart.clear()
 
@@ -185,20 +183,21 @@ class Gateway:
         if not periods or periods[-1][1] != float("inf"):
             periods.append((self.machine.now, float("inf")))
 
-    def _maybe_well(self, pod: Pod) -> None:
+    def _end_trouble(self, pod: Pod) -> None:
+        """End the period of trouble of an instance, if it is up and has no fault."""
         periods = self.troubles.get(pod.name)
         if periods and periods[-1][1] == float("inf") and pod.up and pod.fault is None:
             periods[-1] = (periods[-1][0], self.machine.now)
 
-    # -- what travels
+    # -- replication
 
-    def _push_next(self, pod: Pod) -> None:
-        """Push at the next moment of the pod's; nothing is due while nothing has changed."""
+    def _schedule_push(self, pod: Pod) -> None:
+        """Schedule the next push of an instance, unless it is scheduled."""
         if not pod.pushes:
             pod.pushes = True
             passed = (self.machine.now - pod.phase) % self.interval
-            # A moment that is all but now was the last push.
-            pause = self.interval - passed if self.interval - passed > _MOMENT else self.interval
+            # A time that is almost now is that of the last push.
+            pause = self.interval - passed if self.interval - passed > _TOLERANCE else self.interval
             self.machine.after(pause, lambda: self._push(pod))
 
     def _push(self, pod: Pod) -> None:
@@ -211,19 +210,19 @@ class Gateway:
                 continue
             if frozenset((pod.name, peer.name)) in self.apart:
                 continue
-            news = {key: pod.memory[key] for key in waiting if key in pod.memory}
+            records = {key: pod.memory[key] for key in waiting if key in pod.memory}
             waiting.clear()
             self.machine.after(
                 self.machine.rng.uniform(0.001, 0.02),
-                lambda peer=peer, news=news: self._receive(peer, news),  # type: ignore[misc]
+                lambda peer=peer, records=records: self._receive(peer, records),  # type: ignore[misc]
             )
         if any(pod.changed[name] for name in self.pods if name in pod.changed):
-            self._push_next(pod)
+            self._schedule_push(pod)
 
-    def _receive(self, pod: Pod, news: dict[str, Record]) -> None:
+    def _receive(self, pod: Pod, records: dict[str, Record]) -> None:
         if not pod.up or pod.fault is Fault.DEAF or self.pods.get(pod.name) is not pod:
             return
-        for key, record in news.items():
+        for key, record in records.items():
             known = pod.memory.get(key)
             if known is None or known.stamp < record.stamp:
                 self._keep(pod, key, record)
@@ -235,10 +234,10 @@ class Gateway:
             source = self.machine.rng.choice(peers)
             self._receive(pod, {key: each for key, each in source.memory.items() if len(each.value) <= BUFFER})
 
-    # -- registers
+    # -- records
 
     def write(self, pod: Pod, key: str, value: str) -> None:
-        """Write a register at an instance, which tells its peers within the interval."""
+        """Write a record at an instance, which pushes it to its peers within the interval."""
         if pod.fault is Fault.FORGETS:
             return
         self._keep(pod, key, Record(self.machine.now + pod.skew, value))
@@ -247,10 +246,10 @@ class Gateway:
         for name, waiting in pod.changed.items():
             if name != pod.name:
                 waiting[key] = None
-        self._push_next(pod)
+        self._schedule_push(pod)
 
     def drop(self, pod: Pod, key: str) -> None:
-        """Delete a register at one instance alone, if it is there."""
+        """Delete a record at one instance only, if it has it."""
         if key in pod.memory:
             self._drop(pod, key)
 
@@ -277,19 +276,19 @@ class Gateway:
     # -- requests
 
     def reply(self, pod: Pod, request: bytes) -> tuple[str, str, int]:
-        """Return what a request is, its key, and the status of its answer."""
+        """Return the kind of a request, its key, and the status of its answer."""
         head, _, body = request.decode("latin-1").partition("\r\n\r\n")
         first, *lines = head.split("\r\n")
         method, path, _ = first.split(" ")
         headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        kind, key = self._asked(method, path, headers)
+        kind, key = self._parse(method, path, headers)
         status = _ALWAYS.get(pod.fault) if pod.fault else None
         if status is None:
             status = self._refusal(pod, kind, headers) or self._answer(pod, kind, key, body)
         return kind, key, status
 
     def _refusal(self, pod: Pod, kind: str, headers: dict[str, str]) -> int | None:
-        """Return the status of a request that is not carried out, None for one that is."""
+        """Return the status of a refused request, None if it is not refused."""
         if headers.get("host") != self.protocol.host:
             return 404
         if kind == "check":
@@ -305,13 +304,13 @@ class Gateway:
                 return 200 if key in pod.memory else self.protocol.absent
             case "delete":
                 self.drop(pod, key)
-                return 204  # whether or not the key was there
+                return 204  # also for an absent key
             case "write":
                 self.write(pod, key, body)
                 return 201
         return 404
 
-    def _asked(self, method: str, path: str, headers: dict[str, str]) -> tuple[str, str]:
+    def _parse(self, method: str, path: str, headers: dict[str, str]) -> tuple[str, str]:
         if method == "GET" and path == "/check":
             pairs = (pair.strip().partition("=") for pair in headers.get("cookie", "").split(";"))
             return "check", next((value for name, _, value in pairs if name == self.protocol.cookie), "")
@@ -322,7 +321,7 @@ class Gateway:
 
 
 class SimReplicas(ReplicaClient):
-    """The client of one process. Answers come through its loop, as the real one's do."""
+    """The client of one process. Answers arrive in its event loop, as in the real client."""
 
     def __init__(
         self,
@@ -347,10 +346,10 @@ class SimReplicas(ReplicaClient):
             return exchange
         found = self._gateways(address)
         sent = machine.now
-        there = self._delay(0.003)
-        if found is not None and there > _LONG:
-            # Nobody may wait until it arrives.
-            found[0].replies.append(Reply(sent, sent + there, found[1].name, "", "", None))
+        latency = self._delay(0.003)
+        if found is not None and latency > _MAX_LATENCY:
+            # The client may give up before the request arrives.
+            found[0].replies.append(Reply(sent, sent + latency, found[1].name, "", "", None))
 
         def arrive() -> None:
             if found is None or not found[1].up or found[1].fault is Fault.REFUSES:
@@ -358,7 +357,7 @@ class SimReplicas(ReplicaClient):
                 return
             gateway, pod = found
             if pod.fault is Fault.SILENT:
-                gateway.replies.append(Reply(sent, sent + PATIENCE, pod.name, "", "", None))
+                gateway.replies.append(Reply(sent, sent + _TIMEOUT, pod.name, "", "", None))
                 return
             if not faults.off and faults.broken and machine.rng.random() < faults.broken:
                 faults.points["instance answers 503 or nothing"] += 1
@@ -369,7 +368,7 @@ class SimReplicas(ReplicaClient):
             slow = machine.rng.uniform(0.5, 4.0) if pod.fault is Fault.SLOW else 0.0
             self._answer(process, exchange, found, answer, sent, self._delay(0.003) + slow)
 
-        machine.after(there, arrive)
+        machine.after(latency, arrive)
         self._killed(process, f"after {point}")
         return exchange
 
@@ -387,17 +386,17 @@ class SimReplicas(ReplicaClient):
         if found is not None:
             found[0].replies.append(Reply(sent, machine.now + delay, found[1].name, kind, key, status))
 
-        def come() -> None:
+        def deliver() -> None:
             if process.dead or exchange.cancelled:
                 return
-            said = (
+            response = (
                 ReplicaResponse(status)
                 if status is not None
                 else ReplicaResponse(None, FailureReason.UNREACHABLE, "connection refused")
             )
-            self._loop.call_soon_threadsafe(self._done, exchange, said)
+            self._loop.call_soon_threadsafe(self._done, exchange, response)
 
-        machine.after(delay, come)
+        machine.after(delay, deliver)
 
     @staticmethod
     def _done(exchange: ReplicaRequest, answer: ReplicaResponse) -> None:

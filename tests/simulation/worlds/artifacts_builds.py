@@ -1,4 +1,4 @@
-"""The builds of a workflow as their runs make them, and the rules by which a sync reads them."""
+"""The builds of a workflow, and the configuration with which a sync reads them."""
 
 from __future__ import annotations
 
@@ -23,19 +23,24 @@ WORKERS: Final = {
 }
 STEMS: Final = ("presto-92865fb-velox-65797d5", "presto-0a1b2c3-velox-65797d5", "presto-92865fb-velox-fedcba9")
 PLATFORMS: Final = {"linux-amd64": "x86", "linux-arm64": "arm"}
-ODD_BLOCKS: Final[tuple[Mapping[str, str | None], ...]] = (
+INVALID_BLOCKS: Final[tuple[Mapping[str, str | None], ...]] = (
     {"Image tag": None},
     {"Velox ref": None},
     {"Presto ref": "another"},
     {"Generated at": "2020-01-01T00:00:00Z"},
 )
+"""Changed lines that make a metadata block invalid."""
 Key = tuple[str, str]
-"""A repository and a tag at GitLab."""
+"""A repository and a tag of the target."""
 
 
 @dataclass(slots=True)
 class Build:
-    """A run as its last attempt made it. ``images`` are the config digests by name, ``wanted`` the names in its block."""
+    """The result of a run's last attempt.
+
+    ``images`` has the config digest of each image that was saved, by name. ``wanted`` has the names in the metadata block,
+    which is ``valid`` or not.
+    """
 
     tag: str
     valid: bool
@@ -71,12 +76,12 @@ def config_of(name: str, tag: str, layers: Iterable[bytes]) -> str:
     return f"sha256:{image_of(name, tag, layers).id}"
 
 
-def beside(rng: random.Random) -> dict[str, bytes]:
-    """Return artifacts that a build leaves beside its images."""
-    pipe = io.BytesIO()
-    with zipfile.ZipFile(pipe, "w") as archive:
+def other_artifacts(rng: random.Random) -> dict[str, bytes]:
+    """Return artifacts of a build that contain no images."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
         archive.writestr(zipfile.ZipInfo("results.xml", (2026, 1, 6, 16, 49, 50)), b"<tests/>")
-    found = {"a-tests": pipe.getvalue(), "notes": b"not an archive of any kind"}
+    found = {"a-tests": file.getvalue(), "notes": b"not an archive of any kind"}
     return {name: found[name] for name in rng.sample(sorted(found), rng.randint(1, 2))}
 
 

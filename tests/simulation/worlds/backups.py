@@ -1,4 +1,4 @@
-"""Backups: a bucket that clusters write to, a repository, and strangers who commit to it, rewrite it and delete from it."""
+"""Backups: a bucket that clusters write to, a repository, and foreign writers who commit to it or rewrite its history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.simulation.machine import current, writer
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer
 from tests.simulation.models.git import sim_open_branch
-from tests.simulation.models.git_server import OUTSIDE, GitServer, Move
+from tests.simulation.models.git_server import OUTSIDE, BranchUpdate, GitServer
 from tests.simulation.network import Network
 from tests.simulation.stack import Stack
 from tests.simulation.worlds.backups_judge import Judge, Rules
@@ -50,7 +50,7 @@ class BackupsWorld:
         self._prefix = rng.choice(["", "backups/"])
         self._events = {"quiet": rng.choice([1, 5, 30]), "longest": rng.choice([30, 60])}
         self._removals: dict[str, Any] = {"share": rng.choice([0.25, 0.5, 1]), "count": rng.choice([1000, 1000, 2, 0])}
-        self._notified = rng.random() < 0.7
+        self._notifies = rng.random() < 0.7
         self.rules = Rules(
             name,
             self._prefix,
@@ -62,17 +62,18 @@ class BackupsWorld:
             **self._removals,
         )
         self.judge = Judge(self.rules, self.target, lambda: machine.now, loses_records=bool(stack.faults.killed))
-        self.judge.planted.update({_KEY: "the key", _TOKEN: "the token"})
+        self.judge.secrets.update({_KEY: "the key", _TOKEN: "the token"})
         self.violations = self.judge.violations
-        self.late = 0
+        self.deferred = 0
         self._secrets = 0
-        self._touched: set[tuple[str, str]] = set()  # branch and path of files that strangers changed
+        self._foreign_changes: set[tuple[str, str]] = set()
+        """Branches and paths of files that foreign writers changed."""
         for _ in range(rng.randint(0, 12)):
             self.change_source()
         for _ in range(rng.choice([0, 0, 1, 2])):
             self.change_target()
         self.source.on_event = self._notify
-        self.target.on_move = self._moved
+        self.target.on_update = self._branch_updated
 
     def config(self) -> dict[str, Any]:
         return {
@@ -93,7 +94,7 @@ class BackupsWorld:
             "select": {"namespaces": {"exclude": [LEFT_OUT]}},
             "commit": {"author": {"name": "cluster-backup-bot", "email": "backup@example.com"}},
             "secrets": {"encrypt": self._references["key"]} if self.rules.encrypts else "leave-out",
-            "removals": self._removals | {"per": "7d"},  # a simulation is shorter
+            "removals": self._removals | {"per": "7d"},  # longer than a simulation
             "events": self._events,
             "retry": {"attempts": self.rng.choice([1, 3]), "delay": self.rng.choice([1, 5])},
             "concurrency": self.rng.choice([1, 4, 16]),
@@ -134,31 +135,31 @@ class BackupsWorld:
     def change_source(self) -> Iterable[str]:
         rng = self.rng
         there = sorted(self.source.objects())
-        what = rng.random()
-        if what < 0.6 or not there:
+        chance = rng.random()
+        if chance < 0.6 or not there:
             keys = [self._any_key() for _ in range(rng.choice([1, 1, 1, 3, 6]))]
             for key in keys:
                 self._put(key, self._content(key))
             return keys
         key = rng.choice(there)
-        if what < 0.75:
+        if chance < 0.75:
             gone = rng.sample(there, min(len(there), rng.choice([1, 1, 2, 4])))
             for each in gone:
                 self._remove(each)
             return gone
-        if what < 0.83:
+        if chance < 0.83:
             other = self._any_key()
             if other != key:
                 self._put(other, self.source.objects()[key][1])
                 self._remove(key)
             return [other, key]
-        if what < 0.88:
-            self._put(key, self.source.objects()[key][1])  # the backup ran again, and nothing was new
+        if chance < 0.88:
+            self._put(key, self.source.objects()[key][1])  # a backup that changed nothing
             return [key]
-        if what < 0.93:
-            # What was there before comes back.
-            was = sorted({content for _, content in self.judge.source[self._path(key)] if content is not None})
-            self._put(key, rng.choice(was))
+        if chance < 0.93:
+            # Earlier content comes back.
+            earlier = sorted({content for _, content in self.judge.source[self._path(key)] if content is not None})
+            self._put(key, rng.choice(earlier))
             return [key]
         folder = "/".join(self._path(key).split("/")[: rng.choice([1, 2, 2])]) + "/"
         gone = [each for each in there if self._path(each).startswith(folder)]
@@ -175,11 +176,11 @@ class BackupsWorld:
         return key.removeprefix(self._prefix)
 
     def _put(self, key: str, content: bytes) -> None:
-        self.judge.source_became(self._path(key), content)
+        self.judge.record_source(self._path(key), content)
         self.source.set(key, content)
 
     def _remove(self, key: str) -> None:
-        self.judge.source_became(self._path(key), None)
+        self.judge.record_source(self._path(key), None)
         self.source.remove(key)
 
     def _content(self, key: str) -> bytes:
@@ -197,17 +198,17 @@ class BackupsWorld:
         return _config_map(number)
 
     def _secret(self) -> bytes:
-        """Return a Secret whose password nobody else has."""
+        """Return a Secret with a unique password."""
         self._secrets += 1
         value = f"hunter2-{self.name}-{self._secrets:04d}-of-the-simulation"
         encoded = base64.b64encode(value.encode()).decode()
-        self.judge.planted.update({value: "a Secret", encoded: "a Secret"})
+        self.judge.secrets.update({value: "a Secret", encoded: "a Secret"})
         body = f"data:\n  password: {encoded}\n" if self.rng.random() < 0.7 else f"stringData:\n  password: {value}\n"
         return f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: db\n{body}".encode()
 
     def _notify(self, event: dict[str, Any]) -> None:
-        """Send the notification of a change, which may be lost, come twice or late."""
-        if not self._notified:
+        """Send the notification of a change. It may be lost, duplicated or late."""
+        if not self._notifies:
             return
         for _ in range(self.rng.choices([0, 1, 2], [1, 5, 1])[0]):
             delay = self.rng.uniform(0, 300) if self.rng.random() < 0.2 else 0.0
@@ -220,38 +221,41 @@ class BackupsWorld:
         ours = [self.rules.branch_of(cluster) for cluster in CLUSTERS]
         branch = rng.choice(ours)
         files = sorted(target.files(branch))
-        what = rng.random()
-        if branch not in target.branches or what < 0.35:
+        chance = rng.random()
+        if branch not in target.branches or chance < 0.35:
             path = rng.choice(FOREIGN) if rng.random() < 0.6 else self.rules.at_target(self._path(self._any_key()))
             path = self.rules.at_target(path) if rng.random() < 0.3 and path in FOREIGN else path
             target.commit_outside(branch, {path: b"theirs %d\n" % rng.randrange(50)})
-        elif what < 0.55 and files:
+        elif chance < 0.55 and files:
             target.commit_outside(branch, {rng.choice(files): b"changed by them %d\n" % rng.randrange(50)})
-        elif what < 0.7 and files:
+        elif chance < 0.7 and files:
             target.commit_outside(branch, dict.fromkeys(rng.sample(files, min(len(files), rng.randint(1, 3)))))
-        elif what < 0.8:
+        elif chance < 0.8:
             target.rewrite(branch, {"README.md": b"rewritten %d\n" % rng.randrange(50)})
-        elif what < 0.92 and len(target.log(branch)) > 1:
+        elif chance < 0.92 and len(target.log(branch)) > 1:
             target.rewind(branch, rng.randint(1, min(3, len(target.log(branch)) - 1)))
-        elif what < 0.95:
+        elif chance < 0.95:
             target.commit_outside("feature/theirs", {"a": b"%d" % rng.randrange(50)})
         else:
             target.delete(branch)
 
-    def _moved(self, move: Move) -> None:
-        short = [(oid or "absent")[:8] for oid in (move.old, move.new)]
-        self._stack.machine.note(f"{self.name}: {move.by} moves {move.branch} from {short[0]} to {short[1]}")
-        if move.by == OUTSIDE:
-            old, new = (self.judge.files_of(oid) if oid else {} for oid in (move.old, move.new))
-            self._touched |= {(move.branch, path) for path in {*old, *new} if old.get(path) != new.get(path)}
+    def _branch_updated(self, update: BranchUpdate) -> None:
+        short = [(oid or "absent")[:8] for oid in (update.old, update.new)]
+        self._stack.machine.note(f"{self.name}: {update.by} moves {update.branch} from {short[0]} to {short[1]}")
+        if update.by == OUTSIDE:
+            old, new = (self.judge.files_of(oid) if oid else {} for oid in (update.old, update.new))
+            changed = {path for path in {*old, *new} if old.get(path) != new.get(path)}
+            self._foreign_changes |= {(update.branch, path) for path in changed}
             return
         if (process := writer()) is not None:
-            reference, now = f"{self.target.url}#{move.branch}", self._stack.machine.now
-            self._stack.leases.check_writer(process, reference, now, f"{self.name}: {move.branch} was pushed")
-        for line in self.judge.pushed(move):
+            reference, now = f"{self.target.url}#{update.branch}", self._stack.machine.now
+            self._stack.leases.check_writer(process, reference, now, f"{self.name}: {update.branch} was pushed")
+        for line in self.judge.check_push(update):
             self._stack.machine.note(f"{self.name}:     {line}")
 
-    def spoil(self) -> None:
+    # -- faults
+
+    def inject_fault(self) -> None:
         rng = self.rng
         switch = rng.choice(
             ["listing_cut", "empty_listing", "short_reads", "push_and_forget", "vanishes", "refuses_pushes"]
@@ -260,13 +264,13 @@ class BackupsWorld:
         self.judge.loses_records |= switch == "push_and_forget"
         if switch == "listing_cut":
             self.source.listing_cut = rng.randint(1, 8)
-            self.judge.listed_too_little = True
+            self.judge.listings_were_cut = True
         elif hasattr(self.source, switch):
             setattr(self.source, switch, True)
         else:
             setattr(self.target, switch, True)
 
-    def heal(self) -> None:
+    def clear_faults(self) -> None:
         self.source.empty_listing = self.source.short_reads = False
         self.source.listing_cut = 0
         self.target.refuses_pushes = self.target.push_and_forget = self.target.vanishes = False
@@ -277,21 +281,23 @@ class BackupsWorld:
     def size(self) -> int:
         return len(self.source.objects()) + sum(len(self.target.files(branch)) for branch in self.target.branches)
 
-    def ends_twice(self, result: Result) -> bool:
-        """A run that events joined may put a file once more, if a stranger changed it meanwhile."""
-        return (result.group, self.rules.at_target(self._path(result.name))) in self._touched
+    # -- checks
 
-    def untruths(self, _run: Run, results: list[Result]) -> Iterator[str]:
-        yield from self.judge.untruths(results)
+    def may_repeat(self, result: Result) -> bool:
+        """Return True if a foreign writer changed the file: a run that events have joined puts it again."""
+        return (result.group, self.rules.at_target(self._path(result.name))) in self._foreign_changes
 
-    def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
+    def check_report(self, _run: Run, results: list[Result]) -> Iterator[str]:
+        yield from self.judge.check_report(results)
+
+    def check_full_run(self, run: Run, results: list[Result]) -> Iterator[str]:
         table = cast("Any", self._stack.table)
         for item in table.items():
             self.judge.check_item(item)
         self._stack.machine.note(f"{self.name}: run {run.id} is {run.counts}")
         for result in results:
             self._stack.machine.note(f"{self.name}:     {result}")
-        yield from self.judge.differences(run, results)
+        yield from self.judge.check_full_run(run, results)
 
 
 def _config_map(number: int) -> bytes:

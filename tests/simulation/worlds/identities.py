@@ -1,4 +1,4 @@
-"""What the requests of Syncline's clients say of who it is, resolved by the product's own wiring."""
+"""The credentials in the requests of Syncline's clients, resolved by the product's own wiring."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.simulation.vault import Texts
 
 
 def registry_identity(place: Any, secrets: Any) -> Texts:
-    """Return the credentials for a registry: a token, or a user name and password, alone and as a header."""
+    """Return the credentials for a registry: a token, or a user name, a password and the header made of both."""
 
     def texts() -> list[str]:
         found = registries._credentials(place, secrets.resolve)
@@ -24,7 +24,7 @@ def registry_identity(place: Any, secrets: Any) -> Texts:
 
 
 def bucket_identity(place: Any, parts: Any) -> Texts:
-    """Return the access key for a bucket. The secret key signs requests and is in none of them."""
+    """Return the access key for a bucket. The secret key only signs requests and is never sent."""
     bucket = real_bucket_at(place, parts)
 
     def texts() -> list[str]:
@@ -35,7 +35,7 @@ def bucket_identity(place: Any, parts: Any) -> Texts:
 
 
 def token_identity(reference: Any, secrets: Any) -> Texts:
-    """Return a token that is sent as a header."""
+    """Return the token that is sent in a header."""
 
     def texts() -> list[str]:
         return [] if reference is None else [secrets.resolve(reference)]
@@ -44,7 +44,7 @@ def token_identity(reference: Any, secrets: Any) -> Texts:
 
 
 def github_identity(source: Any, secrets: Any, http: Any) -> Texts:
-    """Return the token for GitHub, as the product's wiring gets it."""
+    """Return the token for GitHub."""
     token, _ = _tokens(source, Endpoint.parse(source.url), secrets, http, "")
 
     def texts() -> list[str]:

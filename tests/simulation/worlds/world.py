@@ -1,4 +1,4 @@
-"""What a kind brings to the simulation: its outside systems, who else writes there, and what must be true of them."""
+"""The interface of a world: the outside systems of one sync, their other writers, and the checks of what Syncline does."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from syncline.model import Result, Run
 class World(Protocol):
     """The outside systems of one sync.
 
-    ``rng`` decides what is changed; it is seeded anew for each act. ``violations`` are collected at the moment at which they
-    happen. ``late`` is the number of items that the last full run rightly left different, and that the next one may move.
+    ``rng`` decides each change; it is reseeded before each act. A wrong write is added to ``violations`` when it happens.
+    ``deferred`` is the number of differences that the last full run was allowed to leave to the next one.
     """
 
     name: str
     rng: random.Random
     violations: list[str]
-    late: int
+    deferred: int
 
     def config(self) -> dict[str, Any]:
         """Return the configuration of the sync."""
@@ -31,23 +31,23 @@ class World(Protocol):
         ...
 
     def wired(self) -> AbstractContextManager[None]:
-        """Let the product's wiring find the models while the block runs."""
+        """Make the product's wiring build clients of the models while the block runs."""
         ...
 
     def change_source(self) -> Iterable[str]:
-        """Change something at the source as its users do, and return the groups that a notification would name."""
+        """Change the source as its users do, and return the groups that a notification of the change would name."""
         ...
 
     def change_target(self) -> None:
-        """Change something at the target as a stranger does."""
+        """Change the target as a foreign writer does."""
         ...
 
-    def spoil(self) -> None:
-        """Let a server misbehave from now on."""
+    def inject_fault(self) -> None:
+        """Make a server misbehave until :meth:`clear_faults`."""
         ...
 
-    def heal(self) -> None:
-        """Let all servers behave."""
+    def clear_faults(self) -> None:
+        """Make all servers behave correctly."""
         ...
 
     def groups(self) -> list[str]:
@@ -55,17 +55,17 @@ class World(Protocol):
         ...
 
     def size(self) -> int:
-        """Return how many things source and target have: what the work of a full run may grow with."""
+        """Return the number of items at source and target. The cost of a full run may grow with it."""
         ...
 
-    def ends_twice(self, result: Result) -> bool:
-        """Return True if one run may have this result twice, for something that was added to the item meanwhile."""
+    def may_repeat(self, result: Result) -> bool:
+        """Return True if one run may report this result twice, because the item changed during the run."""
         ...
 
-    def untruths(self, run: Run, results: list[Result]) -> Iterator[str]:
-        """Yield what is wrong in the report of any run that is over, however stormy its time was."""
+    def check_report(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield the errors in the report of a run that has ended, also of one with faults."""
         ...
 
-    def differences(self, run: Run, results: list[Result]) -> Iterator[str]:
-        """Yield what is wrong after a full run that began and ended in calm: its report against the truth."""
+    def check_full_run(self, run: Run, results: list[Result]) -> Iterator[str]:
+        """Yield the errors of a full run without faults: in its report, and in the target that it left."""
         ...

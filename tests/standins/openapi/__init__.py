@@ -1,1 +1,1 @@
-"""What GitHub and GitLab publish of their APIs, cut down to what is used here; README.md says where it is from."""
+"""The published API descriptions of GitHub and GitLab, reduced to the operations used here. README.md names the sources."""

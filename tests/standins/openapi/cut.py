@@ -1,4 +1,4 @@
-"""Cutting the operations that are used here out of GitHub's description; README.md says how and when."""
+"""Extract the operations used here from GitHub's description. README.md explains the use."""
 
 from __future__ import annotations
 
@@ -19,39 +19,39 @@ OPERATIONS: Final = (
     ("post", "/app/installations/{installation_id}/access_tokens"),
 )
 ERROR: Final = "#/components/schemas/basic-error"
-"""What every refusal looks like, named by the operation or not."""
+"""Schema of every refusal, even if the operation does not name it."""
 
-_TOLD: Final = ("description", "summary", "title", "example", "examples", "tags", "externalDocs")
-"""What is for people, and left out; a property may have one of these names all the same."""
+_PROSE: Final = ("description", "summary", "title", "example", "examples", "tags", "externalDocs")
+"""Keys with text for people, which are left out. A property may have one of these names."""
 _UNUSED: Final = (("schemas", "installation-token", "repositories"),)
-"""Properties that nothing here gives or reads, with much behind them."""
+"""Large properties that no client here reads."""
 
 
 def cut(whole: dict[str, Any]) -> dict[str, Any]:
-    """The operations and all that they refer to, without words for people."""
+    """Return the operations and everything that they refer to, without text for people."""
     for section, name, unused in _UNUSED:
         del whole["components"][section][name]["properties"][unused]
     paths: dict[str, Any] = {}
     for method, path in OPERATIONS:
-        paths.setdefault(path, {})[method] = _bare(whole["paths"][path][method])
+        paths.setdefault(path, {})[method] = _without_prose(whole["paths"][path][method])
     parts: dict[str, dict[str, Any]] = {}
     wanted = [ERROR, *_references(paths)]
     while wanted:
         _, _, section, name = wanted.pop().split("/")
         if name not in parts.setdefault(section, {}):
-            part = parts[section][name] = _bare(whole["components"][section][name])
+            part = parts[section][name] = _without_prose(whole["components"][section][name])
             wanted += _references(part)
     return {"openapi": whole["openapi"], "paths": paths, "components": parts}
 
 
-def _bare(value: Any, *, names: bool = False) -> Any:
-    """``value`` without what is told to people; with ``names``, its keys are the names of properties."""
+def _without_prose(value: Any, *, names: bool = False) -> Any:
+    """Return ``value`` without text for people; with ``names``, its keys are the names of properties."""
     if isinstance(value, list):
-        return [_bare(each) for each in value]
+        return [_without_prose(each) for each in value]
     if not isinstance(value, dict):
         return value
-    kept = {key: each for key, each in value.items() if names or (key not in _TOLD and not key.startswith("x-"))}
-    return {key: _bare(each, names=key == "properties" and not names) for key, each in kept.items()}
+    kept = {key: each for key, each in value.items() if names or (key not in _PROSE and not key.startswith("x-"))}
+    return {key: _without_prose(each, names=key == "properties" and not names) for key, each in kept.items()}
 
 
 def _references(value: Any) -> Iterator[str]:

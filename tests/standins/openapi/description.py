@@ -1,4 +1,4 @@
-"""Holding requests and answers against a description: what it does not know is told, and fails the test."""
+"""Checks of requests and responses against an API description. A violation is recorded and fails the test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import jsonschema  # type: ignore[import-untyped]
 
 REFUSALS: Final = frozenset({400, 401, 403, 404, 429})
-"""What any operation may answer: who asks, in what form and how often is told once for all of them, elsewhere."""
+"""Statuses that any operation may answer; the documentation describes them outside of the operations."""
 _FORMATS: Final = jsonschema.FormatChecker(formats=())
 
 
@@ -36,7 +36,7 @@ class _Operation:
 
 
 class Description:
-    """An API as its maker describes it. ``refusal`` names the schema of refusals that no operation has of its own."""
+    """An API as its maker describes it. ``refusal`` names the schema of refusals that operations do not describe."""
 
     def __init__(self, file: str, refusal: str | None = None) -> None:
         self._whole = json.loads((Path(__file__).parent / file).read_text())
@@ -47,21 +47,21 @@ class Description:
             for method, operation in methods.items():
                 self._operations.setdefault(method.upper(), []).append(self._operation(path, operation))
 
-    def against_request(self, method: str, target: str, body: bytes = b"") -> Iterator[str]:
-        """What the description does not know about a request."""
-        operation, given = self._found(method, target)
+    def request_violations(self, method: str, target: str, body: bytes = b"") -> Iterator[str]:
+        """Yield the violations of the description by a request."""
+        operation, path_values = self._find(method, target)
         if operation is None:
             yield f"{method} {target}: there is no such operation"
             return
         query = parse_qsl(urlsplit(target).query, keep_blank_values=True)
         known = {(each["in"], each["name"]): each for each in operation.parameters}
-        named = [*(("path", name, value) for name, value in given.items()), *(("query", *pair) for pair in query)]
+        named = [*(("path", name, value) for name, value in path_values.items()), *(("query", *pair) for pair in query)]
         for where, name, value in named:
             parameter = known.get((where, name))
             if parameter is None:
                 yield f"{operation.name}: it has no parameter {name!r} in its {where}"
             else:
-                # As in the description itself, a format there does not rule out a range in the search's own syntax.
+                # Formats of parameters are not checked: `created` is a date-time by its schema and a range by its text.
                 schema = parameter["schema"]
                 found = [list(self._wrong(f"{operation.name}, {name}", schema, v, formats=False)) for v in _read(value)]
                 yield from min(found, key=len)
@@ -73,11 +73,11 @@ class Description:
             assert operation.body is not None
             yield from self._wrong(f"{operation.name}, its body", operation.body, json.loads(body))
 
-    def against_answer(
+    def response_violations(
         self, method: str, target: str, status: int, headers: Mapping[str, str], body: bytes
     ) -> Iterator[str]:
-        """What the description does not know about an answer, or misses in it."""
-        operation, _ = self._found(method, target)
+        """Yield the violations of the description by a response."""
+        operation, _ = self._find(method, target)
         if operation is None:
             return
         where = f"{operation.name}, {status}"
@@ -87,7 +87,7 @@ class Description:
             return
         described = described or {}
         for name in described.get("headers", {}):
-            if name not in headers and name != "Link":  # the last page leads nowhere
+            if name not in headers and name != "Link":  # the last page has no next one
                 yield f"{where}: the header {name} is missing"
         content = described.get("content", {}).get("application/json")
         schema = content["schema"] if content else self._refusal if status >= 400 else None
@@ -96,9 +96,9 @@ class Description:
         elif body:
             yield f"{where}: it has no body"
 
-    def least(self, name: str) -> Any:
-        """The least that a schema's object promises: what it requires, nothing wherever nothing may be."""
-        return self._least({"$ref": f"#/components/schemas/{name}"})
+    def minimal(self, name: str) -> Any:
+        """Return the smallest object that a schema allows: only the required fields, null where it is allowed."""
+        return self._minimal({"$ref": f"#/components/schemas/{name}"})
 
     def _operation(self, path: str, operation: dict[str, Any]) -> _Operation:
         pattern = re.sub(r"\\{(\w+)\\}", r"(?P<\1>[^/]+)", re.escape(path))
@@ -111,7 +111,7 @@ class Description:
             body["content"]["application/json"]["schema"] if body else None,
         )
 
-    def _found(self, method: str, target: str) -> tuple[_Operation | None, dict[str, str]]:
+    def _find(self, method: str, target: str) -> tuple[_Operation | None, dict[str, str]]:
         path = urlsplit(target).path
         for operation in self._operations.get(method, ()):
             match = operation.path.fullmatch(path)
@@ -135,41 +135,41 @@ class Description:
         for error in check.iter_errors(value):
             yield f"{where}: {error.json_path} {error.message[:300]}"
 
-    def _least(self, schema: dict[str, Any]) -> Any:
+    def _minimal(self, schema: dict[str, Any]) -> Any:
         schema = self._resolved(schema)
         for key in ("allOf", "anyOf", "oneOf"):
             if key in schema and not schema.get("nullable"):
-                return self._least(schema[key][0])
+                return self._minimal(schema[key][0])
         if schema.get("nullable"):
             return None
         if "enum" in schema:
             return schema["enum"][0]
         if schema["type"] == "object":
-            return {name: self._least(schema["properties"][name]) for name in schema.get("required", ())}
+            return {name: self._minimal(schema["properties"][name]) for name in schema.get("required", ())}
         text = "2026-01-01T00:00:00Z" if schema.get("format") == "date-time" else ""
         return {"array": [], "string": text, "integer": 0, "number": 0, "boolean": False}[schema["type"]]
 
 
 @dataclass
-class Witness:
-    """What a stand-in's requests and answers had that its description does not know; each answer is held to it once."""
+class ViolationRecorder:
+    """Recorder of the violations in a stand-in's requests and responses. Equal responses are checked once."""
 
     description: Description
-    told: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
     _seen: set[object] = field(default_factory=set)
 
     def request(self, method: str, target: str, body: bytes) -> None:
-        self.told += self.description.against_request(method, target, body)
+        self.violations += self.description.request_violations(method, target, body)
 
     def answer(self, method: str, target: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         key = (method, urlsplit(target).path, status, body)
         if key not in self._seen:
             self._seen.add(key)
-            self.told += self.description.against_answer(method, target, status, headers, body)
+            self.violations += self.description.response_violations(method, target, status, headers, body)
 
 
 def _read(text: str) -> Iterator[Any]:
-    """A parameter's value as it may be meant: numbers and truth values are text in an address, too."""
+    """Yield the possible values of a parameter: in a URL, numbers and booleans are text."""
     yield text
     if text in ("true", "false"):
         yield text == "true"
@@ -178,7 +178,7 @@ def _read(text: str) -> Iterator[Any]:
 
 
 def _strict(schema: Any) -> Any:
-    """A description's schema as JSON Schema: null where it may be, and nothing in an object that it does not name."""
+    """Return a schema as JSON Schema: null where it is allowed, and no additional properties in objects."""
     if isinstance(schema, list):
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""How measurements become rows: medians, ratios, aims, and the files that programs read."""
+"""Rows of measurements: medians, ratios, aims, and result files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def test_an_aim_without_a_peer_bounds_the_value_itself() -> None:
     assert Row("images.layer.memory", "MiB", [121.0], None, aim=120).met is False
 
 
-def test_an_absent_peer_is_no_failure() -> None:
+def test_a_row_without_a_peer_has_no_ratio() -> None:
     row = Row("images.cold", "s", [2.0], [], aim=0.6)
     assert (row.ratio, row.met) == (None, None)
     assert "absent" in report.table([row])
 
 
 @pytest.mark.parametrize(("rounds", "order"), [(1, "op"), (2, "oppo"), (3, "oppoop")])
-def test_each_begins_every_other_round(rounds: int, order: str) -> None:
+def test_ours_and_peer_take_turns_to_begin_a_round(rounds: int, order: str) -> None:
     done: list[str] = []
 
     def once(letter: str) -> float:
@@ -40,7 +40,7 @@ def test_each_begins_every_other_round(rounds: int, order: str) -> None:
     assert len(ours) == len(peer) == rounds
 
 
-def test_result_files_have_the_agreed_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_result_files_have_the_documented_format(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report, "RESULTS", tmp_path / "results")
     rows = [Row("images.cold", "s", [1.0], [2.0], 0.6), Row("images.cold.requests", "requests", [1592])]
     path = report.write("images.cold", rows)

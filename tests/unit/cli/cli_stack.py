@@ -1,4 +1,4 @@
-"""A stack for the command: moto's server, and a home folder of an engine that appears to run."""
+"""A stack for tests of the command: moto's server, and a home folder of an engine that appears to run."""
 
 from __future__ import annotations
 
@@ -58,17 +58,17 @@ syncs:
 
 @dataclass(frozen=True)
 class Stack:
-    """The engine's home and its stack."""
+    """An engine's home and its stack."""
 
     home: Path
     target: Deployment
 
     def run(self, *args: str, env: Mapping[str, str | None] | None = None, answer: str | None = None) -> Result:
-        """Run the command in this process; ``answer`` is typed at its prompts, "" is the end of the input."""
+        """Run the command in this process; ``answer`` is the input for its prompts."""
         return CliRunner().invoke(app, [*args, "--home", str(self.home)], env=env, input=answer)
 
     def json(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
-        """Return the object that ``--json`` printed; nothing may be on stderr."""
+        """Return the object that ``--json`` prints, and check that stderr is empty."""
         result = self.run(*args, "--json", env=env)
         assert result.exit_code == code, result.output
         assert result.stderr == ""
@@ -87,7 +87,7 @@ class Stack:
     # -- functions -----------------------------------------------------------------------------------------------------
 
     def started(self) -> list[Start]:
-        """Take the start messages from discover's queue."""
+        """Receive and delete the start messages in discover's queue."""
         sqs, url = self.target.queues.sqs, self.target.queues.urls[Step.DISCOVER]
         found = []
         while messages := sqs.receive_message(QueueUrl=url, MaxNumberOfMessages=10).get("Messages", []):
@@ -109,18 +109,20 @@ class Stack:
         """End a run with these results, as its functions would."""
         counts = Counts.of(results, equal=skipped, left_out=left_out, extra=extra, queued=len(results), requests=7)
         self.target.state.end_batch(first_batch(run), BatchRecord(tuple(results)), counts)
-        over = self.target.state.finish_run(run.sync, run.id)
-        assert over is not None
-        return over
+        ended = self.target.state.finish_run(run.sync, run.id)
+        assert ended is not None
+        return ended
 
-    def bury(self, *groups: str, sync: str = "prod", code: CodeName = "SERVER_ERROR", name: str = "1.0") -> None:
-        """Add a dead letter of transfer for an item of each group, without groups for a complete scan."""
+    def add_dead_letters(
+        self, *groups: str, sync: str = "prod", code: CodeName = "SERVER_ERROR", name: str = "1.0"
+    ) -> None:
+        """Add a dead letter of transfer for an item of each group; without groups, one for a complete scan."""
         base = Batch(made_run_id(), sync, Step.TRANSFER, "b")
         batches = [replace(base, items=(Item(group, name, GOOD),)) for group in groups]
         for batch in batches or [replace(base, step=Step.DISCOVER)]:
             self.target.queues.send_dead_letters(batch.step, [encode(DeadLetter(batch, code, "it answered 502"))])
 
-    def dead(self, step: Step = Step.TRANSFER) -> int:
+    def dead_letters(self, step: Step = Step.TRANSFER) -> int:
         return self.target.queues.count_dead_letters(step)
 
 
@@ -143,7 +145,7 @@ class Process:
     popen: subprocess.Popen[str]
 
     def end(self, seconds: float = 30) -> tuple[int, str, str]:
-        """Wait for its end; return exit code, stdout and stderr."""
+        """Wait for the end of the command; return exit code, stdout and stderr."""
         out, err = self.popen.communicate(timeout=seconds)
         return self.popen.returncode, out or "", err
 

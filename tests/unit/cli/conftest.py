@@ -1,4 +1,4 @@
-"""One moto server for the session, and a stack in it for each test."""
+"""Fixtures: one moto server for the session, and a stack in it for each test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.unit.cli.cli_stack import Stack, made_stack
 
 @pytest.fixture(scope="session")
 def moto_port() -> Iterator[int]:
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # it logs every request
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # werkzeug logs every request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     yield server.get_host_and_port()[1]
@@ -22,15 +22,15 @@ def moto_port() -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def no_server_is_asked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the check of servers in `apply`, except in its own tests."""
-    if "asks_servers" not in request.fixturenames:
+def skip_server_checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Disable the check of servers in `apply`, except in its own tests."""
+    if "checks_servers" not in request.fixturenames:
         monkeypatch.setattr("syncline.cli.commands_apply.unreachable", lambda *_: [])
 
 
 @pytest.fixture
-def asks_servers() -> None:
-    """Let `apply` check servers."""
+def checks_servers() -> None:
+    """Enable the check of servers in `apply`."""
 
 
 @pytest.fixture

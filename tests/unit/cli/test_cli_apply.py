@@ -72,7 +72,7 @@ def test_a_disabled_sync_keeps_its_schedule_switched_off(stack: Stack) -> None:
     assert schedule(stack)["State"] == "DISABLED"
 
 
-def test_a_schedule_that_goes_is_deleted_and_others_are_left_alone(stack: Stack) -> None:
+def test_a_removed_schedule_is_deleted_and_foreign_schedules_stay(stack: Stack) -> None:
     stack.apply()
     foreign = {"Arn": "arn:aws:sqs:us-east-1:123456789012:other", "RoleArn": stack.target.output("SchedulerRoleArn")}
     stack.target.scheduler.create_schedule(
@@ -95,7 +95,7 @@ CHANGED = (
 
 @pytest.fixture
 def with_identity(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files whose records belong to a bucket and a prefix in it."""
+    """Identify the targets of files by bucket and prefix."""
 
     def target_id(sync: FilesSync) -> str:
         assert isinstance(sync.target, BucketTarget)
@@ -112,8 +112,8 @@ def test_a_changed_target_is_explained(stack: Stack, target: str) -> None:
     run = stack.begin("shop-files")
     lines = stack.apply(changed).stdout.splitlines()
     assert lines.count(CHANGED) == 1
-    (goes_on,) = [line for line in lines if line.startswith(f"run {run.id} of shop-files is in progress")]
-    assert " and target; `syncline cancel shop-files" in goes_on
+    (continues,) = [line for line in lines if line.startswith(f"run {run.id} of shop-files is in progress")]
+    assert " and target; `syncline cancel shop-files" in continues
     value = stack.json("apply", str(stack.home.parent / "syncs.yaml"))
     assert [(each["change"], each["target_changed"]) for each in value["syncs"]] == [("unchanged", False)]
     (stack.home.parent / "syncs.yaml").write_text(FILES)
@@ -122,11 +122,11 @@ def test_a_changed_target_is_explained(stack: Stack, target: str) -> None:
 
 
 @pytest.mark.usefixtures("with_identity")
-def test_what_leaves_the_target_as_it_is_says_nothing_of_it(stack: Stack) -> None:
+def test_no_target_change_is_reported_for_other_changes(stack: Stack) -> None:
     stack.apply(FILES)
     result = stack.apply(FILES + "    overwrite: true\n")
     assert ("changed" in result.stdout, CHANGED in result.stdout) == (True, False)
-    # Of a configuration that an older version stored, and of a kind without such records.
+    # A configuration stored by an older version, and a kind without records of a target.
     stack.target.state.put_sync("shop-files", '{"kind": "files", "name": "shop-files", "gone": 1}')
     assert CHANGED not in stack.apply(FILES).stdout
     stack.apply()
@@ -135,7 +135,7 @@ def test_what_leaves_the_target_as_it_is_says_nothing_of_it(stack: Stack) -> Non
     assert "the target changed" not in result.stdout
 
 
-def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
+def test_a_run_in_progress_keeps_its_configuration(stack: Stack) -> None:
     stack.apply()
     run = stack.begin()
     result = stack.apply(SYNCS.replace("prefix: mirror", "prefix: other"))
@@ -145,7 +145,7 @@ def test_a_run_under_way_keeps_its_configuration(stack: Stack) -> None:
     assert json.loads(state.sync_config("prod"))["target"]["prefix"] == "other"
 
 
-def test_another_file_leaves_the_syncs_of_the_first_one_as_they_are(stack: Stack) -> None:
+def test_applying_another_file_keeps_the_syncs_of_the_first(stack: Stack) -> None:
     stack.apply()
     before = schedule(stack)["LastModificationDate"]
     run = stack.begin()
@@ -200,7 +200,7 @@ def test_a_dry_run_shows_what_would_change_and_changes_nothing(stack: Stack) -> 
 
 
 @pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
-def test_a_person_is_asked_before_syncs_are_removed(
+def test_apply_asks_before_it_removes_syncs(
     stack: Stack, monkeypatch: pytest.MonkeyPatch, answer: str, *, removed: bool
 ) -> None:
     stack.apply()
@@ -212,9 +212,7 @@ def test_a_person_is_asked_before_syncs_are_removed(
     assert stack.target.state.sync_names() == (["shop-files"] if removed else ["prod"])
 
 
-def test_nobody_is_asked_who_said_yes_or_where_nothing_is_removed(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apply_does_not_ask_with_yes_or_without_removals(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     stack.apply()
     monkeypatch.setattr(Output, "interactive", True)
     assert "[y/N]" not in stack.apply(SYNCS, "--prune", answer="").stderr
@@ -222,7 +220,7 @@ def test_nobody_is_asked_who_said_yes_or_where_nothing_is_removed(
     assert stack.target.state.sync_names() == ["shop-files"]
 
 
-def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_names_and_removes_a_sync_that_is_not_in_the_file(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     stack.apply()
     run = stack.begin()
@@ -238,7 +236,7 @@ def test_a_sync_that_left_the_file_is_removed_after_saying_so(stack: Stack, monk
     assert stack.target.state.current_run("prod") is None
 
 
-def test_nothing_is_written_where_anything_is_wrong(stack: Stack) -> None:
+def test_a_file_with_any_error_is_not_applied(stack: Stack) -> None:
     result = stack.apply(SYNCS.replace("rate(1 hour)", "rate(1 hours)").replace("prefix:", "prefx:"))
     assert result.exit_code == 2
     assert result.stdout == ""
@@ -250,7 +248,7 @@ def test_nothing_is_written_where_anything_is_wrong(stack: Stack) -> None:
     assert stack.target.state.sync_names() == []
 
 
-def test_problems_as_json(stack: Stack) -> None:
+def test_problems_are_reported_as_json(stack: Stack) -> None:
     file = stack.home.parent / "syncs.yaml"
     file.write_text(SYNCS.replace("rate(1 hour)", "hourly"))
     error = stack.json("apply", str(file), code=2)["error"]
@@ -258,7 +256,7 @@ def test_problems_as_json(stack: Stack) -> None:
     assert [(each["line"], each["path"]) for each in error["problems"]] == [(4, "syncs.prod.schedule")]
 
 
-def test_a_file_that_is_not_there(stack: Stack) -> None:
+def test_an_absent_file_is_an_error(stack: Stack) -> None:
     result = stack.run("apply", "nowhere.yaml")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == (
@@ -266,7 +264,7 @@ def test_a_file_that_is_not_there(stack: Stack) -> None:
     )
 
 
-def test_secrets_are_resolved_as_the_functions_will(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_resolved_as_in_the_functions(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {"DR_TOKEN": "t0k3n-value"})
     result = with_hook.apply(WITH_SECRETS)
     assert result.exit_code == 0, result.output
@@ -288,7 +286,9 @@ def test_all_missing_secrets_are_reported(stack: Stack, monkeypatch: pytest.Monk
     assert stack.target.state.sync_names() == []
 
 
-def test_a_variable_set_after_the_engine_was_started(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_set_after_the_start_of_the_engine_is_an_error(
+    with_hook: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {})
     monkeypatch.setenv("DR_TOKEN", "t0k3n-value")
     result = with_hook.apply(WITH_SECRETS)
@@ -297,7 +297,9 @@ def test_a_variable_set_after_the_engine_was_started(with_hook: Stack, monkeypat
     assert "t0k3n-value" not in result.output
 
 
-def test_a_variable_that_changed_since_is_a_warning(with_hook: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variable_changed_after_the_start_of_the_engine_is_a_warning(
+    with_hook: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {"DR_TOKEN": "old-value"})
     monkeypatch.setenv("DR_TOKEN", "new-value")
     result = with_hook.apply(WITH_SECRETS)

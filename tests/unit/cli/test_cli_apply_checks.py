@@ -50,14 +50,14 @@ def authority() -> Authority:
 
 @pytest.fixture
 def secure(authority: Authority) -> Iterator[str]:
-    """The host and port of a server with a certificate that only ``authority`` vouches for."""
+    """Return host and port of a server whose certificate is signed by ``authority``."""
     with Server(lambda _request: Reply(401), tls=authority.server_context()) as server:
         yield f"127.0.0.1:{server.port}"
 
 
 @pytest.fixture
 def closed() -> Iterator[str]:
-    """An address without a listener."""
+    """Return an address without a listener."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
@@ -73,7 +73,7 @@ def syncs(source: str, target: str) -> str:
     )
 
 
-def test_what_does_not_answer_is_named_with_its_place(secure: str, closed: str) -> None:
+def test_unreachable_servers_are_named_with_their_keys(secure: str, closed: str) -> None:
     found = apply_checks.unreachable(parse_syncs(syncs(secure, closed).encode()).syncs.values(), no_secrets())
     assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
     assert secure in found[0]
@@ -82,7 +82,7 @@ def test_what_does_not_answer_is_named_with_its_place(secure: str, closed: str) 
     assert "refused" in found[1]
 
 
-def test_a_refusal_is_an_answer(secure: str, authority: Authority, tmp_path: Path) -> None:
+def test_a_server_that_answers_401_is_reachable(secure: str, authority: Authority, tmp_path: Path) -> None:
     (tmp_path / "ca.pem").write_text(authority.pem)
     text = syncs(f"{secure}\n      ca: file:ca.pem", f"{secure}\n      ca: file:ca.pem")
     read = parse_syncs(text.encode(), folder=tmp_path)
@@ -99,38 +99,38 @@ def test_the_proxy_of_an_endpoint_is_used(closed: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "says"), [("407 Proxy Authentication Required", "answered 407"), ("", "answered 503")]
+    ("status", "reason"), [("407 Proxy Authentication Required", "answered 407"), ("", "answered 503")]
 )
-def test_a_proxy_that_does_not_forward(closed: str, status: str, says: str) -> None:
+def test_a_proxy_that_refuses_to_forward_is_named(closed: str, status: str, reason: str) -> None:
     with http_proxy() as proxy:
         proxy.refuse = status
         one = f"{closed}\n      plain_http: true\n      proxy: {proxy.url}"
         found = apply_checks.unreachable(parse_syncs(syncs(one, one).encode()).syncs.values(), no_secrets())
-    assert f"prod.source: GET http://{closed}/v2/ through the proxy {proxy.url[7:]} {says}" in found[0]
+    assert f"prod.source: GET http://{closed}/v2/ through the proxy {proxy.url[7:]} {reason}" in found[0]
 
 
-def test_one_that_is_silent_does_not_hold_up_the_command() -> None:
+def test_a_silent_server_does_not_delay_the_command() -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        where = f"127.0.0.1:{silent.getsockname()[1]}"
-        read = parse_syncs(syncs(where, where + "\n      plain_http: true").encode())
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        read = parse_syncs(syncs(address, address + "\n      plain_http: true").encode())
         found = apply_checks.unreachable(read.syncs.values(), no_secrets(), 0.3)
     assert [each.partition(": ")[0] for each in found] == ["prod.source", "prod.target"]
 
 
-def test_each_cluster_of_a_sync_of_tokens_is_asked(closed: str) -> None:
+def test_each_cluster_of_a_tokens_sync_is_checked(closed: str) -> None:
     read = parse_syncs(TOKENS.replace("CLUSTER", f"https://{closed}").encode())
     found = apply_checks.unreachable(read.syncs.values(), no_secrets())
     assert [each.partition(": ")[0] for each in found] == ["gateway.sources.one"]
 
 
 @pytest.mark.parametrize("address", ["git@{}:team/b.git", "ssh://git@{}/team/b.git"])
-def test_a_server_that_speaks_ssh_is_connected_to(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[str, int]] = []
+def test_ssh_servers_are_checked_by_a_connection(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    connections: list[tuple[str, int]] = []
 
-    def refuse(where: tuple[str, int], **_: float) -> socket.socket:
-        asked.append(where)
+    def refuse(peer: tuple[str, int], **_: float) -> socket.socket:
+        connections.append(peer)
         raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
@@ -140,11 +140,11 @@ def test_a_server_that_speaks_ssh_is_connected_to(address: str, monkeypatch: pyt
     monkeypatch.setattr(BackupsSource, "addresses", lambda _: iter(()))
     found = apply_checks.unreachable(read.syncs.values(), no_secrets())
     assert found == [f"clusters.target: {repository}: Connection refused (checked from this machine)"]
-    assert asked == [("git.example", 22 if address.startswith("git") else 2222)]
+    assert connections == [("git.example", 22 if address.startswith("git") else 2222)]
 
 
-@pytest.mark.usefixtures("asks_servers")
-def test_apply_warns_and_applies_all_the_same(stack: Stack, closed: str) -> None:
+@pytest.mark.usefixtures("checks_servers")
+def test_an_unreachable_server_is_only_a_warning(stack: Stack, closed: str) -> None:
     result = stack.apply(syncs(closed, closed))
     assert result.exit_code == 0
     assert "warning: prod.source: " in result.stdout
@@ -159,7 +159,7 @@ def test_a_kind_that_the_engine_does_not_know_is_refused(stack: Stack) -> None:
     with pytest.raises(SynclineError, match=r".* does not support images, the kind of prod; run `syncline up`"):
         _check_kinds(older, read)
     _check_kinds(replace(older, outputs={**older.outputs, "Kinds": ",".join(KINDS)}), read)
-    _check_kinds(stack.target, read)  # of an older stack, which does not say
+    _check_kinds(stack.target, read)  # an older stack has no such output
 
 
 def test_the_template_names_all_kinds() -> None:

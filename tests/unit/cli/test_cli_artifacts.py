@@ -1,4 +1,4 @@
-"""Options and variables of `syncline artifacts`; the commands are tested with servers elsewhere."""
+"""Options and variables of `syncline artifacts`. Integration tests run the commands with servers."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ VARIABLES = (
 )
 
 
-def meant(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environ: str) -> Setup:
+def setup_of(monkeypatch: pytest.MonkeyPatch, *arguments: str, **environ: str) -> Setup:
     """Return the setup of a command called with these arguments."""
     found: list[Setup] = []
 
@@ -73,7 +73,7 @@ def secrets(setup: Setup) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "place", "value"),
+    ("arguments", "path", "value"),
     [
         ((), "source.repository", "rapidsai/velox-testing"),
         (("--repo", "other/builds"), "source.repository", "other/builds"),
@@ -88,17 +88,17 @@ def secrets(setup: Setup) -> dict[str, str]:
         (("--registry", "registry.other:5005"), "target.registry", "registry.other:5005"),
     ],
 )
-def test_an_option_takes_the_place_of_the_file(
-    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], place: str, value: object
+def test_an_option_overrides_the_file(
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], path: str, value: object
 ) -> None:
-    found: Any = meant(monkeypatch, *arguments).sync.model_dump(mode="json")
-    for key in place.split("."):
+    found: Any = setup_of(monkeypatch, *arguments).sync.model_dump(mode="json")
+    for key in path.split("."):
         found = found[key]
     assert found == value
 
 
 @pytest.mark.parametrize(
-    ("arguments", "environ", "given"),
+    ("arguments", "environ", "expected"),
     [
         ((), {}, {}),
         (("--gh-token", "one"), {"GH_TOKEN": "two"}, {"github": "one"}),
@@ -131,14 +131,14 @@ def test_an_option_takes_the_place_of_the_file(
     ],
 )
 def test_secrets_come_from_options_before_the_environment(
-    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], environ: dict[str, str], given: dict[str, str]
+    monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], environ: dict[str, str], expected: dict[str, str]
 ) -> None:
-    assert secrets(meant(monkeypatch, *arguments, **environ)) == given
+    assert secrets(setup_of(monkeypatch, *arguments, **environ)) == expected
 
 
-class TestTheFile:
+class TestConfigFile:
     @pytest.fixture
-    def two(self, tmp_path: Path) -> Path:
+    def two_syncs(self, tmp_path: Path) -> Path:
         values = json.loads(json.dumps(yaml.safe_load(EXAMPLE.read_text())))
         other = json.loads(json.dumps(values["syncs"]["presto-images"]))
         other["target"]["project"] = "group/other"
@@ -147,92 +147,92 @@ class TestTheFile:
         file.write_text(yaml.safe_dump(values))
         return file
 
-    def test_one_of_several_syncs(self, monkeypatch: pytest.MonkeyPatch, two: Path) -> None:
-        setup = meant(monkeypatch, "--config", str(two), "--sync", "other-images")
+    def test_sync_selects_one_of_several(self, monkeypatch: pytest.MonkeyPatch, two_syncs: Path) -> None:
+        setup = setup_of(monkeypatch, "--config", str(two_syncs), "--sync", "other-images")
         assert setup.sync.target.project == "group/other"
 
     @pytest.mark.parametrize("name", [None, "third"])
-    def test_which_of_them_is_not_guessed(self, two: Path, name: str | None) -> None:
+    def test_sync_is_required_if_there_are_several(self, two_syncs: Path, name: str | None) -> None:
         with pytest.raises(SynclineError, match=r"presto-images, other-images|other-images, presto-images") as error:
-            _ = Setup(Options(config=two, sync=name)).sync
+            _ = Setup(Options(config=two_syncs, sync=name)).sync
         assert error.value.code.name == "USAGE"
 
 
 @pytest.mark.parametrize(
-    ("arguments", "where"),
+    ("arguments", "path"),
     [(("--repo", "no slash"), "source.repository"), (("--gitlab-host", "ftp://host"), "target.api.url")],
 )
-def test_an_option_with_a_value_that_is_not_valid(arguments: tuple[str, ...], where: str) -> None:
+def test_an_invalid_value_of_an_option_is_a_usage_error(arguments: tuple[str, ...], path: str) -> None:
     done = CliRunner().invoke(app, ["artifacts", "gh-list", "--json", "--config", str(EXAMPLE), *arguments])
     assert done.exit_code == 2
     error = json.loads(done.stdout)["error"]
-    assert (error["code"], where in error["what"], arguments[1] in error["what"]) == ("USAGE", True, True)
+    assert (error["code"], path in error["what"], arguments[1] in error["what"]) == ("USAGE", True, True)
 
 
 @pytest.mark.parametrize("arguments", [("--limit", "0"), ("--limit", "many"), ("--repo",), ("--quiet",)])
-def test_options_that_are_none(arguments: tuple[str, ...]) -> None:
+def test_unknown_and_malformed_options_are_usage_errors(arguments: tuple[str, ...]) -> None:
     assert CliRunner().invoke(app, ["artifacts", "gh-list", *arguments]).exit_code == 2
 
 
 @pytest.mark.parametrize("command", [("clean",), ("push",)])
-def test_a_command_without_its_image_tag(command: tuple[str, ...]) -> None:
+def test_a_command_without_an_image_tag_is_a_usage_error(command: tuple[str, ...]) -> None:
     assert CliRunner().invoke(app, ["artifacts", *command, "--yes"]).exit_code == 2
 
 
-class _EnoughError(Exception):
-    pass
+class _StopDaemonError(Exception):
+    """Ends the endless loop of the daemon."""
 
 
-def test_the_daemon_looks_again_after_its_interval_whatever_came_of_the_last_look(
+def test_the_daemon_scans_every_interval_after_success_and_failure(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    answers: Iterator[CodeName | Literal[""]] = iter(["UNREACHABLE", "", "THROTTLED"])
+    outcomes: Iterator[CodeName | Literal[""]] = iter(["UNREACHABLE", "", "THROTTLED"])
     naps: list[float] = []
 
-    def look(_kind: Artifacts) -> list[Any]:
-        code = next(answers, None)
+    def scan(_kind: Artifacts) -> list[Any]:
+        code = next(outcomes, None)
         if code is None:
-            raise _EnoughError
+            raise _StopDaemonError
         if code:
             raise SynclineError(code, "nobody is there")
         return []
 
-    monkeypatch.setattr(daemon, "sync_once", look)
-    with pytest.raises(_EnoughError):
+    monkeypatch.setattr(daemon, "sync_once", scan)
+    with pytest.raises(_StopDaemonError):
         daemon.daemon(Setup(Options(config=EXAMPLE)), Output(as_json=True), 900, once=False, sleep=naps.append)
     assert naps == [900, 900, 900]
 
 
-def test_a_look_that_fails_makes_no_known_failure_new(
+def test_a_failed_scan_does_not_make_known_failures_new(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = Result("group/app", "1", Outcome.FAILED, "run:1.1", code="IMAGE_ABSENT", reason="no such archive")
-    answers = iter([[bad], None, [bad]])
+    outcomes = iter([[bad], None, [bad]])
 
-    def look(_kind: Artifacts) -> list[Result]:
-        found = next(answers, [])
+    def scan(_kind: Artifacts) -> list[Result]:
+        found = next(outcomes, [])
         if found is None:
             raise SynclineError("UNREACHABLE", "nobody is there")
         if not found:
-            raise _EnoughError
+            raise _StopDaemonError
         return found
 
-    monkeypatch.setattr(daemon, "sync_once", look)
-    with pytest.raises(_EnoughError):
+    monkeypatch.setattr(daemon, "sync_once", scan)
+    with pytest.raises(_StopDaemonError):
         daemon.daemon(Setup(Options(config=EXAMPLE)), Output(as_json=False), 900, once=False, sleep=lambda _: None)
-    said = capsys.readouterr().out
-    assert said.count("no such archive") == 1
-    assert [line[10:] for line in said.splitlines() if " moved" in line] == [
+    output = capsys.readouterr().out
+    assert output.count("no such archive") == 1
+    assert [line[10:] for line in output.splitlines() if " moved" in line] == [
         "0 moved, 1 failed, 0 known failures, 0 conflicts",
         "0 moved, 0 failed, 1 known failures, 0 conflicts",
     ]
 
 
 def test_the_daemon_ends_on_a_permanent_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(_kind: Artifacts) -> list[Any]:
+    def scan(_kind: Artifacts) -> list[Any]:
         raise SynclineError("UNAUTHORIZED", "the token is wrong")
 
-    monkeypatch.setattr(daemon, "sync_once", look)
+    monkeypatch.setattr(daemon, "sync_once", scan)
     with pytest.raises(SynclineError, match="the token is wrong"):
         daemon.daemon(Setup(Options(config=EXAMPLE)), Output(as_json=True), 900, once=False, sleep=lambda _: None)
 
@@ -267,7 +267,7 @@ def test_an_invalid_entry_of_a_list_is_reported_and_the_rest_is_shown(
 
 @pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False), ("\n", False), ("", False)])
 @pytest.mark.parametrize("command", ["clean", "push"])
-def test_no_answer_is_no_and_says_that_nothing_was_done(
+def test_clean_and_push_do_nothing_without_confirmation(
     command: str, answer: str, monkeypatch: pytest.MonkeyPatch, *, removed: bool
 ) -> None:
     folder = SimpleNamespace(read=lambda *_: {"images": []}, remove=lambda: True)
@@ -281,7 +281,7 @@ def test_no_answer_is_no_and_says_that_nothing_was_done(
 
 @pytest.fixture
 def limited() -> Iterator[tuple[Setup, ScriptedServer, Naps]]:
-    """A GitHub whose requests of this hour are used up, and a command that asks it; its pauses are instant."""
+    """Return a command that uses GitHub, the scripted GitHub server, and the pauses that the command makes."""
     naps = Naps()
     with ScriptedServer() as server:
         setup = Setup(Options(config=EXAMPLE, gh_url=server.url, gh_token="the token"))
@@ -290,7 +290,7 @@ def limited() -> Iterator[tuple[Setup, ScriptedServer, Naps]]:
         yield setup, server, naps
 
 
-def test_a_rate_limit_is_waited_for_and_told_of(
+def test_the_command_waits_for_a_rate_limit_and_reports_it(
     limited: tuple[Setup, ScriptedServer, Naps], capsys: pytest.CaptureFixture[str]
 ) -> None:
     setup, server, naps = limited
@@ -302,10 +302,10 @@ def test_a_rate_limit_is_waited_for_and_told_of(
         setup.github.run("rapidsai/velox-testing", 1)
     assert len(server.requests) == 2
     assert sum(naps.slept) == pytest.approx(3001, abs=5)
-    told = capsys.readouterr()
-    assert told.out == ""
+    printed = capsys.readouterr()
+    assert printed.out == ""
     host = server.url.partition("://")[2]
-    (line,) = told.err.splitlines()
+    (line,) = printed.err.splitlines()
     assert re.fullmatch(rf"{re.escape(host)} asked to slow down; waiting until \d\d:\d\d:\d\d UTC", line)
     ends = {time.strftime("%H:%M:%S", time.gmtime(reset + after)) for after in range(-9, 10)}
     assert any(end in line for end in ends)
@@ -320,7 +320,7 @@ def test_an_interrupt_ends_the_waits_of_all_threads(limited: tuple[Setup, Script
         setup.github.run("a/b", 1)
 
 
-def test_a_missing_variable_is_told_without_functions_and_retries(
+def test_the_error_for_a_missing_variable_mentions_neither_functions_nor_retry(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -22,12 +22,12 @@ COMMANDS = sorted(name for name, command in ALL.items() if not hasattr(command, 
 GROUPS = {name: sorted(command.commands) for name, command in ALL.items() if hasattr(command, "commands")}
 
 
-def test_each_command_has_its_section() -> None:
+def test_each_command_has_a_section() -> None:
     assert sorted(SECTIONS) == sorted(ALL)
 
 
 @pytest.mark.parametrize(("group", "command"), [(group, each) for group, names in GROUPS.items() for each in names])
-def test_each_option_of_a_groups_command_is_spoken_of_on_its_page(group: str, command: str) -> None:
+def test_each_option_of_a_group_is_documented_on_its_page(group: str, command: str) -> None:
     page = (ROOT / "docs" / "reference" / f"{group}.md").read_text(encoding="utf-8")
     assert f"`{command}" in page
     shown = CliRunner().invoke(app, [group, command, "--help"], env={"COLUMNS": "200"}).stdout
@@ -37,18 +37,18 @@ def test_each_option_of_a_groups_command_is_spoken_of_on_its_page(group: str, co
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_each_option_is_spoken_of(command: str) -> None:
+def test_each_option_is_documented(command: str) -> None:
     shown = CliRunner().invoke(app, [command, "--help"]).stdout
     options = set(re.findall(r"^  .*?(--\w+)", shown, re.MULTILINE))
     assert options >= SHARED
     assert all(f"`{option}" in SECTIONS[command] for option in options - SHARED)
 
 
-def test_the_shared_options_are_explained() -> None:
+def test_the_shared_options_are_documented() -> None:
     assert all(f"`{option}" in PAGE for option in SHARED - {"--help"})
 
 
-def test_codes_in_the_examples_exist_and_act_as_shown() -> None:
+def test_codes_in_the_examples_exist_with_the_shown_action() -> None:
     codes = re.findall(r"^error ([A-Z_]+):.*\n(?:  .*\n)*→ (.*)$", PAGE, re.MULTILINE)
     assert codes
     for code, action in codes:

@@ -22,7 +22,7 @@ from syncline.model import Trigger
 from tests.unit.cli.cli_stack import SYNCS, Stack
 
 Start = Callable[..., None]
-TWO = (
+TWO_SYNCS = (
     SYNCS
     + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace("mirror", "dev")
     + "    enabled: false\n"
@@ -46,24 +46,24 @@ def starts(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Start:
     return prepare
 
 
-def forget(stack: Stack) -> None:
-    """Lose the state as after an unclean stop: no syncs and no schedules."""
+def lose_state(stack: Stack) -> None:
+    """Remove the syncs and their schedules, as if an unclean stop had lost them."""
     for name in stack.target.state.sync_names():
         stack.target.state.remove_sync(name)
         stack.target.scheduler.delete_schedule(Name=name, GroupName="syncline")
 
 
-def test_up_for_the_first_time(stack: Stack, starts: Start) -> None:
+def test_the_first_up_starts_the_engine(stack: Stack, starts: Start) -> None:
     starts(unclean=False)
     result = stack.run("up")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0] == "starting the engine"
-    assert lines[1] == f"the engine is up at {stack.target.endpoint}, its state in {stack.home}"
+    assert lines[1] == f"the engine is up at {stack.target.endpoint}; its state is in {stack.home}"
     assert lines[2].startswith("→ syncline apply")
 
 
-def test_up_again_after_a_clean_stop(stack: Stack, starts: Start) -> None:
+def test_up_after_a_clean_stop_starts_no_scan(stack: Stack, starts: Start) -> None:
     stack.apply()
     starts(unclean=False)
     value = stack.json("up")
@@ -78,7 +78,7 @@ def test_up_again_after_a_clean_stop(stack: Stack, starts: Start) -> None:
     assert stack.started() == []
 
 
-def test_a_variable_that_this_shell_does_not_have_is_told(
+def test_a_variable_missing_in_this_shell_is_a_warning(
     stack: Stack, starts: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.cli.local_engine.environment_of", lambda _: {"HOOK": "s3cr3t"})
@@ -91,10 +91,10 @@ def test_a_variable_that_this_shell_does_not_have_is_told(
 
 
 @pytest.mark.parametrize("unclean", [True, False])
-def test_syncs_that_are_lost_are_applied_again(stack: Stack, starts: Start, *, unclean: bool) -> None:
-    """Also where an earlier ``up`` after the unclean stop was itself ended before it came to that."""
-    assert stack.apply(TWO).exit_code == 0
-    forget(stack)
+def test_lost_syncs_are_applied_again(stack: Stack, starts: Start, *, unclean: bool) -> None:
+    """After a clean stop they are lost if an earlier ``up`` was interrupted before it had applied them."""
+    assert stack.apply(TWO_SYNCS).exit_code == 0
+    lose_state(stack)
     starts(unclean=unclean)
     result = stack.run("up")
     assert result.exit_code == 0, result.output
@@ -108,7 +108,7 @@ def test_syncs_that_are_lost_are_applied_again(stack: Stack, starts: Start, *, u
 
 
 def test_after_an_unclean_stop_syncs_with_a_schedule_are_scanned(stack: Stack, starts: Start) -> None:
-    without = TWO.replace("    schedule: rate(1 hour)\n", "", 1).replace("    enabled: false\n", "")
+    without = TWO_SYNCS.replace("    schedule: rate(1 hour)\n", "", 1).replace("    enabled: false\n", "")
     assert stack.apply(without).exit_code == 0
     starts(unclean=True)
     value = stack.json("up")
@@ -118,7 +118,7 @@ def test_after_an_unclean_stop_syncs_with_a_schedule_are_scanned(stack: Stack, s
     assert [start.sync for start in stack.started()] == ["dev"]
 
 
-def test_a_run_that_survived_is_left_as_it_is(stack: Stack, starts: Start) -> None:
+def test_a_surviving_run_is_kept(stack: Stack, starts: Start) -> None:
     stack.apply()
     run = stack.begin()
     starts(unclean=True)
@@ -126,7 +126,7 @@ def test_a_run_that_survived_is_left_as_it_is(stack: Stack, starts: Start) -> No
     assert stack.target.state.current_run("prod") == stack.target.state.run("prod", run.id)
 
 
-def test_a_damaged_memory_is_told(stack: Stack, starts: Start) -> None:
+def test_a_damaged_list_of_applied_syncs_is_an_error(stack: Stack, starts: Start) -> None:
     (stack.home / "applied.json").write_text("{")
     starts(unclean=True)
     result = stack.run("up")
@@ -134,7 +134,7 @@ def test_a_damaged_memory_is_told(stack: Stack, starts: Start) -> None:
     assert result.stderr.startswith(f"error CONFIG_INVALID: {stack.home / 'applied.json'} is damaged")
 
 
-def test_an_engine_that_does_not_start(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_start_is_an_error(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> Engine:
         raise SynclineError("ENGINE_FAILED", "the engine did not start; see /x/engine.log")
 
@@ -165,14 +165,14 @@ def test_a_home_that_cannot_be_used_is_one_clear_error(tmp_path: Path, folder: s
         assert f"no engine runs in {home}" in result.output
 
 
-def test_a_port_that_is_taken_needs_no_log() -> None:
+def test_a_taken_port_is_an_error_without_a_log() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(SynclineError) as caught:
             free_port(port)
     assert caught.value.what == f"cannot listen on port {port}: Address already in use; choose another one with --port"
     assert "log" not in caught.value.what
-    assert "where it names a log file" in caught.value.code.action
+    assert "If it names a log file" in caught.value.code.action
 
 
 def test_a_suggested_command_can_be_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Every error has a code, as text and as JSON, and no traceback."""
+"""Errors have a code, as text and as JSON, and no traceback."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def refusal(code: str, message: str, status: int = 400) -> Reply:
 def described(outputs: dict[str, str], parameters: dict[str, str]) -> Reply:
     """Return CloudFormation's description of a stack."""
 
-    def members(what: str, values: dict[str, str]) -> str:
+    def members(name: str, values: dict[str, str]) -> str:
         rows = (
-            f"<member><{what}Key>{key}</{what}Key><{what}Value>{escape(value)}</{what}Value></member>"
+            f"<member><{name}Key>{key}</{name}Key><{name}Value>{escape(value)}</{name}Value></member>"
             for key, value in values.items()
         )
-        return f"<{what}s>{''.join(rows)}</{what}s>"
+        return f"<{name}s>{''.join(rows)}</{name}s>"
 
     stack = f"<StackName>syncline</StackName>{members('Output', outputs)}{members('Parameter', parameters)}"
     result = f"<DescribeStacksResult><Stacks><member>{stack}</member></Stacks></DescribeStacksResult>"
@@ -41,7 +41,7 @@ def described(outputs: dict[str, str], parameters: dict[str, str]) -> Reply:
 
 @pytest.fixture
 def cloudformation(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedServer]:
-    """The AWS endpoint of boto3."""
+    """Return a scripted server that is boto3's AWS endpoint."""
     with ScriptedServer() as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url)
         yield server
@@ -75,7 +75,7 @@ def first_line(result: Result) -> str:
         (["down", "--stack", "syncline"], "`syncline down` is for the engine on this machine"),
     ],
 )
-def test_wrong_use(args: list[str], what: str) -> None:
+def test_usage_errors(args: list[str], what: str) -> None:
     assert first_line(run(*args)).startswith(f"error USAGE: {what}")
     result = run(*args, "--json")
     assert result.exit_code == 2
@@ -99,14 +99,14 @@ def test_help_and_version() -> None:
 # -- no engine on this machine -----------------------------------------------------------------------------------------
 
 
-def test_no_engine(tmp_path: Path) -> None:
+def test_an_absent_engine_is_an_error(tmp_path: Path) -> None:
     for command in (["status"], ["run", "prod"], ["plan", "prod"], ["report"], ["retry", "prod"], ["cancel", "prod"]):
         result = run(*command, "--home", str(tmp_path / "home"))
         assert first_line(result) == f"error ENGINE_ABSENT: no engine runs in {tmp_path / 'home'}"
         assert "`syncline up` starts one" in result.stderr
 
 
-def test_no_engine_as_json(tmp_path: Path) -> None:
+def test_an_absent_engine_is_an_error_as_json(tmp_path: Path) -> None:
     result = run("status", "--json", "--home", str(tmp_path))
     assert result.exit_code == 2
     assert json.loads(result.stdout) == {
@@ -118,37 +118,35 @@ def test_no_engine_as_json(tmp_path: Path) -> None:
     }
 
 
-def test_the_file_is_checked_before_the_engine_is_asked(tmp_path: Path) -> None:
+def test_the_file_is_checked_before_the_engine_is_contacted(tmp_path: Path) -> None:
     (tmp_path / "syncs.yaml").write_text("syncs: []\n")
     result = run("apply", str(tmp_path / "syncs.yaml"), "--home", str(tmp_path))
     assert first_line(result).startswith("error CONFIG_INVALID: syncs.yaml:1:1: syncs")
 
 
-def test_an_engine_to_which_nothing_is_deployed(stack: Stack) -> None:
+def test_an_engine_without_a_deployment_is_an_error(stack: Stack) -> None:
     (stack.home / "engine.json").write_text('{"port": 1}')
     assert "nothing is deployed to it yet" in first_line(stack.run("status"))
 
 
-def test_an_engine_that_does_not_answer(stack: Stack) -> None:
+def test_an_unreachable_engine_is_an_error(stack: Stack) -> None:
     described = json.loads((stack.home / "engine.json").read_text())
     (stack.home / "engine.json").write_text(json.dumps(described | {"port": 1}))
     assert first_line(stack.run("status")).startswith("error ENGINE_ABSENT: the engine at http://127.0.0.1:1 does not")
 
 
-def test_an_engine_of_another_version(stack: Stack) -> None:
+def test_an_engine_without_our_outputs_is_an_error(stack: Stack) -> None:
     described = json.loads((stack.home / "engine.json").read_text())
     (stack.home / "engine.json").write_text(json.dumps(described | {"outputs": {"Other": "x"}}))
     assert "has no output TableName: it is not a Syncline stack" in first_line(stack.run("status"))
 
 
-def test_a_table_that_is_gone(stack: Stack) -> None:
+def test_a_missing_table_is_an_error(stack: Stack) -> None:
     stack.target.client("dynamodb").delete_table(TableName="syncline-table")
     assert first_line(stack.run("status")).startswith("error ENGINE_ABSENT: the engine at ")
 
 
-def test_a_profile_for_aws_has_no_part_in_the_engine_of_this_machine(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_local_engine_ignores_aws_profiles(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "not-there")
     assert stack.run("status").exit_code == 0
 
@@ -177,19 +175,19 @@ def test_a_profile_for_aws_has_no_part_in_the_engine_of_this_machine(
         ),
     ],
 )
-def test_refusals_of_aws(cloudformation: ScriptedServer, reply: Reply, line: str) -> None:
+def test_refusals_by_aws_are_errors(cloudformation: ScriptedServer, reply: Reply, line: str) -> None:
     cloudformation.on("POST", "/", reply)
     assert first_line(run("status", "--stack", "syncline")).startswith(line)
 
 
-def test_aws_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_aws_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert first_line(run("status", "--stack", "syncline")).startswith(
         "error AWS_UNAVAILABLE: the stack syncline in eu-central-1 does not answer: "
     )
 
 
-def test_no_credentials(cloudformation: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_credentials_are_an_error(cloudformation: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     assert first_line(run("status", "--stack", "syncline")) == (
@@ -198,7 +196,7 @@ def test_no_credentials(cloudformation: ScriptedServer, monkeypatch: pytest.Monk
     assert cloudformation.requests == []
 
 
-def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_region_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_REGION")
     monkeypatch.delenv("AWS_DEFAULT_REGION")
     assert first_line(run("status", "--stack", "syncline")) == (
@@ -206,21 +204,21 @@ def test_no_region(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
-def test_a_profile_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absent_profile_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "not-there")
     assert first_line(run("status", "--stack", "syncline")).startswith(
         "error AWS_DENIED: cannot access the stack syncline"
     )
 
 
-def test_a_stack_of_somebody_else(cloudformation: ScriptedServer) -> None:
+def test_a_foreign_stack_is_an_error(cloudformation: ScriptedServer) -> None:
     cloudformation.on("POST", "/", described({"BucketName": "x"}, {}))
     assert "has no output TableName" in first_line(run("status", "--stack", "syncline"))
 
 
 @pytest.fixture
 def on_aws(stack: Stack, cloudformation: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> ScriptedServer:
-    """The stack as one on AWS."""
+    """Make the stack appear as one on AWS; return its CloudFormation and Lambda server."""
     cloudformation.on("POST", "/", described(dict(stack.target.outputs), {"SecretPrefix": "syncline/"}))
     monkeypatch.setenv("AWS_ENDPOINT_URL_CLOUDFORMATION", cloudformation.url)
     monkeypatch.setenv("AWS_ENDPOINT_URL_LAMBDA", cloudformation.url)
@@ -259,7 +257,7 @@ def with_auth(path: Path, auth: str) -> str:
     ],
 )
 @pytest.mark.usefixtures("stack")
-def test_secrets_that_the_functions_on_aws_could_not_read(
+def test_secrets_that_the_functions_cannot_read_are_errors(
     on_aws: ScriptedServer, tmp_path: Path, reference: str, line: str
 ) -> None:
     on_aws.on("GET", "/2015-03-31/functions/syncline-discover/configuration", json_reply({"Environment": {}}))
@@ -269,7 +267,7 @@ def test_secrets_that_the_functions_on_aws_could_not_read(
 
 
 @pytest.mark.parametrize("secret", ["secret:syncline/quay", "ssm:/syncline/quay"])
-def test_a_webhook_secret_that_receive_could_not_read(
+def test_a_webhook_secret_that_receive_cannot_read_is_an_error(
     stack: Stack, on_aws: ScriptedServer, tmp_path: Path, secret: str
 ) -> None:
     stack.target.client("secretsmanager").create_secret(Name="syncline/quay", SecretString="s3cr3t-quay")
@@ -288,7 +286,7 @@ def test_parameters_have_the_prefix_of_the_stack(stack: Stack, on_aws: ScriptedS
     assert result.exit_code == 0, result.output
 
 
-def test_what_a_person_may_not_read_is_a_warning(on_aws: ScriptedServer, tmp_path: Path) -> None:
+def test_a_configuration_that_the_user_may_not_read_is_a_warning(on_aws: ScriptedServer, tmp_path: Path) -> None:
     denied = json_reply({"Message": "not authorized"}, 403, x_amzn_ErrorType="AccessDeniedException")
     on_aws.on("GET", "/2015-03-31/functions/syncline-discover/configuration", denied)
     result = run("apply", with_auth(tmp_path / "syncs.yaml", "env:DR_TOKEN"), "--stack", "syncline")
@@ -296,7 +294,7 @@ def test_what_a_person_may_not_read_is_a_warning(on_aws: ScriptedServer, tmp_pat
     assert "warning: env:DR_TOKEN could not be checked" in result.stdout
 
 
-# -- what nobody foresaw -----------------------------------------------------------------------------------------------
+# -- unexpected errors and interrupts ----------------------------------------------------------------------------------
 
 
 def test_an_internal_error_has_no_traceback(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +307,7 @@ def test_an_internal_error_has_no_traceback(stack: Stack, monkeypatch: pytest.Mo
     assert "Traceback" in stack.run("status", env={"SYNCLINE_DEBUG": "1"}).stderr
 
 
-def test_ctrl_c_outside_of_waiting(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_ends_a_command_that_does_not_wait(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

@@ -30,12 +30,12 @@ def finish(stack: Stack, *results: ItemResult, skipped: int = 0, plan: bool = Fa
     record = BatchRecord(marked, (), dead)
     state.end_batch(batch, record, Counts.of(marked, equal=skipped, queued=len(marked)))
     record_failures(state.failures, batch, record, 0.0)
-    over = state.finish_run(run.sync, run.id, lambda run: final_counts(state.failures, run, state.results(run.id)))
-    assert over is not None
-    return over
+    ended = state.finish_run(run.sync, run.id, lambda run: final_counts(state.failures, run, state.results(run.id)))
+    assert ended is not None
+    return ended
 
 
-def test_a_run_with_known_failures_alone_exits_with_1(applied: Stack) -> None:
+def test_a_run_with_only_known_failures_exits_with_1(applied: Stack) -> None:
     finish(applied, failed(), skipped=3)
     run = finish(applied, failed(), skipped=3)
     assert (run.counts.failed, run.counts.known) == (0, 1)
@@ -43,10 +43,10 @@ def test_a_run_with_known_failures_alone_exits_with_1(applied: Stack) -> None:
     assert result.exit_code == 1, result.output
     assert "✗ prod: 3 equal, 1 known failure, in " in result.stdout
     assert "no differences" not in result.stdout
-    assert "dr.example does not accept" not in result.stdout, "the reason is told once"
+    assert "dr.example does not accept" not in result.stdout, "the reason is shown only for new failures"
 
 
-def test_status_counts_them_and_the_sync_is_not_in_sync(applied: Stack) -> None:
+def test_status_counts_known_failures_and_the_sync_is_not_in_sync(applied: Stack) -> None:
     finish(applied, failed(), moved())
     finish(applied, failed(), skipped=1)
     [sync] = applied.json("status")["syncs"]
@@ -57,14 +57,14 @@ def test_status_counts_them_and_the_sync_is_not_in_sync(applied: Stack) -> None:
     assert "1 known failure" in applied.run("status").stdout
 
 
-def test_a_sync_without_any_is_in_sync(applied: Stack) -> None:
+def test_a_sync_without_known_failures_is_in_sync(applied: Stack) -> None:
     assert applied.json("status")["syncs"][0]["in_sync"] is None
     finish(applied, moved())
     assert applied.json("status")["syncs"][0]["in_sync"] is True
     assert "in sync" in applied.run("status", "prod").stdout
 
 
-def test_many_runs_of_parts_do_not_hide_the_last_complete_scan(applied: Stack) -> None:
+def test_many_partial_runs_do_not_hide_the_last_complete_scan(applied: Stack) -> None:
     finish(applied, moved())
     for number in range(12):
         state = applied.target.state
@@ -73,7 +73,7 @@ def test_many_runs_of_parts_do_not_hide_the_last_complete_scan(applied: Stack) -
     assert applied.json("status")["syncs"][0]["in_sync"] is True
 
 
-def test_a_report_lists_them_without_their_reasons(applied: Stack) -> None:
+def test_a_report_lists_known_failures_without_reasons(applied: Stack) -> None:
     finish(applied, failed())
     finish(applied, failed(), moved())
     result = applied.run("report", "prod")
@@ -85,7 +85,7 @@ def test_a_report_lists_them_without_their_reasons(applied: Stack) -> None:
     assert {each["outcome"] for each in items} == {"known", "moved"}
 
 
-def test_a_report_names_those_that_its_run_has_not_met(applied: Stack) -> None:
+def test_a_report_names_known_failures_that_its_run_has_not_met(applied: Stack) -> None:
     finish(applied, failed(), failed(group="*", name="*", code="FORBIDDEN"))
     finish(applied, failed(group="*", name="*", code="FORBIDDEN"))
     value = applied.json("report", "prod", code=1)
@@ -94,7 +94,7 @@ def test_a_report_names_those_that_its_run_has_not_met(applied: Stack) -> None:
     assert "mirror/team/base:2.0  UNAUTHORIZED" in applied.run("report", "prod").stdout
 
 
-def test_acknowledging(applied: Stack) -> None:
+def test_acknowledged_failures_do_not_fail_a_run(applied: Stack) -> None:
     finish(applied, failed(), failed("mirror/team/app", "1.0"))
     result = applied.run("acknowledge", "prod", "mirror/team/base:2.0", "mirror/team/app:1.0")
     assert result.exit_code == 0, result.output
@@ -110,14 +110,14 @@ def test_acknowledging(applied: Stack) -> None:
     assert "acknowledged" in applied.run("report", "prod").stdout
 
 
-def test_a_plan_of_what_is_acknowledged_exits_with_0(applied: Stack) -> None:
+def test_a_plan_counts_acknowledged_failures(applied: Stack) -> None:
     finish(applied, failed(), failed("mirror/team/app", "1.0"))
     assert applied.run("acknowledge", "prod", "mirror/team/base:2.0").exit_code == 0
     plan = finish(applied, failed(), failed("mirror/team/app", "1.0"), plan=True)
     assert (plan.counts.failed, plan.counts.known, plan.counts.acknowledged) == (0, 1, 1)
 
 
-def test_taking_it_back(applied: Stack) -> None:
+def test_undo_revokes_an_acknowledgement(applied: Stack) -> None:
     finish(applied, failed())
     assert applied.run("acknowledge", "prod", "mirror/team/base:2.0").exit_code == 0
     value = applied.json("acknowledge", "prod", "mirror/team/base:2.0", "--undo")
@@ -125,14 +125,14 @@ def test_taking_it_back(applied: Stack) -> None:
     assert finish(applied, failed()).counts.known == 1
 
 
-def test_what_changed_since_is_new(applied: Stack) -> None:
+def test_an_acknowledged_failure_that_changes_is_new(applied: Stack) -> None:
     finish(applied, failed())
     assert applied.run("acknowledge", "prod", "mirror/team/base:2.0").exit_code == 0
     assert finish(applied, replace(failed(), source="another")).counts.failed == 1
     assert finish(applied, failed(code="FORBIDDEN")).counts.failed == 1
 
 
-def test_an_item_that_is_no_known_failure(applied: Stack) -> None:
+def test_only_known_failures_can_be_acknowledged(applied: Stack) -> None:
     finish(applied, failed())
     result = applied.run("acknowledge", "prod", "mirror/team/bose:2.0")
     assert result.exit_code == 2
@@ -140,7 +140,7 @@ def test_an_item_that_is_no_known_failure(applied: Stack) -> None:
     assert applied.json("acknowledge", "prod")["known"][0]["acknowledged"] is False
 
 
-def test_without_an_item_it_lists_them(applied: Stack) -> None:
+def test_acknowledge_without_an_item_lists_known_failures(applied: Stack) -> None:
     assert applied.run("acknowledge", "prod").stdout == "prod has no known failures\n"
     finish(applied, failed(), failed("*", "*", "FORBIDDEN"))
     shown = applied.run("acknowledge", "prod").stdout
@@ -150,7 +150,7 @@ def test_without_an_item_it_lists_them(applied: Stack) -> None:
     assert {each["acknowledged"] for each in applied.json("acknowledge", "prod")["known"]} == {True, False}
 
 
-def test_a_name_alone_is_enough_where_it_is_clear(applied: Stack) -> None:
+def test_a_unique_name_needs_no_group(applied: Stack) -> None:
     finish(applied, failed(), failed("mirror/team/app", "2.0"), failed("mirror/team/app", "1.0"))
     assert applied.run("acknowledge", "prod", "1.0").exit_code == 0
     result = applied.run("acknowledge", "prod", "2.0")

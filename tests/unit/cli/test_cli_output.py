@@ -68,11 +68,11 @@ def test_duration(seconds: float, text: str) -> None:
         (200_000, "2 d"),
     ],
 )
-def test_about(seconds: float, text: str) -> None:
+def test_rough_duration(seconds: float, text: str) -> None:
     assert output.rough_duration(seconds) == text
 
 
-def test_times_are_told_from_now() -> None:
+def test_relative_time() -> None:
     assert output.relative_time(1000.0, 1000.4) == "just now"
     assert output.relative_time(1000.0, 1180.0) == "3 min ago"
     assert output.relative_time(8200.0, 1000.0) == "in 2 h"
@@ -84,7 +84,7 @@ def test_numbers() -> None:
     assert output.plural(2, "repository", "repositories") == "2 repositories"
 
 
-def test_digests_are_short_unless_asked_for() -> None:
+def test_digests_are_short_by_default() -> None:
     digest = "sha256:" + "ab" * 32
     assert output.digest(digest) == "abababababab"
     assert output.digest("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
@@ -108,12 +108,12 @@ def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:
     ]
 
 
-def test_an_empty_table_is_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_table_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Output().table([], head=("NAME",))
     assert capsys.readouterr().out == ""
 
 
-def test_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_json_only_the_object_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     out = Output(as_json=True)
     out.line("words")
     out.table([("a", "b")])
@@ -123,7 +123,7 @@ def test_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 class Terminal:
-    """A stream that says it is a terminal."""
+    """A stream that claims to be a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -133,9 +133,7 @@ class Terminal:
     ("environ", "styled"),
     [({"TERM": "xterm"}, True), ({"TERM": "dumb"}, False), ({"TERM": "xterm", "NO_COLOR": "1"}, False)],
 )
-def test_colours_go_to_terminals_only(
-    monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, styled: bool
-) -> None:
+def test_only_terminals_get_colours(monkeypatch: pytest.MonkeyPatch, environ: dict[str, str], *, styled: bool) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
@@ -143,7 +141,7 @@ def test_colours_go_to_terminals_only(
     assert text == ("\x1b[31mx\x1b[0m" if styled else "x")
 
 
-def test_a_name_neither_colours_a_terminal_nor_forges_lines(capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_names_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     result = Result("07", "x\x1b[31mred\nmoved  07:y\u2028", Outcome.MOVED, "e", "e")
     out = Output()
     out.table(item_lines([result]))
@@ -158,7 +156,7 @@ HIDDEN = "a\x1b[31mb\nc\x9bd\u202ee\u200bf\u2066g\ufeffh\ud800i"
 SHOWN = r"a\x1b[31mb\x0ac\x9bd\u202ee\u200bf\u2066g\ufeffh\ud800i"
 
 
-def test_what_hides_or_turns_text_is_written_out() -> None:
+def test_invisible_and_bidirectional_characters_are_escaped() -> None:
     assert escape(HIDDEN) == SHOWN
     assert escape("zürich/日本語-1.0") == "zürich/日本語-1.0"
 

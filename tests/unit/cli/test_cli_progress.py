@@ -25,32 +25,32 @@ from syncline.model import Counts
 MIB = 1024 * 1024
 
 
-def course(*samples: tuple[float, Counts]) -> ProgressHistory:
-    made = ProgressHistory()
+def history_of(*samples: tuple[float, Counts]) -> ProgressHistory:
+    history = ProgressHistory()
     for at, counts in samples:
-        made.add(Sample(at, counts))
-    return made
+        history.add(Sample(at, counts))
+    return history
 
 
-def test_a_rate_is_what_happened_between_two_samples() -> None:
+def test_throughput_is_the_difference_of_two_samples() -> None:
     first, last = Sample(10.0, Counts(moved=5, bytes=MIB)), Sample(20.0, Counts(moved=25, failed=5, bytes=11 * MIB))
     assert throughput(first, last) == Throughput(2.5, MIB)
 
 
-def test_nothing_is_said_of_less_than_a_second() -> None:
+def test_less_than_a_second_has_no_throughput() -> None:
     assert throughput(Sample(10.0, Counts()), Sample(10.9, Counts(moved=5))) == Throughput()
 
 
-def test_counters_that_went_back_are_no_negative_rate() -> None:
+def test_decreasing_counters_have_no_throughput() -> None:
     assert throughput(Sample(0.0, Counts(moved=5, bytes=9)), Sample(5.0, Counts())) == Throughput()
 
 
-def test_conflicts_are_found_by_the_look_and_are_no_progress() -> None:
+def test_conflicts_are_not_counted_as_ended_items() -> None:
     counts = Counts(queued=10, moved=2, conflict=7)
     assert (ended_items(counts), known_items(counts)) == (2, 10)
 
 
-def test_more_may_end_than_was_sent_on_its_way() -> None:
+def test_more_items_may_end_than_were_queued() -> None:
     assert known_items(Counts(queued=1, failed=3)) == 3
 
 
@@ -67,36 +67,36 @@ def test_seconds_left(counts: Counts, speed: float, left: float | None) -> None:
     assert seconds_left(counts, speed) == left
 
 
-def test_the_rate_is_that_of_the_last_seconds() -> None:
+def test_throughput_is_that_of_the_last_seconds() -> None:
     slow_then_fast = [(float(s), Counts(queued=900, moved=s if s <= 100 else 100 + 10 * (s - 100))) for s in range(141)]
-    assert course(*slow_then_fast).throughput.items == pytest.approx(10.0, rel=0.05)
+    assert history_of(*slow_then_fast).throughput.items == pytest.approx(10.0, rel=0.05)
 
 
-def test_where_nothing_ended_lately_no_rate_and_no_time_left_is_known() -> None:
+def test_a_stalled_run_has_neither_throughput_nor_remaining_time() -> None:
     stalled = [(float(s), Counts(queued=900, moved=min(s, 40))) for s in range(81)]
-    made = course(*stalled)
-    assert made.throughput == Throughput()
-    assert progress_words(made.counts, made.throughput) == ["40 of 900 items"]
+    history = history_of(*stalled)
+    assert history.throughput == Throughput()
+    assert progress_words(history.counts, history.throughput) == ["40 of 900 items"]
 
 
-def test_a_course_without_samples_says_nothing() -> None:
+def test_an_empty_history_has_no_throughput() -> None:
     assert ProgressHistory().throughput == Throughput()
     assert ProgressHistory().counts == Counts()
 
 
 @hypothesis.given(st.lists(st.tuples(st.floats(0.01, 5), st.integers(0, 50)), min_size=1, max_size=200))
-def test_a_course_keeps_no_more_than_its_window(steps: list[tuple[float, int]]) -> None:
-    made, at, moved = ProgressHistory(), 0.0, 0
+def test_a_history_keeps_only_its_window(steps: list[tuple[float, int]]) -> None:
+    history, at, moved = ProgressHistory(), 0.0, 0
     for seconds, items in steps:
         at, moved = at + seconds, moved + items
-        made.add(Sample(at, Counts(queued=moved, moved=moved)))
-        kept = [sample.at for sample in made._recent]
+        history.add(Sample(at, Counts(queued=moved, moved=moved)))
+        kept = [sample.at for sample in history._recent]
         assert len(kept) <= 2 or kept[-1] - kept[1] < WINDOW
-        assert made.throughput.items >= 0
+        assert history.throughput.items >= 0
 
 
 @pytest.mark.parametrize(
-    ("counts", "speed", "said"),
+    ("counts", "speed", "text"),
     [
         (Counts(), Throughput(), "scanning"),
         (Counts(skipped=2310, conflict=1), Throughput(), "scanning, 2,310 equal so far, 1 conflict"),
@@ -111,28 +111,28 @@ def test_a_course_keeps_no_more_than_its_window(steps: list[tuple[float, int]]) 
         (Counts(queued=3, moved=2), Throughput(50.0), "2 of 3 items, 50 items/s, about 1 s left"),
     ],
 )
-def test_words(counts: Counts, speed: Throughput, said: str) -> None:
-    assert ", ".join(progress_words(counts, speed)) == said
+def test_progress_words(counts: Counts, speed: Throughput, text: str) -> None:
+    assert ", ".join(progress_words(counts, speed)) == text
 
 
-def test_pauses_grow_gently() -> None:
+def test_poll_intervals_grow() -> None:
     assert [poll_interval(elapsed) for elapsed in (0, 0.4, 2, 9, 1000)] == pytest.approx([0.05, 0.05, 0.2, 0.9, 1.0])
 
 
-def test_a_long_silence_is_told() -> None:
+def test_a_long_silence_is_reported() -> None:
     assert silence_words(100) == []
     assert "no progress for 5 min" in silence_words(300)[0]
 
 
-def test_plain_lines_come_each_few_seconds_and_seldom_when_nothing_changes() -> None:
+def test_plain_lines_are_printed_less_often_without_changes() -> None:
     now = 0.0
     lines: list[tuple[float, str]] = []
     show = plain_lines(lambda text: lines.append((now, text)), lambda: now)
-    made = ProgressHistory()
+    history = ProgressHistory()
     for tick in range(1, 901):
         now = tick / 10
-        made.add(Sample(now, Counts(queued=50, moved=min(int(now), 20))))
-        show(made, ["cancelling"] if tick > 300 else [])
+        history.add(Sample(now, Counts(queued=50, moved=min(int(now), 20))))
+        show(history, ["cancelling"] if tick > 300 else [])
     assert [at for at, _ in lines] == [5.0, 10.0, 15.0, 20.0, 50.0, 80.0]
     assert lines[1][1] == "10 of 50 items, 1 items/s, about 40 s left"
     assert lines[-1][1] == "20 of 50 items, cancelling"

@@ -1,4 +1,4 @@
-"""``syncline restore``: compares before it writes, asks before it overwrites, and reports what it cannot restore."""
+"""``syncline restore``: compares before it writes, asks before it overwrites, and reports entries it cannot restore."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.cli.cli_stack import Stack
 KEY = base64.b64encode(bytes(range(64))).decode()
 SECRET = b"kind: Secret\ndata: {password: aHVudGVyMg==}\n"
 FILES = {"east/a/f0": b"zero\n", "east/a/f1": b"one\n", "east/b/f2": b"two\n"}
-ODD = b"0123456789" * 4
+SUBMODULE_COMMIT = b"0123456789" * 4
 
 SYNC = """\
 syncs:
@@ -41,12 +41,12 @@ def applied(stack: Stack, bare: Bare) -> Stack:
 
 
 def commit(message: bytes) -> list[bytes]:
-    who = b"committer else <else@example.com> 1750000000 +0000"
-    return [b"commit refs/heads/main", who, b"data %d\n%s" % (len(message), message)]
+    committer = b"committer else <else@example.com> 1750000000 +0000"
+    return [b"commit refs/heads/main", committer, b"data %d\n%s" % (len(message), message)]
 
 
-def plant(bare: Bare, *commands: bytes) -> None:
-    """Add a commit of these commands of fast-import, whose paths may be any bytes."""
+def add_commit(bare: Bare, *commands: bytes) -> None:
+    """Add a commit with these commands of fast-import. Paths may be any bytes."""
     tip = bare.git("rev-parse", "main").strip().encode()
     bare.git("fast-import", "--quiet", feed=b"\n".join([*commit(b"planted"), b"from " + tip, *commands]) + b"\n")
 
@@ -59,7 +59,7 @@ def in_folder(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_what_is_there_already_is_not_written_again(applied: Stack, tmp_path: Path) -> None:
+def test_unchanged_files_are_not_written_again(applied: Stack, tmp_path: Path) -> None:
     to = str(tmp_path / "back")
     first = applied.json("restore", "clusters", "east", "--to", to)["restored"]
     assert (first["files"], first["unchanged"], first["refused"]) == (3, 0, [])
@@ -69,7 +69,7 @@ def test_what_is_there_already_is_not_written_again(applied: Stack, tmp_path: Pa
     assert in_folder(tmp_path / "back") == FILES
 
 
-def test_an_edited_file_is_not_overwritten_without_a_word(applied: Stack, tmp_path: Path) -> None:
+def test_an_edited_file_is_overwritten_only_with_the_option(applied: Stack, tmp_path: Path) -> None:
     to = tmp_path / "back"
     (to / "east/a").mkdir(parents=True)
     (to / "east/a/f1").write_bytes(b"edited")
@@ -82,8 +82,8 @@ def test_an_edited_file_is_not_overwritten_without_a_word(applied: Stack, tmp_pa
     assert "east/a/f0" not in result.output
     assert "--overwrite" in result.stderr
     assert in_folder(to) == before
-    told = applied.json("restore", "clusters", "east", "--to", str(to), code=2)
-    assert told["would_overwrite"] == ["east/a/f1"]
+    value = applied.json("restore", "clusters", "east", "--to", str(to), code=2)
+    assert value["would_overwrite"] == ["east/a/f1"]
     assert in_folder(to) == before
     done = applied.json("restore", "clusters", "east", "--to", str(to), "--overwrite")["restored"]
     assert (done["files"], done["overwritten"]) == (3, 1)
@@ -91,7 +91,7 @@ def test_an_edited_file_is_not_overwritten_without_a_word(applied: Stack, tmp_pa
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("", 2), ("\n", 2), ("y\n", 0)])
-def test_somebody_at_a_terminal_is_asked(
+def test_restore_asks_at_a_terminal(
     applied: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, code: int
 ) -> None:
     from typer.testing import CliRunner  # noqa: PLC0415
@@ -111,22 +111,22 @@ def test_somebody_at_a_terminal_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("thing", "shown", "code"),
+    ("entry", "shown", "code"),
     [
         (file(b"east/a/x\\y", b"planted"), "east/a/x\\y", "PATH_REFUSED"),
-        (b"M 160000 %s east/a/module" % ODD, "east/a/module", "ENTRY_UNSUPPORTED"),
+        (b"M 160000 %s east/a/module" % SUBMODULE_COMMIT, "east/a/module", "ENTRY_UNSUPPORTED"),
         (file(b"east/a/link", b"/etc/passwd", b"120000"), "east/a/link", "ENTRY_UNSUPPORTED"),
         (file(b"east/a/\xff", b"planted"), "east/a/\\xff", "PATH_REFUSED"),
     ],
     ids=["path", "submodule", "link", "not-utf-8"],
 )
-def test_what_cannot_be_restored_is_named_and_the_rest_restored(
-    applied: Stack, bare: Bare, tmp_path: Path, thing: bytes, shown: str, code: str
+def test_unsupported_entries_are_named_and_the_rest_is_restored(
+    applied: Stack, bare: Bare, tmp_path: Path, entry: bytes, shown: str, code: str
 ) -> None:
-    plant(bare, thing)
-    told = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "back"), code=1)["restored"]
-    assert [(each["path"], each["code"]) for each in told["refused"]] == [(shown, code)]
-    assert told["files"] == 3
+    add_commit(bare, entry)
+    value = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "back"), code=1)["restored"]
+    assert [(each["path"], each["code"]) for each in value["refused"]] == [(shown, code)]
+    assert value["files"] == 3
     assert in_folder(tmp_path / "back") == FILES
     result = applied.run("restore", "clusters", "east", "--to", str(tmp_path / "again"))
     assert result.exit_code == 1
@@ -134,32 +134,32 @@ def test_what_cannot_be_restored_is_named_and_the_rest_restored(
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_a_folder_in_the_place_of_a_file_and_the_reverse(applied: Stack, tmp_path: Path, *, reverse: bool) -> None:
+def test_a_file_and_a_folder_never_replace_each_other(applied: Stack, tmp_path: Path, *, reverse: bool) -> None:
     to = tmp_path / "back"
     if reverse:
         (to / "east").mkdir(parents=True)
         (to / "east/a").write_bytes(b"a file")
     else:
         (to / "east/a/f0").mkdir(parents=True)
-    told = applied.json("restore", "clusters", "east", "--to", str(to), "--overwrite", code=1)["restored"]
+    value = applied.json("restore", "clusters", "east", "--to", str(to), "--overwrite", code=1)["restored"]
     refused = ["east/a/f0", "east/a/f1"] if reverse else ["east/a/f0"]
-    assert [(each["path"], each["code"]) for each in told["refused"]] == [(path, "PATH_COLLIDES") for path in refused]
+    assert [(each["path"], each["code"]) for each in value["refused"]] == [(path, "PATH_COLLIDES") for path in refused]
     kept = {"east/a": b"a file"} if reverse else {}
     assert in_folder(to) == kept | {path: data for path, data in FILES.items() if path not in refused}
 
 
-def test_a_link_below_the_folder_is_not_followed(applied: Stack, tmp_path: Path) -> None:
+def test_a_link_in_the_destination_is_not_followed(applied: Stack, tmp_path: Path) -> None:
     to, outside = tmp_path / "back", tmp_path / "outside"
     (to / "east").mkdir(parents=True)
     outside.mkdir()
     (to / "east/a").symlink_to(outside)
-    told = applied.json("restore", "clusters", "east", "--to", str(to), "--overwrite", code=1)["restored"]
-    assert {each["code"] for each in told["refused"]} == {"LINK_REFUSED"}
+    value = applied.json("restore", "clusters", "east", "--to", str(to), "--overwrite", code=1)["restored"]
+    assert {each["code"] for each in value["refused"]} == {"LINK_REFUSED"}
     assert in_folder(outside) == {}
     assert (to / "east/b/f2").read_bytes() == b"two\n"
 
 
-def test_a_link_in_the_place_of_a_file_is_overwritten_itself(applied: Stack, tmp_path: Path) -> None:
+def test_overwrite_replaces_a_link_and_not_its_target(applied: Stack, tmp_path: Path) -> None:
     to, outside = tmp_path / "back", tmp_path / "outside.txt"
     (to / "east/a").mkdir(parents=True)
     outside.write_bytes(b"precious")
@@ -170,56 +170,58 @@ def test_a_link_in_the_place_of_a_file_is_overwritten_itself(applied: Stack, tmp
     assert in_folder(to) == FILES
 
 
-def test_a_commit_by_its_first_digits(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+def test_a_commit_is_found_by_its_first_digits(applied: Stack, bare: Bare, tmp_path: Path) -> None:
     first = bare.git("rev-parse", "main").strip()
-    plant(bare, file(b"east/a/f0", b"changed\n"))
+    add_commit(bare, file(b"east/a/f0", b"changed\n"))
     for length in (7, 12, 40):
         to = tmp_path / f"back{length}"
-        told = applied.json("restore", "clusters", "east", "--to", str(to), "--at", first[:length])["restored"]
-        assert told["commit"] == first
+        value = applied.json("restore", "clusters", "east", "--to", str(to), "--at", first[:length])["restored"]
+        assert value["commit"] == first
         assert in_folder(to) == FILES
     tip = bare.git("rev-parse", "main").strip()
-    told = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "tip"), "--at", tip[:9].upper())[
+    value = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "tip"), "--at", tip[:9].upper())[
         "restored"
     ]
-    assert told["commit"] == tip
+    assert value["commit"] == tip
 
 
-def test_digits_that_fit_several_commits_or_none(applied: Stack, bare: Bare, tmp_path: Path) -> None:
-    plant(
+def test_ambiguous_unknown_and_invalid_commits_are_errors(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    add_commit(
         bare, *(line for number in range(400) for line in (*commit(b"%d" % number), file(b"east/a/n", b"%d" % number)))
     )
     ids = bare.git("rev-list", "main").split()
-    begins = [each[:4] for each in ids]
-    twice = next(each for each in begins if begins.count(each) > 1)  # the same for ever: all of a commit is given
-    told = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "b"), "--at", twice, code=2)["error"]
-    assert told["code"] == "USAGE"
-    assert all(each in told["what"] for each in ids if each.startswith(twice))
+    prefixes = [each[:4] for each in ids]
+    ambiguous = next(
+        each for each in prefixes if prefixes.count(each) > 1
+    )  # always the same: authors and dates are constant
+    value = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "b"), "--at", ambiguous, code=2)["error"]
+    assert value["code"] == "USAGE"
+    assert all(each in value["what"] for each in ids if each.startswith(ambiguous))
     absent = next(f"{n:05x}" for n in range(1 << 20) if not any(each.startswith(f"{n:05x}") for each in ids))
     assert (
         applied.json("restore", "clusters", "east", "--to", "x", "--at", absent, code=2)["error"]["code"] == "NOT_FOUND"
     )
     for wrong in ("abc", "main", "HEAD~1", "--upload-pack=x", "1" * 65):
-        told = applied.json("restore", "clusters", "east", "--to", "x", f"--at={wrong}", code=2)["error"]
-        assert told["code"] == "USAGE"
+        value = applied.json("restore", "clusters", "east", "--to", "x", f"--at={wrong}", code=2)["error"]
+        assert value["code"] == "USAGE"
 
 
 @pytest.mark.parametrize(
-    ("to", "code", "words"),
+    ("to", "code", "text"),
     [
         ("s3://", "USAGE", "write s3://BUCKET"),
         ("s3:///east", "USAGE", "write s3://BUCKET"),
         ("/proc/absent", "FILE_REFUSED", "/proc/absent cannot be created"),
     ],
 )
-def test_a_place_that_cannot_be(applied: Stack, to: str, code: str, words: str) -> None:
+def test_an_invalid_destination_is_an_error(applied: Stack, to: str, code: str, text: str) -> None:
     result = applied.run("restore", "clusters", "east", "--to", to)
     assert result.exit_code != 0
     assert f"{code}: " in result.output
-    assert words in result.output
+    assert text in result.output
 
 
-def test_an_absent_commit_is_named(applied: Stack, tmp_path: Path) -> None:
+def test_the_error_names_an_absent_commit(applied: Stack, tmp_path: Path) -> None:
     result = applied.run("restore", "clusters", "east", "--to", str(tmp_path / "to"), "--at", "0" * 40)
     assert f"NOT_FOUND: the repository has no commit {'0' * 40}" in result.output
 
@@ -229,16 +231,16 @@ def test_ciphertext_is_never_restored_as_content(stack: Stack, bare: Bare, tmp_p
     bare.fill({"east/a/secret.yaml": sealed})
     assert stack.apply(SYNC.format(path=bare.path, secrets="leave-out")).exit_code == 0
     to = tmp_path / "back"
-    told = stack.json("restore", "clusters", "east", "--to", str(to), code=1)["restored"]
-    assert [(each["path"], each["code"]) for each in told["refused"]] == [("east/a/secret.yaml", "SECRET_SEALED")]
+    value = stack.json("restore", "clusters", "east", "--to", str(to), code=1)["restored"]
+    assert [(each["path"], each["code"]) for each in value["refused"]] == [("east/a/secret.yaml", "SECRET_SEALED")]
     assert in_folder(to) == FILES
-    told = stack.json("restore", "clusters", "east", "--to", str(to), "--key", "env:THE_KEY", env={"THE_KEY": KEY})[
+    value = stack.json("restore", "clusters", "east", "--to", str(to), "--key", "env:THE_KEY", env={"THE_KEY": KEY})[
         "restored"
     ]
-    assert (told["files"], told["unchanged"], told["decrypted"]) == (1, 3, 1)
+    assert (value["files"], value["unchanged"], value["decrypted"]) == (1, 3, 1)
     assert in_folder(to) == FILES | {"east/a/secret.yaml": SECRET}
     other = base64.b64encode(bytes(64)).decode()
-    told = stack.json(
+    value = stack.json(
         "restore",
         "clusters",
         "east",
@@ -249,11 +251,11 @@ def test_ciphertext_is_never_restored_as_content(stack: Stack, bare: Bare, tmp_p
         env={"THE_KEY": other},
         code=1,
     )["restored"]
-    assert [each["code"] for each in told["refused"]] == ["SECRET_SEALED"]
+    assert [each["code"] for each in value["refused"]] == ["SECRET_SEALED"]
 
 
-def test_a_file_in_the_place_of_the_cluster_has_nothing_to_restore(applied: Stack, bare: Bare, tmp_path: Path) -> None:
-    plant(bare, file(b"north", b"a file"), b"M 160000 %s south" % ODD)
+def test_an_entry_that_is_no_folder_has_nothing_to_restore(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    add_commit(bare, file(b"north", b"a file"), b"M 160000 %s south" % SUBMODULE_COMMIT)
     for part in ("north", "south", "north/a", "nowhere"):
-        told = applied.json("restore", "clusters", part, "--to", str(tmp_path / "back"), code=2)["error"]
-        assert told["code"] == "NOT_FOUND"
+        value = applied.json("restore", "clusters", part, "--to", str(tmp_path / "back"), code=2)["error"]
+        assert value["code"] == "NOT_FOUND"

@@ -34,15 +34,15 @@ def bodies(stack: Stack, step: Step) -> list[str]:
     return [message["Body"] for message in found.get("Messages", [])]
 
 
-def test_nothing_was_given_up(applied: Stack) -> None:
+def test_retry_without_dead_letters_does_nothing(applied: Stack) -> None:
     result = applied.run("retry", "prod")
     assert result.exit_code == 0
     assert result.stdout == "prod has no dead letters to retry\n"
     assert applied.target.state.runs("prod") == []
 
 
-def test_what_was_given_up_is_looked_at_again(applied: Stack) -> None:
-    applied.bury("mirror/team/base", "mirror/team/app", "mirror/team/app")
+def test_retry_scans_the_groups_of_dead_letters(applied: Stack) -> None:
+    applied.add_dead_letters("mirror/team/base", "mirror/team/app", "mirror/team/app")
     result = applied.run("retry", "prod")
     assert result.exit_code == 0, result.output
     assert "over mirror/team/app, mirror/team/base for 3 dead letters" in result.stdout
@@ -50,14 +50,14 @@ def test_what_was_given_up_is_looked_at_again(applied: Stack) -> None:
     assert start.trigger is Trigger.RETRY
     assert start.scope == Scope.of(["mirror/team/app", "mirror/team/base"])
     assert applied.target.state.current_run("prod") == applied.target.state.run("prod", str(start.run))
-    assert applied.dead() == 3, "a letter stays until its item is verified"
+    assert applied.dead_letters() == 3, "a dead letter stays until its item is verified"
     asked = applied.target.state.failures.asked("prod", str(start.run))
     assert asked == {("mirror/team/app", "1.0"), ("mirror/team/base", "1.0")}
 
 
-def test_a_look_that_was_given_up_as_a_whole_is_done_again_as_a_whole(applied: Stack) -> None:
-    applied.bury("mirror/team/base")
-    applied.bury()
+def test_the_retry_of_a_failed_scan_covers_everything(applied: Stack) -> None:
+    applied.add_dead_letters("mirror/team/base")
+    applied.add_dead_letters()
     assert "over everything" in applied.run("retry", "prod").stdout
     [start] = applied.started()
     assert start.scope == EVERYTHING
@@ -66,10 +66,8 @@ def test_a_look_that_was_given_up_as_a_whole_is_done_again_as_a_whole(applied: S
 
 
 @pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER])
-def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_it_is(
-    applied: Stack, step: Step
-) -> None:
-    """The letter of a result has an item without the kind's own details, which no transfer could carry out."""
+def test_a_failure_found_by_a_scan_is_retried_by_a_scan(applied: Stack, step: Step) -> None:
+    """The dead letter of a result has none of the details that a transfer of the item needs."""
     state, queues = applied.target.state, applied.target.queues
     batch = Batch(made_run_id(), "prod", step, "b")
     result = Result("mirror/team/app", "1.0", Outcome.FAILED, "run:7.1", code="ARTIFACT_EXPIRED", reason="expired")
@@ -81,31 +79,31 @@ def test_an_item_that_a_scan_knew_to_fail_is_scanned_again_and_never_sent_on_as_
     assert start.scope == Scope.of(["mirror/team/app"])
     assert state.failures.asked("prod", str(start.run)) == {("mirror/team/app", "1.0")}
     assert bodies(applied, Step.TRANSFER) == []
-    assert applied.dead(step) == 1
+    assert applied.dead_letters(step) == 1
 
 
-def test_letters_of_others_are_put_back(applied: Stack) -> None:
-    applied.bury("mirror/team/app", sync="dev")
+def test_dead_letters_of_other_syncs_stay(applied: Stack) -> None:
+    applied.add_dead_letters("mirror/team/app", sync="dev")
     applied.target.queues.send_dead_letters(Step.TRANSFER, ["nobody's message"])
-    applied.bury("mirror/team/base")
+    applied.add_dead_letters("mirror/team/base")
     value = applied.json("retry", "prod")
     assert value["letters"] == {"retried": 1, "resumed": 0, "left": 2, "verified": 0}
     letters = applied.target.queues.dead_letters(Step.TRANSFER, hidden_for=0)
     assert {next(letters).body[:10] for _ in range(3)} == {'{"v":1,"ty', "nobody's m"}
 
 
-def test_letters_stay_where_a_run_is_under_way(applied: Stack) -> None:
+def test_dead_letters_stay_during_a_run(applied: Stack) -> None:
     run = applied.begin()
-    applied.bury("mirror/team/base")
+    applied.add_dead_letters("mirror/team/base")
     result = applied.run("retry", "prod")
     assert result.exit_code == 2
     assert result.stderr.startswith(f"error ALREADY_RUNNING: run {run.id} of prod has been in progress")
     assert applied.started() == []
-    assert len(list(_seen(applied))) == 1
+    assert len(list(_visible(applied))) == 1
 
 
-def test_letters_stay_where_the_run_cannot_be_queued(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    applied.bury("mirror/team/base")
+def test_dead_letters_stay_if_the_run_cannot_be_queued(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    applied.add_dead_letters("mirror/team/base")
 
     def refuse(*_: object) -> None:
         raise RuntimeError("no network")
@@ -113,34 +111,34 @@ def test_letters_stay_where_the_run_cannot_be_queued(applied: Stack, monkeypatch
     with monkeypatch.context() as patched:
         patched.setattr("syncline.messages.Queues.start", refuse)
         assert applied.run("retry", "prod").exit_code == 2
-    assert len(list(_seen(applied))) == 1
+    assert len(list(_visible(applied))) == 1
     assert applied.json("retry", "prod")["letters"]["retried"] == 1
 
 
-def _seen(stack: Stack) -> list[str]:
-    """The letters of transfer that can be seen now."""
+def _visible(stack: Stack) -> list[str]:
+    """Return the visible dead letters of transfer."""
     queue = stack.target.queues.dead_urls[Step.TRANSFER]
     found = stack.target.queues.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0)
     return [message["Body"] for message in found.get("Messages", [])]
 
 
-def test_work_that_a_run_waits_for_goes_back_to_its_queue(applied: Stack) -> None:
-    """SQS itself moves a message that was received too often; its run never ends without it."""
+def test_a_message_of_the_current_run_goes_back_to_its_queue(applied: Stack) -> None:
+    """SQS moves a message that was received too often to the dead letters. The run cannot end without it."""
     run = applied.begin()
     batch = first_batch(run).child(0, step=Step.TRANSFER, items=(Item("mirror/team/app", "1.0"),))
     root = BatchRecord((), (Outgoing(batch),))
     applied.target.state.end_batch(first_batch(run), root, Counts(queued=1))
     applied.target.queues.send_dead_letters(Step.TRANSFER, [encode(batch)])
-    applied.bury("mirror/team/base")
+    applied.add_dead_letters("mirror/team/base")
     result = applied.run("retry", "prod")
     assert result.exit_code == 0
     assert "1 message put back into its queue; the run in progress continues" in result.stdout
     assert "1 dead letter of prod kept until that run ends" in result.stdout
     assert [decode(body) for body in bodies(applied, Step.TRANSFER)] == [batch]
-    assert len(_seen(applied)) == 1
+    assert len(_visible(applied)) == 1
 
 
-def test_a_start_that_a_run_waits_for_goes_back_too(applied: Stack) -> None:
+def test_the_start_of_the_current_run_goes_back_to_its_queue(applied: Stack) -> None:
     run = applied.begin()
     start = Start("prod", Trigger.MANUAL, run=run.id)
     applied.target.queues.send_dead_letters(Step.DISCOVER, [encode(start)])
@@ -153,14 +151,14 @@ def test_a_start_that_a_run_waits_for_goes_back_too(applied: Stack) -> None:
     assert applied.started() == [start]
 
 
-def test_a_start_that_never_began_a_run_is_done_again(applied: Stack) -> None:
+def test_a_start_without_a_run_is_retried(applied: Stack) -> None:
     start = Start("prod", Trigger.WEBHOOK, Scope.of(["mirror/team/app"]))
     applied.target.queues.send_dead_letters(Step.DISCOVER, [encode(start)])
     assert applied.json("retry", "prod")["letters"]["retried"] == 1
     assert applied.started()[0].scope.groups == ("mirror/team/app",)
 
 
-def test_work_of_a_run_that_is_over_is_done_again(applied: Stack) -> None:
+def test_messages_of_ended_runs_are_retried(applied: Stack) -> None:
     run = applied.finish(applied.begin(), moved())
     late = Batch(run.id, "prod", Step.VERIFY, "late", (Item("mirror/team/app", "1.0"),))
     forgotten = replace(late, run=made_run_id(), items=(Item("mirror/team/base", "1.0"),))
@@ -178,14 +176,14 @@ def test_a_message_of_another_version_stays_until_that_version_retries_it(
     applied.target.state.end_batch(first_batch(run), root, Counts(queued=1))
     applied.target.queues.send_dead_letters(Step.TRANSFER, [json.dumps(to_json(batch) | {"v": 2})])
     assert applied.json("retry", "prod")["letters"]["resumed"] == 0
-    assert len(_seen(applied)) == 1, "this version leaves it where it is"
+    assert len(_visible(applied)) == 1, "this version does not touch it"
     monkeypatch.setattr(messages, "VERSION", 2)
     assert applied.json("retry", "prod")["letters"]["resumed"] == 1
     assert [decode(body) for body in bodies(applied, Step.TRANSFER)] == [batch]
-    assert _seen(applied) == []
+    assert _visible(applied) == []
 
 
-def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:
+def test_a_plan_leaves_no_dead_letters(applied: Stack) -> None:
     run = applied.begin(plan=True)
     work = BatchWork(first_batch(run))
     work.give_up(Item("mirror/team/app", "*"), SynclineError("NOT_FOUND", "it is gone"))
@@ -193,14 +191,14 @@ def test_a_plan_leaves_nothing_to_retry(applied: Stack) -> None:
     assert work.dead == []
 
 
-def test_many_repositories_are_counted(applied: Stack) -> None:
-    applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
+def test_only_the_first_of_many_repositories_are_named(applied: Stack) -> None:
+    applied.add_dead_letters(*(f"mirror/team/r{n}" for n in range(8)))
     assert "mirror/team/r4 and 3 others for 8 dead letters" in applied.run("retry", "prod").stdout
 
 
-def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dead_letters_beyond_one_run_are_kept(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.cli.commands_retry.LARGEST_SCOPE", 80)
-    applied.bury(*(f"mirror/team/r{n}" for n in range(8)))
+    applied.add_dead_letters(*(f"mirror/team/r{n}" for n in range(8)))
     result = applied.run("retry", "prod")
     assert result.exit_code == 0, result.output
     assert "5 dead letters of prod kept, more than one run can cover; run `syncline retry prod" in result.stdout
@@ -208,19 +206,19 @@ def test_more_than_one_run_takes_is_left_for_the_next(applied: Stack, monkeypatc
     run = applied.target.state.run("prod", str(first.run))
     verify(applied, run, *(first.scope.groups or ()))
     assert applied.json("retry", "prod")["letters"] == {"retried": 3, "resumed": 0, "left": 2, "verified": 3}
-    assert applied.dead() == 5
+    assert applied.dead_letters() == 5
 
 
 def verify(stack: Stack, run: Run, *groups: str) -> None:
-    """End a retry in which the items of these groups were found equal, as its functions would."""
+    """End a retry that found the items of these groups equal, as its functions would."""
     failures = stack.target.state.failures
     equal = [Result(group, "1.0", Outcome.EQUAL) for group in groups]
     gone = answer_retry(failures, run, equal)
     stack.finish(run, *equal, *gone)
 
 
-def test_a_letter_goes_when_its_item_is_verified(applied: Stack) -> None:
-    applied.bury("mirror/team/app", "mirror/team/base")
+def test_a_dead_letter_is_deleted_when_its_item_is_verified(applied: Stack) -> None:
+    applied.add_dead_letters("mirror/team/app", "mirror/team/base")
     assert applied.run("retry", "prod").exit_code == 0
     run = applied.target.state.current_run("prod")
     assert run is not None
@@ -231,18 +229,18 @@ def test_a_letter_goes_when_its_item_is_verified(applied: Stack) -> None:
     assert value["letters"] == {"retried": 1, "resumed": 0, "left": 0, "verified": 0}
 
 
-def test_a_failure_that_is_noted_while_its_letter_goes_stays(applied: Stack) -> None:
+def test_a_failure_recorded_during_the_deletion_of_its_letter_stays(applied: Stack) -> None:
     failures, key = applied.target.state.failures, ("mirror/team/app", "1.0")
-    applied.bury(key[0])
+    applied.add_dead_letters(key[0])
     [letter] = applied.target.queues.dead_letters(Step.TRANSFER, hidden_for=1)
     failures.write("prod", [KnownFailure(*key, "REFUSED", None, "it is so", "run", "run", 0.0)])
     delete_letters(applied.target, "prod", [RetryLetter(letter, EVERYTHING, (key,))])
-    assert applied.dead() == 0
+    assert applied.dead_letters() == 0
     assert [each.key for each in failures.all("prod")] == [key]
 
 
-def test_an_item_that_is_gone_says_so_and_its_letter_stays_until_it_is_dropped(applied: Stack) -> None:
-    applied.bury("mirror/team/app", "mirror/team/base")
+def test_the_dead_letter_of_a_gone_item_stays_until_it_is_dropped(applied: Stack) -> None:
+    applied.add_dead_letters("mirror/team/app", "mirror/team/base")
     assert applied.run("retry", "prod").exit_code == 0
     run = applied.target.state.current_run("prod")
     assert run is not None
@@ -254,14 +252,14 @@ def test_an_item_that_is_gone_says_so_and_its_letter_stays_until_it_is_dropped(a
     wrong = applied.run("retry", "prod", "--drop", "mirror/team/base:1.0")
     assert wrong.exit_code == 2
     assert "it has dead letters of: mirror/team/app:1.0" in wrong.stderr
-    assert applied.dead() == 1
+    assert applied.dead_letters() == 1
     assert applied.run("retry", "prod", "--drop", "mirror/team/app:1.0").exit_code == 0
-    assert applied.dead() == 0
+    assert applied.dead_letters() == 0
     assert applied.started() != []
     assert applied.run("retry", "prod").stdout == "prod has no dead letters to retry\n"
 
 
-def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: Stack) -> None:
+def test_the_retry_of_thousands_of_dead_letters_fits_a_record(applied: Stack) -> None:
     letters = SortedLetters()
     groups = [f"mirror/team/{'long-' * 40}{n:05}" for n in range(5000)]
     given_up = [RetryLetter(QueuedLetter(Step.TRANSFER, "", g), Scope.of([g]), ((g, "1.0"),)) for g in groups]
@@ -275,26 +273,26 @@ def test_thousands_of_dead_letters_make_a_run_that_can_be_written_down(applied: 
 
 
 @pytest.mark.parametrize("count", [1, 5000])
-def test_a_scan_of_everything_answers_for_as_many_letters_as_fit(count: int) -> None:
+def test_a_full_scan_retries_as_many_dead_letters_as_fit(count: int) -> None:
     letters = SortedLetters()
-    whole = RetryLetter(QueuedLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
+    full_scan = RetryLetter(QueuedLetter(Step.DISCOVER, "", "0"), EVERYTHING, (("*", "*"),))
     each = [
         RetryLetter(QueuedLetter(Step.TRANSFER, "", str(n)), Scope.of([f"r{n}"]), ((f"r{n}", "1.0" * 20),))
         for n in range(count)
     ]
-    letters.take([*each, whole])
+    letters.take([*each, full_scan])
     assert letters.scope == EVERYTHING
-    assert letters.given_up[0] is whole
+    assert letters.given_up[0] is full_scan
     assert bool(letters.beyond) is (count > 1)
 
 
-def test_cancelling_what_does_not_run(applied: Stack) -> None:
+def test_cancel_without_a_run_does_nothing(applied: Stack) -> None:
     result = applied.run("cancel", "prod")
     assert (result.exit_code, result.stdout) == (0, "no run of prod is in progress\n")
     assert applied.json("cancel", "prod") == {"cancelled": False, "run": None}
 
 
-def test_cancelling_ends_a_run_that_no_function_works_on(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_ends_a_run_without_functions(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     result = applied.run("cancel", "prod")
@@ -305,15 +303,17 @@ def test_cancelling_ends_a_run_that_no_function_works_on(applied: Stack, monkeyp
     assert applied.json("cancel", "prod")["run"]["status"] == "cancelled"
 
 
-def test_cancelling_lets_a_function_report_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody else may: the functions that worked on the run may all be dead."""
+def test_cancel_queues_a_message_so_that_a_function_reports_the_end(
+    applied: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a function reports, and those of the run may all be dead."""
     monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     assert applied.run("cancel", "prod").exit_code == 0
     assert [decode(body) for body in bodies(applied, Step.DISCOVER)] == [first_batch(run)]
 
 
-def test_cancelling_while_the_table_throttles(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_succeeds_while_the_table_throttles(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     run, end_cancelled, throttled = applied.begin(), State.end_cancelled, list[int]()
     monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
 
@@ -329,7 +329,7 @@ def test_cancelling_while_the_table_throttles(applied: Stack, monkeypatch: pytes
     assert applied.target.state.run("prod", run.id).status is RunStatus.CANCELLED
 
 
-def test_cancelling_the_run_of_a_removed_sync(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_of_a_removed_sync_can_be_cancelled(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.store.state.CANCELLED_AFTER", 0.0)
     run = applied.begin()
     applied.target.state.remove_sync("prod")
@@ -339,7 +339,7 @@ def test_cancelling_the_run_of_a_removed_sync(applied: Stack, monkeypatch: pytes
     assert "there is no sync named 'prod'" in result.stderr
 
 
-def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_waits_for_the_end(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     run = applied.begin()
     progress = State.progress
 
@@ -355,7 +355,7 @@ def test_cancelling_and_waiting_for_the_end(applied: Stack, monkeypatch: pytest.
     assert result.stdout.startswith("○ prod: cancelled after ")
 
 
-def test_cancelling_a_lost_run_frees_the_sync(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_ends_a_lost_run(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     run = applied.begin()
     monkeypatch.setattr("syncline.store.state.LOST_AFTER", -1)
     result = applied.run("cancel", "prod")

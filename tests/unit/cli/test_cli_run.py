@@ -26,24 +26,24 @@ def applied(stack: Stack) -> Stack:
 
 @contextmanager
 def functions(stack: Stack, work: Callable[[Run], object]) -> Iterator[list[Start]]:
-    """Take the next start message and carry out its run."""
-    seen: list[Start] = []
+    """Process the run of the next start message with ``work``, in a thread."""
+    starts: list[Start] = []
 
-    def carry_out() -> None:
+    def process() -> None:
         deadline = time.monotonic() + 20
-        while not seen and time.monotonic() < deadline:
-            seen.extend(stack.started())
-        start = seen[0]
+        while not starts and time.monotonic() < deadline:
+            starts.extend(stack.started())
+        start = starts[0]
         assert start.run is not None
         work(stack.target.state.run(start.sync, start.run))
 
-    thread = threading.Thread(target=carry_out)
+    thread = threading.Thread(target=process)
     thread.start()
-    yield seen
+    yield starts
     thread.join()
 
 
-def test_a_run_is_begun_and_queued(applied: Stack) -> None:
+def test_run_begins_and_queues_a_run(applied: Stack) -> None:
     value = applied.json("run", "prod")
     assert value["started"] is True
     [start] = applied.started()
@@ -57,7 +57,7 @@ def test_a_run_is_begun_and_queued(applied: Stack) -> None:
     assert applied.target.state.current_run("prod") is not None
 
 
-def test_a_second_start_says_so_and_does_nothing(applied: Stack) -> None:
+def test_a_second_run_is_not_started(applied: Stack) -> None:
     first = applied.json("run", "prod")["run"]["id"]
     result = applied.run("run", "prod")
     assert result.exit_code == 0
@@ -68,27 +68,27 @@ def test_a_second_start_says_so_and_does_nothing(applied: Stack) -> None:
     assert [start.run for start in applied.started()] == [first]
 
 
-def test_waiting_for_a_start_that_did_not_happen_is_an_error(applied: Stack) -> None:
+def test_waiting_for_a_run_that_was_not_started_is_an_error(applied: Stack) -> None:
     first = applied.json("run", "prod")["run"]["id"]
     result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0].startswith(f"error ALREADY_RUNNING: run {first} of prod has been in progress")
 
 
-def test_only_some_repositories(applied: Stack) -> None:
+def test_only_limits_the_scope(applied: Stack) -> None:
     result = applied.run("run", "prod", "--only", "team/base", "--only", "team/app")
     assert result.stdout.splitlines()[0].endswith(" of prod started, only mirror/team/app, mirror/team/base")
     assert applied.started()[0].scope.groups == ("mirror/team/app", "mirror/team/base")
 
 
-def test_a_repository_that_is_none_of_the_syncs(applied: Stack) -> None:
+def test_only_refuses_a_repository_outside_the_sync(applied: Stack) -> None:
     result = applied.run("run", "prod", "--only", "team/other")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == "error USAGE: prod does not select the repository team/other"
     assert applied.target.state.current_run("prod") is None
 
 
-def test_more_than_one_scan_can_cover_is_refused(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_refuses_more_than_one_scan_can_cover(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.model.LARGEST_SCOPE", 30)
     result = applied.run("plan", "prod", "--only", "team/app", "--only", "team/base")
     assert result.exit_code == 2
@@ -118,12 +118,12 @@ def test_removals_are_allowed_for_one_run(stack: Stack, count: int) -> None:
     assert stack.target.state.run("shop-files", start.run).allow_removals == count
 
 
-def test_a_run_without_the_option_keeps_to_the_limits(stack: Stack) -> None:
+def test_a_run_without_the_option_has_no_allowance(stack: Stack) -> None:
     assert stack.apply(REMOVING).exit_code == 0
     assert stack.json("run", "shop-files")["run"]["allow_removals"] is None
 
 
-def test_removals_are_not_silently_forbidden_where_a_run_is_under_way(stack: Stack) -> None:
+def test_allow_removals_is_an_error_during_a_run(stack: Stack) -> None:
     assert stack.apply(REMOVING).exit_code == 0
     first = stack.json("run", "shop-files")["run"]["id"]
     result = stack.run("run", "shop-files", "--allow-removals", "400")
@@ -131,7 +131,7 @@ def test_removals_are_not_silently_forbidden_where_a_run_is_under_way(stack: Sta
     assert result.stderr.startswith(f"error ALREADY_RUNNING: run {first} of shop-files has been in progress")
 
 
-def test_a_sync_that_removes_nothing_has_no_limits_to_lift(stack: Stack) -> None:
+def test_allow_removals_is_an_error_for_a_sync_without_removals(stack: Stack) -> None:
     assert stack.apply(SYNCS + FILES.removeprefix("syncs:\n")).exit_code == 0
     for name, what in (
         ("prod", "prod is a sync of images, which never removes anything; leave out --allow-removals"),
@@ -146,7 +146,7 @@ def test_a_sync_that_removes_nothing_has_no_limits_to_lift(stack: Stack) -> None
     assert stack.run("run", "prod", "--allow-removals", "-1").exit_code == 2
 
 
-def test_a_sync_without_runs_says_so_and_begins_none(stack: Stack) -> None:
+def test_a_tokens_sync_has_no_runs(stack: Stack) -> None:
     result = stack.apply(TOKENS)
     assert (result.exit_code, "syncline plan" in result.output) == (0, False)
     what = "gateway is a sync of tokens, which has no runs; `syncline status gateway` shows its instances"
@@ -157,7 +157,7 @@ def test_a_sync_without_runs_says_so_and_begins_none(stack: Stack) -> None:
     assert stack.started() == []
 
 
-def test_a_sync_that_does_not_exist(applied: Stack) -> None:
+def test_an_unknown_sync_is_an_error(applied: Stack) -> None:
     for command in ("run", "plan", "retry", "cancel", "status", "report"):
         result = applied.run(command, "prdo")
         assert result.exit_code == 2
@@ -167,14 +167,14 @@ def test_a_sync_that_does_not_exist(applied: Stack) -> None:
     assert "existing syncs: prod" in applied.run("run", "xyz").stderr
 
 
-def test_no_sync_at_all(stack: Stack) -> None:
+def test_the_error_says_that_no_sync_is_applied(stack: Stack) -> None:
     result = stack.run("run", "prod")
     assert result.stderr.splitlines()[0] == (
         "error NO_SUCH_SYNC: there is no sync named 'prod'; no sync has been applied"
     )
 
 
-def test_a_run_whose_message_cannot_be_sent_is_ended_again(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_whose_message_cannot_be_sent_is_cancelled(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -186,7 +186,7 @@ def test_a_run_whose_message_cannot_be_sent_is_ended_again(applied: Stack, monke
     assert applied.json("run", "prod")["started"] is True
 
 
-def test_waiting_to_a_good_end(applied: Stack) -> None:
+def test_wait_reports_success(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, moved(), skipped=2310)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0, result.output
@@ -197,14 +197,14 @@ def test_waiting_to_a_good_end(applied: Stack) -> None:
     assert lines[-1].startswith("→ syncline report 20")
 
 
-def test_nothing_differed(applied: Stack) -> None:
+def test_wait_reports_no_differences(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, skipped=810)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
     assert result.stdout.splitlines()[-1].startswith("✓ prod: no differences, 810 items equal, in ")
 
 
-def test_nothing_there_is_not_called_equal(applied: Stack) -> None:
+def test_an_empty_source_is_not_reported_as_equal(applied: Stack) -> None:
     """A misspelt repository must not look like a successful sync."""
     with functions(applied, applied.finish):
         result = applied.run("run", "prod", "--wait")
@@ -214,7 +214,7 @@ def test_nothing_there_is_not_called_equal(applied: Stack) -> None:
     )
 
 
-def test_a_source_of_which_all_is_left_out_is_not_called_empty(applied: Stack) -> None:
+def test_a_source_whose_items_are_all_left_out_is_not_reported_as_empty(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, left_out=3)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
@@ -222,7 +222,7 @@ def test_a_source_of_which_all_is_left_out_is_not_called_empty(applied: Stack) -
     assert result.stdout.splitlines()[-1].startswith(expected)
 
 
-def test_what_was_left_out_is_told_beside_what_is_equal(applied: Stack) -> None:
+def test_items_left_out_are_reported(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, skipped=2, left_out=3)):
         result = applied.run("run", "prod", "--wait")
     assert result.stdout.splitlines()[-1].startswith("✓ prod: no differences, 2 items equal, 3 left out, in ")
@@ -238,7 +238,7 @@ def test_what_was_left_out_is_told_beside_what_is_equal(applied: Stack) -> None:
     assert "  the target has no such names" in lines
 
 
-def test_extras_are_told_and_are_no_failure(applied: Stack) -> None:
+def test_extras_are_reported_and_are_no_failure(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, skipped=2, extra=3)):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 0
@@ -252,7 +252,7 @@ def test_extras_are_told_and_are_no_failure(applied: Stack) -> None:
     assert ["extra", "main:docs/guide.md"] in [line.split()[:2] for line in lines]
 
 
-def test_waiting_to_a_bad_end(applied: Stack) -> None:
+def test_wait_reports_failures(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, moved(), failed())):
         result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 1
@@ -262,7 +262,7 @@ def test_waiting_to_a_bad_end(applied: Stack) -> None:
     assert "syncline report " in lines[3]
 
 
-def test_a_conflict_is_not_all_well(applied: Stack) -> None:
+def test_a_conflict_fails_the_command(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, conflict())):
         value = applied.json("run", "prod", "--wait", code=1)
     assert value["started"] is True
@@ -271,14 +271,14 @@ def test_a_conflict_is_not_all_well(applied: Stack) -> None:
     assert value["run"]["seconds"] >= 0
 
 
-def test_of_many_failures_a_few_are_named(applied: Stack) -> None:
+def test_only_a_few_of_many_failures_are_named(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, *(failed(name=f"{n}.0") for n in range(9)))):
         result = applied.run("run", "prod", "--wait")
     assert result.stdout.count("UNAUTHORIZED") == 5
     assert "  and 4 others" in result.stdout
 
 
-def test_a_run_that_is_cancelled_meanwhile(applied: Stack) -> None:
+def test_wait_reports_a_cancelled_run(applied: Stack) -> None:
     def cancel(run: Run) -> None:
         applied.target.state.cancel_run("prod", run.id)
         applied.finish(run, Result("mirror/team/app", "1.0", Outcome.CANCELLED, GOOD))
@@ -290,7 +290,7 @@ def test_a_run_that_is_cancelled_meanwhile(applied: Stack) -> None:
     assert "1 cancelled" in result.stdout
 
 
-def test_a_run_without_progress(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wait_ends_for_a_run_without_progress(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_progress, "LOST_AFTER", 0.1)
     result = applied.run("run", "prod", "--wait")
     assert result.exit_code == 1
@@ -312,7 +312,7 @@ def test_a_plan_shows_what_would_move_and_moves_nothing(applied: Stack) -> None:
     assert applied.target.state.current_run("prod") is None
 
 
-def test_a_plan_says_what_a_run_would_remove_and_leave_out(applied: Stack) -> None:
+def test_a_plan_shows_removals_and_items_left_out(applied: Stack) -> None:
     gone = Result("east", "east/n/f1.yaml", Outcome.WOULD_REMOVE, None, OTHER)
     secret = Result(
         "east", "east/n/s.yaml", Outcome.LEFT_OUT, reason="east/n/s.yaml is or contains a Kubernetes Secret"
@@ -328,7 +328,7 @@ def test_a_plan_says_what_a_run_would_remove_and_leave_out(applied: Stack) -> No
     assert lines[4].startswith("→ syncline run prod --wait")
 
 
-def test_a_plan_with_a_conflict(applied: Stack) -> None:
+def test_a_conflict_fails_a_plan(applied: Stack) -> None:
     with functions(applied, lambda run: applied.finish(run, conflict())):
         value = applied.json("plan", "prod", code=1)
     assert value["run"]["plan"] is True
@@ -337,16 +337,16 @@ def test_a_plan_with_a_conflict(applied: Stack) -> None:
     ]
 
 
-def test_a_plan_goes_beside_a_run(applied: Stack) -> None:
-    under_way = applied.begin()
+def test_a_plan_may_run_beside_a_run(applied: Stack) -> None:
+    current = applied.begin()
     with functions(applied, lambda run: applied.finish(run, skipped=1)):
         assert applied.run("plan", "prod").exit_code == 0
-    assert not applied.target.state.run("prod", under_way.id).over
+    assert not applied.target.state.run("prod", current.id).over
 
 
 @pytest.fixture
 def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C at the first pause between two polls."""
+    """Raise KeyboardInterrupt at the first pause between two polls."""
 
     def interrupt(_: float) -> None:
         raise KeyboardInterrupt
@@ -355,7 +355,7 @@ def ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_as_json(applied: Stack) -> None:
+def test_ctrl_c_is_reported_as_json(applied: Stack) -> None:
     value = applied.json("run", "prod", "--wait", code=130)
     assert (value["interrupted"], value["cancelled"]) == (True, False)
     assert applied.target.state.run("prod", value["run"]["id"]).status is RunStatus.RUNNING
@@ -371,7 +371,7 @@ def test_ctrl_c_cancels_a_plan(applied: Stack) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_following(applied: Stack) -> None:
+def test_ctrl_c_does_not_end_a_run_that_is_followed(applied: Stack) -> None:
     run = applied.begin()
     result = applied.run("status", "prod", "--wait")
     assert result.exit_code == 130
@@ -379,7 +379,7 @@ def test_ctrl_c_while_following(applied: Stack) -> None:
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_ctrl_c_while_a_run_is_cancelled(applied: Stack) -> None:
+def test_ctrl_c_does_not_stop_a_cancellation(applied: Stack) -> None:
     run = applied.begin()
     result = applied.run("cancel", "prod")
     assert result.exit_code == 130
@@ -402,7 +402,7 @@ def test_temporary_errors_are_ignored_while_waiting(applied: Stack, monkeypatch:
         assert applied.run("run", "prod", "--wait").exit_code == 0
 
 
-def test_an_engine_that_goes_away_meanwhile(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_stops_during_the_wait_is_an_error(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone(*_: object) -> None:
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
 

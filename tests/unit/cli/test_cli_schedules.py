@@ -1,4 +1,4 @@
-"""The next start of schedules."""
+"""The next start of a schedule."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def at(text: str) -> float:
     return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
 
 
-def shown(seconds: float | None) -> str | None:
+def formatted(seconds: float | None) -> str | None:
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
 
 
@@ -45,12 +45,12 @@ NOW = at("2026-11-21T10:15:22")  # a Saturday
         ("cron(0 0 31W JAN ? *)", None, "2027-01-29 00:00"),
         ("cron(0 0 29 2 ? *)", None, "2028-02-29 00:00"),
         ("cron(0 0 1 1 ? 2026)", None, None),
-        # Summer time leaves out 02:30 on 28 March 2027 in Berlin.
+        # 02:30 on 28 March 2027 does not exist in Berlin, because summer time begins.
         ("cron(30 2 28 3 ? 2027)", "Europe/Berlin", None),
     ],
 )
 def test_cron(cron: str, zone: str | None, expected: str | None) -> None:
-    assert shown(next_time(cron, zone, NOW, NOW)) == expected
+    assert formatted(next_time(cron, zone, NOW, NOW)) == expected
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_cron(cron: str, zone: str | None, expected: str | None) -> None:
     ],
 )
 def test_rate(rate: str, since: str, expected: str) -> None:
-    assert shown(next_time(rate, None, NOW, at(since))) == expected
+    assert formatted(next_time(rate, None, NOW, at(since))) == expected
 
 
 @hypothesis.given(st.integers(0, 59), st.integers(0, 23), st.integers(0, 4 * 365 * 86_400))
 def test_a_daily_time_comes_within_a_day(minute: int, hour: int, seconds: int) -> None:
     after = NOW + seconds
-    coming = next_time(f"cron({minute} {hour} * * ? *)", "UTC", after, after)
-    assert coming is not None
-    assert 0 < coming - after <= 86_400
-    moment = datetime.fromtimestamp(coming, UTC)
+    upcoming = next_time(f"cron({minute} {hour} * * ? *)", "UTC", after, after)
+    assert upcoming is not None
+    assert 0 < upcoming - after <= 86_400
+    moment = datetime.fromtimestamp(upcoming, UTC)
     assert (moment.hour, moment.minute, moment.second) == (hour, minute, 0)

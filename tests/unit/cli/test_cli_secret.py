@@ -32,7 +32,7 @@ def test_a_secret_is_created_and_replaced(stack: Stack) -> None:
     assert resolved(stack, "secret:syncline/token") == "second"
 
 
-def test_keys_of_one_secret_are_set_one_by_one(stack: Stack) -> None:
+def test_a_key_of_a_secret_is_set_alone(stack: Stack) -> None:
     for key, value in (("user", "ann"), ("password", "s3cr3t"), ("user", "bob")):
         assert store(stack, f"syncline/ann#{key}", value).exit_code == 0
     values = {key: resolved(stack, f"secret:syncline/ann#{key}") for key in ("user", "password")}
@@ -46,13 +46,13 @@ def test_keys_of_one_secret_are_set_one_by_one(stack: Stack) -> None:
     assert resolved(stack, "secret:syncline/text") == "not JSON"
 
 
-def test_a_parameter(stack: Stack) -> None:
+def test_a_parameter_is_created_and_replaced(stack: Stack) -> None:
     for value in ("first", "second"):
         assert store(stack, "ssm:/syncline/token", value).exit_code == 0
         assert resolved(stack, "ssm:/syncline/token") == value
 
 
-def test_the_value_is_shown_nowhere(stack: Stack) -> None:
+def test_the_value_is_not_printed(stack: Stack) -> None:
     result = store(stack, "syncline/token", "hunter2", "--json")
     value: dict[str, Any] = json.loads(result.stdout)
     assert value == {"reference": "secret:syncline/token", "created": True}
@@ -60,7 +60,7 @@ def test_the_value_is_shown_nowhere(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "words"),
+    ("name", "value", "text"),
     [
         ("syncline/token", "\n", "no value was given; type it, or pass it on stdin"),
         ("syncline/token", b"\xff\xfe", "the value is not UTF-8 text; encode it first, with `base64` for example"),
@@ -69,13 +69,13 @@ def test_the_value_is_shown_nowhere(stack: Stack) -> None:
         ("ssm:token", "x", "'ssm:token' is not a parameter's name"),
     ],
 )
-def test_wrong_use(stack: Stack, name: str, value: str | bytes, words: str) -> None:
+def test_usage_errors(stack: Stack, name: str, value: str | bytes, text: str) -> None:
     result = store(stack, name, value)
     assert result.exit_code == 2
-    assert result.stderr.startswith(f"error USAGE: {words}")
+    assert result.stderr.startswith(f"error USAGE: {text}")
 
 
-def test_an_unknown_action(stack: Stack) -> None:
+def test_an_unknown_action_is_an_error(stack: Stack) -> None:
     result = stack.run("secret", "get", "syncline/token")
     assert result.stderr.startswith("error USAGE: unknown action 'get'; the only one is `set`")
 

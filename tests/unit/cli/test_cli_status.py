@@ -22,7 +22,7 @@ from syncline.store.tokens import InstanceLists
 from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
-TWO = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
+TWO_SYNCS = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
     "    schedule: rate(1 hour)\n", ""
 ).replace("mirror", "dev")
 
@@ -45,7 +45,7 @@ def test_status_before_anything_was_applied(stack: Stack) -> None:
 
 
 def test_status_of_all(stack: Stack) -> None:
-    assert stack.apply(TWO).exit_code == 0
+    assert stack.apply(TWO_SYNCS).exit_code == 0
     stack.finish(stack.begin(), moved(), skipped=3)
     stack.begin("dev")
     result = stack.run("status")
@@ -66,8 +66,8 @@ def test_status_names_the_console(applied: Stack) -> None:
     assert applied.json("status")["console"] == address
 
 
-def test_a_run_that_waits_says_why(applied: Stack) -> None:
-    """The clock of the functions is five minutes behind, so the run has made no progress for so long."""
+def test_status_shows_why_a_run_waits(applied: Stack) -> None:
+    """The functions' clock is five minutes behind, so the run appears to have made no progress since then."""
     state = State(applied.target.state._db._table, lambda: time.time() - 300)
     run, _ = state.begin_run("prod", made_run_id(), Trigger.MANUAL, EVERYTHING)
     assert applied.json("status")["syncs"][0]["current"]["waiting"] is None
@@ -81,7 +81,7 @@ def test_a_run_that_waits_says_why(applied: Stack) -> None:
     assert waiting["since"] < waiting["until"]
 
 
-def test_a_run_that_is_cancelled_says_so(applied: Stack) -> None:
+def test_status_shows_that_a_run_is_being_cancelled(applied: Stack) -> None:
     run = applied.begin()
     applied.target.state.cancel_run("prod", run.id)
     assert "cancelling, scanning" in applied.run("status").stdout
@@ -89,7 +89,7 @@ def test_a_run_that_is_cancelled_says_so(applied: Stack) -> None:
 
 def test_status_as_json(applied: Stack) -> None:
     applied.finish(applied.begin(trigger=Trigger.SCHEDULE), moved())
-    applied.bury("mirror/team/base")
+    applied.add_dead_letters("mirror/team/base")
     value = applied.json("status")
     [sync] = value["syncs"]
     assert value["dead_letters"] == {"discover": 0, "transfer": 1, "commit": 0, "verify": 0}
@@ -102,7 +102,7 @@ def test_status_as_json(applied: Stack) -> None:
 
 def test_failures_and_dead_letters_are_shown(applied: Stack) -> None:
     applied.finish(applied.begin(), failed())
-    applied.bury("mirror/team/base", "mirror/team/app")
+    applied.add_dead_letters("mirror/team/base", "mirror/team/app")
     result = applied.run("status")
     assert "✗ " in row(result.stdout, "prod")
     assert "dead letters: transfer 2" in result.stdout
@@ -128,23 +128,23 @@ def test_a_plan_is_not_the_last_run(applied: Stack) -> None:
     assert applied.json("report")["run"]["id"] == run.id
 
 
-def test_a_disabled_sync(stack: Stack) -> None:
+def test_status_shows_a_disabled_sync(stack: Stack) -> None:
     stack.apply(SYNCS + "    enabled: false\n")
     result = stack.run("status")
     assert row(result.stdout, "prod").split() == ["prod", "disabled", "-", "never"]
 
 
-def test_a_schedule_that_someone_deleted(applied: Stack) -> None:
+def test_status_shows_a_missing_schedule(applied: Stack) -> None:
     applied.target.scheduler.delete_schedule(Name="prod", GroupName="syncline")
     assert "schedule missing" in row(applied.run("status").stdout, "prod")
 
 
-def test_a_run_being_cancelled(applied: Stack) -> None:
+def test_the_row_of_a_sync_shows_that_its_run_is_being_cancelled(applied: Stack) -> None:
     applied.target.state.cancel_run("prod", applied.begin().id)
     assert "cancelling, scanning" in row(applied.run("status").stdout, "prod")
 
 
-def test_following_where_nothing_is_under_way_tells_of_the_latest_run(applied: Stack) -> None:
+def test_wait_without_a_current_run_reports_the_latest(applied: Stack) -> None:
     run = applied.finish(applied.begin(), failed())
     result = applied.run("status", "prod", "--wait")
     assert result.exit_code == 1
@@ -152,14 +152,14 @@ def test_following_where_nothing_is_under_way_tells_of_the_latest_run(applied: S
     assert applied.json("status", "prod", "--wait", code=1)["run"]["id"] == run.id
 
 
-def test_following_needs_a_name_and_a_run(applied: Stack) -> None:
+def test_wait_needs_a_name_and_a_run(applied: Stack) -> None:
     assert applied.run("status", "--wait").stderr.startswith("error USAGE: --wait needs the name of a sync")
     result = applied.run("status", "prod", "--wait")
     assert result.exit_code == 2
     assert result.stderr.startswith("error NO_SUCH_RUN: prod has not run yet")
 
 
-def test_a_report_names_what_needs_somebody_first(applied: Stack) -> None:
+def test_a_report_lists_failures_and_conflicts_first(applied: Stack) -> None:
     run = applied.finish(applied.begin(), moved(), failed(), conflict(), skipped=7)
     result = applied.run("report")
     assert result.exit_code == 1
@@ -171,20 +171,20 @@ def test_a_report_names_what_needs_somebody_first(applied: Stack) -> None:
     assert lines[5].split() == ["moved", "mirror/team/app:1.0", "aaaaaaaaaaaa", "on", "both", "sides", "3.0", "MiB"]
     assert all(len(line) <= 80 for line in lines[1:6])
     assert "TAG_DIFFERS (1): The target has another image under this tag, and the sync may not overwrite." in lines
-    assert "→ Renew the credentials that `auth` refers to, then `syncline retry`." in lines
+    assert "→ Renew the credentials that `auth` refers to, then run `syncline retry`." in lines
     assert lines[-3].startswith("✗ prod: 1 moved (3.0 MiB), 7 equal, 1 conflict, 1 failed, in ")
     assert lines[-2] == "3.0 MiB sent, 7 requests to source and target"
     assert lines[-1].startswith("→ syncline retry prod")
 
 
-def test_a_report_with_digests_in_full(applied: Stack) -> None:
+def test_a_full_report_shows_complete_digests(applied: Stack) -> None:
     applied.finish(applied.begin(), conflict())
     result = applied.run("report", "prod", "--full")
     assert f"{GOOD} → {OTHER}" in result.stdout
 
 
 def test_the_rows_of_a_report_fit_80_columns(applied: Stack) -> None:
-    """Only a name that is too long by itself does not; it is on a line of its own, in full."""
+    """Only a name that is too long by itself exceeds them; it has its own line."""
     long, too_long = "mirror/team/" + "n" * 40, "mirror/team/" + "n" * 90
     results = [moved(), replace(conflict(), group=long), moved(too_long)]
     blob, etag = "0123456789abcdef0123456789abcdef01234567", "d41d8cd98f00b204e9800998ecf8427e-12"
@@ -192,13 +192,13 @@ def test_the_rows_of_a_report_fit_80_columns(applied: Stack) -> None:
     lines = applied.run("report", run.id).stdout.splitlines()
     wide = [line for line in lines if len(line) > 80 and not line.startswith(("TAG_DIFFERS", "→"))]
     assert wide == [f"moved     {too_long}:1.0"]
-    at = lines.index(f"conflict  {long}:latest")
-    assert lines[at + 1].split() == ["aaaaaaaaaaaa", "→", "bbbbbbbbbbbb"]
+    index = lines.index(f"conflict  {long}:latest")
+    assert lines[index + 1].split() == ["aaaaaaaaaaaa", "→", "bbbbbbbbbbbb"]
     assert "moved     main:east/n/f0.yaml  0123456789ab → d41d8cd98f00  3.0 MiB" in lines
 
 
 @pytest.mark.parametrize(
-    ("groups", "said"),
+    ("groups", "scope"),
     [
         (["key:odd/x"], "only odd/x"),
         (["event:0055AED6DCD90281E5:odd/x", "key:odd/x", "prefix:docs/"], "only docs/, odd/x"),
@@ -206,39 +206,39 @@ def test_the_rows_of_a_report_fit_80_columns(applied: Stack) -> None:
         (["mirror/team/app", "mirror/team/base"], "only mirror/team/app, mirror/team/base"),
     ],
 )
-def test_a_report_names_what_a_run_covered_as_people_call_it(applied: Stack, groups: list[str], said: str) -> None:
+def test_a_report_shows_the_scope_without_internal_prefixes(applied: Stack, groups: list[str], scope: str) -> None:
     run, root = applied.target.state.begin_run("prod", made_run_id(), Trigger.EVENT, Scope.of(groups))
     failure = Result(groups[0], "*", Outcome.FAILED, code="SOURCE_ABSENT", reason="it has no object")
     applied.target.state.end_batch(root, BatchRecord((failure,)), Counts.of([failure]))
     applied.target.state.finish_run("prod", run.id)
     lines = applied.run("report", run.id).stdout.splitlines()
-    assert lines[1] == said
-    name = said.removeprefix("only ").split(", ")[-1 if len(groups) == 3 else 0]
+    assert lines[1] == scope
+    name = scope.removeprefix("only ").split(", ")[-1 if len(groups) == 3 else 0]
     assert lines[2] == f"failed  {name} (all)"
 
 
-def test_a_file_is_called_by_its_key_everywhere(stack: Stack) -> None:
-    """Its group is a share of the keys, which means nothing to people."""
+def test_all_commands_name_a_file_by_its_key(stack: Stack) -> None:
+    """The group of a file is a share of the keys, which has no meaning to users."""
     assert stack.apply(FILES).exit_code == 0
     run = stack.begin("shop-files")
     bad = failed(group_of("odd/x"), "odd/x")
     record_failures(stack.target.state.failures, first_batch(run), BatchRecord((bad,)), time.time())
     stack.finish(run, bad)
-    stack.bury(group_of("odd/x"), sync="shop-files", name="odd/x")
-    for words in (
+    stack.add_dead_letters(group_of("odd/x"), sync="shop-files", name="odd/x")
+    for arguments in (
         ["report", run.id],
         ["status", "shop-files"],
         ["status", "shop-files", "--wait"],
         ["acknowledge", "shop-files"],
     ):
-        lines = stack.run(*words).stdout.splitlines()
+        lines = stack.run(*arguments).stdout.splitlines()
         assert any("odd/x" in re.split(r"[ :]+", line.strip())[:2] for line in lines), lines
         assert f"{group_of('odd/x')}:odd/x" not in "\n".join(lines)
     assert stack.run("acknowledge", "shop-files", "odd/x").exit_code == 0
     wrong = stack.run("retry", "shop-files", "--drop", "odd/y")
     assert "it has dead letters of: odd/x" in wrong.stderr
     assert stack.run("retry", "shop-files", "--drop", "odd/x").exit_code == 0
-    assert stack.dead() == 0
+    assert stack.dead_letters() == 0
 
 
 def test_an_item_whose_group_is_its_own_key_is_named_once(applied: Stack) -> None:
@@ -267,44 +267,44 @@ def test_a_report_as_json(applied: Stack) -> None:
     assert list(value["actions"]) == ["UNAUTHORIZED"]
 
 
-def test_a_report_with_a_code_of_another_version(applied: Stack) -> None:
+def test_a_report_shows_the_code_of_another_version(applied: Stack) -> None:
     run = applied.finish(applied.begin(), failed(code=stored_code("OF_LATER")))
     shown = applied.run("report", run.id).stdout
-    assert "OF_LATER (1): This version of Syncline does not have the code." in shown
+    assert "OF_LATER (1): This version of Syncline does not know the code." in shown
     assert "Use the version of Syncline that reported it." in shown
 
 
-def test_a_report_by_the_id_that_a_run_really_has(applied: Stack) -> None:
-    """Also of a run that is not the latest: the ID is not taken for the name of a sync."""
+def test_a_report_of_a_run_by_its_id(applied: Stack) -> None:
+    """The ID of an earlier run is not taken for the name of a sync."""
     run = applied.finish(applied.begin(), moved())
     applied.finish(applied.begin(), failed())
     assert applied.json("report", run.id)["run"]["id"] == run.id
 
 
-def test_a_report_of_a_run_under_way(applied: Stack) -> None:
+def test_a_report_of_a_run_in_progress(applied: Stack) -> None:
     applied.begin()
     result = applied.run("report", "prod")
     assert result.exit_code == 0
     assert "in progress: nothing found so far" in result.stdout
 
 
-def test_a_look_that_failed_as_a_whole_is_named(applied: Stack) -> None:
-    whole = Result("*", "*", Outcome.FAILED, None, None, 0, "LISTING_INCOMPLETE", "the listing came back empty")
-    part = Result("mirror/team/app", "*", Outcome.FAILED, None, None, 0, "UNREACHABLE", "refused")
-    applied.finish(applied.begin(), whole, part)
+def test_a_report_names_a_failed_scan(applied: Stack) -> None:
+    full_scan = Result("*", "*", Outcome.FAILED, None, None, 0, "LISTING_INCOMPLETE", "the listing came back empty")
+    one_group = Result("mirror/team/app", "*", Outcome.FAILED, None, None, 0, "UNREACHABLE", "refused")
+    applied.finish(applied.begin(), full_scan, one_group)
     result = applied.run("report")
     assert "(complete scan)" in result.stdout
     assert "mirror/team/app (all)" in result.stdout
 
 
-def test_reports_of_what_there_is_not(applied: Stack) -> None:
+def test_reports_of_unknown_runs_are_errors(applied: Stack) -> None:
     unknown = made_run_id()
-    for words, what in (
+    for arguments, what in (
         ([], "no sync has run yet"),
         (["prod"], "prod has not run yet"),
         ([unknown], f"no sync has a run {unknown}"),
     ):
-        result = applied.run("report", *words)
+        result = applied.run("report", *arguments)
         assert result.exit_code == 2
         assert result.stderr.startswith(f"error NO_SUCH_RUN: {what}")
 
@@ -356,7 +356,7 @@ def test_status_names_source_and_target_of_artifacts() -> None:
     assert source_and_target(config) == "octo/app at https://api.github.com → registry.gitlab.example"
 
 
-def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_refused(stack: Stack) -> None:
+def test_status_of_tokens_shows_instances_and_recommends_no_run(stack: Stack) -> None:
     assert stack.apply(TOKENS).exit_code == 0
     shown = stack.run("status", "gateway").stdout
     assert "instances: never listed" in shown
@@ -374,8 +374,8 @@ def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_re
     assert f"probe: {stack.target.output('ProbeUrl')}v1/synced" in lines
     everything = stack.run("status").stdout
     assert row(everything, "gateway").split()[1:3] == ["2", "instances"]
-    for words in ("plan gateway", "run gateway"):
-        assert words not in everything + "\n".join(lines)
+    for arguments in ("plan gateway", "run gateway"):
+        assert arguments not in everything + "\n".join(lines)
     [value] = stack.json("status")["syncs"]
     assert (value["instances"], value["scrape_failed"]) == (2, "UNREACHABLE")
     assert value["scrape_reason"] == "the API of one refuses connections"
@@ -385,21 +385,21 @@ def test_status_of_tokens_shows_what_is_listed_and_recommends_nothing_that_is_re
     assert (value["scrape_failed"], value["scrape_reason"]) == (None, None)
 
 
-def test_a_sync_with_runs_is_recommended_where_one_of_tokens_is_first(stack: Stack) -> None:
+def test_status_recommends_a_sync_that_has_runs(stack: Stack) -> None:
     assert stack.apply(TOKENS.replace("gateway:", "a-gateway:") + SYNCS.removeprefix("syncs:\n")).exit_code == 0
     assert "→ syncline plan prod" in stack.run("status").stdout
 
 
-def test_dead_letters_in_the_status_of_one_sync_are_not_taken_for_its_own(applied: Stack) -> None:
-    applied.bury("mirror/team/app", sync="other")
+def test_the_status_of_one_sync_marks_dead_letters_as_those_of_all_syncs(applied: Stack) -> None:
+    applied.add_dead_letters("mirror/team/app", sync="other")
     assert "dead letters of all syncs: transfer 1" in applied.run("status", "prod").stdout.splitlines()
     assert "dead letters: transfer 1" in applied.run("status").stdout.splitlines()
 
 
 def test_dead_letters_of_a_removed_sync_are_named_listed_and_cleared(applied: Stack) -> None:
-    applied.bury("mirror/team/app", "mirror/team/base")
-    applied.bury("mirror/team/app", sync="other")
-    assert applied.apply(TWO.replace("  prod:", "  next:"), "--prune").exit_code == 0
+    applied.add_dead_letters("mirror/team/app", "mirror/team/base")
+    applied.add_dead_letters("mirror/team/app", sync="other")
+    assert applied.apply(TWO_SYNCS.replace("  prod:", "  next:"), "--prune").exit_code == 0
     shown = applied.run("status").stdout
     assert "dead letters of prod, which is not applied: 2" in shown
     assert "syncline retry prod --drop '*'" in shown
@@ -410,7 +410,7 @@ def test_dead_letters_of_a_removed_sync_are_named_listed_and_cleared(applied: St
     assert "mirror/team/app:1.0" in listed.stdout
     assert applied.started() == []
     assert applied.run("retry", "prod", "--drop", "mirror/team/app:1.0").exit_code == 0
-    assert applied.dead() == 2
+    assert applied.dead_letters() == 2
     assert applied.run("retry", "prod", "--drop", "*").stdout == "1 dead letter of prod dropped\n"
     assert applied.json("status")["dead_letters_of_others"] == {"other": 1}
     assert applied.run("retry", "prod").stderr.startswith("error NO_SUCH_SYNC: ")

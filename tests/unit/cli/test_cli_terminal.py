@@ -1,4 +1,4 @@
-"""The command as a program: on a terminal, off it, interrupted, and how fast it starts."""
+"""The command as a process: with and without a terminal, interrupted, and the modules that it imports."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def applied(stack: Stack) -> Stack:
     return stack
 
 
-def the_run(stack: Stack) -> Run:
+def started_run(stack: Stack) -> Run:
     """Return the run that the command starts."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
@@ -68,8 +68,8 @@ class Terminal:
         return self._text.decode()
 
 
-def half_done(stack: Stack, run: Run) -> Callable[[], Run]:
-    """One item of two has moved; gives what moves the other."""
+def move_one_of_two(stack: Stack, run: Run) -> Callable[[], Run]:
+    """Move one of two items; return a function that moves the other and ends the run."""
     state, root = stack.target.state, first_batch(run)
     items = tuple(Item("mirror/team/app", name, GOOD) for name in ("1.0", "2.0"))
     children = [root.child(n, items=(item,)) for n, item in enumerate(items)]
@@ -80,9 +80,9 @@ def half_done(stack: Stack, run: Run) -> Callable[[], Run]:
     def finish() -> Run:
         second = moved(name="2.0")
         state.end_batch(children[1], BatchRecord((second,)), Counts.of([second]))
-        over = state.finish_run(run.sync, run.id)
-        assert over is not None
-        return over
+        ended = state.finish_run(run.sync, run.id)
+        assert ended is not None
+        return ended
 
     return finish
 
@@ -90,21 +90,21 @@ def half_done(stack: Stack, run: Run) -> Callable[[], Run]:
 def test_a_terminal_shows_one_live_line_and_then_the_summary(applied: Stack) -> None:
     terminal = Terminal()
     process = applied.process("run", "prod", "--wait", stdout=terminal.slave, env=TERMINAL)
-    finish = half_done(applied, the_run(applied))
+    finish = move_one_of_two(applied, started_run(applied))
     terminal.wait_for("1 of 2 items")
     finish()
     code, _, err = process.end()
     shown = terminal.end()
     assert (code, err) == (0, "")
-    assert "\x1b[2K" in shown  # the line is written over and over, and cleared at the end
+    assert "\x1b[2K" in shown  # the line is rewritten, and cleared at the end
     assert "✓ prod: 2 moved (6.0 MiB), 5 equal, in " in shown.split("\x1b[2K")[-1]
     assert "\x1b[32m" in shown
     assert shown.endswith("\x1b[0m\r\n")
 
 
-def test_off_a_terminal_there_are_plain_lines_only(applied: Stack) -> None:
+def test_without_a_terminal_only_plain_lines_are_printed(applied: Stack) -> None:
     process = applied.process("run", "prod", "--wait", env={"TERM": "xterm-256color"})
-    finish = half_done(applied, the_run(applied))
+    finish = move_one_of_two(applied, started_run(applied))
     assert process.popen.stdout is not None
     before = [process.popen.stdout.readline() for _ in range(2)]
     finish()
@@ -122,20 +122,20 @@ def test_off_a_terminal_there_are_plain_lines_only(applied: Stack) -> None:
 def test_a_dumb_terminal_gets_plain_lines(applied: Stack) -> None:
     terminal = Terminal()
     process = applied.process("run", "prod", "--wait", stdout=terminal.slave, env={"TERM": "dumb"})
-    applied.finish(the_run(applied), moved())
+    applied.finish(started_run(applied), moved())
     assert process.end()[0] == 0
     assert "\x1b" not in terminal.end()
 
 
-def test_json_on_a_terminal_is_json_alone(applied: Stack) -> None:
+def test_json_on_a_terminal_is_json_only(applied: Stack) -> None:
     terminal = Terminal()
     process = applied.process("run", "prod", "--wait", "--json", stdout=terminal.slave, env=TERMINAL)
-    applied.finish(the_run(applied), moved())
+    applied.finish(started_run(applied), moved())
     assert process.end()[0] == 0
     assert json.loads(terminal.end())["run"]["counts"]["moved"] == 1
 
 
-def test_ctrl_c_leaves_the_run_alone_and_says_how_to_follow_it(applied: Stack) -> None:
+def test_ctrl_c_keeps_the_run_and_shows_how_to_follow_it(applied: Stack) -> None:
     process = applied.process("run", "prod", "--wait")
     assert process.popen.stdout is not None
     process.popen.stdout.readline()
@@ -150,7 +150,7 @@ def test_ctrl_c_leaves_the_run_alone_and_says_how_to_follow_it(applied: Stack) -
     assert run.status is RunStatus.RUNNING
 
 
-def test_ctrl_c_puts_the_terminal_in_order(applied: Stack) -> None:
+def test_ctrl_c_restores_the_terminal(applied: Stack) -> None:
     terminal = Terminal()
     process = applied.process("run", "prod", "--wait", stdout=terminal.slave, env=TERMINAL)
     terminal.wait_for("scanning")
@@ -160,7 +160,7 @@ def test_ctrl_c_puts_the_terminal_in_order(applied: Stack) -> None:
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")  # the cursor is shown again
 
 
-def test_a_reader_that_has_seen_enough(applied: Stack) -> None:
+def test_a_closed_pipe_ends_the_command_silently(applied: Stack) -> None:
     """As in ``syncline report | head -1``."""
     results = [Result("mirror/team/app", f"1.{n}", Outcome.MOVED, GOOD, GOOD, 10) for n in range(3000)]
     applied.finish(applied.begin(), *results)
@@ -175,15 +175,15 @@ def test_a_reader_that_has_seen_enough(applied: Stack) -> None:
     assert err == ""
 
 
-def test_a_locale_without_our_letters(applied: Stack) -> None:
+def test_characters_outside_the_locale_are_replaced(applied: Stack) -> None:
     process = applied.process("status", env={"PYTHONIOENCODING": "ascii"})
     code, out, err = process.end()
     assert (code, err) == (0, "")
     assert "? syncline plan prod" in out
 
 
-def loaded(code: str, *args: str) -> set[str]:
-    """Which modules that take long to import a piece of code imports."""
+def slow_imports(code: str, *args: str) -> set[str]:
+    """Return the slow modules that a piece of code imports."""
     slow = {"boto3", "pydantic", "rich", "yaml", "syncline.config", "syncline.secrets"}
     show = f"import sys; print(*{slow} & set(sys.modules))"
     environ = os.environ | {"PYTHONPATH": str(ROOT / "layers" / "syncline")}
@@ -193,12 +193,12 @@ def loaded(code: str, *args: str) -> set[str]:
     return set(out.splitlines()[-1].split())
 
 
-def test_help_waits_for_nothing() -> None:
+def test_help_imports_no_slow_modules() -> None:
     code = "import contextlib\nfrom syncline.cli.main import app\nwith contextlib.suppress(SystemExit): app(['--help'])"
-    assert loaded(code) == set()
+    assert slow_imports(code) == set()
 
 
-def test_status_waits_for_little(applied: Stack) -> None:
+def test_status_imports_few_slow_modules(applied: Stack) -> None:
     code = "import contextlib, sys\nfrom syncline.cli.main import app\n"
     code += "with contextlib.suppress(SystemExit): app(['status', '--home', sys.argv[1]])"
-    assert loaded(code, str(applied.home)) == {"boto3", "pydantic"}  # typer reads arguments with the latter
+    assert slow_imports(code, str(applied.home)) == {"boto3", "pydantic"}  # typer uses pydantic

@@ -1,4 +1,4 @@
-"""The engine's process, as far as it needs no ministack."""
+"""The engine's process, without ministack."""
 
 from __future__ import annotations
 
@@ -18,79 +18,79 @@ OTHER: Final = f"/_aws/lambda-url/{'b' * 32}/hooks/sync"
 
 @pytest.fixture
 def process(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The module as the engine's own Python imports it: from its folder."""
+    """Import the module from its folder, as the engine's Python does."""
     monkeypatch.syspath_prepend(str(Path(engine.__file__).parent))
     for name in ("engine_process", "engine_state"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import engine_process  # type: ignore[import-not-found]  # noqa: PLC0415 - found by the path above
 
-    found: ModuleType = engine_process
-    return found
+    module: ModuleType = engine_process
+    return module
 
 
 class Functions:
-    """Functions that answer when they are let: ``begun`` counts them."""
+    """Functions that respond once ``released`` is set; ``begun`` counts the calls."""
 
     def __init__(self) -> None:
         self.begun = 0
-        self.let = asyncio.Event()
+        self.released = asyncio.Event()
 
     async def serve(self, _scope: Any, _receive: Any, send: Any) -> None:
         self.begun += 1
-        await self.let.wait()
+        await self.released.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
 async def status(serve: Any, path: str) -> int:
-    """Ask and return the status of the answer."""
-    said: list[dict[str, Any]] = []
+    """Send a request; return the status of the response."""
+    events: list[dict[str, Any]] = []
 
     async def send(event: dict[str, Any]) -> None:
-        said.append(event)
+        events.append(event)
 
     await serve({"type": "http", "path": path, "headers": []}, None, send)
-    return int(said[0]["status"])
+    return int(events[0]["status"])
 
 
-async def turns() -> None:
-    """Let all tasks go on until they wait."""
+async def run_tasks() -> None:
+    """Run all tasks until they wait."""
     for _ in range(10):
         await asyncio.sleep(0)
 
 
-def test_a_storm_of_requests_does_not_start_ever_more_functions(process: ModuleType) -> None:
-    """Each sender gives up and sends again, as registries do, while the functions go on."""
+def test_concurrent_calls_of_a_function_are_limited(process: ModuleType) -> None:
+    """Senders give up and send again, as registries do, while the functions still run."""
 
-    async def storm() -> None:
+    async def send_many() -> None:
         functions = Functions()
         serve = process._limit_concurrency(functions.serve)
         for _ in range(process._AT_ONCE):
             sender = asyncio.ensure_future(status(serve, URL))
-            await turns()
+            await run_tasks()
             sender.cancel()
-        await turns()
+        await run_tasks()
         assert await status(serve, URL) == 429
         assert functions.begun == process._AT_ONCE
 
         others = [asyncio.ensure_future(status(serve, path)) for path in (OTHER, "/", "/")]
-        await turns()
-        assert functions.begun == process._AT_ONCE + 3, "another function and the services are not concerned"
-        functions.let.set()
+        await run_tasks()
+        assert functions.begun == process._AT_ONCE + 3, "another function and the services have no part in this limit"
+        functions.released.set()
         assert [await each for each in others] == [200, 200, 200]
-        await turns()
+        await run_tasks()
         assert await status(serve, URL) == 200
 
-    asyncio.run(storm())
+    asyncio.run(send_many())
 
 
-def test_a_function_that_fails_makes_room(process: ModuleType) -> None:
+def test_a_failed_call_no_longer_counts(process: ModuleType) -> None:
     async def fail(_scope: Any, _receive: Any, _send: Any) -> None:
         raise ValueError
 
-    async def failing() -> None:
+    async def fail_often() -> None:
         serve = process._limit_concurrency(fail)
         for _ in range(process._AT_ONCE + 1):
             with pytest.raises(ValueError):  # noqa: PT011 - it has no text
                 await status(serve, URL)
 
-    asyncio.run(failing())
+    asyncio.run(fail_often())

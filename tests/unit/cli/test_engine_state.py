@@ -1,4 +1,4 @@
-"""The file that holds the engine's state: each write is one transaction."""
+"""The file of the engine's state: each write is one transaction."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ def store(tmp_path: Path) -> Iterator[Store]:
     store.close()
 
 
-def test_what_was_written_is_there_for_the_next_one(store: Store, tmp_path: Path) -> None:
+def test_written_records_are_read_after_a_restart(store: Store, tmp_path: Path) -> None:
     store.write(Changes({}, [], [(*TABLE, ("a", "1"), None), (*TABLE, ("a", "2"), {"n": 3})]), refuse)
-    with closing(Store(tmp_path / "engine.db")) as later:
-        assert list(later.records("dynamodb")) == [(TABLE[1], ["a", "2"], {"n": 3})]
-        assert keys(later, "sqs") == ["c", "a", "b"]  # in the order they came
+    with closing(Store(tmp_path / "engine.db")) as reopened:
+        assert list(reopened.records("dynamodb")) == [(TABLE[1], ["a", "2"], {"n": 3})]
+        assert keys(reopened, "sqs") == ["c", "a", "b"]  # in the order of their creation
 
 
 def test_a_write_that_fails_changes_nothing(store: Store, tmp_path: Path) -> None:
     changes = Changes({"sqs": "{}"}, [QUEUE], [(*TABLE, ("a", "1"), None), (*TABLE, ("a", "3"), object())])
     with pytest.raises(TypeError, match="is not JSON"):
         store.write(changes, refuse)
-    with closing(Store(tmp_path / "engine.db")) as later:
-        for each in (store, later):
+    with closing(Store(tmp_path / "engine.db")) as reopened:
+        for each in (store, reopened):
             assert each.services() != {"sqs": "{}"}
             assert keys(each, "dynamodb") == [["a", "1"], ["a", "2"]]
             assert keys(each, "sqs") == ["c", "a", "b"]
 
 
-def test_a_resource_that_is_renewed_has_its_new_records_only(store: Store) -> None:
+def test_a_replaced_resource_has_only_its_new_records(store: Store) -> None:
     store.write(Changes({}, [TABLE], [(*TABLE, ("b", "1"), {"n": 1})]), refuse)
     assert keys(store, "dynamodb") == [["b", "1"]]
 
 
-def test_another_address_is_put_in_the_place_of_the_one_before(store: Store) -> None:
+def test_a_new_address_replaces_the_previous_one(store: Store) -> None:
     store.move_to("http://127.0.0.1:22")
     assert store.services() == {"sqs": '{"url": "http://127.0.0.1:22/000000000000/queue"}'}
     resource, _, value = next(store.records("sqs"))

@@ -1,4 +1,4 @@
-"""A program that fails shows the end of its output in the error, and no secret with it."""
+"""The error of a failed program shows the end of its output, without secrets."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from syncline.secrets import register
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """A log in which an earlier program has left its output."""
+    """Return a log that contains the output of an earlier program."""
     file = tmp_path / "sam.log"
     file.write_text("$ earlier\nthe earlier program printed this\n")
     return file
 
 
 def failure(code: str, log: Path) -> ProgramError:
-    """Run Python code that fails, and return the error."""
+    """Run Python code that fails; return the error."""
     with pytest.raises(ProgramError) as caught:
         programs.run([sys.executable, "-c", code], log.parent, log)
     return caught.value
@@ -36,7 +36,7 @@ def printing(text: str, status: int = 3) -> str:
     return f"import sys; sys.stdout.write({text!r}); sys.exit({status})"
 
 
-def test_the_last_five_lines_that_the_program_printed(log: Path) -> None:
+def test_the_error_has_the_last_five_lines_of_output(log: Path) -> None:
     error = failure(printing("".join(f"line {n}\n\n" for n in range(9))), log)
     assert error.code.name == "ENGINE_FAILED"
     assert error.what == f"`{Path(sys.executable).name}` failed (exit status 3); its output is in {log}"
@@ -47,13 +47,13 @@ def test_the_last_five_lines_that_the_program_printed(log: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", " \n\n"])
-def test_a_program_that_prints_nothing_shows_nothing_of_another_one(log: Path, text: str) -> None:
+def test_the_error_shows_no_output_of_an_earlier_program(log: Path, text: str) -> None:
     error = failure(printing(text), log)
     assert error.output == ()
     assert str(error) == f"ENGINE_FAILED: {error.what}"
 
 
-def test_fewer_lines_than_five(log: Path) -> None:
+def test_the_error_has_all_lines_if_there_are_fewer_than_five(log: Path) -> None:
     assert failure(printing("one\ntwo without an end"), log).output == ("one", "two without an end")
 
 
@@ -62,7 +62,7 @@ def test_a_program_that_succeeds_raises_nothing(log: Path) -> None:
     assert log.read_text().endswith("\nfine\n")
 
 
-def test_lines_for_a_terminal_become_text(log: Path) -> None:
+def test_control_sequences_are_removed_from_output(log: Path) -> None:
     error = failure(printing("\x1b[31mERROR: no\x1b[0m\n\t10%\r 20%\r100%\na\x07b\n"), log)
     assert error.output == ("ERROR: no", "  10%", " 20%", "100%", "a\\x07b")
 
@@ -72,15 +72,15 @@ def test_long_output_is_cut(log: Path) -> None:
     assert error.output == ("x" * 240 + "…", "y" * 240, "z" * 240 + "…")
 
 
-def test_a_secret_is_not_shown_in_part(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where so much was printed that only the end is read, that end may begin within a secret."""
+def test_no_part_of_a_secret_is_shown(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the end of long output is read, which may begin within a secret."""
     monkeypatch.setenv("A_TOKEN", "first-half-second-half")
     text = "first-half-second-half"
     code = f"import sys; sys.stdout.write({text!r} + 'x' * ((1 << 20) - 12) + chr(10)); sys.exit(1)"
     assert failure(code, log).output == ()
 
 
-def test_bytes_that_are_no_text(log: Path) -> None:
+def test_invalid_utf8_is_replaced(log: Path) -> None:
     error = failure(r"import sys; sys.stdout.buffer.write(b'caf\xe9\n'); sys.exit(1)", log)
     assert error.output == ("caf\N{REPLACEMENT CHARACTER}",)
 
@@ -105,7 +105,7 @@ def test_no_secret_is_shown(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Authorization: Basic ***" in shown
 
 
-def test_settings_that_are_no_secrets_are_shown(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_of_other_variables_are_shown(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENS_FOLDER", "tokens")
     monkeypatch.setenv("PLACE", "on this machine")
     assert failure(printing("the tokens on this machine"), log).output == ("the tokens on this machine",)
@@ -135,7 +135,7 @@ def test_a_program_that_does_not_end_is_stopped(log: Path) -> None:
 @pytest.mark.parametrize(
     ("status", "what"), [(1, "the engine did not start (exit status 1); its"), (0, "the engine did not start; its")]
 )
-def test_an_engine_that_does_not_start(tmp_path: Path, status: int, what: str) -> None:
+def test_the_error_of_a_failed_start_has_the_output_of_the_engine(tmp_path: Path, status: int, what: str) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho ministack is absent >&2\nexit {status}\n")
     python.chmod(0o755)
@@ -147,7 +147,7 @@ def test_an_engine_that_does_not_start(tmp_path: Path, status: int, what: str) -
     assert caught.value.output == ("ministack is absent",)
 
 
-def test_the_command_shows_the_lines(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_shows_the_output(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object, **__: object) -> Engine:
         raise failure(printing("Build Failed\nError: no functions/absent\n"), log)
 

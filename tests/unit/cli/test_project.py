@@ -1,4 +1,4 @@
-"""The project that a command uses: a checkout before the one in the package, and copies of it."""
+"""The project that a command uses (a checkout, else the one in the package), and copies of it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.unit.cli.cli_stack import ROOT
 
 @pytest.fixture
 def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A package as a wheel has it: the project in it is without the package."""
+    """Install a package as from a wheel; return its project, which does not contain the package itself."""
     package = tmp_path / "lib" / "python3" / "site-packages" / "syncline"
     for name in ("__init__.py", "cli/project.py", "__pycache__/__init__.pyc", "cli/__pycache__/project.pyc"):
         (package / name).parent.mkdir(parents=True, exist_ok=True)
@@ -28,7 +28,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package / "project"
 
 
-def made(folder: Path) -> Path:
+def make_checkout(folder: Path) -> Path:
     (folder / "layers" / "syncline").mkdir(parents=True)
     (folder / "template.yaml").touch()
     return folder
@@ -38,17 +38,17 @@ def files(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
 
 
-def test_the_checkout_around_a_folder_comes_first(shipped: Path, tmp_path: Path) -> None:
-    checkout = made(tmp_path / "checkout")
+def test_a_checkout_around_the_folder_is_preferred(shipped: Path, tmp_path: Path) -> None:
+    checkout = make_checkout(tmp_path / "checkout")
     below = checkout / "a" / "b"
     below.mkdir(parents=True)
     assert project.find(below) == project.find(checkout) == checkout
     assert project.find(tmp_path) == shipped
-    (tmp_path / "template.yaml").touch()  # of something else
+    (tmp_path / "template.yaml").touch()  # of another project
     assert project.find(tmp_path) == shipped
 
 
-def test_a_package_in_a_checkout_uses_that(tmp_path: Path) -> None:
+def test_a_package_in_a_checkout_uses_the_checkout(tmp_path: Path) -> None:
     assert project.find(tmp_path) == project.own_project() == ROOT
     assert not project.SHIPPED.exists()
 
@@ -64,7 +64,7 @@ def test_the_home_of_the_engine(shipped: Path, tmp_path: Path, monkeypatch: pyte
         project.home_folder(shipped, {})
 
 
-def test_a_copy_in_the_home_is_like_the_installed_project(shipped: Path, tmp_path: Path) -> None:
+def test_a_copy_in_the_home_has_the_files_of_the_installed_project(shipped: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     copy = project.writable(shipped, home)
     assert copy == home / "project"
@@ -74,7 +74,7 @@ def test_a_copy_in_the_home_is_like_the_installed_project(shipped: Path, tmp_pat
     assert files(copy / "functions") == {f"{each.name}/app.py" for each in (ROOT / "functions").iterdir()}
 
 
-def test_the_next_version_replaces_the_copy_and_keeps_what_was_installed(shipped: Path, tmp_path: Path) -> None:
+def test_the_next_version_replaces_the_copy_and_keeps_its_environment(shipped: Path, tmp_path: Path) -> None:
     copy = project.writable(shipped, tmp_path)
     for name in ("layers/syncline/syncline/removed.py", "functions/removed/app.py", ".venv-engine/bin/python"):
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
@@ -100,8 +100,8 @@ def template(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["template", *map(str, arguments)])
 
 
-def test_a_new_folder_can_be_built(shipped: Path, tmp_path: Path) -> None:
-    """It is the package's own project that is written, and not one that happens to be around the current folder."""
+def test_template_writes_a_project_that_can_be_built(shipped: Path, tmp_path: Path) -> None:
+    """The package's own project is written, not a checkout around the current folder."""
     del shipped
     folder = tmp_path / "new" / "my folder"
     result = template(folder)
@@ -114,7 +114,7 @@ def test_a_new_folder_can_be_built(shipped: Path, tmp_path: Path) -> None:
     assert files(folder / "layers/syncline/syncline") == {"__init__.py", "cli/project.py"}
 
 
-def test_an_empty_folder_is_taken_and_another_one_is_not(tmp_path: Path) -> None:
+def test_template_accepts_only_an_empty_folder(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     assert json.loads(template(folder, "--json").stdout) == {"folder": str(folder), "version": "0.1.0"}
@@ -142,7 +142,7 @@ def test_overwrite_replaces_all_but_the_settings(shipped: Path, tmp_path: Path) 
 
 
 def test_the_checkout_itself_is_never_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkout = made(tmp_path / "checkout")
+    checkout = make_checkout(tmp_path / "checkout")
     (tmp_path / "link").symlink_to(checkout)
     monkeypatch.setattr(commands_template, "own_project", lambda: checkout)
     result = template(tmp_path / "link", "--overwrite")
@@ -151,7 +151,7 @@ def test_the_checkout_itself_is_never_overwritten(tmp_path: Path, monkeypatch: p
     assert (checkout / "template.yaml").exists()
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_an_error(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     for folder, why in ((file, "Not a directory"), (file / "below", "Not a directory")):
@@ -160,12 +160,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
         assert result.stderr.startswith(f"error USAGE: cannot write to {folder}: {why}\n→ ")
 
 
-def test_a_copy_of_a_checkout_has_no_waste(tmp_path: Path) -> None:
+def test_a_copy_of_a_checkout_has_no_build_files(tmp_path: Path) -> None:
     checkout = tmp_path / "checkout"
     project.write(ROOT, checkout)
     before = files(checkout)
-    for waste in ("layers/syncline/syncline.egg-info/PKG-INFO", "functions/probe/__pycache__/app.pyc"):
-        (checkout / waste).parent.mkdir()
-        (checkout / waste).touch()
+    for build_file in ("layers/syncline/syncline.egg-info/PKG-INFO", "functions/probe/__pycache__/app.pyc"):
+        (checkout / build_file).parent.mkdir()
+        (checkout / build_file).touch()
     project.write(checkout, tmp_path / "copy")
     assert files(tmp_path / "copy") == before

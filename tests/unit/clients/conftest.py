@@ -30,8 +30,8 @@ def server() -> Iterator[ScriptedServer]:
 
 
 @pytest.fixture
-def elsewhere() -> Iterator[ScriptedServer]:
-    """A server on another host than ``server``, by its name."""
+def other_server() -> Iterator[ScriptedServer]:
+    """Run a server whose host has another name than that of ``server``."""
     with ScriptedServer(name="localhost") as running:
         yield running
 

@@ -26,10 +26,10 @@ RUNS = f"/repos/{REPOSITORY}/actions/workflows/build.yml/runs"
 RUN = f"/repos/{REPOSITORY}/actions/runs/7"
 ZIP = f"/repos/{REPOSITORY}/actions/artifacts/1/zip"
 TAGS = "/api/v4/projects/group%2Fproject/registry/repositories/3/tags"
-LEAST = github.DESCRIPTION.least("workflow-run")
+LEAST = github.DESCRIPTION.minimal("workflow-run")
 
 
-class TestTheLeastThatIsPromised:
+class TestRequiredFieldsOnly:
     @pytest.fixture
     def server(self) -> Iterator[GitHubServer]:
         with GitHubServer(REPOSITORY) as server:
@@ -38,26 +38,26 @@ class TestTheLeastThatIsPromised:
     def client(self, server: GitHubServer) -> GitHub:
         return GitHub(Endpoint.parse(server.url), lambda: None, Http())
 
-    def test_a_run(self, server: GitHubServer) -> None:
+    def test_a_run_is_read(self, server: GitHubServer) -> None:
         server.before = lambda _method, _target: json_reply(LEAST)
         run = self.client(server).run(REPOSITORY, 7)
         assert (run.attempt, run.branch, run.conclusion, run.started) == (1, "", "", run.created)
 
-    def test_artifacts(self, server: GitHubServer) -> None:
-        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.least("artifact"), "name": "image"}]}
+    def test_artifacts_are_read(self, server: GitHubServer) -> None:
+        value = {"total_count": 1, "artifacts": [{**github.DESCRIPTION.minimal("artifact"), "name": "image"}]}
         server.before = lambda _method, _target: json_reply(value)
         (artifact,) = self.client(server).artifacts(REPOSITORY, 7)
         assert (artifact.digest, artifact.created) == (None, "")
 
-    def test_a_token(self, server: GitHubServer) -> None:
-        value = {**github.DESCRIPTION.least("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
+    def test_a_token_is_read(self, server: GitHubServer) -> None:
+        value = {**github.DESCRIPTION.minimal("installation-token"), "expires_at": "2026-01-01T00:00:00Z"}
         server.before = lambda _method, _target: json_reply(value, 201)
         app = AppKey.make()
         tokens = AppTokens(Endpoint.parse(server.url), Http(), app.id, lambda: app.pem, lambda: app.pem, REPOSITORY, 42)
         assert tokens.token() == value["token"]
 
-    def test_a_tag(self) -> None:
-        """GitLab promises no single field: of what is told beside a tag, any may be missing, its name may not."""
+    def test_a_tag_is_read_by_its_name(self) -> None:
+        """The description of GitLab requires no field. Every field of a tag may be missing except its name."""
         with GitLabServer(dict) as server:
             client = GitLab(Endpoint.parse(server.url), "group/project", lambda: None, Http())
             server.before = lambda _method, _target: json_reply({})
@@ -90,9 +90,11 @@ class TestTheLeastThatIsPromised:
         (gitlab.DESCRIPTION, "GET", f"{TAGS.replace('/3/', '/three/')}", b"", "'three' is not of type 'integer'"),
     ],
 )
-def test_a_request(description: Description, method: str, target: str, body: bytes, words: str) -> None:
-    told = list(description.against_request(method, target, body))
-    assert (len(told) == 1 and words in told[0]) if words else not told, told
+def test_requests_are_checked_against_the_description(
+    description: Description, method: str, target: str, body: bytes, words: str
+) -> None:
+    violations = list(description.request_violations(method, target, body))
+    assert (len(violations) == 1 and words in violations[0]) if words else not violations, violations
 
 
 @pytest.mark.parametrize(
@@ -112,18 +114,20 @@ def test_a_request(description: Description, method: str, target: str, body: byt
         (TAGS, 200, {}, [{"name": "v1", "digest": "sha256:0"}], "'digest' was unexpected"),
     ],
 )
-def test_an_answer(target: str, status: int, headers: Mapping[str, str], value: Any, words: str) -> None:
+def test_responses_are_checked_against_the_description(
+    target: str, status: int, headers: Mapping[str, str], value: Any, words: str
+) -> None:
     description = gitlab.DESCRIPTION if target == TAGS else github.DESCRIPTION
     body = b"" if value is None else json.dumps(value).encode()
-    told = list(description.against_answer("GET", target, status, headers, body))
-    assert (len(told) == 1 and words in told[0]) if words else not told, told
+    violations = list(description.response_violations("GET", target, status, headers, body))
+    assert (len(violations) == 1 and words in violations[0]) if words else not violations, violations
 
 
-def test_a_request_that_is_not_described_fails_the_test_that_made_it() -> None:
-    def play() -> None:
+def test_an_undescribed_request_fails_its_test() -> None:
+    def send_request() -> None:
         with GitHubServer(REPOSITORY) as server:
             server.before = lambda _method, _target: json_reply({})
             urllib.request.urlopen(f"{server.url}{RUNS}?since=yesterday").close()
 
     with pytest.raises(AssertionError, match="no parameter 'since'"):
-        play()
+        send_request()

@@ -1,4 +1,4 @@
-"""The client of the file manager against the stand-in for it."""
+"""The client of the file manager, with its stand-in."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
 
 class TestFiles:
     @pytest.mark.parametrize("name", NAMES)
-    def test_names_of_every_sort(self, server: FileManagerServer, name: str) -> None:
+    def test_files_with_unusual_names_are_saved_and_deleted(self, server: FileManagerServer, name: str) -> None:
         files = client(server)
         saved = files.save("create", name, content(name.encode(), etag="e"))
         assert server.files.keys() == {name}
@@ -88,7 +88,7 @@ class TestFiles:
             files.save("create", "whole", content(data))
             assert server.files["streamed"].content == server.files["whole"].content == data
 
-    def test_what_was_sent_along(self, server: FileManagerServer) -> None:
+    def test_a_file_is_saved_with_its_metadata_and_type(self, server: FileManagerServer) -> None:
         files = client(server)
         saved = files.save("create", "a", content(b"1", etag="e", version=None))
         assert (saved.internal_id, saved.size, saved.metadata) == ("id-1", 1, {"etag": "e", "version": None})
@@ -96,8 +96,8 @@ class TestFiles:
         assert (again.internal_id, again.size) == ("id-1", 2)
         assert server.files["a"].file_type == "text/plain"
 
-    def test_a_file_that_is_kept_short_has_the_size_that_was_kept(self, server: FileManagerServer) -> None:
-        """The caller records the file as its own, and verify refuses it."""
+    def test_a_truncated_file_has_the_stored_size(self, server: FileManagerServer) -> None:
+        """The caller records the file as ours, and verify refuses it."""
         answer = {"operation": "create", "file_path": "a", "internal_id": 1, "size": 1}
         server.misbehave("create", json_answer(answer))
         assert client(server).save("create", "a", content(b"12")).size == 1
@@ -114,7 +114,7 @@ class TestFiles:
             files.rename("d/a", "d/c")
         assert code_of(error) == "NOT_FOUND"
 
-    def test_missing_files(self, server: FileManagerServer) -> None:
+    def test_a_missing_file_is_none_or_not_found(self, server: FileManagerServer) -> None:
         files = client(server)
         assert files.get("a") is None
         assert files.permissions("a") is None
@@ -123,7 +123,7 @@ class TestFiles:
             files.set_permissions("a", FilePermissions("rw-r--r--"))
         assert code_of(error) == "NOT_FOUND"
 
-    def test_a_source_with_another_size_than_announced(self, server: FileManagerServer) -> None:
+    def test_content_of_another_size_than_announced_is_refused(self, server: FileManagerServer) -> None:
         for size in (2, 4):
             with pytest.raises(SynclineError) as error:
                 client(server).save("create", "a", FileContent(iter([b"abc"]), size, "x/y", {}))
@@ -136,7 +136,7 @@ class TestFiles:
         stored = server.files["large"]
         assert (stored.size, stored.content) == (40 << 20, None)
 
-    def test_never_more_requests_than_the_gate_lets_through(self) -> None:
+    def test_concurrent_requests_are_limited_by_the_gate(self) -> None:
         with FileManagerServer(delay=0.01) as server, ThreadPoolExecutor(16) as pool:
             files = FileManager(server.url, lambda: None, Http(), threading.BoundedSemaphore(3))
             list(pool.map(lambda n: files.save("create", str(n), content(b"x")), range(40)))
@@ -144,7 +144,7 @@ class TestFiles:
 
 
 class TestPermissions:
-    def test_read_and_write(self, server: FileManagerServer) -> None:
+    def test_permissions_are_read_and_set(self, server: FileManagerServer) -> None:
         server.put("a", b"", permissions="rw-------")
         files = client(server)
         assert files.permissions("a") == FilePermissions("rw-------", "root", "root")
@@ -157,7 +157,7 @@ class TestPermissions:
 
 
 class TestEvents:
-    def test_they_come_again_and_again(self, server: FileManagerServer) -> None:
+    def test_events_can_be_read_repeatedly(self, server: FileManagerServer) -> None:
         server.events = [
             {"event_type": "create", "file_path": "a", "new_path": None, "metadata": {}, "timestamp": "t"},
             {"event_type": "move", "file_path": "a", "new_path": "b/a"},
@@ -168,15 +168,15 @@ class TestEvents:
         ]
         files = client(server)
         for _ in range(2):
-            odd: list[InvalidEntry] = []
-            assert files.events(on_invalid=odd.append) == [
+            invalid: list[InvalidEntry] = []
+            assert files.events(on_invalid=invalid.append) == [
                 FileEvent("create", "a", None, None, "t"),
                 FileEvent("move", "a", "b/a", None, ""),
                 FileEvent("change_permission", "a", None, "rw-r--r--", ""),
             ]
-            assert [each.error.code.name for each in odd] == ["ENTRY_INVALID"] * 3
-            assert [each.name for each in odd] == ["a", "a", None]
-            assert odd[2].label == f"entry 6 of the events of {files.host}"
+            assert [each.error.code.name for each in invalid] == ["ENTRY_INVALID"] * 3
+            assert [each.name for each in invalid] == ["a", "a", None]
+            assert invalid[2].label == f"entry 6 of the events of {files.host}"
 
     @given(
         st.dictionaries(
@@ -188,15 +188,15 @@ class TestEvents:
         )
         | st.integers()
     )
-    def test_whatever_comes_is_read_or_refused(self, value: Any) -> None:
+    def test_any_event_is_read_or_refused(self, value: Any) -> None:
         try:
             parse_event(value)
         except SynclineError as error:
-            assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - either is right
+            assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - both are allowed
 
 
-class TestTheRest:
-    def test_a_report_and_the_health(self, server: FileManagerServer) -> None:
+class TestOtherOperations:
+    def test_a_report_is_sent_and_the_health_checked(self, server: FileManagerServer) -> None:
         files = client(server)
         files.report({"run": "r", "moved": 3})
         assert server.reports == [{"run": "r", "moved": 3}]
@@ -228,7 +228,7 @@ class TestMisbehaviour:
             (json_answer({"operation": "create", "file_path": "a", "internal_id": 1, "status": "error"}), "REFUSED"),
         ],
     )
-    def test_each_has_its_code(self, server: FileManagerServer, answer: Answer, code: str) -> None:
+    def test_each_fault_has_a_code(self, server: FileManagerServer, answer: Answer, code: str) -> None:
         server.misbehave("create", answer)
         with pytest.raises(SynclineError) as error:
             client(server).save("create", "a", content(b"x"))
@@ -238,7 +238,7 @@ class TestMisbehaviour:
             with pytest.raises(SynclineError):
                 client(server).get("a")
 
-    def test_a_page_in_html_does_not_say_that_a_file_is_gone(self, server: FileManagerServer) -> None:
+    def test_a_404_in_html_does_not_mean_an_absent_file(self, server: FileManagerServer) -> None:
         server.put("a", b"x")
         server.misbehave("get", Answer(404, HTML, "text/html"))
         with pytest.raises(SynclineError) as error:
@@ -246,18 +246,18 @@ class TestMisbehaviour:
         assert code_of(error) == "NOT_FOUND"
 
     @pytest.mark.parametrize("operation", ["create", "get"])
-    def test_only_a_write_finds_another_file(self, server: FileManagerServer, operation: str) -> None:
+    def test_only_a_write_reports_a_different_file(self, server: FileManagerServer, operation: str) -> None:
         server.misbehave(operation, json_answer({"error": "conflict"}, 409))
         with pytest.raises(SynclineError) as error:
             client(server).save("create", "a", content(b"x")) if operation == "create" else client(server).get("a")
         assert (code_of(error) == "FILE_DIFFERS") is (operation == "create")
 
-    def test_what_was_throttled_is_sent_again(self, server: FileManagerServer) -> None:
+    def test_throttled_requests_are_retried(self, server: FileManagerServer) -> None:
         server.misbehave("create", Answer(429, b"{}", headers=(("Retry-After", "0"),)), times=2)
         client(server, attempts=4).save("create", "a", content(b"x"))
         assert server.operations["create"] == 3
 
-    def test_a_hang_ends(self) -> None:
+    def test_a_request_without_a_response_ends_at_the_deadline(self) -> None:
         with ScriptedServer() as hanging:
             hanging.on("GET", "/", Reply(200, b"{}", delay=1.0))
             files = FileManager(

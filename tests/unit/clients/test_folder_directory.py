@@ -1,4 +1,4 @@
-"""A directory whose links are never followed: functions that the targets of backups do not use."""
+"""A directory whose links are never followed: the functions that targets of backups do not use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncline.errors import SynclineError
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Directory:
-    """A directory with `d/f`, and with links to a folder and to a file outside."""
+    """Return a directory with `d/f` and with links to a folder and to a file outside of it."""
     root, outside = tmp_path / "root", tmp_path / "outside"
     (root / "d").mkdir(parents=True)
     outside.mkdir()
@@ -60,7 +60,7 @@ def test_a_file_is_read_extended_and_renamed(directory: Directory) -> None:
         directory.rename("d/part", "d/f")
 
 
-def test_a_new_file_has_the_mode_that_any_program_gives_it(directory: Directory) -> None:
+def test_a_new_file_has_the_mode_of_the_umask(directory: Directory) -> None:
     umask = os.umask(0o027)
     try:
         with directory.replace("d/replaced"), directory.append("d/appended"):
@@ -87,7 +87,7 @@ def test_a_tree_is_removed_and_links_in_it_are_not_followed(directory: Directory
     assert code_of(lambda: directory.remove_tree("file")) == "LINK_REFUSED"
 
 
-def test_all_that_is_no_folder_is_walked(directory: Directory) -> None:
+def test_a_walk_yields_everything_except_folders(directory: Directory) -> None:
     (directory.root / ".syncline-0123456789abcdef").write_bytes(b"unfinished")
     (directory.root / ".syncline-config").write_bytes(b"somebody's")
     assert [path for path, _ in directory.walk()] == [".syncline-config", "file", "folder", "d/f"]
@@ -104,7 +104,7 @@ def test_a_file_that_is_not_regular_is_not_opened(directory: Directory) -> None:
         assert code_of(lambda path=path: directory.append(path)) == "PATH_COLLIDES"  # type: ignore[misc]
 
 
-def test_what_the_system_refuses_has_a_code_and_its_reason(directory: Directory) -> None:
+def test_errors_of_the_system_have_a_code_and_a_reason(directory: Directory) -> None:
     def write() -> None:
         with directory.replace("d/" + 300 * "x"):
             pass

@@ -1,4 +1,4 @@
-"""A folder as a target: no link below it leads outside, even if created concurrently."""
+"""A folder as a target: no link below it leads outside, even one that is created concurrently."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncline.errors import SynclineError
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder outside of the target with a file in it."""
+    """Return a folder with a file, outside of the target."""
     folder = tmp_path / "outside"
     folder.mkdir()
     (folder / "precious.txt").write_bytes(b"precious")
@@ -24,7 +24,7 @@ def outside(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def root(tmp_path: Path, outside: Path) -> Path:
-    """A target in which `c0/ln` leads out."""
+    """Return a target in which the link `c0/ln` leads outside."""
     folder = tmp_path / "target"
     (folder / "c0").mkdir(parents=True)
     (folder / "c0" / "ln").symlink_to(outside)
@@ -50,13 +50,13 @@ def test_no_call_follows_a_link_to_a_folder(root: Path, outside: Path) -> None:
     assert (outside / "precious.txt").read_bytes() == b"precious"
 
 
-def test_a_link_to_a_folder_at_the_top_is_no_cluster(root: Path, outside: Path) -> None:
+def test_a_link_at_the_top_is_not_a_cluster(root: Path, outside: Path) -> None:
     (root / "c1").symlink_to(outside)
     assert FolderTarget(root).top_folders() == ["c0"]
     assert code_of(lambda: list(FolderTarget(root).listing("c1"))) == "LINK_REFUSED"
 
 
-def test_a_link_in_the_place_of_a_file_stays(root: Path, outside: Path) -> None:
+def test_a_link_instead_of_a_file_is_kept(root: Path, outside: Path) -> None:
     (root / "c0" / "f").symlink_to(outside / "precious.txt")
     folder = FolderTarget(root)
     assert folder.fingerprint("c0/f") is None
@@ -67,15 +67,15 @@ def test_a_link_in_the_place_of_a_file_stays(root: Path, outside: Path) -> None:
     assert (outside / "precious.txt").read_bytes() == b"precious"
 
 
-def test_a_link_may_be_replaced_and_what_it_leads_to_stays(root: Path, outside: Path) -> None:
+def test_a_link_may_be_replaced_without_changing_its_target(root: Path, outside: Path) -> None:
     (root / "c0" / "f").symlink_to(outside / "precious.txt")
     assert FolderTarget(root, replaces=True).write("c0/f", [b"ours"]) == blob_id(b"ours")
     assert not (root / "c0" / "f").is_symlink()
     assert (outside / "precious.txt").read_bytes() == b"precious"
 
 
-def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(root: Path, outside: Path) -> None:
-    """The chunks are read while the file is written: what happens then happens between check and use."""
+def test_a_folder_replaced_by_a_link_during_a_write_is_not_followed(root: Path, outside: Path) -> None:
+    """Chunks are read during the write, so their iterator runs between check and use."""
 
     def chunks() -> Iterator[bytes]:
         yield b"ours"
@@ -89,13 +89,13 @@ def test_a_folder_that_becomes_a_link_meanwhile_leads_nowhere(root: Path, outsid
     assert (outside / "precious.txt").read_bytes() == b"precious"
 
 
-def test_a_path_that_is_none_is_refused(root: Path) -> None:
+def test_an_invalid_path_is_refused(root: Path) -> None:
     folder = FolderTarget(root)
     for path in ("../outside/precious.txt", "/etc/passwd", "c0//f", "c0/./f", "c0/../f", ""):
         assert code_of(lambda path=path: folder.write(path, [b"x"])) == "PATH_REFUSED"  # type: ignore[misc]
 
 
-def test_a_folder_in_the_place_of_a_file_and_the_reverse_have_a_code(root: Path) -> None:
+def test_a_folder_instead_of_a_file_has_a_code_and_vice_versa(root: Path) -> None:
     folder = FolderTarget(root)
     (root / "c0" / "d" / "e").mkdir(parents=True)
     (root / "c0" / "f").write_bytes(b"f")
@@ -103,10 +103,10 @@ def test_a_folder_in_the_place_of_a_file_and_the_reverse_have_a_code(root: Path)
     assert code_of(lambda: folder.write("c0/f/inner", [b"x"])) == "PATH_COLLIDES"
     assert code_of(lambda: folder.remove("c0/d")) == "PATH_COLLIDES"
     assert folder.fingerprint("c0/f/inner") is None
-    assert sorted(each.name for each in (root / "c0").iterdir()) == ["d", "f", "ln"], "nothing unfinished stays"
+    assert sorted(each.name for each in (root / "c0").iterdir()) == ["d", "f", "ln"], "no temporary file is left"
 
 
-def test_a_pipe_is_not_waited_for(root: Path) -> None:
+def test_a_pipe_does_not_block(root: Path) -> None:
     os.mkfifo(root / "c0" / "pipe")
     folder = FolderTarget(root)
     assert folder.fingerprint("c0/pipe") is None
@@ -114,7 +114,7 @@ def test_a_pipe_is_not_waited_for(root: Path) -> None:
     assert FolderTarget(root, replaces=True).write("c0/pipe", [b"ours"]) == blob_id(b"ours")
 
 
-def test_a_name_that_is_not_utf_8_hides_nothing_else(root: Path) -> None:
+def test_a_name_that_is_not_utf_8_hides_no_other_file(root: Path) -> None:
     with open(os.fsencode(root) + b"/c0/\xff", "wb") as file:  # noqa: PTH123 - bytes, not text
         file.write(b"x")
     folder = FolderTarget(root)
@@ -122,7 +122,7 @@ def test_a_name_that_is_not_utf_8_hides_nothing_else(root: Path) -> None:
     assert [path for path, _ in folder.listing("c0")] == ["c0/f"]
 
 
-def test_what_is_written_is_whole_or_not_at_all(root: Path) -> None:
+def test_a_write_is_atomic(root: Path) -> None:
     def chunks() -> Iterator[bytes]:
         yield b"half"
         raise SynclineError("UNREACHABLE", "the source is gone")
@@ -141,7 +141,7 @@ def test_the_root_itself_may_be_a_link(root: Path, tmp_path: Path) -> None:
     assert (root / "c0" / "f").read_bytes() == b"ours"
 
 
-def test_empty_folders_go_with_the_last_file(root: Path) -> None:
+def test_empty_folders_are_removed_with_the_last_file(root: Path) -> None:
     folder = FolderTarget(root)
     folder.write("c1/ns/f", [b"x"])
     folder.remove("c1/ns/f")

@@ -10,7 +10,7 @@ from syncline.clients.git.access import GitRemote
 from syncline.clients.git.failures import disk_full_as_error, error_of_git
 from syncline.errors import SynclineError
 
-SAID = [
+MESSAGES = [
     ("fatal: repository 'https://host/x.git/' not found", "REPOSITORY_ABSENT"),
     ("fatal: '/srv/x.git' does not appear to be a git repository", "REPOSITORY_ABSENT"),
     ("remote: Repository not found.\nfatal: repository 'https://github.com/a/b/' not found", "REPOSITORY_ABSENT"),
@@ -66,14 +66,14 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("said", "code"), SAID)
-def test_words_have_a_code(said: str, code: str) -> None:
-    error = error_of_git("push", 1, said)
+@pytest.mark.parametrize(("message", "code"), MESSAGES)
+def test_a_message_of_git_has_a_code(message: str, code: str) -> None:
+    error = error_of_git("push", 1, message)
     assert error.code.name == code
     assert "\n" not in error.what
 
 
-def test_the_end_by_a_signal_and_long_words() -> None:
+def test_a_signal_is_reported_and_a_long_message_cut() -> None:
     error = error_of_git("fetch", -9, "https://user:password@host/x said " + "w" * 1000)
     assert "signal 9" in error.what
     assert "password" not in error.what
@@ -81,7 +81,7 @@ def test_the_end_by_a_signal_and_long_words() -> None:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_has_a_code(number: int) -> None:
+def test_a_full_disk_has_its_own_code(number: int) -> None:
     with pytest.raises(SynclineError) as caught, disk_full_as_error():
         raise OSError(number, "no room")
     assert caught.value.code.name == "DISK_FULL"
@@ -99,7 +99,7 @@ def test_a_full_disk_has_a_code(number: int) -> None:
         ("file:///srv/b.git", "file:///srv/b.git", "file"),
     ],
 )
-def test_an_address(text: str, url: str, protocol: str) -> None:
+def test_a_valid_address_is_parsed(text: str, url: str, protocol: str) -> None:
     remote = GitRemote.parse(text)
     assert (remote.url, remote.protocol) == (url, protocol)
 
@@ -124,7 +124,7 @@ def test_an_address(text: str, url: str, protocol: str) -> None:
         "ssh://a b@host/x",
     ],
 )
-def test_invalid_addresses(text: str) -> None:
+def test_an_invalid_address_is_refused(text: str) -> None:
     with pytest.raises(SynclineError) as caught:
         GitRemote.parse(text)
     assert caught.value.code.name in ("CONFIG_INVALID", "ADDRESS_REFUSED")

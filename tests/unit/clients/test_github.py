@@ -1,4 +1,4 @@
-"""The client of GitHub's API against the stand-in for it."""
+"""The client of the GitHub API, with its stand-in."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def client(server: GitHubServer, token: str | None = TOKEN, naps: Naps | None = 
 def app_tokens(
     endpoint: Endpoint, http: Http, app: AppKey, installation: int | None = 42, clock: Callable[[], float] = time.time
 ) -> AppTokens:
-    key = lambda: app.pem  # noqa: E731 - twice the same
+    key = lambda: app.pem  # noqa: E731 - used twice
     return AppTokens(endpoint, http, app.id, key, key, REPOSITORY, installation, clock=clock)
 
 
@@ -53,20 +53,20 @@ def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
 
 
 class TestListings:
-    def test_270_runs_come_in_three_requests_the_youngest_first(self, server: GitHubServer) -> None:
+    def test_270_runs_are_listed_in_three_requests_the_newest_first(self, server: GitHubServer) -> None:
         server.runs = [Run(number, {}, created=1.7e9 + number) for number in range(1, 271)]
         found = runs(client(server))
         assert [run.id for run in found] == list(range(270, 0, -1))
         assert len(server.requests) == 3
 
-    def test_a_run_that_begins_between_two_pages_hides_none_and_doubles_none(self, server: GitHubServer) -> None:
+    def test_a_new_run_between_two_pages_hides_and_repeats_none(self, server: GitHubServer) -> None:
         server.runs = [Run(number, {}, created=1.7e9 + number) for number in range(1, 251)]
         listing = client(server).runs(REPOSITORY, "build.yml")
         first = next(listing).id
         server.runs.append(Run(999, {}, created=1.8e9))
         assert [first, *(run.id for run in listing)] == list(range(250, 0, -1))
 
-    def test_filters_are_the_servers(self, server: GitHubServer) -> None:
+    def test_filters_are_applied_by_the_server(self, server: GitHubServer) -> None:
         server.runs = [
             Run(1, {}),
             Run(2, {}, conclusion="failure"),
@@ -83,33 +83,33 @@ class TestListings:
         }
         assert [run.id for run in runs(client(server), **wanted)] == [1]
 
-    def test_a_workflow_by_its_path(self, server: GitHubServer) -> None:
+    def test_a_workflow_is_found_by_its_path(self, server: GitHubServer) -> None:
         server.runs = [Run(1, {})]
         assert [run.path for run in runs(client(server), ".github/workflows/build.yml")] == [
             ".github/workflows/build.yml"
         ]
 
-    def test_no_such_workflow(self, server: GitHubServer) -> None:
+    def test_an_unknown_workflow_is_not_found(self, server: GitHubServer) -> None:
         with pytest.raises(SynclineError) as error:
             runs(client(server), "other.yml")
         assert code_of(error) == "NOT_FOUND"
 
-    def test_artifacts_of_all_pages(self, server: GitHubServer) -> None:
+    def test_artifacts_of_all_pages_are_listed(self, server: GitHubServer) -> None:
         kept = [Stored(number, f"images-{number}", b"zip", expired=number % 2 == 0) for number in range(130)]
         server.runs = [Run(1, {}, kept)]
         found = client(server).artifacts(REPOSITORY, 1)
         assert [(each.id, each.expired) for each in found] == [(each.id, each.expired) for each in kept]
 
     @pytest.mark.parametrize("answer", [b"<html>", b"[]", b'{"workflow_runs": {}}'])
-    def test_answers_of_another_form(self, server: GitHubServer, answer: bytes) -> None:
+    def test_invalid_responses_are_refused(self, server: GitHubServer, answer: bytes) -> None:
         server.before = lambda _method, _target: Reply(200, answer)
         with pytest.raises(SynclineError) as error:
             runs(client(server))
         assert code_of(error) == "BAD_ANSWER"
 
-    def test_a_page_that_comes_again(self, server: GitHubServer) -> None:
-        there = f"{server.url}/repos/{REPOSITORY}/actions/workflows/build.yml/runs?per_page=100"
-        answer = json_reply({"workflow_runs": []}, Link=f'<{there}>; rel="next"')
+    def test_a_repeated_page_is_an_incomplete_listing(self, server: GitHubServer) -> None:
+        url = f"{server.url}/repos/{REPOSITORY}/actions/workflows/build.yml/runs?per_page=100"
+        answer = json_reply({"workflow_runs": []}, Link=f'<{url}>; rel="next"')
         server.before = lambda _method, _target: answer
         with pytest.raises(SynclineError) as error:
             runs(client(server))
@@ -130,27 +130,27 @@ class TestDownloads:
             return b"".join(chunks)
 
     @pytest.mark.parametrize(("start", "end"), [(0, len(CONTENT)), (5, 6), (1_000_000, len(CONTENT)), (9, 9)])
-    def test_a_range(self, server: GitHubServer, start: int, end: int) -> None:
+    def test_a_range_is_downloaded(self, server: GitHubServer, start: int, end: int) -> None:
         assert self.read(client(server), start, end) == CONTENT[start:end]
 
-    def test_a_store_that_does_no_ranges(self, server: GitHubServer) -> None:
+    def test_a_range_is_cut_from_a_complete_download(self, server: GitHubServer) -> None:
         server.does_ranges = False
         assert self.read(client(server), 1_000_000, 1_000_010) == CONTENT[1_000_000:1_000_010]
 
-    def test_connections_that_break_are_gone_on_with(self, server: GitHubServer) -> None:
+    def test_a_broken_download_is_resumed(self, server: GitHubServer) -> None:
         server.cut = [1, 1_000_000, 2_500_000]
         assert self.read(client(server)) == CONTENT
         starts = [start for _, start, _ in server.ranges]
         assert starts == sorted(starts)
         assert len(starts) == 4
 
-    def test_a_connection_that_never_gets_further(self, server: GitHubServer) -> None:
+    def test_a_download_without_progress_is_unreachable(self, server: GitHubServer) -> None:
         server.cut = [1] + [0] * 20
         with pytest.raises(SynclineError) as error:
             self.read(client(server))
         assert code_of(error) == "UNREACHABLE"
 
-    def test_an_address_is_asked_for_again_when_its_minute_is_over(self, server: GitHubServer) -> None:
+    def test_an_expired_download_url_is_renewed(self, server: GitHubServer) -> None:
         naps = Naps()
         github = client(server, naps=naps)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
@@ -159,11 +159,11 @@ class TestDownloads:
                 assert b"".join(chunks) == CONTENT[at : at + 2]
             server.skew += 61
             naps.now += 61
-        asked = [target for _, target in server.requests if target.endswith("/zip")]
-        assert len(asked) == 4
+        targets = [target for _, target in server.requests if target.endswith("/zip")]
+        assert len(targets) == 4
 
-    def test_an_address_that_the_store_refuses_is_asked_for_again(self, server: GitHubServer) -> None:
-        """Clocks differ: what we take for good may be over."""
+    def test_a_download_url_that_the_store_refuses_is_renewed(self, server: GitHubServer) -> None:
+        """Clocks differ, so a URL may expire earlier than expected."""
         github = client(server)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
         assert content.size == len(CONTENT)
@@ -171,11 +171,11 @@ class TestDownloads:
         with content.open(0, 10) as chunks:
             assert b"".join(chunks) == CONTENT[:10]
 
-    def test_a_new_address_that_the_store_rejects_is_renewed(self, server: GitHubServer) -> None:
+    def test_a_new_download_url_that_the_store_refuses_is_renewed(self, server: GitHubServer) -> None:
         server.rejects = 1
         assert self.read(client(server)) == CONTENT
 
-    def test_an_address_that_ends_during_a_transfer_is_renewed(self, server: GitHubServer) -> None:
+    def test_a_download_url_that_expires_during_a_transfer_is_renewed(self, server: GitHubServer) -> None:
         github = client(server)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
         assert content.size == len(CONTENT)
@@ -186,23 +186,25 @@ class TestDownloads:
             server.rejects = 1
             assert first + b"".join(chunks) == CONTENT
 
-    def test_a_store_that_rejects_every_address(self, server: GitHubServer) -> None:
+    def test_a_store_that_refuses_every_url_is_a_server_error(self, server: GitHubServer) -> None:
         server.rejects = 100
         with pytest.raises(SynclineError, match=r"rejects each download URL for artifact images") as error:
             self.read(client(server))
         assert code_of(error) == "SERVER_ERROR"
         assert server.rejects == 97
 
-    def test_no_authorization_goes_to_the_store(self, server: GitHubServer) -> None:
-        assert self.read(client(server), 0, 1) == CONTENT[:1]  # the store refuses it
+    def test_the_store_gets_no_authorization(self, server: GitHubServer) -> None:
+        assert self.read(client(server), 0, 1) == CONTENT[:1]  # the store refuses authorization
 
-    def test_an_expired_artifact(self, server: GitHubServer, artifact: Stored) -> None:
+    def test_an_expired_artifact_has_a_code(self, server: GitHubServer, artifact: Stored) -> None:
         artifact.expired = True
         with pytest.raises(SynclineError, match="images") as error:
             self.read(client(server))
         assert code_of(error) == "ARTIFACT_EXPIRED"
 
-    def test_an_artifact_that_expires_while_it_is_read(self, server: GitHubServer, artifact: Stored) -> None:
+    def test_an_artifact_that_expires_during_a_download_has_a_code(
+        self, server: GitHubServer, artifact: Stored
+    ) -> None:
         naps = Naps()
         github = client(server, naps=naps)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
@@ -213,7 +215,7 @@ class TestDownloads:
             list(chunks)
         assert code_of(error) == "ARTIFACT_EXPIRED"
 
-    def test_content_that_changes_its_size(self, server: GitHubServer, artifact: Stored) -> None:
+    def test_a_changed_size_is_a_bad_response(self, server: GitHubServer, artifact: Stored) -> None:
         github = client(server)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
         assert content.size
@@ -222,14 +224,14 @@ class TestDownloads:
             list(chunks)
         assert code_of(error) == "BAD_ANSWER"
 
-    def test_logs(self, server: GitHubServer) -> None:
+    def test_logs_are_downloaded(self, server: GitHubServer) -> None:
         github = client(server)
         logs = github.logs(REPOSITORY, github.run(REPOSITORY, 1))
         with logs.open(0, 2) as chunks:
             assert b"".join(chunks) == b"PK"
 
     @pytest.mark.parametrize("status", [404, 410])
-    def test_logs_that_are_gone(self, server: GitHubServer, status: int) -> None:
+    def test_expired_logs_have_a_code(self, server: GitHubServer, status: int) -> None:
         github = client(server)
         logs = github.logs(REPOSITORY, github.run(REPOSITORY, 1))
         server.runs[0].logs_gone = True
@@ -239,7 +241,7 @@ class TestDownloads:
             assert logs.size
         assert code_of(error) == "ARTIFACT_EXPIRED"
 
-    def test_no_error_tells_an_addresss_signature(self, server: GitHubServer) -> None:
+    def test_errors_contain_no_signature_of_a_url(self, server: GitHubServer) -> None:
         github = client(server)
         content = github.content(REPOSITORY, github.artifacts(REPOSITORY, 1)[0])
         with pytest.raises(SynclineError) as error, content.open(len(CONTENT) + 5, len(CONTENT) + 9) as chunks:
@@ -248,8 +250,8 @@ class TestDownloads:
         assert "sig=…" in error.value.what
 
 
-class TestPatience:
-    def test_a_secondary_limit(self, server: GitHubServer) -> None:
+class TestRateLimits:
+    def test_a_secondary_limit_has_its_time(self, server: GitHubServer) -> None:
         server.before = lambda _m, _t: json_reply({"message": "secondary rate limit"}, 403, Retry_After="77")
         with pytest.raises(SynclineError) as error:
             runs(client(server))
@@ -265,36 +267,38 @@ class TestPatience:
         assert code_of(error) == "THROTTLED"
         assert error.value.retry_after == pytest.approx(600, abs=5)
 
-    def test_what_is_merely_forbidden(self, server: GitHubServer) -> None:
+    def test_a_403_without_a_limit_is_forbidden(self, server: GitHubServer) -> None:
         server.before = lambda _m, _t: json_reply({"message": "no"}, 403, X_RateLimit_Remaining="4000")
         with pytest.raises(SynclineError) as error:
             runs(client(server))
         assert code_of(error) == "FORBIDDEN"
 
 
-class TestWhoWeAre:
-    def test_a_wrong_token(self, server: GitHubServer) -> None:
+class TestAuthentication:
+    def test_a_wrong_token_is_unauthorized(self, server: GitHubServer) -> None:
         with pytest.raises(SynclineError) as error:
             runs(client(server, "very-wrong-token"))
         assert code_of(error) == "UNAUTHORIZED"
         assert "very-wrong" not in str(error.value)
 
-    def test_a_token_that_was_renewed_meanwhile(self, server: GitHubServer) -> None:
+    def test_a_renewed_token_is_used(self, server: GitHubServer) -> None:
         server.runs = [Run(1, {})]
         github = GitHub(Endpoint.parse(server.url), lambda: "old", Http(), renewed=lambda: TOKEN)
         assert len(runs(github)) == 1
 
     @pytest.mark.parametrize("installation", [None, 42])
-    def test_an_app(self, server: GitHubServer, app: AppKey, installation: int | None) -> None:
+    def test_an_app_gets_one_token(self, server: GitHubServer, app: AppKey, installation: int | None) -> None:
         server.runs = [Run(1, {})]
         endpoint, http = Endpoint.parse(server.url), Http()
         tokens = app_tokens(endpoint, http, app, installation)
         github = GitHub(endpoint, tokens.token, http, renewed=tokens.renewed)
         assert len(runs(github)) == len(runs(github)) == 1
-        asked = [target for method, target in server.requests if method == "POST"]
-        assert asked == ["/app/installations/42/access_tokens"]
+        targets = [target for method, target in server.requests if method == "POST"]
+        assert targets == ["/app/installations/42/access_tokens"]
 
-    def test_an_apps_token_is_renewed_before_its_end_and_when_refused(self, server: GitHubServer, app: AppKey) -> None:
+    def test_the_token_of_an_app_is_renewed_before_its_end_and_when_refused(
+        self, server: GitHubServer, app: AppKey
+    ) -> None:
         server.runs = [Run(1, {})]
         naps = Naps(now=time.time())
         endpoint, http = Endpoint.parse(server.url), Http()
@@ -308,7 +312,7 @@ class TestWhoWeAre:
         runs(github)
         assert len([1 for method, _ in server.requests if method == "POST"]) == 3
 
-    def test_another_apps_key(self, server: GitHubServer) -> None:
+    def test_the_key_of_another_app_is_unauthorized(self, server: GitHubServer) -> None:
         other = AppKey.make()
         tokens = app_tokens(Endpoint.parse(server.url), Http(), other)
         with pytest.raises(SynclineError) as error:
@@ -316,13 +320,13 @@ class TestWhoWeAre:
         assert code_of(error) == "UNAUTHORIZED"
 
     @pytest.mark.parametrize("key", ["", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----"])
-    def test_invalid_keys(self, key: str) -> None:
+    def test_an_invalid_key_is_reported(self, key: str) -> None:
         with pytest.raises(SynclineError) as error:
             app_jwt("1", key, 0)
         assert code_of(error) == "SECRET_MISSING"
 
 
-def test_enterprise_has_its_api_below_a_path() -> None:
+def test_the_api_of_an_enterprise_server_is_below_a_path() -> None:
     with GitHubServer(REPOSITORY, prefix="/api/v3") as server:
         server.runs = [Run(1, {}, [Stored(number, f"images-{number}", CONTENT) for number in range(101)])]
         github = GitHub(Endpoint.parse(server.url), lambda: TOKEN, Http(), "/api/v3")

@@ -1,4 +1,4 @@
-"""The client of GitLab's registry API against the stand-in for it."""
+"""The client of the registry API of GitLab, with its stand-in."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def client(server: GitLabServer, token: str | None = TOKEN, project: str = PROJE
     return GitLab(Endpoint.parse(server.url), project, lambda: token, Http(RetryPolicy(attempts=1)), kind)
 
 
-def test_270_repositories_come_in_three_requests(server: GitLabServer) -> None:
+def test_270_repositories_are_listed_in_three_requests(server: GitLabServer) -> None:
     TAGS.update({f"{PROJECT}/x86/app-{number:03}": {} for number in range(270)})
     found = list(client(server).repositories())
     assert [r.path for r in found] == sorted(TAGS)
@@ -40,14 +40,14 @@ def test_270_repositories_come_in_three_requests(server: GitLabServer) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 100, 101, 350])
-def test_tags_of_all_pages(server: GitLabServer, count: int) -> None:
+def test_tags_of_all_pages_are_listed(server: GitLabServer, count: int) -> None:
     TAGS[f"{PROJECT}/app"] = {f"v{number:03}": DIGEST for number in range(count)}
     gitlab = client(server)
     (repository,) = gitlab.repositories()
     assert list(gitlab.tags(repository.id)) == sorted(TAGS[f"{PROJECT}/app"])
 
 
-def test_one_tag(server: GitLabServer) -> None:
+def test_one_tag_is_read(server: GitLabServer) -> None:
     TAGS[f"{PROJECT}/app"] = {"v1": DIGEST}
     gitlab = client(server)
     (repository,) = gitlab.repositories()
@@ -55,7 +55,7 @@ def test_one_tag(server: GitLabServer) -> None:
     assert details == GitLabTag(DIGEST, 350224384, "2026-01-06T16:49:51.272+00:00")
 
 
-def test_a_project_by_its_number_and_a_jobs_token(server: GitLabServer) -> None:
+def test_a_project_is_found_by_its_number_with_a_job_token(server: GitLabServer) -> None:
     TAGS[PROJECT] = {}
     assert [r.path for r in client(server, JOB_TOKEN, str(PROJECT_ID)).repositories()] == [PROJECT]
 
@@ -68,7 +68,7 @@ def test_each_kind_of_token_has_its_own_header(server: GitLabServer, token: str,
 
 
 @pytest.mark.parametrize(("token", "code"), [("wrong-token", "UNAUTHORIZED"), (None, "NOT_FOUND")])
-def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None:
+def test_a_request_without_access_has_a_code(server: GitLabServer, token: str | None, code: str) -> None:
     with pytest.raises(SynclineError) as error:
         list(client(server, token).repositories())
     assert error.value.code.name == code
@@ -86,14 +86,14 @@ def test_who_may_not(server: GitLabServer, token: str | None, code: str) -> None
         (Reply(502, b"<html>bad gateway</html>"), "SERVER_ERROR"),
     ],
 )
-def test_other_answers(server: GitLabServer, answer: Reply, code: str) -> None:
+def test_invalid_responses_have_a_code(server: GitLabServer, answer: Reply, code: str) -> None:
     server.before = lambda _method, _target: answer
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories())
     assert error.value.code.name == code
 
 
-def test_a_page_that_comes_again(server: GitLabServer) -> None:
+def test_a_repeated_page_is_an_incomplete_listing(server: GitLabServer) -> None:
     target = "/api/v4/projects/group%2Fproject/registry/repositories?per_page=100"
     server.before = lambda _method, _target: json_reply([], Link=f'<{server.url}{target}>; rel="next"')
     with pytest.raises(SynclineError) as error:

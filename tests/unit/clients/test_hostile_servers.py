@@ -1,4 +1,4 @@
-"""Hostile servers against every client: an error code, little memory, and no request to another host."""
+"""Hostile servers with every client: an error code, little memory, and no request to another host."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def code_of(call: Call, server: ScriptedServer, http: Http) -> str:
 
 
 def peak_of(call: Callable[[], object]) -> int:
-    """Return the most memory that Python took for a call, in MiB."""
+    """Return the peak of memory that Python allocated during a call, in MiB."""
     tracemalloc.start()
     try:
         call()
@@ -92,7 +92,7 @@ def peak_of(call: Callable[[], object]) -> int:
 
 @cache
 def bomb(mebibytes: int) -> bytes:
-    """Return zeros, a thousandth of their size."""
+    """Return compressed zeros. Their size is a thousandth of the uncompressed size."""
     packer, piece = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16), bytes(1 << 20)
     return b"".join([packer.compress(piece) for _ in range(mebibytes)]) + packer.flush()
 
@@ -103,23 +103,23 @@ def http(naps: Naps) -> Http:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_json_or_xml_that_is_too_deep_is_a_bad_answer(server: ScriptedServer, http: Http, name: str) -> None:
+def test_deeply_nested_json_or_xml_is_refused(server: ScriptedServer, http: Http, name: str) -> None:
     path, call = CALLS[name]
     server.on("GET", path, Reply(200, b"<a>" * 100_000 if name == "bucket" else DEEP))
     assert code_of(call, server, http) == "BAD_ANSWER"
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_an_answer_that_unpacks_to_much_more_than_it_is(server: ScriptedServer, http: Http, name: str) -> None:
+def test_a_decompression_bomb_takes_little_memory(server: ScriptedServer, http: Http, name: str) -> None:
     path, call = CALLS[name]
     server.on("GET", path, Reply(200, bomb(100), {"Content-Encoding": "gzip"}))
     codes: list[str] = []
     assert peak_of(lambda: codes.append(code_of(call, server, http))) < 64
-    # A registry whose list is too large in one answer gives the same one if it is asked again.
+    # A registry that lists too many tags in one response would send the same response again.
     assert codes == ["LISTING_TOO_LONG" if name == "registry" else "BAD_ANSWER"]
 
 
-def test_entities_that_unfold_without_end(server: ScriptedServer, http: Http) -> None:
+def test_expanding_xml_entities_take_little_memory(server: ScriptedServer, http: Http) -> None:
     path, call = CALLS["bucket"]
     server.on("GET", path, Reply(200, LAUGHS))
     codes: list[str] = []
@@ -138,14 +138,14 @@ def test_a_download_at_a_metadata_address_gets_no_request(server: ScriptedServer
     assert code_of(lambda s, h: github_of(s, h).content("o/r", artifact).size, server, http) == "ADDRESS_REFUSED"
 
 
-def test_a_list_that_goes_on_at_a_metadata_address_gets_no_request(server: ScriptedServer, http: Http) -> None:
+def test_a_next_page_at_a_metadata_address_gets_no_request(server: ScriptedServer, http: Http) -> None:
     link = {"Link": f'<{METADATA}>; rel="next"'}
     server.on("GET", "/v2/a/tags/list", Reply(200, b'{"tags":["v"]}', link))
     assert code_of(CALLS["registry"][1], server, http) == "REDIRECTED"
 
 
 class Login:
-    """Of a cluster whose answers are made up."""
+    """The login to a cluster with scripted responses."""
 
     def configuration(self, *, renewed: bool = False) -> Any:
         del renewed
@@ -173,7 +173,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes, dict[str, str
     [(DEEP, {}), (b" " * (cluster.MAX_PAGE + 1), {}), (bomb(100), {"content-encoding": "gzip"})],
     ids=["deep", "large", "bomb"],
 )
-def test_a_cluster_whose_answer_is_no_list(
+def test_an_invalid_list_of_a_cluster_is_refused(
     answering: Callable[[bytes, dict[str, str]], Cluster], body: bytes, headers: dict[str, str]
 ) -> None:
     codes: list[str] = []
@@ -187,7 +187,7 @@ def test_a_cluster_whose_answer_is_no_list(
     assert codes == ["BAD_ANSWER"]
 
 
-def test_the_bomb_is_one() -> None:
+def test_the_hostile_inputs_are_hostile() -> None:
     assert len(bomb(20)) < 64 * 1024
     assert len(gzip.decompress(bomb(20))) == 20 << 20
     with pytest.raises(RecursionError):

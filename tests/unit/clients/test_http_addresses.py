@@ -21,7 +21,7 @@ from tests.rig.server import ScriptedServer
         ("http://[::1]:5000", "http", "[::1]:5000"),
     ],
 )
-def test_an_endpoint_is_scheme_and_host(url: str, scheme: str, host: str) -> None:
+def test_an_endpoint_has_a_scheme_and_a_host(url: str, scheme: str, host: str) -> None:
     endpoint = Endpoint.parse(url)
     assert (endpoint.scheme, endpoint.host) == (scheme, host)
     assert endpoint.url == f"{scheme}://{host}"
@@ -42,7 +42,7 @@ def test_an_endpoint_is_scheme_and_host(url: str, scheme: str, host: str) -> Non
         "https://a\\b",
     ],
 )
-def test_anything_else_is_no_endpoint(url: str) -> None:
+def test_an_invalid_endpoint_is_refused(url: str) -> None:
     with pytest.raises(SynclineError) as caught:
         Endpoint.parse(url)
     assert caught.value.code.name == "CONFIG_INVALID"
@@ -50,13 +50,13 @@ def test_anything_else_is_no_endpoint(url: str) -> None:
 
 
 @given(st.text())
-def test_any_text_is_an_address_or_none(text: str) -> None:
+def test_any_text_is_parsed_or_refused(text: str) -> None:
     for url in (text, f"https://{text}", f"http://h/{text}"):
         address = Address.parse(url)
         assert address is None or (address.scheme in ("http", "https") and address.host)
 
 
-def test_what_is_secret_in_a_url_is_not_shown() -> None:
+def test_secrets_in_a_url_are_not_shown() -> None:
     shown = redacted("GET https://ann:secret@h/v2/?X-Amz-Signature=secret&n=2 then https://h/?token=secret'")
     assert "secret" not in shown
     assert "X-Amz-Signature=…" in shown
@@ -97,8 +97,8 @@ def test_private_addresses_are_not_refused(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["127.0.0.1", "127.8.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "::", "localhost", "a.localhost."]
 )
-def test_loopback_is_refused_on_aws_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """There, only Lambda's Runtime API listens on it; a function of the engine on one machine has servers there."""
+def test_loopback_is_refused_only_on_aws(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On AWS, only the Runtime API of Lambda listens on loopback. On one machine, servers may run there."""
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", "127.0.0.1:9001")
     assert is_refused(name)
     assert not is_probed(name)
@@ -106,14 +106,14 @@ def test_loopback_is_refused_on_aws_alone(name: str, monkeypatch: pytest.MonkeyP
     assert not is_refused(name)
 
 
-def test_lambdas_own_api_gets_no_request(
-    server: ScriptedServer, elsewhere: ScriptedServer, http: Http, monkeypatch: pytest.MonkeyPatch
+def test_the_runtime_api_of_lambda_gets_no_request(
+    server: ScriptedServer, other_server: ScriptedServer, http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_LAMBDA_RUNTIME_API", server.host)
-    for url in (server.url, elsewhere.url):
+    for url in (server.url, other_server.url):
         with pytest.raises(SynclineError, match="ADDRESS_REFUSED"):
             http.request("GET", f"{url}/2018-06-01/runtime/invocation/next")
-    assert server.requests == elsewhere.requests == []
+    assert server.requests == other_server.requests == []
 
 
 def test_a_metadata_address_gets_no_request(http: Http) -> None:
@@ -130,7 +130,7 @@ def test_invalid_addresses_get_no_request(http: Http) -> None:
     assert http.requests_made == 0
 
 
-def test_a_slash_in_a_query_begins_no_path() -> None:
+def test_a_slash_in_a_query_does_not_begin_a_path() -> None:
     address = Address.parse("https://host.example:8443?/a")
     assert address is not None
     assert (address.host, address.target) == ("host.example:8443", "?/a")

@@ -1,4 +1,4 @@
-"""Authorities of a sync are trusted in addition to the system's."""
+"""The authorities of a sync are trusted in addition to those of the system."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.standins.certificates import Authority
 
 
 @pytest.mark.parametrize("by", ["system", "own", "nobody"])
-def test_the_systems_file_and_an_own_authority(
+def test_authorities_of_the_system_and_of_the_sync_are_trusted(
     by: str, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     known = {"system": Authority("system"), "own": Authority("own")}

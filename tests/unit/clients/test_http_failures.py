@@ -1,4 +1,4 @@
-"""Messages of servers and programs in errors, without the secrets that they repeat."""
+"""Messages of servers and programs are quoted in errors without the secrets that they repeat."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_server_that_repeats_the_credentials_is_quoted_without_them(body: str)
 
 
 @pytest.mark.parametrize("before", ["", "x" * 280], ids=["whole", "cut"])
-def test_git_words_that_repeat_the_credentials_are_quoted_without_them(before: str) -> None:
+def test_a_message_of_git_that_repeats_the_credentials_is_quoted_without_them(before: str) -> None:
     what = error_of_git("push", 128, f"remote: {before} token {SECRET} is unknown").what
     assert "***" in what
     assert SECRET[:4] not in what

@@ -1,4 +1,4 @@
-"""Endless listings: each client ends them at its limits, with a code that is not retried."""
+"""Endless listings: each client stops at its limits, with a code that is not retried."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from tests.standins.made_up import Naps
 
 DIGEST = "sha256:" + "ab" * 32
 PAGE = 20_000
-"""Entries in a page of the endless servers: limits are reached in few requests."""
+"""Number of entries in a page of the endless servers, so that limits are reached in few requests."""
 STOP = 300
-"""Requests after which an endless server breaks down, so that a client without a limit fails."""
+"""Number of requests after which an endless server fails, so that a client without a limit fails."""
 
 Entry = Callable[[int], Any]
 Wrap = Callable[[list[Any], int], Any]
@@ -52,7 +52,7 @@ def number_of(request: Request) -> int:
 
 
 class Endless:
-    """Lists ``entry(n)`` for all n. A page is what ``wrap`` makes of its entries and the number of the next page."""
+    """A server that lists ``entry(n)`` for all n. ``wrap`` makes a page of entries and the number of the next page."""
 
     def __init__(self, server: ScriptedServer, path: str, entry: Entry, wrap: Wrap, page: int = PAGE) -> None:
         self.asked = 0
@@ -69,8 +69,8 @@ class Endless:
         server.on("GET", path, answer)
 
 
-def ends(listing: Callable[[], Iterable[Any]]) -> SynclineError:
-    """Read a listing without keeping any of it and return the error that ends it."""
+def error_of(listing: Callable[[], Iterable[Any]]) -> SynclineError:
+    """Read a listing, discard its entries, and return the error at its end."""
     with pytest.raises(SynclineError) as caught:
         for _ in listing():
             pass
@@ -87,25 +87,25 @@ def check_too_long(error: SynclineError, *words: str) -> None:
     ("path", "key", "name", "limit"),
     [("/v2/org/app/tags/list", "tags", "v{}", "1,100,000"), ("/v2/_catalog", "repositories", "org/app{}", "200,000")],
 )
-def test_names_of_a_registry(
+def test_names_of_a_registry_are_limited(
     server: ScriptedServer, registry: Registry, path: str, key: str, name: str, limit: str
 ) -> None:
     endless = Endless(server, path, name.format, lambda names, _: {key: names})
-    error = ends(lambda: registry.tags("org/app") if key == "tags" else registry.catalog())
+    error = error_of(lambda: registry.tags("org/app") if key == "tags" else registry.catalog())
     check_too_long(error, f"more than {limit} entries", registry.host)
     assert endless.asked == int(limit.replace(",", "")) // PAGE + 1
 
 
-def test_referrers(server: ScriptedServer, registry: Registry) -> None:
+def test_referrers_are_limited(server: ScriptedServer, registry: Registry) -> None:
     def descriptor(number: int) -> dict[str, Any]:
         return {"mediaType": OCI_MANIFEST, "digest": f"sha256:{number:064x}", "size": 1}
 
     path = f"/v2/org/app/referrers/{DIGEST}"
     Endless(server, path, descriptor, lambda listed, _: {"schemaVersion": 2, "manifests": listed}, page=1000)
-    check_too_long(ends(lambda: registry.referrers("org/app", DIGEST)), "more than 20,000 entries", "the referrers")
+    check_too_long(error_of(lambda: registry.referrers("org/app", DIGEST)), "more than 20,000 entries", "the referrers")
 
 
-def test_repositories_and_tags_of_quay(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repositories_and_tags_of_quay_are_limited(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quay_module, "TAG_LIMITS", ListingLimits(entries=45_000))
     monkeypatch.setattr(quay_module, "REPOSITORY_LIMITS", ListingLimits(entries=30_000))
     quay = Quay(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
@@ -122,21 +122,21 @@ def test_repositories_and_tags_of_quay(server: ScriptedServer, monkeypatch: pyte
 
     server.on("GET", "/api/v1/repository", repositories)
     server.on("GET", "/api/v1/repository/org/app/tag/", tags)
-    check_too_long(ends(lambda: quay.repositories("org")), "more than 30,000 entries", "'org'")
-    check_too_long(ends(lambda: quay.tag_pages("org/app")), "more than 45,000 entries", "'org/app'")
+    check_too_long(error_of(lambda: quay.repositories("org")), "more than 30,000 entries", "'org'")
+    check_too_long(error_of(lambda: quay.tag_pages("org/app")), "more than 45,000 entries", "'org/app'")
 
 
-def test_repositories_and_tags_of_gitlab(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repositories_and_tags_of_gitlab_are_limited(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gitlab_module, "TAG_LIMITS", ListingLimits(entries=45_000))
     gitlab = GitLab(Endpoint.parse(server.url), "org/app", lambda: None, Http(Naps().policy()))
     base = "/api/v4/projects/org%2Fapp/registry/repositories"
     Endless(server, base, lambda n: {"id": n, "name": "", "path": f"org/app/{n}"}, lambda listed, _: listed)
     Endless(server, f"{base}/7/tags", lambda n: {"name": f"v{n}"}, lambda listed, _: listed)
-    check_too_long(ends(gitlab.repositories), "more than 20,000 entries", "org/app")
-    check_too_long(ends(lambda: gitlab.tags(7)), "more than 45,000 entries", "repository 7")
+    check_too_long(error_of(gitlab.repositories), "more than 20,000 entries", "org/app")
+    check_too_long(error_of(lambda: gitlab.tags(7)), "more than 45,000 entries", "repository 7")
 
 
-def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
+def test_runs_and_artifacts_of_github_are_limited(server: ScriptedServer) -> None:
     github = GitHub(Endpoint.parse(server.url), lambda: None, Http(Naps().policy()))
 
     def run(number: int) -> dict[str, Any]:
@@ -149,11 +149,11 @@ def test_runs_and_artifacts_of_github(server: ScriptedServer) -> None:
     base = "/repos/org/app/actions"
     Endless(server, f"{base}/workflows/build.yml/runs", run, lambda listed, _: {"workflow_runs": listed}, page=1000)
     Endless(server, f"{base}/runs/7/artifacts", artifact, lambda listed, _: {"artifacts": listed}, page=1000)
-    check_too_long(ends(lambda: github.runs("org/app", "build.yml")), "more than 20,000 entries", "build.yml")
-    check_too_long(ends(lambda: github.artifacts("org/app", 7)), "more than 20,000 entries", "run 7")
+    check_too_long(error_of(lambda: github.runs("org/app", "build.yml")), "more than 20,000 entries", "build.yml")
+    check_too_long(error_of(lambda: github.artifacts("org/app", 7)), "more than 20,000 entries", "run 7")
 
 
-def test_keys_of_a_bucket(server: ScriptedServer) -> None:
+def test_keys_of_a_bucket_are_limited(server: ScriptedServer) -> None:
     bucket = Bucket(Endpoint.parse(server.url), "backups", lambda: None, Http(Naps().policy()))
 
     def keys(request: Request) -> Reply:
@@ -167,13 +167,15 @@ def test_keys_of_a_bucket(server: ScriptedServer) -> None:
         return Reply(200, f"<ListBucketResult>{listed}{more}</ListBucketResult>".encode())
 
     server.on("GET", "/backups/", keys)
-    check_too_long(ends(lambda: bucket.pages(limits=ListingLimits(entries=500))), "more than 500 entries", "backups")
+    check_too_long(
+        error_of(lambda: bucket.pages(limits=ListingLimits(entries=500))), "more than 500 entries", "backups"
+    )
     assert len(server.requests) == 51
 
 
 @pytest.mark.parametrize("folders", [0, 3])
-def test_pages_without_keys(server: ScriptedServer, folders: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scan of files follows tokens without ever coming to a key."""
+def test_pages_without_keys_are_limited(server: ScriptedServer, folders: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scan of files would follow tokens without finding a key."""
     monkeypatch.setattr(entries, "_MAX_EMPTY_PAGES", 20)
     bucket = Bucket(Endpoint.parse(server.url), "files", lambda: None, Http(Naps().policy()))
 
@@ -189,11 +191,11 @@ def test_pages_without_keys(server: ScriptedServer, folders: int, monkeypatch: p
         return Reply(200, f"<ListBucketResult>{more}</ListBucketResult>".encode())
 
     server.on("GET", "/files/", keys)
-    check_too_long(ends(lambda: listed_ahead(bucket, "", "")), "more than 20 empty pages in a row")
+    check_too_long(error_of(lambda: listed_ahead(bucket, "", "")), "more than 20 empty pages in a row")
 
 
 @pytest.mark.parametrize("markers", [("7", "3"), ("20000", "20001"), ("x", "y")])
-def test_parts_of_an_upload(server: ScriptedServer, markers: tuple[str, str]) -> None:
+def test_a_listing_of_parts_must_advance(server: ScriptedServer, markers: tuple[str, str]) -> None:
     upload = Bucket(Endpoint.parse(server.url), "files", lambda: None, Http(Naps().policy())).resume_upload("a", "1")
     pages = [
         Reply(200, f"<ListPartsResult>{more}</ListPartsResult>".encode())
@@ -213,7 +215,7 @@ def count_all(pages: Iterable[Sequence[str]], extent: ListingGuard, tokens: Call
         extent.at(tokens(number))
 
 
-def test_pages_without_entries(server: ScriptedServer, registry: Registry) -> None:
+def test_pages_without_entries_are_limited(server: ScriptedServer, registry: Registry) -> None:
     Endless(server, "/v2/org/app/tags/list", str, lambda _, at: {"tags": ["v1"] if at == 1 else []}, page=0)
     pages = registry.tag_pages("org/app")
     assert [next(pages).entries for _ in range(STOP)] == [["v1"], *([[]] * (STOP - 1))]
@@ -223,23 +225,23 @@ def test_pages_without_entries(server: ScriptedServer, registry: Registry) -> No
 
 
 @pytest.mark.parametrize(
-    ("limits", "what"),
+    ("limits", "limit"),
     [
         (ListingLimits(entries=25), "25 entries"),
         (ListingLimits(entries=99, pages=2), "2 pages"),
         (ListingLimits(entries=99, size=250), "250 bytes"),
     ],
 )
-def test_each_limit_counts_over_continuations(limits: ListingLimits, what: str) -> None:
+def test_each_limit_counts_over_continuations(limits: ListingLimits, limit: str) -> None:
     def read(page: int, start: ListingPosition) -> ListingPosition:
-        """Read a page as a function of its own does."""
+        """Read a page as a separate function does."""
         reading = EntryReader("the list", refuse, limits=limits, start=start)
         assert len(list(reading.read([f"{page}-{n}" for n in range(10)], str, 100))) == 10
         return ListingPosition.of_json(json.loads(json.dumps(reading.at(str(page)).to_json())))
 
     position = read(2, read(1, LISTING_START))
     assert (position.entries, position.pages, position.size) == (20, 2, 200)
-    with pytest.raises(SynclineError, match=f"more than {what}") as caught:
+    with pytest.raises(SynclineError, match=f"more than {limit}") as caught:
         read(3, position)
     check_too_long(caught.value)
 
@@ -247,7 +249,7 @@ def test_each_limit_counts_over_continuations(limits: ListingLimits, what: str) 
 @pytest.mark.parametrize("cycle", [1, 2, 3, 7, 50])
 @pytest.mark.parametrize("lead", [0, 1, 5, 40])
 def test_a_cycle_of_any_length_is_found(lead: int, cycle: int) -> None:
-    """``lead`` pages come once, and then ``cycle`` pages again and again, each time under a new link."""
+    """``lead`` pages occur once, then ``cycle`` pages repeat, each time with a new link."""
     read: list[int] = []
 
     def pages() -> Iterator[list[str]]:
@@ -261,16 +263,16 @@ def test_a_cycle_of_any_length_is_found(lead: int, cycle: int) -> None:
     assert len(read) <= 4 * (lead + cycle)
 
 
-def test_a_link_that_leads_back_is_found_without_names() -> None:
+def test_a_repeated_link_is_found_without_names() -> None:
     with pytest.raises(SynclineError, match="leads back") as caught:
         count_all([[]] * 100, ListingGuard("the list", TAG_LIMITS), lambda number: f"page {number % 6}")
     assert caught.value.code.name == "LISTING_INCOMPLETE"
 
 
-def test_a_list_of_tags_in_one_answer_that_is_too_large_is_not_asked_for_again(
+def test_a_list_of_tags_that_is_too_large_for_one_response_is_not_retried(
     server: ScriptedServer, http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """docker-registry 2.8 lists all tags of a repository in one answer, however many are asked for."""
+    """docker-registry 2.8 lists all tags of a repository in one response, for every page size."""
     monkeypatch.setattr(http_module, "BODY_LIMIT", 100_000)
     server.on("GET", "/v2/a/b/tags/list", json_reply({"name": "a/b", "tags": [f"t{n:08}" for n in range(10_000)]}))
     registry = Registry(Endpoint.parse(server.url), lambda: None, http)

@@ -1,4 +1,4 @@
-"""Requests through a proxy, which is used by the requests that name it and by no other."""
+"""Requests through a proxy. Only requests that name a proxy use it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_https_is_tunnelled(secure: ScriptedServer, proxy: Proxy, http: Http) ->
 
 
 def test_http_is_forwarded(server: ScriptedServer, proxy: Proxy, http: Http) -> None:
-    """A proxy may answer from its cache, so reads ask for the server's own response."""
+    """A proxy may answer from its cache, so reads request the response of the server."""
     server.on("GET", "/a", Reply(200, b"fine"))
     server.on("PUT", "/b", Reply(201))
     route = Route(proxy=proxy.url)
@@ -65,7 +65,7 @@ def test_http_is_forwarded(server: ScriptedServer, proxy: Proxy, http: Http) -> 
     assert server.requests[1].body == b"new"
 
 
-def test_a_connection_is_used_by_its_own_route_alone(secure: ScriptedServer, proxy: Proxy, http: Http) -> None:
+def test_connections_are_not_shared_between_routes(secure: ScriptedServer, proxy: Proxy, http: Http) -> None:
     with http_proxy() as other:
         routes = [Route(AUTHORITY.pem), Route(AUTHORITY.pem, proxy.url), Route(AUTHORITY.pem, other.url)] * 2
         for route in routes:
@@ -73,7 +73,7 @@ def test_a_connection_is_used_by_its_own_route_alone(secure: ScriptedServer, pro
         assert (secure.connections, len(proxy.heads), len(other.heads)) == (3, 1, 1)
 
 
-def test_the_environment_names_no_exception(
+def test_the_variable_no_proxy_is_ignored(
     server: ScriptedServer, proxy: Proxy, http: Http, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
@@ -91,7 +91,7 @@ def test_the_name_is_resolved_by_the_proxy(proxy: Proxy, http: Http) -> None:
 
 
 @pytest.mark.parametrize("status", ["403 Forbidden", "407 Proxy Authentication Required"])
-def test_a_proxy_that_refuses(proxy: Proxy, http: Http, status: str) -> None:
+def test_a_refusal_of_the_proxy_is_reported(proxy: Proxy, http: Http, status: str) -> None:
     proxy.refuse = status
     url = proxy.url.replace("http://", "http://ann:hunter2@")
     error = failed(http, "https://registry.example/a", Route(proxy=url))
@@ -99,11 +99,11 @@ def test_a_proxy_that_refuses(proxy: Proxy, http: Http, status: str) -> None:
     assert proxy.url.removeprefix("http://") in error.what
     assert f"answered {status[:3]} to CONNECT" in error.what
     assert "hunter2" not in str(error)
-    assert len(proxy.heads) == 1, "it is not asked again"
+    assert len(proxy.heads) == 1, "a refusal of the proxy is not retried"
     assert "Proxy-Authorization: Basic YW5uOmh1bnRlcjI=" in proxy.heads[0]
 
 
-def test_a_proxy_that_wants_credentials_for_http(server: ScriptedServer, proxy: Proxy, http: Http) -> None:
+def test_a_407_of_the_proxy_for_http_is_reported(server: ScriptedServer, proxy: Proxy, http: Http) -> None:
     proxy.refuse = "407 Proxy Authentication Required"
     error = http.request("GET", f"{server.url}/a", CREDENTIALS, route=Route(proxy=proxy.url)).error()
     assert error.code.name == "PROXY_REFUSED"
@@ -113,7 +113,7 @@ def test_a_proxy_that_wants_credentials_for_http(server: ScriptedServer, proxy: 
 @pytest.mark.parametrize(
     ("status", "code"), [("408 Request Timeout", "UNREACHABLE"), ("429 Too Many Requests", "THROTTLED")]
 )
-def test_a_proxy_that_fails_for_a_while(proxy: Proxy, http: Http, status: str, code: str) -> None:
+def test_temporary_failures_of_the_proxy_have_a_code(proxy: Proxy, http: Http, status: str, code: str) -> None:
     proxy.refuse = status
     error = failed(http, f"https://status-{status[:3]}.example/a", Route(proxy=proxy.url))
     assert (error.code.name, error.retried) == (code, True)
@@ -121,7 +121,7 @@ def test_a_proxy_that_fails_for_a_while(proxy: Proxy, http: Http, status: str, c
 
 @pytest.mark.parametrize("host", ["127.0.0.1:1", "proxy.invalid:3128"])
 @pytest.mark.parametrize("scheme", ["http", "https"])
-def test_a_proxy_that_is_not_there(http: Http, scheme: str, host: str) -> None:
+def test_an_absent_proxy_is_unreachable(http: Http, scheme: str, host: str) -> None:
     error = failed(http, f"{scheme}://registry.example/a", Route(proxy=f"http://ann:hunter2@{host}"))
     assert error.code.name == "UNREACHABLE"
     assert f" through the proxy {host}: " in error.what
@@ -129,7 +129,7 @@ def test_a_proxy_that_is_not_there(http: Http, scheme: str, host: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "2852039166", "[::ffff:169.254.169.254]", "metadata.goog"])
-def test_an_address_that_is_refused_does_not_reach_the_proxy(proxy: Proxy, http: Http, host: str) -> None:
+def test_a_refused_address_is_not_sent_to_the_proxy(proxy: Proxy, http: Http, host: str) -> None:
     assert failed(http, f"http://{host}/a", Route(proxy=proxy.url)).code.name == "ADDRESS_REFUSED"
     assert proxy.heads == []
 
@@ -145,12 +145,12 @@ def test_the_address_of_the_proxy_is_checked(proxy: Proxy, http: Http, monkeypat
     [
         *("http://proxy.example", "https://proxy.example:3128", "socks5://h:1080", "http://h:3128/x", "h:3128", ""),
         *("http://h:0", "http://h:99999", "http://ann@h:1", "http://ann:@h:1"),
-        # git and libcurl would end the user information elsewhere.
+        # git and libcurl would end the user information at another character.
         *(f"http://ann:hunter{character}2@h:3128" for character in "#?\\/@ü \n"),
         "http://169.254.1.1?@127.0.0.1:9",
     ],
 )
-def test_an_url_that_is_no_proxys(url: str) -> None:
+def test_an_invalid_url_of_a_proxy_is_refused(url: str) -> None:
     with pytest.raises(SynclineError, match="CONFIG_INVALID"):
         Route(proxy=url)
     assert DIRECT.through == ""

@@ -17,27 +17,27 @@ def reader_threads() -> list[threading.Thread]:
 
 @settings(max_examples=50)
 @given(st.lists(st.binary(max_size=10), max_size=20), st.integers(1, 5), st.integers(0, 25))
-def test_the_chunks_come_in_their_order(chunks: list[bytes], depth: int, taken: int) -> None:
+def test_chunks_are_yielded_in_order(chunks: list[bytes], depth: int, taken: int) -> None:
     with read_ahead(chunks, depth) as ahead:
         assert [chunk for _, chunk in zip(range(taken), ahead, strict=False)] == chunks[:taken]
     assert reader_threads() == []
 
 
-def test_what_the_source_raises_comes_in_its_place() -> None:
+def test_an_error_of_the_source_is_raised_after_its_chunks() -> None:
     def broken() -> Iterator[bytes]:
         yield b"a"
         yield b"b"
         raise SynclineError("UNREACHABLE", "the source broke off")
 
     got = []
-    with pytest.raises(SynclineError, match="broke off"), read_ahead(broken()) as ahead:  # noqa: PT012 - it is about when
+    with pytest.raises(SynclineError, match="broke off"), read_ahead(broken()) as ahead:  # noqa: PT012 - the time of the error matters
         for chunk in ahead:
-            got.append(chunk)  # noqa: PERF402 - what came before the error counts
+            got.append(chunk)  # noqa: PERF402 - keeps the chunks before the error
     assert got == [b"a", b"b"]
     assert reader_threads() == []
 
 
-def test_no_more_is_taken_than_there_is_place_for() -> None:
+def test_the_buffer_has_a_limit() -> None:
     taken = []
     full = threading.Event()
 
@@ -49,15 +49,15 @@ def test_no_more_is_taken_than_there_is_place_for() -> None:
             yield bytes([number])
 
     with read_ahead(source(), depth=3) as ahead:
-        assert full.wait(10)  # three wait, and one is in the reader's hands
+        assert full.wait(10)  # three are buffered, and the reader holds one
         assert len(taken) == 4
         assert next(ahead) == b"\0"
-    assert len(taken) <= 7, "on leaving, the reader ends with the chunk it is at"
+    assert len(taken) <= 7, "the reader stops after its current chunk"
     assert reader_threads() == []
 
 
 @pytest.mark.parametrize("depth", [1, 4])
-def test_leaving_frees_a_reader_that_waits(depth: int) -> None:
+def test_the_end_of_the_context_stops_a_waiting_reader(depth: int) -> None:
     endless = iter(lambda: b"x", b"")
     for _ in range(200):
         with pytest.raises(ValueError, match="the sender failed"), read_ahead(endless, depth) as ahead:  # noqa: PT012
@@ -66,8 +66,8 @@ def test_leaving_frees_a_reader_that_waits(depth: int) -> None:
     assert reader_threads() == []
 
 
-def test_reading_goes_on_while_sending() -> None:
-    """The second chunk is fetched although the first one has not been dealt with."""
+def test_the_next_chunk_is_read_while_one_is_sent() -> None:
+    """The second chunk is fetched before the first one is consumed."""
     fetched = threading.Event()
 
     def source() -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Refused credentials are sent once, for any number of items: more would lock the account."""
+"""Refused credentials are sent once for any number of items, because repetitions could lock the account."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ BAD = "the-bad-secret"
 
 @dataclass
 class Secret:
-    """A secret: what is known of it, and what it is where it is kept."""
+    """A secret: its cached value, and the value in its store."""
 
     known: str = BAD
     kept: str = BAD
@@ -48,7 +48,7 @@ class Secret:
 
 @dataclass
 class System:
-    """A server that refuses all credentials but the good ones, and a client of it that asks for one of many items."""
+    """A server that accepts only the good credentials, and a request of its client for one of many items."""
 
     server: ScriptedServer
     secret: Secret
@@ -56,7 +56,7 @@ class System:
     with_credentials: Callable[[Request], bool]
 
     def tries(self) -> int:
-        """Return how many requests brought credentials."""
+        """Return the number of requests with credentials."""
         return sum(map(self.with_credentials, self.server.requests))
 
     def failures(self, threads: int = 8) -> list[SynclineError]:
@@ -76,30 +76,33 @@ def authorized(request: Request) -> bool:
 
 
 def guard(good: str, found: Reply, refused: Reply) -> Callable[[Request], Reply]:
-    """Answer requests whose credentials have ``good`` in them with ``found``, all others with ``refused``."""
+    """Return an answer to requests: ``found`` if their headers contain ``good``, else ``refused``."""
     return lambda request: found if good in str(request.headers) else refused
 
 
 def basic_registry(server: ScriptedServer, http: Http, secret: Secret) -> System:
-    def who(word: str) -> RegistryCredentials:
+    def credentials_of(word: str) -> RegistryCredentials:
         return RegistryCredentials("ann", word)
 
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
-    server.reply_to = guard(who(GOOD).basic, found, wants)  # type: ignore[method-assign, assignment]
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    server.reply_to = guard(credentials_of(GOOD).basic, found, challenge)  # type: ignore[method-assign, assignment]
     registry = Registry(
-        Endpoint.parse(server.url), lambda: who(secret.known), http, renewed=lambda: who(secret.renewed())
+        Endpoint.parse(server.url),
+        lambda: credentials_of(secret.known),
+        http,
+        renewed=lambda: credentials_of(secret.renewed()),
     )
     return System(server, secret, lambda n: registry.manifest_digest(f"org/app-{n}", "v1"), authorized)
 
 
 def token_server(server: ScriptedServer, http: Http, secret: Secret) -> System:
-    def who(word: str) -> RegistryCredentials:
+    def credentials_of(word: str) -> RegistryCredentials:
         return RegistryCredentials("ann", word)
 
     def answer(request: Request) -> Reply:
         if request.path == "/token":
-            good = request.headers.get("authorization") == who(GOOD).basic
+            good = request.headers.get("authorization") == credentials_of(GOOD).basic
             return (
                 json_reply({"token": "made-for-ann", "expires_in": 300}) if good else errors_reply(401, "UNAUTHORIZED")
             )
@@ -110,21 +113,27 @@ def token_server(server: ScriptedServer, http: Http, secret: Secret) -> System:
 
     server.reply_to = answer  # type: ignore[method-assign]
     registry = Registry(
-        Endpoint.parse(server.url), lambda: who(secret.known), http, renewed=lambda: who(secret.renewed())
+        Endpoint.parse(server.url),
+        lambda: credentials_of(secret.known),
+        http,
+        renewed=lambda: credentials_of(secret.renewed()),
     )
     asked = lambda request: request.path == "/token"  # noqa: E731
     return System(server, secret, lambda n: registry.manifest_digest(f"org/app-{n}", "v1"), asked)
 
 
 def given_token(server: ScriptedServer, http: Http, secret: Secret) -> System:
-    def who(word: str) -> RegistryCredentials:
+    def credentials_of(word: str) -> RegistryCredentials:
         return RegistryCredentials(registry_token=word)
 
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="s"')
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{server.url}/token",service="s"')
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-    server.reply_to = guard(GOOD, found, wants)  # type: ignore[method-assign, assignment]
+    server.reply_to = guard(GOOD, found, challenge)  # type: ignore[method-assign, assignment]
     registry = Registry(
-        Endpoint.parse(server.url), lambda: who(secret.known), http, renewed=lambda: who(secret.renewed())
+        Endpoint.parse(server.url),
+        lambda: credentials_of(secret.known),
+        http,
+        renewed=lambda: credentials_of(secret.renewed()),
     )
     return System(server, secret, lambda n: registry.manifest_digest(f"org/app-{n}", "v1"), authorized)
 
@@ -208,7 +217,7 @@ def system(request: pytest.FixtureRequest, server: ScriptedServer, http: Http) -
     return made
 
 
-def test_every_item_gets_the_reason_of_one_request(system: System) -> None:
+def test_all_items_fail_with_the_reason_of_one_request(system: System) -> None:
     failures = system.failures()
     assert len(failures) == ITEMS
     assert system.tries() == 1
@@ -236,20 +245,20 @@ def test_refused_credentials_are_tried_again_after_a_minute(
     assert system.tries() == 2
 
 
-def one_refused_registry(server: ScriptedServer, http: Http) -> Callable[[str], object]:
-    """A registry that answers 401 for repositories that the account may not read."""
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+def registry_with_refused_repositories(server: ScriptedServer, http: Http) -> Callable[[str], object]:
+    """Return a request to a registry that answers 401 for repositories whose name contains "odd"."""
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
     found = Reply(200, headers={"Docker-Content-Digest": DIGEST})
-    server.reply_to = lambda request: wants if "odd" in request.path or not authorized(request) else found  # type: ignore[method-assign]
+    server.reply_to = lambda request: challenge if "odd" in request.path or not authorized(request) else found  # type: ignore[method-assign]
     registry = Registry(Endpoint.parse(server.url), lambda: RegistryCredentials("ann", GOOD), http)
     return lambda name: registry.manifest_digest(name, "v1")
 
 
-def one_refused_object(server: ScriptedServer, http: Http) -> Callable[[str], object]:
-    """A service behind a proxy that changes the paths of some keys, so that their signatures do not match."""
-    odd = Reply(403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>")
+def bucket_with_refused_keys(server: ScriptedServer, http: Http) -> Callable[[str], object]:
+    """Return a request to a bucket behind a proxy that changes some keys, so that their signatures do not match."""
+    refused = Reply(403, b"<Error><Code>SignatureDoesNotMatch</Code><Message>no</Message></Error>")
     good = Reply(200, b"x", {"ETag": '"a"', "Last-Modified": "Sun, 29 Nov 2026 10:00:00 GMT"})
-    server.reply_to = lambda request: odd if "odd" in request.path else good  # type: ignore[method-assign]
+    server.reply_to = lambda request: refused if "odd" in request.path else good  # type: ignore[method-assign]
     bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: AccessKeys(GOOD, "x"), http)
 
     def ask(name: str) -> object:
@@ -259,8 +268,8 @@ def one_refused_object(server: ScriptedServer, http: Http) -> Callable[[str], ob
     return ask
 
 
-@pytest.mark.parametrize("system", [one_refused_registry, one_refused_object])
-def test_what_is_refused_alone_costs_nothing_else(
+@pytest.mark.parametrize("system", [registry_with_refused_repositories, bucket_with_refused_keys])
+def test_an_item_refused_alone_does_not_affect_others(
     server: ScriptedServer, http: Http, system: Callable[[ScriptedServer, Http], Callable[[str], object]]
 ) -> None:
     ask = system(server, http)
@@ -269,43 +278,43 @@ def test_what_is_refused_alone_costs_nothing_else(
         with pytest.raises(SynclineError) as caught:
             ask(f"odd{number}")
         assert caught.value.code.name == "UNAUTHORIZED"
-        assert f"odd{number}" in caught.value.what, "its own reason"
+        assert f"odd{number}" in caught.value.what, "each item has its own reason"
     ask("b")
 
 
 class TestRejections:
-    def test_accepted_credentials_are_asked_about_before_a_refusal_is_kept(self, naps: Naps) -> None:
-        kept, who, asked = Rejections(naps.clock), AccessKeys("access", "secret"), [False, True, True]
+    def test_accepted_credentials_are_checked_before_a_refusal_is_kept(self, naps: Naps) -> None:
+        kept, credentials, answers = Rejections(naps.clock), AccessKeys("access", "secret"), [False, True, True]
         failure = SynclineError("UNAUTHORIZED", "GET answered 401")
-        kept.accepted("host", who)
+        kept.accepted("host", credentials)
         for _ in range(4):
-            kept.refused("host", who, failure, asked.pop)
-            kept.check("host", who)
+            kept.refused("host", credentials, failure, answers.pop)
+            kept.check("host", credentials)
         for _ in range(2):
-            kept.refused("host", who, failure, asked.pop)
-        assert asked == []
-        assert kept.is_kept("host", who)
-        kept.refused("host", AccessKeys("access", "new"), failure, asked.pop)
-        assert kept.is_kept("host", AccessKeys("access", "new")), "it was never accepted"
+            kept.refused("host", credentials, failure, answers.pop)
+        assert answers == []
+        assert kept.is_kept("host", credentials)
+        kept.refused("host", AccessKeys("access", "new"), failure, answers.pop)
+        assert kept.is_kept("host", AccessKeys("access", "new")), "these credentials were never accepted"
 
-    def test_of_accepted_credentials_two_refusals_in_a_row_are_kept(self, naps: Naps) -> None:
-        kept, who = Rejections(naps.clock), AccessKeys("access", "secret")
+    def test_a_second_refusal_of_accepted_credentials_is_kept(self, naps: Naps) -> None:
+        kept, credentials = Rejections(naps.clock), AccessKeys("access", "secret")
         failure = SynclineError("UNAUTHORIZED", "GET answered 401")
-        kept.accepted("host", who)
-        kept.refused("host", who, failure)
-        kept.check("host", who)
-        kept.refused("host", who, failure)
+        kept.accepted("host", credentials)
+        kept.refused("host", credentials, failure)
+        kept.check("host", credentials)
+        kept.refused("host", credentials, failure)
         with pytest.raises(SynclineError, match="GET answered 401"):
-            kept.check("host", who)
+            kept.check("host", credentials)
 
     def test_identities_differ_by_host_and_by_every_field(self, naps: Naps) -> None:
         kept = Rejections(naps.clock)
         kept.refused("host", AccessKeys("access", "secret"), SynclineError("UNAUTHORIZED", "no"))
-        for host, who in (
+        for host, credentials in (
             ("other", AccessKeys("access", "secret")),
             ("host", AccessKeys("access", "new")),
             ("host", None),
         ):
-            assert not kept.is_kept(host, who)
+            assert not kept.is_kept(host, credentials)
         assert kept.is_kept("host", AccessKeys("access", "secret"))
         assert "secret" not in repr(vars(kept))

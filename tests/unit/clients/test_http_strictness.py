@@ -55,7 +55,7 @@ def failed(http: Http, url: str, method: str = "GET", **options: object) -> Sync
         ),
     ],
 )
-def test_an_answer_that_breaks_the_protocol(http: Http, naps: Naps, answer: bytes, reason: str) -> None:
+def test_an_invalid_response_is_refused_with_the_reason(http: Http, naps: Naps, answer: bytes, reason: str) -> None:
     with raw(answer) as server:
         error = failed(http, f"{server.url}/a", retry=naps.policy(attempts=1))
     assert error.code.name == "BAD_ANSWER"
@@ -70,7 +70,7 @@ def test_an_answer_that_breaks_the_protocol(http: Http, naps: Naps, answer: byte
         b"Connection: keep-alive, Close\r\n",
     ],
 )
-def test_close_counts_wherever_it_stands(http: Http, fields: bytes) -> None:
+def test_connection_close_is_recognized_in_every_position(http: Http, fields: bytes) -> None:
     answer = START + fields + b"Content-Length: 4\r\n\r\nfine close"
     with raw(answer, BODY) as server:
         for _ in range(2):
@@ -79,23 +79,23 @@ def test_close_counts_wherever_it_stands(http: Http, fields: bytes) -> None:
 
 
 @pytest.mark.parametrize("name", ["X\rY: 1\r\nX", "X\r", "X Y", "X:", "", "X\u00e9", "(X)", "X\0"])
-def test_a_header_name_that_is_no_token_is_not_sent(server: ScriptedServer, http: Http, name: str) -> None:
+def test_an_invalid_header_name_is_not_sent(server: ScriptedServer, http: Http, name: str) -> None:
     error = failed(http, f"{server.url}/a", headers={name: "value"})
     assert error.code.name == "REFUSED"
     assert repr(name) in error.what
     assert server.requests == []
 
 
-def test_metadata_of_an_object_makes_no_further_header(server: ScriptedServer, http: Http) -> None:
+def test_metadata_of_an_object_cannot_add_a_header(server: ScriptedServer, http: Http) -> None:
     bucket = Bucket(Endpoint.parse(server.url), "bucket", lambda: None, http)
-    like = ObjectHead("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
+    head = ObjectHead("", 4, "text/plain", metadata={"a\rx-amz-acl: public-read\r\nb": "value"})
     with pytest.raises(SynclineError, match=r"REFUSED: invalid header name for .*'x-amz-meta-a"):
-        bucket.put("key", b"fine", like)
+        bucket.put("key", b"fine", head)
     assert server.requests == []
 
 
 @pytest.mark.parametrize("chunks", [[b"ab", b"cd"], [b"abcd"], [b"ab", b"c", b"d" * 100_000], [b"abcde"]])
-def test_a_stream_longer_than_announced(server: ScriptedServer, http: Http, chunks: list[bytes]) -> None:
+def test_a_stream_longer_than_announced_is_refused(server: ScriptedServer, http: Http, chunks: list[bytes]) -> None:
     server.on("PUT", "/a", Reply(201))
     server.on("GET", "/a", OK)
     error = failed(http, f"{server.url}/a", "PUT", headers={"Content-Length": "3"}, body=iter(chunks))
@@ -106,7 +106,7 @@ def test_a_stream_longer_than_announced(server: ScriptedServer, http: Http, chun
     assert all(len(request.body) <= 3 for request in server.requests)
 
 
-def test_a_stream_shorter_than_announced(server: ScriptedServer, http: Http) -> None:
+def test_a_stream_shorter_than_announced_is_refused(server: ScriptedServer, http: Http) -> None:
     server.on("PUT", "/a", Reply(201))
     server.on("GET", "/a", OK)
 

@@ -26,7 +26,7 @@ BODY = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine"
 
 
 class _Raw:
-    """Sends scripted bytes for each request that comes, whatever it asks; ``connections`` counts them."""
+    """A server that answers each request with the next scripted bytes, and counts its connections."""
 
     def __init__(self, *answers: bytes) -> None:
         self.answers = list(answers)
@@ -64,7 +64,7 @@ def raw(*answers: bytes) -> Iterator[_Raw]:
     try:
         yield server
         thread.join(10)
-        assert not thread.is_alive(), f"left unasked: {server.answers}"
+        assert not thread.is_alive(), f"answers that were not requested: {server.answers}"
     finally:
         server.close()
 
@@ -78,7 +78,7 @@ def raw(*answers: bytes) -> Iterator[_Raw]:
         b"HTTP/1.1 200\r\nContent-Length: 4, 4\r\nX: a\r\n b\r\n\r\nfine",
     ],
 )
-def test_unusual_but_valid(http: Http, answer: bytes) -> None:
+def test_unusual_but_valid_responses_are_read(http: Http, answer: bytes) -> None:
     with raw(answer, BODY) as server:
         assert http.request("GET", f"{server.url}/a").body == b"fine"
         assert http.request("GET", f"{server.url}/a").body == b"fine"
@@ -94,7 +94,7 @@ def test_unusual_but_valid(http: Http, answer: bytes) -> None:
         b"HTTP/1.0 200 OK\r\n\r\nfine",
     ],
 )
-def test_a_connection_that_is_not_used_again(http: Http, answer: bytes) -> None:
+def test_the_connection_is_not_reused_after_these_responses(http: Http, answer: bytes) -> None:
     with raw(answer, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ngood") as server:
         assert http.request("GET", f"{server.url}/a").body == b"fine"
         assert http.request("GET", f"{server.url}/a").body == b"good"
@@ -123,7 +123,7 @@ def test_invalid_responses_are_retried(http: Http, answer: bytes) -> None:
     assert server.connections == 2
 
 
-def test_a_body_packed_by_halves_is_none(http: Http) -> None:
+def test_a_truncated_compressed_body_is_refused(http: Http) -> None:
     half = gzip.compress(b"fine" * 100)[:-6]
     answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%b" % (len(half), half)
     with raw(*[answer] * 4) as server, pytest.raises(SynclineError) as caught:
@@ -131,7 +131,7 @@ def test_a_body_packed_by_halves_is_none(http: Http) -> None:
     assert caught.value.code.name == "BAD_ANSWER"
 
 
-def test_fields_of_one_name_and_in_any_case(http: Http) -> None:
+def test_header_fields_are_joined_and_case_insensitive(http: Http) -> None:
     with raw(b"HTTP/1.1 204 No\r\nx-a: 1\r\nX-A:2\r\nX-Amz-Meta-Mode: 0644\r\n\r\n") as server:
         answer = http.request("GET", f"{server.url}/a")
     assert answer.header("X-a") == "1, 2"
@@ -140,7 +140,7 @@ def test_fields_of_one_name_and_in_any_case(http: Http) -> None:
     assert answer.headers.starting("x-amz-meta-") == {"mode": "0644"}
 
 
-def test_a_target_that_no_request_line_can_carry(http: Http) -> None:
+def test_unsafe_characters_in_a_target_are_escaped(http: Http) -> None:
     with raw(BODY, BODY) as server:
         http.request("GET", f"{server.url}/a b\u00e9%2Fc?d=<e>")
         http.request("GET", f"{server.url}?x=1")
@@ -151,7 +151,7 @@ def test_a_target_that_no_request_line_can_carry(http: Http) -> None:
 
 
 def test_many_hosts_take_little_memory() -> None:
-    """A registry may send each download to another host."""
+    """A registry may redirect each download to another host."""
 
     def pool(number: int) -> ChannelPool:
         return pool_for(Address("https", f"number-{number}.example", "/"), DIRECT)
@@ -163,11 +163,11 @@ def test_many_hosts_take_little_memory() -> None:
     for number in range(3, 3 + MAX_POOLS):
         pool(number)
     gc.collect()
-    assert known() is None, "the pool that was made first is gone"
+    assert known() is None, "the first pool is deleted"
 
 
-def test_a_socket_beyond_the_limit_of_select(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait ends when a response arrives on a descriptor that ``select(2)`` does not take, 1024 or more."""
+def test_a_descriptor_beyond_the_limit_of_select_works(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait ends when a response arrives on a descriptor of 1024 or more, which ``select(2)`` does not accept."""
     monkeypatch.setattr(transfer, "POLL_INTERVAL", 3600.0)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard < 2048:

@@ -25,7 +25,7 @@ from tests.rig.server import Reply, ScriptedServer, json_reply
 from tests.standins.made_up import Naps
 
 DIGEST: Final = "sha256:" + "ab" * 32
-SHAPELESS: Final = st.one_of(
+INVALID_JSON: Final = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
@@ -34,7 +34,7 @@ SHAPELESS: Final = st.one_of(
     st.lists(st.none(), max_size=2),
     st.dictionaries(st.text(max_size=4), st.none(), max_size=2),
 )
-"""JSON that is a valid entry of no listing."""
+"""JSON that is not a valid entry of any listing."""
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +44,10 @@ def server() -> Iterator[ScriptedServer]:
 
 
 def read_one(listing: Callable[[OnInvalid], Any]) -> tuple[list[Any], InvalidEntry]:
-    """Return the entries that came through, and the one that did not."""
-    odd: list[InvalidEntry] = []
-    found = list(listing(odd.append))
-    (one,) = odd
+    """Return the valid entries of a listing, and its only invalid one."""
+    invalid: list[InvalidEntry] = []
+    found = list(listing(invalid.append))
+    (one,) = invalid
     assert one.error.code.name == "ENTRY_INVALID"
     assert one.location in one.error.what
     assert one.label.isprintable()
@@ -64,9 +64,9 @@ def without(entries: list[str], at: int) -> list[str]:
 
 
 def broken(entry: dict[str, Any], fields: list[str]) -> st.SearchStrategy[Any]:
-    """Draw an entry that lacks a field which it needs or has it of another type, or no entry at all."""
-    spoilt = st.tuples(st.sampled_from(fields), SHAPELESS.filter(lambda value: not isinstance(value, int | float)))
-    return st.one_of(SHAPELESS, spoilt.map(lambda change: {**entry, change[0]: change[1]}))
+    """Draw an entry with a field of an invalid type, or JSON that is not an entry."""
+    changed = st.tuples(st.sampled_from(fields), INVALID_JSON.filter(lambda value: not isinstance(value, int | float)))
+    return st.one_of(INVALID_JSON, changed.map(lambda change: {**entry, change[0]: change[1]}))
 
 
 def registry(server: ScriptedServer) -> Registry:
@@ -76,18 +76,18 @@ def registry(server: ScriptedServer) -> Registry:
 NAMES: Final = ["a", "b", "c", "d"]
 
 
-@given(at=st.integers(0, 3), junk=SHAPELESS)
-def test_the_catalog_of_a_registry(server: ScriptedServer, at: int, junk: Any) -> None:
+@given(at=st.integers(0, 3), junk=INVALID_JSON)
+def test_the_catalog_of_a_registry_is_read(server: ScriptedServer, at: int, junk: Any) -> None:
     server.on("GET", "/v2/_catalog", json_reply({"repositories": put_at(NAMES, at, junk)}))
-    found, odd = read_one(registry(server).catalog)
+    found, invalid = read_one(registry(server).catalog)
     assert found == without(NAMES, at)
-    assert odd.name == (junk if isinstance(junk, str) and junk else None)
+    assert invalid.name == (junk if isinstance(junk, str) and junk else None)
 
 
-@given(at=st.integers(0, 3), junk=SHAPELESS)
-def test_the_tags_of_a_registry(server: ScriptedServer, at: int, junk: Any) -> None:
+@given(at=st.integers(0, 3), junk=INVALID_JSON)
+def test_the_tags_of_a_registry_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     server.on("GET", "/v2/org/app/tags/list", json_reply({"tags": put_at(NAMES, at, junk)}))
-    found, _ = read_one(lambda odd: registry(server).tags("org/app", odd))
+    found, _ = read_one(lambda on_invalid: registry(server).tags("org/app", on_invalid))
     assert found == without(NAMES, at)
 
 
@@ -96,14 +96,14 @@ REFERRER: Final = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "d
 
 
 @given(at=st.integers(0, 3), junk=broken(REFERRER, ["digest", "size"]), by_tag=st.booleans())
-def test_the_referrers_of_an_image(server: ScriptedServer, at: int, junk: Any, by_tag: bool) -> None:
+def test_the_referrers_of_an_image_are_read(server: ScriptedServer, at: int, junk: Any, by_tag: bool) -> None:
     digests = [f"sha256:{number:064x}" for number in range(1, 5)]
     entries = put_at([{**REFERRER, "digest": digest} for digest in digests], at, junk)
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": entries}
     api = f"/v2/org/app/referrers/{SUBJECT}"
     server.on("GET", api, Reply(404, b"no such page") if by_tag else json_reply(index))
     server.on("GET", f"/v2/org/app/manifests/{SUBJECT.replace(':', '-')}", json_reply(index))
-    found, _ = read_one(lambda odd: registry(server).referrers("org/app", SUBJECT, odd))
+    found, _ = read_one(lambda on_invalid: registry(server).referrers("org/app", SUBJECT, on_invalid))
     assert [each.digest for each in found] == without(digests, at)
 
 
@@ -115,10 +115,10 @@ def quay(server: ScriptedServer) -> Quay:
     at=st.integers(0, 3),
     junk=broken({"namespace": "org", "name": "x", "state": "NORMAL"}, ["namespace", "name"]),
 )
-def test_the_repositories_of_quay(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_repositories_of_quay_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = [{"namespace": "org", "name": name, "state": "NORMAL"} for name in NAMES]
     server.on("GET", "/api/v1/repository", json_reply({"repositories": put_at(entries, at, junk)}))
-    found, _ = read_one(lambda odd: quay(server).repositories("org", odd))
+    found, _ = read_one(lambda on_invalid: quay(server).repositories("org", on_invalid))
     assert [each.name for each in found] == [f"org/{name}" for name in without(NAMES, at)]
 
 
@@ -126,11 +126,11 @@ def test_the_repositories_of_quay(server: ScriptedServer, at: int, junk: Any) ->
     at=st.integers(0, 3),
     junk=broken({"name": "-", "manifest_digest": DIGEST, "size": 1}, ["manifest_digest", "name"]),
 )
-def test_the_tags_of_quay(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_tags_of_quay_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = [{"name": name, "manifest_digest": DIGEST, "size": 1, "is_manifest_list": False} for name in NAMES]
     answer = {"tags": put_at(entries, at, junk), "page": 1, "has_additional": False}
     server.on("GET", "/api/v1/repository/org/app/tag/", json_reply(answer))
-    found, _ = read_one(lambda odd: quay(server).tags("org/app", odd))
+    found, _ = read_one(lambda on_invalid: quay(server).tags("org/app", on_invalid))
     assert found == without(NAMES, at)
 
 
@@ -144,11 +144,11 @@ def github(server: ScriptedServer) -> GitHub:
 
 
 @given(at=st.integers(0, 3), junk=broken(RUN, ["id", "created_at", "updated_at"]))
-def test_the_runs_of_github(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_runs_of_github_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = [{**RUN, "id": number} for number in range(4)]
     path = "/repos/o/r/actions/workflows/b.yml/runs"
     server.on("GET", path, json_reply({"workflow_runs": put_at(entries, at, junk)}))
-    found, _ = read_one(lambda odd: github(server).runs("o/r", "b.yml", odd))
+    found, _ = read_one(lambda on_invalid: github(server).runs("o/r", "b.yml", on_invalid))
     assert [each.id for each in found] == [number for number in range(4) if number != at]
 
 
@@ -156,15 +156,15 @@ def test_the_runs_of_github(server: ScriptedServer, at: int, junk: Any) -> None:
 def test_a_run_of_github_is_read_or_invalid(server: ScriptedServer, field: str, value: Any) -> None:
     path = "/repos/o/r/actions/workflows/b.yml/runs"
     server.on("GET", path, json_reply({"workflow_runs": [{**RUN, field: value}]}))
-    odd: list[InvalidEntry] = []
-    assert len(list(github(server).runs("o/r", "b.yml", odd.append))) + len(odd) == 1
+    invalid: list[InvalidEntry] = []
+    assert len(list(github(server).runs("o/r", "b.yml", invalid.append))) + len(invalid) == 1
 
 
 @given(at=st.integers(0, 3), junk=broken(ARTIFACT, ["id", "size_in_bytes"]))
-def test_the_artifacts_of_github(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_artifacts_of_github_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = [{**ARTIFACT, "id": number} for number in range(4)]
     server.on("GET", "/repos/o/r/actions/runs/1/artifacts", json_reply({"artifacts": put_at(entries, at, junk)}))
-    found, _ = read_one(lambda odd: github(server).artifacts("o/r", 1, odd))
+    found, _ = read_one(lambda on_invalid: github(server).artifacts("o/r", 1, on_invalid))
     assert [each.id for each in found] == [number for number in range(4) if number != at]
 
 
@@ -173,18 +173,18 @@ def gitlab(server: ScriptedServer) -> GitLab:
 
 
 @given(at=st.integers(0, 3), junk=broken({"id": 9, "path": "g/p/x", "name": "x"}, ["id", "path"]))
-def test_the_repositories_of_gitlab(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_repositories_of_gitlab_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = [{"id": place, "path": f"g/p/{name}", "name": name} for place, name in enumerate(NAMES)]
     server.on("GET", "/api/v4/projects/g%2Fp/registry/repositories", json_reply(put_at(entries, at, junk)))
-    found, _ = read_one(lambda odd: gitlab(server).repositories(odd))
+    found, _ = read_one(lambda on_invalid: gitlab(server).repositories(on_invalid))
     assert [each.name for each in found] == without(NAMES, at)
 
 
 @given(at=st.integers(0, 3), junk=broken({"name": "-", "path": "p"}, ["name"]))
-def test_the_tags_of_gitlab(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_tags_of_gitlab_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = [{"name": name} for name in NAMES]
     server.on("GET", "/api/v4/projects/g%2Fp/registry/repositories/1/tags", json_reply(put_at(entries, at, junk)))
-    found, _ = read_one(lambda odd: gitlab(server).tags(1, odd))
+    found, _ = read_one(lambda on_invalid: gitlab(server).tags(1, on_invalid))
     assert found == without(NAMES, at)
 
 
@@ -192,15 +192,15 @@ EVENT: Final = {"event_type": "move", "file_path": "a", "new_path": "b", "metada
 
 
 @given(at=st.integers(0, 3), junk=broken(EVENT, ["event_type"]))
-def test_the_events_of_a_file_manager(server: ScriptedServer, at: int, junk: Any) -> None:
+def test_the_events_of_a_file_manager_are_read(server: ScriptedServer, at: int, junk: Any) -> None:
     entries = put_at([{**EVENT, "file_path": name} for name in NAMES], at, junk)
     server.on("GET", "/pubSubFullList", json_reply({"events": entries, "total_count": 4}))
     manager = FileManager(server.url, lambda: None, Http(Naps().policy()), threading.Lock())
-    found, _ = read_one(lambda odd: manager.events(on_invalid=odd))
+    found, _ = read_one(lambda on_invalid: manager.events(on_invalid=on_invalid))
     assert [each.path for each in found] == without(NAMES, at)
 
 
-ODD_OBJECTS: Final = (
+INVALID_OBJECTS: Final = (
     "<Contents/>",
     "<Contents><Key></Key><Size>1</Size></Contents>",
     "<Contents><Key>x%FF</Key><Size>1</Size></Contents>",
@@ -213,8 +213,8 @@ ODD_OBJECTS: Final = (
 )
 
 
-@given(at=st.integers(0, 3), junk=st.sampled_from(ODD_OBJECTS), extra=st.sampled_from(["", "<!-- -->", "<Owner/>"]))
-def test_the_listing_of_a_bucket(server: ScriptedServer, at: int, junk: str, extra: str) -> None:
+@given(at=st.integers(0, 3), junk=st.sampled_from(INVALID_OBJECTS), extra=st.sampled_from(["", "<!-- -->", "<Owner/>"]))
+def test_the_keys_of_a_bucket_are_read(server: ScriptedServer, at: int, junk: str, extra: str) -> None:
     entries = [f"<Contents><Key>{name}</Key><Size>7</Size>{extra}</Contents>" for name in NAMES]
     listed = "".join(put_at(entries, at, junk))
     text = (
@@ -222,10 +222,10 @@ def test_the_listing_of_a_bucket(server: ScriptedServer, at: int, junk: str, ext
     )
     server.on("GET", "/shelf/", Reply(200, text.encode()))
     bucket = Bucket(Endpoint.parse(server.url), "shelf", lambda: None, Http(Naps().policy()))
-    found, odd = read_one(lambda odd: bucket.page(on_invalid=odd).objects)
+    found, invalid = read_one(lambda on_invalid: bucket.page(on_invalid=on_invalid).objects)
     assert [each.key for each in found] == without(NAMES, at)
-    assert odd.name == ("b2" if "b2" in junk else None)
-    assert odd.near == (odd.name or without(NAMES, at)[min(at, 2)])
+    assert invalid.name == ("b2" if "b2" in junk else None)
+    assert invalid.near == (invalid.name or without(NAMES, at)[min(at, 2)])
 
 
 def test_an_endless_listing_of_invalid_entries_is_one_error(server: ScriptedServer) -> None:
@@ -237,6 +237,6 @@ def test_an_endless_listing_of_invalid_entries_is_one_error(server: ScriptedServ
 
 def test_a_long_name_is_cut(server: ScriptedServer) -> None:
     server.on("GET", "/v2/_catalog", Reply(200, json.dumps({"repositories": ["A" * 100_000]}).encode()))
-    _, odd = read_one(registry(server).catalog)
-    assert len(odd.label) < 300
-    assert len(odd.error.what) < 1000
+    _, invalid = read_one(registry(server).catalog)
+    assert len(invalid.label) < 300
+    assert len(invalid.error.what) < 1000

@@ -30,11 +30,11 @@ def _listed(api: KubernetesApi, naps: Naps, *slices: dict[str, Any]) -> list[tup
 
 
 def _named(hostname: str, address: str, **conditions: bool) -> dict[str, Any]:
-    """An endpoint without a pod, written manually."""
+    """Return an endpoint without a pod, as written manually."""
     return {"addresses": [address], "hostname": hostname, "conditions": conditions}
 
 
-def test_endpoints_that_share_a_hostname_are_as_many_instances_as_addresses(api: KubernetesApi, naps: Naps) -> None:
+def test_each_address_of_a_shared_hostname_is_an_instance(api: KubernetesApi, naps: Naps) -> None:
     endpoints = [_named("gateway", f"10.1.0.{number}") for number in range(1, 6)]
     assert _listed(api, naps, endpoint_slice("nginx-a", "nginx", endpoints)) == [
         ("gateway", f"10.1.0.{number}:8443", True) for number in range(1, 6)
@@ -73,9 +73,7 @@ def test_endpoints_of_every_family_are_listed(api: KubernetesApi, naps: Naps) ->
     ]
 
 
-def test_one_address_in_two_spellings_is_one_instance_that_serves_if_either_says_so(
-    api: KubernetesApi, naps: Naps
-) -> None:
+def test_one_address_in_two_spellings_is_one_instance(api: KubernetesApi, naps: Naps) -> None:
     assert _listed(
         api,
         naps,
@@ -84,8 +82,8 @@ def test_one_address_in_two_spellings_is_one_instance_that_serves_if_either_says
     ) == [("new", "[fd00::1]:8443", True)]
 
 
-@pytest.mark.parametrize("times", [(11.0,), (0.0, 11.0)], ids=["before the request", "within the answer"])
-def test_a_list_that_is_not_complete_at_its_deadline_is_no_list(api: KubernetesApi, times: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("times", [(11.0,), (0.0, 11.0)], ids=["before the request", "within the response"])
+def test_a_list_that_is_incomplete_at_its_deadline_is_an_error(api: KubernetesApi, times: tuple[float, ...]) -> None:
     api.put("endpointslices", "gateway", endpoint_slice("nginx-a", "nginx", [endpoint("one", "10.1.0.1")]))
     passing = iter(times)
     policy = RetryPolicy(deadline=10.0, clock=lambda: next(passing, times[-1]))

@@ -1,4 +1,4 @@
-"""Listing instances from the Kubernetes API, with the package and against the API's own rules."""
+"""Instances listed with the Kubernetes package from a stand-in with the rules of the API."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ import yaml
 from botocore.credentials import Credentials
 
 from syncline.clients.kubernetes.client import Cluster, PodsSource, ServiceSource
-from syncline.clients.kubernetes.eks import eks_token
-from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig
+from syncline.clients.kubernetes.login import BearerToken, InCluster, Kubeconfig, eks_token
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError
 from tests.standins.kubernetes import KubernetesApi, endpoint, endpoint_slice, pod
@@ -59,7 +58,7 @@ def _code(api: KubernetesApi, naps: Naps, source: ServiceSource | PodsSource = S
     return caught.value.code.name
 
 
-def test_readiness_and_terminating_are_as_the_slice_says_and_absent_means_ready(api: KubernetesApi, naps: Naps) -> None:
+def test_conditions_of_a_slice_decide_and_absent_ones_mean_ready(api: KubernetesApi, naps: Naps) -> None:
     api.put(
         "endpointslices",
         "gateway",
@@ -84,15 +83,13 @@ def test_readiness_and_terminating_are_as_the_slice_says_and_absent_means_ready(
     ]
 
 
-def test_a_service_that_does_not_exist_is_no_service_without_pods(api: KubernetesApi, naps: Naps) -> None:
+def test_an_absent_service_differs_from_one_without_pods(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", endpoint_slice("nginx-empty", "nginx", [], ports=()))
     assert _cluster(api, naps).instances(SERVICE) == ()
     assert _code(api, naps, ServiceSource("gateway", "typo")) == "SOURCE_ABSENT"
 
 
-def test_an_endpoint_in_two_slices_is_one_instance_that_serves_if_either_says_so(
-    api: KubernetesApi, naps: Naps
-) -> None:
+def test_an_endpoint_in_two_slices_is_one_instance(api: KubernetesApi, naps: Naps) -> None:
     api.put(
         "endpointslices",
         "gateway",
@@ -104,7 +101,7 @@ def test_an_endpoint_in_two_slices_is_one_instance_that_serves_if_either_says_so
     )
 
 
-def test_the_port_is_the_only_one_or_the_one_named_or_the_one_given(api: KubernetesApi, naps: Naps) -> None:
+def test_the_port_is_the_only_the_named_or_the_given_one(api: KubernetesApi, naps: Naps) -> None:
     ports = (("http", 8080), ("https", 8443))
     api.put("endpointslices", "gateway", endpoint_slice("nginx-a", "nginx", [endpoint("one", "10.1.0.1")], ports))
     cluster = _cluster(api, naps)
@@ -140,7 +137,7 @@ def test_every_page_is_read(api: KubernetesApi, naps: Naps) -> None:
     assert len(api.requests) == 3
 
 
-def test_a_list_that_expires_between_two_pages_begins_anew(api: KubernetesApi, naps: Naps) -> None:
+def test_a_list_that_expires_between_two_pages_is_restarted(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", *_slices(501))
 
     def once() -> None:
@@ -152,13 +149,13 @@ def test_a_list_that_expires_between_two_pages_begins_anew(api: KubernetesApi, n
     assert len(api.requests) == 4  # a page, 410, and both pages again
 
 
-def test_a_list_that_expires_every_time_is_no_list(api: KubernetesApi, naps: Naps) -> None:
+def test_a_list_that_always_expires_is_an_error(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", *_slices(501))
     api.after_each_page(api.compact)
     assert _code(api, naps) == "LISTING_INCOMPLETE"
 
 
-def test_a_list_that_repeats_itself_is_no_list(api: KubernetesApi, naps: Naps) -> None:
+def test_a_list_that_repeats_a_page_is_an_error(api: KubernetesApi, naps: Naps) -> None:
     page = json.dumps({"metadata": {"continue": "again"}, "items": []}).encode()
     for _ in range(2):
         api.answer_once(page)
@@ -185,11 +182,11 @@ def test_a_token_that_stays_refused_is_sent_once(api: KubernetesApi, naps: Naps)
     assert len(api.requests) == 1
 
 
-def test_what_one_may_not_list_is_forbidden_and_not_empty(api: KubernetesApi, naps: Naps) -> None:
+def test_a_list_without_permission_is_an_error(api: KubernetesApi, naps: Naps) -> None:
     assert _code(api, naps, ServiceSource("elsewhere", "nginx")) == "FORBIDDEN"
 
 
-def test_a_busy_api_is_given_the_time_it_asks_for(api: KubernetesApi, naps: Naps) -> None:
+def test_the_retry_time_of_a_busy_api_is_awaited(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", *_slices(1))
     api.fail(429, times=2, Retry_After="3")
     assert len(_cluster(api, naps).instances(SERVICE)) == 1
@@ -198,7 +195,7 @@ def test_a_busy_api_is_given_the_time_it_asks_for(api: KubernetesApi, naps: Naps
     assert _code(api, naps) == "THROTTLED"
 
 
-def test_a_failing_api_is_tried_again_and_then_a_failure(api: KubernetesApi, naps: Naps) -> None:
+def test_a_failing_api_is_retried_and_then_an_error(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", *_slices(1))
     api.fail(500, times=2)
     assert len(_cluster(api, naps).instances(SERVICE)) == 1
@@ -215,13 +212,13 @@ def test_a_failing_api_is_tried_again_and_then_a_failure(api: KubernetesApi, nap
         b'{"metadata": {}, "items": 7}',
     ],
 )
-def test_invalid_lists(api: KubernetesApi, naps: Naps, body: bytes) -> None:
+def test_an_invalid_list_is_refused(api: KubernetesApi, naps: Naps, body: bytes) -> None:
     for _ in range(4):
         api.answer_once(body)
     assert _code(api, naps) == "BAD_ANSWER"
 
 
-def test_an_unknown_authority_and_an_absent_server_have_their_codes(api: KubernetesApi, naps: Naps) -> None:
+def test_an_unknown_authority_and_an_absent_server_have_codes(api: KubernetesApi, naps: Naps) -> None:
     with pytest.raises(SynclineError) as caught:
         Cluster(BearerToken(api.url, lambda _: "good"), naps.policy()).instances(SERVICE)
     assert caught.value.code.name == "TLS_FAILED"
@@ -233,9 +230,7 @@ def test_an_unknown_authority_and_an_absent_server_have_their_codes(api: Kuberne
     assert caught.value.code.name == "CONFIG_INVALID"
 
 
-def test_inside_the_cluster_the_service_account_logs_in_and_its_token_is_read_again(
-    api: KubernetesApi, naps: Naps, tmp_path: Path
-) -> None:
+def test_the_token_of_the_service_account_is_read_again(api: KubernetesApi, naps: Naps, tmp_path: Path) -> None:
     api.put("endpointslices", "gateway", *_slices(1))
     environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
     login = InCluster(tmp_path, environ)
@@ -270,8 +265,8 @@ def _kubeconfig_content(api: KubernetesApi, user: dict[str, Any]) -> dict[str, A
     }
 
 
-def test_the_kubeconfig_that_oc_login_leaves_logs_in(api: KubernetesApi, naps: Naps) -> None:
-    """Its names have slashes and colons, and its token is that of a person."""
+def test_the_kubeconfig_of_oc_login_logs_in(api: KubernetesApi, naps: Naps) -> None:
+    """The names in it have slashes and colons, and the token belongs to a person."""
     api.put("endpointslices", "gateway", *_slices(1))
     context, cluster = "gateway/api-ocp-example:6443/ann@example", "api-ocp-example:6443"
     config = _kubeconfig_content(api, {"token": "good"})
@@ -287,7 +282,7 @@ def _base64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
 
 
-def test_a_kubeconfig_logs_in_by_the_context_that_is_named(api: KubernetesApi, naps: Naps) -> None:
+def test_a_kubeconfig_logs_in_with_the_named_context(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", *_slices(1))
     text = _kubeconfig(api, {"token": "good"})
     assert len(Cluster(Kubeconfig(lambda: text, "good"), naps.policy()).instances(SERVICE)) == 1
@@ -315,7 +310,7 @@ def test_an_invalid_kubeconfig_is_not_quoted(naps: Naps, text: str) -> None:
     assert caught.value.code.name == "CONFIG_INVALID"
 
 
-def test_an_aws_identity_logs_in_to_the_cluster_it_names_and_to_no_other(api: KubernetesApi, naps: Naps) -> None:
+def test_an_aws_identity_logs_in_only_to_its_cluster(api: KubernetesApi, naps: Naps) -> None:
     api.put("endpointslices", "gateway", *_slices(1))
     credentials = Credentials("AKIDEKS", "secret-of-eks")
     token = eks_token("prod", "eu-central-1", credentials)

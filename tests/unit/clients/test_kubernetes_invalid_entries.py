@@ -1,4 +1,4 @@
-"""Invalid entries in a cluster's lists: each is an instance that cannot be probed, and all others are listed."""
+"""Invalid entries in lists of a cluster: each becomes an instance that cannot be probed. Others are listed."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ def listed(
     api: KubernetesApi, source: ServiceSource | PodsSource, items: Any
 ) -> tuple[list[Instance], list[InvalidEntry]]:
     api.answer_once(json.dumps({"metadata": {}, "items": items}).encode())
-    odd: list[InvalidEntry] = []
+    invalid: list[InvalidEntry] = []
     cluster = Cluster(BearerToken(api.url, lambda _: "good", api.authority.pem), Naps().policy(attempts=1))
-    return list(cluster.instances(source, odd.append)), odd
+    return list(cluster.instances(source, invalid.append)), invalid
 
 
-def check(found: list[Instance], odd: list[InvalidEntry], names: list[str]) -> None:
-    """Check that just these can be asked, and that one more is there that cannot be, and serves for all we know."""
-    asked = [each for each in found if is_probed(each.address)]
-    (other,) = [each for each in found if each not in asked]
-    assert [each.name for each in asked] == names
+def check(found: list[Instance], invalid: list[InvalidEntry], names: list[str]) -> None:
+    """Check that only the named instances can be probed, and that one more is listed that may serve."""
+    probed = [each for each in found if is_probed(each.address)]
+    (other,) = [each for each in found if each not in probed]
+    assert [each.name for each in probed] == names
     assert other.serves
-    (one,) = odd
+    (one,) = invalid
     assert one.error.code.name == "ENTRY_INVALID"
     assert other.name == one.label
 
@@ -59,7 +59,7 @@ def without(at: int) -> list[str]:
     return [name for place, name in enumerate(NAMES) if place != at]
 
 
-ODD_ENDPOINTS: Final[st.SearchStrategy[Any]] = st.one_of(
+INVALID_ENDPOINTS: Final[st.SearchStrategy[Any]] = st.one_of(
     JUNK,
     st.tuples(
         st.sampled_from(["addresses"]), st.sampled_from([None, [], [None], [7], "10.0.0.9", {}, [""], [["10.0.0.9"]]])
@@ -69,8 +69,8 @@ ODD_ENDPOINTS: Final[st.SearchStrategy[Any]] = st.one_of(
 )
 
 
-@given(at=st.integers(0, 3), junk=ODD_ENDPOINTS)
-def test_endpoints(api: KubernetesApi, at: int, junk: Any) -> None:
+@given(at=st.integers(0, 3), junk=INVALID_ENDPOINTS)
+def test_an_invalid_endpoint_does_not_hide_others(api: KubernetesApi, at: int, junk: Any) -> None:
     entries: list[Any] = endpoints()
     entries[at] = {**entries[at], junk[0]: junk[1]} if isinstance(junk, tuple) else junk
     good = endpoint_slice("nginx-a", "nginx", endpoints())
@@ -84,14 +84,14 @@ def test_endpoints(api: KubernetesApi, at: int, junk: Any) -> None:
         st.sampled_from([{"ports": 7}, {"ports": [None]}, {"ports": {"port": 1}}, {"ports": ["https"]}]),
     )
 )
-def test_slices(api: KubernetesApi, junk: Any) -> None:
+def test_an_invalid_slice_does_not_hide_others(api: KubernetesApi, junk: Any) -> None:
     good = endpoint_slice("nginx-a", "nginx", endpoints())
     fields = junk if isinstance(junk, dict) and junk.keys() & {"endpoints", "ports"} else None
     other = endpoint_slice("nginx-b", "nginx", [endpoint("pod-9", "10.0.9.9")])
     check(*listed(api, SERVICE, [good, junk if fields is None else {**other, **fields}]), NAMES)
 
 
-ODD_PODS: Final[st.SearchStrategy[Any]] = st.one_of(
+INVALID_PODS: Final[st.SearchStrategy[Any]] = st.one_of(
     JUNK,
     st.tuples(st.just("metadata"), st.sampled_from([None, {}, 7, {"name": None}, {"name": 7}, {"name": ""}])),
     st.tuples(
@@ -104,8 +104,8 @@ ODD_PODS: Final[st.SearchStrategy[Any]] = st.one_of(
 )
 
 
-@given(at=st.integers(0, 3), junk=ODD_PODS)
-def test_pods(api: KubernetesApi, at: int, junk: Any) -> None:
+@given(at=st.integers(0, 3), junk=INVALID_PODS)
+def test_an_invalid_pod_does_not_hide_others(api: KubernetesApi, at: int, junk: Any) -> None:
     items: list[Any] = [pod(name, f"10.0.0.{number + 1}", {"app": "nginx"}) for number, name in enumerate(NAMES)]
     items[at] = {**items[at], junk[0]: junk[1]} if isinstance(junk, tuple) else junk
     check(*listed(api, PODS, items), without(at))

@@ -31,12 +31,12 @@ def jwt(**claims: Any) -> str:
 
 
 def bearer(realm: str, more: str = "") -> Reply:
-    """A 401 that sends its client to a token server."""
+    """Return a 401 with the address of a token server."""
     return errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=f'Bearer realm="{realm}",service="the registry"{more}')
 
 
 class Tokens:
-    """A registry that wants tokens, and its token server, on one scripted server."""
+    """A registry that requires tokens, and its token server, on one scripted server."""
 
     def __init__(self, server: ScriptedServer, realm: str | None = None) -> None:
         self.server = server
@@ -68,7 +68,7 @@ def refused(registry: Registry) -> SynclineError:
     return caught.value
 
 
-def test_an_open_registry_is_sent_nothing(server: ScriptedServer, registry: Registry, person: Person) -> None:
+def test_an_open_registry_gets_no_credentials(server: ScriptedServer, registry: Registry, person: Person) -> None:
     person.credentials = ANN
     server.on("HEAD", "/v2/org/app/manifests/v1", FOUND)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
@@ -76,20 +76,26 @@ def test_an_open_registry_is_sent_nothing(server: ScriptedServer, registry: Regi
     assert person.asked == 0
 
 
-def test_basic(server: ScriptedServer, registry: Registry, person: Person) -> None:
+def test_basic_credentials_are_sent_after_a_challenge(
+    server: ScriptedServer, registry: Registry, person: Person
+) -> None:
     person.credentials = ANN
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
-    server.on("HEAD", "/v2/org/app/manifests/v1", lambda r: FOUND if r.headers.get("authorization") == BASIC else wants)
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+    server.on(
+        "HEAD", "/v2/org/app/manifests/v1", lambda r: FOUND if r.headers.get("authorization") == BASIC else challenge
+    )
     for _ in range(3):
         assert registry.manifest_digest("org/app", "v1") == DIGEST
-    assert len(server.requests) == 4, "the first question finds out, the others know"
+    assert len(server.requests) == 4, "only the first request is sent without credentials"
 
 
-def test_basic_with_a_renewed_password(server: ScriptedServer, registry: Registry, person: Person) -> None:
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
+def test_a_renewed_basic_password_is_used(server: ScriptedServer, registry: Registry, person: Person) -> None:
+    challenge = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate='Basic realm="here"')
     good = ANN
     server.on(
-        "HEAD", "/v2/org/app/manifests/v1", lambda r: FOUND if r.headers.get("authorization") == good.basic else wants
+        "HEAD",
+        "/v2/org/app/manifests/v1",
+        lambda r: FOUND if r.headers.get("authorization") == good.basic else challenge,
     )
     person.credentials = ANN
     assert registry.manifest_digest("org/app", "v1") == DIGEST
@@ -101,7 +107,7 @@ def test_basic_with_a_renewed_password(server: ScriptedServer, registry: Registr
     assert "as ann" in error.what
 
 
-def test_basic_without_credentials(server: ScriptedServer, registry: Registry) -> None:
+def test_a_basic_challenge_without_credentials_is_an_error(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", "/v2/org/app/manifests/v1", Reply(401, headers={"WWW-Authenticate": "Basic"}))
     error = refused(registry)
     assert error.code.name == "UNAUTHORIZED"
@@ -110,7 +116,7 @@ def test_basic_without_credentials(server: ScriptedServer, registry: Registry) -
 
 
 @pytest.mark.parametrize("offered", [None, "Negotiate", 'Digest realm="x"', ",,"])
-def test_no_way_to_authenticate(server: ScriptedServer, registry: Registry, offered: str | None) -> None:
+def test_an_unsupported_challenge_is_an_error(server: ScriptedServer, registry: Registry, offered: str | None) -> None:
     headers = {} if offered is None else {"WWW-Authenticate": offered}
     server.on("HEAD", "/v2/org/app/manifests/v1", Reply(401, headers=headers))
     assert refused(registry).code.name == "UNAUTHORIZED"
@@ -128,14 +134,14 @@ def test_a_token_is_fetched_once_and_used(server: ScriptedServer, registry: Regi
     assert all(r.headers.get("authorization") != BASIC for r in server.requests if r.path != "/token")
 
 
-def test_an_anonymous_token(server: ScriptedServer, registry: Registry) -> None:
+def test_an_anonymous_token_is_fetched_without_credentials(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
     assert "authorization" not in tokens.asked[0].headers
     assert "account" not in tokens.asked[0].target
 
 
-def test_a_realm_with_a_query_of_its_own_and_no_service(server: ScriptedServer, registry: Registry) -> None:
+def test_the_query_of_a_realm_is_kept(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server, f"{server.url}/token?tenant=a%26b")
     tokens.server.on(
         "HEAD",
@@ -147,7 +153,7 @@ def test_a_realm_with_a_query_of_its_own_and_no_service(server: ScriptedServer, 
     assert parse_qs(urlsplit(tokens.asked[0].target).query) == {"tenant": ["a&b"], "scope": ["repository:org/app:pull"]}
 
 
-def test_the_registrys_own_scope_is_asked_for_too(server: ScriptedServer, registry: Registry) -> None:
+def test_the_scope_of_the_challenge_is_requested_too(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     answer = bearer(tokens.realm, ',scope="repository:other:pull repository:org/app:pull"')
     server.on("HEAD", "/v2/org/app/manifests/v1", answer, FOUND)
@@ -156,7 +162,7 @@ def test_the_registrys_own_scope_is_asked_for_too(server: ScriptedServer, regist
     assert scopes == ["repository:org/app:pull", "repository:other:pull"]
 
 
-def test_a_token_to_push_does_for_a_pull(server: ScriptedServer, registry: Registry) -> None:
+def test_a_push_token_is_used_for_a_pull(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     server.on("POST", "/v2/org/app/blobs/uploads/", lambda r: _upload_or(r, tokens))
     registry.begin_upload("org/app")
@@ -164,7 +170,7 @@ def test_a_token_to_push_does_for_a_pull(server: ScriptedServer, registry: Regis
     assert [parse_qs(urlsplit(r.target).query)["scope"] for r in tokens.asked] == [["repository:org/app:pull,push"]]
 
 
-def test_a_token_to_push_that_ended_is_replaced_for_a_pull(server: ScriptedServer, registry: Registry) -> None:
+def test_an_expired_push_token_is_replaced_for_a_pull(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     server.on("POST", "/v2/org/app/blobs/uploads/", lambda r: _upload_or(r, tokens))
     registry.begin_upload("org/app")
@@ -179,7 +185,7 @@ def _upload_or(request: Request, tokens: Tokens) -> Reply:
     return bearer(tokens.realm)
 
 
-def test_an_expired_token_is_replaced_when_the_registry_says_so(server: ScriptedServer, registry: Registry) -> None:
+def test_a_refused_token_is_replaced(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     registry.manifest_digest("org/app", "v1")
     tokens.good.clear()
@@ -221,27 +227,31 @@ def test_a_token_is_renewed_shortly_before_its_end(
     assert len(server.asked("GET", "/token")) == 2
 
 
-def test_a_jwt_without_a_beginning_is_held_against_the_clock(server: ScriptedServer, registry: Registry) -> None:
+def test_the_end_of_a_jwt_without_a_start_is_compared_with_the_clock(
+    server: ScriptedServer, registry: Registry
+) -> None:
     tokens = Tokens(server)
     tokens.more = {"token": jwt(exp=time.time() - 10)}
     server.on("HEAD", "/v2/org/app/manifests/v1", bearer(tokens.realm), FOUND)
     registry.manifest_digest("org/app", "v1")
     registry.manifest_digest("org/app", "v1")
-    assert len(tokens.asked) == 2, "one that is over already is not kept"
+    assert len(tokens.asked) == 2, "an expired token is not cached"
 
 
 @pytest.mark.parametrize(
     "answer",
     [json_reply({}), json_reply([]), json_reply({"token": 1}), json_reply({"token": "a\nb"}), Reply(200, b"<html>")],
 )
-def test_a_token_server_that_gives_no_token(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
+def test_an_invalid_response_of_the_token_server_is_an_error(
+    server: ScriptedServer, registry: Registry, answer: Reply
+) -> None:
     Tokens(server)
     server.on("GET", "/token", answer)
     assert refused(registry).code.name == "BAD_ANSWER"
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, "UNAUTHORIZED"), (403, "FORBIDDEN"), (400, "REFUSED")])
-def test_a_token_server_that_refuses(
+def test_a_refusal_of_the_token_server_has_a_code(
     server: ScriptedServer, registry: Registry, person: Person, status: int, code: str
 ) -> None:
     person.credentials = ANN
@@ -253,7 +263,7 @@ def test_a_token_server_that_refuses(
     assert "wrong password" in error.what
 
 
-def test_a_grant_that_is_too_small(server: ScriptedServer, registry: Registry) -> None:
+def test_an_insufficient_scope_is_forbidden(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     server.on(
         "HEAD", "/v2/org/app/manifests/v1", bearer(tokens.realm), bearer(tokens.realm, ',error="insufficient_scope"')
@@ -264,44 +274,44 @@ def test_a_grant_that_is_too_small(server: ScriptedServer, registry: Registry) -
     assert len(tokens.asked) == 1
 
 
-def test_a_token_that_is_never_good(server: ScriptedServer, registry: Registry) -> None:
+def test_a_token_that_is_always_refused_is_unauthorized(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     server.on("HEAD", "/v2/org/app/manifests/v1", bearer(tokens.realm))
     assert refused(registry).code.name == "UNAUTHORIZED"
-    assert len(server.asked("HEAD", "/v2/org/app/manifests/v1")) == 3, "to learn what is wanted, and with two tokens"
+    assert len(server.asked("HEAD", "/v2/org/app/manifests/v1")) == 3, "without a token, and with two tokens"
 
 
 def test_a_realm_on_another_host_gets_no_credentials(
-    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry, person: Person
 ) -> None:
-    """CVE-2026-48978: whoever alters the registry's answer could have the password sent anywhere."""
+    """CVE-2026-48978: an altered response of the registry could send the password to any host."""
     person.credentials = ANN
-    Tokens(server, f"{elsewhere.url}/token")
+    Tokens(server, f"{other_server.url}/token")
     error = refused(registry)
     assert error.code.name == "UNAUTHORIZED"
-    assert elsewhere.host in error.what
+    assert other_server.host in error.what
     assert "auth_realms" in error.what
     person.credentials = RegistryCredentials(identity_token="s3cret")
     assert refused(registry).code.name == "UNAUTHORIZED"
-    assert elsewhere.requests == []
+    assert other_server.requests == []
 
 
-def test_a_realm_on_another_host_that_is_listed(
-    server: ScriptedServer, elsewhere: ScriptedServer, person: Person, http: Http
+def test_a_listed_realm_on_another_host_gets_credentials(
+    server: ScriptedServer, other_server: ScriptedServer, person: Person, http: Http
 ) -> None:
     person.credentials = ANN
-    tokens = Tokens(server, f"{elsewhere.url}/token")
-    elsewhere.on("GET", "/token", tokens.give)
+    tokens = Tokens(server, f"{other_server.url}/token")
+    other_server.on("GET", "/token", tokens.give)
     registry = Registry(Endpoint.parse(server.url, auth_realms=("localhost",)), person, http)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
-    assert elsewhere.requests[0].headers["authorization"] == BASIC
+    assert other_server.requests[0].headers["authorization"] == BASIC
 
 
-def test_without_credentials_any_realm_will_do(
-    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry
+def test_without_credentials_any_realm_is_used(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry
 ) -> None:
-    tokens = Tokens(server, f"{elsewhere.url}/token")
-    elsewhere.on("GET", "/token", tokens.give)
+    tokens = Tokens(server, f"{other_server.url}/token")
+    other_server.on("GET", "/token", tokens.give)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
 
 
@@ -314,9 +324,7 @@ def test_without_credentials_any_realm_will_do(
         ("http://169.254.169.254/latest/", "ADDRESS_REFUSED"),
     ],
 )
-def test_a_realm_that_is_no_place_for_a_token(
-    server: ScriptedServer, registry: Registry, realm: str, code: str
-) -> None:
+def test_an_invalid_realm_is_refused(server: ScriptedServer, registry: Registry, realm: str, code: str) -> None:
     tokens = Tokens(server)
     tokens.realm = realm
     assert refused(registry).code.name == code
@@ -338,7 +346,7 @@ def test_an_identity_token_is_exchanged(server: ScriptedServer, registry: Regist
     assert "s3cret" not in request.target
 
 
-def test_a_token_of_ones_own_goes_as_it_is(server: ScriptedServer, registry: Registry, person: Person) -> None:
+def test_a_given_token_is_sent_unchanged(server: ScriptedServer, registry: Registry, person: Person) -> None:
     person.credentials = RegistryCredentials(registry_token="mine")
     tokens = Tokens(server)
     tokens.good.add("Bearer mine")
@@ -346,7 +354,7 @@ def test_a_token_of_ones_own_goes_as_it_is(server: ScriptedServer, registry: Reg
     assert tokens.asked == []
 
 
-def test_threads_share_one_flight(server: ScriptedServer, registry: Registry) -> None:
+def test_threads_share_one_token_request(server: ScriptedServer, registry: Registry) -> None:
     tokens = Tokens(server)
     server.on("GET", "/token", lambda _: Reply(200, b'{"token": "one"}', delay=0.05))
     tokens.good.add("Bearer one")

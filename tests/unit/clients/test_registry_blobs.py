@@ -25,12 +25,12 @@ TO_PUSH = "/v2/org/app/blobs/uploads/"
 
 
 def ranged(request: Request) -> Reply:
-    """Responses of a server with range support."""
+    """Answer a request as a server with range support does."""
     start = int(request.headers.get("range", "bytes=0-").removeprefix("bytes=").removesuffix("-"))
     if start == 0:
         return Reply(200, CONTENT)
     if start >= len(CONTENT):
-        # docker-registry's refusal has fewer bytes than it says
+        # the body of docker-registry's refusal is shorter than its Content-Length
         return Reply(416, b"out of range", {"Content-Range": f"bytes */{len(CONTENT)}"}, length=len(CONTENT))
     headers = {"Content-Range": f"bytes {start}-{len(CONTENT) - 1}/{len(CONTENT)}"}
     return Reply(206, CONTENT[start:], headers)
@@ -59,7 +59,7 @@ def test_a_blob_is_read_to_its_end(server: ScriptedServer, registry: Registry) -
 
 
 @pytest.mark.parametrize("offset", [1, 100, len(CONTENT) - 1, len(CONTENT)])
-def test_a_blob_from_an_offset(server: ScriptedServer, registry: Registry, offset: int) -> None:
+def test_a_blob_is_read_from_an_offset(server: ScriptedServer, registry: Registry, offset: int) -> None:
     server.on("GET", BLOB, ranged)
     stream = registry.open_blob("org/app", DIGEST, offset)
     assert (stream.offset, stream.size) == (offset, len(CONTENT))
@@ -67,7 +67,7 @@ def test_a_blob_from_an_offset(server: ScriptedServer, registry: Registry, offse
     assert server.requests[0].headers["range"] == f"bytes={offset}-"
 
 
-def test_an_offset_at_a_server_without_ranges(server: ScriptedServer, registry: Registry) -> None:
+def test_the_first_bytes_are_skipped_without_range_support(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, Reply(200, CONTENT), Reply(200, CONTENT[:50]))
     stream = registry.open_blob("org/app", DIGEST, 100)
     assert (stream.offset, stream.size) == (100, len(CONTENT))
@@ -75,13 +75,15 @@ def test_an_offset_at_a_server_without_ranges(server: ScriptedServer, registry: 
     assert refusal(registry.open_blob, "org/app", DIGEST, 100).code.name == "BAD_ANSWER"
 
 
-@pytest.mark.parametrize("said", ["bytes 0-5/6", "bytes 99-200/201", "", "lines 100-200/201", "bytes 100-x/201"])
-def test_other_bytes_than_those_asked_for(server: ScriptedServer, registry: Registry, said: str) -> None:
-    server.on("GET", BLOB, Reply(206, CONTENT[:6], {"Content-Range": said}))
+@pytest.mark.parametrize(
+    "content_range", ["bytes 0-5/6", "bytes 99-200/201", "", "lines 100-200/201", "bytes 100-x/201"]
+)
+def test_a_wrong_range_is_refused(server: ScriptedServer, registry: Registry, content_range: str) -> None:
+    server.on("GET", BLOB, Reply(206, CONTENT[:6], {"Content-Range": content_range}))
     assert refusal(registry.open_blob, "org/app", DIGEST, 100).code.name == "BAD_ANSWER"
 
 
-def test_a_range_of_an_unknown_whole(server: ScriptedServer, registry: Registry) -> None:
+def test_a_range_of_an_unknown_total_is_accepted(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, Reply(206, CONTENT[100:], {"Content-Range": f"bytes 100-{len(CONTENT) - 1}/*"}))
     stream = registry.open_blob("org/app", DIGEST, 100)
     assert stream.size == len(CONTENT)
@@ -96,7 +98,7 @@ def test_a_chunked_blob_has_no_size(server: ScriptedServer, registry: Registry) 
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-def test_a_truncated_blob(server: ScriptedServer, registry: Registry, *, chunked: bool) -> None:
+def test_a_truncated_blob_is_an_error(server: ScriptedServer, registry: Registry, *, chunked: bool) -> None:
     server.on("GET", BLOB, Reply(200, CONTENT[:5000], length=len(CONTENT), chunked=chunked))
     with registry.open_blob("org/app", DIGEST) as stream:
         error = refusal(lambda: b"".join(stream))
@@ -104,8 +106,8 @@ def test_a_truncated_blob(server: ScriptedServer, registry: Registry, *, chunked
     assert error.retried
 
 
-def test_a_range_cut_short_though_it_looks_whole(server: ScriptedServer, registry: Registry) -> None:
-    """The length fits what came, but it is less than the range said."""
+def test_a_range_shorter_than_announced_is_an_error(server: ScriptedServer, registry: Registry) -> None:
+    """Content-Length fits the body but not the range."""
     server.on(
         "GET", BLOB, Reply(206, CONTENT[100:200], {"Content-Range": f"bytes 100-{len(CONTENT) - 1}/{len(CONTENT)}"})
     )
@@ -115,38 +117,38 @@ def test_a_range_cut_short_though_it_looks_whole(server: ScriptedServer, registr
     assert f"200 of {len(CONTENT)}" in error.what
 
 
-def test_a_blob_of_other_bytes_is_for_the_reader_to_find(server: ScriptedServer, registry: Registry) -> None:
+def test_the_digest_of_a_blob_is_left_to_the_reader(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, Reply(200, b"something else"))
     assert not digest_matches(DIGEST, read(registry.open_blob("org/app", DIGEST)))
 
 
-def test_a_blob_in_gzip_is_not_unpacked(server: ScriptedServer, registry: Registry) -> None:
+def test_a_gzip_blob_is_not_decompressed(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, Reply(200, CONTENT, {"Content-Encoding": "gzip"}))
     assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
 
 
-def test_a_blob_that_is_not_there(server: ScriptedServer, registry: Registry) -> None:
+def test_an_absent_blob_is_not_found(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, errors_reply(404, "BLOB_UNKNOWN"))
     assert refusal(registry.open_blob, "org/app", DIGEST).code.name == "NOT_FOUND"
 
 
-def test_a_503_before_the_blob_is_tried_again(server: ScriptedServer, registry: Registry) -> None:
+def test_a_503_before_the_blob_is_retried(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", BLOB, Reply(503), Reply(drop=True), Reply(200, CONTENT))
     assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
 
 
-def test_a_redirect_to_a_store_takes_no_credentials_along(
-    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
+def test_a_redirect_to_a_store_gets_no_credentials(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry, person: Person
 ) -> None:
     person.credentials = RegistryCredentials("ann", "s3cret")
-    wants = Reply(401, headers={"WWW-Authenticate": "Basic"})
-    away = Reply(307, headers={"Location": f"{elsewhere.url}/store/1?sig=a%2Fb"})
-    server.on("GET", BLOB, lambda r: away if "authorization" in r.headers else wants)
-    elsewhere.on("GET", "/store/1?sig=a%2Fb", ranged)
+    challenge = Reply(401, headers={"WWW-Authenticate": "Basic"})
+    redirect = Reply(307, headers={"Location": f"{other_server.url}/store/1?sig=a%2Fb"})
+    server.on("GET", BLOB, lambda r: redirect if "authorization" in r.headers else challenge)
+    other_server.on("GET", "/store/1?sig=a%2Fb", ranged)
     assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
     assert read(registry.open_blob("org/app", DIGEST, 100)) == CONTENT[100:]
-    assert all("authorization" not in request.headers for request in elsewhere.requests)
-    assert elsewhere.requests[1].headers["range"] == "bytes=100-"
+    assert all("authorization" not in request.headers for request in other_server.requests)
+    assert other_server.requests[1].headers["range"] == "bytes=100-"
 
 
 def test_a_redirect_within_the_registry_keeps_credentials(
@@ -162,43 +164,43 @@ def test_a_redirect_within_the_registry_keeps_credentials(
     assert "authorization" in server.requests[-1].headers
 
 
-def test_the_error_of_a_store_has_no_signature(
-    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry
+def test_an_error_of_a_store_contains_no_signature(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry
 ) -> None:
-    server.on("GET", BLOB, Reply(302, headers={"Location": f"{elsewhere.url}/store?X-Amz-Signature=s3cret"}))
+    server.on("GET", BLOB, Reply(302, headers={"Location": f"{other_server.url}/store?X-Amz-Signature=s3cret"}))
     denied = b"<?xml version='1.0'?><Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
-    elsewhere.on("GET", "/store", Reply(403, denied))
+    other_server.on("GET", "/store", Reply(403, denied))
     error = refusal(registry.open_blob, "org/app", DIGEST)
     assert error.code.name == "FORBIDDEN"
     assert "AccessDenied: Request has expired" in error.what
     assert "s3cret" not in error.what
 
 
-def test_a_redirect_to_a_registry_that_wants_credentials_of_its_own(
-    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry, person: Person
+def test_a_redirect_to_a_server_with_its_own_credentials_is_refused(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry, person: Person
 ) -> None:
-    """The credentials of the sync are right, so nobody is sent to renew them."""
+    """The credentials of the sync are valid, so the error does not advise to renew them."""
     person.credentials = RegistryCredentials("ann", "s3cret")
-    server.on("GET", "/v2/org/app/manifests/1.0", Reply(301, headers={"Location": f"{elsewhere.url}/v2/new/m/1.0"}))
-    elsewhere.on("GET", "/v2/new/m/1.0", Reply(401, headers={"WWW-Authenticate": "Basic"}))
+    server.on("GET", "/v2/org/app/manifests/1.0", Reply(301, headers={"Location": f"{other_server.url}/v2/new/m/1.0"}))
+    other_server.on("GET", "/v2/new/m/1.0", Reply(401, headers={"WWW-Authenticate": "Basic"}))
     error = refusal(registry.manifest, "org/app", "1.0")
     assert error.code.name == "REDIRECTED"
     assert server.url.partition("://")[2] in error.what
-    assert elsewhere.url.partition("://")[2] in error.what
-    assert all("authorization" not in request.headers for request in elsewhere.requests)
+    assert other_server.url.partition("://")[2] in error.what
+    assert all("authorization" not in request.headers for request in other_server.requests)
 
 
 @pytest.mark.parametrize(
     ("location", "code"),
     [
-        (BLOB, "BAD_ANSWER"),  # to itself, for ever
+        (BLOB, "BAD_ANSWER"),  # an endless redirect to itself
         ("http://169.254.169.254/latest/meta-data/", "ADDRESS_REFUSED"),
         ("file:///etc/passwd", "BAD_ANSWER"),
         ("http://[::1/", "BAD_ANSWER"),
         ("", "BAD_ANSWER"),
     ],
 )
-def test_redirects_that_lead_nowhere(server: ScriptedServer, registry: Registry, location: str, code: str) -> None:
+def test_an_invalid_redirect_has_a_code(server: ScriptedServer, registry: Registry, location: str, code: str) -> None:
     server.on("GET", BLOB, Reply(302, headers={"Location": location}))
     assert refusal(registry.open_blob, "org/app", DIGEST).code.name == code
     assert len(server.requests) <= 6
@@ -215,7 +217,7 @@ def test_a_redirect_away_from_tls_is_refused(server: ScriptedServer, http: Http)
     assert server.requests == []
 
 
-def test_the_authority_of_the_endpoint_counts_for_its_store(http: Http) -> None:
+def test_the_authority_of_the_endpoint_is_trusted_for_its_store(http: Http) -> None:
     authority = Authority()
     with ScriptedServer(tls=authority) as secure, ScriptedServer(tls=authority, name="localhost") as store:
         registry = Registry(Endpoint.parse(secure.url, route=Route(authority.pem)), lambda: None, http)
@@ -224,7 +226,7 @@ def test_the_authority_of_the_endpoint_counts_for_its_store(http: Http) -> None:
         assert read(registry.open_blob("org/app", DIGEST)) == CONTENT
 
 
-def test_whether_a_blob_is_there(server: ScriptedServer, registry: Registry) -> None:
+def test_a_blob_is_present_absent_or_forbidden(server: ScriptedServer, registry: Registry) -> None:
     server.on(
         "HEAD",
         BLOB,
@@ -241,44 +243,46 @@ WHOLE = Descriptor(DIGEST, len(CONTENT), "")
 
 
 @pytest.mark.parametrize("size", [0, 10, len(CONTENT), len(CONTENT) + 1])
-def test_the_size_of_a_blob(server: ScriptedServer, registry: Registry, size: int) -> None:
+def test_the_size_of_a_blob_is_read(server: ScriptedServer, registry: Registry, size: int) -> None:
     stored = (CONTENT + b"?")[:size]
     server.on("HEAD", BLOB, Reply(200, stored))
     server.on("GET", BLOB, Reply(200, stored))
     assert registry.blob_size("org/app", WHOLE) == size
-    assert len(server.asked("GET", BLOB)) == (size != len(CONTENT)), "only an odd size is asked for twice"
+    assert len(server.asked("GET", BLOB)) == (size != len(CONTENT)), "only an unexpected size is requested twice"
 
 
-def test_the_size_of_a_blob_that_is_not_there(server: ScriptedServer, registry: Registry) -> None:
+def test_an_absent_blob_has_no_size(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", BLOB, Reply(404), Reply(200, b"short"), Reply(403))
     server.on("GET", BLOB, Reply(404))
     assert registry.blob_size("org/app", WHOLE) is None
-    assert registry.blob_size("org/app", WHOLE) is None, "it went between the two requests"
+    assert registry.blob_size("org/app", WHOLE) is None, "the blob was removed between the two requests"
     assert refusal(registry.blob_size, "org/app", WHOLE).code.name == "FORBIDDEN"
 
 
-def test_a_wrong_answer_to_head_is_not_believed(server: ScriptedServer, registry: Registry) -> None:
+def test_an_unexpected_size_of_head_is_checked_with_get(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", BLOB, Reply(200, b""))
     server.on("GET", BLOB, Reply(200, CONTENT))
     assert registry.blob_size("org/app", WHOLE) == len(CONTENT)
 
 
-def test_the_size_of_a_blob_in_a_store(server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry) -> None:
-    server.on("HEAD", BLOB, Reply(307, headers={"Location": f"{elsewhere.url}/store"}))
-    server.on("GET", BLOB, Reply(307, headers={"Location": f"{elsewhere.url}/store"}))
-    elsewhere.on("HEAD", "/store", Reply(200, CONTENT), Reply(200, b"short"), Reply(403))
-    elsewhere.on("GET", "/store", Reply(200, b"short"))
+def test_the_size_of_a_blob_in_a_store_is_read(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry
+) -> None:
+    server.on("HEAD", BLOB, Reply(307, headers={"Location": f"{other_server.url}/store"}))
+    server.on("GET", BLOB, Reply(307, headers={"Location": f"{other_server.url}/store"}))
+    other_server.on("HEAD", "/store", Reply(200, CONTENT), Reply(200, b"short"), Reply(403))
+    other_server.on("GET", "/store", Reply(200, b"short"))
     sizes = [registry.blob_size("org/app", WHOLE) for _ in range(3)]
-    assert sizes == [len(CONTENT), 5, len(CONTENT)], "an address may be good for GET only"
+    assert sizes == [len(CONTENT), 5, len(CONTENT)], "an address may be valid for GET only"
 
 
-def test_a_store_that_cannot_be_reached_is_asked_once(server: ScriptedServer, registry: Registry) -> None:
+def test_an_unreachable_store_is_requested_once(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", BLOB, Reply(307, headers={"Location": "http://127.0.0.1:1/store"}))
     assert [registry.blob_size("org/app", WHOLE) for _ in range(3)] == [len(CONTENT)] * 3
     assert len(server.asked("HEAD", BLOB)) == 4
 
 
-def test_a_wrong_digest_is_not_asked_for(server: ScriptedServer, registry: Registry) -> None:
+def test_an_invalid_digest_is_not_requested(server: ScriptedServer, registry: Registry) -> None:
     for digest in ("sha256:x", "sha256:" + "A" * 64, "sha256:../../../etc/passwd"):
         assert refusal(registry.has_blob, "org/app", digest).code.name == "REFERENCE_INVALID"
         assert refusal(registry.open_blob, "org/app", digest).code.name == "REFERENCE_INVALID"
@@ -286,13 +290,13 @@ def test_a_wrong_digest_is_not_asked_for(server: ScriptedServer, registry: Regis
     assert server.requests == []
 
 
-def test_a_mount_that_is_made(server: ScriptedServer, registry: Registry) -> None:
+def test_a_blob_is_mounted(server: ScriptedServer, registry: Registry) -> None:
     server.on("POST", TO_PUSH, Reply(201))
     assert registry.mount_blob("org/app", DIGEST, "org/other")
     assert server.requests[0].target == f"{TO_PUSH}?mount={DIGEST}&from=org%2Fother"
 
 
-def test_a_mount_that_became_an_upload_is_ended(server: ScriptedServer, registry: Registry) -> None:
+def test_an_upload_instead_of_a_mount_is_cancelled(server: ScriptedServer, registry: Registry) -> None:
     server.on("POST", TO_PUSH, Reply(202, headers={"Location": f"{TO_PUSH}1?_state=x"}))
     server.on("DELETE", f"{TO_PUSH}1?_state=x", Reply(204), Reply(404), Reply(500))
     for _ in range(3):
@@ -301,14 +305,14 @@ def test_a_mount_that_became_an_upload_is_ended(server: ScriptedServer, registry
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405])
-def test_a_mount_that_is_refused(server: ScriptedServer, registry: Registry, status: int) -> None:
+def test_a_refused_mount_returns_false(server: ScriptedServer, registry: Registry, status: int) -> None:
     server.on("POST", TO_PUSH, Reply(status, headers={"WWW-Authenticate": "Basic"}))
     assert not registry.mount_blob("org/app", DIGEST, "org/other")
 
 
-def test_a_mount_asks_for_both_repositories(server: ScriptedServer, registry: Registry) -> None:
-    wants = Reply(401, headers={"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
-    server.on("POST", TO_PUSH, wants, Reply(201))
+def test_the_token_of_a_mount_covers_both_repositories(server: ScriptedServer, registry: Registry) -> None:
+    challenge = Reply(401, headers={"WWW-Authenticate": f'Bearer realm="{server.url}/token"'})
+    server.on("POST", TO_PUSH, challenge, Reply(201))
     server.on("GET", "/token", Reply(200, json.dumps({"token": "t"}).encode()))
     assert registry.mount_blob("org/app", DIGEST, "org/other")
     (token,) = server.asked("GET", "/token")

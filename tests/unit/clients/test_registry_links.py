@@ -25,20 +25,20 @@ BASE = "/v2/org/app/blobs/uploads/"
         ("", None),
     ],
 )
-def test_the_next_page(header: str, target: str | None) -> None:
+def test_the_link_to_the_next_page_is_found(header: str, target: str | None) -> None:
     assert next_link([header]) == target
 
 
-def test_several_link_headers() -> None:
+def test_several_link_headers_are_read() -> None:
     assert next_link(["</a>; rel=prev", "</b>; rel=next", "</c>; rel=next"]) == "/b"
 
 
 @given(st.lists(st.text(max_size=100), max_size=3))
-def test_no_header_breaks_the_parser(headers: list[str]) -> None:
+def test_any_header_is_parsed_without_an_error(headers: list[str]) -> None:
     next_link(headers)
 
 
-def test_a_hostile_header_takes_no_time() -> None:
+def test_a_hostile_header_is_parsed_quickly() -> None:
     next_link(["<" * 50_000, "<a>;" * 20_000, "<a>" + "; a" * 20_000, '<a>; rel="' * 10_000])
 
 
@@ -56,7 +56,7 @@ def test_a_hostile_header_takes_no_time() -> None:
         ("//registry.example.com/u", "/u"),
     ],
 )
-def test_a_location_of_the_registrys_own(location: str, target: str) -> None:
+def test_a_location_at_the_registry_is_resolved(location: str, target: str) -> None:
     assert same_host_target(Endpoint.parse("https://registry.example.com"), BASE, location) == target
 
 
@@ -71,7 +71,7 @@ def test_a_location_of_the_registrys_own(location: str, target: str) -> None:
         ("https://[::1/u", "BAD_ANSWER"),
     ],
 )
-def test_a_location_that_leads_away(location: str, code: str) -> None:
+def test_a_location_at_another_host_is_refused(location: str, code: str) -> None:
     with pytest.raises(SynclineError) as caught:
         same_host_target(Endpoint.parse("https://registry.example.com"), BASE, location)
     assert caught.value.code.name == code

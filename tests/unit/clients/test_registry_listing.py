@@ -40,7 +40,7 @@ def refusal(call: Any, *arguments: Any) -> SynclineError:
     return caught.value
 
 
-def test_tags_of_all_pages(server: ScriptedServer, registry: Registry) -> None:
+def test_tags_of_all_pages_are_listed(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", f"{TAGS}?n=100", page(["a", "b"], f"{TAGS}?n=100&last=b"))
     server.on("GET", f"{TAGS}?n=100&last=b", page([], f"{server.url}{TAGS}?n=100&last=c"))
     server.on("GET", f"{TAGS}?n=100&last=c", page(["b", "d"], "list?n=100&last=d"))
@@ -50,45 +50,49 @@ def test_tags_of_all_pages(server: ScriptedServer, registry: Registry) -> None:
 
 
 @pytest.mark.parametrize("answer", [page(None), page([]), json_reply({}), errors_reply(404, "NAME_UNKNOWN")])
-def test_a_repository_without_tags(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
+def test_a_repository_without_tags_has_an_empty_list(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
     server.on("GET", TAGS, answer)
     assert list(registry.tags("org/app")) == []
 
 
 @pytest.mark.parametrize("answer", [Reply(404), Reply(404, b"<html>nothing here</html>"), Reply(404, b"{}")])
-def test_a_404_of_somebody_else_is_no_empty_list(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
+def test_a_404_of_another_server_is_not_an_empty_list(
+    server: ScriptedServer, registry: Registry, answer: Reply
+) -> None:
     server.on("GET", TAGS, answer)
     assert refusal(registry.tags, "org/app").code.name == "NOT_FOUND"
 
 
-def test_a_list_that_begins_again(server: ScriptedServer, registry: Registry) -> None:
+def test_a_list_that_restarts_is_incomplete(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", TAGS, page(["a", "b"], f"{TAGS}?n=100"))
     error = refusal(registry.tags, "org/app")
     assert error.code.name == "LISTING_INCOMPLETE"
     assert error.retried
 
 
-def test_a_list_that_repeats_itself_under_new_links(server: ScriptedServer, registry: Registry) -> None:
+def test_a_list_that_repeats_pages_with_new_links_is_incomplete(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", TAGS, *(page(["a", "b"], f"{TAGS}?page={n}") for n in range(10)))
     assert refusal(registry.tags, "org/app").code.name == "LISTING_INCOMPLETE"
     assert len(server.requests) == 2
 
 
-def test_a_list_that_leads_away(server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry) -> None:
-    server.on("GET", TAGS, page(["a"], f"{elsewhere.url}{TAGS}"))
+def test_a_next_page_at_another_host_is_refused(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry
+) -> None:
+    server.on("GET", TAGS, page(["a"], f"{other_server.url}{TAGS}"))
     assert refusal(registry.tags, "org/app").code.name == "REDIRECTED"
-    assert elsewhere.requests == []
+    assert other_server.requests == []
 
 
 @pytest.mark.parametrize(
     "answer", [json_reply([]), json_reply({"tags": "v1"}), json_reply({"tags": {"v1": 1}}), Reply(200, b"<html>")]
 )
-def test_a_list_that_is_none(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
+def test_an_invalid_list_is_refused(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
     server.on("GET", TAGS, answer)
     assert refusal(registry.tags, "org/app").code.name == "BAD_ANSWER"
 
 
-def test_the_catalog(server: ScriptedServer, registry: Registry) -> None:
+def test_the_catalog_is_listed(server: ScriptedServer, registry: Registry) -> None:
     first = json_reply({"repositories": ["a", "b"]}, Link='</v2/_catalog?n=100&last=b>; rel="next"')
     server.on("GET", "/v2/_catalog?n=100", first)
     server.on("GET", "/v2/_catalog?n=100&last=b", json_reply({"repositories": ["c"]}))
@@ -98,14 +102,14 @@ def test_the_catalog(server: ScriptedServer, registry: Registry) -> None:
 @pytest.mark.parametrize(
     ("status", "code"), [(401, "UNAUTHORIZED"), (403, "REFUSED"), (404, "REFUSED"), (405, "REFUSED")]
 )
-def test_a_catalog_refused(server: ScriptedServer, registry: Registry, status: int, code: str) -> None:
+def test_a_refused_catalog_has_a_code(server: ScriptedServer, registry: Registry, status: int, code: str) -> None:
     server.on("GET", "/v2/_catalog", errors_reply(status, "UNSUPPORTED", WWW_Authenticate="Basic"))
     error = refusal(registry.catalog)
     assert error.code.name == code
     assert "name them in syncs.yaml" in error.what
 
 
-def test_a_digest_by_head(server: ScriptedServer, registry: Registry) -> None:
+def test_a_digest_is_read_with_head(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", ANSWER)
     assert registry.manifest_digest("org/app", "v1") == DIGEST
     assert server.requests[0].headers["accept"] == ", ".join((*MANIFEST_TYPES, *ARTIFACT_TYPES))
@@ -121,27 +125,27 @@ def test_a_digest_by_head(server: ScriptedServer, registry: Registry) -> None:
         Reply(405),
     ],
 )
-def test_a_digest_by_get_where_head_does_not_tell(server: ScriptedServer, registry: Registry, head: Reply) -> None:
+def test_a_digest_is_read_with_get_if_head_has_none(server: ScriptedServer, registry: Registry, head: Reply) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", head)
     server.on("GET", f"{MANIFESTS}v1", Reply(200, BODY, {"Content-Type": OCI_MANIFEST}), Reply(404))
     assert registry.manifest_digest("org/app", "v1") == DIGEST
     assert registry.manifest_digest("org/app", "v1") is None
 
 
-def test_no_digest_of_a_missing_tag(server: ScriptedServer, registry: Registry) -> None:
+def test_a_missing_tag_has_no_digest(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", Reply(404), Reply(403))
     assert registry.manifest_digest("org/app", "v1") is None
     assert refusal(registry.manifest_digest, "org/app", "v1").code.name == "FORBIDDEN"
 
 
-def test_a_digest_asked_by_digest(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_requested_by_digest_has_that_digest(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", MANIFESTS + DIGEST, ANSWER, Reply(200, headers={"Docker-Content-Digest": OTHER}))
     server.on("GET", MANIFESTS + DIGEST, ANSWER)
     for _ in range(2):
         assert registry.manifest_digest("org/app", DIGEST) == DIGEST
 
 
-def test_a_manifest_is_its_exact_bytes(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_is_returned_unchanged(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", f"{MANIFESTS}v1", ANSWER, Reply(200, BODY, {"Content-Type": OCI_MANIFEST}, chunked=True))
     server.on("GET", MANIFESTS + DIGEST, ANSWER)
     for reference in ("v1", "v1", DIGEST):
@@ -156,14 +160,16 @@ def test_a_manifest_is_its_exact_bytes(server: ScriptedServer, registry: Registr
         ("v1", Reply(200, BODY, {"Content-Type": OCI_MANIFEST, "Docker-Content-Digest": OTHER})),
     ],
 )
-def test_a_manifest_of_other_bytes(server: ScriptedServer, registry: Registry, reference: str, answer: Reply) -> None:
+def test_a_manifest_with_another_digest_is_refused(
+    server: ScriptedServer, registry: Registry, reference: str, answer: Reply
+) -> None:
     server.on("GET", MANIFESTS + reference, answer)
     error = refusal(registry.manifest, "org/app", reference)
     assert error.code.name == "DIGEST_MISMATCH"
     assert error.retried
 
 
-def test_a_manifest_of_schema_1(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_of_schema_1_is_refused(server: ScriptedServer, registry: Registry) -> None:
     signed = {
         "Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws",
         "Docker-Content-Digest": OTHER,
@@ -174,33 +180,35 @@ def test_a_manifest_of_schema_1(server: ScriptedServer, registry: Registry) -> N
     assert f"{registry.host}/org/app:v1" in error.what
 
 
-def test_a_manifest_that_is_gone(server: ScriptedServer, registry: Registry) -> None:
+def test_an_absent_manifest_is_not_found(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", f"{MANIFESTS}v1", errors_reply(404, "MANIFEST_UNKNOWN"))
     assert refusal(registry.manifest, "org/app", "v1").code.name == "NOT_FOUND"
 
 
 @pytest.mark.parametrize("reference", ["", "a/b", "sha256:x", "../x", "v1?x"])
-def test_a_wrong_reference_is_not_asked_for(server: ScriptedServer, registry: Registry, reference: str) -> None:
+def test_an_invalid_reference_is_not_requested(server: ScriptedServer, registry: Registry, reference: str) -> None:
     for call in (registry.manifest, registry.manifest_digest):
         assert refusal(call, "org/app", reference).code.name == "REFERENCE_INVALID"
     assert server.requests == []
 
 
-def test_a_manifest_is_put_as_it_is(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_is_put_unchanged(server: ScriptedServer, registry: Registry) -> None:
     server.on("PUT", f"{MANIFESTS}v1", Reply(201, headers={"Docker-Content-Digest": DIGEST}))
     registry.put_manifest("org/app", "v1", Manifest(DIGEST, OCI_INDEX, BODY))
     assert server.requests[0].body == BODY
     assert server.requests[0].headers["content-type"] == OCI_INDEX
 
 
-def test_a_manifest_whose_layer_settles_is_put_again(server: ScriptedServer, registry: Registry, naps: Naps) -> None:
+def test_a_manifest_is_put_again_while_its_layer_is_not_yet_known(
+    server: ScriptedServer, registry: Registry, naps: Naps
+) -> None:
     settling = errors_reply(400, "DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN")
     server.on("PUT", f"{MANIFESTS}v1", settling, settling, settling, Reply(201))
     registry.put_manifest("org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY))
     assert naps.slept == [0.25, 0.5, 1.0]
 
 
-def test_a_manifest_whose_layer_never_settles(server: ScriptedServer, registry: Registry) -> None:
+def test_a_manifest_whose_layer_stays_unknown_is_an_error(server: ScriptedServer, registry: Registry) -> None:
     server.on("PUT", f"{MANIFESTS}v1", errors_reply(400, "MANIFEST_BLOB_UNKNOWN"))
     error = refusal(registry.put_manifest, "org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY))
     assert error.code.name == "REFUSED"
@@ -217,7 +225,7 @@ def test_a_manifest_whose_layer_never_settles(server: ScriptedServer, registry: 
         (Reply(201, headers={"Docker-Content-Digest": OTHER}), "DIGEST_MISMATCH"),
     ],
 )
-def test_a_manifest_that_is_not_taken(server: ScriptedServer, registry: Registry, answer: Reply, code: str) -> None:
+def test_a_refused_manifest_has_a_code(server: ScriptedServer, registry: Registry, answer: Reply, code: str) -> None:
     server.on("PUT", f"{MANIFESTS}v1", answer)
     assert refusal(registry.put_manifest, "org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY)).code.name == code
     assert len(server.requests) == 1
@@ -232,16 +240,16 @@ def test_a_digest_of_another_algorithm_is_compared_by_the_bytes(server: Scripted
     )
 
 
-# -- a tag, put where nobody else has put another
+# -- a tag, put only if it did not change meanwhile
 
 
 def shows(digest: str | None) -> Reply:
-    """A tag with a digest, or none."""
+    """Return the response for a tag with this digest, or for an absent one."""
     return Reply(404) if digest is None else Reply(200, headers={"Docker-Content-Digest": digest})
 
 
 @pytest.mark.parametrize("named", [DIGEST, OTHER_ALGORITHM])
-def test_a_tag_that_is_right_already_is_not_put(server: ScriptedServer, registry: Registry, named: str) -> None:
+def test_a_tag_that_is_equal_already_is_not_put(server: ScriptedServer, registry: Registry, named: str) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", shows(named))
     assert registry.put_tag("org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), None) is None
     assert [request.method for request in server.requests] == ["HEAD"]
@@ -251,7 +259,7 @@ def test_a_tag_that_is_right_already_is_not_put(server: ScriptedServer, registry
     ("seen", "before", "overwrite"),
     [(None, None, False), (OTHER, OTHER, False), (OTHER, None, False), (None, OTHER, True)],
 )
-def test_a_tag_is_put_and_what_it_replaced_is_returned(
+def test_a_tag_is_put_and_the_replaced_digest_returned(
     server: ScriptedServer, registry: Registry, seen: str | None, before: str | None, *, overwrite: bool
 ) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", shows(before), shows(DIGEST))
@@ -262,7 +270,7 @@ def test_a_tag_is_put_and_what_it_replaced_is_returned(
 
 
 @pytest.mark.parametrize("seen", [None, WRONG])
-def test_a_tag_that_somebody_else_put_meanwhile_stays(
+def test_a_tag_that_another_writer_changed_is_kept(
     server: ScriptedServer, registry: Registry, seen: str | None
 ) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", shows(OTHER))
@@ -274,7 +282,7 @@ def test_a_tag_that_somebody_else_put_meanwhile_stays(
     assert not server.asked("PUT", f"{MANIFESTS}v1")
 
 
-def test_a_tag_that_somebody_else_put_right_after_us_is_named(server: ScriptedServer, registry: Registry) -> None:
+def test_a_tag_that_another_writer_changed_after_us_is_reported(server: ScriptedServer, registry: Registry) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", shows(None), shows(OTHER))
     server.on("PUT", f"{MANIFESTS}v1", Reply(201))
     error = refusal(registry.put_tag, "org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), None)
@@ -284,7 +292,7 @@ def test_a_tag_that_somebody_else_put_right_after_us_is_named(server: ScriptedSe
 
 
 @pytest.mark.parametrize("before", [None, OTHER])
-def test_a_tag_that_is_shown_late_is_left_to_the_verification(
+def test_a_tag_that_becomes_visible_late_is_left_to_verify(
     server: ScriptedServer, registry: Registry, before: str | None
 ) -> None:
     server.on("HEAD", f"{MANIFESTS}v1", shows(before))
@@ -292,13 +300,13 @@ def test_a_tag_that_is_shown_late_is_left_to_the_verification(
     assert registry.put_tag("org/app", "v1", Manifest(DIGEST, OCI_MANIFEST, BODY), before) == before
 
 
-def test_the_error_of_a_taken_tag_can_be_pickled() -> None:
+def test_the_error_of_a_changed_tag_can_be_pickled() -> None:
     error = pickle.loads(pickle.dumps(TagTakenError(OTHER, "taken")))
     assert (error.digest, error.what, error.code.name) == (OTHER, "taken", "TAG_DIFFERS")
 
 
 @pytest.mark.parametrize("name", ["", "Org/app", "../x", "org/app?x=", "org/app/../other", "org//app"])
-def test_a_wrong_repository_is_not_asked_for(server: ScriptedServer, registry: Registry, name: str) -> None:
+def test_an_invalid_repository_is_not_requested(server: ScriptedServer, registry: Registry, name: str) -> None:
     for call in (registry.tags, registry.begin_upload):
         assert refusal(call, name).code.name == "REFERENCE_INVALID"
     for second in (registry.manifest, registry.manifest_digest):

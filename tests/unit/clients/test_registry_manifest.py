@@ -24,7 +24,7 @@ def manifest(value: Any, media_type: str = kinds.OCI_MANIFEST) -> Manifest:
     return Manifest(digest_of(body), media_type, body)
 
 
-def test_an_image_points_to_its_blobs_each_once() -> None:
+def test_an_image_references_each_blob_once() -> None:
     image = manifest({**IMAGE, "layers": [LAYER, LAYER]})
     assert [b.digest for b in image.blobs()] == [CONFIG["digest"], LAYER["digest"]]
     assert [b.size for b in image.blobs()] == [6, 5]
@@ -32,14 +32,14 @@ def test_an_image_points_to_its_blobs_each_once() -> None:
     assert not image.is_index
 
 
-def test_an_index_points_to_manifests() -> None:
+def test_an_index_references_manifests() -> None:
     index = manifest(INDEX, kinds.DOCKER_LIST)
     assert [c.media_type for c in index.children()] == [kinds.OCI_MANIFEST]
     assert index.blobs() == ()
     assert index.is_index
 
 
-def test_a_subject() -> None:
+def test_the_subject_is_read() -> None:
     assert manifest(IMAGE).subject is None
     subject = manifest({**IMAGE, "subject": LAYER}).subject
     assert subject is not None
@@ -78,30 +78,30 @@ def test_foreign_layers_are_marked(layer: dict[str, Any]) -> None:
         {"config": {**CONFIG, "size": True}, "layers": []},
     ],
 )
-def test_malformed_manifests(value: Any) -> None:
+def test_a_malformed_manifest_is_refused(value: Any) -> None:
     with pytest.raises(SynclineError) as caught:
         manifest(value).blobs()
     assert caught.value.code.name == "MANIFEST_INVALID"
 
 
 @pytest.mark.parametrize("size", [-1, "6", None])
-def test_a_size_that_is_none_is_quoted(size: Any) -> None:
+def test_an_invalid_size_is_quoted(size: Any) -> None:
     with pytest.raises(SynclineError) as caught:
         manifest({"config": {**CONFIG, "size": size}, "layers": []}).blobs()
     assert f"{CONFIG['digest']} has an invalid size: {json.dumps(size)}" in caught.value.what
 
 
 @pytest.mark.parametrize("media_type", kinds.MANIFEST_TYPES)
-def test_the_four_types(media_type: str) -> None:
+def test_the_four_media_types_are_detected(media_type: str) -> None:
     value = INDEX if "index" in media_type or "list" in media_type else IMAGE
     body = json.dumps({**value, "mediaType": media_type}).encode()
-    for said in (media_type, f"{media_type.upper()}; charset=utf-8", "application/json", ""):
-        assert detect_media_type(said, body, "here") == media_type
+    for declared in (media_type, f"{media_type.upper()}; charset=utf-8", "application/json", ""):
+        assert detect_media_type(declared, body, "here") == media_type
     assert detect_media_type(media_type, json.dumps(value).encode(), "here") == media_type
 
 
 @pytest.mark.parametrize(
-    ("said", "value", "code"),
+    ("declared", "value", "code"),
     [
         ("application/vnd.docker.distribution.manifest.v1+prettyjws", {"schemaVersion": 1}, "MANIFEST_UNSUPPORTED"),
         ("application/vnd.docker.distribution.manifest.v1+json", {"schemaVersion": 1}, "MANIFEST_UNSUPPORTED"),
@@ -116,9 +116,9 @@ def test_the_four_types(media_type: str) -> None:
         (kinds.OCI_MANIFEST, {**IMAGE, "mediaType": kinds.DOCKER_MANIFEST}, "MANIFEST_INVALID"),
     ],
 )
-def test_what_nobody_can_copy_unchanged(said: str, value: Any, code: str) -> None:
+def test_a_manifest_that_cannot_be_copied_unchanged_is_refused(declared: str, value: Any, code: str) -> None:
     with pytest.raises(SynclineError) as caught:
-        detect_media_type(said, json.dumps(value).encode(), "here")
+        detect_media_type(declared, json.dumps(value).encode(), "here")
     assert caught.value.code.name == code
 
 
@@ -126,27 +126,27 @@ ARTIFACT = "application/vnd.example.artifact+json"
 
 
 @pytest.mark.parametrize(
-    ("said", "own"),
+    ("declared", "media_type"),
     [(ARTIFACT, None), (f"{ARTIFACT}; charset=utf-8", ARTIFACT), ("application/json", ARTIFACT), ("", ARTIFACT)],
 )
-def test_an_unknown_type_is_kept(said: str, own: str | None) -> None:
-    assert detect_media_type(said, json.dumps({"mediaType": own}).encode(), "here") == ARTIFACT
+def test_an_unknown_type_is_kept(declared: str, media_type: str | None) -> None:
+    assert detect_media_type(declared, json.dumps({"mediaType": media_type}).encode(), "here") == ARTIFACT
 
 
-@pytest.mark.parametrize("own", ["text/html", "application/x\r\nX-Evil: 1", "application/" + "x" * 200, 7, ""])
-def test_an_invalid_type_is_not_sent(own: Any) -> None:
+@pytest.mark.parametrize("media_type", ["text/html", "application/x\r\nX-Evil: 1", "application/" + "x" * 200, 7, ""])
+def test_an_invalid_type_is_not_sent(media_type: Any) -> None:
     with pytest.raises(SynclineError, match="MANIFEST_UNSUPPORTED"):
-        detect_media_type("text/plain", json.dumps({"mediaType": own}).encode(), "here")
+        detect_media_type("text/plain", json.dumps({"mediaType": media_type}).encode(), "here")
 
 
 def test_a_manifest_of_unknown_type_needs_all_that_it_references() -> None:
     blob = {"digest": digest_of(b"blob"), "size": 4}
     child = {**LAYER, "mediaType": kinds.OCI_MANIFEST}
     value = {"config": CONFIG, "layers": [LAYER], "blobs": [blob], "manifests": [child], "subject": child}
-    odd = manifest(value, ARTIFACT)
-    assert [each.digest for each in odd.blobs()] == [CONFIG["digest"], LAYER["digest"], blob["digest"]]
-    assert [each.digest for each in odd.children()] == [child["digest"]]
-    assert [each.digest for each in odd.needed()] == [child["digest"]] * 2
+    unusual = manifest(value, ARTIFACT)
+    assert [each.digest for each in unusual.blobs()] == [CONFIG["digest"], LAYER["digest"], blob["digest"]]
+    assert [each.digest for each in unusual.children()] == [child["digest"]]
+    assert [each.digest for each in unusual.needed()] == [child["digest"]] * 2
     nothing = manifest({}, ARTIFACT)
     assert (nothing.blobs(), nothing.needed()) == ((), ())
     assert manifest({**IMAGE, "subject": child}).needed() == (), "a signature may come before its image"
@@ -162,13 +162,13 @@ def test_a_manifest_of_unknown_type_needs_all_that_it_references() -> None:
         (None, ""),
     ],
 )
-def test_the_platform_of_a_child(platform: Any, named: str) -> None:
+def test_the_platform_of_a_child_is_read(platform: Any, named: str) -> None:
     entry = {**LAYER, "mediaType": kinds.OCI_MANIFEST, "platform": platform}
     (child,) = manifest({"manifests": [entry]}, kinds.OCI_INDEX).children()
     assert child.platform == named
 
 
-def test_a_digest_of_any_algorithm() -> None:
+def test_digests_of_both_algorithms_are_read() -> None:
     image = manifest(IMAGE)
     assert image.has_digest(image.digest)
     assert image.has_digest(f"sha512:{hashlib.sha512(image.body).hexdigest()}")

@@ -1,4 +1,4 @@
-"""The client of Quay's API against the stand-in for it."""
+"""The client of the Quay API, with its stand-in."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def server() -> Iterator[QuayServer]:
 
 
 def client(server: QuayServer, *tokens: str | None) -> Quay:
-    """A client with these tokens one request after another, the last one for ever; without any, the right one."""
+    """Return a client that uses the tokens in order and then the last one. Without tokens, it uses the valid one."""
     waiting = list(tokens or (TOKEN,))
     return Quay(
         Endpoint.parse(server.url),
@@ -54,24 +54,24 @@ def code_of(error: pytest.ExceptionInfo[SynclineError]) -> str:
 
 
 class TestRepositories:
-    def test_all_270_come_in_three_requests(self, server: QuayServer) -> None:
+    def test_270_repositories_are_listed_in_three_requests(self, server: QuayServer) -> None:
         names = fill(server)
         server.put("organisation/other", {})
         assert [r.name for r in client(server).repositories("org")] == names
         assert server.counts == {"repositories": 3}
 
     @pytest.mark.parametrize("count", [0, 1, 99, 100, 101, 200])
-    def test_pages_that_end_just_here(self, server: QuayServer, count: int) -> None:
+    def test_listings_at_page_boundaries_are_complete(self, server: QuayServer, count: int) -> None:
         names = fill(server, count)
         assert [r.name for r in client(server).repositories("org")] == names
 
-    def test_nested_names(self, server: QuayServer) -> None:
+    def test_nested_names_are_listed(self, server: QuayServer) -> None:
         server.put("org/a/b/c", {"v1": DIGEST})
         quay = client(server)
         assert list(quay.repositories("org")) == [QuayRepository("org/a/b/c", "NORMAL")]
         assert quay.tags("org/a/b/c") == {"v1": QuayTag(DIGEST, 1000, is_list=False)}
 
-    def test_states(self, server: QuayServer) -> None:
+    def test_states_are_listed(self, server: QuayServer) -> None:
         for state in ("NORMAL", "READ_ONLY", "MIRROR", "ORG_MIRROR", "MARKED_FOR_DELETION"):
             server.put(f"org/{state.lower()}", {}, state=state)
         listed = list(client(server).repositories("org"))
@@ -86,7 +86,7 @@ class TestRepositories:
             next(listing)
         assert code_of(error) == "LISTING_INCOMPLETE"
 
-    def test_a_page_that_was_announced_and_is_empty_is_noticed(self, server: QuayServer) -> None:
+    def test_an_announced_page_without_entries_is_detected(self, server: QuayServer) -> None:
         names = fill(server, 101)
         listing = client(server).repositories("org")
         next(listing)
@@ -102,14 +102,14 @@ class TestRepositories:
         server.remove(first)
         assert [first, *(r.name for r in listing)] == names
 
-    def test_a_token_that_goes_bad_between_pages_is_noticed(self, server: QuayServer) -> None:
+    def test_a_token_that_expires_between_pages_is_detected(self, server: QuayServer) -> None:
         fill(server)
-        # asked for once to choose the query, then for each request
+        # read once to choose the query, then for each request
         with pytest.raises(SynclineError, match="empty") as error:
             list(client(server, TOKEN, TOKEN, "bad").repositories("org"))
         assert code_of(error) == "LISTING_INCOMPLETE"
 
-    def test_a_bad_token_is_not_an_empty_namespace(self, server: QuayServer) -> None:
+    def test_an_invalid_token_is_not_an_empty_namespace(self, server: QuayServer) -> None:
         fill(server, 3)
         server.set("org/app-000", public=True)
         with pytest.raises(SynclineError, match="rejects the API token") as error:
@@ -117,12 +117,12 @@ class TestRepositories:
         assert code_of(error) == "UNAUTHORIZED"
         assert server.counts == {"repositories": 1, "starred": 1}
 
-    def test_a_bad_token_where_anonymous_access_is_off(self) -> None:
+    def test_an_invalid_token_without_anonymous_access_is_unauthorized(self) -> None:
         with QuayServer(anonymous=False) as server, pytest.raises(SynclineError) as error:
             list(client(server, "bad").repositories("org"))
         assert code_of(error) == "UNAUTHORIZED"
 
-    def test_a_good_token_and_an_empty_namespace(self, server: QuayServer) -> None:
+    def test_an_empty_namespace_has_no_repositories(self, server: QuayServer) -> None:
         assert list(client(server).repositories("org")) == []
         assert server.counts == {"repositories": 1, "starred": 1}
 
@@ -131,13 +131,13 @@ class TestRepositories:
         assert list(client(server, "for-other").repositories("org")) == []
         assert len(list(client(server, "for-org").repositories("org"))) == 3
 
-    def test_without_a_token_the_public_ones(self, server: QuayServer) -> None:
+    def test_without_a_token_public_repositories_are_listed(self, server: QuayServer) -> None:
         names = fill(server)
         for name in names[::2]:
             server.set(name, public=True)
         assert [r.name for r in client(server, None).repositories("org")] == names[::2]
 
-    def test_nothing_public_needs_no_second_question(self, server: QuayServer) -> None:
+    def test_without_public_repositories_one_request_is_sent(self, server: QuayServer) -> None:
         fill(server, 3)
         assert list(client(server, None).repositories("org")) == []
         assert server.counts == {"repositories": 1}
@@ -152,7 +152,7 @@ class TestRepositories:
             (b'{"repositories": [], "next_page": 2}', "`next_page` is not text"),
         ],
     )
-    def test_answers_of_another_form(self, server: QuayServer, answer: bytes, words: str) -> None:
+    def test_invalid_responses_are_refused(self, server: QuayServer, answer: bytes, words: str) -> None:
         server.say_next("repositories", 200, answer)
         with pytest.raises(SynclineError, match=words) as error:
             list(client(server).repositories("org"))
@@ -175,41 +175,41 @@ class TestRepositories:
             list(client(server).repositories("org"))
         assert code_of(error) == "ENTRY_INVALID"
 
-    def test_no_state_is_a_normal_one(self, server: QuayServer) -> None:
+    def test_an_absent_state_means_normal(self, server: QuayServer) -> None:
         answer = {"repositories": [{"namespace": "org", "name": "app", "state": None}]}
         server.say_next("repositories", 200, json.dumps(answer).encode())
         assert list(client(server).repositories("org")) == [QuayRepository("org/app", "NORMAL")]
 
 
 class TestTags:
-    def test_250_tags_come_in_three_requests(self, server: QuayServer) -> None:
+    def test_250_tags_are_listed_in_three_requests(self, server: QuayServer) -> None:
         tags = {f"v{number}": Tag(digest(number), number) for number in range(250)}
         server.put("org/app", tags)
         found = client(server).tags("org/app")
         assert found == {name: QuayTag(tag.digest, tag.size, is_list=False) for name, tag in tags.items()}
         assert server.counts == {"tags": 3}
 
-    def test_an_index(self, server: QuayServer) -> None:
+    def test_an_index_is_recognized(self, server: QuayServer) -> None:
         server.put("org/app", {"v1": Tag(DIGEST, None, is_list=True)})
         assert client(server).tags("org/app") == {"v1": QuayTag(DIGEST, None, is_list=True)}
 
-    def test_tags_that_were_moved_or_removed_are_history(self, server: QuayServer) -> None:
+    def test_moved_and_removed_tags_are_not_listed(self, server: QuayServer) -> None:
         server.put("org/app", {"v1": digest(1), "v2": digest(2), "v3": digest(3)})
         server.put("org/app", {"v1": digest(4)})
         server.remove("org/app", "v2")
         assert {n: t.digest for n, t in client(server).tags("org/app").items()} == {"v1": digest(4), "v3": digest(3)}
 
-    def test_no_tags(self, server: QuayServer) -> None:
+    def test_a_repository_without_tags_has_an_empty_list(self, server: QuayServer) -> None:
         server.put("org/app", {})
         assert client(server).tags("org/app") == {}
 
-    def test_a_push_between_two_pages_is_noticed(self, server: QuayServer) -> None:
+    def test_a_push_between_two_pages_is_detected(self, server: QuayServer) -> None:
         server.put("org/app", {f"v{number}": digest(number) for number in range(250)})
         requests = itertools.count(1)
 
         def token() -> str:
             if next(requests) == 3:
-                server.put("org/app", {"v99": digest(1000)})  # moves from the last page to the first
+                server.put("org/app", {"v99": digest(1000)})  # the tag moves from the last page to the first
             return TOKEN
 
         quay = Quay(Endpoint.parse(server.url), token, Http(RetryPolicy(attempts=1)))
@@ -217,7 +217,7 @@ class TestTags:
             quay.tags("org/app")
         assert code_of(error) == "LISTING_INCOMPLETE"
 
-    def test_a_page_that_comes_again_and_again_is_noticed(self, server: QuayServer) -> None:
+    def test_a_repeated_page_is_detected(self, server: QuayServer) -> None:
         tag = {"name": "v1", "manifest_digest": DIGEST, "is_manifest_list": False, "size": 1}
         for _ in range(2):
             server.say_next("tags", 200, json.dumps({"tags": [tag], "page": 1, "has_additional": True}).encode())
@@ -225,13 +225,13 @@ class TestTags:
             client(server).tags("org/app")
         assert code_of(error) == "LISTING_INCOMPLETE"
 
-    def test_empty_pages_without_end_are_noticed(self, server: QuayServer) -> None:
+    def test_endless_empty_pages_are_detected(self, server: QuayServer) -> None:
         server.say_next("tags", 200, b'{"tags": [], "page": 1, "has_additional": true}')
         with pytest.raises(SynclineError, match="empty") as error:
             client(server).tags("org/app")
         assert code_of(error) == "LISTING_INCOMPLETE"
 
-    def test_a_server_without_that_api_is_a_wrong_address(self, server: QuayServer) -> None:
+    def test_a_server_without_the_api_is_an_error(self, server: QuayServer) -> None:
         server.say_next("repositories", 404, b"404 page not found")
         with pytest.raises(SynclineError, match=r"there is no Quay API at http://.*: correct `api.url`") as error:
             list(client(server).repositories("org"))
@@ -247,13 +247,15 @@ class TestTags:
             (None, "org/app", "UNAUTHORIZED"),
         ],
     )
-    def test_who_may_not(self, server: QuayServer, token: str | None, repository: str, code: str) -> None:
+    def test_a_request_without_access_has_a_code(
+        self, server: QuayServer, token: str | None, repository: str, code: str
+    ) -> None:
         server.put("org/app", {"v1": DIGEST})
         with pytest.raises(SynclineError) as error:
             client(server, token).tags(repository)
         assert code_of(error) == code
 
-    def test_a_bad_token_and_a_public_repository(self, server: QuayServer) -> None:
+    def test_tags_of_a_public_repository_are_listed_with_an_invalid_token(self, server: QuayServer) -> None:
         server.put("org/app", {"v1": DIGEST})
         server.set("org/app", public=True)
         assert client(server, "bad").tags("org/app").keys() == {"v1"}
@@ -274,7 +276,7 @@ class TestTags:
             ({"is_manifest_list": 1}, "not true or false"),
         ],
     )
-    def test_tags_of_another_form(self, server: QuayServer, change: dict[str, Any], words: str) -> None:
+    def test_an_invalid_tag_is_refused(self, server: QuayServer, change: dict[str, Any], words: str) -> None:
         tag = {"name": "v1", "manifest_digest": DIGEST, "is_manifest_list": False, "size": 1, **change}
         server.say_next("tags", 200, json.dumps({"tags": [tag], "page": 1, "has_additional": False}).encode())
         with pytest.raises(SynclineError, match=words) as error:
@@ -284,13 +286,13 @@ class TestTags:
     @pytest.mark.parametrize(
         "answer", [b"", b"null", b"{}", b'{"tags": []}', b'{"tags": [], "has_additional": "no"}', b'{"tags": [1]}']
     )
-    def test_answers_of_another_form(self, server: QuayServer, answer: bytes) -> None:
+    def test_invalid_responses_are_refused(self, server: QuayServer, answer: bytes) -> None:
         server.say_next("tags", 200, answer)
         with pytest.raises(SynclineError) as error:
             client(server).tags("org/app")
         assert code_of(error) == "BAD_ANSWER"
 
-    def test_an_older_quay_without_the_kind_of_manifest(self, server: QuayServer) -> None:
+    def test_an_older_quay_without_the_type_of_manifest_is_read(self, server: QuayServer) -> None:
         answer = {"tags": [{"name": "v1", "manifest_digest": DIGEST}], "page": 1, "has_additional": False}
         server.say_next("tags", 200, json.dumps(answer).encode())
         assert client(server).tags("org/app") == {"v1": QuayTag(DIGEST, None, is_list=False)}
@@ -306,21 +308,23 @@ class TestTags:
         (204, b"", "text/html", "BAD_ANSWER"),
     ],
 )
-def test_failures_of_the_server(server: QuayServer, status: int, body: bytes, content_type: str, code: str) -> None:
+def test_failures_of_the_server_have_a_code(
+    server: QuayServer, status: int, body: bytes, content_type: str, code: str
+) -> None:
     server.say_next("tags", status, body, content_type)
     with pytest.raises(SynclineError) as error:
         client(server).tags("org/app")
     assert code_of(error) == code
 
 
-def test_what_is_wrong_while_the_token_is_checked_is_not_the_tokens_fault(server: QuayServer) -> None:
+def test_a_server_error_during_the_check_of_the_token_is_reported_as_such(server: QuayServer) -> None:
     server.say_next("starred", 502, b"<html></html>", "text/html")
     with pytest.raises(SynclineError) as error:
         list(client(server).repositories("org"))
     assert code_of(error) == "SERVER_ERROR"
 
 
-def test_no_error_tells_the_token(server: QuayServer) -> None:
+def test_errors_do_not_contain_the_token(server: QuayServer) -> None:
     secret = "very-secret-token"
     quay = client(server, secret)
     for attempt in (lambda: list(quay.repositories("org")), lambda: quay.tags("org/app")):
@@ -341,7 +345,7 @@ _numbers = itertools.count()
 
 @given(sizes=st.lists(st.one_of(st.none(), st.integers(0, 2**50)), max_size=320))
 @settings(max_examples=25)
-def test_every_tag_comes_with_the_fewest_requests(shared_server: QuayServer, sizes: list[int | None]) -> None:
+def test_tags_are_listed_with_the_fewest_requests(shared_server: QuayServer, sizes: list[int | None]) -> None:
     name = f"org/app-{next(_numbers)}"
     tags = {f"v{i}": Tag(digest(i), size, is_list=size is None) for i, size in enumerate(sizes)}
     shared_server.put(name, tags)

@@ -29,7 +29,7 @@ def expected(registry: str, realm: str, *listed: str) -> bool:
         ("https://acme.azurecr.io", "https://acme.azurecr.io/oauth2/token"),
     ],
 )
-def test_who_may_see_credentials(registry: str, realm: str) -> None:
+def test_these_realms_get_credentials(registry: str, realm: str) -> None:
     assert expected(registry, realm)
 
 
@@ -52,7 +52,7 @@ def test_who_may_see_credentials(registry: str, realm: str) -> None:
         ("http://localhost:5000", "http://127.0.0.1:5001/token"),
     ],
 )
-def test_who_may_not(registry: str, realm: str) -> None:
+def test_these_realms_get_no_credentials(registry: str, realm: str) -> None:
     assert not expected(registry, realm)
 
 

@@ -13,17 +13,17 @@ COMPONENT = st.from_regex(r"[a-z0-9]+((\.|_|__|-{1,3})[a-z0-9]+){0,2}", fullmatc
 
 
 @given(st.lists(COMPONENT, min_size=1, max_size=4).map("/".join).filter(lambda name: len(name) <= 255))
-def test_every_repository_of_the_specification_is_one(name: str) -> None:
+def test_every_repository_of_the_specification_is_valid(name: str) -> None:
     assert reference.parse_repository(name) == name
 
 
 @given(st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}", fullmatch=True))
-def test_every_tag_of_the_specification_is_one(tag: str) -> None:
+def test_every_tag_of_the_specification_is_valid(tag: str) -> None:
     assert reference.parse_tag(tag) == reference.parse_reference(tag) == tag
 
 
 @given(st.binary())
-def test_the_digest_of_bytes_is_one(data: bytes) -> None:
+def test_the_digest_of_bytes_is_valid(data: bytes) -> None:
     digest = reference.digest_of(data)
     assert reference.parse_digest(digest) == reference.parse_reference(digest) == digest
     assert reference.digest_matches(digest, data)
@@ -36,14 +36,14 @@ def test_any_text_is_a_name_or_refused_with_a_reason(text: str) -> None:
         try:
             parsed = parse(text)
         except SynclineError as error:
-            told = (error.code.name, "\n" in error.what)
+            message = (error.code.name, "\n" in error.what)
         else:
-            told = ("REFERENCE_INVALID", parsed != text)
-        assert told == ("REFERENCE_INVALID", False)
+            message = ("REFERENCE_INVALID", parsed != text)
+        assert message == ("REFERENCE_INVALID", False)
 
 
 @pytest.mark.parametrize(
-    ("name", "why"),
+    ("name", "reason"),
     [
         ("", "is empty"),
         ("Org/app", "upper case"),
@@ -59,13 +59,13 @@ def test_any_text_is_a_name_or_refused_with_a_reason(text: str) -> None:
         ("o" * 256, "longer than 255"),
     ],
 )
-def test_the_reason_for_an_invalid_repository(name: str, why: str) -> None:
-    with pytest.raises(SynclineError, match=why):
+def test_an_invalid_repository_is_refused_with_the_reason(name: str, reason: str) -> None:
+    with pytest.raises(SynclineError, match=reason):
         reference.parse_repository(name)
 
 
 @pytest.mark.parametrize(
-    ("tag", "why"),
+    ("tag", "reason"),
     [
         ("", "is empty"),
         (".v1", "begins with"),
@@ -76,13 +76,13 @@ def test_the_reason_for_an_invalid_repository(name: str, why: str) -> None:
         ("t" * 129, "longer than 128"),
     ],
 )
-def test_the_reason_for_an_invalid_tag(tag: str, why: str) -> None:
-    with pytest.raises(SynclineError, match=why):
+def test_an_invalid_tag_is_refused_with_the_reason(tag: str, reason: str) -> None:
+    with pytest.raises(SynclineError, match=reason):
         reference.parse_tag(tag)
 
 
 @pytest.mark.parametrize(
-    ("digest", "why"),
+    ("digest", "reason"),
     [
         ("v1", "no algorithm"),
         ("md5:" + "0" * 32, "neither sha256 nor sha512"),
@@ -94,12 +94,12 @@ def test_the_reason_for_an_invalid_tag(tag: str, why: str) -> None:
         ("sha256:" + "0" * 64 + "\n", "64 digits, not 65"),
     ],
 )
-def test_the_reason_for_an_invalid_digest(digest: str, why: str) -> None:
-    with pytest.raises(SynclineError, match=why):
+def test_an_invalid_digest_is_refused_with_the_reason(digest: str, reason: str) -> None:
+    with pytest.raises(SynclineError, match=reason):
         reference.parse_digest(digest)
 
 
-def test_sha512_is_hashed_as_such() -> None:
+def test_a_sha512_digest_is_computed_with_sha512() -> None:
     digest = f"sha512:{hashlib.sha512(b'x').hexdigest()}"
     assert reference.parse_digest(digest) == digest
     assert reference.digest_matches(digest, b"x")

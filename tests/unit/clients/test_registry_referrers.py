@@ -47,7 +47,7 @@ def digests(*names: str) -> list[str]:
     return [digest_of(name.encode()) for name in names]
 
 
-def test_all_pages_of_the_api(server: ScriptedServer, registry: Registry) -> None:
+def test_all_pages_of_the_api_are_listed(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", API, page("a", "b", following=f"{API}?at=2"))
     server.on("GET", f"{API}?at=2", page(following=f"{server.url}{API}?at=3"))
     server.on("GET", f"{API}?at=3", page("b", "c"))
@@ -56,20 +56,22 @@ def test_all_pages_of_the_api(server: ScriptedServer, registry: Registry) -> Non
 
 
 @pytest.mark.parametrize("answer", [Reply(404, b"404 page not found\n"), Reply(405), errors_reply(400, "UNSUPPORTED")])
-def test_without_the_api_the_tag_lists_them(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
+def test_without_the_api_referrers_are_read_from_the_tag(
+    server: ScriptedServer, registry: Registry, answer: Reply
+) -> None:
     server.on("GET", API, answer)
     server.on("GET", TAG, page("a"))
     assert found(registry) == digests("a")
 
 
-def test_that_there_is_no_api_is_not_asked_for_each_image(server: ScriptedServer, registry: Registry) -> None:
+def test_the_absence_of_the_api_is_remembered(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", API, Reply(404, b"404 page not found\n"))
     server.on("GET", TAG, Reply(404))
     assert [found(registry) for _ in range(3)] == [[], [], []]
     assert len([each for each in server.requests if "/referrers/" in each.target]) == 1
 
 
-def test_a_repository_that_is_not_there_yet_says_nothing_of_the_api(server: ScriptedServer, registry: Registry) -> None:
+def test_an_absent_repository_does_not_mean_an_absent_api(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", API, errors_reply(404, "NAME_UNKNOWN"), page("a"))
     server.on("GET", TAG, errors_reply(404, "NAME_UNKNOWN"))
     assert [found(registry), found(registry)] == [[], digests("a")]
@@ -85,14 +87,16 @@ def test_a_repository_that_is_not_there_yet_says_nothing_of_the_api(server: Scri
         (errors_reply(403, "DENIED"), "FORBIDDEN"),
     ],
 )
-def test_no_list_is_never_an_empty_list(server: ScriptedServer, registry: Registry, answer: Reply, code: str) -> None:
+def test_an_invalid_list_is_not_an_empty_list(
+    server: ScriptedServer, registry: Registry, answer: Reply, code: str
+) -> None:
     server.on("GET", API, answer)
     with pytest.raises(SynclineError) as caught:
         found(registry)
     assert caught.value.code.name == code
 
 
-def test_a_page_that_is_missing_is_no_end(server: ScriptedServer, registry: Registry) -> None:
+def test_a_missing_page_is_an_error(server: ScriptedServer, registry: Registry) -> None:
     server.on("GET", API, page("a", following=f"{API}?at=1"))
     server.on("GET", f"{API}?at=1", Reply(404))
     with pytest.raises(SynclineError) as caught:
@@ -101,22 +105,24 @@ def test_a_page_that_is_missing_is_no_end(server: ScriptedServer, registry: Regi
 
 
 @pytest.mark.parametrize(
-    ("said", "lists"), [({}, False), ({"OCI-Subject": SUBJECT}, True), ({"OCI-Subject": "x"}, False)]
+    ("headers", "lists"), [({}, False), ({"OCI-Subject": SUBJECT}, True), ({"OCI-Subject": "x"}, False)]
 )
-def test_whether_a_push_was_listed(server: ScriptedServer, registry: Registry, *, said: Any, lists: bool) -> None:
+def test_a_push_reports_if_the_registry_lists_it(
+    server: ScriptedServer, registry: Registry, *, headers: Any, lists: bool
+) -> None:
     subject = {"mediaType": OCI_MANIFEST, "digest": SUBJECT, "size": 8}
     body = json.dumps({"schemaVersion": 2, "config": entry("c"), "layers": [], "subject": subject}).encode()
     manifest = Manifest(digest_of(body), OCI_MANIFEST, body)
-    server.on("PUT", f"/v2/org/app/manifests/{manifest.digest}", Reply(201, headers=said))
+    server.on("PUT", f"/v2/org/app/manifests/{manifest.digest}", Reply(201, headers=headers))
     assert registry.put_manifest("org/app", manifest.digest, manifest) is lists
 
 
-def test_the_tag_of_a_list() -> None:
+def test_the_tag_of_a_list_is_derived_from_the_digest() -> None:
     assert referrers_tag(f"sha256:{'a' * 64}") == f"sha256-{'a' * 64}"
     assert referrers_tag(f"sha512:{'a' * 128}") == f"sha512-{'a' * 64}"
 
 
-def test_a_list_only_grows() -> None:
+def test_a_referrer_is_added_to_the_list() -> None:
     first = add_referrers(None, [entry("a")])
     assert json.loads(first.body) == json.loads(index("a"))
     more = b'{"manifests": [], "schemaVersion": 2, "annotations": {"of": "somebody"}}'
@@ -130,14 +136,14 @@ CONFIG = {"mediaType": "application/vnd.example.config"}
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "expected"),
     [
         ({"config": CONFIG}, {"artifactType": CONFIG["mediaType"]}),
         ({"config": CONFIG, "artifactType": "application/x"}, {"artifactType": "application/x"}),
         ({"manifests": []}, {}),
     ],
 )
-def test_what_a_list_says_of_a_manifest(fields: dict[str, Any], says: dict[str, str]) -> None:
+def test_an_entry_has_the_fields_of_its_manifest(fields: dict[str, Any], expected: dict[str, str]) -> None:
     body = json.dumps({**fields, "annotations": {"a": "b"}}).encode()
     wanted = {"mediaType": DOCKER_MANIFEST, "digest": digest_of(body), "size": len(body), "annotations": {"a": "b"}}
-    assert Manifest(digest_of(body), DOCKER_MANIFEST, body).as_entry() == {**wanted, **says}
+    assert Manifest(digest_of(body), DOCKER_MANIFEST, body).as_entry() == {**wanted, **expected}

@@ -22,13 +22,13 @@ BLOB = f"/v2/org/app/blobs/{DIGEST}"
 DONE = Reply(201, headers={"Docker-Content-Digest": DIGEST})
 
 
-def at(place: str, end: int | None = None, status: int = 202) -> Reply:
-    """An answer that leads on to ``place`` and has the bytes up to ``end``."""
-    return Reply(status, headers={"Location": place, **({} if end is None else {"Range": f"0-{end}"})})
+def at(location: str, end: int | None = None, status: int = 202) -> Reply:
+    """Return the response that continues an upload at ``location``, with the bytes up to ``end`` stored."""
+    return Reply(status, headers={"Location": location, **({} if end is None else {"Range": f"0-{end}"})})
 
 
-def begun(server: ScriptedServer, registry: Registry, place: str = f"{BEGIN}1?_state=a%2Fb") -> BlobUpload:
-    server.on("POST", BEGIN, at(place))
+def begun(server: ScriptedServer, registry: Registry, location: str = f"{BEGIN}1?_state=a%2Fb") -> BlobUpload:
+    server.on("POST", BEGIN, at(location))
     return registry.begin_upload("org/app")
 
 
@@ -39,7 +39,7 @@ def refusal(call: Any, *arguments: Any) -> SynclineError:
 
 
 @pytest.mark.parametrize(
-    ("place", "put"),
+    ("location", "put"),
     [
         (f"{BEGIN}1", f"{BEGIN}1?digest={DIGEST}"),
         (f"{BEGIN}1?_state=a%2Fb", f"{BEGIN}1?_state=a%2Fb&digest={DIGEST}"),
@@ -47,8 +47,10 @@ def refusal(call: Any, *arguments: Any) -> SynclineError:
         ("ABSOLUTE/up/1?_state=x", f"/up/1?_state=x&digest={DIGEST}"),
     ],
 )
-def test_one_put_goes_where_the_registry_says(server: ScriptedServer, registry: Registry, place: str, put: str) -> None:
-    upload = begun(server, registry, place.replace("ABSOLUTE", server.url))
+def test_one_put_is_sent_to_the_location_of_the_upload(
+    server: ScriptedServer, registry: Registry, location: str, put: str
+) -> None:
+    upload = begun(server, registry, location.replace("ABSOLUTE", server.url))
     server.on("PUT", put, DONE)
     upload.put(DIGEST, CONTENT, len(CONTENT))
     assert server.requests[-1].body == CONTENT
@@ -56,14 +58,14 @@ def test_one_put_goes_where_the_registry_says(server: ScriptedServer, registry: 
     assert server.requests[-1].headers["content-length"] == "1000"
 
 
-def test_a_place_on_another_host_gets_no_bytes(
-    server: ScriptedServer, elsewhere: ScriptedServer, registry: Registry
+def test_a_location_at_another_host_gets_no_bytes(
+    server: ScriptedServer, other_server: ScriptedServer, registry: Registry
 ) -> None:
-    server.on("POST", BEGIN, at(f"{elsewhere.url}/up"))
+    server.on("POST", BEGIN, at(f"{other_server.url}/up"))
     error = refusal(registry.begin_upload, "org/app")
     assert error.code.name == "REDIRECTED"
-    assert elsewhere.url.partition("://")[2] in error.what
-    assert elsewhere.requests == []
+    assert other_server.url.partition("://")[2] in error.what
+    assert other_server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -76,19 +78,21 @@ def test_a_place_on_another_host_gets_no_bytes(
         (Reply(200), "BAD_ANSWER"),
     ],
 )
-def test_an_upload_that_does_not_begin(server: ScriptedServer, registry: Registry, answer: Reply, code: str) -> None:
+def test_a_refused_start_of_an_upload_has_a_code(
+    server: ScriptedServer, registry: Registry, answer: Reply, code: str
+) -> None:
     server.on("POST", BEGIN, answer)
     assert refusal(registry.begin_upload, "org/app").code.name == code
 
 
-def test_an_upload_is_begun_again_after_a_fault(server: ScriptedServer, registry: Registry) -> None:
+def test_the_start_of_an_upload_is_retried(server: ScriptedServer, registry: Registry) -> None:
     server.on("POST", BEGIN, Reply(500), Reply(drop=True), Reply(429), at("/up"))
     registry.begin_upload("org/app")
     assert len(server.requests) == 4
 
 
 @pytest.mark.parametrize("status", [200, 201, 204])
-def test_a_put_of_a_stream(server: ScriptedServer, registry: Registry, status: int) -> None:
+def test_a_stream_is_put_with_its_length(server: ScriptedServer, registry: Registry, status: int) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", Reply(status))
     upload.put(DIGEST, iter([CONTENT[:300], CONTENT[300:]]), len(CONTENT))
@@ -96,16 +100,16 @@ def test_a_put_of_a_stream(server: ScriptedServer, registry: Registry, status: i
 
 
 @pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1])
-def test_a_put_of_another_size_than_announced(server: ScriptedServer, registry: Registry, size: int) -> None:
+def test_a_put_of_another_size_than_announced_is_refused(server: ScriptedServer, registry: Registry, size: int) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", DONE)
     error = refusal(upload.put, DIGEST, iter([CONTENT[:300], CONTENT[300:]]), size)
     assert error.code.name == "BAD_ANSWER"
-    assert not any(request.whole for request in server.wait_for("PUT", "/up")), "the registry saw no whole blob"
+    assert not any(request.whole for request in server.wait_for("PUT", "/up")), "no complete blob reached the registry"
     assert refusal(upload.put, DIGEST, CONTENT, size).code.name == "BAD_ANSWER"
 
 
-def test_bytes_are_put_again_into_a_new_session(server: ScriptedServer, registry: Registry) -> None:
+def test_a_failed_put_of_bytes_is_retried_in_a_new_session(server: ScriptedServer, registry: Registry) -> None:
     server.on("POST", BEGIN, at("/up1"), at("/up2"), at("/up3"))
     server.on("PUT", "/up1", Reply(500))
     server.on("PUT", "/up2", Reply(drop=True, read=100))
@@ -115,7 +119,7 @@ def test_bytes_are_put_again_into_a_new_session(server: ScriptedServer, registry
     assert len(server.asked("POST", BEGIN)) == 3
 
 
-def test_a_put_whose_response_was_lost(server: ScriptedServer, registry: Registry) -> None:
+def test_a_put_with_a_lost_response_succeeds(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", Reply(drop=True))
     server.on("HEAD", BLOB, Reply(200))
@@ -123,7 +127,7 @@ def test_a_put_whose_response_was_lost(server: ScriptedServer, registry: Registr
     assert len(server.asked("PUT", "/up")) == 1
 
 
-def test_a_put_that_always_fails(server: ScriptedServer, registry: Registry) -> None:
+def test_a_put_that_always_fails_is_an_error(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", Reply(502, b"<html><title>Bad Gateway</title>"))
     server.on("HEAD", BLOB, Reply(404))
@@ -141,7 +145,7 @@ def test_a_put_that_always_fails(server: ScriptedServer, registry: Registry) -> 
         (errors_reply(400, "NAME_INVALID"), "REFUSED"),
     ],
 )
-def test_bytes_that_are_not_taken(server: ScriptedServer, registry: Registry, answer: Reply, code: str) -> None:
+def test_refused_bytes_have_a_code(server: ScriptedServer, registry: Registry, answer: Reply, code: str) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", answer)
     assert refusal(upload.put, DIGEST, CONTENT, len(CONTENT)).code.name == code
@@ -149,7 +153,7 @@ def test_bytes_that_are_not_taken(server: ScriptedServer, registry: Registry, an
     assert len(server.asked("PUT", "/up")) == 2
 
 
-def test_a_large_blob_in_several_streams(server: ScriptedServer, registry: Registry) -> None:
+def test_a_large_blob_is_written_in_several_streams(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up?s=0")
     server.on("PATCH", "/up?s=0", at("/up?s=1", 599))
     server.on("PATCH", "/up?s=1", at("?s=2", 999))
@@ -163,14 +167,14 @@ def test_a_large_blob_in_several_streams(server: ScriptedServer, registry: Regis
     assert server.requests[-1].headers["content-length"] == "0"
 
 
-def test_a_stream_of_nothing(server: ScriptedServer, registry: Registry) -> None:
+def test_an_empty_stream_is_written(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PATCH", "/up", at("/up", 0))
     assert upload.write([]) == 0
     assert upload.write([b""], total=5) == 0
 
 
-def test_what_the_source_raises_goes_through(server: ScriptedServer, registry: Registry) -> None:
+def test_an_error_of_the_source_is_raised(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PATCH", "/up", at("/up", 999))
 
@@ -183,17 +187,19 @@ def test_what_the_source_raises_goes_through(server: ScriptedServer, registry: R
     assert [request.whole for request in server.wait_for("PATCH", "/up")] == [False]
 
 
-def test_a_registry_that_confirms_less_than_was_sent(server: ScriptedServer, registry: Registry) -> None:
+def test_a_registry_that_stores_less_than_was_sent_is_an_error(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PATCH", "/up", at("/up", 499))
     assert refusal(upload.write, [CONTENT]).code.name == "BAD_ANSWER"
     assert upload.offset == 0
 
 
-@pytest.mark.parametrize("said", [None, "0-999", "bytes=0-999", "0-1000", "nonsense"])
-def test_ranges_as_registries_write_them(server: ScriptedServer, registry: Registry, said: str | None) -> None:
+@pytest.mark.parametrize("range_header", [None, "0-999", "bytes=0-999", "0-1000", "nonsense"])
+def test_other_forms_of_the_range_header_are_accepted(
+    server: ScriptedServer, registry: Registry, range_header: str | None
+) -> None:
     upload = begun(server, registry, "/up")
-    server.on("PATCH", "/up", Reply(202, headers={} if said is None else {"Range": said}))
+    server.on("PATCH", "/up", Reply(202, headers={} if range_header is None else {"Range": range_header}))
     assert upload.write([CONTENT]) == 1000
 
 
@@ -202,12 +208,14 @@ def test_ranges_as_registries_write_them(server: ScriptedServer, registry: Regis
     [
         (at("/up?s=9", 599, 204), 600),
         (at("/up?s=9", 0, 204), 0),
-        (Reply(204, headers={"Range": "bytes=0-600"}), 600),  # Quay: no Location, and one further
+        (Reply(204, headers={"Range": "bytes=0-600"}), 600),  # Quay sends no Location, and the end is exclusive
         (Reply(204, headers={"Range": "bytes=0-0"}), 0),
         (Reply(204, headers={"Range": "0-600"}), 600),
     ],
 )
-def test_how_far_an_upload_got(server: ScriptedServer, registry: Registry, answer: Reply, offset: int) -> None:
+def test_the_status_of_an_upload_is_its_offset(
+    server: ScriptedServer, registry: Registry, answer: Reply, offset: int
+) -> None:
     upload = begun(server, registry, "/up")
     server.on("GET", "/up", answer)
     assert upload.status() == upload.offset == offset
@@ -218,7 +226,7 @@ def test_how_far_an_upload_got(server: ScriptedServer, registry: Registry, answe
     "answer",
     [errors_reply(404, "BLOB_UPLOAD_UNKNOWN"), Reply(404), Reply(416), Reply(204), Reply(204, headers={"Range": "x"})],
 )
-def test_an_upload_that_was_forgotten(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
+def test_a_forgotten_upload_is_lost(server: ScriptedServer, registry: Registry, answer: Reply) -> None:
     upload = begun(server, registry, "/up")
     for method in ("GET", "PATCH", "PUT"):
         server.on(method, "/up", answer)
@@ -231,7 +239,7 @@ def test_an_upload_that_was_forgotten(server: ScriptedServer, registry: Registry
         assert refusal(upload.finish, DIGEST).code.name == "UPLOAD_LOST"
 
 
-def test_an_upload_is_taken_up_by_another_process(server: ScriptedServer, registry: Registry) -> None:
+def test_an_upload_is_resumed_by_another_process(server: ScriptedServer, registry: Registry) -> None:
     server.on("POST", BEGIN, Reply(202, headers={"Location": "/up?s=0"}))
     upload = registry.begin_upload("org/app")
     server.on("PATCH", "/up?s=0", at("/up?s=1", 599))
@@ -248,24 +256,24 @@ def test_an_upload_is_taken_up_by_another_process(server: ScriptedServer, regist
 @pytest.mark.parametrize(
     "state", [{}, {"target": 1, "offset": 0}, {"target": "https://evil.com", "offset": 0}, {"target": "/up"}]
 )
-def test_invalid_states(registry: Registry, state: dict[str, Any]) -> None:
+def test_an_invalid_state_is_a_lost_upload(registry: Registry, state: dict[str, Any]) -> None:
     assert refusal(registry.resume_upload, "org/app", state).code.name == "UPLOAD_LOST"
 
 
-def test_a_finish_whose_answer_was_lost(server: ScriptedServer, registry: Registry) -> None:
+def test_a_finish_with_a_lost_response_succeeds(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", Reply(drop=True), errors_reply(404, "BLOB_UPLOAD_UNKNOWN"))
     server.on("HEAD", BLOB, Reply(200))
     upload.finish(DIGEST)
 
 
-def test_a_finish_with_other_bytes(server: ScriptedServer, registry: Registry) -> None:
+def test_a_finish_with_other_bytes_is_a_digest_mismatch(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PUT", "/up", errors_reply(400, "DIGEST_INVALID"))
     assert refusal(upload.finish, DIGEST).code.name == "DIGEST_MISMATCH"
 
 
-def test_a_cancel_is_never_a_failure(server: ScriptedServer, registry: Registry) -> None:
+def test_a_cancel_never_fails(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("DELETE", "/up", Reply(204), Reply(404), Reply(500))
     for _ in range(3):
@@ -273,7 +281,7 @@ def test_a_cancel_is_never_a_failure(server: ScriptedServer, registry: Registry)
 
 
 class Guarded:
-    """A registry whose tokens can end at any moment."""
+    """A registry whose tokens can expire at any time."""
 
     def __init__(self, server: ScriptedServer) -> None:
         self.server = server
@@ -294,7 +302,7 @@ class Guarded:
         return lambda r: answer if r.headers.get("authorization") == f"Bearer {self.good}" else refused
 
 
-def test_a_token_that_ends_in_the_middle_of_a_layer(server: ScriptedServer, registry: Registry) -> None:
+def test_a_token_that_expires_within_a_layer_is_renewed(server: ScriptedServer, registry: Registry) -> None:
     guarded = Guarded(server)
     upload = registry.begin_upload("org/app")
     upload.write([CONTENT[:500]])
@@ -311,18 +319,18 @@ def test_a_token_that_ends_in_the_middle_of_a_layer(server: ScriptedServer, regi
     assert len(server.asked("GET", "/token")) == 5
 
 
-def test_a_token_that_ends_when_too_much_was_sent_to_send_it_again(server: ScriptedServer, registry: Registry) -> None:
+def test_a_token_that_expires_after_too_many_bytes_loses_the_upload(server: ScriptedServer, registry: Registry) -> None:
     guarded = Guarded(server)
     upload = registry.begin_upload("org/app")
     guarded.good = "ended"
     chunk = bytes(MAX_REPLAY // 2)
     assert refusal(upload.write, iter([chunk, chunk, b"x"])).code.name == "UPLOAD_LOST"
-    # The next try has a new token and goes on from where the registry stands.
+    # The next attempt has a new token and continues at the offset of the registry.
     assert upload.status() == 500
     assert upload.write(iter([CONTENT[500:]])) == 1000
 
 
-def test_a_token_that_does_not_suffice_to_push(server: ScriptedServer, registry: Registry) -> None:
+def test_a_token_without_push_access_is_forbidden(server: ScriptedServer, registry: Registry) -> None:
     guarded = Guarded(server)
     upload = registry.begin_upload("org/app")
     answer = f'Bearer realm="{server.url}/token",error="insufficient_scope"'
@@ -332,7 +340,7 @@ def test_a_token_that_does_not_suffice_to_push(server: ScriptedServer, registry:
 
 
 @pytest.mark.parametrize("read", [0, 100])
-def test_a_connection_closed_in_the_middle(server: ScriptedServer, registry: Registry, read: int) -> None:
+def test_an_upload_continues_after_a_closed_connection(server: ScriptedServer, registry: Registry, read: int) -> None:
     upload = begun(server, registry, "/up")
     server.on("PATCH", "/up", Reply(drop=True, read=read), at("/up", 999))
     server.on("GET", "/up", at("/up", 499, 204))
@@ -344,7 +352,7 @@ def test_a_connection_closed_in_the_middle(server: ScriptedServer, registry: Reg
     assert upload.write([CONTENT[500:]]) == 1000
 
 
-def test_an_upload_that_is_throttled_is_not_sent_again_by_itself(server: ScriptedServer, registry: Registry) -> None:
+def test_a_throttled_upload_is_not_retried_automatically(server: ScriptedServer, registry: Registry) -> None:
     upload = begun(server, registry, "/up")
     server.on("PATCH", "/up", Reply(429, headers={"Retry-After": "3"}))
     error = refusal(upload.write, [CONTENT])
@@ -353,7 +361,9 @@ def test_an_upload_that_is_throttled_is_not_sent_again_by_itself(server: Scripte
 
 
 @pytest.mark.parametrize("total", [None, len(CONTENT)])
-def test_a_piece_of_known_size_says_its_own_end(server: ScriptedServer, registry: Registry, total: int | None) -> None:
+def test_a_piece_of_known_size_has_a_content_range(
+    server: ScriptedServer, registry: Registry, total: int | None
+) -> None:
     upload = begun(server, registry, "/up1")
     server.on("PATCH", "/up1", at("/up2", 599))
     server.on("PATCH", "/up2", at("/up3", 799))

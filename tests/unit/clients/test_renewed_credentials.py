@@ -1,4 +1,4 @@
-"""Credentials that changed: refused ones are fetched again, without a restart."""
+"""Changed credentials: after a refusal, they are fetched again without a restart."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ def registry_with(server: ScriptedServer, http: Http) -> Callable[[RegistryCrede
 
 
 def guard(server: ScriptedServer, good: str, challenge: str) -> None:
-    """A manifest that only a request with the header ``good`` gets."""
-    wants = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
+    """Serve a manifest only to requests with the authorization ``good``."""
+    challenged = errors_reply(401, "UNAUTHORIZED", WWW_Authenticate=challenge)
 
     def answer(request: Request) -> Reply:
-        return FOUND if request.headers.get("authorization") == good else wants
+        return FOUND if request.headers.get("authorization") == good else challenged
 
     server.on("HEAD", "/v2/org/app/manifests/v1", answer)
 
 
-def test_a_password_for_the_registry(
+def test_a_changed_password_of_the_registry_is_used(
     server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     guard(server, basic(NEW), 'Basic realm="here"')
     assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
-    assert len(server.requests) == 3, "without credentials, with the old ones, with the new ones"
+    assert len(server.requests) == 3, "without credentials, then with the old and the new ones"
 
 
-def test_a_password_for_the_token_server(
+def test_a_changed_password_of_the_token_server_is_used(
     server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     def give(request: Request) -> Reply:
@@ -59,10 +59,10 @@ def test_a_password_for_the_token_server(
     server.on("GET", "/token", give)
     guard(server, "Bearer good-token", f'Bearer realm="{server.url}/token",service="s"')
     assert registry_with(OLD, NEW).manifest_digest("org/app", "v1") == DIGEST
-    assert redact("the log says good-token") == "the log says ***", "a token is a secret like any other"
+    assert redact("the log says good-token") == "the log says ***", "tokens are redacted"
 
 
-def test_a_token_used_as_it_is(
+def test_a_changed_token_is_used(
     server: ScriptedServer, registry_with: Callable[[RegistryCredentials, RegistryCredentials], Registry]
 ) -> None:
     guard(server, "Bearer new-token", f'Bearer realm="{server.url}/token",service="s"')

@@ -74,14 +74,14 @@ def record(event: ObjectEvent, *, minio: bool = False) -> dict[str, Any]:
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=3))
-def test_the_form_of_s3(events: list[ObjectEvent]) -> None:
+def test_notifications_of_s3_are_read(events: list[ObjectEvent]) -> None:
     body = {"Records": [record(each) for each in events]}
     assert is_notification(body)
     assert events_in(body) == tuple(events)
 
 
 @given(EVENTS)
-def test_the_form_of_minio(event: ObjectEvent) -> None:
+def test_notifications_of_minio_are_read(event: ObjectEvent) -> None:
     name = f"s3:{event.name}"
     body = {"EventName": name, "Key": f"{event.bucket}/{event.key}", "Records": [record(event, minio=True)]}
     assert is_notification(body)
@@ -89,7 +89,7 @@ def test_the_form_of_minio(event: ObjectEvent) -> None:
 
 
 @given(EVENTS)
-def test_the_form_of_sns(event: ObjectEvent) -> None:
+def test_notifications_in_sns_are_read(event: ObjectEvent) -> None:
     body = {"Type": "Notification", "Message": json.dumps({"Records": [record(event)]})}
     assert is_notification(body)
     assert events_in(body) == (event,)
@@ -97,7 +97,7 @@ def test_the_form_of_sns(event: ObjectEvent) -> None:
 
 @given(KEYS)
 @example("a+b c%20d")
-def test_the_form_of_eventbridge(key: str) -> None:
+def test_notifications_of_eventbridge_are_read(key: str) -> None:
     body = {
         "version": "0",
         "source": "aws.s3",
@@ -115,7 +115,7 @@ def test_the_form_of_eventbridge(key: str) -> None:
     assert events_in(body)[0].name.startswith("ObjectRemoved:")
 
 
-def test_a_test_event_speaks_of_nothing() -> None:
+def test_a_test_event_contains_no_events() -> None:
     body = {"Service": "Amazon S3", "Event": "s3:TestEvent", "Bucket": "photos", "RequestId": "x"}
     assert is_notification(body)
     assert events_in(body) == ()
@@ -140,7 +140,7 @@ EVENT = ObjectEvent("photos", "a b", "ObjectCreated:Put", "0A")
         {"s3": []},
     ],
 )
-def test_what_is_malformed(change: dict[str, Any]) -> None:
+def test_a_malformed_record_is_refused(change: dict[str, Any]) -> None:
     with pytest.raises(SynclineError) as error:
         events_in({"Records": [record(EVENT) | change]})
     assert error.value.code.name == "MESSAGE_INVALID"
@@ -159,18 +159,18 @@ def test_what_is_malformed(change: dict[str, Any]) -> None:
         {"Type": "Notification", "Message": json.dumps({"Type": "Notification", "Message": "{}"})},
     ],
 )
-def test_invalid_notifications(body: Any) -> None:
+def test_an_invalid_notification_is_refused(body: Any) -> None:
     with pytest.raises(SynclineError) as error:
         events_in(body)
     assert error.value.code.name == "MESSAGE_INVALID"
 
 
 @given(JSON)
-def test_whatever_comes_is_read_or_refused(body: Any) -> None:
+def test_any_body_is_read_or_refused(body: Any) -> None:
     try:
         events = events_in(body)
     except SynclineError as error:
-        assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - either is right
+        assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - both are allowed
     else:
         assert is_notification(body)
         assert all(event.key and event.bucket for event in events)
@@ -178,35 +178,35 @@ def test_whatever_comes_is_read_or_refused(body: Any) -> None:
 
 class TestSequencers:
     @given(st.integers(1 << 60, (1 << 64) - 1), st.integers(1 << 60, (1 << 64) - 1))
-    def test_of_one_length_they_compare_as_text(self, one: int, other: int) -> None:
+    def test_sequencers_of_one_length_compare_as_text(self, one: int, other: int) -> None:
         assert is_no_newer(f"{one:016X}", f"{other:016x}") == (one <= other)
 
     @given(st.text("0123456789ABCDEF", min_size=1, max_size=20).filter(lambda text: text.strip("0") != ""))
-    def test_eventbridge_drops_zeros_and_writes_small(self, one: str) -> None:
+    def test_leading_zeros_and_lower_case_do_not_matter(self, one: str) -> None:
         assert is_no_newer(one, one.lower().lstrip("0"))
         assert is_no_newer(one.lower().lstrip("0"), one)
 
     @given(SEQUENCERS, SEQUENCERS)
-    def test_two_are_never_older_than_one_another_unless_equal(self, one: str | None, other: str | None) -> None:
+    def test_only_equal_sequencers_are_both_not_newer(self, one: str | None, other: str | None) -> None:
         if is_no_newer(one, other) and is_no_newer(other, one):
             assert one is not None
             assert other is not None
             assert one.strip("0") == other.strip("0") or one.lstrip("0") == other.lstrip("0")
 
-    def test_where_the_readings_differ_there_is_doubt(self) -> None:
-        assert not is_no_newer("9", "10")  # by the right, 9 is the newer; by the left, the older
+    def test_ambiguous_sequencers_are_not_ordered(self) -> None:
+        assert not is_no_newer("9", "10")  # 9 is newer if zeros were dropped at the end, older if at the start
         assert not is_no_newer("10", "9")
         assert is_no_newer("10", "19")
 
-    @pytest.mark.parametrize("odd", [None, "", "xyz", "12 34"])
-    def test_an_invalid_sequencer_is_never_older(self, odd: str | None) -> None:
-        assert not is_no_newer(odd, "FF")
-        assert not is_no_newer("00", odd)
+    @pytest.mark.parametrize("invalid", [None, "", "xyz", "12 34"])
+    def test_an_invalid_sequencer_is_never_older(self, invalid: str | None) -> None:
+        assert not is_no_newer(invalid, "FF")
+        assert not is_no_newer("00", invalid)
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "a/../b", "./a", "a/."])
 @pytest.mark.parametrize("bus", [True, False])
-def test_a_key_that_climbs_is_left_out(key: str, *, bus: bool) -> None:
+def test_a_key_with_parent_folders_is_left_out(key: str, *, bus: bool) -> None:
     about: dict[str, Any] = {"bucket": {"name": "b"}, "object": {"key": key}}
     record = {"eventVersion": "2.1", "eventSource": "aws:s3", "eventName": "ObjectCreated:Put", "s3": about}
     plain = {"Records": [record, {**record, "s3": {**about, "object": {"key": "plain..txt"}}}]}

@@ -1,4 +1,4 @@
-"""The head of an object: read from an answer, sent with a request, and compared by its fingerprint."""
+"""The head of an object: read from a response, sent with a request, and compared by its fingerprint."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ OWN = {
 
 class _Raw:
     def close(self) -> None:
-        """There is no connection."""
+        """Do nothing, as there is no connection."""
 
 
 def answer(fields: dict[str, str], length: str = "7") -> Response:
-    """Return an answer with header ``fields`` as they come over the wire: bytes decoded as Latin-1."""
+    """Return a response with the header ``fields`` as received: bytes decoded as Latin-1."""
     listed = [(name.lower(), value.encode().decode("latin-1")) for name, value in fields.items()]
     headers = Headers([("content-length", length), *listed])
     return Response("HEAD", "http://h/b/k", 200, headers, b"", cast("Transfer", _Raw()))
 
 
 def sent(head: ObjectHead) -> ObjectHead:
-    """Return the head of an object that was written with the attributes of ``head``, on a server that keeps bytes."""
+    """Return the head of an object written with the attributes of ``head`` to a server that keeps bytes."""
     return head_of(answer({name.lower(): value for name, value in attributes_of(head).items()}))
 
 
-def test_own_headers_are_read_and_sent() -> None:
+def test_attributes_of_the_object_are_read_and_sent() -> None:
     named = {name.title(): value for name, value in OWN.items()}
     head = head_of(answer({**named, "Content-Type": "text/plain", "Accept-Ranges": "bytes", "Server": "s"}))
     assert head.headers == OWN
@@ -48,13 +48,13 @@ def test_own_headers_are_read_and_sent() -> None:
     assert attributes_of(None) == {}
 
 
-def test_headers_that_are_absent_are_not_sent() -> None:
+def test_absent_headers_are_not_sent() -> None:
     head = head_of(answer({"Cache-Control": ""}))
     assert (head.headers, head.content_type) == ({}, "application/octet-stream")
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"),
+    ("value", "kept"),
     [
         ("aws-chunked", {}),
         ("aws-chunked,gzip", {"content-encoding": "gzip"}),
@@ -62,19 +62,19 @@ def test_headers_that_are_absent_are_not_sent() -> None:
         ("br, gzip", {"content-encoding": "br, gzip"}),
     ],
 )
-def test_the_transfer_is_no_encoding_of_the_object(said: str, kept: dict[str, str]) -> None:
-    assert head_of(answer({"Content-Encoding": said})).headers == kept
+def test_the_encoding_of_the_transfer_is_not_kept(value: str, kept: dict[str, str]) -> None:
+    assert head_of(answer({"Content-Encoding": value})).headers == kept
 
 
 @pytest.mark.parametrize("length", ["", "-1", "x", "٣"])
-def test_an_object_without_a_length(length: str) -> None:
+def test_an_object_without_a_valid_length_is_refused(length: str) -> None:
     with pytest.raises(SynclineError) as error:
         head_of(answer({}, length))
     assert error.value.code.name == "BAD_ANSWER"
 
 
 @pytest.mark.parametrize(
-    ("said", "sends"),
+    ("value", "expected"),
     [
         ("plain", "plain"),
         ("=?UTF-8?Q?f=C3=BCr?=", "=?UTF-8?Q?f=C3=BCr?="),
@@ -84,21 +84,21 @@ def test_an_object_without_a_length(length: str) -> None:
         ("=?not a word?=", "=?not a word?="),
     ],
 )
-def test_metadata_is_unchanged(said: str, sends: str) -> None:
-    head = head_of(answer({"x-amz-meta-note": said}))
-    assert attributes_of(head)["x-amz-meta-note"] == sends
+def test_metadata_is_unchanged(value: str, expected: str) -> None:
+    head = head_of(answer({"x-amz-meta-note": value}))
+    assert attributes_of(head)["x-amz-meta-note"] == expected
     copy = sent(head)
-    assert attributes_of(copy)["x-amz-meta-note"] == sends
+    assert attributes_of(copy)["x-amz-meta-note"] == expected
     assert fingerprint(copy) == fingerprint(head)
 
 
-def test_metadata_in_latin_1() -> None:
+def test_metadata_in_latin_1_is_read() -> None:
     head = ObjectHead("e", 7, metadata={"note": b"f\xfcr".decode("latin-1")})
     assert attributes_of(head)["x-amz-meta-note"] == "=?UTF-8?B?ZsO8cg==?="
     assert fingerprint(sent(head)) == fingerprint(head)
 
 
-def test_a_text_has_one_fingerprint_in_each_form() -> None:
+def test_all_encodings_of_a_text_have_one_fingerprint() -> None:
     forms = [
         "für",
         "=?UTF-8?Q?f=C3=BCr?=",
@@ -109,7 +109,7 @@ def test_a_text_has_one_fingerprint_in_each_form() -> None:
     assert len({fingerprint(head_of(answer({"x-amz-meta-note": form}))) for form in forms}) == 1
 
 
-def test_a_fingerprint_is_of_what_is_the_objects_own() -> None:
+def test_a_fingerprint_covers_only_attributes_of_the_object() -> None:
     head = ObjectHead("e", 7, "text/plain", 5.0, None, {"a": "1", "b": "2"}, OWN)
     same = ObjectHead("other", 9, "text/plain", 6.0, "v", {"B": "2", "A": "1"}, dict(reversed(OWN.items())))
     assert fingerprint(head) == fingerprint(same)
@@ -127,7 +127,7 @@ def test_a_fingerprint_is_of_what_is_the_objects_own() -> None:
     assert len({fingerprint(each) for each in (head, *others)}) == 1 + len(others)
 
 
-def test_the_type_that_servers_give_by_default_is_none() -> None:
+def test_the_default_type_of_servers_counts_as_none() -> None:
     types = ["application/octet-stream", "binary/octet-stream", ""]
     assert len({fingerprint(ObjectHead("e", 7, each)) for each in types}) == 1
 
@@ -144,6 +144,6 @@ def test_a_copy_has_the_fingerprint_of_its_source(metadata: dict[str, str]) -> N
     assert fingerprint(sent(source)) == fingerprint(source)
 
 
-def test_conditions() -> None:
+def test_conditions_are_sent_as_headers() -> None:
     assert IF_ABSENT.headers == {"If-None-Match": "*"}
     assert WriteCondition("e").headers == {"If-Match": '"e"'}

@@ -1,4 +1,4 @@
-"""Signatures, compared with botocore's."""
+"""Signatures, compared with those of botocore."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size
     value=st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1),
     token=st.none() | st.text("abc/+=", min_size=1),
 )
-def test_botocore_signs_the_same(key: str, query: dict[str, str], method: str, value: str, token: str | None) -> None:
+def test_signatures_equal_those_of_botocore(
+    key: str, query: dict[str, str], method: str, value: str, token: str | None
+) -> None:
     path = f"/bucket/{quote(key, safe='/-._~')}"
     text = "&".join(f"{quote(name, safe='-._~')}={quote(query[name], safe='-._~')}" for name in sorted(query))
     headers = {"If-Match": value, "x-amz-meta-a": "b"}
@@ -38,7 +40,7 @@ def test_botocore_signs_the_same(key: str, query: dict[str, str], method: str, v
     with mock.patch.object(botocore.auth, "get_current_datetime", return_value=time.replace(tzinfo=None)):
         auth = botocore.auth.S3SigV4Auth(Credentials("AKID", "secret", token), "s3", "eu-central-1")
         auth.add_auth(request)
-    # It may leave the body unsigned where ours is signed, so the sum is compared, too.
+    # botocore may leave the body unsigned where ours is signed, so the checksum is compared too.
     assert request.headers["X-Amz-Content-SHA256"] == EMPTY_SHA256
     assert ours["Authorization"] == request.headers["Authorization"]
 

@@ -17,7 +17,7 @@ def listing(inner: str) -> bytes:
     return f"<?xml version='1.0'?><ListBucketResult {NS}>{inner}</ListBucketResult>".encode()
 
 
-def test_a_page() -> None:
+def test_a_page_is_read() -> None:
     page = s3_xml.list_page(
         listing(
             "<EncodingType>url</EncodingType><IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>"
@@ -29,14 +29,14 @@ def test_a_page() -> None:
     assert page == ListPage((ListedObject("a b+c/ü", "e", 7, 100.5),), ("x/",), "t")
 
 
-def test_a_page_that_is_not_url_encoded() -> None:
+def test_a_page_without_url_encoding_is_read() -> None:
     page = s3_xml.list_page(
         listing("<IsTruncated>false</IsTruncated><Contents><Key>a+b%20</Key><Size>0</Size></Contents>")
     )
     assert page.objects == (ListedObject("a+b%20", "", 0, 0.0),)
 
 
-def test_a_page_that_breaks_off_is_no_end() -> None:
+def test_a_truncated_page_is_refused() -> None:
     with pytest.raises(SynclineError) as error:
         s3_xml.list_page(listing("<IsTruncated>true</IsTruncated>"))
     assert error.value.code.name == "LISTING_INCOMPLETE"
@@ -51,7 +51,7 @@ def test_a_page_that_breaks_off_is_no_end() -> None:
         (listing(""), "IsTruncated"),
     ],
 )
-def test_invalid_pages(body: bytes, words: str) -> None:
+def test_an_invalid_page_is_refused(body: bytes, words: str) -> None:
     with pytest.raises(NotXmlError, match=words):
         s3_xml.list_page(body)
 
@@ -102,7 +102,7 @@ PAGE = listing(
 )
 
 
-def test_the_usual_page_is_read_without_a_tree_of_its_objects() -> None:
+def test_a_usual_page_is_read_without_a_tree_of_its_objects() -> None:
     plain = s3_xml._plain_page(PAGE)
     assert plain is not None
     assert plain[1] == s3_xml._page(PAGE)[1]
@@ -136,7 +136,7 @@ def test_the_usual_page_is_read_without_a_tree_of_its_objects() -> None:
         (b"<LastModified></LastModified>", b"<LastModified>never</LastModified>", None),
     ],
 )
-def test_a_page_that_is_not_the_usual_one(old: bytes, new: bytes, keys: list[str] | None) -> None:
+def test_an_unusual_page_is_parsed_or_refused(old: bytes, new: bytes, keys: list[str] | None) -> None:
     body = PAGE.replace(old, new)
     assert body != PAGE
     assert s3_xml._plain_page(body) is None
@@ -147,11 +147,11 @@ def test_a_page_that_is_not_the_usual_one(old: bytes, new: bytes, keys: list[str
         assert [each.key for each in s3_xml.list_page(body).objects] == keys
 
 
-def test_objects_that_are_not_at_the_top_are_none() -> None:
+def test_nested_objects_are_ignored() -> None:
     assert s3_xml.list_page(listing(f"<IsTruncated>false</IsTruncated><W>{ROWS[2]}</W>")).objects == ()
 
 
-def test_a_page_in_another_encoding() -> None:
+def test_a_page_in_another_encoding_is_read() -> None:
     body = PAGE.decode().replace("version='1.0'", "version='1.0' encoding='iso-8859-1'").replace("<Key>b<", "<Key>ü<")
     assert [each.key for each in s3_xml.list_page(body.encode("latin-1")).objects] == ["a b+c/ü", "ü", "c"]
 
@@ -172,16 +172,16 @@ def test_a_damaged_page_is_never_read_in_two_ways(at: int, cut: int, put: bytes)
         ]
 
 
-def test_entities_that_swell_are_refused() -> None:
+def test_expanding_entities_are_refused() -> None:
     laughs = "".join(f'<!ENTITY l{n} "{f"&l{n - 1};" * 10}">' for n in range(1, 12))
     body = f'<!DOCTYPE l [<!ENTITY l0 "{"ha" * 50}">{laughs}]><Error>&l11;</Error>'.encode()
     with pytest.raises(NotXmlError):
         s3_xml.parse(body)
 
 
-def test_grants() -> None:
-    def grant(who: str, what: str) -> str:
-        return f"<Grant><Grantee>{who}</Grantee><Permission>{what}</Permission></Grant>"
+def test_grants_are_read() -> None:
+    def grant(grantee: str, permission: str) -> str:
+        return f"<Grant><Grantee>{grantee}</Grantee><Permission>{permission}</Permission></Grant>"
 
     everybody = "<URI>http://acs.amazonaws.com/groups/global/AllUsers</URI>"
     body = (
@@ -198,7 +198,7 @@ def test_grants() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["UTF-n8", "shift_jis", "utf-7", "idna", "rot13"])
-def test_an_encoding_that_is_not_read_is_no_xml(encoding: str) -> None:
+def test_an_unsupported_encoding_is_refused(encoding: str) -> None:
     body = f'<?xml version="1.0" encoding="{encoding}"?><ListBucketResult/>'.encode()
     with pytest.raises(NotXmlError):
         s3_xml.list_page(body)

@@ -23,15 +23,15 @@ from tests.standins.made_up import Naps
 
 HEAD: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
 CHUNKED: Final = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-NUMBERS: Final = itertools.count(1)  # of hosts: each has connections of its own
-ROUNDS: Final = 100_000  # waits after which a test is held to be endless
+NUMBERS: Final = itertools.count(1)  # of hosts, so that each test has its own connections
+ROUNDS: Final = 100_000  # waits after which a test counts as endless
 
 
 @dataclass
 class SlowServer:
-    """A server that needs ``pause`` seconds of a made-up clock for each byte behind the first ``fast`` ones.
+    """A server that takes ``pause`` seconds of a fake clock for each byte after the first ``fast`` ones.
 
-    It takes ``taken`` bytes of a request at once, and needs ``taking`` seconds each time.
+    It reads ``taken`` bytes of a request at once, and takes ``taking`` seconds each time.
     """
 
     time: Naps
@@ -53,9 +53,9 @@ class SlowServer:
         self._send_fast()
 
     def wait(self, seconds: float) -> float:
-        """Let up to ``seconds`` pass, until the server has done something; return the seconds."""
+        """Advance the clock by up to ``seconds``, until the server has done something, and return the seconds."""
         self.waits += 1
-        assert self.waits < ROUNDS, "no end"
+        assert self.waits < ROUNDS, "the test does not end"
         if self._send_fast():
             return 0.0
         if self.taking and (left := self._pass(self.taking, seconds)) is not None:
@@ -71,14 +71,14 @@ class SlowServer:
         return left
 
     def _pass(self, whole: float, seconds: float) -> float:
-        """Let time pass; what is left of ``whole`` is left for the next wait."""
+        """Advance the clock by up to ``seconds`` of ``whole``. The next wait continues with the rest."""
         left = min(whole - self._passed, seconds)
         self._passed = 0.0 if left == whole - self._passed else self._passed + left
         self.time.now += left
         return left
 
     def _send_fast(self) -> bool:
-        """Send what is fast as far as the connection takes it; return True if it took some."""
+        """Send fast bytes while the connection accepts them, and return True if it accepted some."""
         sent = 0
         while self.sent < self.fast:
             data = self._pending or bytes(itertools.islice(self.sends, min(1 << 16, self.fast - self.sent)))
@@ -102,7 +102,7 @@ class SlowServer:
 
 
 class SlowChannel(transfer.Channel):
-    """A channel to a slow server, which waits by its clock."""
+    """A channel to a slow server that waits by the fake clock."""
 
     __slots__ = ("_slow",)
 
@@ -126,7 +126,7 @@ Connect = Callable[[SlowServer], str]
 
 @pytest.fixture
 def connect(monkeypatch: pytest.MonkeyPatch) -> Iterator[Connect]:
-    """Put a server in the place of the next connection, and return an address of its own for it."""
+    """Return a function that connects the next channel to a server, and returns a unique address."""
     servers: list[SlowServer] = []
     monkeypatch.setattr(transfer, "Channel", lambda *_: SlowChannel(servers[-1]))
 
@@ -151,14 +151,14 @@ def failed(http: Http, url: str, method: str = "GET", **options: object) -> Sync
 
 
 def drained(answer: Response) -> tuple[int, SynclineError]:
-    """Read a stream until it fails; return the number of bytes that came before, and the failure."""
-    came = 0
+    """Read a stream until it fails, and return the number of bytes read and the error."""
+    received = 0
     try:
         for _ in range(ROUNDS):
-            came += len(answer.read(1 << 20))
+            received += len(answer.read(1 << 20))
     except SynclineError as error:
-        return came, error
-    raise AssertionError("no end")
+        return received, error
+    raise AssertionError("the stream did not fail")
 
 
 def endless(start: bytes, unit: bytes) -> Iterator[int]:
@@ -168,9 +168,11 @@ def endless(start: bytes, unit: bytes) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("start", "unit"),
     [(HEAD, b"x"), (CHUNKED, b"1\r\nx\r\n"), (CHUNKED + b"5;", b"e"), (CHUNKED + b"0\r\n", b"A: b\r\n")],
-    ids=["body", "chunks", "the frame of a chunk", "trailers"],
+    ids=["body", "chunks", "chunk extension", "trailers"],
 )
-def test_a_body_that_drips_is_too_slow(http: Http, naps: Naps, connect: Connect, start: bytes, unit: bytes) -> None:
+def test_a_body_below_the_minimum_rate_is_an_error(
+    http: Http, naps: Naps, connect: Connect, start: bytes, unit: bytes
+) -> None:
     url, began = connect(SlowServer(naps, endless(start, unit), fast=len(start))), naps.now
     error = failed(http, url)
     assert error.code.name == "TOO_SLOW"
@@ -180,35 +182,37 @@ def test_a_body_that_drips_is_too_slow(http: Http, naps: Naps, connect: Connect,
     assert naps.now - began < 61
 
 
-def test_a_stream_that_drips_gives_what_it_has_and_is_too_slow_then(http: Http, naps: Naps, connect: Connect) -> None:
+def test_a_stream_below_the_minimum_rate_yields_its_bytes_before_the_error(
+    http: Http, naps: Naps, connect: Connect
+) -> None:
     url = connect(SlowServer(naps, endless(HEAD, b"x"), fast=len(HEAD)))
     with http.request("GET", url, stream=True) as answer:
-        came, error = drained(answer)
-    assert came == 29
+        received, error = drained(answer)
+    assert received == 29
     assert error.code.name == "TOO_SLOW"
     assert " 1 bytes a second" in error.what
 
 
 def test_a_slow_body_is_reported(http: Http, naps: Naps, connect: Connect) -> None:
-    told: list[tuple[float, str]] = []
+    reported: list[tuple[float, str]] = []
     url, began = connect(SlowServer(naps, endless(HEAD, b"x"), fast=len(HEAD), pause=0.0625)), naps.now
-    http.set_deadline(70.0, min_rate=10, on_slow=lambda what: told.append((naps.now - began, what)))
+    http.set_deadline(70.0, min_rate=10, on_slow=lambda what: reported.append((naps.now - began, what)))
     assert failed(http, url).code.name == "TIME_SHORT"
-    assert [round(at) for at, _ in told] == [30, 60]
-    assert told[1][1] == f"{url.split('/')[2]} is slow: 0.0156 KiB/s in the last 30 s of waiting"
+    assert [round(at) for at, _ in reported] == [30, 60]
+    assert reported[1][1] == f"{url.split('/')[2]} is slow: 0.0156 KiB/s in the last 30 s of waiting"
 
 
 def test_a_fast_body_is_not_reported(http: Http, naps: Naps, connect: Connect) -> None:
-    told: list[str] = []
+    reported: list[str] = []
     head, size = b"HTTP/1.1 200 OK\r\nContent-Length: 10000000\r\n\r\n", 6_000_000
     url = connect(SlowServer(naps, endless(head, b"x"), fast=len(head) + size, pause=25.0))
-    http.set_deadline(70.0, on_slow=told.append)
+    http.set_deadline(70.0, on_slow=reported.append)
     with http.request("GET", url, stream=True) as answer:
         assert size < drained(answer)[0]
-    assert told == []
+    assert reported == []
 
 
-def test_a_head_that_drips_has_one_time_in_all(http: Http, naps: Naps, connect: Connect) -> None:
+def test_a_slow_head_has_a_total_time_limit(http: Http, naps: Naps, connect: Connect) -> None:
     url, began = connect(SlowServer(naps, endless(b"HTTP/1.1 200 OK\r\n", b"X: y\r\n"))), naps.now
     error = failed(http, url, retry=naps.policy(attempts=1))
     assert (error.code.name, naps.now - began) == ("UNREACHABLE", 30)
@@ -216,14 +220,14 @@ def test_a_head_that_drips_has_one_time_in_all(http: Http, naps: Naps, connect: 
 
 
 @pytest.mark.parametrize("start", [b"HTTP/1.1 200 OK\r\n", HEAD], ids=["head", "body"])
-def test_what_drips_ends_at_the_deadline(http: Http, naps: Naps, connect: Connect, start: bytes) -> None:
+def test_a_slow_response_ends_at_the_deadline(http: Http, naps: Naps, connect: Connect, start: bytes) -> None:
     url, began = connect(SlowServer(naps, endless(start, b"X: y\r\n"), fast=len(start))), naps.now
     http.set_deadline(10.0)
     error = failed(http, url)
     assert (error.code.name, naps.now - began) == ("TIME_SHORT", 10)
 
 
-def test_a_server_that_takes_a_byte_at_a_time_is_too_slow(http: Http, naps: Naps, connect: Connect) -> None:
+def test_a_server_that_reads_single_bytes_is_too_slow(http: Http, naps: Naps, connect: Connect) -> None:
     socket = SlowServer(naps, iter(b""), taking=1.0, taken=1)
     for body in (bytes(100_000), iter([bytes(100_000)])):
         began, url = naps.now, connect(socket)
@@ -233,15 +237,15 @@ def test_a_server_that_takes_a_byte_at_a_time_is_too_slow(http: Http, naps: Naps
         assert naps.now - began < 61
 
 
-def test_a_server_that_takes_nothing_is_too_slow(http: Http, naps: Naps, connect: Connect) -> None:
+def test_a_server_that_reads_nothing_is_too_slow(http: Http, naps: Naps, connect: Connect) -> None:
     url, began = connect(SlowServer(naps, iter(b""), taking=1e9)), naps.now
     error = failed(http, url, "PUT", body=bytes(100_000), timeout=4000.0)
     assert (error.code.name, naps.now - began) == ("TOO_SLOW", 30)
     assert "below the limit of 1024" in error.what
 
 
-def test_a_service_that_joins_parts_may_take_its_time(http: Http, naps: Naps, connect: Connect) -> None:
-    """S3 sends the head at once, and then a space now and then until the object is complete."""
+def test_the_completion_of_an_upload_may_be_slow(http: Http, naps: Naps, connect: Connect) -> None:
+    """S3 sends the head at once, then occasional spaces until the object is complete."""
     result = b'<?xml version="1.0" encoding="UTF-8"?>\n'
     result += b"<CompleteMultipartUploadResult><ETag>&quot;abc-2&quot;</ETag></CompleteMultipartUploadResult>"
     body = CHUNKED + b"1\r\n \r\n" * 20 + b"%x\r\n%b\r\n0\r\n\r\n" % (len(result), result)
@@ -253,7 +257,7 @@ def test_a_service_that_joins_parts_may_take_its_time(http: Http, naps: Naps, co
     socket.close()
 
 
-def test_the_lowest_rate_can_be_set(http: Http, naps: Naps, connect: Connect) -> None:
+def test_the_minimum_rate_can_be_set(http: Http, naps: Naps, connect: Connect) -> None:
     head = HEAD.replace(b"1000000", b"100")
     socket = SlowServer(naps, endless(head, b"x"), fast=len(head), pause=0.5)
     http.set_deadline(1000.0, min_rate=1)
@@ -263,7 +267,7 @@ def test_the_lowest_rate_can_be_set(http: Http, naps: Naps, connect: Connect) ->
         socket.close()
 
 
-def test_our_own_pauses_make_no_server_slow(http: Http, naps: Naps, connect: Connect) -> None:
+def test_pauses_of_the_reader_do_not_count_as_slowness(http: Http, naps: Naps, connect: Connect) -> None:
     head = HEAD.replace(b"1000000", b"100")
     socket = SlowServer(naps, endless(head, b"x"), fast=len(head) + 50, pause=0.5)
     with http.request("GET", connect(socket), stream=True) as answer:
@@ -280,7 +284,7 @@ def test_our_own_pauses_make_no_server_slow(http: Http, naps: Naps, connect: Con
         lambda time: SlowServer(time, endless(HEAD, b"x"), fast=len(HEAD)),
         lambda time: SlowServer(time, iter(b""), taking=1e9),
     ],
-    ids=["no head", "a body that drips", "nothing taken"],
+    ids=["no head", "a slow body", "nothing read"],
 )
 def test_a_request_ends_when_its_run_is_cancelled(
     http: Http, naps: Naps, connect: Connect, socket: Callable[[Naps], SlowServer]
@@ -290,7 +294,7 @@ def test_a_request_ends_when_its_run_is_cancelled(
     error = failed(http, url, "PUT", body=bytes(100_000))
     assert error.code.name == "RUN_CANCELLED"
     assert naps.now - began <= 4
-    assert failed(http, url).code.name == "RUN_CANCELLED", "no request begins after that"
+    assert failed(http, url).code.name == "RUN_CANCELLED", "no request begins after a cancellation"
 
 
 def test_a_fast_stream_ends_when_the_run_is_cancelled(http: Http, naps: Naps, connect: Connect) -> None:

@@ -1,4 +1,4 @@
-"""The models as functions load them, and the checks between keys and between syncs."""
+"""The models as functions load them, and the checks that involve several keys or syncs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def full_sync() -> ImagesSync:
     return full
 
 
-def test_a_sync_is_equal_after_json() -> None:
+def test_a_sync_equals_the_one_loaded_from_its_json() -> None:
     full = full_sync()
     again = load_sync(full.model_dump_json())
     assert isinstance(again, ImagesSync)
@@ -110,7 +110,7 @@ def test_names_are_mapped_from_source_to_target_and_back() -> None:
     assert sync().source_repository("team/app") == "team/app"
 
 
-def test_the_names_that_a_sync_selects() -> None:
+def test_a_sync_selects_names_by_its_patterns() -> None:
     full = full_sync()
     names = ["payments/app", "payments/a/b", "payments/old", "web/x-prod", "web/x", "other/app"]
     assert [name for name in names if full.takes_repository(name)] == ["payments/app", "web/x-prod"]
@@ -119,7 +119,7 @@ def test_the_names_that_a_sync_selects() -> None:
     assert [name for name in ["team/app", "team/base"] if sync().takes_repository(name)] == ["team/app"]
 
 
-def test_the_api_is_at_the_registry_by_default() -> None:
+def test_the_api_has_the_host_of_the_registry_by_default() -> None:
     full = full_sync()
     assert full.source.api_url == "https://Quay.prod.example:8443"
     assert full.target.api_url == "https://quay.dr.example:8443"
@@ -261,25 +261,28 @@ syncs = st.builds(
 )
 
 
-EVERYWHERE = ["/".join(names) for length in (1, 2, 3) for names in itertools.product(("a", "b", "ab"), repeat=length)]
+ALL_NAMES = ["/".join(names) for length in (1, 2, 3) for names in itertools.product(("a", "b", "ab"), repeat=length)]
 
 
 @given(syncs, syncs)
-def test_every_pair_of_syncs_that_write_one_repository_is_found(one: ImagesSync, other: ImagesSync) -> None:
+def test_all_pairs_of_syncs_that_write_one_repository_are_found(one: ImagesSync, other: ImagesSync) -> None:
     def writes(some: ImagesSync, target: str) -> bool:
         source = some.source_repository(target)
         return source is not None and some.takes_repository(source)
 
-    if any(writes(one, target) and writes(other, target) for target in EVERYWHERE):
+    if any(writes(one, target) and writes(other, target) for target in ALL_NAMES):
         assert conflicts_between([one, other.model_copy(update={"name": "b"})])
 
 
 @given(syncs)
-def test_every_sync_that_copies_its_own_copies_is_found(some: ImagesSync) -> None:
+def test_all_syncs_that_copy_their_own_copies_are_found(some: ImagesSync) -> None:
     target = some.target.model_copy(update={"registry": some.source.registry})
-    fed = some.model_copy(update={"target": target})
-    if any(fed.takes_repository(name) and fed.takes_repository(fed.target_repository(name)) for name in EVERYWHERE):
-        assert fed.problems()
+    copying = some.model_copy(update={"target": target})
+    if any(
+        copying.takes_repository(name) and copying.takes_repository(copying.target_repository(name))
+        for name in ALL_NAMES
+    ):
+        assert copying.problems()
 
 
 # Warnings
@@ -337,5 +340,5 @@ def test_the_import_in_functions_is_light() -> None:
     environment = os.environ | {"PYTHONPATH": str(PACKAGE)}
     done = subprocess.run([sys.executable, "-c", IMPORTS], env=environment, capture_output=True, text=True, check=True)
     milliseconds, modules = done.stdout.split("\n")[:2]
-    assert int(milliseconds) < 150  # 25 on a quiet machine, with pydantic there already
+    assert int(milliseconds) < 150  # 25 on an idle machine, with pydantic imported already
     assert modules == ""

@@ -6,8 +6,8 @@ import pytest
 
 from syncline.config.file import ConfigInvalid, Problem, parse_syncs
 
-# In these texts a § stands before the place where the first problem must be found; it is no part of the file.
-# ONE is a sync with %s where the row's own lines go (two spaces are put before each).
+# A § in these texts marks the position of the first problem. It is not part of the file.
+# ONE is a sync whose lines replace %s, each with four spaces before it.
 ONE = """syncs:
   a:
 %s"""
@@ -36,12 +36,12 @@ def problems_of(text: str) -> list[Problem]:
     return raised.value.problems
 
 
-def place_of_mark(text: str) -> tuple[int, int]:
+def position_of_mark(text: str) -> tuple[int, int]:
     before = text.split("§", maxsplit=1)[0].split("\n")
     return len(before), len(before[-1]) + 1
 
 
-WRONG = {
+INVALID = {
     # the file
     "empty": ("§", "", "the file is empty"),
     "only a comment": ("§# nothing\n", "", "the file is empty"),
@@ -156,10 +156,10 @@ WRONG = {
     "an api's url with query": (source("repositories: [a], api: {kind: quay, url: §'https://quay.example?t=hunter2'}"), "syncs.a.source.api.url", "has a query"),
     "an api's url with path": (source("repositories: [a], api: {kind: quay, url: §'https://quay.example/api/v1'}"), "syncs.a.source.api.url", "has a path"),
     "an api's token itself": (source("repositories: [a], api: {kind: quay, token: §hunter2}"), "syncs.a.source.api.token", "write secret:NAME#KEY"),
-    # which repositories
+    # the repositories
     "no selector": (one("kind: images\n§source: {registry: prod.example}\n" + TARGET), "syncs.a.source", "write one of repositories, organizations and catalog: true"),
     "catalog: false alone": (one("kind: images\n§source: {registry: prod.example, catalog: false}\n" + TARGET), "syncs.a.source", "write one of repositories"),
-    "two selectors": (source("repositories: [a], §catalog: true"), "syncs.a.source.catalog", "stands beside repositories; write exactly one"),
+    "two selectors": (source("repositories: [a], §catalog: true"), "syncs.a.source.catalog", "cannot be combined with repositories; write exactly one"),
     "organizations without api": (source("§organizations: [payments]"), "syncs.a.source.organizations", "needs api: {kind: quay}"),
     "an organization with a path": (source("organizations: [§payments/app], api: {kind: quay}"), "syncs.a.source.organizations[0]", "write only its name"),
     "no repositories": (source("§repositories: []"), "syncs.a.source.repositories", "is an empty list"),
@@ -179,7 +179,7 @@ WRONG = {
     "a pattern too long": (one(WHOLE + f"select: {{tags: {{include: [§{'a' * 201}]}}}}\n"), "syncs.a.select.tags.include[0]", "longer than 200"),
     "a pattern that is a number": (one(WHOLE + "select: {tags: {include: [§1.10]}}\n"), "syncs.a.select.tags.include[0]", "write it in quotes"),
     "patterns as text": (one(WHOLE + "select: {tags: {include: §'*'}}\n"), "syncs.a.select.tags.include", "is text, not a list"),
-    # a source that is its target
+    # a source equal to its target
     "source is target": (one("kind: images\n" + SOURCE + "target: {§registry: prod.example}\n"), "syncs.a.target.registry", "is the source itself"),
     "source is target in capitals": (one("kind: images\n" + SOURCE + "target: {§registry: PROD.Example}\n"), "syncs.a.target.registry", "is the source itself"),
     "source is target with port": (one("kind: images\n" + SOURCE + "target: {§registry: 'prod.example:443'}\n"), "syncs.a.target.registry", "is the source itself"),
@@ -191,12 +191,12 @@ WRONG = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("text", "path", "words"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize(("text", "path", "words"), INVALID.values(), ids=INVALID)
 def test_an_invalid_value_is_reported_with_its_position(text: str, path: str, words: str) -> None:
     problems = problems_of(text)
     assert len(problems) == 1, [problem.text("f") for problem in problems]
     problem = problems[0]
-    assert (problem.line, problem.column) == place_of_mark(text), problem.text("f")
+    assert (problem.line, problem.column) == position_of_mark(text), problem.text("f")
     assert problem.path == path
     assert words in problem.message
     assert "hunter2" not in problem.text("f").replace("no ", "")
@@ -205,9 +205,9 @@ def test_an_invalid_value_is_reported_with_its_position(text: str, path: str, wo
 
 def test_the_python_yaml_parser_reports_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("yaml.CSafeLoader")
-    for name, (text, path, words) in WRONG.items():
+    for name, (text, path, words) in INVALID.items():
         problem = problems_of(text)[0]
-        assert (problem.line, problem.path) == (place_of_mark(text)[0], path), name
+        assert (problem.line, problem.path) == (position_of_mark(text)[0], path), name
         assert words in problem.message, name
 
 
@@ -242,7 +242,7 @@ def test_a_secret_in_the_wrong_place_is_never_repeated(beginning: str, end: str)
             try:
                 parse_syncs(part.encode())
             except ConfigInvalid as error:
-                assert "hunter2" not in str(error), part  # noqa: PT017 - some of the texts are right
+                assert "hunter2" not in str(error), part  # noqa: PT017 - some of the texts are valid
 
 
 def test_all_problems_are_reported_in_the_order_of_lines() -> None:
@@ -305,7 +305,7 @@ def test_an_invalid_key_does_not_cause_other_errors() -> None:
 
 
 def test_text_instead_of_a_number_is_reported() -> None:
-    """The number may be whole or not, so pydantic reports two paths."""
+    """Integers and floats are allowed, so pydantic reports two paths."""
     text = """syncs:
   nightly:
     kind: backups

@@ -1,4 +1,4 @@
-"""The file: its encoding, its YAML, aliases, and the files that it names."""
+"""The configuration file: its encoding, YAML, aliases, and the files that it names."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_invalid_utf8_is_reported_with_its_position() -> None:
     assert "UTF-8" in problem.message
 
 
-def test_a_byte_order_mark_and_windows_line_ends_are_fine() -> None:
+def test_a_byte_order_mark_and_windows_line_ends_are_accepted() -> None:
     text = "\ufeff" + source("repositories: [a]").replace("\n", "\r\n")
     assert list(parse_syncs(text.encode()).syncs) == ["a"]
 
 
-def test_a_file_too_large_is_not_read() -> None:
+def test_a_file_that_is_too_large_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="larger than 1048576 bytes"):
         parse_syncs(b"#" * (LARGEST + 1))
 
@@ -64,7 +64,7 @@ def test_a_merge_bomb_is_refused() -> None:
         parse_syncs("\n".join(lines).encode())
 
 
-def test_nesting_beyond_any_stack_is_refused() -> None:
+def test_excessive_nesting_is_refused() -> None:
     with pytest.raises(ConfigInvalid, match="deeper than 20"):
         parse_syncs(b"[" * 500_000)
 
@@ -105,7 +105,7 @@ def test_a_problem_in_a_shared_part_is_reported_at_its_anchor() -> None:
     ]
 
 
-def test_words_that_old_yaml_reads_as_booleans_are_text() -> None:
+def test_booleans_of_yaml_1_1_are_text() -> None:
     text = source("repositories: [no, 'on', 2020-01-01, y]")
     assert images(parse_syncs(text.encode()).syncs["a"]).source.repositories == ("no", "on", "2020-01-01", "y")
 
@@ -145,7 +145,7 @@ def test_an_invalid_authority_is_refused(tmp_path: Path, content: bytes, words: 
     assert "hunter2" not in problem.message
 
 
-def test_a_missing_file() -> None:
+def test_a_missing_file_is_reported() -> None:
     with pytest.raises(SynclineError, match=r"USAGE: cannot read .*nowhere.yaml"):
         read_syncs(Path("/nowhere.yaml"))
 

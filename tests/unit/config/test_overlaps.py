@@ -1,4 +1,4 @@
-"""Overlapping targets of two syncs, and circles of syncs: both are refused when the file is read."""
+"""Overlapping targets of two syncs, and cycles of syncs: both are refused when the file is read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MINIO: Final = {"bucket": "shelf", "endpoint": "https://minio.example"}
 
 
 def refusals(**syncs: dict[str, Any]) -> list[str]:
-    """Return the problems of a file with these syncs."""
+    """Return the messages of the problems of a file with these syncs."""
     try:
         parse_syncs(json.dumps({"syncs": syncs}).encode())
     except ConfigInvalid as error:
@@ -28,12 +28,12 @@ def refusals(**syncs: dict[str, Any]) -> list[str]:
     return []
 
 
-def check(one: dict[str, Any], other: dict[str, Any], *, meet: bool) -> None:
+def check(one: dict[str, Any], other: dict[str, Any], *, overlap: bool) -> None:
     """Check that two syncs are refused if they overlap, in either order, and that the message names both."""
     for first, second in ((one, other), (other, one)):
         found = refusals(**{"sync-a": first, "sync-b": second})
-        assert bool(found) is meet, found
-        if meet:
+        assert bool(found) is overlap, found
+        if overlap:
             (message,) = found
             assert "sync-a" in message
 
@@ -50,7 +50,7 @@ def git(folder: str = "", branch: str = "main", repository: str = REPOSITORY) ->
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "overlap"),
     [
         ("one", "one/c0", True),
         ("", "one", True),
@@ -62,13 +62,13 @@ def git(folder: str = "", branch: str = "main", repository: str = REPOSITORY) ->
         ("a/b", "a/c", False),
     ],
 )
-def test_folders_of_one_branch(one: str, other: str, meet: bool) -> None:
-    check(git(one), git(other), meet=meet)
-    check(git(one), git(other, branch="other"), meet=False)
+def test_folders_of_one_branch_overlap_if_one_contains_the_other(one: str, other: str, overlap: bool) -> None:
+    check(git(one), git(other), overlap=overlap)
+    check(git(one), git(other, branch="other"), overlap=False)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "overlap"),
     [
         ("bk/{cluster}", "bk/{cluster}", True),
         ("bk/{cluster}", "bk/prod", True),
@@ -82,9 +82,9 @@ def test_folders_of_one_branch(one: str, other: str, meet: bool) -> None:
         ("main", "Main", False),
     ],
 )
-def test_branches(one: str, other: str, meet: bool) -> None:
-    check(git(branch=one), git(branch=other), meet=meet)
-    check(git("x", branch=one), git("y", branch=other), meet=False)
+def test_branches_overlap_if_a_name_fits_both(one: str, other: str, overlap: bool) -> None:
+    check(git(branch=one), git(branch=other), overlap=overlap)
+    check(git("x", branch=one), git("y", branch=other), overlap=False)
 
 
 NAMES: Final = ["".join(name) for length in range(7) for name in itertools.product("ab/", repeat=length)]
@@ -96,13 +96,13 @@ def fits(template: str, name: str) -> bool:
 
 
 @given(templates, templates)
-def test_templates_meet_if_a_name_fits_both(one: str, other: str) -> None:
-    # Of three parts each, the shortest name that fits both has at most six characters.
+def test_templates_overlap_if_a_name_fits_both(one: str, other: str) -> None:
+    # The shortest name that fits two templates of three parts has at most six characters.
     assert templates_meet(one, other) is any(fits(one, name) and fits(other, name) for name in NAMES)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "overlap"),
     [
         (REPOSITORY, "https://git.example/ops/backups", True),
         (REPOSITORY, "https://GIT.example.:443/ops/backups.git/", True),
@@ -121,12 +121,12 @@ def test_templates_meet_if_a_name_fits_both(one: str, other: str) -> None:
         ("file:///srv/r.git", "file:///srv/R.git", False),
     ],
 )
-def test_one_repository_by_two_urls(one: str, other: str, meet: bool) -> None:
-    check(git(repository=one), git(repository=other), meet=meet)
+def test_urls_of_one_repository_are_recognized(one: str, other: str, overlap: bool) -> None:
+    check(git(repository=one), git(repository=other), overlap=overlap)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "overlap"),
     [
         ("/mnt/one", "/mnt/one/c0", True),
         ("/mnt/one", "/mnt/One/", True),
@@ -134,12 +134,12 @@ def test_one_repository_by_two_urls(one: str, other: str, meet: bool) -> None:
         ("/mnt/one", "/mnt/one2", False),
     ],
 )
-def test_directories(one: str, other: str, meet: bool) -> None:
-    check(backups({"directory": one}), backups({"directory": other}), meet=meet)
+def test_directories_overlap_if_one_contains_the_other(one: str, other: str, overlap: bool) -> None:
+    check(backups({"directory": one}), backups({"directory": other}), overlap=overlap)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "overlap"),
     [
         ({**AWS, "prefix": "a/"}, {**AWS, "prefix": "a/b/"}, True),
         ({**AWS, "prefix": "a/"}, {**AWS, "prefix": "b/"}, False),
@@ -158,17 +158,19 @@ def test_directories(one: str, other: str, meet: bool) -> None:
         (AWS, MINIO, False),
     ],
 )
-def test_buckets(one: dict[str, Any], other: dict[str, Any], meet: bool) -> None:
+def test_buckets_overlap_with_the_same_endpoint_name_and_prefix(
+    one: dict[str, Any], other: dict[str, Any], overlap: bool
+) -> None:
     def files(target: dict[str, Any]) -> dict[str, Any]:
         return {"kind": "files", "source": {"bucket": "first"}, "target": target}
 
-    check(files(one), files(other), meet=meet)
-    check(backups(one), backups(other), meet=meet)
-    check(files(one), backups(other), meet=meet)
+    check(files(one), files(other), overlap=overlap)
+    check(backups(one), backups(other), overlap=overlap)
+    check(files(one), backups(other), overlap=overlap)
 
 
 @pytest.mark.parametrize(
-    ("one", "other", "meet"),
+    ("one", "other", "overlap"),
     [
         ({"prefix": "/a/"}, {"prefix": "/a/b/"}, True),
         ({}, {"prefix": "/a/"}, True),
@@ -178,17 +180,19 @@ def test_buckets(one: dict[str, Any], other: dict[str, Any], meet: bool) -> None
         ({}, {"file_manager": "https://files.example/other"}, False),
     ],
 )
-def test_file_managers(one: dict[str, Any], other: dict[str, Any], meet: bool) -> None:
+def test_file_managers_overlap_with_the_same_host_and_prefix(
+    one: dict[str, Any], other: dict[str, Any], overlap: bool
+) -> None:
     def files(target: dict[str, Any]) -> dict[str, Any]:
         target = {"file_manager": "https://files.example/api", **target}
         return {"kind": "files", "source": {"bucket": "first"}, "target": target}
 
-    check(files(one), files(other), meet=meet)
+    check(files(one), files(other), overlap=overlap)
 
 
 def images(source: str, target: str, prefix: str = "", **more: Any) -> dict[str, Any]:
-    what = more.pop("what", {"catalog": True})
-    ends = {"source": {"registry": source, **what}, "target": {"registry": target, "prefix": prefix}}
+    selection = more.pop("selection", {"catalog": True})
+    ends = {"source": {"registry": source, **selection}, "target": {"registry": target, "prefix": prefix}}
     return {"kind": "images", **ends, **more}
 
 
@@ -205,9 +209,9 @@ ONLY_APP: Final = {"repositories": ["app"]}
 
 
 @pytest.mark.parametrize(
-    ("syncs", "circle"),
+    ("syncs", "cycle"),
     [
-        # By catalog, each copy would be found again by the other: m/app, m/m/app, …
+        # With catalogs, each sync would copy the copies of the other: m/app, m/m/app, …
         ([images("s.example", "t.example", "m"), images("t.example", "s.example", "m")], True),
         ([images("s.example", "t.example"), images("T.example:443", "s.example", "m")], True),
         (
@@ -221,23 +225,26 @@ ONLY_APP: Final = {"repositories": ["app"]}
         ([images("s.example", "t.example", "m"), images("t.example", "s.example", "m", select=NOT_M)], False),
         ([images("s.example", "t.example", "m", select=NOT_M), images("t.example", "s.example", "m")], False),
         ([images("s.example", "t.example", "m"), images("t.example", "u.example", "m")], False),
-        # Named repositories that do not overlap are no circle.
+        # Named repositories that do not overlap form no cycle.
         (
             [
-                images("s.example", "t.example", "m", what=ONLY_APP),
-                images("t.example", "s.example", "m", what={"repositories": ["m/app"]}),
+                images("s.example", "t.example", "m", selection=ONLY_APP),
+                images("t.example", "s.example", "m", selection={"repositories": ["m/app"]}),
             ],
             False,
         ),
         (
             [
-                images("s.example", "t.example", what=ONLY_APP),
-                images("t.example", "s.example", what={"repositories": ["base"]}),
+                images("s.example", "t.example", selection=ONLY_APP),
+                images("t.example", "s.example", selection={"repositories": ["base"]}),
             ],
             False,
         ),
         (
-            [images("s.example", "t.example", what=ONLY_APP), images("t.example", "s.example", what=ONLY_APP)],
+            [
+                images("s.example", "t.example", selection=ONLY_APP),
+                images("t.example", "s.example", selection=ONLY_APP),
+            ],
             True,
         ),
         ([files(shelf("one-s"), shelf("two-s", "m/")), files(shelf("two-s"), shelf("one-s", "m/"))], True),
@@ -257,22 +264,22 @@ ONLY_APP: Final = {"repositories": ["app"]}
             ],
             True,
         ),
-        # S/a, T/a, S/b, T/b, and there it ends.
+        # The copies end: S/a, T/a, S/b, T/b.
         (
             [
-                images("s.example", "t.example", what={"repositories": ["a/x", "b/a/x"]}),
-                images("t.example", "s.example", "b", what={"repositories": ["a/x"]}),
+                images("s.example", "t.example", selection={"repositories": ["a/x", "b/a/x"]}),
+                images("t.example", "s.example", "b", selection={"repositories": ["a/x"]}),
             ],
             False,
         ),
     ],
 )
-def test_circles(syncs: list[dict[str, Any]], circle: bool) -> None:
+def test_cycles_of_syncs_are_refused(syncs: list[dict[str, Any]], cycle: bool) -> None:
     for order in (syncs, syncs[::-1]):
         named = {f"sync-{chr(97 + number)}": each for number, each in enumerate(order)}
         found = refusals(**named)
-        assert bool(found) is circle, found
-        if circle:
+        assert bool(found) is cycle, found
+        if cycle:
             (message,) = found
             assert all(name in message for name in named), message
 

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("small_layers", "home")
 
 
 class StrictRegistry:
-    """A registry in memory, which refuses a manifest before all that it names is there."""
+    """A registry in memory that refuses a manifest whose blobs or children are missing."""
 
     def __init__(self) -> None:
         self.blobs: set[tuple[str, str]] = set()
@@ -64,36 +64,36 @@ def prod(monkeypatch: pytest.MonkeyPatch, home: Path) -> StrictRegistry:
 
 
 def filled() -> tuple[Filled, list[str]]:
-    said: list[str] = []
-    return fill(Settings({}), said.append), said
+    messages: list[str] = []
+    return fill(Settings({}), messages.append), messages
 
 
 def test_everything_is_pushed_and_each_blob_is_sent_once(prod: StrictRegistry) -> None:
-    done, said = filled()
+    done, messages = filled()
     assert {each.name: set(prod.tags(each.name)) for each in REPOSITORIES if each.name != SIGNED[0]} == {
         each.name: set(each.tags) for each in REPOSITORIES if each.name != SIGNED[0]
     }
     assert sorted(prod.sent) == sorted(done.blobs)
     assert done.tags == sum(len(each.tags) for each in REPOSITORIES) + 1
-    assert said
+    assert messages
 
 
-def test_the_signed_image_has_its_signature_beside_it(prod: StrictRegistry) -> None:
+def test_the_signed_image_has_a_signature(prod: StrictRegistry) -> None:
     filled()
     repository, tag = SIGNED
     digest = prod.manifests[repository, tag]
     assert f"sha256-{digest.removeprefix('sha256:')}.sig" in prod.tags(repository)
 
 
-def test_a_second_time_nothing_is_made_or_pushed(prod: StrictRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_fill_pushes_nothing(prod: StrictRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
     filled()
-    monkeypatch.setattr(filling, "made", None)
+    monkeypatch.setattr(filling, "shared_layer", None)
     prod.sent.clear()
     assert filled() == (Filled(), [])
     assert not prod.sent
 
 
-def test_what_was_lost_comes_back_as_it_was_and_the_rest_is_left_alone(prod: StrictRegistry) -> None:
+def test_lost_tags_are_restored_and_others_are_unchanged(prod: StrictRegistry) -> None:
     filled()
     before = dict(prod.manifests)
     repository, _ = SIGNED
@@ -104,5 +104,5 @@ def test_what_was_lost_comes_back_as_it_was_and_the_rest_is_left_alone(prod: Str
     before["web/docs", "2026.10"] = "sha256:somebody's own"
     done, _ = filled()
     assert prod.manifests == before
-    assert done.tags == 3  # the signature comes with its image
+    assert done.tags == 3  # the signature is pushed with its image
     assert not done.blobs

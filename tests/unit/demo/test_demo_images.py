@@ -30,7 +30,7 @@ def named(name: str) -> Repository:
     return repository
 
 
-def test_there_is_enough_to_see() -> None:
+def test_the_catalog_is_large_enough() -> None:
     assert len(REPOSITORIES) >= 12
     assert sum(len(each.tags) for each in REPOSITORIES) >= 40
     assert len({each.name for each in REPOSITORIES}) == len(REPOSITORIES)
@@ -38,7 +38,7 @@ def test_there_is_enough_to_see() -> None:
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda each: each.name)
-def test_images_are_whole_and_their_parts_are_what_they_are_called(repository: Repository) -> None:
+def test_images_are_complete_and_match_their_digests(repository: Repository) -> None:
     parse_repository(repository.name)
     assert all(map(parse_tag, repository.tags))
     for image in images(repository):
@@ -50,15 +50,15 @@ def test_images_are_whole_and_their_parts_are_what_they_are_called(repository: R
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda each: each.name)
-def test_making_them_again_gives_the_same(repository: Repository) -> None:
+def test_images_are_reproducible(repository: Repository) -> None:
     assert list(repository.images()) == list(repository.images())
 
 
 @pytest.mark.parametrize("repository", REPOSITORIES, ids=lambda each: each.name)
-def test_each_tag_is_given_once_and_the_last_version_has_the_further_names(repository: Repository) -> None:
+def test_each_tag_occurs_once_and_the_last_version_has_the_additional_tags(repository: Repository) -> None:
     given = [tags for _, tags in repository.images()]
     assert sorted(tag for tags in given for tag in tags) == sorted(repository.tags)
-    assert given[-1] == (repository.versions[-1], *repository.same)
+    assert given[-1] == (repository.versions[-1], *repository.aliases)
 
 
 def test_versions_differ_and_share_their_layers() -> None:
@@ -67,24 +67,24 @@ def test_versions_differ_and_share_their_layers() -> None:
     assert len(first.blobs.keys() & second.blobs.keys() & third.blobs.keys()) == 4
 
 
-def test_layers_are_shared_across_repositories() -> None:
+def test_layers_are_shared_by_repositories() -> None:
     having = Counter(digest for each in REPOSITORIES for digest in {d for image in images(each) for d in image.blobs})
     (_, in_most), (_, in_as_many) = having.most_common(2)
     assert in_most == in_as_many == len([each for each in REPOSITORIES if each.program]) >= 10
 
 
-def test_one_is_for_two_architectures() -> None:
+def test_one_image_is_for_two_architectures() -> None:
     index, _ = next(named("platform/licences").images())
     assert index.manifest.media_type == OCI_INDEX
     assert [child.digest for child in index.manifest.children()] == [child.digest for child in index.children]
     assert [config_of(child)["architecture"] for child in index.children] == ["amd64", "arm64"]
 
 
-def test_docker_images_stand_beside_oci_ones() -> None:
+def test_one_repository_has_docker_and_oci_images() -> None:
     types = [image.manifest.media_type for image in images(named("web/legacy"))]
     assert types == [DOCKER.manifest, DOCKER.manifest, OCI.manifest]
 
 
-def test_the_signed_one_is_in_the_catalog() -> None:
+def test_the_signed_image_is_in_the_catalog() -> None:
     repository, tag = SIGNED
     assert tag in named(repository).tags

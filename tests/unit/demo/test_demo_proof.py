@@ -1,4 +1,4 @@
-"""The proof, against real registries: it has to fail when something differs."""
+"""The independent comparison of the demo, with real registries: it must fail if anything differs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from demo import proof
+from demo import verification
 from demo.catalog import REPOSITORIES, SIGNED
 from demo.fill import Pusher
 from demo.images import Image
@@ -34,7 +34,7 @@ def settings(home: Path) -> Iterator[Settings]:
 
 @pytest.fixture(params=["skopeo", "plain requests"])
 def witness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Who looks: skopeo, or plain requests where it is not installed."""
+    """Return the name of the reader: skopeo, or plain requests if it is not installed."""
     if request.param == "skopeo":
         needs("skopeo")
         return "skopeo inspect --raw"
@@ -42,7 +42,7 @@ def witness(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     def absent(name: str) -> str:
         raise ProgramAbsentError(name)
 
-    monkeypatch.setattr(proof, "program", absent)
+    monkeypatch.setattr(verification, "program", absent)
     return "plain requests"
 
 
@@ -57,37 +57,37 @@ def push(settings: Settings, server: str, tags: dict[str, Image]) -> None:
         pusher.push(SIGNED[0], tag, image)
 
 
-def test_what_is_the_same_is_the_same(settings: Settings, witness: str) -> None:
+def test_equal_registries_pass(settings: Settings, witness: str) -> None:
     (index, _), (first, *_) = images("platform/licences"), images()
     for server in ("prod", "dr"):
         push(settings, server, {"index": index, "one": first})
-    assert proof.compare(settings) == proof.Proof(witness, 2, 1, ())
+    assert verification.compare(settings) == verification.Comparison(witness, 2, 1, ())
 
 
-def test_what_is_absent_or_other_at_dr_is_told(settings: Settings, witness: str) -> None:
+def test_absent_and_different_images_are_reported(settings: Settings, witness: str) -> None:
     first, second, third = images()
     push(settings, "prod", {"one": first, "two": second, "three": third})
     push(settings, "dr", {"one": first, "two": third, "more": first})
-    found = proof.compare(settings)
-    assert (found.witness, found.tags) == (witness, 3)
+    found = verification.compare(settings)
+    assert (found.reader, found.tags) == (witness, 3)
     assert sorted(found.differing) == [f"{SIGNED[0]}:three", f"{SIGNED[0]}:two"]
 
 
-def test_signature_holds_only_for_the_image_it_was_made_for(settings: Settings) -> None:
+def test_a_signature_is_valid_only_for_its_image(settings: Settings) -> None:
     first, second, third = images()
     key, _ = key_pair(folder())
-    assert not proof.signature_holds(settings)
+    assert not verification.signature_is_valid(settings)
     push(settings, "dr", {SIGNED[1]: third})
-    assert not proof.signature_holds(settings)
+    assert not verification.signature_is_valid(settings)
     push(settings, "dr", {tag_for(third.digest): sign(third, "prod.example/app", key)})
-    assert proof.signature_holds(settings)
+    assert verification.signature_is_valid(settings)
     push(settings, "dr", {SIGNED[1]: second, tag_for(second.digest): sign(first, "prod.example/app", key)})
-    assert not proof.signature_holds(settings)
+    assert not verification.signature_is_valid(settings)
 
 
-def test_skopeo_that_cannot_read_prod_says_why(settings: Settings) -> None:
+def test_a_failure_of_skopeo_is_reported_with_its_reason(settings: Settings) -> None:
     needs("skopeo")
     push(settings, "prod", {"one": images()[0]})
     replace(settings, password="another").save()
     with pytest.raises(RuntimeError, match=r"skopeo cannot read docker://.*:one: .*(unauthorized|authentication)"):
-        proof.compare(settings)
+        verification.compare(settings)

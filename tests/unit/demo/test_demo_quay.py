@@ -1,4 +1,4 @@
-"""The sample's stand-in for Quay, started with the settings of the sample."""
+"""The stand-in for Quay of the demo, started with the settings of the demo."""
 
 from __future__ import annotations
 

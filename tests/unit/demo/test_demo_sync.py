@@ -13,7 +13,7 @@ from syncline.kinds.images.config import ImagesSync
 PORTS = {"prod": 1001, "dr": 1002, "quay": 1003}
 
 
-def test_syncs_yaml_is_one_that_can_be_applied_without_a_warning(home: Path) -> None:
+def test_syncs_yaml_is_valid_without_warnings(home: Path) -> None:
     settings = Settings(PORTS)
     settings.save()
     found = read_syncs(sync.write_syncs(settings))
@@ -27,7 +27,7 @@ def test_syncs_yaml_is_one_that_can_be_applied_without_a_warning(home: Path) -> 
     assert (home / "syncs.yaml").exists()
 
 
-def test_no_secret_stands_in_syncs_yaml(home: Path) -> None:
+def test_syncs_yaml_contains_no_secret(home: Path) -> None:
     del home
     settings = Settings(PORTS)
     settings.save()
@@ -35,12 +35,12 @@ def test_no_secret_stands_in_syncs_yaml(home: Path) -> None:
     assert not [secret for secret in (settings.password, settings.api_token, settings.hook) if secret in text]
 
 
-def test_webhook_goes_to_the_function_url() -> None:
+def test_the_webhook_has_the_address_of_the_function_url() -> None:
     engine = Engine(1004, outputs={"ReceiveUrl": "http://127.0.0.1:1004/url/"})
     assert sync.hook_address(Settings(PORTS, hook="word"), engine) == "http://127.0.0.1:1004/url/hooks/prod-to-dr/word"
 
 
-def test_settings_are_kept_for_their_owner_only(home: Path) -> None:
+def test_settings_are_readable_only_by_their_owner(home: Path) -> None:
     first = Settings.load()
     first.save()
     assert Settings.load() == first
@@ -49,13 +49,13 @@ def test_settings_are_kept_for_their_owner_only(home: Path) -> None:
     assert first.password not in repr(first)
 
 
-def test_credentials_are_in_the_form_of_docker(home: Path) -> None:
+def test_credentials_have_the_format_of_docker(home: Path) -> None:
     del home
     Settings(PORTS, password="word").save()
     assert '"127.0.0.1:1002": {\n      "auth": "c2FtcGxlOndvcmQ="' in credentials_file().read_text()
 
 
-def test_a_port_that_is_taken_is_exchanged() -> None:
+def test_a_port_in_use_is_replaced() -> None:
     with socket.socket() as taken, socket.socket() as other:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -1,4 +1,4 @@
-"""What `scripts/environment` says and does, with programs made up in place of Python and apt."""
+"""Output and effects of `scripts/environment`, with fake programs in place of Python and apt."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[3]
-REAL_PYTHON: Final = """\
+FAKE_PYTHON: Final = """\
 case "$*" in
     *version_info\\[:2\\]*) echo {version} ;;
     *"version_info <"*) exit {old} ;;
@@ -23,7 +23,7 @@ esac
 
 
 class Machine:
-    """A folder with made-up programs, first on the PATH."""
+    """A folder with fake programs, first on the PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -38,7 +38,7 @@ class Machine:
         path.chmod(0o755)
 
     def python(self, version: str, *, old: bool = False) -> None:
-        self.program("python3", REAL_PYTHON.format(version=version, old=int(old), folder=self.folder))
+        self.program("python3", FAKE_PYTHON.format(version=version, old=int(old), folder=self.folder))
 
     def provide_venv(self) -> None:
         (self.folder / "has-venv").touch()
@@ -60,7 +60,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
-def test_environment_is_made_of_the_list_with_its_hashes(machine: Machine) -> None:
+def test_the_environment_is_made_from_the_list_with_hashes(machine: Machine) -> None:
     ended = machine.run()
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout == "Installing list.txt into made\n"
@@ -70,34 +70,34 @@ def test_environment_is_made_of_the_list_with_its_hashes(machine: Machine) -> No
     ]
 
 
-def test_stamp_is_the_one_that_syncline_up_reads(machine: Machine) -> None:
+def test_the_stamp_is_the_hash_of_the_list(machine: Machine) -> None:
     machine.run()
     wanted = hashlib.sha256((machine.folder / "list.txt").read_bytes()).hexdigest()
     assert (machine.folder / "made" / "requirements.sha256").read_text() == wanted
 
 
-def test_second_time_nothing_is_done(machine: Machine) -> None:
+def test_a_second_call_does_nothing(machine: Machine) -> None:
     machine.run()
     before = machine.did()
     assert machine.run().stdout == ""
     assert machine.did() == before
 
 
-def test_new_list_is_installed_into_the_same_environment(machine: Machine) -> None:
+def test_a_changed_list_is_installed_into_the_same_environment(machine: Machine) -> None:
     machine.run()
     (machine.folder / "list.txt").write_text("a==2 --hash=sha256:01\n")
     machine.run()
     assert [line.split()[0] for line in machine.did()] == ["venv", "pip", "pip"]
 
 
-def test_another_python_makes_it_anew(machine: Machine) -> None:
+def test_another_python_version_recreates_the_environment(machine: Machine) -> None:
     machine.run()
     machine.python("3.13")
     machine.run()
     assert [line.split()[0] for line in machine.did()] == ["venv", "pip", "venv", "pip"]
 
 
-def test_old_python_is_refused_in_one_line(machine: Machine) -> None:
+def test_an_old_python_is_refused_with_one_line(machine: Machine) -> None:
     machine.python("3.9", old=True)
     ended = machine.run()
     assert ended.returncode == 2
@@ -106,7 +106,7 @@ def test_old_python_is_refused_in_one_line(machine: Machine) -> None:
     )
 
 
-def test_absent_python_is_told_in_one_line(machine: Machine) -> None:
+def test_an_absent_python_is_reported_with_one_line(machine: Machine) -> None:
     command = [str(ROOT / "scripts" / "environment"), "made", "list.txt"]
     environment = {"PATH": "/usr/bin:/bin", "PYTHON": "python3.99"}
     ended = subprocess.run(
@@ -116,7 +116,7 @@ def test_absent_python_is_told_in_one_line(machine: Machine) -> None:
     assert ended.stderr == "There is no python3.99. Type: sudo apt-get install python3 python3-venv\n"
 
 
-def test_without_venv_root_gets_it_from_apt(machine: Machine) -> None:
+def test_as_root_the_package_of_venv_is_installed(machine: Machine) -> None:
     (machine.folder / "has-venv").unlink()
     machine.program("id", "echo 0")
     machine.program("apt-get", f'echo "apt-get $*" >>{machine.folder}/did; touch {machine.folder}/has-venv')
@@ -126,7 +126,7 @@ def test_without_venv_root_gets_it_from_apt(machine: Machine) -> None:
     assert machine.did()[:2] == ["apt-get update -qq", "apt-get install -qq -y python3.12-venv"]
 
 
-def test_without_venv_others_are_told_what_to_type(machine: Machine) -> None:
+def test_as_another_user_the_command_that_installs_venv_is_printed(machine: Machine) -> None:
     (machine.folder / "has-venv").unlink()
     machine.program("apt-get", "false")
     ended = machine.run()

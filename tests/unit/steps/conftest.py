@@ -6,14 +6,14 @@ from aws_lambda_powertools.metrics import EphemeralMetrics
 from syncline.steps import discover
 
 CHUNK_ITEMS = 4
-"""Items after which a scan sends on what it found, where ``small_chunks`` is used."""
+"""Items after which a scan ends a chunk, with ``small_chunks``."""
 CHUNK_RESULTS = 20
-"""Results after which it does."""
+"""Results after which a scan ends a chunk, with ``small_chunks``."""
 
 
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the chunks of a scan about a fifteenth of their size, for speed."""
+    """Reduce the chunks of a scan to about a fifteenth of their size, for speed."""
     monkeypatch.setattr(discover, "CHUNK_ITEMS", CHUNK_ITEMS)
     monkeypatch.setattr(discover, "CHUNK_RESULTS", CHUNK_RESULTS)
 

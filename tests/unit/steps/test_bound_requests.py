@@ -1,4 +1,4 @@
-"""The requests of each step end with it: one place sets their end, whatever the kind and the step."""
+"""The deadline of requests: the engine limits the requests of every kind and step to the time of the step."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from syncline.model import Item, Outcome, Run, RunStatus, Step
 from syncline.steps.engine import REPORT_SECONDS
 from syncline.steps.transfer import RESERVED_SECONDS
 from syncline.store.state import State
-from tests.rig.made_up import MadeUp, Steps, Told, pages
+from tests.rig.made_up import MadeUp, Reporting, Steps, pages
 from tests.rig.stack import QUEUES
 
 
-def test_every_step_and_the_end_of_a_run_bind_the_requests(steps: Steps) -> None:
+def test_requests_are_bound_in_every_step_and_at_the_end_of_a_run(steps: Steps) -> None:
     bound: list[tuple[str, float]] = []
-    kind = Told(pages(1))
+    kind = Reporting(pages(1))
     steps.kind = kind
     steps.engine = replace(steps.engine, bind=lambda run, seconds, _: bound.append((run.sync, round(seconds))))
     run = steps.run()
     assert kind.ended_runs == [run.id]
-    assert kind.told
+    assert kind.reported
     for step in (Step.DISCOVER, Step.TRANSFER, Step.VERIFY):
         assert bound.pop(0) == (run.sync, QUEUES[step].function_timeout - RESERVED_SECONDS + GRACE_SECONDS), step
     assert bound == [(run.sync, REPORT_SECONDS)]
 
 
 class TestCancelled:
-    """A run is cancelled while a step waits for a server, which so ends the step within seconds."""
+    """A run is cancelled while a step waits for a server: the step ends within seconds."""
 
     def wait(self, steps: Steps, step: Step) -> Callable[..., Any]:
-        """Return a made-up part of a step that waits for a server for as long as nothing ends it."""
+        """Return a function that waits for a server until something ends the request."""
         bound: list[Callable[[], bool]] = []
         steps.engine = replace(steps.engine, bind=lambda _run, _seconds, halted: bound.append(halted))
 
@@ -52,7 +52,7 @@ class TestCancelled:
         return waiting
 
     @pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER, Step.VERIFY])
-    def test_requests_of_every_step_end(self, steps: Steps, step: Step) -> None:
+    def test_requests_of_every_step_end_with_their_run(self, steps: Steps, step: Step) -> None:
         wait = self.wait(steps, step)
 
         def fail(item: Item, _context: StepContext) -> Failure:
@@ -75,7 +75,7 @@ class TestCancelled:
         assert {each.outcome for each in steps.results().values()} <= {Outcome.CANCELLED}
         assert not steps.dead()
 
-    def test_a_status_that_cannot_be_read_ends_nothing(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unreadable_status_ends_no_request(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         run, batch = steps.begin()
         context = steps.engine.context(run, lambda: 100.0, batch.id)
 

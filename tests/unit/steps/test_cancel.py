@@ -1,4 +1,4 @@
-"""A cancelled run is over ten seconds later, whatever its functions do, and what comes afterwards changes nothing."""
+"""A cancelled run ends within ten seconds, whatever its functions do, and nothing that comes later changes it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from syncline.kinds.kind import Completed, Page, StepContext, Unfinished
 from syncline.messages import Outgoing
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import BatchRecord
-from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, Told, items, transfer_of
-from tests.rig.pump import KilledError, Letter, When
+from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Reporting, Steps, items, transfer_of
+from tests.rig.pump import KilledError, KillPoint, Letter
 from tests.rig.run_ids import made_run_id
 
 GRACE = 10
@@ -19,7 +19,7 @@ OPEN = {("team/app", name): Outcome.CANCELLED for name in ("1", "2", "3")}
 
 
 def another(steps: Steps, run_id: str = NEXT) -> Run:
-    """Begin another run; raises ALREADY_RUNNING."""
+    """Begin another run. Raises ALREADY_RUNNING."""
     return steps.state.begin_run(SYNC, run_id, Trigger.MANUAL, EVERYTHING)[0]
 
 
@@ -35,7 +35,7 @@ def check_cancelled(steps: Steps, cancelled: int = 3) -> None:
 
 
 def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> None:
-    """The function that holds the items was killed: their messages are hidden for minutes."""
+    """The function with the items was killed, and their messages stay hidden for minutes."""
 
     def die(_item: Item, _context: StepContext) -> Answer:
         steps.reaper.dead = True
@@ -51,13 +51,13 @@ def test_another_run_can_start_ten_seconds_after_the_cancel(steps: Steps) -> Non
     another(steps)
     check_cancelled(steps)
     assert outcomes(steps) == OPEN
-    steps.pump.run()  # the messages come back, and find the run over
+    steps.pump.run()  # the messages become visible after the end of the run
     assert len(steps.kind.moved) == 1
     check_cancelled(steps)
 
 
-def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(steps: Steps) -> None:
-    """The source holds it longer than the run lasts; the next run has what it did not finish."""
+def test_a_function_that_outlives_its_run_records_nothing(steps: Steps) -> None:
+    """A slow source delays the function beyond the end of its run; the next run processes the rest."""
 
     def move(item: Item, context: StepContext) -> Answer:
         if item.name == "1":
@@ -65,18 +65,18 @@ def test_a_function_that_goes_on_after_the_end_of_its_run_writes_nothing_down(st
             steps.clock.sleep(30)
             another(steps)
             return Completed(item, 10)
-        assert context.over, "nothing new is begun for a run that is over"
+        assert context.over, "no item is begun after the end of the run"
         return Unfinished(item)
 
     steps.kind.move = move
     steps.pump.deliver([steps.begin_with(transfer_of("1", "2", "3"))])
     check_cancelled(steps)
     assert outcomes(steps) == OPEN
-    assert steps.mail.waiting() == [], "nothing follows from it"
+    assert steps.mail.waiting() == [], "no message follows"
     steps.state.leases.take("made.up/team/app", "another", 60)
 
 
-def test_a_function_that_lets_go_in_time_ends_its_batch(steps: Steps) -> None:
+def test_a_function_that_stops_in_time_ends_its_batch(steps: Steps) -> None:
     def move(item: Item, context: StepContext) -> Answer:
         if item.name == "1":
             steps.state.cancel_run(SYNC, MADE_UP_RUN)
@@ -91,14 +91,14 @@ def test_a_function_that_lets_go_in_time_ends_its_batch(steps: Steps) -> None:
     assert outcomes(steps)["team/app", "1"] is Outcome.MOVED
 
 
-def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps) -> None:
-    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+def test_a_scan_that_outlives_its_run_sends_nothing(steps: Steps) -> None:
+    def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         steps.state.cancel_run(SYNC, steps.latest().id)
         steps.clock.sleep(30)
         another(steps)
         return [Page("a", items("1", "2", "3"))]
 
-    steps.kind.look = look
+    steps.kind.look = scan
     steps.start(run=MADE_UP_RUN)
     steps.begin(MADE_UP_RUN)
     (letter,) = steps.mail.waiting()
@@ -107,9 +107,9 @@ def test_a_scan_that_goes_on_after_the_end_of_its_run_sends_nothing(steps: Steps
     assert steps.mail.waiting() == []
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_a_function_that_ends_a_run_may_die_at_any_call(steps: Steps, when: When) -> None:
-    """The next one who looks ends it, with the same counts."""
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_a_function_that_ends_a_run_may_die_at_any_call(steps: Steps, when: KillPoint) -> None:
+    """The next function ends the run, with the same counts."""
     effects = 1
     for number in range(1, 40):
         run_id, next_id = made_run_id(2 * number), made_run_id(2 * number + 1)
@@ -164,7 +164,7 @@ def test_a_run_with_more_open_items_than_one_record_takes(steps: Steps) -> None:
     assert len(outcomes(steps)) == 1100
 
 
-def test_a_lost_run_takes_no_batch_any_more(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lost_run_accepts_no_batch(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -182,7 +182,7 @@ def test_a_lost_run_takes_no_batch_any_more(steps: Steps, monkeypatch: pytest.Mo
 
 
 def test_messages_of_a_cancelled_run_are_not_needed_for_its_end(steps: Steps) -> None:
-    """A duplicate that comes late, of each step."""
+    """A late duplicate of each step does nothing."""
     letter = steps.begin_with(transfer_of("1"))
     steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.clock.sleep(GRACE)
@@ -196,11 +196,11 @@ def test_messages_of_a_cancelled_run_are_not_needed_for_its_end(steps: Steps) ->
 
 
 class TestReport:
-    """The end of a cancelled run is reported once, whoever ends it."""
+    """The end of a cancelled run is reported once, whichever function ends it."""
 
     @pytest.fixture(autouse=True)
     def _kind(self, steps: Steps) -> None:
-        self.kind = Told()
+        self.kind = Reporting()
         steps.kind = self.kind
 
     def cancel(self, steps: Steps) -> None:
@@ -208,7 +208,7 @@ class TestReport:
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
         steps.clock.sleep(GRACE)
 
-    def test_of_a_run_that_no_function_has_ended(self, steps: Steps) -> None:
+    def test_a_run_ended_by_the_next_start_is_reported_by_a_function(self, steps: Steps) -> None:
         self.cancel(steps)
         another(steps)
         assert self.kind.ended_runs == []
@@ -217,15 +217,15 @@ class TestReport:
         steps.pump.run()
         assert self.kind.ended_runs == [MADE_UP_RUN]
 
-    def test_of_a_run_that_a_function_finds_half_ended(self, steps: Steps) -> None:
-        """The function that was to end the run died after it had closed the records."""
+    def test_a_half_ended_run_is_ended_and_reported(self, steps: Steps) -> None:
+        """A function died after it had closed the records of the run."""
         self.cancel(steps)
         steps.state._close(MADE_UP_RUN)
         steps.pump.deliver([self.letter])
         check_cancelled(steps, cancelled=1)
         assert self.kind.ended_runs == [MADE_UP_RUN]
 
-    def test_of_a_run_that_is_lost(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_lost_run_is_reported(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         self.letter = steps.begin_with(transfer_of("1"))
         with monkeypatch.context() as patched:
             patched.setattr("syncline.store.state.LOST_AFTER", -1)

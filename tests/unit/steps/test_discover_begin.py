@@ -1,4 +1,4 @@
-"""Discover: plans, and starts that begin a run, join one, wait for one or are needless."""
+"""Discover: plans, and starts that begin a run, join one, wait for one or are dropped."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tests.rig.made_up import SYNC, Steps, items, pages
 from tests.rig.pump import Letter
 from tests.rig.run_ids import made_run_id
 
-UNDER_WAY = made_run_id(-1)
+CURRENT = made_run_id(-1)
 
 
 def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
-    steps.begin(UNDER_WAY)
+    steps.begin(CURRENT)
     steps.kind.pages = [Page("a", items("1", "2", group="a"), equal=1)]
     steps.start(plan=True)
     steps.pump.run()
@@ -30,11 +30,11 @@ def test_a_plan_moves_nothing_beside_a_run(steps: Steps) -> None:
     assert steps.kind.moved == []
     current = steps.state.current_run(SYNC)
     assert current is not None
-    assert current.id == UNDER_WAY
+    assert current.id == CURRENT
 
 
-def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
-    steps.begin(UNDER_WAY)
+def test_a_partial_plan_does_not_join_the_current_run(steps: Steps) -> None:
+    steps.begin(CURRENT)
     steps.kind.pages = [Page("a", items("1", group="a"))]
     steps.start("a", plan=True)
     steps.pump.run()
@@ -43,45 +43,45 @@ def test_a_plan_of_a_part_does_not_join_the_run_under_way(steps: Steps) -> None:
     assert (plan.counts.would_move, plan.scope) == (1, Scope.of(["a"]))
 
 
-def test_a_second_start_of_everything_says_so_and_does_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_full_start_is_logged_and_dropped(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     log = io.StringIO()
     monkeypatch.setattr(logger.registered_handler, "stream", log)
-    steps.begin(UNDER_WAY)
+    steps.begin(CURRENT)
     steps.kind.pages = pages(1)
     steps.start()
     steps.pump.run()
-    [said] = [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] == "not started"]
-    assert (said["level"], said["sync"]) == ("warning", SYNC)
-    assert UNDER_WAY in said["why"]
+    [logged] = [line for line in map(json.loads, log.getvalue().splitlines()) if line["message"] == "not started"]
+    assert (logged["level"], logged["sync"]) == ("warning", SYNC)
+    assert CURRENT in logged["why"]
     assert steps.mail.waiting() == []
-    assert [run.id for run in steps.state.runs(SYNC)] == [UNDER_WAY]
+    assert [run.id for run in steps.state.runs(SYNC)] == [CURRENT]
     assert steps.kind.moved == []
 
 
-def test_a_full_look_waits_for_a_run_that_looks_at_a_part_only(steps: Steps) -> None:
+def test_a_full_scan_waits_for_a_partial_run(steps: Steps) -> None:
     """A registry with constant pushes must get its scheduled scan."""
-    steps.state.begin_run(SYNC, UNDER_WAY, Trigger.WEBHOOK, Scope.of(["a"]))
+    steps.state.begin_run(SYNC, CURRENT, Trigger.WEBHOOK, Scope.of(["a"]))
     steps.kind.look = lambda scope, _cursor, _context: [
         Page(group, items("1", group=group)) for group in scope.groups or ("a", "b")
     ]
     steps.start()
     steps.pump.deliver(steps.mail.waiting())
     assert steps.kind.moved == []
-    steps.put(Batch(UNDER_WAY, SYNC, Step.DISCOVER, UNDER_WAY, scope=Scope.of(["a"])))
+    steps.put(Batch(CURRENT, SYNC, Step.DISCOVER, CURRENT, scope=Scope.of(["a"])))
     steps.pump.run()
     latest = steps.latest()
     assert (latest.scope, latest.status, latest.counts.queued) == (EVERYTHING, RunStatus.DONE, 2)
 
 
-def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps) -> None:
+def test_an_event_joins_the_current_run_which_waits_for_it(steps: Steps) -> None:
     scopes: list[tuple[str, ...] | None] = []
 
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         scopes.append(scope.groups)
         group = scope.groups[0] if scope.groups else "all"
         yield Page(group, items("1", group=group))
 
-    steps.kind.look = look
+    steps.kind.look = scan
     steps.start()
     steps.start("hinted")
     steps.pump.run()
@@ -91,7 +91,7 @@ def test_an_event_joins_the_run_under_way_and_the_run_waits_for_it(steps: Steps)
     assert set(steps.results()) == {("all", "1"), ("hinted", "1")}
 
 
-def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) -> None:
+def test_an_event_without_a_current_run_begins_one(steps: Steps) -> None:
     steps.kind.look = lambda scope, _cursor, _context: [Page("hinted", items("1", group=(scope.groups or ("all",))[0]))]
     steps.start("hinted")
     steps.pump.run()
@@ -101,9 +101,9 @@ def test_an_event_begins_a_run_of_its_own_where_none_is_under_way(steps: Steps) 
 
 
 def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
-    """It waits by messages of its own: it is not laid aside as a dead letter, and no function has to end that run."""
-    steps.begin(UNDER_WAY)
-    steps.state.cancel_run(SYNC, UNDER_WAY)
+    """It sends itself again while it waits, so it never becomes a dead letter, and no function has to end that run."""
+    steps.begin(CURRENT)
+    steps.state.cancel_run(SYNC, CURRENT)
     steps.kind.look = lambda scope, _cursor, _context: [Page("x", items("1", group=(scope.groups or ("all",))[0]))]
     steps.pump.deliver([steps.start("hinted")])
     assert steps.kind.moved == []
@@ -113,26 +113,26 @@ def test_an_event_waits_for_a_run_that_is_being_cancelled(steps: Steps) -> None:
     assert steps.mail.dead() == []
     latest = steps.latest()
     assert (latest.scope, latest.counts.moved) == (Scope.of(["hinted"]), 1)
-    assert steps.state.run(SYNC, UNDER_WAY).status is RunStatus.CANCELLED
+    assert steps.state.run(SYNC, CURRENT).status is RunStatus.CANCELLED
 
 
-def test_a_run_that_was_begun_by_the_sender_is_carried_out_under_its_id(steps: Steps) -> None:
-    steps.state.begin_run(SYNC, UNDER_WAY, Trigger.MANUAL, EVERYTHING)
+def test_a_run_begun_by_the_sender_keeps_its_id(steps: Steps) -> None:
+    steps.state.begin_run(SYNC, CURRENT, Trigger.MANUAL, EVERYTHING)
     steps.kind.pages = pages(2)
-    steps.start(run=UNDER_WAY)
+    steps.start(run=CURRENT)
     steps.pump.run()
     (run,) = steps.state.runs(SYNC)
-    assert (run.id, run.status, run.counts.moved) == (UNDER_WAY, RunStatus.DONE, 2)
+    assert (run.id, run.status, run.counts.moved) == (CURRENT, RunStatus.DONE, 2)
 
 
-def test_a_start_that_comes_again_after_its_run_does_nothing(steps: Steps) -> None:
+def test_a_start_delivered_after_its_run_does_nothing(steps: Steps) -> None:
     steps.kind.pages = pages(2)
     letter = steps.start()
     steps.pump.run()
     again = Letter(letter.id, letter.url, letter.body, letter.sent, steps.clock.now)
     steps.mail.add(again)
     steps.pump.deliver([again])
-    assert steps.mail.waiting() == [], "what followed has all ended, and is not sent again"
+    assert steps.mail.waiting() == [], "all following batches have ended and are not sent again"
     (run,) = steps.state.runs(SYNC)
     assert run.counts.moved == 2
     assert len(steps.kind.moved) == 2

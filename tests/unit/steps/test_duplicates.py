@@ -1,4 +1,4 @@
-"""Messages that exist twice: the copy that comes while the first one is at work does not do the work once more."""
+"""Duplicated messages: a copy that is delivered while the first is processed does not repeat the work."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from tests.rig.stack import QUEUES
 
 
 def copy_of(steps: Steps, letter: Letter) -> Letter:
-    """Return a second message with the same body, as SQS has it where the answer to a send was lost."""
+    """Add a second message with the same body, as after a send whose response was lost; return it."""
     copy = replace(letter, id=f"{letter.id}-copy")
     steps.mail.add(copy)
     return copy
 
 
 def scanning(steps: Steps, meanwhile: Callable[[], None]) -> list[Scope]:
-    """Do something during each scan, after its first page. Return the scopes of the scans that began."""
+    """Call ``meanwhile`` during each scan; return the list to which each scan adds its scope."""
     begun: list[Scope] = []
 
-    def look(scope: Scope, cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(scope: Scope, cursor: str | None, _context: StepContext) -> list[Page]:
         begun.append(scope)
         meanwhile()
         return [page for page in pages(3) if cursor is None or page.cursor > cursor]
 
-    steps.kind.look = look
+    steps.kind.look = scan
     return begun
 
 
-def test_a_scan_that_is_asked_for_twice_by_one_message_is_made_once(steps: Steps) -> None:
+def test_a_start_delivered_twice_at_once_runs_one_scan(steps: Steps) -> None:
     begun = scanning(steps, lambda: deliver_meanwhile(steps.pump, 5))
     copy_of(steps, steps.start())
-    steps.mail.letters[-1].id = steps.mail.letters[0].id  # delivered twice, so the same message
+    steps.mail.letters[-1].id = steps.mail.letters[0].id  # the same message, delivered twice
     steps.pump.run()
     run = steps.latest()
     assert len(begun) == 1
     assert (run.status, run.counts.queued, run.counts.moved) == (RunStatus.DONE, 3, 3)
 
 
-def test_a_start_that_was_sent_twice_begins_one_run(steps: Steps) -> None:
+def test_a_start_sent_twice_begins_one_run(steps: Steps) -> None:
     begun = scanning(steps, lambda: deliver_meanwhile(steps.pump, 5))
     steps.queues.start(Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id="20260921-141320-00000000aa"))
     copy_of(steps, steps.mail.letters[-1])
@@ -60,7 +60,7 @@ def test_a_start_that_was_sent_twice_begins_one_run(steps: Steps) -> None:
     assert not steps.state.is_joined(SYNC, run.id)
 
 
-def test_a_start_that_waits_keeps_its_name(steps: Steps) -> None:
+def test_a_start_that_waits_keeps_its_id(steps: Steps) -> None:
     steps.state.begin_run(SYNC, made_run_id(), Trigger.MANUAL, Scope.of(["a"]))
     letter = steps.start()
     steps.pump.deliver([letter])
@@ -68,11 +68,11 @@ def test_a_start_that_waits_keeps_its_name(steps: Steps) -> None:
     assert json.loads(waiting.body)["id"].startswith("20260921-")
 
 
-def test_the_continuation_of_a_scan_that_was_sent_twice_is_made_once(steps: Steps, small_chunks: None) -> None:  # noqa: ARG001
-    """The scan has sent a part of what it found, so the copy finds its batch ended; the rest is still at work."""
+def test_the_rest_of_a_scan_that_was_sent_twice_runs_once(steps: Steps, small_chunks: None) -> None:  # noqa: ARG001
+    """The scan has sent a chunk, so the copy finds its batch ended while the rest is still being scanned."""
     begun: list[str | None] = []
 
-    def look(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
+    def scan(_scope: Scope, cursor: str | None, _context: StepContext) -> Iterator[Page]:
         begun.append(cursor)
 
         def found() -> Iterator[Page]:
@@ -84,7 +84,7 @@ def test_the_continuation_of_a_scan_that_was_sent_twice_is_made_once(steps: Step
 
         return found()
 
-    steps.kind.look = look
+    steps.kind.look = scan
     first = steps.start()
     steps.mail.add(replace(first, due=first.due))
     steps.pump.run()
@@ -94,8 +94,8 @@ def test_the_continuation_of_a_scan_that_was_sent_twice_is_made_once(steps: Step
 
 
 @pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER])
-def test_a_copy_comes_back_briefly_and_never_counts_as_a_death(steps: Steps, step: Step) -> None:
-    """Once the work is done, however long it takes, nothing is left of the copy."""
+def test_a_copy_is_delayed_briefly_and_never_counts_as_a_death(steps: Steps, step: Step) -> None:
+    """When the work is done, however long it takes, the copy disappears."""
     done: list[str] = []
 
     def work(name: str) -> None:
@@ -129,8 +129,8 @@ def test_a_copy_comes_back_briefly_and_never_counts_as_a_death(steps: Steps, ste
 
 
 @pytest.mark.parametrize("deleted", [False, True])
-def test_a_batch_that_comes_again_writes_no_second_letter(steps: Steps, *, deleted: bool) -> None:
-    """Its failure is noted, and so has a letter; or a later run has deleted the record, as the item did not fail."""
+def test_a_redelivered_batch_writes_no_second_dead_letter(steps: Steps, *, deleted: bool) -> None:
+    """Its failure has a dead letter already, or a later run has deleted the record because the item succeeded."""
     steps.kind.move = lambda item, _context: Failure(item, SynclineError("FORBIDDEN", "no"))
     letter = steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -144,7 +144,7 @@ def test_a_batch_that_comes_again_writes_no_second_letter(steps: Steps, *, delet
     assert len(steps.dead()) == 1
 
 
-def test_a_start_whose_run_is_over_waits_for_no_other_run(steps: Steps) -> None:
+def test_a_start_of_an_ended_run_does_not_wait_for_another_run(steps: Steps) -> None:
     letter = steps.start("a", run=made_run_id())
     steps.pump.run()
     run = steps.latest()
@@ -156,7 +156,7 @@ def test_a_start_whose_run_is_over_waits_for_no_other_run(steps: Steps) -> None:
     assert steps.latest().id != run.id
 
 
-def test_the_scan_of_a_function_that_died_is_made_again_by_the_copy(steps: Steps) -> None:
+def test_the_copy_repeats_the_scan_of_a_dead_function(steps: Steps) -> None:
     deaths: list[Scope] = []
 
     def die_once() -> None:
@@ -169,7 +169,7 @@ def test_the_scan_of_a_function_that_died_is_made_again_by_the_copy(steps: Steps
     copy.id = steps.mail.letters[0].id
     steps.pump.deliver([steps.mail.letters[0]])
     assert len(deaths) == 1
-    steps.mail.remove(steps.mail.letters[0])  # the copy alone is left
+    steps.mail.remove(steps.mail.letters[0])  # only the copy is left
     began = steps.clock.now
     steps.pump.run()
     assert len(begun) == 2
@@ -177,8 +177,8 @@ def test_the_scan_of_a_function_that_died_is_made_again_by_the_copy(steps: Steps
     assert steps.clock.now - began < QUEUES[Step.DISCOVER].function_timeout + 60
 
 
-def test_groups_that_could_not_be_read_do_not_wait_for_the_rest_of_the_scan(steps: Steps) -> None:
-    """A further scan of some groups is work of its own: it may be made while its parent goes on."""
+def test_the_scan_of_failed_groups_has_its_own_origin(steps: Steps) -> None:
+    """So it may run while its parent continues."""
     batch = steps.begin()[1]
     again = batch.child(0, scope=Scope.of(["a"]), begun=None, attempt=2)
     assert again.origin == again.id

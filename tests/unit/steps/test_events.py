@@ -1,4 +1,4 @@
-"""The gatherer by itself: what a delivery of events leads to, and when notes are due."""
+"""The gatherer alone: the notes and starts of a delivery of events, and the time when notes are due."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def notes(steps: Steps, sync: str = SYNC) -> list[tuple[str, ...]]:
 
 
 def starts(steps: Steps) -> list[tuple[Start, float]]:
-    """Return the start messages, each with the seconds until it can be seen."""
+    """Return the start messages, each with the seconds until it becomes visible."""
     found = [(decode(letter.body), letter.due - steps.clock.now) for letter in steps.mail.waiting()]
     return [(each, seconds) for each, seconds in found if isinstance(each, Start)]
 
 
 def refuse(steps: Steps, code: CodeName, *names: str) -> None:
-    """Let syncs not be told of events, for an error with this code."""
-    given = steps.gatherer.reader
+    """Make the readers of these syncs raise an error with this code."""
+    original = steps.gatherer.reader
 
     def reader(sync: Sync) -> Callable[[object], tuple[str, ...]]:
-        return refused if sync.name in names else given(sync)
+        return refused if sync.name in names else original(sync)
 
     def refused(_event: object) -> tuple[str, ...]:
         raise SynclineError(code, "it is so")
@@ -104,7 +104,7 @@ class TestGather:
         steps.gatherer.gather([("2", event("a", "nowhere")), ("3", event("b"))])
         assert counted == [("MessagesDropped", 1)]
 
-    def test_of_nothing_that_can_be_read_nothing_is_noted(self, steps: Steps) -> None:
+    def test_unreadable_messages_are_not_noted(self, steps: Steps) -> None:
         def odd(_body: object) -> tuple[str, ...]:
             raise SynclineError("MESSAGE_INVALID", "not like that")
 
@@ -112,7 +112,7 @@ class TestGather:
         assert steps.gatherer.gather([("1", event("a"))]) == {"1"}
         assert (notes(steps), starts(steps)) == ([], [])
 
-    def test_a_message_of_no_source_raises(self, steps: Steps) -> None:
+    def test_a_message_without_a_source_raises(self, steps: Steps) -> None:
         with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
             steps.gatherer.gather([("1", {"what": "is this"})])
 
@@ -121,7 +121,7 @@ class TestGather:
         assert steps.gatherer.gather([("1", event("a"))]) == set()
         assert (notes(steps), starts(steps)) == ([], [])
 
-    def test_each_event_that_a_sync_cannot_note_is_queued_again(self, steps: Steps) -> None:
+    def test_events_that_a_sync_cannot_note_are_queued_again(self, steps: Steps) -> None:
         steps.event_store.subscribe("another", ["made.up"])
         refuse(steps, "SECRET_MISSING", "another")
         assert steps.gatherer.gather([("1", event("a")), ("2", event("b"))]) == set()
@@ -135,7 +135,7 @@ class TestGather:
         assert starts(steps) == []
 
     @pytest.mark.parametrize("code", ["MESSAGE_REFUSED", "AWS_UNAVAILABLE"])
-    def test_an_event_that_no_message_can_hold_is_left_to_the_next_full_scan(
+    def test_an_event_that_no_queue_accepts_is_left_to_the_next_full_scan(
         self, steps: Steps, code: CodeName, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def start(*_: object) -> None:
@@ -149,7 +149,7 @@ class TestGather:
             with pytest.raises(SynclineError, match=code):
                 steps.gatherer.gather([("1", event("a"))])
 
-    def test_an_event_that_fails_otherwise_is_queued_again(self, steps: Steps) -> None:
+    def test_another_error_is_raised_and_notes_nothing(self, steps: Steps) -> None:
         def fails(_body: object) -> tuple[str, ...]:
             raise SynclineError("SERVER_ERROR", "500")
 
@@ -164,30 +164,32 @@ class TestDue:
         claim = steps.gatherer.claim(SYNC, SECONDS, noted)
         return None if claim is None else claim.groups
 
-    def test_nothing_was_noted(self, steps: Steps) -> None:
+    def test_without_notes_nothing_is_due(self, steps: Steps) -> None:
         assert self.due(steps) is None
 
     @pytest.mark.parametrize(("seconds", "is_due"), [(0, False), (QUIET - 0.6, False), (QUIET - 0.5, True)])
-    def test_after_the_quiet_time(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
+    def test_notes_are_due_after_the_quiet_time(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
         steps.event_store.add_note(SYNC, "1", ["a"])
         steps.clock.sleep(seconds)
         assert self.due(steps) == (("a",) if is_due else None)
 
     @pytest.mark.parametrize(("seconds", "is_due"), [(LONGEST - 0.1, False), (LONGEST, True)])
-    def test_events_that_keep_coming_wait_for_so_long(self, steps: Steps, seconds: float, *, is_due: bool) -> None:
+    def test_continuous_events_are_due_after_the_longest_wait(
+        self, steps: Steps, seconds: float, *, is_due: bool
+    ) -> None:
         steps.event_store.add_note(SYNC, "1", ["a"])
         steps.clock.sleep(seconds)
         steps.event_store.add_note(SYNC, "2", ["b"])
         assert self.due(steps) == (("a", "b") if is_due else None)
 
-    def test_the_message_about_the_latest_note_says_that_it_is_quiet(self, steps: Steps) -> None:
+    def test_the_start_of_the_latest_note_finds_the_notes_due(self, steps: Steps) -> None:
         first = steps.event_store.add_note(SYNC, "1", ["a"])
         steps.clock.sleep(1)
         second = steps.event_store.add_note(SYNC, "2", ["b"])
         assert self.due(steps, first) is None
         assert self.due(steps, second) == ("a", "b")
 
-    def test_a_claim_that_a_function_has_left_is_taken_up_at_once(self, steps: Steps) -> None:
+    def test_a_released_claim_is_resumed_at_once(self, steps: Steps) -> None:
         noted = steps.event_store.add_note(SYNC, "1", ["a"])
         claim = steps.gatherer.claim(SYNC, SECONDS, noted)
         assert claim is not None
@@ -199,8 +201,8 @@ class TestDue:
         assert steps.gatherer.claim(SYNC, SECONDS) == replace(claim, until=steps.clock.now + SECONDS)
 
 
-class TestSettle:
-    def settle(self, steps: Steps, *more: str) -> None:
+class TestFinish:
+    def finish_claim(self, steps: Steps, *more: str) -> None:
         noted = steps.event_store.add_note(SYNC, "1", ["a"])
         claim = steps.gatherer.claim(SYNC, SECONDS, noted)
         assert claim is not None
@@ -210,27 +212,25 @@ class TestSettle:
         assert steps.event_store.current_claim(SYNC) is None
         assert notes(steps) == [(group,) for group in more]
 
-    def test_nothing_follows(self, steps: Steps) -> None:
-        self.settle(steps)
+    def test_without_new_notes_nothing_follows(self, steps: Steps) -> None:
+        self.finish_claim(steps)
         assert starts(steps) == []
 
     @pytest.mark.parametrize(("quiet", "delay"), [(QUIET, QUIET), (0.2, 1)])
-    def test_events_noted_meanwhile_are_scanned_after_a_quiet_time(
+    def test_events_noted_during_the_scan_are_scanned_after_a_quiet_time(
         self, steps: Steps, quiet: float, delay: float, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(MadeUpSync, "gathering", lambda _: Gathering(quiet=quiet, longest=LONGEST))
-        self.settle(steps, "b")
+        self.finish_claim(steps, "b")
         assert starts(steps) == [(Start(SYNC, Trigger.EVENT, gathered=True), delay)]
 
 
-@pytest.mark.parametrize(("code", "known"), [(None, True), ("NO_SUCH_SYNC", False), ("CONFIG_INVALID", True)])
-def test_a_sync_is_known_unless_none_of_its_name_is_applied(
-    steps: Steps, code: CodeName | None, *, known: bool
-) -> None:
+@pytest.mark.parametrize(("code", "applied"), [(None, True), ("NO_SUCH_SYNC", False), ("CONFIG_INVALID", True)])
+def test_a_sync_is_applied_unless_its_name_is_unknown(steps: Steps, code: CodeName | None, *, applied: bool) -> None:
     def config(name: str) -> Sync:
         if code is not None:
             raise SynclineError(code, name)
         return steps.configs[name]
 
     object.__setattr__(steps.gatherer, "config", config)
-    assert steps.gatherer.is_applied(SYNC) is known
+    assert steps.gatherer.is_applied(SYNC) is applied

@@ -1,4 +1,4 @@
-"""Events become scans: they are noted once, scanned together, and never lost."""
+"""Events through the queues: they are noted once, scanned together, and never lost."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from syncline.store.events import EventStore
 from syncline.store.state import State
 from tests.rig.interleaving import deliver_meanwhile
 from tests.rig.made_up import MADE_UP_RUN, SYNC, Steps, items
-from tests.rig.pump import Duplicates, KilledError, Manners, When
+from tests.rig.pump import Delivery, Duplicates, KilledError, KillPoint
 from tests.rig.run_ids import made_run_id
 from tests.rig.stack import EVENTS, QUEUES
 
@@ -32,14 +32,14 @@ class MadeUpSync(Sync):
 
 @pytest.fixture(autouse=True)
 def scanned(steps: Steps) -> list[Scope]:
-    """Return the scopes that are scanned."""
+    """Return the list to which each scan adds its scope."""
     scopes: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         scopes.append(scope)
         return [Page(group, items(group, group=group)) for group in scope.groups or ()]
 
-    steps.kind.look = look
+    steps.kind.look = scan
     steps.event_store.subscribe(SYNC, ["made.up"])
     steps.configs[SYNC] = MadeUpSync(name=SYNC, kind="made-up")
     return scopes
@@ -50,7 +50,7 @@ def runs(steps: Steps) -> list[Run]:
 
 
 def test_events_in_a_row_become_one_scan(steps: Steps, scanned: list[Scope]) -> None:
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", "b", "a", "c")
     steps.pump.run()
     assert scanned == [Scope.of(["a", "b", "c"])]
@@ -60,7 +60,7 @@ def test_events_in_a_row_become_one_scan(steps: Steps, scanned: list[Scope]) -> 
     assert steps.event_store.current_claim(SYNC) is None
 
 
-def test_a_scan_waits_for_a_quiet_time_but_not_for_ever(steps: Steps, scanned: list[Scope]) -> None:
+def test_a_scan_waits_for_a_quiet_time_with_a_limit(steps: Steps, scanned: list[Scope]) -> None:
     began = steps.clock.now
     for number in itertools.count():
         steps.notify(f"k{number}")
@@ -71,9 +71,7 @@ def test_a_scan_waits_for_a_quiet_time_but_not_for_ever(steps: Steps, scanned: l
     assert len(scanned[0].groups or ()) > 5
 
 
-def test_a_clock_that_is_fast_strands_no_event(
-    steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fast_clock_loses_no_event(steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch) -> None:
     add_note = EventStore.add_note
 
     def fast(self: EventStore, *arguments: Any) -> float:
@@ -127,7 +125,7 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, scann
         return hints(event)
 
     object.__setattr__(steps.kind, "changed_groups", strict)
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", "b", "c")
     steps.pump.run()
     assert scanned == [Scope.of(["a", "c"])] * 2, "one scan for each sync"
@@ -136,26 +134,26 @@ def test_an_event_that_its_sync_cannot_read_is_dropped_alone(steps: Steps, scann
 
 @pytest.fixture
 def missing(steps: Steps) -> set[str]:
-    """The syncs of which a secret is missing; at first it is one of two that hear of the same source."""
-    gone, given = {"another"}, steps.gatherer.reader
+    """Return the set of syncs whose secret is missing: at first ``another``, one of two subscribers of a source."""
+    missing_syncs, original = {"another"}, steps.gatherer.reader
     steps.event_store.subscribe("another", ["made.up"])
 
     def reader(sync: Sync) -> Callable[[object], tuple[str, ...]]:
-        if sync.name in gone:
+        if sync.name in missing_syncs:
             raise SynclineError("SECRET_MISSING", "it is gone")
-        return given(sync)
+        return original(sync)
 
     object.__setattr__(steps.gatherer, "reader", reader)
-    return gone
+    return missing_syncs
 
 
 def test_a_sync_that_cannot_note_events_delays_no_other_and_gets_them_later(
     steps: Steps, scanned: list[Scope], missing: set[str]
 ) -> None:
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", "b")
     steps.pump.run_until(steps.clock.now + 100)
-    assert scanned == [Scope.of(["a", "b"])], "once, for the sync that could be told"
+    assert scanned == [Scope.of(["a", "b"])], "once, for the sync that could note them"
     assert not [letter for letter in steps.mail.waiting() if letter.url == EVENTS]
     missing.clear()
     steps.pump.run()
@@ -209,7 +207,7 @@ def test_a_removed_sync_gets_no_events(steps: Steps, scanned: list[Scope]) -> No
     assert steps.mail.dead() == []
 
 
-def test_groups_that_exceed_one_scan_are_scanned_in_turn(
+def test_groups_that_exceed_one_scan_are_scanned_one_after_another(
     steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("syncline.store.events.LARGEST_SCOPE", 12)
@@ -219,12 +217,12 @@ def test_groups_that_exceed_one_scan_are_scanned_in_turn(
     assert len(scanned) > 1
 
 
-def test_a_delivery_that_exceeds_an_item_of_the_table_is_scanned_in_turn(steps: Steps, scanned: list[Scope]) -> None:
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
-        scanned.append(scope)  # and nothing of it differs: six hundred groups would take their time
+def test_notes_that_exceed_a_record_are_scanned_one_after_another(steps: Steps, scanned: list[Scope]) -> None:
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+        scanned.append(scope)  # without differences, because six hundred groups would take long
         return []
 
-    steps.kind.look = look
+    steps.kind.look = scan
     names = [f"{number:06}{'ä' * 400}" for number in range(600)]
     steps.event_store.add_note(SYNC, "one", names)
     steps.queues.start(steps.gatherer.start_message(SYNC))
@@ -238,7 +236,7 @@ def test_a_delivery_that_exceeds_an_item_of_the_table_is_scanned_in_turn(steps: 
 @pytest.mark.parametrize("seed", range(8))
 def test_events_doubled_and_in_any_order_lose_nothing(steps: Steps, scanned: list[Scope], seed: int) -> None:
     doubles = list(Duplicates)[seed % 4]
-    steps.pump.manners = Manners(random.Random(seed), shuffle=True, duplicates=doubles, late=7, batches=True)
+    steps.pump.delivery = Delivery(random.Random(seed), shuffle=True, duplicates=doubles, late=7, batches=True)
     steps.notify(*"abcdefgh")
     steps.pump.run()
     assert {group for scope in scanned for group in scope.groups or ()} == set("abcdefgh")
@@ -253,10 +251,10 @@ def effects(steps: Steps) -> int:
     return len(steps.reaper.effects)
 
 
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
 @pytest.mark.parametrize("number", range(1, 16))
 def test_a_function_killed_at_any_call_loses_nothing(
-    steps: Steps, scanned: list[Scope], number: int, when: When
+    steps: Steps, scanned: list[Scope], number: int, when: KillPoint
 ) -> None:
     steps.reaper.plan = {(number, when)}
     count = effects(steps)
@@ -270,16 +268,16 @@ def test_a_function_killed_at_any_call_loses_nothing(
 
 def test_a_scan_whose_function_dies_is_repeated_under_its_id(steps: Steps, scanned: list[Scope]) -> None:
     steps.notify("a")
-    look = steps.kind.look
+    scan = steps.kind.look
     deaths: list[Scope] = []
 
     def die_once(scope: Scope, cursor: str | None, context: StepContext) -> object:
-        assert look is not None
+        assert scan is not None
         if not deaths:
             deaths.append(scope)
-            steps.notify("b")  # heard between death and the second try
+            steps.notify("b")  # noted between the death and the second attempt
             raise KilledError
-        return look(scope, cursor, context)
+        return scan(scope, cursor, context)
 
     steps.kind.look = die_once  # type: ignore[assignment]
     steps.pump.run()
@@ -304,46 +302,46 @@ def test_a_claim_is_made_once(steps: Steps) -> None:
     assert taken.until == first.until + 60
     assert steps.event_store.resume(SYNC, first, 60) is None
     steps.event_store.release(SYNC, first)
-    assert steps.event_store.resume(SYNC, first, 60) is None, "who has lost a claim cannot release it"
+    assert steps.event_store.resume(SYNC, first, 60) is None, "a lost claim cannot be released"
     steps.event_store.release(SYNC, taken)
     assert steps.event_store.resume(SYNC, first, 60) is not None
     steps.event_store.finish(SYNC, first)
     assert [note.id for note in steps.event_store.notes(SYNC)] == ["2"]
 
 
-def test_subscriptions_are_just_those_of_the_last_time(steps: Steps) -> None:
+def test_a_subscription_replaces_the_previous_one(steps: Steps) -> None:
     steps.event_store.subscribe(SYNC, ["one", "two"])
     steps.event_store.subscribe(SYNC, ["two", "three"])
-    heard = {source: steps.event_store.subscribers(source) for source in ("made.up", "one", "two", "three")}
-    assert heard == {"made.up": [], "one": [], "two": [SYNC], "three": [SYNC]}
+    subscribers = {source: steps.event_store.subscribers(source) for source in ("made.up", "one", "two", "three")}
+    assert subscribers == {"made.up": [], "one": [], "two": [SYNC], "three": [SYNC]}
     steps.event_store.subscribe(SYNC, [])
     assert steps.event_store.subscribers("two") == []
 
 
-def at_once(steps: Steps) -> list[Scope]:
-    """Let every message that can be seen go to further functions while a scan is at work. Return the scopes begun."""
+def scan_concurrently(steps: Steps) -> list[Scope]:
+    """Deliver all visible messages to other functions during each scan; return the list to which scans add scopes."""
     begun: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         begun.append(scope)
         steps.clock.sleep(1)
         deliver_meanwhile(steps.pump, 20)
         return [Page(group, items(group, group=group)) for group in scope.groups or ()]
 
-    steps.kind.look = look
+    steps.kind.look = scan
     return begun
 
 
 def sent(steps: Steps) -> list[str]:
-    """Return the bodies of the messages that were put into the transfer queue, from now on."""
+    """Return the list to which each delivered message of the transfer queue adds its body."""
     bodies: list[str] = []
     steps.pump.on_delivery = lambda letter: bodies.append(letter.body) if letter.step is Step.TRANSFER else None
     return bodies
 
 
-def test_one_claim_is_scanned_once_however_many_starts_come_at_once(steps: Steps) -> None:
-    """Two notes within half a second: the start of either finds both of them due."""
-    begun, transfers = at_once(steps), sent(steps)
+def test_concurrent_starts_scan_one_claim_once(steps: Steps) -> None:
+    """With two notes within half a second, both starts find both notes due."""
+    begun, transfers = scan_concurrently(steps), sent(steps)
     steps.notify("a")
     steps.pump.run_until(steps.clock.now + 0.3)
     steps.notify("b")
@@ -355,8 +353,8 @@ def test_one_claim_is_scanned_once_however_many_starts_come_at_once(steps: Steps
     assert steps.event_store.current_claim(SYNC) is None
 
 
-def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
-    begun, transfers = at_once(steps), sent(steps)
+def test_a_start_delivered_twice_at_once_is_scanned_once(steps: Steps) -> None:
+    begun, transfers = scan_concurrently(steps), sent(steps)
     steps.notify("a")
     steps.pump.run_until(steps.clock.now + 4)
     (start,) = steps.mail.waiting()
@@ -369,7 +367,7 @@ def test_a_start_that_comes_twice_at_once_is_scanned_once(steps: Steps) -> None:
 def test_events_during_a_scan_are_scanned_after_it(steps: Steps) -> None:
     begun: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         begun.append(scope)
         if len(begun) == 1:
             steps.notify("b")
@@ -378,15 +376,15 @@ def test_events_during_a_scan_are_scanned_after_it(steps: Steps) -> None:
             deliver_meanwhile(steps.pump, 5)
         return []
 
-    steps.kind.look = look
+    steps.kind.look = scan
     steps.notify("a")
     steps.pump.run()
     assert begun == [Scope.of(["a"]), Scope.of(["b"])]
 
 
-def test_the_claim_of_a_function_that_died_is_resumed_by_the_next_start(steps: Steps, scanned: list[Scope]) -> None:
-    look = steps.kind.look
-    assert look is not None
+def test_the_next_start_resumes_the_claim_of_a_dead_function(steps: Steps, scanned: list[Scope]) -> None:
+    scan = steps.kind.look
+    assert scan is not None
 
     def die(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         raise KilledError
@@ -395,10 +393,10 @@ def test_the_claim_of_a_function_that_died_is_resumed_by_the_next_start(steps: S
     steps.notify("a")
     steps.pump.run_until(steps.clock.now + 10)
     steps.mail.letters.clear()  # SQS has lost its message
-    steps.kind.look = look
+    steps.kind.look = scan
     steps.notify("b")
     steps.pump.run_until(steps.clock.now + 60)
-    assert scanned == [], "the function that holds the claim may still be at work"
+    assert scanned == [], "the function with the claim may still be running"
     steps.clock.sleep(QUEUES[Step.DISCOVER].function_timeout)
     steps.notify("c")
     steps.pump.run()
@@ -408,16 +406,16 @@ def test_the_claim_of_a_function_that_died_is_resumed_by_the_next_start(steps: S
     assert steps.event_store.current_claim(SYNC) is None
 
 
-def test_a_claim_whose_scan_has_to_wait_is_released(steps: Steps, scanned: list[Scope]) -> None:
-    """A failure that passes leaves the claim to whoever comes next, without waiting for the function's whole time."""
+def test_a_claim_is_released_after_a_temporary_failure(steps: Steps, scanned: list[Scope]) -> None:
+    """The next function resumes the claim without waiting until the time of the first is over."""
     failing = iter([True])
-    look = steps.kind.look
-    assert look is not None
+    scan = steps.kind.look
+    assert scan is not None
 
     def fail_once(scope: Scope, cursor: str | None, context: StepContext) -> Iterable[Page]:
         if next(failing, False):
             raise ClientError({"Error": {"Code": "InternalServerError"}}, "PutItem")
-        return look(scope, cursor, context)
+        return scan(scope, cursor, context)
 
     steps.kind.look = fail_once
     began = steps.clock.now
@@ -433,8 +431,8 @@ def test_a_scan_that_joined_a_cancelled_run_is_not_lost(
     steps: Steps, scanned: list[Scope], monkeypatch: pytest.MonkeyPatch, when: str, trigger: Trigger
 ) -> None:
     steps.begin(MADE_UP_RUN)
-    join_run, look = type(steps.state).join_run, steps.kind.look
-    assert look is not None
+    join_run, scan = type(steps.state).join_run, steps.kind.look
+    assert scan is not None
 
     def join(state: State, sync: str, own: str, scope: Scope) -> Batch | None:
         batch = join_run(state, sync, own, scope)
@@ -442,14 +440,14 @@ def test_a_scan_that_joined_a_cancelled_run_is_not_lost(
             state.cancel_run(SYNC, batch.run)
         return batch
 
-    def cancelled_look(scope: Scope, cursor: str | None, context: StepContext) -> Iterable[Page]:
+    def cancel_and_scan(scope: Scope, cursor: str | None, context: StepContext) -> Iterable[Page]:
         if context.joined:
             steps.state.cancel_run(SYNC, MADE_UP_RUN)
-        return look(scope, cursor, context)
+        return scan(scope, cursor, context)
 
     monkeypatch.setattr(type(steps.state), "join_run", join)
     if when == "in the scan":
-        steps.kind.look = cancelled_look
+        steps.kind.look = cancel_and_scan
     if trigger is Trigger.EVENT:
         steps.notify("a")
     else:

@@ -1,4 +1,4 @@
-"""Scans that join a run: what is counted, what is told once, and what that costs."""
+"""Scans that join a run: counts, results that are recorded once, and the cost of that."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.rig.made_up import SYNC, Answer, Steps, items
 FACTS = "FACT#told@"
 
 
-def takes(steps: Steps) -> int:
-    """Return the number of results that were taken."""
+def taken_results(steps: Steps) -> int:
+    """Return the number of results that a scan has taken."""
     return sum(str(item["pk"]).startswith(FACTS) for item in steps.table.scan()["Items"])
 
 
 def joined(steps: Steps, times: int = 3) -> None:
-    """Carry out a run that further scans of the same group join before its transfers begin."""
+    """Run a sync; ``times`` scans of the same group join the run before its transfers begin."""
     steps.start()
     for _ in range(times):
         steps.start("team/app")
@@ -31,10 +31,10 @@ def joined(steps: Steps, times: int = 3) -> None:
 def test_a_run_without_joined_scans_takes_no_results(steps: Steps) -> None:
     steps.kind.pages = [Page("a", items("1", "2"), equal=3)]
     steps.run()
-    assert takes(steps) == 0
+    assert taken_results(steps) == 0
 
 
-def test_each_item_is_moved_once_and_what_is_equal_is_counted_once(steps: Steps) -> None:
+def test_each_item_is_moved_once_and_equal_items_are_counted_once(steps: Steps) -> None:
     steps.kind.pages = [Page("a", items("1", "2"), equal=3, left_out=2, extra=1)]
     joined(steps)
     (run,) = steps.state.runs(SYNC)
@@ -42,7 +42,7 @@ def test_each_item_is_moved_once_and_what_is_equal_is_counted_once(steps: Steps)
     assert run.status is RunStatus.DONE
     assert (counts.queued, counts.moved, counts.skipped, counts.left_out, counts.extra) == (2, 2, 3, 2, 1)
     assert set(steps.results()) == {("team/app", "1"), ("team/app", "2")}
-    assert takes(steps) == 2
+    assert taken_results(steps) == 2
 
 
 def test_bytes_that_were_sent_twice_are_counted_twice(steps: Steps) -> None:
@@ -67,7 +67,7 @@ def test_items_that_joined_scans_find_equal_or_left_out_are_not_counted(steps: S
     assert (counts.queued, counts.moved, counts.skipped, counts.left_out) == (1, 1, 0, 0)
 
 
-@pytest.mark.parametrize("before", [False, True], ids=["found by all", "found before anybody joined"])
+@pytest.mark.parametrize("before", [False, True], ids=["found by all scans", "found before a scan joined"])
 def test_a_conflict_is_recorded_once(steps: Steps, before: bool) -> None:
     conflict = Result("team/app", "1", Outcome.CONFLICT, "ours", "theirs", code="TAG_DIFFERS", reason="two images")
     steps.kind.pages = [Page("a", items("2"), results=(conflict,))]
@@ -105,22 +105,22 @@ def test_a_failure_is_recorded_once_if_its_function_died_before_noting_it(
         steps.start("team/app")
     steps.pump.run()
     (run,) = steps.state.runs(SYNC)
-    told = [each.name for each in steps.state.results(run.id) if each.outcome is Outcome.FAILED]
-    assert (told, run.counts.failed, len(steps.mail.dead())) == (["1"], 1, 1)
+    failed = [each.name for each in steps.state.results(run.id) if each.outcome is Outcome.FAILED]
+    assert (failed, run.counts.failed, len(steps.mail.dead())) == (["1"], 1, 1)
 
 
 def test_an_item_that_changed_during_the_run_is_moved_again(steps: Steps) -> None:
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterator[Page]:
         yield Page("a", (Item("team/app", "1", "old" if scope.everything else "new"),))
 
-    steps.kind.look = look
+    steps.kind.look = scan
     joined(steps)
     (run,) = steps.state.runs(SYNC)
     assert sorted(str(each.source) for each in steps.state.results(run.id)) == ["new", "old"]
     assert (run.counts.queued, run.counts.moved) == (2, 2)
 
 
-def test_work_carries_the_scan_that_it_came_from(steps: Steps) -> None:
+def test_batches_carry_the_scan_that_found_their_items(steps: Steps) -> None:
     steps.kind.pages = [Page("a", items("1"))]
     steps.start()
     steps.start("team/app")

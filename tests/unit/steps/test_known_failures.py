@@ -1,4 +1,4 @@
-"""Known failures: what failed before and is unchanged since, in every run, until it is solved or acknowledged."""
+"""Known failures: failures unchanged since an earlier run, until they are solved or acknowledged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from syncline.model import Counts, Item, Outcome, Result, Run, Scope, Step, Trig
 from syncline.store.runs import new_run_id
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
-from tests.rig.pump import Duplicates, When
+from tests.rig.pump import Duplicates, KillPoint
 
 BAD = Item("team/app", "bad", "digest of bad")
 
@@ -32,7 +32,7 @@ def absent(item: Item, _context: StepContext) -> Completed | Unfinished | Failur
 
 
 class DiedError(BaseException):
-    """Stands for the end of a function."""
+    """The death of a function."""
 
 
 def at_transfer(kind: MadeUp) -> None:
@@ -58,17 +58,17 @@ def of_a_group(kind: MadeUp) -> None:
 
 
 def of_the_scan(kind: MadeUp) -> None:
-    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         raise SynclineError("UNAUTHORIZED", "the source does not accept the credentials")
 
-    kind.look = look
+    kind.look = scan
 
 
-WAYS = [at_transfer, at_verify, on_a_page, as_a_result, of_a_group, of_the_scan]
+FAILURES = [at_transfer, at_verify, on_a_page, as_a_result, of_a_group, of_the_scan]
 
 
 def again(steps: Steps, *groups: str) -> Run:
-    """One more run, of everything or of some groups."""
+    """Run the sync once more, for everything or for some groups; return the run."""
     steps.clock.sleep(1)
     steps.start(*groups)
     steps.pump.run()
@@ -79,17 +79,17 @@ def counted(counts: Counts) -> tuple[int, int, int]:
     return (counts.failed, counts.known, counts.acknowledged)
 
 
-@pytest.mark.parametrize("fail", WAYS)
-def test_an_unchanged_failure_is_known_from_the_second_run_on(steps: Steps, fail: Callable[[MadeUp], None]) -> None:
+@pytest.mark.parametrize("fail", FAILURES)
+def test_an_unchanged_failure_is_known_after_the_first_run(steps: Steps, fail: Callable[[MadeUp], None]) -> None:
     fail(steps.kind)
     first = again(steps)
     assert first.counts.failed == 1
     assert len(steps.dead()) == 1
     for _ in range(3):
         run = again(steps)
-        assert run.counts.failed == 0, "it is reported as new in every run"
+        assert run.counts.failed == 0, "the failure is new in every run"
         assert counted(run.counts) == (0, 1, 0)
-        assert len(steps.dead()) == 1, "it has a dead letter for each run"
+        assert len(steps.dead()) == 1, "each run writes a dead letter"
     (known,) = [each for each in steps.results(run).values() if each.outcome is Outcome.KNOWN]
     assert known.code
 
@@ -111,7 +111,7 @@ def test_a_changed_failure_is_new(steps: Steps, change: Callable[[Item], Failure
     assert len(steps.dead()) == 1
 
 
-def test_a_source_that_is_known_only_now_is_no_change(steps: Steps) -> None:
+def test_a_source_fingerprint_found_later_is_no_change(steps: Steps) -> None:
     steps.kind.pages = [Page("p", (Item("team/app", "bad"),))]
     steps.kind.move = refuse
     again(steps)
@@ -142,7 +142,7 @@ def test_a_failure_whose_item_is_found_equal_is_solved(steps: Steps) -> None:
     assert not steps.state.failures.any(SYNC)
 
 
-def test_a_scan_of_a_part_counts_what_is_known_elsewhere(steps: Steps) -> None:
+def test_a_partial_scan_counts_known_failures_of_other_groups(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
     steps.kind.pages = [Page("p", equal=1)]
@@ -150,7 +150,7 @@ def test_a_scan_of_a_part_counts_what_is_known_elsewhere(steps: Steps) -> None:
     assert steps.state.failures.any(SYNC)
 
 
-def test_a_scan_that_saw_nothing_solves_nothing(steps: Steps) -> None:
+def test_a_failed_scan_solves_nothing(steps: Steps) -> None:
     at_transfer(steps.kind)
     again(steps)
     of_the_scan(steps.kind)
@@ -159,8 +159,8 @@ def test_a_scan_that_saw_nothing_solves_nothing(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize(("group", "solved"), [("team/app", False), ("team/other", True), ("bad/", True)])
-def test_a_group_that_a_scan_did_not_see_solves_nothing_of_it(steps: Steps, group: str, *, solved: bool) -> None:
-    """Other groups may well be solved: one that fails for good would keep all their failures for ever."""
+def test_an_unreadable_group_solves_none_of_its_failures(steps: Steps, group: str, *, solved: bool) -> None:
+    """Failures of other groups are solved; otherwise a group that fails permanently would keep them all forever."""
     at_transfer(steps.kind)
     again(steps)
     error = SynclineError("FORBIDDEN", "no")
@@ -169,7 +169,7 @@ def test_a_group_that_a_scan_did_not_see_solves_nothing_of_it(steps: Steps, grou
     assert counted(again(steps).counts) == (0, 1 if solved else 2, 0)
 
 
-def test_a_folder_that_a_scan_did_not_see_solves_nothing_in_it(steps: Steps) -> None:
+def test_an_unreadable_folder_solves_none_of_its_failures(steps: Steps) -> None:
     steps.kind.pages = [Page("p", (Item("main", "backups/east/n/bad", "1"), Item("main", "backups/west/n/bad", "1")))]
     steps.kind.move = lambda item, _context: Failure(item, SynclineError("REFUSED", "no"))
     assert counted(again(steps).counts) == (2, 0, 0)
@@ -179,23 +179,23 @@ def test_a_folder_that_a_scan_did_not_see_solves_nothing_in_it(steps: Steps) -> 
     assert {each.name for each in steps.state.failures.all(SYNC)} == {"backups/east/n/bad", "*"}
 
 
-@pytest.mark.parametrize("mended", [True, False])
-def test_a_retry_of_an_odd_entry_that_is_mended_lets_its_letter_go(steps: Steps, *, mended: bool) -> None:
-    """An entry without a usable name is no item that a scan could find again."""
-    odd = [Item("*", "gone"), Item("team/app", "entry 3 of the tags")]
+@pytest.mark.parametrize("corrected", [True, False])
+def test_a_retry_solves_an_invalid_entry_that_was_corrected(steps: Steps, *, corrected: bool) -> None:
+    """A scan cannot find an entry without a usable name again."""
+    invalid = [Item("*", "gone"), Item("team/app", "entry 3 of the tags")]
     codes: tuple[CodeName, ...] = ("SOURCE_ABSENT", "ENTRY_INVALID")
-    failures = [Failure(item, SynclineError(code, "odd")) for item, code in zip(odd, codes, strict=True)]
+    failures = [Failure(item, SynclineError(code, "odd")) for item, code in zip(invalid, codes, strict=True)]
     steps.kind.pages = [Page("p", equal=1, failures=tuple(failures))]
     again(steps)
-    steps.kind.pages = [Page("p", equal=1, failures=() if mended else tuple(failures))]
+    steps.kind.pages = [Page("p", equal=1, failures=() if corrected else tuple(failures))]
     steps.clock.sleep(1)
-    asked = [(item.group, item.name) for item in odd]
+    asked = [(item.group, item.name) for item in invalid]
     run, _ = steps.state.begin_run(SYNC, new_run_id(steps.clock.time), Trigger.RETRY, Scope(), asked=asked)
     steps.queues.start(Start(SYNC, Trigger.RETRY, run=run.id))
     steps.pump.run()
-    assert counted(steps.state.run(SYNC, run.id).counts) == ((0, 0, 0) if mended else (0, 2, 0))
+    assert counted(steps.state.run(SYNC, run.id).counts) == ((0, 0, 0) if corrected else (0, 2, 0))
     found = steps.state.failures.find(SYNC, asked)
-    assert [found[key].solved for key in asked] == [run.id if mended else None] * 2
+    assert [found[key].solved for key in asked] == [run.id if corrected else None] * 2
 
 
 def test_an_acknowledged_failure_is_not_known_until_it_changes(steps: Steps) -> None:
@@ -209,7 +209,7 @@ def test_an_acknowledged_failure_is_not_known_until_it_changes(steps: Steps) -> 
     assert counted(again(steps).counts) == (0, 1, 0)
 
 
-def test_an_item_that_fails_twice_in_one_run_has_one_letter(steps: Steps) -> None:
+def test_an_item_that_fails_twice_in_one_run_has_one_dead_letter(steps: Steps) -> None:
     at_transfer(steps.kind)
     steps.kind.pages = [Page("p", items("bad")), Page("q", items("bad"))]
     run = again(steps)
@@ -218,14 +218,14 @@ def test_an_item_that_fails_twice_in_one_run_has_one_letter(steps: Steps) -> Non
 
 
 @pytest.mark.parametrize("duplicates", list(Duplicates))
-def test_messages_that_come_twice_change_nothing(steps: Steps, duplicates: Duplicates) -> None:
-    steps.pump.manners.duplicates = duplicates
+def test_duplicated_messages_change_nothing(steps: Steps, duplicates: Duplicates) -> None:
+    steps.pump.delivery.duplicates = duplicates
     at_transfer(steps.kind)
     assert counted(again(steps).counts) == (1, 0, 0)
     assert counted(again(steps).counts) == (0, 1, 0)
 
 
-def test_a_plan_writes_nothing_down(steps: Steps) -> None:
+def test_a_plan_records_no_failures(steps: Steps) -> None:
     on_a_page(steps.kind)
     steps.start(plan=True)
     steps.pump.run()
@@ -234,22 +234,22 @@ def test_a_plan_writes_nothing_down(steps: Steps) -> None:
 
 
 @pytest.mark.moto
-def test_a_run_without_failures_costs_nothing_more(steps: Steps) -> None:
+def test_a_run_without_failures_costs_three_calls_at_most(steps: Steps) -> None:
     """The mark of the sync is read twice for a batch that moved something, and once at the end of the run."""
     steps.kind.pages = [Page("p", items(*(f"t{n}" for n in range(50))))]
-    asked: list[str] = []
+    calls: list[str] = []
     steps.table.meta.client.meta.events.register(
-        "before-call.dynamodb", lambda model, params, **_: asked.append(f"{model.name} {params['body']!r}")
+        "before-call.dynamodb", lambda model, params, **_: calls.append(f"{model.name} {params['body']!r}")
     )
     again(steps)
-    about = [each for each in asked if "FAIL" in each]
-    assert len(about) <= 3, about
+    failure_calls = [each for each in calls if "FAIL" in each]
+    assert len(failure_calls) <= 3, failure_calls
 
 
 @pytest.mark.parametrize("number", range(2, 14))
-@pytest.mark.parametrize("when", [When.BEFORE, When.AFTER])
-def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when: When) -> None:
-    """Killed at any call with an effect: one result, one record, and a letter at least."""
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when: KillPoint) -> None:
+    """After a kill at any call with an effect, there is one result, one record and at least one dead letter."""
     with made_steps() as steps:
         at_transfer(steps.kind)
         steps.reaper.plan = {(number, when)}
@@ -260,10 +260,10 @@ def test_known_failures_survive_a_function_that_dies_anywhere(number: int, when:
         assert counted(again(steps).counts) == (0, 1, 0)
 
 
-def test_a_function_that_dies_before_its_letter_is_written_notes_no_failure(
+def test_a_function_that_dies_before_its_dead_letter_records_no_failure(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The failure would count as known, and known failures get no letter."""
+    """Otherwise the failure would count as known, and known failures get no dead letter."""
     on_a_page(steps.kind)
     steps.start()
 
@@ -277,10 +277,10 @@ def test_a_function_that_dies_before_its_letter_is_written_notes_no_failure(
 
 
 @pytest.mark.parametrize("groups", [(), ("team/app",)])
-def test_a_late_failure_is_not_noted_after_another_run_has_verified_the_item(
+def test_a_late_failure_is_not_recorded_after_another_run_has_verified_the_item(
     steps: Steps, monkeypatch: pytest.MonkeyPatch, groups: tuple[str, ...]
 ) -> None:
-    """The function died behind the letter, the run ended without it, and its message comes again after the other run."""
+    """The function died after the dead letter, and its message is redelivered after the other run."""
     at_transfer(steps.kind)
     with monkeypatch.context() as patch:
         patch.setattr("syncline.steps.engine.record_failures", lambda *_, **__: None)

@@ -1,4 +1,4 @@
-"""A lease ends with the work it was taken for, whatever fails; that of a dead function ends within a minute."""
+"""A lease ends with its work, whatever fails; the lease of a dead function ends within a minute."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.rig.stack import QUEUES
 
 pytestmark = pytest.mark.moto
 
-TRIES = 4
+BOTO_ATTEMPTS = 4
 """Attempts of boto3 for one call."""
 
 
@@ -35,7 +35,7 @@ def moved(steps: Steps) -> list[str]:
     return [item.name for item in steps.kind.moved]
 
 
-def test_a_call_whose_answer_was_lost_recognises_its_own_lease(steps: Steps) -> None:
+def test_a_call_whose_response_was_lost_recognises_its_own_lease(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
     fault = disturb(client(steps), "UpdateItem", holding="LEASE#", lose_answer=True)
     steps.pump.deliver([letter])
@@ -43,10 +43,10 @@ def test_a_call_whose_answer_was_lost_recognises_its_own_lease(steps: Steps) -> 
     assert moved(steps) == ["1"]
 
 
-def test_a_lease_whose_call_failed_with_its_write_done_is_given_back(steps: Steps) -> None:
-    """All answers are lost until boto3 gives up, but not that of the call that gives the lease back."""
+def test_a_lease_written_by_a_failed_call_is_released(steps: Steps) -> None:
+    """All responses are lost until boto3 gives up, except that of the call that releases the lease."""
     letter = steps.begin_with(transfer_of("1"))
-    fault = disturb(client(steps), "UpdateItem", holding="ADD #fence", times=TRIES, lose_answer=True)
+    fault = disturb(client(steps), "UpdateItem", holding="ADD #fence", times=BOTO_ATTEMPTS, lose_answer=True)
     steps.pump.deliver([letter])
     assert fault.left == 0
     begun = steps.clock.now
@@ -57,9 +57,9 @@ def test_a_lease_whose_call_failed_with_its_write_done_is_given_back(steps: Step
 
 @pytest.mark.parametrize(
     ("code", "times"),
-    [("ValidationException", 1), ("InternalServerError", TRIES), ("TransactionCanceledException", 12)],
+    [("ValidationException", 1), ("InternalServerError", BOTO_ATTEMPTS), ("TransactionCanceledException", 12)],
 )
-def test_a_batch_that_cannot_be_ended_leaves_no_lease_behind(steps: Steps, code: str, times: int) -> None:
+def test_a_batch_that_cannot_be_ended_releases_its_lease(steps: Steps, code: str, times: int) -> None:
     letter = steps.begin_with(transfer_of("1"))
     fault = disturb(client(steps), "TransactWriteItems", holding="BATCH#batch-1", code=code, times=times)
     steps.pump.deliver([letter])
@@ -74,7 +74,7 @@ def test_a_batch_that_cannot_be_ended_leaves_no_lease_behind(steps: Steps, code:
 
 
 def test_a_child_never_meets_the_lease_of_its_parent(steps: Steps) -> None:
-    """The transaction that ends the batch meets others too often, and the batch ends as failed for now."""
+    """The transaction that ends the batch conflicts too often, so the batch fails and is retried."""
     letter = steps.begin_with(transfer_of("1"))
     disturb(client(steps), "TransactWriteItems", holding="LEASE#", code="TransactionCanceledException", times=12)
     steps.pump.deliver([letter])
@@ -86,7 +86,7 @@ def test_a_child_never_meets_the_lease_of_its_parent(steps: Steps) -> None:
     assert moved(steps) == ["1", "1"]
 
 
-def test_the_reason_of_a_failure_is_told_although_its_lease_cannot_be_given_back(steps: Steps) -> None:
+def test_a_failed_batch_is_retried_although_its_lease_cannot_be_released(steps: Steps) -> None:
     def move(_item: Item, _context: StepContext) -> Answer:
         disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException")
         raise ZeroDivisionError
@@ -98,8 +98,8 @@ def test_the_reason_of_a_failure_is_told_although_its_lease_cannot_be_given_back
     assert child.attempt == 2
 
 
-def test_the_work_of_a_function_that_was_killed_is_done_within_a_minute_once_its_message_is_back(steps: Steps) -> None:
-    """As after `syncline down` and `up`: messages are back at once. Five receptions are no five deaths."""
+def test_the_work_of_a_killed_function_is_done_within_a_minute_of_its_redelivery(steps: Steps) -> None:
+    """After `syncline down` and `up`, messages are visible at once. Five receptions are not five deaths."""
     letter = steps.begin_with(transfer_of("1"))
     kills = 4
 
@@ -120,7 +120,7 @@ def test_the_work_of_a_function_that_was_killed_is_done_within_a_minute_once_its
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
 
 
-def test_a_message_delivered_again_and_again_while_its_function_works_is_no_death(steps: Steps) -> None:
+def test_redeliveries_during_the_work_are_no_deaths(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -139,15 +139,15 @@ def test_a_message_delivered_again_and_again_while_its_function_works_is_no_deat
     assert moved(steps) == ["1"]
 
 
-def test_a_function_keeps_its_lease_for_as_long_as_it_may_live(steps: Steps) -> None:
-    other, tried = transfer_of("2"), list[float]()
+def test_a_function_keeps_its_lease_for_its_whole_time(steps: Steps) -> None:
+    other, redelivered = transfer_of("2"), list[float]()
 
     def move(item: Item, context: StepContext) -> Answer:
         if item.name == "1":
             steps.pump.deliver([steps.put(other)])
             for _ in range(10):
                 steps.clock.sleep(20)
-                tried.append(steps.clock.now)
+                redelivered.append(steps.clock.now)
                 assert not context.halted()
                 (again,) = [each for each in steps.mail.waiting() if b"2" in each.body.encode() and each is not first]
                 steps.pump.deliver([again])
@@ -156,7 +156,7 @@ def test_a_function_keeps_its_lease_for_as_long_as_it_may_live(steps: Steps) -> 
     steps.kind.move = move
     first = steps.begin_with(transfer_of("1"))
     steps.pump.deliver([first])
-    assert len(tried) == 10
+    assert len(redelivered) == 10
     assert moved(steps) == ["1"]
     steps.pump.run()
     assert moved(steps) == ["1", "2"]
@@ -168,7 +168,7 @@ def test_a_short_batch_never_renews_its_lease(steps: Steps) -> None:
     assert steps.reaper.effects.count("UpdateItem") == 1
 
 
-def test_a_renewal_may_fail(steps: Steps) -> None:
+def test_work_continues_after_a_failed_renewal(steps: Steps) -> None:
     def move(item: Item, context: StepContext) -> Answer:
         disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException")
         steps.clock.sleep(59)
@@ -182,12 +182,12 @@ def test_a_renewal_may_fail(steps: Steps) -> None:
     assert moved(steps) == ["1"]
 
 
-def test_nothing_is_written_under_a_lease_that_another_has(steps: Steps) -> None:
-    """The renewals of a function fail, it goes on, and another takes the lease: the first one ends nothing."""
-    states = itertools.count()
+def test_nothing_is_written_after_another_function_has_taken_the_lease(steps: Steps) -> None:
+    """The renewals of a function fail and another takes the lease, so the first one cannot end its batch."""
+    calls = itertools.count()
 
     def move(item: Item, context: StepContext) -> Answer:
-        if next(states):
+        if next(calls):
             return Completed(item, 10)
         disturb(client(steps), "UpdateItem", holding="LEASE#", code="ValidationException", times=2)
         steps.clock.sleep(59.5)
@@ -208,7 +208,7 @@ def test_nothing_is_written_under_a_lease_that_another_has(steps: Steps) -> None
     assert steps.state.progress(MADE_UP_RUN).counts.bytes == 20
 
 
-def test_a_lease_never_outlives_the_function_that_took_it(steps: Steps) -> None:
+def test_a_lease_ends_with_the_time_of_its_function(steps: Steps) -> None:
     def move(item: Item, context: StepContext) -> Answer:
         steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
         assert context.halted()

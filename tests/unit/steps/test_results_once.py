@@ -1,4 +1,4 @@
-"""One result for each item of a run that further scans have joined: which of a batch's results are told."""
+"""Results of a run that other scans have joined: each item has one result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAKEN = {Outcome.MOVED, Outcome.REMOVED, *MET_AGAIN}
 
 @pytest.fixture(autouse=True)
 def root(state: State) -> Batch:
-    """The first batch of the run."""
+    """Begin the run; return its first batch."""
     return state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING)[1]
 
 
@@ -42,7 +42,7 @@ def taken(state: State) -> int:
     return sum(str(item["pk"]).startswith("FACT#told@") for item in state._db._table.scan()["Items"])
 
 
-def test_a_run_that_nobody_has_joined_tells_everything_and_takes_what_is_met_again(state: State) -> None:
+def test_a_run_without_joined_scans_keeps_all_results_and_takes_those_met_again(state: State) -> None:
     everything = [result(outcome.value, outcome) for outcome in Outcome]
     assert first_results(state, OWN, everything) == first_results(state, OWN, everything) == everything
     assert taken(state) == len(MET_AGAIN)
@@ -50,13 +50,13 @@ def test_a_run_that_nobody_has_joined_tells_everything_and_takes_what_is_met_aga
 
 @pytest.mark.usefixtures("joined")
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_an_outcome_is_told_by_the_scan_that_met_it_first(state: State, outcome: Outcome) -> None:
+def test_only_the_scan_that_met_an_outcome_first_keeps_it(state: State, outcome: Outcome) -> None:
     found = [result("1", outcome)]
-    needed = [] if outcome in COUNTED_ONCE else found
-    assert first_results(state, JOINED, found) == needed
-    assert first_results(state, JOINED, found) == needed, "its work may be tried again"
+    kept = [] if outcome in COUNTED_ONCE else found
+    assert first_results(state, JOINED, found) == kept
+    assert first_results(state, JOINED, found) == kept, "its batch may be retried"
     once = outcome in TAKEN
-    assert first_results(state, OTHER, found) == ([] if once else needed)
+    assert first_results(state, OTHER, found) == ([] if once else kept)
     assert first_results(state, OWN, found) == ([] if once else found)
     assert taken(state) == once
 
@@ -71,7 +71,7 @@ def test_a_plan_takes_nothing(state: State) -> None:
 
 
 @pytest.mark.usefixtures("joined")
-def test_the_first_scan_of_a_run_takes_as_the_others_do(state: State) -> None:
+def test_the_first_scan_of_a_run_takes_results_as_the_others_do(state: State) -> None:
     assert first_results(state, OWN, [result("1")]) == [result("1")]
     assert first_results(state, replace(OWN, id="again"), [result("1")]) == [result("1")]
     assert first_results(state, JOINED, [result("1")]) == []
@@ -95,7 +95,7 @@ def test_another_result_of_the_item_is_recorded_too(state: State, other: Result)
 
 
 @pytest.mark.usefixtures("joined")
-def test_a_result_that_was_told_before_an_update_is_not_told_again(state: State) -> None:
+def test_a_result_taken_by_an_older_version_is_not_repeated(state: State) -> None:
     """The facts of a run outlive the version that wrote them."""
     digest = hashlib.blake2b(b"\0".join([b"team/app", b"1", b"moved", b"", b""]), digest_size=16).hexdigest()
     assert state.facts.take(f"told@{RUN}@{digest}", "scan-1", 3600.0)
@@ -103,7 +103,7 @@ def test_a_result_that_was_told_before_an_update_is_not_told_again(state: State)
 
 
 @pytest.mark.usefixtures("joined")
-def test_many_results_stay_in_their_order(state: State) -> None:
+def test_results_keep_their_order(state: State) -> None:
     found = [result(f"{number}") for number in range(40)]
     first_results(state, OTHER, found[::3])
     assert first_results(state, JOINED, found) == [each for at, each in enumerate(found) if at % 3]
@@ -118,10 +118,10 @@ def test_a_result_stays_taken_for_longer_than_a_run(state: State, clock: Clock) 
 
 @pytest.mark.parametrize("outcome", sorted(MET_AGAIN))
 def test_a_result_recorded_before_a_scan_joined_is_recorded_once(state: State, outcome: Outcome) -> None:
-    """Also if the first scan has not ended its batch by then."""
-    told = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
-    assert first_results(state, OWN, [told, result("2")]) == [told, result("2")]
+    """The first scan may not have ended its batch by then."""
+    recorded = result("1", outcome, source="sha256:1", code="TAG_DIFFERS")
+    assert first_results(state, OWN, [recorded, result("2")]) == [recorded, result("2")]
     state.join_run(SYNC, made_run_id(2), Scope.of(["team/app"]))
-    changed = replace(told, source="sha256:2")
-    assert first_results(state, JOINED, [told, changed]) == [changed]
-    assert first_results(state, OWN, [told]) == [told]
+    changed = replace(recorded, source="sha256:2")
+    assert first_results(state, JOINED, [recorded, changed]) == [changed]
+    assert first_results(state, OWN, [recorded]) == [recorded]

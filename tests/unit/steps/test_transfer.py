@@ -1,3 +1,5 @@
+"""Transfer: attempts, progress, leases and cancelled runs."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -28,7 +30,7 @@ def test_a_completed_item_is_verified_and_then_moved(steps: Steps) -> None:
     assert [item.name for item in steps.kind.proved] == ["1", "2"]
 
 
-def test_an_item_with_nothing_to_do_for_counts_as_queued_no_more(steps: Steps) -> None:
+def test_an_item_without_anything_to_do_no_longer_counts_as_queued(steps: Steps) -> None:
     without = {"2": Outcome.LEFT_OUT, "3": Outcome.EXTRA}
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -41,7 +43,7 @@ def test_an_item_with_nothing_to_do_for_counts_as_queued_no_more(steps: Steps) -
     assert (counts.queued, counts.moved, counts.left_out, counts.extra, counts.failed) == (1, 1, 1, 1, 0)
 
 
-def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -> None:
+def test_a_failed_item_is_retried_alone_and_the_others_do_not_wait(steps: Steps) -> None:
     failing = iter([True, True])
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -57,9 +59,9 @@ def test_an_item_is_tried_again_alone_and_the_others_do_not_wait(steps: Steps) -
     assert [item.name for item in steps.kind.proved] == ["1", "3", "2"]
 
 
-@pytest.mark.parametrize(("code", "tries"), [("SERVER_ERROR", MAX_ATTEMPTS), ("FORBIDDEN", 1)])
-def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reason(
-    steps: Steps, code: CodeName, tries: int
+@pytest.mark.parametrize(("code", "attempts"), [("SERVER_ERROR", MAX_ATTEMPTS), ("FORBIDDEN", 1)])
+def test_a_permanently_failed_item_has_a_dead_letter_with_its_reason(
+    steps: Steps, code: CodeName, attempts: int
 ) -> None:
     steps.kind.move = lambda item, _context: (
         Failure(item, SynclineError(code, "it is so")) if item.name == "2" else Completed(item)
@@ -74,11 +76,11 @@ def test_an_item_that_fails_for_good_lies_in_the_dead_letter_queue_with_its_reas
     (dead,) = steps.dead()
     assert [item.name for item in dead.batch.items] == ["2"]
     assert (dead.code, dead.reason) == (code, "it is so")
-    assert [item.name for item in steps.kind.moved].count("2") == tries
+    assert [item.name for item in steps.kind.moved].count("2") == attempts
 
 
-def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
-    """An item that needs many functions, each of which a failure ends; another one of its batch gets no further."""
+def test_attempts_with_progress_do_not_count(steps: Steps) -> None:
+    """An item needs many functions, each ended by a failure; another item of its batch makes no progress."""
     error = SynclineError("TIME_SHORT", "the time is over")
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -96,11 +98,11 @@ def test_tries_that_get_further_do_not_count(steps: Steps) -> None:
         "1": "TIME_SHORT",
         "2": "TIME_SHORT",
     }
-    tries = [item.name for item in steps.kind.moved]
-    assert (tries.count("1"), tries.count("2")) == (4 * MAX_ATTEMPTS, MAX_ATTEMPTS)
+    attempts = [item.name for item in steps.kind.moved]
+    assert (attempts.count("1"), attempts.count("2")) == (4 * MAX_ATTEMPTS, MAX_ATTEMPTS)
 
 
-def test_a_permanent_failure_with_progress_is_given_up(steps: Steps) -> None:
+def test_a_permanent_failure_is_not_retried_despite_progress(steps: Steps) -> None:
     steps.kind.move = lambda item, _context: Failure(item, SynclineError("FORBIDDEN", "no"), further=True)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -117,7 +119,7 @@ def test_retries_wait_as_long_as_the_server_asks(steps: Steps) -> None:
     assert steps.clock.now - begun >= 120
 
 
-def test_results_of_the_transfer_itself_stay(steps: Steps) -> None:
+def test_a_result_of_the_transfer_is_not_verified(steps: Steps) -> None:
     steps.kind.move = lambda item, _context: Result(item.group, item.name, Outcome.CONFLICT, code="TAG_DIFFERS")
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -137,7 +139,7 @@ def test_an_unfinished_item_continues_from_its_progress(steps: Steps) -> None:
     assert (steps.latest().counts.moved, steps.latest().counts.bytes) == (1, 30)
 
 
-def test_an_endless_chain_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_chain_of_messages_fails(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("syncline.steps.engine.MAX_HOPS", 5)
     steps.kind.move = lambda item, _context: Unfinished(item)
     steps.begin_with(transfer_of("1"))
@@ -147,14 +149,14 @@ def test_an_endless_chain_is_given_up(steps: Steps, monkeypatch: pytest.MonkeyPa
     assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
 
 
-@pytest.mark.parametrize("way", ["same", "sent in vain", "by the kind's word"])
-def test_an_item_without_progress_is_given_up_soon(steps: Steps, way: str) -> None:
+@pytest.mark.parametrize("progress", ["same item", "only bytes changed", "stuck"])
+def test_an_item_without_progress_fails_soon(steps: Steps, progress: str) -> None:
     def move(item: Item, _context: StepContext) -> Answer:
         sent = len(steps.kind.moved)
-        match way:
-            case "same":
+        match progress:
+            case "same item":
                 return Unfinished(item)
-            case "sent in vain":
+            case "only bytes changed":
                 return Unfinished(replace(item, detail={"bytes": sent}))
             case _:
                 return Unfinished(replace(item, detail={"session": sent}), stuck=True)
@@ -166,7 +168,7 @@ def test_an_item_without_progress_is_given_up_soon(steps: Steps, way: str) -> No
     assert steps.results()["team/app", "1"].code == "NO_PROGRESS"
 
 
-def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> None:
+def test_progress_of_one_item_is_enough_for_its_batch(steps: Steps) -> None:
     def move(item: Item, _context: StepContext) -> Answer:
         done = int(item.detail.get("done", 0)) + (item.name == "1")
         return (
@@ -181,7 +183,7 @@ def test_one_that_gets_further_is_enough_for_all_of_a_batch(steps: Steps) -> Non
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (2, 0)
 
 
-def test_waiting_for_another_writer_is_not_given_up(steps: Steps) -> None:
+def test_waiting_for_another_writer_does_not_fail(steps: Steps) -> None:
     steps.begin_with(transfer_of("1"))
     end = steps.clock.now + 900
     lease = steps.state.leases.take("made.up/team/app", "another", 900)
@@ -191,22 +193,26 @@ def test_waiting_for_another_writer_is_not_given_up(steps: Steps) -> None:
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
 
 
-def test_waiting_for_a_turn_is_not_given_up(steps: Steps) -> None:
+def test_items_that_wait_do_not_fail(steps: Steps) -> None:
     waits = dict.fromkeys(("move", "prove"), MAX_IDLE + 2)
 
-    def waited(what: str) -> bool:
-        waits[what] -= 1
-        return waits[what] < 0
+    def has_waited(step: str) -> bool:
+        waits[step] -= 1
+        return waits[step] < 0
 
-    steps.kind.move = lambda item, _context: Completed(item, 1) if waited("move") else Unfinished(item, waiting=True)
-    steps.kind.prove = lambda item, _context: Completed(item, 0) if waited("prove") else Unfinished(item, waiting=True)
+    steps.kind.move = lambda item, _context: (
+        Completed(item, 1) if has_waited("move") else Unfinished(item, waiting=True)
+    )
+    steps.kind.prove = lambda item, _context: (
+        Completed(item, 0) if has_waited("prove") else Unfinished(item, waiting=True)
+    )
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert waits == {"move": -1, "prove": -1}
     assert (steps.latest().counts.moved, steps.latest().counts.failed) == (1, 0)
 
 
-def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
+def test_a_verification_without_progress_fails(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Unfinished(item)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -215,7 +221,7 @@ def test_a_proof_that_is_never_begun_is_given_up(steps: Steps) -> None:
 
 
 def test_one_reference_has_one_writer(steps: Steps) -> None:
-    """Another batch of the group is delivered while the first one writes: it waits, and not for the whole lease."""
+    """Another batch of the group, delivered while the first one writes, waits for less than the whole lease."""
     steps.begin(MADE_UP_RUN)
     other = transfer_of("2")
     writing: list[str] = []
@@ -252,7 +258,7 @@ def test_two_groups_are_written_at_the_same_time(steps: Steps) -> None:
     assert len(steps.kind.moved) == 2
 
 
-def test_the_same_message_delivered_while_it_is_worked_on_is_shown_again_later(steps: Steps) -> None:
+def test_a_message_delivered_again_during_its_work_becomes_visible_later(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -272,10 +278,10 @@ def test_the_same_message_delivered_while_it_is_worked_on_is_shown_again_later(s
     assert steps.latest().counts.moved == 1
 
 
-def test_a_batch_that_ended_between_two_looks_leaves_no_lease_behind(
+def test_a_batch_that_ended_before_its_lease_was_taken_releases_it(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The twin sees the batch open, the first delivery ends it, and only then the twin takes the lease."""
+    """The twin finds the batch open, the first delivery ends it, and then the twin takes the lease."""
     letter = steps.begin_with(transfer_of("1"))
     take_lease = steps.state.leases.take
 
@@ -289,16 +295,16 @@ def test_a_batch_that_ended_between_two_looks_leaves_no_lease_behind(
     steps.mail.add(twin)
     steps.pump.deliver([twin])
     assert len(steps.kind.moved) == 2
-    steps.state.leases.take("made.up/team/app", "somebody else", 1)
+    steps.state.leases.take("made.up/team/app", "another", 1)
     steps.pump.run()
     assert steps.latest().counts.moved == 1
 
 
-def test_a_writer_that_lost_its_lease_ends_nothing(steps: Steps) -> None:
+def test_a_writer_without_its_lease_cannot_end_its_batch(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
 
     def move(item: Item, _context: StepContext) -> Answer:
-        if len(steps.kind.moved) == 1:  # it sleeps for longer than its function may live, and another comes
+        if len(steps.kind.moved) == 1:  # sleep for longer than the function may run, while another delivery comes
             steps.clock.sleep(QUEUES[Step.TRANSFER].function_timeout + 1)
             twin = copy_of(letter)
             steps.mail.add(twin)
@@ -311,8 +317,8 @@ def test_a_writer_that_lost_its_lease_ends_nothing(steps: Steps) -> None:
     assert (steps.latest().counts.moved, steps.latest().counts.bytes) == (1, 10)
 
 
-def test_a_lease_that_ran_out_cancels_nothing(steps: Steps) -> None:
-    """Nothing new is begun under it, but the run goes on: what is left is done under a new one."""
+def test_an_expired_lease_cancels_nothing(steps: Steps) -> None:
+    """No item is begun under it, but the run continues with a new lease."""
 
     def move(item: Item, context: StepContext) -> Answer:
         if len(steps.kind.moved) == 1:
@@ -326,7 +332,7 @@ def test_a_lease_that_ran_out_cancels_nothing(steps: Steps) -> None:
     assert (run.status, run.counts.moved, run.counts.cancelled) == (RunStatus.DONE, 2, 0)
 
 
-def test_cancelling_finishes_what_is_written_and_begins_nothing_new(steps: Steps) -> None:
+def test_a_cancelled_run_verifies_written_items_and_begins_no_others(steps: Steps) -> None:
     def move(item: Item, context: StepContext) -> Answer:
         if context.over:
             return Unfinished(item)
@@ -341,19 +347,19 @@ def test_cancelling_finishes_what_is_written_and_begins_nothing_new(steps: Steps
     assert run.status is RunStatus.CANCELLED
     outcomes = {name: result.outcome for (_, name), result in steps.results().items()}
     assert outcomes == {"1": Outcome.MOVED, "2": Outcome.CANCELLED, "3": Outcome.CANCELLED}, (
-        "what was written is proved"
+        "written items are verified"
     )
     assert steps.mail.dead() == []
 
 
-def test_the_lease_is_given_back_when_a_transfer_breaks(steps: Steps) -> None:
+def test_a_failed_transfer_releases_its_lease(steps: Steps) -> None:
     def move(_item: Item, _context: StepContext) -> Answer:
         raise ZeroDivisionError
 
     steps.kind.move = move
     letter = steps.begin_with(transfer_of("1"))
     steps.pump.deliver([letter])
-    steps.state.leases.take("made.up/team/app", "somebody else", 1)
+    steps.state.leases.take("made.up/team/app", "another", 1)
     (follow,) = [decode(each.body) for each in steps.mail.waiting()]
     assert isinstance(follow, Batch)
     assert follow.attempt == 2

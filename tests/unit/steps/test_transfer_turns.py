@@ -1,4 +1,4 @@
-"""Transfer: whose turn a group is, what a transfer is told, and what follows from its answers."""
+"""Transfer: the one writer of a group, the context of a transfer, and the batches that follow its answers."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ def delay(steps: Steps) -> float:
     return letter.due - steps.clock.now
 
 
-class TestTurns:
-    def test_a_writer_that_is_done_within_seconds_is_waited_for(self, steps: Steps, run: Run) -> None:
+class TestOneWriter:
+    def test_a_transfer_waits_a_few_seconds_for_another_writer(self, steps: Steps, run: Run) -> None:
         other = steps.state.leases.take(GROUP, "another", 60)
         with steps.clock.every(LEASE_POLL_SECONDS / 2, lambda: steps.state.leases.release(other)):
             transfer(steps.engine, transfer_of("1"), run, lambda: LEFT)
         assert [batch.step for batch in following(steps)] == [Step.VERIFY]
 
-    def test_for_a_writer_that_goes_on_no_function_waits(self, steps: Steps, run: Run) -> None:
+    def test_a_transfer_is_sent_again_while_another_writer_continues(self, steps: Steps, run: Run) -> None:
         steps.state.leases.take(GROUP, "another", 300)
         began = steps.clock.now
         batch = transfer_of("1", "2")
@@ -58,28 +58,28 @@ class TestTurns:
         ("hop", "longest"), [(0, 1), (1, 2), (3, 8), (5, MAX_LEASE_DELAY), (9000, MAX_LEASE_DELAY)]
     )
     @pytest.mark.parametrize("share", [0.5, 1.0])
-    def test_pauses_get_longer_and_differ(self, steps: Steps, run: Run, hop: int, longest: float, share: float) -> None:
-        class Chance(random.Random):
+    def test_delays_grow_with_jitter(self, steps: Steps, run: Run, hop: int, longest: float, share: float) -> None:
+        class FixedRandom(random.Random):
             def uniform(self, a: float, b: float) -> float:
                 return {0.5: a, 1.0: b}[share]
 
         steps.state.leases.take(GROUP, "another", 300)
-        transfer(replace(steps.engine, rng=Chance()), replace(transfer_of("1"), hop=hop), run, lambda: LEFT)
+        transfer(replace(steps.engine, rng=FixedRandom()), replace(transfer_of("1"), hop=hop), run, lambda: LEFT)
         assert delay(steps) == round(longest * share)
 
-    def test_no_pause_is_longer_than_the_lease(self, steps: Steps, run: Run) -> None:
+    def test_no_delay_is_longer_than_the_lease(self, steps: Steps, run: Run) -> None:
         steps.state.leases.take(GROUP, "another", LEASE_POLL_SECONDS + 2)
         transfer(steps.engine, replace(transfer_of("1"), hop=9000), run, lambda: LEFT)
         assert delay(steps) == 2
 
-    def test_no_polling_without_time(self, steps: Steps, run: Run) -> None:
+    def test_a_transfer_without_time_does_not_poll(self, steps: Steps, run: Run) -> None:
         steps.state.leases.take(GROUP, "another", 300)
         began = steps.clock.now
         transfer(steps.engine, transfer_of("1"), run, lambda: 0.0)
         assert steps.clock.now == began
         assert len(following(steps)) == 1
 
-    def test_the_same_batch_at_work_is_not_waited_for(self, steps: Steps, run: Run) -> None:
+    def test_a_transfer_does_not_wait_for_its_own_batch(self, steps: Steps, run: Run) -> None:
         batch = transfer_of("1")
         steps.state.leases.take(GROUP, batch.id, 300)
         began = steps.clock.now
@@ -88,14 +88,14 @@ class TestTurns:
         assert steps.clock.now == began
         assert steps.mail.waiting() == []
 
-    def test_a_commit_that_meets_its_own_lease_comes_again(self, steps: Steps, run: Run) -> None:
-        """A FIFO queue shows it again only when its first function is dead."""
+    def test_a_commit_that_finds_its_own_lease_is_sent_again(self, steps: Steps, run: Run) -> None:
+        """A FIFO queue delivers it again only if its first function is dead."""
         batch = replace(transfer_of("1"), step=Step.COMMIT)
         steps.state.leases.take(GROUP, batch.id, 300)
         transfer(steps.engine, batch, run, lambda: LEFT)
         assert [each.step for each in following(steps)] == [Step.COMMIT]
 
-    def test_a_lease_is_held_for_as_long_as_the_function_lives(self, steps: Steps, run: Run) -> None:
+    def test_a_lease_is_held_while_the_function_runs(self, steps: Steps, run: Run) -> None:
         def move(item: Item, context: StepContext) -> Answer:
             for _ in range(int(LEFT / 20)):
                 steps.clock.sleep(20)
@@ -111,7 +111,7 @@ class TestTurns:
         steps.state.leases.take(GROUP, "another", 60)
 
 
-def test_the_work_of_a_transfer_has_the_same_name_when_it_goes_on(steps: Steps) -> None:
+def test_the_continuations_of_a_transfer_have_the_same_work_id(steps: Steps) -> None:
     names: list[str] = []
 
     def move(item: Item, context: StepContext) -> Answer:
@@ -143,7 +143,7 @@ def test_a_transfer_has_the_time_of_its_function(steps: Steps) -> None:
 
 class TestAnswers:
     def transfer(self, steps: Steps, run: Run, **answers: Answer) -> list[Batch]:
-        """Give these answers for the items `1`, `2`, ...; return what follows."""
+        """Transfer the items `1`, `2`, ... with these answers; return the following batches."""
         steps.kind.move = lambda item, _context: answers[f"item{item.name}"]
         names = [name.removeprefix("item") for name in answers]
         transfer(steps.engine, replace(transfer_of(*names), idle=3), run, lambda: LEFT)
@@ -157,13 +157,13 @@ class TestAnswers:
         assert verify.step is Step.VERIFY
         assert [item.detail for item in verify.items] == [{"note": "x", "bytes": 7}]
 
-    def test_requests_are_those_of_the_transfer(self, steps: Steps, run: Run) -> None:
+    def test_only_the_requests_of_the_transfer_are_counted(self, steps: Steps, run: Run) -> None:
         steps.kind.more_requests = 40
         self.transfer(steps, run, item1=Completed(self.item("1")), item2=Completed(self.item("2")))
         assert steps.state.progress(MADE_UP_RUN).counts.requests == 2
 
-    def test_an_item_that_was_cancelled_alone_goes_on(self, steps: Steps, run: Run) -> None:
-        """The lease ran out, or its request was ended: the run itself goes on."""
+    def test_an_item_whose_request_was_ended_continues(self, steps: Steps, run: Run) -> None:
+        """The lease expired or the request was ended, but the run continues."""
         error = SynclineError("RUN_CANCELLED", "its request was ended")
         (again,) = self.transfer(steps, run, item1=Failure(self.item("1", session=5), error))
         assert (again.step, again.attempt) == (Step.TRANSFER, 1)
@@ -180,13 +180,13 @@ class TestAnswers:
             (Unfinished(replace(transfer_of("1").items[0], source="sha256:2")), 0),
         ],
     )
-    def test_a_batch_that_got_no_further_is_counted_as_idle(
+    def test_a_batch_without_progress_is_counted_as_idle(
         self, steps: Steps, run: Run, later: Unfinished, idle: int
     ) -> None:
         (again,) = self.transfer(steps, run, item1=later)
         assert (again.idle, again.attempt) == (idle, 1)
 
-    def test_a_failure_is_tried_again_alone(self, steps: Steps, run: Run) -> None:
+    def test_a_failed_item_is_retried_alone(self, steps: Steps, run: Run) -> None:
         failure = Failure(self.item("2", session=5), SynclineError("SERVER_ERROR", "500"))
         found = self.transfer(steps, run, item1=Completed(self.item("1")), item2=failure)
         assert {(each.step, each.attempt, each.items[0].name) for each in found} == {
@@ -195,13 +195,13 @@ class TestAnswers:
         }
 
     @pytest.mark.parametrize("first", [True, False])
-    def test_one_item_that_got_further_is_enough(self, steps: Steps, run: Run, *, first: bool) -> None:
+    def test_progress_of_one_item_is_enough(self, steps: Steps, run: Run, *, first: bool) -> None:
         further, same = Unfinished(self.item("1", session=5)), Unfinished(self.item("2"))
         answers = {"item1": further, "item2": same} if first else {"item2": same, "item1": further}
         (again,) = self.transfer(steps, run, **answers)
         assert (again.idle, len(again.items)) == (0, 2)
 
-    def test_one_item_that_ended_is_enough(self, steps: Steps, run: Run) -> None:
+    def test_the_end_of_one_item_is_enough(self, steps: Steps, run: Run) -> None:
         again, verify = self.transfer(steps, run, item1=Completed(self.item("1")), item2=Unfinished(self.item("2")))
         assert (verify.step, again.step, again.idle) == (Step.VERIFY, Step.TRANSFER, 0)
         assert [item.name for item in again.items] == ["2"]

@@ -1,4 +1,4 @@
-"""Names that a queue or the table takes only in another form, and items that are too large for a message."""
+"""Names that queues or the table accept only in encoded form, and items that are too large for a message."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUP = "team/app"
 LARGE = {"state": "x" * 1_100_000}
 
 
-def test_a_key_that_a_queue_refuses_arrives_as_all_others(steps: Steps) -> None:
+def test_names_with_characters_that_queues_refuse_are_moved(steps: Steps) -> None:
     names = ["before", "odd\uffff", "odder\ufffe", "half \ud83d", "control \x01", "after"]
     steps.kind.pages = [Page("p", items(*names, group=GROUP))]
     run = steps.run()
@@ -37,7 +37,7 @@ def test_an_item_too_large_for_a_message_fails_alone(steps: Steps) -> None:
     assert (dead.code, dead.key) == ("MESSAGE_REFUSED", (GROUP, "large"))
 
 
-def test_an_item_that_grows_too_large_on_its_way_fails_alone(steps: Steps) -> None:
+def test_an_item_that_becomes_too_large_fails_alone(steps: Steps) -> None:
     def move(item: Item, _context: StepContext) -> Answer:
         return (
             Unfinished(Item(item.group, item.name, item.source, detail=LARGE))
@@ -56,7 +56,7 @@ def test_an_item_that_grows_too_large_on_its_way_fails_alone(steps: Steps) -> No
 
 
 def test_an_item_that_a_queue_refuses_fails_alone(steps: Steps) -> None:
-    """Another service than Amazon's may take less."""
+    """Services other than Amazon's may accept less."""
     answer = steps.mail._answer
 
     def strict(operation: str, asked: dict[str, Any]) -> dict[str, Any]:
@@ -67,9 +67,9 @@ def test_an_item_that_a_queue_refuses_fails_alone(steps: Steps) -> None:
             each for each in entries if "%bad%" in each["MessageBody"] and '"type":"batch"' in each["MessageBody"]
         ]
         kept = [each for each in entries if each not in refused]
-        answered = answer(operation, {**asked, "Entries": kept}) if kept else {"Failed": []}
+        response = answer(operation, {**asked, "Entries": kept}) if kept else {"Failed": []}
         failed = [{"Id": each["Id"], "SenderFault": True, "Code": "Odd", "Message": "no"} for each in refused]
-        return {**answered, "Failed": [*answered["Failed"], *failed]}
+        return {**response, "Failed": [*response["Failed"], *failed]}
 
     steps.mail._answer = strict  # type: ignore[method-assign]
     steps.kind.pages = [Page("p", items("1", "%bad%", "2", group=GROUP)), Page("q", items("3", group="other"))]
@@ -79,8 +79,8 @@ def test_an_item_that_a_queue_refuses_fails_alone(steps: Steps) -> None:
 
 
 @pytest.mark.moto
-def test_a_page_of_long_names_that_no_item_of_the_table_holds_is_recorded_in_parts(steps: Steps) -> None:
-    """A record may hold 400 KB; a thousand keys of a kilobyte that do not compress are more."""
+def test_a_page_of_names_too_long_for_one_record_is_recorded_in_parts(steps: Steps) -> None:
+    """A record holds 400 KB; a thousand incompressible keys of a kilobyte need more."""
     rng = random.Random(1)
     names = ["".join(chr(rng.randrange(0x4E00, 0x9FFF)) for _ in range(340)) for _ in range(1000)]
     steps.kind.pages = [Page("p", items(*names, group=GROUP))]
@@ -124,15 +124,15 @@ def test_a_known_failure_may_have_any_name(steps: Steps) -> None:
 
 
 @pytest.mark.parametrize("group", ["half \ud83d", "g" * 3000])
-def test_a_group_that_no_key_of_the_table_can_have_is_done(steps: Steps, group: str) -> None:
+def test_a_group_that_cannot_be_a_key_of_the_table_is_moved(steps: Steps, group: str) -> None:
     steps.kind.pages = [Page("p", items("1", group=group))]
     assert steps.run().counts.moved == 1
 
 
 @pytest.mark.parametrize("source", ["half \ud83d", "b" * 3000, ""])
-def test_an_event_of_a_source_that_no_key_can_have_is_nobody_s(steps: Steps, source: str) -> None:
+def test_an_event_whose_source_cannot_be_a_key_is_dropped(steps: Steps, source: str) -> None:
     steps.event_store.subscribe(SYNC, ["made.up"])
-    steps.pump.manners.batches = True
+    steps.pump.delivery.batches = True
     steps.notify("a", source=source)
     steps.notify("b")
     steps.pump.run()

@@ -1,3 +1,5 @@
+"""Verify: only verified items are moved; absent ones are transferred again."""
+
 from __future__ import annotations
 
 from dataclasses import replace
@@ -15,7 +17,7 @@ from tests.rig.made_up import MADE_UP_RUN, SYNC, Steps, transfer_of
 NOT_THERE = SynclineError("NOT_ARRIVED", "it is not there")
 
 
-def test_only_what_is_proved_is_moved(steps: Steps) -> None:
+def test_a_verified_item_is_moved(steps: Steps) -> None:
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     result = steps.results()["team/app", "1"]
@@ -23,10 +25,10 @@ def test_only_what_is_proved_is_moved(steps: Steps) -> None:
 
 
 def test_an_absent_item_is_transferred_again(steps: Steps) -> None:
-    def prove(item: Item, _context: StepContext) -> Completed | Failure:
+    def verify(item: Item, _context: StepContext) -> Completed | Failure:
         return Failure(item, NOT_THERE) if len(steps.kind.proved) == 1 else Completed(item)
 
-    steps.kind.prove = prove
+    steps.kind.prove = verify
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert len(steps.kind.moved) == 2
@@ -44,7 +46,7 @@ def test_an_absent_item_is_transferred_again_with_its_detail(steps: Steps) -> No
 
 
 @pytest.mark.parametrize("error", [NOT_THERE, SynclineError("UNREACHABLE", "gone")])
-def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, error: SynclineError) -> None:
+def test_nothing_of_a_cancelled_run_is_transferred_or_verified_again(steps: Steps, error: SynclineError) -> None:
     def move(item: Item, _context: StepContext) -> Completed:
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
         return Completed(item)
@@ -59,17 +61,17 @@ def test_of_a_cancelled_run_nothing_is_transferred_or_asked_again(steps: Steps, 
 
 
 def test_an_unreadable_item_is_verified_again_and_not_transferred(steps: Steps) -> None:
-    def prove(item: Item, _context: StepContext) -> Completed | Failure:
+    def verify(item: Item, _context: StepContext) -> Completed | Failure:
         return Failure(item, SynclineError("UNREACHABLE", "gone")) if len(steps.kind.proved) < 3 else Completed(item)
 
-    steps.kind.prove = prove
+    steps.kind.prove = verify
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert len(steps.kind.moved) == 1
     assert steps.latest().counts.moved == 1
 
 
-def test_an_item_that_stays_absent_fails_after_the_attempts_of_both_steps_together(steps: Steps) -> None:
+def test_an_item_that_stays_absent_fails_after_the_attempts_of_both_steps(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Failure(item, NOT_THERE)
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
@@ -80,10 +82,10 @@ def test_an_item_that_stays_absent_fails_after_the_attempts_of_both_steps_togeth
 
 @pytest.mark.parametrize("rounds", [1, 4])
 def test_an_unfinished_item_is_verified_later(steps: Steps, rounds: int) -> None:
-    def prove(item: Item, _context: StepContext) -> Completed | Unfinished:
+    def verify(item: Item, _context: StepContext) -> Completed | Unfinished:
         return Unfinished(item) if len(steps.kind.proved) <= rounds else Completed(item)
 
-    steps.kind.prove = prove
+    steps.kind.prove = verify
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     assert len(steps.kind.moved) == 1
@@ -99,7 +101,7 @@ def one(name: str = "1", source: str | None = "a", target: str | None = "a", **d
 
 
 def following(steps: Steps, batch: Batch) -> Batch:
-    """Deliver a batch once, and return the only one that follows."""
+    """Deliver a batch once; return the only batch that follows."""
     steps.pump.deliver([steps.begin_with(batch)])
     (letter,) = steps.mail.waiting()
     after = decode(letter.body)
@@ -125,7 +127,7 @@ def test_only_an_untouched_item_that_was_equal_is_skipped(
     assert (result.outcome, result.moved_bytes, result.reason) == (outcome, sent, None)
 
 
-def test_the_note_of_the_kind_is_the_reason(steps: Steps) -> None:
+def test_the_note_of_the_kind_is_the_reason_of_the_result(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Completed(item, note="read again")
     steps.pump.deliver([steps.begin_with(verify_of(one()))])
     assert steps.results()["team/app", "1"].reason == "read again"
@@ -155,7 +157,7 @@ def test_a_retry_skips_the_items_of_its_dead_letters_that_were_equal(
         ((Unfinished(one("1"), waiting=True), Unfinished(one("2"))), ["1", "2"], 0),
     ],
 )
-def test_a_batch_is_idle_if_no_item_got_further(
+def test_a_batch_is_idle_without_progress_of_any_item(
     steps: Steps, answers: tuple[Completed | Unfinished, Completed | Unfinished], names: list[str], idle: int
 ) -> None:
     steps.kind.prove = lambda item, _context: answers[int(item.name) - 1]
@@ -163,13 +165,13 @@ def test_a_batch_is_idle_if_no_item_got_further(
     assert ([item.name for item in after.items], after.step, after.idle) == (names, Step.VERIFY, idle)
 
 
-def test_a_request_that_the_end_of_the_run_cut_off_is_no_failed_attempt(steps: Steps) -> None:
+def test_a_request_ended_with_its_run_is_no_failed_attempt(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Failure(item, SynclineError("RUN_CANCELLED", "the run is cancelled"))
     after = following(steps, verify_of(one()))
     assert (after.items, after.attempt, after.idle) == ((one(),), 1, 1)
 
 
-def test_a_cancelled_run_still_proves_what_was_written(steps: Steps) -> None:
+def test_a_cancelled_run_still_verifies_written_items(steps: Steps) -> None:
     steps.kind.prove = lambda item, _context: Failure(item, NOT_THERE) if item.name == "2" else Completed(item)
     letter = steps.begin_with(verify_of(one("1"), one("2")))
     steps.state.cancel_run(SYNC, MADE_UP_RUN)
@@ -178,10 +180,10 @@ def test_a_cancelled_run_still_proves_what_was_written(steps: Steps) -> None:
     assert outcomes == {"1": Outcome.MOVED, "2": Outcome.CANCELLED}
 
 
-def test_a_cancelled_run_ends_with_what_is_proved_in_its_last_seconds(steps: Steps) -> None:
+def test_a_cancelled_run_has_a_few_seconds_to_verify(steps: Steps) -> None:
     halted = []
 
-    def prove(item: Item, context: StepContext) -> Completed | Unfinished:
+    def verify(item: Item, context: StepContext) -> Completed | Unfinished:
         if item.name == "1":
             return Completed(item)
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
@@ -190,7 +192,7 @@ def test_a_cancelled_run_ends_with_what_is_proved_in_its_last_seconds(steps: Ste
             halted.append(context.halted())
         return Unfinished(item)
 
-    steps.kind.prove = prove
+    steps.kind.prove = verify
     steps.pump.deliver([steps.begin_with(verify_of(one("1"), one("2")))])
     assert halted == [False, True]
     outcomes = {name: result.outcome for (_, name), result in steps.results().items()}

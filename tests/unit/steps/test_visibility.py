@@ -1,4 +1,4 @@
-"""Messages come back soon after their function was killed, and never wait for a slow message beside them."""
+"""Messages become visible soon after their function was killed, and never wait for a slow message beside them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from syncline.kinds.kind import Completed, Page, StepContext
 from syncline.messages import Batch, Start
 from syncline.model import Item, RunStatus, Scope, Step, Trigger
 from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, Steps, items, transfer_of
-from tests.rig.pump import KilledError, Manners
+from tests.rig.pump import Delivery, KilledError
 from tests.rig.stack import EVENTS, QUEUES
 
 MINUTE = 60
@@ -22,17 +22,17 @@ def killed(steps: Steps) -> KilledError:
 
 
 @pytest.mark.parametrize("step", Step)
-def test_the_messages_of_a_killed_function_are_back_within_a_minute_of_its_time(steps: Steps, step: Step) -> None:
+def test_messages_of_a_killed_function_are_visible_a_minute_after_its_time(steps: Steps, step: Step) -> None:
     def dies(*_: object) -> Answer:
         steps.clock.sleep(3)
         raise killed(steps)
 
-    def looks(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         steps.clock.sleep(3)
         raise killed(steps)
 
     steps.kind.move = steps.kind.prove = dies  # type: ignore[assignment]
-    steps.kind.look = looks
+    steps.kind.look = scan
     _, root = steps.begin(MADE_UP_RUN)
     batches = [Batch(MADE_UP_RUN, SYNC, step, f"b{n}", items("1", group=f"g{n}"), hop=1) for n in range(3)]
     letters = [steps.put(each) for each in ([root] if step is Step.DISCOVER else batches)]
@@ -42,24 +42,24 @@ def test_the_messages_of_a_killed_function_are_back_within_a_minute_of_its_time(
     assert QUEUES[step].function_timeout + MINUTE < QUEUES[step].visibility
 
 
-def test_the_events_of_a_killed_function_are_back_within_a_minute_of_its_time(
+def test_events_of_a_killed_function_are_visible_a_minute_after_its_time(
     steps: Steps, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """There may be a hundred of them."""
+    """A delivery may have a hundred events."""
 
     def dies(*_: object) -> None:
         raise killed(steps)
 
     monkeypatch.setattr(type(steps.event_store), "subscribers", dies)
     steps.notify(*(f"g{n}" for n in range(100)))
-    letters = steps.mail.lying_in(EVENTS)
+    letters = steps.mail.letters_in(EVENTS)
     begun = steps.clock.now
     steps.pump.deliver(letters)
     assert {letter.due - begun for letter in letters} == {QUEUES[Step.DISCOVER].function_timeout + MINUTE}
 
 
-def test_a_message_that_waits_behind_a_slow_one_goes_back_at_once(steps: Steps) -> None:
-    """The other messages are done by another function while the first one is slow."""
+def test_a_message_behind_a_slow_one_goes_back_to_its_queue(steps: Steps) -> None:
+    """Another function processes the other messages during the slow one."""
     steps.begin(MADE_UP_RUN)
     slow = steps.put(transfer_of("slow"))
     others = [steps.put(transfer_of(f"quick-{n}", group=f"g{n}")) for n in range(9)]
@@ -86,7 +86,7 @@ def test_a_message_that_waits_behind_a_slow_one_goes_back_at_once(steps: Steps) 
 
 
 def test_a_message_may_wait_behind_slow_ones_however_often(steps: Steps) -> None:
-    """That is neither a death nor idleness."""
+    """Waiting is neither a death nor idleness."""
     steps.begin(MADE_UP_RUN)
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -108,7 +108,7 @@ def test_a_message_may_wait_behind_slow_ones_however_often(steps: Steps) -> None
 
 @pytest.mark.parametrize("step", [Step.DISCOVER, Step.COMMIT])
 def test_a_message_that_cannot_be_sent_again_becomes_visible(steps: Steps, step: Step) -> None:
-    """A start message is known by its id, and a FIFO queue drops the double of a message."""
+    """A start message is identified by its ID, and a FIFO queue drops a duplicate."""
     steps.begin(MADE_UP_RUN)
     slow = False
 
@@ -117,14 +117,14 @@ def test_a_message_that_cannot_be_sent_again_becomes_visible(steps: Steps, step:
             steps.clock.sleep(100)
         return Completed(item)
 
-    def looks(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
         nonlocal slow
         if not slow:
             slow = True
             steps.clock.sleep(100)
         return []
 
-    steps.kind.move, steps.kind.look = move, looks
+    steps.kind.move, steps.kind.look = move, scan
     if step is Step.COMMIT:
         messages = [Batch(MADE_UP_RUN, SYNC, step, name, items(name, group=name), hop=1) for name in ("slow", "quick")]
         first, second = [steps.put(each) for each in messages]
@@ -142,7 +142,7 @@ def test_a_message_that_cannot_be_sent_again_becomes_visible(steps: Steps, step:
         assert [steps.state.runs(f"sync-{n}")[0].status for n in range(2)] == [RunStatus.DONE] * 2
 
 
-def test_quick_messages_are_done_together(steps: Steps) -> None:
+def test_quick_messages_are_processed_together(steps: Steps) -> None:
     steps.begin(MADE_UP_RUN)
     letters = [steps.put(transfer_of(str(n), group=f"g{n}")) for n in range(10)]
     steps.pump.deliver(letters)
@@ -150,8 +150,8 @@ def test_quick_messages_are_done_together(steps: Steps) -> None:
     assert {letter.step for letter in steps.mail.waiting()} == {Step.VERIFY}
 
 
-def test_a_queue_that_does_not_answer_keeps_no_work_from_being_done(steps: Steps) -> None:
-    """Neither when the visibility is shortened nor when messages go back."""
+def test_an_unreachable_queue_prevents_no_work(steps: Steps) -> None:
+    """Neither the shortened visibility nor the return of messages is required."""
     letter = steps.begin_with(transfer_of("1"))
     steps.mail.refuses = {"ChangeMessageVisibilityBatch"}
     steps.pump.deliver([letter])
@@ -162,7 +162,7 @@ def test_a_queue_that_does_not_answer_keeps_no_work_from_being_done(steps: Steps
 
 def test_disorder_and_slowness_change_no_count(steps: Steps) -> None:
     rng = random.Random(7)
-    steps.pump.manners = Manners(rng, shuffle=True, batches=True)
+    steps.pump.delivery = Delivery(rng, shuffle=True, batches=True)
 
     def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(rng.choice([0, 3, 40]))

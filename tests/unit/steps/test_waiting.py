@@ -1,4 +1,4 @@
-"""Why a run does not get further: noted by the steps, made void by progress, and told in words."""
+"""The reason why a run waits: recorded by the steps, cleared by progress, and shown to users."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RUN = Run("r", SYNC, 1, Trigger.MANUAL, EVERYTHING, started=1000.0)
 HELD = Waiting("LEASE_HELD", "made.up/team/app has another writer", since=1010.0, at=1100.0, until=1190.0)
 
 
-def test_work_that_is_tried_again_notes_why(steps: Steps) -> None:
+def test_a_retried_transfer_records_its_reason(steps: Steps) -> None:
     seen: list[Waiting | None] = []
     began: list[float] = []
 
@@ -43,26 +43,26 @@ def test_work_that_is_tried_again_notes_why(steps: Steps) -> None:
     assert seen[0] is None
     noted = [each for each in seen[1:] if each is not None]
     assert [(each.code, each.what) for each in noted] == [("THROTTLED", SLOW_DOWN.what)] * 3
-    assert len({each.since for each in noted}) == 1, "it waits since the first time"
+    assert len({each.since for each in noted}) == 1, "it has waited since the first attempt"
     assert [round(each.until - each.at) for each in noted] == [90, 90, 90]
     assert began[0] <= noted[0].since <= noted[0].at < noted[1].at < noted[2].at
 
 
-def test_a_scan_that_is_tried_again_notes_why(steps: Steps) -> None:
+def test_a_retried_scan_records_its_reason(steps: Steps) -> None:
     seen: list[Waiting | None] = []
 
-    def look(_scope: object, _cursor: object, _context: StepContext) -> list[object]:
+    def scan(_scope: object, _cursor: object, _context: StepContext) -> list[object]:
         seen.append(steps.latest().waiting)
         if len(seen) < 2:
             raise SLOW_DOWN
         return []
 
-    steps.kind.look = look  # type: ignore[assignment]
+    steps.kind.look = scan  # type: ignore[assignment]
     steps.run()
     assert [each and each.code for each in seen] == [None, "THROTTLED"]
 
 
-def test_work_that_waits_for_a_lease_notes_why(steps: Steps) -> None:
+def test_waiting_for_a_lease_is_recorded(steps: Steps) -> None:
     steps.state.leases.take("made.up/team/app", "another run", 200.0)
     steps.begin_with(transfer_of("1"))
     seen: list[Waiting | None] = []
@@ -78,7 +78,7 @@ def test_work_that_waits_for_a_lease_notes_why(steps: Steps) -> None:
     assert steps.latest().status is RunStatus.DONE
 
 
-def test_a_queue_that_refuses_is_noted(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_of_a_queue_is_recorded(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     steps.begin_with(transfer_of("1"))
     refusal = ClientError({"Error": {"Code": "OverLimit", "Message": "too many messages"}}, "SendMessageBatch")
     send, refused = steps.queues.send, list[ClientError]()
@@ -96,7 +96,7 @@ def test_a_queue_that_refuses_is_noted(steps: Steps, monkeypatch: pytest.MonkeyP
     assert (waiting.code, "too many messages" in waiting.what) == ("AWS_UNAVAILABLE", True)
 
 
-def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_server_is_recorded(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     http = Http()
     parts = Dependencies(Secrets(pytest.fail, pytest.fail), http, steps.state, Database(steps.table))
     for name in TransferEnvironment.variables():
@@ -109,11 +109,11 @@ def test_a_server_that_is_slow_is_noted(steps: Steps, monkeypatch: pytest.Monkey
     engine.bind(run, 100.0, lambda: False)
     http.policy.on_slow("registry.example is slow: 3 KiB/s")
     noted = steps.latest()
-    said = state_words(noted, Progress(Counts(), False, 0.0), max(noted.started, time.time()) + 61)
-    assert [words.partition(": ")[2] for words in said] == ["TOO_SLOW: registry.example is slow: 3 KiB/s"]
+    texts = state_words(noted, Progress(Counts(), False, 0.0), max(noted.started, time.time()) + 61)
+    assert [text.partition(": ")[2] for text in texts] == ["TOO_SLOW: registry.example is slow: 3 KiB/s"]
 
 
-def test_a_failure_to_note_the_reason_stops_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_to_record_the_reason_stops_nothing(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise ClientError({"Error": {"Code": "Throttling"}}, "UpdateItem")
 
@@ -125,7 +125,7 @@ def test_a_failure_to_note_the_reason_stops_nothing(steps: Steps, monkeypatch: p
     assert steps.latest().counts.moved == 1
 
 
-def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
+def test_only_a_counted_item_is_progress(steps: Steps) -> None:
     steps.kind.move = lambda item, _: Failure(item, SLOW_DOWN) if steps.clock.now < 1e12 else Completed(item)
     steps.begin_with(transfer_of("1"))
     advanced = steps.state.progress(MADE_UP_RUN).advanced
@@ -133,12 +133,12 @@ def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
     worker, letter = steps.new_worker(Step.TRANSFER), steps.mail.letters[-1]
     assert worker is not None
     assert letter is not None
-    heard: list[float] = []
-    steps.pump.on_delivery = lambda _letter: heard.append(steps.state.progress(MADE_UP_RUN).advanced)
+    times: list[float] = []
+    steps.pump.on_delivery = lambda _letter: times.append(steps.state.progress(MADE_UP_RUN).advanced)
     steps.pump.run()
-    assert heard[0] == advanced
-    assert set(heard[1:3]) == {advanced}, "work that is tried again is none"
-    assert steps.state.progress(MADE_UP_RUN).advanced > advanced, "work that is given up is"
+    assert times[0] == advanced
+    assert set(times[1:3]) == {advanced}, "a retry is no progress"
+    assert steps.state.progress(MADE_UP_RUN).advanced > advanced, "a failed item is progress"
 
 
 @pytest.mark.parametrize(
@@ -146,8 +146,8 @@ def test_only_a_commit_that_counts_an_item_is_progress(steps: Steps) -> None:
     [
         (0.0, 1100.0, 1010.0),
         (0.0, 1059.0, None),  # less than a minute
-        (1050.0, 1111.0, 1050.0),  # no longer than since the last progress
-        (1101.0, 1300.0, None),  # progress has made it void
+        (1050.0, 1111.0, 1050.0),  # since the last progress
+        (1101.0, 1300.0, None),  # progress has cleared it
     ],
 )
 def test_a_run_waits_after_a_minute_without_progress(advanced: float, now: float, since: float | None) -> None:
@@ -160,12 +160,12 @@ def test_a_run_that_is_over_waits_for_nothing() -> None:
     assert waiting_reason(over, Progress(Counts(), True, 1100.0), 1300.0) is None
 
 
-def test_words() -> None:
+def test_state_words() -> None:
     progress = Progress(Counts(), False, 1100.0)
     assert state_words(RUN, progress, 1200.0) == []
     cancelling = replace(RUN, status=RunStatus.CANCELLING, waiting=HELD)
-    said = state_words(cancelling, progress, 1150.0)
-    assert said[0] == "cancelling"
+    texts = state_words(cancelling, progress, 1150.0)
+    assert texts[0] == "cancelling"
     what = r"waiting since \d\d:16:50: LEASE_HELD: made.up/team/app has another writer; retrying at \d\d:19:50"
-    assert re.fullmatch(what, said[1])
+    assert re.fullmatch(what, texts[1])
     assert state_words(replace(RUN, waiting=HELD), progress, 1200.0)[0].endswith("another writer")

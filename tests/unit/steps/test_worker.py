@@ -1,3 +1,5 @@
+"""The worker: deaths, invalid messages, duplicates, throttling and reports."""
+
 from __future__ import annotations
 
 import json
@@ -19,7 +21,7 @@ from syncline.steps.engine import MAX_DEATHS
 from syncline.store.state import REPORTS
 from tests.rig.aws_faults import disturb
 from tests.rig.made_up import MADE_UP_RUN, SYNC, Answer, MadeUp, Steps, items, transfer_of
-from tests.rig.pump import Duplicates, KilledError, Letter, Manners
+from tests.rig.pump import Delivery, Duplicates, KilledError, Letter
 from tests.rig.stack import QUEUES
 
 pytestmark = pytest.mark.moto
@@ -29,7 +31,7 @@ def die(_item: Item, _context: StepContext) -> Answer:
     raise KilledError
 
 
-def test_a_function_that_dies_again_and_again_gives_its_work_up(steps: Steps) -> None:
+def test_work_fails_after_repeated_deaths_of_its_function(steps: Steps) -> None:
     steps.kind.move = die
     steps.begin_with(transfer_of("1", "2"))
     steps.pump.run()
@@ -40,11 +42,11 @@ def test_a_function_that_dies_again_and_again_gives_its_work_up(steps: Steps) ->
     assert f"died {MAX_DEATHS} times" in steps.dead()[0].reason
 
 
-def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
-    def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[object]:
+def test_a_run_ends_after_repeated_deaths_of_its_scan(steps: Steps) -> None:
+    def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[object]:
         raise KilledError
 
-    steps.kind.look = look  # type: ignore[assignment]
+    steps.kind.look = scan  # type: ignore[assignment]
     run = steps.run()
     assert (run.status, run.counts.failed) == (RunStatus.DONE, 1)
     assert [(dead.code, dead.batch.scope) for dead in steps.dead()] == [("STEP_DIED", EVERYTHING)]
@@ -58,7 +60,7 @@ def test_a_look_that_dies_again_and_again_ends_the_run(steps: Steps) -> None:
 def test_an_invalid_message_is_dropped_counted_and_logged(
     steps: Steps, body: str, caplog: pytest.LogCaptureFixture, counted: list[tuple[str, float]]
 ) -> None:
-    """A dead letter that belongs to no sync would stay for ever: no retry takes it."""
+    """As a dead letter it would stay forever, because no retry of a sync includes it."""
     steps.put(body)
     steps.pump.run()
     assert steps.mail.dead() == []
@@ -82,7 +84,7 @@ def test_a_start_of_a_sync_that_does_not_exist_is_dropped(steps: Steps, start: S
 @pytest.mark.parametrize("message", [transfer_of("1"), Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]))])
 @pytest.mark.parametrize("version", [0, 2])
 def test_a_message_of_another_version_waits_for_the_upgrade(steps: Steps, message: Batch | Start, version: int) -> None:
-    """It goes back to its queue for as long as a function of the other version may take it, and then stays."""
+    """It returns to its queue while a function of the other version may receive it, and then becomes a dead letter."""
     body = json.dumps(to_json(message) | {"v": version, "more": "what a later version says"})
     steps.begin(MADE_UP_RUN)
     letter = steps.put(body, message.step if isinstance(message, Batch) else Step.DISCOVER)
@@ -91,7 +93,7 @@ def test_a_message_of_another_version_waits_for_the_upgrade(steps: Steps, messag
     assert [letter.body for _, letter in steps.mail.dead()] == [body]
     assert letter.received == QUEUES[step].receives
     assert 300 <= steps.clock.now - began <= 3600
-    assert QueuedLetter(step, body, "r").read() is None, "it is nobody's before the upgrade"
+    assert QueuedLetter(step, body, "r").read() is None, "it belongs to no sync before the upgrade"
     assert steps.kind.moved == []
 
 
@@ -112,13 +114,13 @@ def test_a_message_for_another_step_goes_to_the_dead_letter_queue(
     assert steps.state.runs(SYNC) == []
 
 
-def test_a_batch_of_a_run_that_nobody_remembers_does_nothing(steps: Steps) -> None:
+def test_a_batch_of_an_unknown_run_does_nothing(steps: Steps) -> None:
     steps.put(transfer_of("1", run="forgotten"))
     steps.pump.run()
     assert steps.kind.moved == []
 
 
-def test_a_batch_of_a_run_that_is_over_does_nothing(steps: Steps) -> None:
+def test_a_batch_of_an_ended_run_does_nothing(steps: Steps) -> None:
     steps.begin_with(transfer_of("1"))
     steps.pump.run()
     steps.put(transfer_of("late"))
@@ -126,7 +128,7 @@ def test_a_batch_of_a_run_that_is_over_does_nothing(steps: Steps) -> None:
     assert [item.name for item in steps.kind.moved] == ["1"]
 
 
-def test_following_batches_are_sent_again_if_a_message_is_delivered_again(steps: Steps) -> None:
+def test_following_batches_are_sent_again_when_a_message_is_redelivered(steps: Steps) -> None:
     letter = steps.begin_with(transfer_of("1"))
     steps.pump.deliver([letter])
     (verify,) = steps.mail.waiting()
@@ -137,9 +139,9 @@ def test_following_batches_are_sent_again_if_a_message_is_delivered_again(steps:
     assert steps.latest().counts.moved == 1
 
 
-def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> None:
+def test_messages_of_one_invocation_fail_independently(steps: Steps) -> None:
     steps.begin(MADE_UP_RUN)
-    steps.pump.manners = Manners(random.Random(1), batches=True)
+    steps.pump.delivery = Delivery(random.Random(1), batches=True)
     failing = iter([True])
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -157,17 +159,17 @@ def test_messages_of_one_event_fail_and_succeed_by_themselves(steps: Steps) -> N
     assert sorted(item.name for item in steps.kind.proved) == ["1", "2"]
 
 
-def test_cancel_before_the_start_was_seen(steps: Steps) -> None:
+def test_a_run_cancelled_before_its_start_is_not_scanned(steps: Steps) -> None:
     steps.begin(MADE_UP_RUN)
     steps.state.cancel_run(SYNC, MADE_UP_RUN)
-    steps.kind.look = lambda *_: pytest.fail("nothing is looked at")
+    steps.kind.look = lambda *_: pytest.fail("nothing is scanned")
     steps.start(run=MADE_UP_RUN)
     steps.pump.run()
     assert steps.latest().status is RunStatus.CANCELLED
     assert steps.state.current_run(SYNC) is None
 
 
-def test_cancel_leaves_items_that_were_queued_as_they_are(steps: Steps) -> None:
+def test_queued_items_of_a_cancelled_run_are_not_moved(steps: Steps) -> None:
     steps.begin_with(transfer_of("1", "2"))
     steps.state.cancel_run(SYNC, MADE_UP_RUN)
     steps.pump.run()
@@ -176,14 +178,14 @@ def test_cancel_leaves_items_that_were_queued_as_they_are(steps: Steps) -> None:
     assert steps.kind.moved == []
 
 
-def test_cancel_of_a_run_that_is_over_changes_nothing(steps: Steps) -> None:
+def test_cancelling_an_ended_run_changes_nothing(steps: Steps) -> None:
     run = steps.run()
     assert steps.state.cancel_run(SYNC, run.id) == run
 
 
 @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY])
 def test_two_deliveries_at_the_same_time_have_one_effect(steps: Steps, step: Step) -> None:
-    """Two functions, in threads, are in the middle of the same batch at once."""
+    """Two functions, in threads, process the same batch concurrently."""
     batch = transfer_of("1", "2", "3") if step is Step.TRANSFER else None
     both = threading.Barrier(2, timeout=20)
     steps.begin(MADE_UP_RUN)
@@ -213,7 +215,7 @@ def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicat
     from syncline.kinds.kind import Failure, Page  # noqa: PLC0415
 
     rng = random.Random(seed)
-    steps.pump.manners = Manners(rng, True, duplicates, 600.0, True)
+    steps.pump.delivery = Delivery(rng, True, duplicates, 600.0, True)
     failures = [SynclineError("UNREACHABLE", "gone")] * 4
 
     def move(item: Item, _context: StepContext) -> Answer:
@@ -237,7 +239,7 @@ def test_disorder_changes_no_count(steps: Steps, seed: int, duplicates: Duplicat
         ("BatchGetItem", "ThrottlingException", 12),
     ],
 )
-def test_throttled_calls_heal(
+def test_throttled_calls_are_retried(
     steps: Steps, monkeypatch: pytest.MonkeyPatch, operation: str, code: str, times: int
 ) -> None:
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
@@ -252,14 +254,14 @@ def test_throttled_calls_heal(
 
 @pytest.mark.parametrize("reason", ["TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"])
 @pytest.mark.parametrize("times", [1, 30])
-def test_transactions_in_one_another_s_way_heal(
+def test_conflicting_transactions_are_retried(
     steps: Steps, monkeypatch: pytest.MonkeyPatch, reason: str, times: int
 ) -> None:
     monkeypatch.setattr("syncline.store.table.time.sleep", lambda _: None)
     steps.begin_with(transfer_of("1", "2"))
     left = [times]
     client: Any = steps.table.meta.client
-    call_it = client._make_api_call
+    original_call = client._make_api_call
 
     def call(operation: str, arguments: object) -> object:
         if operation == "TransactWriteItems" and left[0]:
@@ -267,7 +269,7 @@ def test_transactions_in_one_another_s_way_heal(
             error = {"Error": {"Code": "TransactionCanceledException", "Message": ""}}
             reasons = {"CancellationReasons": [{"Code": "None"}, {"Code": reason}]}
             raise client.exceptions.TransactionCanceledException(error | reasons, operation)
-        return call_it(operation, arguments)
+        return original_call(operation, arguments)
 
     client._make_api_call = call
     steps.pump.run()
@@ -277,52 +279,52 @@ def test_transactions_in_one_another_s_way_heal(
 
 
 @dataclass
-class Informer(MadeUp):
-    """A kind that reports how its runs ended; ``fails`` are the errors of its first attempts."""
+class ReportingKind(MadeUp):
+    """A kind that reports the ends of its runs; the first reports raise ``errors``."""
 
-    fails: list[Exception] = field(default_factory=list)
-    told: list[str] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
-        if self.fails:
-            raise self.fails.pop(0)
-        self.told.append(f"{run.id}: {len(list(results))} results, {run.status}")
+        if self.errors:
+            raise self.errors.pop(0)
+        self.reported.append(f"{run.id}: {len(list(results))} results, {run.status}")
 
 
 DENIED = ClientError({"Error": {"Code": "AccessDeniedException"}}, "PutObject")
 
 
 @pytest.mark.parametrize("error", [DENIED, SynclineError("SERVER_ERROR", "500"), KeyError("status"), OSError("down")])
-def test_a_report_that_fails_is_made_again(steps: Steps, error: Exception) -> None:
-    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[error, error])
+def test_a_failed_report_is_retried(steps: Steps, error: Exception) -> None:
+    steps.kind = kind = ReportingKind(pages=[Page("a", items("1"))], errors=[error, error])
     run = steps.run()
     assert run.status is RunStatus.DONE
-    assert kind.told == [f"{run.id}: 1 results, done"]
+    assert kind.reported == [f"{run.id}: 1 results, done"]
     assert steps.dead() == []
 
 
-def test_a_report_is_given_up_after_a_few_attempts_and_the_run_is_over(steps: Steps) -> None:
-    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[DENIED] * 100)
+def test_a_run_ends_without_a_report_after_a_few_attempts(steps: Steps) -> None:
+    steps.kind = kind = ReportingKind(pages=[Page("a", items("1"))], errors=[DENIED] * 100)
     run = steps.run()
     assert (run.status, run.counts.moved, steps.state.current_run(SYNC)) == (RunStatus.DONE, 1, None)
-    assert len(kind.fails) == 100 - REPORTS
-    assert (kind.told, steps.dead(), steps.mail.waiting()) == ([], [], [])
+    assert len(kind.errors) == 100 - REPORTS
+    assert (kind.reported, steps.dead(), steps.mail.waiting()) == ([], [], [])
 
 
-def test_a_report_that_cannot_succeed_is_made_once(steps: Steps) -> None:
-    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[SynclineError("UNAUTHORIZED", "401")] * 9)
+def test_a_permanent_error_of_a_report_is_not_retried(steps: Steps) -> None:
+    steps.kind = kind = ReportingKind(pages=[Page("a", items("1"))], errors=[SynclineError("UNAUTHORIZED", "401")] * 9)
     assert steps.run().status is RunStatus.DONE
-    assert len(kind.fails) == 8
+    assert len(kind.errors) == 8
 
 
-def test_a_function_that_dies_before_its_report_leaves_it_to_the_next_one(steps: Steps) -> None:
-    steps.kind = kind = Informer(pages=[Page("a", items("1"))], fails=[KilledError()])  # type: ignore[list-item]
+def test_the_next_function_reports_after_a_death(steps: Steps) -> None:
+    steps.kind = kind = ReportingKind(pages=[Page("a", items("1"))], errors=[KilledError()])  # type: ignore[list-item]
     run = steps.run()
-    assert kind.told == [f"{run.id}: 1 results, done"]
+    assert kind.reported == [f"{run.id}: 1 results, done"]
 
 
-def test_a_report_is_made_once_whatever_is_delivered_twice(steps: Steps) -> None:
-    steps.kind = kind = Informer(pages=[Page("a", items("1", "2"))])
-    steps.pump.manners.duplicates = Duplicates.AT_THE_END
+def test_duplicates_cause_no_second_report(steps: Steps) -> None:
+    steps.kind = kind = ReportingKind(pages=[Page("a", items("1", "2"))])
+    steps.pump.delivery.duplicates = Duplicates.AT_THE_END
     run = steps.run()
-    assert kind.told == [f"{run.id}: 2 results, done"]
+    assert kind.reported == [f"{run.id}: 2 results, done"]

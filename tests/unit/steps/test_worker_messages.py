@@ -1,4 +1,4 @@
-"""The worker: what becomes of one message, by what it says and by how its step ends."""
+"""The worker: the fate of one message, depending on its content and on the end of its step."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ AWS_PAUSE = 30
 RUN_PAUSE = 15
 TWIN_PAUSE = 15
 NEXT = made_run_id(5)
-NO_SUCH_ITEM = ClientError({"Error": {"Code": "InternalServerError", "Message": "it failed"}}, "PutItem")
+AWS_ERROR = ClientError({"Error": {"Code": "InternalServerError", "Message": "it failed"}}, "PutItem")
 
 
 def batches(steps: Steps) -> list[tuple[Batch, float]]:
-    """Return the batches in the queues, each with the seconds until it can be seen."""
+    """Return the batches in the queues, each with the seconds until it becomes visible."""
     found = [(decode(letter.body), letter.due - steps.clock.now) for letter in steps.mail.waiting()]
     return [(each, seconds) for each, seconds in found if isinstance(each, Batch)]
 
 
 def starts(steps: Steps) -> list[tuple[Start, float]]:
-    """Return the start messages in the queues, likewise."""
+    """Return the start messages in the queues, each with the seconds until it becomes visible."""
     found = [(decode(letter.body), letter.due - steps.clock.now) for letter in steps.mail.waiting()]
     return [(each, seconds) for each, seconds in found if isinstance(each, Start)]
 
 
 def stamp(seconds: float) -> str:
-    """Return the part of a run's ID that says when it was caused."""
+    """Return the part of a run's ID that contains this time."""
     return time.strftime("%Y%m%d-%H%M%S-", time.gmtime(seconds))
 
 
@@ -56,9 +56,9 @@ def raising(error: Exception) -> object:
 
 
 class TestBatch:
-    def test_a_step_that_aws_fails_comes_again_later_each_time(self, steps: Steps) -> None:
+    def test_a_message_is_delayed_longer_after_each_aws_error(self, steps: Steps) -> None:
         letter = steps.begin_with(transfer_of("1"))
-        steps.kind.move = raising(NO_SUCH_ITEM)  # type: ignore[assignment]
+        steps.kind.move = raising(AWS_ERROR)  # type: ignore[assignment]
         for received in (1, 2):
             steps.pump.deliver([letter])
             assert letter in steps.mail.waiting()
@@ -69,7 +69,7 @@ class TestBatch:
             steps.clock.sleep(200)
         assert steps.mail.waiting() == [letter]
 
-    def test_a_batch_whose_lease_was_lost_comes_again(self, steps: Steps) -> None:
+    def test_a_batch_whose_lease_was_lost_is_redelivered(self, steps: Steps) -> None:
         letter = steps.begin_with(transfer_of("1"))
         steps.kind.move = raising(SynclineError("LEASE_LOST", "another has it"))  # type: ignore[assignment]
         steps.pump.deliver([letter])
@@ -84,7 +84,7 @@ class TestBatch:
             (KeyError("status"), "INTERNAL", True),
         ],
     )
-    def test_any_other_error_is_of_its_items(self, steps: Steps, error: Exception, code: str, *, again: bool) -> None:
+    def test_any_other_error_fails_the_items(self, steps: Steps, error: Exception, code: str, *, again: bool) -> None:
         letter = steps.begin_with(transfer_of("1", "2"))
         steps.kind.move = raising(error)  # type: ignore[assignment]
         steps.pump.deliver([letter])
@@ -98,9 +98,7 @@ class TestBatch:
         (MAX_DEATHS - 1, 1, False),
         (MAX_DEATHS - 2, 3, True),
     ])  # fmt: skip
-    def test_work_that_functions_died_with_is_given_up(
-        self, steps: Steps, deaths: int, received: int, *, gone: bool
-    ) -> None:
+    def test_work_fails_after_too_many_deaths(self, steps: Steps, deaths: int, received: int, *, gone: bool) -> None:
         steps.begin()
         letter = steps.put(replace(transfer_of("1", "2"), deaths=deaths))
         letter.received = received - 1
@@ -109,7 +107,7 @@ class TestBatch:
         assert len(steps.kind.moved) == (0 if gone else 2)
 
     @pytest.mark.parametrize(("held", "pause"), [(4, 4), (300, TWIN_PAUSE)])
-    def test_work_that_another_function_does_is_seen_again_soon(self, steps: Steps, held: float, pause: float) -> None:
+    def test_a_copy_of_a_batch_in_progress_is_delayed_briefly(self, steps: Steps, held: float, pause: float) -> None:
         batch = replace(transfer_of("1"), deaths=1)
         steps.begin()
         letter = steps.put(batch)
@@ -120,7 +118,7 @@ class TestBatch:
         assert batches(steps) == [(replace(batch, deaths=2), pause)]
 
     @pytest.mark.parametrize("step", [Step.DISCOVER, Step.TRANSFER, Step.VERIFY])
-    def test_of_a_run_that_is_being_cancelled_only_proofs_are_made(self, steps: Steps, step: Step) -> None:
+    def test_a_run_that_is_being_cancelled_only_verifies(self, steps: Steps, step: Step) -> None:
         _, root = steps.begin()
         steps.kind.look = raising(AssertionError("nothing is scanned"))  # type: ignore[assignment]
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
@@ -130,18 +128,18 @@ class TestBatch:
         outcomes = {Step.DISCOVER: [], Step.TRANSFER: [Outcome.CANCELLED], Step.VERIFY: [Outcome.MOVED]}
         assert [each.outcome for each in steps.state.results(MADE_UP_RUN)] == outcomes[step]
 
-    def test_a_commit_that_waited_is_handed_to_its_own_queue(self, steps: Steps) -> None:
-        """No single message of a FIFO queue can be delayed, so it waits in the queue of discover."""
+    def test_a_delayed_commit_is_moved_to_the_commit_queue(self, steps: Steps) -> None:
+        """A FIFO queue cannot delay a single message, so the commit waits in the queue of discover."""
         steps.begin()
         commit = replace(transfer_of("1"), step=Step.COMMIT)
         letter = steps.put(commit, Step.DISCOVER)
         steps.pump.deliver([letter])
-        (handed,) = steps.mail.waiting()
-        assert (handed.step, decode(handed.body)) == (Step.COMMIT, commit)
+        (commit_letter,) = steps.mail.waiting()
+        assert (commit_letter.step, decode(commit_letter.body)) == (Step.COMMIT, commit)
         assert steps.kind.moved == []
 
     @pytest.mark.parametrize("step", [Step.TRANSFER, Step.VERIFY, Step.COMMIT])
-    def test_a_message_of_another_step_is_buried(self, steps: Steps, step: Step) -> None:
+    def test_a_message_of_another_step_becomes_a_dead_letter(self, steps: Steps, step: Step) -> None:
         wrong = Step.VERIFY if step is not Step.VERIFY else Step.TRANSFER
         body = encode(replace(transfer_of("1"), step=wrong))
         steps.pump.deliver([steps.put(body, step)])
@@ -150,8 +148,8 @@ class TestBatch:
 
 
 class TestStart:
-    def test_the_run_is_named_by_when_the_message_was_sent_and_by_its_id(self, steps: Steps) -> None:
-        """Delivered again, it is the same run; another message is another one."""
+    def test_the_run_id_has_the_time_and_the_id_of_the_message(self, steps: Steps) -> None:
+        """A redelivered message is the same run; another message is another run."""
         sent = steps.clock.now
         letter = steps.start("a")
         steps.clock.sleep(3600)
@@ -185,7 +183,7 @@ class TestStart:
         assert waiting.id is not None
         assert waiting.id.startswith(stamp(sent))
 
-    def test_a_start_that_fails_otherwise_comes_again(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_start_is_redelivered_after_an_aws_error(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         letter = steps.put(Start(SYNC, Trigger.SCHEDULE))
 
         def refuse(*_: object, **__: object) -> None:
@@ -196,8 +194,8 @@ class TestStart:
         assert letter in steps.mail.waiting()
         assert letter.due == steps.clock.now + AWS_PAUSE
 
-    def test_a_run_that_was_begun_is_carried_out_although_its_sync_is_gone(self, steps: Steps) -> None:
-        """The run holds its sync; without an end nothing could be applied under that name."""
+    def test_a_begun_run_is_completed_although_its_sync_was_removed(self, steps: Steps) -> None:
+        """The run occupies the sync's name; until it ends, no sync could run under that name."""
         steps.begin()
 
         def config(name: str) -> Sync:
@@ -208,27 +206,27 @@ class TestStart:
         assert steps.latest().status is RunStatus.DONE
 
     @pytest.mark.parametrize(("status", "again"), [("cancelled", True), ("done", False)])
-    def test_a_scan_whose_run_was_cancelled_is_made_by_a_run_of_its_own(
+    def test_a_scan_that_joined_a_cancelled_run_gets_its_own_run(
         self, steps: Steps, status: str, *, again: bool
     ) -> None:
         steps.begin()
 
-        def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+        def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
             if status == "cancelled":
                 steps.state.cancel_run(SYNC, MADE_UP_RUN)
             return []
 
-        steps.kind.look = look
+        steps.kind.look = scan
         start = Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id=NEXT)
         steps.pump.deliver([steps.put(start)])
         assert starts(steps) == ([(start, RUN_PAUSE)] if again else [])
 
-    def test_a_run_of_its_own_that_was_cancelled_is_not_made_again(self, steps: Steps) -> None:
-        def look(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
+    def test_a_cancelled_run_is_not_repeated(self, steps: Steps) -> None:
+        def scan(_scope: Scope, _cursor: str | None, _context: StepContext) -> list[Page]:
             steps.state.cancel_run(SYNC, steps.latest().id)
             return []
 
-        steps.kind.look = look
+        steps.kind.look = scan
         steps.pump.deliver([steps.put(Start(SYNC, Trigger.WEBHOOK, Scope.of(["a"]), id=NEXT))])
         assert steps.mail.waiting() == []
 
@@ -239,7 +237,7 @@ class TestEvents:
         steps.event_store.subscribe(SYNC, ["made.up"])
 
     def note(self, steps: Steps, *groups: str) -> Letter:
-        """Note groups; return the start message that asks for their scan."""
+        """Note groups; return the start message of their scan."""
         for group in groups:
             noted = steps.event_store.add_note(SYNC, group, [group])
         return steps.put(replace(steps.gatherer.start_message(SYNC), noted=noted))
@@ -250,10 +248,10 @@ class TestEvents:
         steps.pump.deliver([letter])
         run = steps.latest()
         assert (run.scope, run.trigger, run.status) == (Scope.of(["a", "b"]), Trigger.EVENT, RunStatus.DONE)
-        assert run.id.startswith(stamp(steps.clock.now)), "named by its claim"
+        assert run.id.startswith(stamp(steps.clock.now)), "the ID has the time of the claim"
         assert (steps.event_store.notes(SYNC), steps.event_store.current_claim(SYNC)) == ([], None)
 
-    def test_a_start_that_finds_nothing_noted_does_nothing(self, steps: Steps) -> None:
+    def test_a_start_without_notes_does_nothing(self, steps: Steps) -> None:
         steps.pump.deliver([steps.put(steps.gatherer.start_message(SYNC))])
         assert (steps.mail.letters, steps.state.runs(SYNC)) == ([], [])
 
@@ -269,15 +267,15 @@ class TestEvents:
         assert not [letter for letter in letters if letter in steps.mail.waiting()]
         assert counted == [("MessagesDropped", 1)] * 2
 
-    def test_a_message_of_another_version_goes_back(self, steps: Steps) -> None:
+    def test_a_message_of_another_version_is_redelivered(self, steps: Steps) -> None:
         letter = steps.put(json.dumps(to_json(Start(SYNC, Trigger.MANUAL)) | {"v": 99}))
         steps.pump.deliver([letter])
         assert letter in steps.mail.waiting()
         assert letter.due == steps.clock.now + AWS_PAUSE
 
-    def test_events_that_cannot_be_noted_come_again(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_events_that_cannot_be_noted_are_redelivered(self, steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
         def note(*_: object) -> float:
-            raise NO_SUCH_ITEM
+            raise AWS_ERROR
 
         monkeypatch.setattr(EventStore, "add_note", note)
         steps.notify("a", "b")
@@ -296,9 +294,9 @@ class TestEvents:
         assert steps.mail.letters == []
         assert counted == [("MessagesDropped", 1)]
 
-    def test_an_event_that_was_put_off_is_noted(self, steps: Steps) -> None:
-        heard = {"source": "made.up", "group": "a"}
-        steps.pump.deliver([steps.put(replace(steps.gatherer.start_message(SYNC), event=heard))])
+    def test_a_deferred_event_is_noted(self, steps: Steps) -> None:
+        deferred = {"source": "made.up", "group": "a"}
+        steps.pump.deliver([steps.put(replace(steps.gatherer.start_message(SYNC), event=deferred))])
         assert [note.groups for note in steps.event_store.notes(SYNC)] == [("a",)]
         assert len(starts(steps)) == 1
 
@@ -308,17 +306,17 @@ class TestEvents:
         assert steps.event_store.notes(SYNC) == []
 
     @pytest.mark.parametrize("ended", [True, False])
-    def test_a_claim_stands_until_its_run_is_ended(
+    def test_a_claim_is_deleted_after_the_end_of_its_run(
         self, steps: Steps, monkeypatch: pytest.MonkeyPatch, *, ended: bool
     ) -> None:
-        """A function that dies with the claim deleted would leave the run open: nobody comes back."""
+        """If a function died after the deletion of the claim, no function would end the run."""
         seen: list[RunStatus] = []
         finish = EventGatherer.finish
 
         def finish_then(self: EventGatherer, *arguments: object) -> None:
             seen.append(steps.latest().status)
             if not ended:
-                raise NO_SUCH_ITEM
+                raise AWS_ERROR
             finish(self, *arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(EventGatherer, "finish", finish_then)
@@ -328,9 +326,9 @@ class TestEvents:
         assert (letter in steps.mail.waiting()) is not ended
         claim = steps.event_store.current_claim(SYNC)
         assert (claim is None) is ended
-        assert claim is None or steps.event_store.resume(SYNC, claim, 60) is not None, "it was left to the next one"
+        assert claim is None or steps.event_store.resume(SYNC, claim, 60) is not None, "the next function can resume it"
 
-    def test_a_scan_that_has_to_wait_leaves_its_claim_and_is_asked_for_again(self, steps: Steps) -> None:
+    def test_a_scan_that_has_to_wait_releases_its_claim_and_starts_again(self, steps: Steps) -> None:
         steps.begin()
         steps.state.cancel_run(SYNC, MADE_UP_RUN)
         letter = self.note(steps, "a")
@@ -343,14 +341,14 @@ class TestEvents:
 
 
 class TestEnds:
-    def test_a_run_that_cannot_be_ended_has_all_messages_come_again(
+    def test_all_messages_are_redelivered_if_a_run_cannot_be_ended(
         self, steps: Steps, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         steps.begin()
         letters = [steps.put(transfer_of("1")), steps.put(transfer_of("2", group="other"))]
 
         def finish(*_: object) -> None:
-            raise NO_SUCH_ITEM
+            raise AWS_ERROR
 
         steps.kind.move = lambda item, _context: Completed(item)
         steps.engine.maybe_over.add((SYNC, MADE_UP_RUN))
@@ -363,13 +361,13 @@ class TestEnds:
         assert steps.state.progress(MADE_UP_RUN).counts.moved == 2
         assert len(steps.kind.moved) == 2
 
-    def test_a_message_that_fails_keeps_no_other_from_its_end(self, steps: Steps) -> None:
+    def test_a_failed_message_does_not_affect_the_others(self, steps: Steps) -> None:
         steps.begin()
         letters = [steps.put(transfer_of(name, group=name)) for name in "123"]
 
         def move(item: Item, _context: StepContext) -> Answer:
             if item.name == "2":
-                raise NO_SUCH_ITEM
+                raise AWS_ERROR
             return Completed(item)
 
         steps.kind.move = move
@@ -377,31 +375,31 @@ class TestEnds:
         assert [letter in steps.mail.waiting() for letter in letters] == [False, True, False]
 
 
-def test_messages_behind_a_slow_one_keep_their_deaths(steps: Steps) -> None:
+def test_messages_behind_a_slow_one_keep_their_number_of_deaths(steps: Steps) -> None:
     steps.begin()
     slow, behind = steps.put(transfer_of("slow")), steps.put(replace(transfer_of("2", group="other"), deaths=1))
     behind.received = 2
 
-    anew: list[tuple[int, float]] = []
+    resent: list[tuple[int, float]] = []
 
     def move(item: Item, _context: StepContext) -> Answer:
         steps.clock.sleep(6)
         waiting = [each for each in steps.mail.waiting() if each not in (slow, behind)]
-        anew.extend(
+        resent.extend(
             (batch.deaths, each.due - began) for each in waiting if isinstance(batch := decode(each.body), Batch)
         )
         return Completed(item)
 
     steps.kind.move, began = move, steps.clock.now
     steps.pump.deliver([slow, behind])
-    assert anew == [(3, 5)]
+    assert resent == [(3, 5)]
     assert [item.name for item in steps.kind.moved] == ["slow"]
     assert slow not in steps.mail.waiting()
     assert behind not in steps.mail.waiting()
 
 
-def test_a_commit_behind_a_slow_one_is_shown_again_at_once(steps: Steps) -> None:
-    """A FIFO queue would drop its double."""
+def test_a_commit_behind_a_slow_one_becomes_visible_at_once(steps: Steps) -> None:
+    """A FIFO queue would drop a duplicate."""
     steps.begin()
     slow, behind = (steps.put(replace(transfer_of(name, group=name), step=Step.COMMIT)) for name in ("slow", "other"))
 
@@ -417,14 +415,14 @@ def test_a_commit_behind_a_slow_one_is_shown_again_at_once(steps: Steps) -> None
     assert behind in steps.mail.waiting()
 
 
-def test_a_scan_of_everything_is_not_begun_beside_another_one(steps: Steps) -> None:
+def test_a_full_scan_does_not_begin_beside_another(steps: Steps) -> None:
     steps.begin()
-    looked: list[Scope] = []
+    scopes: list[Scope] = []
 
-    def look(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterable[Page]:
-        looked.append(scope)
+    def scan(scope: Scope, _cursor: str | None, _context: StepContext) -> Iterable[Page]:
+        scopes.append(scope)
         return [Page("a", items("1"))]
 
-    steps.kind.look = look
+    steps.kind.look = scan
     steps.pump.deliver([steps.put(Start(SYNC, Trigger.SCHEDULE, EVERYTHING))])
-    assert (looked, steps.mail.waiting()) == ([], [])
+    assert (scopes, steps.mail.waiting()) == ([], [])

@@ -23,7 +23,7 @@ def database() -> Iterator[SteppedDatabase]:
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
-    """A table whose client tries again at once."""
+    """Return a table whose client retries without pauses."""
     monkeypatch.setattr("botocore.retryhandler.delay_exponential", lambda *_: 0.0)
     with new_table() as table:
         yield table
@@ -31,11 +31,11 @@ def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[Table]:
 
 @pytest.fixture(autouse=True)
 def _ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin the IDs of changes anew: they only grow in a process, and each test sets its clock back."""
+    """Restart the IDs of changes, which only grow in a process, because each test sets its clock back."""
     monkeypatch.setattr(files, "_IDS", files._Ids())
 
 
 @pytest.fixture
 def two_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep the records in two partitions, so that both are used by few files."""
+    """Keep the records in two partitions, so that few files use both."""
     monkeypatch.setattr(files, "SHARDS", 2)

@@ -1,4 +1,4 @@
-"""Records of files on a table that crashes in any call, or lets others in before it."""
+"""A database for records of files that can crash in any call, or run other code before it."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ NAMES: Final = [*AWKWARD, *(f"k{n:03}" for n in range(60))]
 
 
 class CrashError(Exception):
-    """The process ends here."""
+    """The end of the process, for example because the function is killed."""
 
 
 class SteppedDatabase(Database):
-    """Calls `hook` before every call, and crashes in the call number `crash_in`, with a part of its effect or all."""
+    """A database that runs `hook` before every call and crashes in call `crash_in`.
+
+    `effect` is the share of the crashing call that is carried out, from 0 to 1.
+    """
 
     def __init__(self, table: Any) -> None:
         super().__init__(table)
@@ -47,7 +50,7 @@ class SteppedDatabase(Database):
     def query_until(self, pk: str, last: str) -> Iterator[dict[str, Any]]:
         if self._step("query"):
             raise CrashError
-        # All at once: a page is read before its first item is yielded.
+        # Read completely, as a page is before its first item is yielded.
         return iter(list(super().query_until(pk, last)))
 
     def sort_keys(self, pk: str, prefix: str) -> Iterator[str]:
@@ -70,7 +73,7 @@ class SteppedDatabase(Database):
     def batch_write(self, puts: list[dict[str, Any]], deletes: list[tuple[str, str]]) -> None:
         crash = self._step("batch_write") if puts or deletes else False
         if crash:
-            # DynamoDB may take any of them first.
+            # DynamoDB may carry out any part of them.
             chance = random.Random(self.effect)
             puts = [item for item in puts if chance.random() < self.effect]
             deletes = [key for key in deletes if chance.random() < self.effect]
@@ -99,7 +102,7 @@ def all_items(database: Database) -> list[dict[str, Any]]:
 
 
 def items_of(database: Database) -> list[tuple[str, str]]:
-    """The keys of all items in the table."""
+    """Return the keys of all items in the table."""
     return [(str(item["pk"]), str(item["sk"])) for item in all_items(database)]
 
 
@@ -110,7 +113,7 @@ def directory_of(database: Database, pk: str) -> list[Any]:
 
 
 def assert_tidy(database: Database) -> None:
-    """Fail if there is anything but directories and the segments that they name."""
+    """Check that there are only directories and the segments that they name."""
     keys = items_of(database)
     named = {(pk, segment[0]) for pk, sk in keys if sk == "D" for segment in directory_of(database, pk)}
     assert {key for key in keys if key[1] != "D"} == named

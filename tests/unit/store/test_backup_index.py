@@ -1,4 +1,4 @@
-"""The backup index: parts are read in any order, are merged, and do not grow without limit."""
+"""The backup index: parts are read in any order, merged, and bounded in number and size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def known(*names: str) -> dict[str, IndexEntry]:
     return {name: IndexEntry(f"etag of {name}", "b" * 40) for name in names}
 
 
-def test_noted_objects_are_known(database: Database) -> None:
+def test_added_objects_are_known(database: Database) -> None:
     store = BackupIndex(database, Clock())
     assert store.entries("place", "east") == {}
     store.add("place", "east", "one", known("a", "b"))
@@ -46,7 +46,7 @@ def test_noted_objects_are_known(database: Database) -> None:
     assert store.entries("place", "west") == store.entries("other", "east") == {}
 
 
-def test_a_look_settles_what_is_known(database: Database) -> None:
+def test_a_scan_replaces_the_entries_of_a_cluster(database: Database) -> None:
     store = BackupIndex(database, Clock())
     store.add("place", "east", "one", known("a", "b"))
     store.replace("place", "east", known("a"))
@@ -55,7 +55,7 @@ def test_a_look_settles_what_is_known(database: Database) -> None:
     assert store.entries("place", "east") == known("a", "c")
 
 
-def test_many_parts_are_put_together(database: Database) -> None:
+def test_many_parts_are_merged(database: Database) -> None:
     store = BackupIndex(database, Clock())
     for number in range(PARTS):
         store.add("place", "east", f"part{number}", known(f"key{number}"))
@@ -75,7 +75,7 @@ def test_large_clusters_take_several_items(database: Database) -> None:
     assert store.entries("place", "east") == known("a")
 
 
-def test_entries_in_use_are_not_forgotten(database: Database) -> None:
+def test_entries_in_use_do_not_expire(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
     store.replace("place", "east", known("a"))
@@ -85,7 +85,7 @@ def test_entries_in_use_are_not_forgotten(database: Database) -> None:
     assert float(str(item["expires"])) >= clock.now + KEPT - 1
 
 
-def test_counts_of_branches(database: Database) -> None:
+def test_files_are_counted_for_each_branch(database: Database) -> None:
     store = BackupIndex(database, Clock())
     assert store.file_counts("repository#main") == {}
     store.save_file_counts("repository#main", {"east": FileCount("t1", 5), "west": FileCount("t2", 0)})
@@ -93,7 +93,7 @@ def test_counts_of_branches(database: Database) -> None:
     assert store.file_counts("repository#main") == {"east": FileCount("t1", 5), "west": FileCount("t2", 0)}
     assert store.clusters_of("repository") == 3
     store.save_file_counts("repository#main", {"c" * 1000 + str(n): FileCount("t", 1) for n in range(1000)})
-    assert 0 < len(store.file_counts("repository#main")) < 1000, "one item holds no more"
+    assert 0 < len(store.file_counts("repository#main")) < 1000, "the counts are limited by the size of one item"
 
 
 def test_objects_that_are_left_out_are_known_with_their_code(database: Database) -> None:
@@ -103,7 +103,7 @@ def test_objects_that_are_left_out_are_known_with_their_code(database: Database)
     assert store.entries("place", "east") == out | known("a")
 
 
-def test_few_parts_that_are_new_stay_as_they_are(database: Database) -> None:
+def test_a_few_new_parts_are_not_merged(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
     for number in range(PARTS - 1):
@@ -114,7 +114,7 @@ def test_few_parts_that_are_new_stay_as_they_are(database: Database) -> None:
     assert len(rows(database, pk)) == PARTS - 1
 
 
-def test_one_part_that_will_soon_expire_has_all_written_anew(database: Database) -> None:
+def test_a_part_that_expires_soon_causes_a_merge(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
     store.add("place", "east", "old", known("a"))
@@ -125,7 +125,7 @@ def test_one_part_that_will_soon_expire_has_all_written_anew(database: Database)
     assert (item["sk"], item["expires"]) == ("BASE#000000", int(clock.now) + KEPT)
 
 
-def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) -> None:
+def test_large_parts_are_split_into_items_that_dynamodb_accepts(database: Database) -> None:
     store = BackupIndex(database, Clock())
     rng = random.Random(1)
     many = {rng.randbytes(400).hex(): IndexEntry(rng.randbytes(16).hex(), rng.randbytes(20).hex()) for _ in range(800)}
@@ -139,10 +139,10 @@ def test_large_parts_take_several_items_that_dynamodb_takes(database: Database) 
 
 
 @pytest.mark.parametrize("code", ["", "NOT_FOUND"])
-def test_items_are_filled_up_to_their_limit(
+def test_items_are_filled_to_their_limit(
     database: Database, code: LeftOutCode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A row takes its key, ETag, blob and code, and 12 bytes of JSON: a hundred bytes here."""
+    """A row has 100 bytes here: key, ETag, blob ID and code, and 12 bytes of JSON."""
     monkeypatch.setattr(manifests, "_SIZE", 1000)
     store = BackupIndex(database, Clock())
     objects = {f"{n:040}": IndexEntry("é" * 10, "b" * (28 - len(code)), code) for n in range(25)}
@@ -152,7 +152,7 @@ def test_items_are_filled_up_to_their_limit(
     assert [len(unpack(item["objects"])) for item in items] == [10, 10, 5]
 
 
-def test_counts_that_one_item_does_not_hold_are_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_beyond_the_size_of_one_item_are_left_out(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "_SIZE", 1000)
     store = BackupIndex(database, Clock())
     counts = {f"{n:020}{'é' * 10}": FileCount("t", n) for n in range(12)}
@@ -169,7 +169,7 @@ def test_clusters_of_a_repository_are_counted_once_in_all_branches(database: Dat
     assert (store.clusters_of("repository"), store.clusters_of("other")) == (2, 1)
 
 
-def test_counts_are_those_of_the_last_time_and_expire(database: Database) -> None:
+def test_counts_replace_earlier_ones_and_expire(database: Database) -> None:
     clock = Clock()
     store = BackupIndex(database, clock)
     store.save_file_counts("repository#main", {"east": FileCount("t1", 5)})
@@ -179,9 +179,7 @@ def test_counts_are_those_of_the_last_time_and_expire(database: Database) -> Non
     assert item["expires"] == int(clock.now) + KEPT
 
 
-def test_a_function_that_dies_while_it_puts_parts_together_forgets_nothing(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_function_killed_during_a_merge_loses_no_entry(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     store = BackupIndex(database, Clock())
     for number in range(PARTS):
         store.add("place", "east", f"part{number}", known(f"key{number}"))

@@ -1,4 +1,4 @@
-"""DynamoDB refuses to write an item that a transaction is writing. botocore does not repeat such a call."""
+"""Writes that conflict with a transaction. DynamoDB refuses them, and botocore does not retry them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ WRITES: dict[str, Callable[[Database], object]] = {
 
 
 class Conflicts:
-    """Lets the first calls of one operation meet a transaction, before they reach the table."""
+    """A fault that refuses the first calls of an operation as conflicts with a transaction."""
 
     def __init__(self, db: Any, operation: str, count: int) -> None:
         self.left, self.calls = count, 0
-        db.meta.client.meta.events.register_first(f"before-call.dynamodb.{operation}", self.meet)
+        db.meta.client.meta.events.register_first(f"before-call.dynamodb.{operation}", self.refuse)
 
-    def meet(self, **_: Any) -> None:
+    def refuse(self, **_: Any) -> None:
         self.calls += 1
         if self.calls <= self.left:
             code = "TransactionConflictException"
@@ -43,14 +43,14 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("write", WRITES)
-def test_a_write_that_meets_a_transaction_is_made_again(write: str) -> None:
+def test_a_write_that_conflicts_with_a_transaction_is_retried(write: str) -> None:
     with new_table() as table:
         conflicts = Conflicts(table, write.split(maxsplit=1)[0], 3)
         WRITES[write](Database(table))
         assert conflicts.calls == 4
 
 
-def test_a_write_that_meets_transactions_time_and_again_fails() -> None:
+def test_a_write_that_always_conflicts_fails() -> None:
     with new_table() as table:
         conflicts = Conflicts(table, "UpdateItem", 1000)
         with pytest.raises(ClientError, match="TransactionConflict"):
@@ -58,7 +58,7 @@ def test_a_write_that_meets_transactions_time_and_again_fails() -> None:
         assert conflicts.calls < 20
 
 
-def test_a_lease_is_taken_while_another_batch_gives_it_back() -> None:
+def test_a_lease_is_taken_while_another_batch_releases_it() -> None:
     with new_table() as table:
         Conflicts(table, "UpdateItem", 1)
         assert State(table).leases.take("dr/app", "a", 60).fence == 1

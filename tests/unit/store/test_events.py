@@ -28,7 +28,7 @@ def claimed(event_store: EventStore, seconds: float = 60) -> Claim:
     return claim
 
 
-def test_syncs_hear_of_just_the_sources_of_the_last_time(event_store: EventStore, table: Table) -> None:
+def test_a_subscription_replaces_the_previous_one(event_store: EventStore, table: Table) -> None:
     event_store.subscribe(SHOP, ["bucket:one", "bucket:two"])
     event_store.subscribe("another", ["bucket:two"])
     event_store.subscribe(SHOP, ["bucket:two", "bucket:three"])
@@ -46,11 +46,11 @@ def test_syncs_hear_of_just_the_sources_of_the_last_time(event_store: EventStore
 
 
 @pytest.mark.parametrize("source", ["", "bucket:\ud83d", "b" * (LONGEST_KEY + 1)])
-def test_nobody_hears_of_a_name_that_no_source_has(event_store: EventStore, source: str) -> None:
+def test_a_name_that_no_source_has_has_no_subscribers(event_store: EventStore, source: str) -> None:
     assert event_store.subscribers(source) == []
 
 
-def test_notes_come_in_the_order_in_which_they_were_heard(event_store: EventStore, clock: Clock) -> None:
+def test_notes_are_ordered_by_the_time_of_their_event(event_store: EventStore, clock: Clock) -> None:
     first = event_store.add_note(SHOP, "b", ["y", "x", "y"])
     clock.sleep(1.0004)
     assert event_store.add_note(SHOP, "c", ["z"]) == round(clock.now, 3)
@@ -64,14 +64,14 @@ def test_notes_come_in_the_order_in_which_they_were_heard(event_store: EventStor
     assert event_store.notes("another") == []
 
 
-def test_a_delivery_that_comes_again_is_the_same_note(event_store: EventStore, clock: Clock) -> None:
+def test_a_repeated_delivery_makes_no_second_note(event_store: EventStore, clock: Clock) -> None:
     event_store.add_note(SHOP, "one", ["a"])
     clock.sleep(1)
     event_store.add_note(SHOP, "one", ["a"])
     assert event_store.notes(SHOP) == [Note("one", clock.now, ("a",))]
 
 
-def test_more_than_one_scan_may_cover_becomes_several_notes(event_store: EventStore) -> None:
+def test_groups_beyond_one_scope_become_several_notes(event_store: EventStore) -> None:
     names = [f"{number:04}{'n' * 996}" for number in range(LARGEST_SCOPE * 2 // 1000)]
     event_store.add_note(SHOP, "one", names)
     notes = event_store.notes(SHOP)
@@ -79,7 +79,7 @@ def test_more_than_one_scan_may_cover_becomes_several_notes(event_store: EventSt
     assert [name for note in notes for name in note.groups] == names
 
 
-def test_a_claim_takes_as_many_notes_as_one_scan_may_cover(event_store: EventStore, clock: Clock) -> None:
+def test_a_claim_takes_the_notes_that_fit_one_scope(event_store: EventStore, clock: Clock) -> None:
     largest = "n" * (LARGEST_SCOPE - 100)
     for number, groups in enumerate((["a"], [largest], ["a", largest], ["b" * 100], ["c"])):
         event_store.add_note(SHOP, f"{number}", groups)
@@ -90,13 +90,13 @@ def test_a_claim_takes_as_many_notes_as_one_scan_may_cover(event_store: EventSto
     assert claimed(event_store).notes == ("3", "4")
 
 
-def test_a_note_that_fills_a_scan_is_claimed_alone(event_store: EventStore) -> None:
+def test_a_note_that_fills_a_scope_is_claimed_alone(event_store: EventStore) -> None:
     event_store.add_note(SHOP, "1", ["n" * (LARGEST_SCOPE + 1)])
     event_store.add_note(SHOP, "2", ["a"])
     assert claimed(event_store).notes == ("1",)
 
 
-def test_a_claim_is_read_as_it_was_made(event_store: EventStore, clock: Clock) -> None:
+def test_a_stored_claim_equals_the_returned_one(event_store: EventStore, clock: Clock) -> None:
     assert event_store.current_claim(SHOP) is None
     event_store.add_note(SHOP, "1", ["b"])
     event_store.add_note(SHOP, "2", ["a"])
@@ -106,8 +106,8 @@ def test_a_claim_is_read_as_it_was_made(event_store: EventStore, clock: Clock) -
     assert (claim.at, claim.until, claim.groups, claim.notes) == (clock.now, clock.now + 60, ("a", "b"), ("1", "2"))
 
 
-def test_other_notes_make_a_claim_of_another_name(event_store: EventStore, clock: Clock) -> None:
-    """The run of a scan has the name of its claim: done again for the same notes it is the same run."""
+def test_the_id_of_a_claim_depends_on_its_notes(event_store: EventStore, clock: Clock) -> None:
+    """The run of a scan has the name of its claim, so a repeated scan of the same notes belongs to the same run."""
     event_store.add_note(SHOP, "1", ["a"])
     note = event_store.notes(SHOP)
     first = claimed(event_store)
@@ -133,12 +133,12 @@ def test_a_claim_is_held_by_one_function_at_a_time(event_store: EventStore, cloc
     assert (second.until, second.id, second.notes) == (clock.now + 60, first.id, first.notes)
     assert event_store.resume(SHOP, first, 60) is None
     event_store.release(SHOP, first)
-    assert event_store.resume(SHOP, first, 60) is None, "who has lost a claim cannot release it"
+    assert event_store.resume(SHOP, first, 60) is None, "a lost claim cannot be released"
     event_store.release(SHOP, second)
     assert event_store.resume(SHOP, first, 60) is not None
 
 
-def test_a_claim_whose_scan_was_made_cannot_be_taken_up(event_store: EventStore, clock: Clock) -> None:
+def test_a_claim_whose_scan_is_done_cannot_be_resumed(event_store: EventStore, clock: Clock) -> None:
     event_store.add_note(SHOP, "1", ["a"])
     first = claimed(event_store)
     event_store.add_note(SHOP, "2", ["b"])
@@ -147,11 +147,11 @@ def test_a_claim_whose_scan_was_made_cannot_be_taken_up(event_store: EventStore,
     clock.sleep(61)
     assert event_store.resume(SHOP, first, 60) is None
     second = claimed(event_store)
-    assert event_store.resume(SHOP, first, 60) is None, "nor in place of the next one"
+    assert event_store.resume(SHOP, first, 60) is None, "the previous claim does not replace the next one"
     assert event_store.current_claim(SHOP) == second
 
 
-def test_notes_that_no_scan_covers_expire(event_store: EventStore, table: Table, clock: Clock) -> None:
+def test_notes_without_a_scan_expire(event_store: EventStore, table: Table, clock: Clock) -> None:
     event_store.add_note(SHOP, "1", ["a"])
     claimed(event_store)
     assert [item["expires"] for item in table.scan()["Items"]] == [int(clock.now) + KEPT] * 2

@@ -1,4 +1,4 @@
-"""Facts: noted for all functions, forgotten when wrong, and found out by one at a time."""
+"""Facts: shared by all functions, forgotten when wrong, and determined by one function at a time."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def facts(clock: Clock) -> Iterator[Facts]:
         yield Facts(Database(table), clock.time)
 
 
-def test_a_fact_is_known_until_it_turns_out_wrong(facts: Facts) -> None:
+def test_a_fact_is_remembered_until_it_is_forgotten(facts: Facts) -> None:
     assert facts.recall("dr@sha256:1") is None
     facts.forget("dr@sha256:1")
     facts.remember("dr@sha256:1", "team/app")
@@ -32,13 +32,13 @@ def test_a_fact_is_known_until_it_turns_out_wrong(facts: Facts) -> None:
     assert facts.recall("dr@sha256:1") is None
 
 
-def test_forgetting_what_is_not_known_leaves_no_item(clock: Clock) -> None:
+def test_forgetting_an_unknown_fact_writes_no_item(clock: Clock) -> None:
     with new_table() as table:
         Facts(Database(table), clock.time).forget("dr@sha256:1")
         assert table.scan()["Items"] == []
 
 
-def test_of_those_who_claim_a_fact_one_is_told_to_find_it_out(facts: Facts, clock: Clock) -> None:
+def test_a_fact_is_claimed_by_one_function_at_a_time(facts: Facts, clock: Clock) -> None:
     assert facts.claim("fact", 10)
     assert not facts.claim("fact", 10)
     assert facts.claim("another", 10)
@@ -46,7 +46,7 @@ def test_of_those_who_claim_a_fact_one_is_told_to_find_it_out(facts: Facts, cloc
     assert facts.claim("fact", 10)
 
 
-def test_a_key_is_taken_by_one_owner_who_may_take_it_again(facts: Facts, clock: Clock) -> None:
+def test_a_key_has_one_owner_who_may_take_it_again(facts: Facts, clock: Clock) -> None:
     assert facts.take("key", "one", 10)
     assert not facts.take("key", "two", 10)
     assert facts.take("key", "one", 10)
@@ -55,7 +55,7 @@ def test_a_key_is_taken_by_one_owner_who_may_take_it_again(facts: Facts, clock: 
     assert facts.take("key", "two", 10)
 
 
-def test_a_fact_is_kept_for_as_long_as_was_said(table: Table, clock: Clock) -> None:
+def test_a_fact_expires_after_the_given_time(table: Table, clock: Clock) -> None:
     facts = Facts(Database(table), clock.time)
     facts.remember("long", "value")
     facts.remember("short", "value", 60)
@@ -65,17 +65,17 @@ def test_a_fact_is_kept_for_as_long_as_was_said(table: Table, clock: Clock) -> N
     assert expires == {"FACT#long": RETENTION, "FACT#short": 60, "FACT#claimed": RETENTION, "FACT#taken": 20}
 
 
-def test_a_fact_that_is_being_found_out_is_not_known_yet(facts: Facts, clock: Clock) -> None:
+def test_a_claimed_fact_is_not_known_yet(facts: Facts, clock: Clock) -> None:
     assert facts.claim("fact", 10)
     assert facts.recall("fact") is None
     clock.sleep(9)
     assert not facts.claim("fact", 10)
     facts.remember("fact", "value")
     assert facts.recall("fact") == "value"
-    assert facts.claim("fact", 10), "what was found out may be claimed again, when it turns out wrong"
+    assert facts.claim("fact", 10), "a known fact may be claimed again, because it may be wrong"
 
 
-def test_a_key_that_its_owner_takes_again_is_the_owner_s_for_longer(facts: Facts, clock: Clock) -> None:
+def test_taking_a_key_again_extends_its_time(facts: Facts, clock: Clock) -> None:
     assert facts.take("key", "one", 10)
     clock.now += 9
     assert facts.take("key", "one", 10)

@@ -1,4 +1,4 @@
-"""Known failures in the table: read as they were written, kept for as long as they are needed, and changed by one."""
+"""Known failures in the table: reading, writing, expiry, acknowledging, and concurrent changes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def expires(table: Table) -> set[int]:
     "failure",
     [BAD, replace(BAD, source=None), replace(BAD, acknowledged=True, seen=LATER), ODD, replace(BAD, name="ä" * 3000)],
 )
-def test_a_failure_is_read_as_it_was_written(failures: Failures, failure: KnownFailure) -> None:
+def test_a_stored_failure_equals_the_written_one(failures: Failures, failure: KnownFailure) -> None:
     failures.write(SYNC, [failure])
     assert failures.find(SYNC, [failure.key, ("team/app", "another")]) == {failure.key: failure}
     assert list(failures.all(SYNC)) == [failure]
@@ -47,7 +47,7 @@ def test_a_failure_is_read_as_it_was_written(failures: Failures, failure: KnownF
     assert list(failures.all("another")) == []
 
 
-def test_more_than_one_call_takes_are_written_found_and_forgotten(failures: Failures) -> None:
+def test_records_beyond_one_call_are_written_found_and_forgotten(failures: Failures) -> None:
     records = many(230)
     failures.write(SYNC, records)
     assert {each.key for each in failures.all(SYNC)} == {each.key for each in records}
@@ -56,7 +56,7 @@ def test_more_than_one_call_takes_are_written_found_and_forgotten(failures: Fail
     assert {each.key for each in failures.all(SYNC)} == {each.key for each in records[220:]}
 
 
-def test_the_latest_run_that_forgot_records_is_known(failures: Failures) -> None:
+def test_the_latest_run_that_forgot_records_is_stored(failures: Failures) -> None:
     assert failures.forgotten(SYNC) == ""
     failures.forget(SYNC, [], LATER)
     assert failures.forgotten(SYNC) == ""
@@ -66,21 +66,21 @@ def test_the_latest_run_that_forgot_records_is_known(failures: Failures) -> None
     assert not failures.any(SYNC)
 
 
-def test_the_records_are_spread(failures: Failures, table: Table) -> None:
-    """One partition of the table takes a thousand writes a second."""
+def test_the_records_are_spread_over_all_shards(failures: Failures, table: Table) -> None:
+    """One partition of the table accepts a thousand writes per second."""
     failures.write(SYNC, many(100))
-    places = {str(item["pk"]) for item in table.scan()["Items"]} - {f"SYNC#{SYNC}"}
-    assert places == {f"FAILED#{SYNC}#{shard}" for shard in range(SHARDS)}
+    partitions = {str(item["pk"]) for item in table.scan()["Items"]} - {f"SYNC#{SYNC}"}
+    assert partitions == {f"FAILED#{SYNC}#{shard}" for shard in range(SHARDS)}
 
 
-def test_a_failure_that_no_run_meets_again_expires(failures: Failures, table: Table, clock: Clock) -> None:
+def test_a_failure_that_does_not_recur_expires(failures: Failures, table: Table, clock: Clock) -> None:
     failures.write(SYNC, [BAD])
     assert expires(table) == {int(clock.now) + KEPT}
     failures.solve(SYNC, [BAD], LATER)
     assert expires(table) == {int(clock.now) + LETTER_KEPT}
 
 
-def test_a_solved_failure_is_found_but_none_any_more(failures: Failures) -> None:
+def test_a_solved_failure_is_found_but_not_listed(failures: Failures) -> None:
     failures.write(SYNC, many(3))
     assert not failures.has_solved(SYNC)
     failures.solve(SYNC, many(2), LATER)
@@ -95,7 +95,7 @@ def test_a_solved_failure_is_found_but_none_any_more(failures: Failures) -> None
     assert not failures.has_solved(SYNC)
 
 
-def test_a_sync_has_failures_until_none_is_left(failures: Failures) -> None:
+def test_a_sync_has_failures_until_they_are_cleared(failures: Failures) -> None:
     assert not failures.any(SYNC)
     failures.write(SYNC, [])
     assert (failures.any(SYNC), failures.writes(SYNC)) == (False, 0)
@@ -105,7 +105,7 @@ def test_a_sync_has_failures_until_none_is_left(failures: Failures) -> None:
     assert not failures.any(SYNC)
 
 
-def test_one_that_is_written_while_the_others_are_counted_is_not_forgotten(failures: Failures) -> None:
+def test_a_failure_written_during_a_count_is_not_cleared(failures: Failures) -> None:
     failures.write(SYNC, many(1))
     seen = failures.writes(SYNC)
     failures.write(SYNC, many(2))
@@ -117,25 +117,27 @@ def test_one_that_is_written_while_the_others_are_counted_is_not_forgotten(failu
 
 class TestAcknowledging:
     @pytest.mark.parametrize("acknowledged", [True, False])
-    def test_a_failure_that_is_as_before(self, failures: Failures, *, acknowledged: bool) -> None:
+    def test_an_unchanged_failure_is_acknowledged(self, failures: Failures, *, acknowledged: bool) -> None:
         before = replace(BAD, acknowledged=not acknowledged)
         failures.write(SYNC, [before])
         assert failures.acknowledge(SYNC, before, acknowledged=acknowledged)
         assert list(failures.all(SYNC)) == [replace(BAD, acknowledged=acknowledged)]
 
-    def test_one_that_was_met_again(self, failures: Failures) -> None:
+    def test_a_failure_that_recurred_is_acknowledged(self, failures: Failures) -> None:
         failures.write(SYNC, [replace(BAD, seen=LATER)])
         assert failures.acknowledge(SYNC, BAD, acknowledged=True)
 
     @pytest.mark.parametrize("now", [replace(BAD, code="FORBIDDEN"), replace(BAD, run=LATER), None])
-    def test_one_that_has_changed_or_was_solved(self, failures: Failures, now: KnownFailure | None) -> None:
+    def test_a_changed_or_solved_failure_is_not_acknowledged(
+        self, failures: Failures, now: KnownFailure | None
+    ) -> None:
         failures.write(SYNC, [now or BAD])
         if now is None:
             failures.solve(SYNC, [BAD], LATER)
         assert not failures.acknowledge(SYNC, BAD, acknowledged=True)
         assert not any(each.acknowledged for each in failures.find(SYNC, [BAD.key]).values())
 
-    def test_one_that_is_gone(self, failures: Failures) -> None:
+    def test_an_absent_failure_is_not_acknowledged(self, failures: Failures) -> None:
         assert not failures.acknowledge(SYNC, BAD, acknowledged=True)
         assert failures.find(SYNC, [BAD.key]) == {}
 
@@ -150,22 +152,20 @@ class TestAcknowledging:
         ("FORBIDDEN", None, False),
     ],
 )
-def test_an_item_fails_as_before_with_its_code_and_its_source(
-    code: CodeName, source: str | None, *, same: bool
-) -> None:
+def test_a_failure_is_the_same_with_the_same_code_and_source(code: CodeName, source: str | None, *, same: bool) -> None:
     result = Result("team/app", "bad", Outcome.FAILED, source, code=code)
     assert BAD.is_like(result) is same
     unknown = replace(BAD, source=None)
     assert unknown.is_like(result) is (code == "REFUSED")
 
 
-def test_the_record_of_a_result() -> None:
+def test_the_record_has_the_fields_of_its_result() -> None:
     result = Result("g", "n", Outcome.FAILED, "source", code="REFUSED", reason="why")
     assert KnownFailure.of(result, RUN, 5.0) == KnownFailure("g", "n", "REFUSED", "source", "why", RUN, RUN, 5.0)
     assert KnownFailure.of(replace(result, reason=None), RUN, 5.0).reason == ""
 
 
-def test_the_items_of_a_retry_are_kept_as_long_as_their_letters(failures: Failures, table: Table, clock: Clock) -> None:
+def test_the_items_of_a_retry_are_kept_as_long_as_dead_letters(failures: Failures, table: Table, clock: Clock) -> None:
     asked = [("g", "n"), ("a\ud83d", "b"), ("g", "n")]
     failures.ask(SYNC, RUN, asked)
     assert failures.asked(SYNC, RUN) == set(asked)

@@ -49,7 +49,7 @@ class TestRecords:
             FileRecords(database, "one", "ab12", clock.time).write({"a": [number]})
         assert FileRecords(database, "one", "ab12", clock.time).known(["a"]) == ({"a": [19]}, {})
 
-    def test_a_writer_whose_clock_is_behind_wins_over_what_it_has_read(
+    def test_a_writer_with_a_slow_clock_replaces_records_that_it_has_read(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         FileRecords(database, "one", "ab12", lambda: clock.now + 60).write({"a": [1]})
@@ -59,7 +59,7 @@ class TestRecords:
         behind.write({"a": [2]})
         assert behind.known(["a"]) == ({"a": [2]}, {})
 
-    def test_a_writer_whose_clock_is_behind_wins_over_the_write_that_it_comes_after(
+    def test_a_writer_with_a_slow_clock_replaces_the_write_that_it_follows(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         written = FileRecords(database, "one", "ab12", lambda: clock.now + 60).write({"a": [1]})
@@ -75,7 +75,7 @@ class TestRecords:
         clock.sleep(1)
         assert records.write({}, {"b": [1]}) == int(clock.now * 1_000_000)
 
-    def test_the_later_of_two_writers_wins_although_neither_has_read(
+    def test_the_later_of_two_writers_wins_without_reading(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         for turn in range(10):
@@ -84,7 +84,7 @@ class TestRecords:
             clock.sleep(0.001)
         assert FileRecords(database, "one", "ab12", clock.time).known(["a"]) == ({"a": [9]}, {})
 
-    def test_a_row_of_a_file_that_is_gone_is_kept_for_14_days(self, database: SteppedDatabase, clock: Clock) -> None:
+    def test_the_row_of_a_removed_file_is_kept_for_14_days(self, database: SteppedDatabase, clock: Clock) -> None:
         records = FileRecords(database, "one", "ab12", clock.time)
         for compacted in (False, True):
             records.write({"a": [1], "b": [1], "c": [1]})
@@ -102,7 +102,7 @@ class TestRecords:
         assert directory_of(database, f"FILES#one#ab12#{shard_of('b'):02}") == []
         assert_tidy(database)
 
-    def test_a_file_that_comes_back_is_no_longer_gone(self, database: SteppedDatabase, clock: Clock) -> None:
+    def test_a_file_that_is_written_again_is_no_longer_removed(self, database: SteppedDatabase, clock: Clock) -> None:
         records = FileRecords(database, "one", "ab12", clock.time)
         records.write({}, {"a": ["kept"], "b": ["kept"]})
         records.compact()
@@ -111,7 +111,9 @@ class TestRecords:
         records.compact()
         assert records.known(["a", "b"]) == ({"a": [1]}, {})
 
-    def test_absent_segments_are_an_error_that_says_what_to_do(self, database: SteppedDatabase, clock: Clock) -> None:
+    def test_an_absent_segment_raises_an_error_with_its_partition(
+        self, database: SteppedDatabase, clock: Clock
+    ) -> None:
         records = records_of(database, clock)
         records.write({"a": [1]})
         records.compact()
@@ -156,7 +158,7 @@ class TestPartitions:
         assert records.compact() == 4000
         assert set(database.calls) == {"query"}
 
-    def test_segments_are_read_a_hundred_in_a_call(self, database: SteppedDatabase, clock: Clock) -> None:
+    def test_segments_are_read_in_hundreds(self, database: SteppedDatabase, clock: Clock) -> None:
         records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 1)
         rows = {f"{number:03}": [number] for number in range(202)}
         records.write(rows)
@@ -165,14 +167,14 @@ class TestPartitions:
         assert records.known(rows) == (rows, {})
         assert database.calls == ["query"] + ["batch_get"] * 3
 
-    def test_a_scan_reads_the_segments_that_it_needs(
+    def test_a_scan_reads_only_the_segments_that_it_needs(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 1, 1)
         FileRecords(database, "one", "ab12", clock.time, lambda _: 0).write({f"{n:03}": [n] for n in range(40)})
         database.restart()
         records.compact()
-        assert database.calls.count("batch_write") == 12, "four segments in a call, then the change and the intent"
+        assert database.calls.count("batch_write") == 12, "four segments per call, then the change and the intent"
         read, batch_get = list[tuple[str, str]](), database.batch_get
 
         def reading(keys: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
@@ -181,7 +183,7 @@ class TestPartitions:
 
         monkeypatch.setattr(database, "batch_get", reading)
         assert list(records.scan("", "020")) == [("020", [20])]
-        assert len(read) == 2, "the one of the name, and the one before it, which may hold such names too"
+        assert len(read) == 2, "the segment of the prefix, and the previous one, which may have such names too"
 
     def test_large_changes_are_merged_soon(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
@@ -238,14 +240,14 @@ class TestPartitions:
         assert 16 < most < 60
         assert records.count() == 120
 
-    def test_few_writers_read_the_partition_that_they_write(self, database: SteppedDatabase, clock: Clock) -> None:
+    def test_only_a_few_writers_read_their_partition(self, database: SteppedDatabase, clock: Clock) -> None:
         records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0)
         for number in range(160):
             records.write({f"{number:03}": [number]})
             clock.sleep(0.37)
         assert 3 <= database.calls.count("query") <= 20
 
-    def test_few_changes_are_not_merged_by_those_who_write_them(self, database: SteppedDatabase, clock: Clock) -> None:
+    def test_writers_do_not_merge_a_few_changes(self, database: SteppedDatabase, clock: Clock) -> None:
         for target in ("aa", "bb", "cc"):
             records = FileRecords(database, "one", target, clock.time, lambda _: 0)
             for number in range(16):
@@ -254,7 +256,7 @@ class TestPartitions:
         assert database.calls.count("query") > 0
         assert {sk[0] for _, sk in items_of(database)} == {"C"}
 
-    def test_changes_to_many_segments_are_merged_when_there_are_as_many(
+    def test_changes_are_merged_when_they_are_as_many_as_the_segments(
         self, database: SteppedDatabase, clock: Clock
     ) -> None:
         records = FileRecords(database, "one", "ab12", clock.time, lambda _: 0, 4)

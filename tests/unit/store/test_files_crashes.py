@@ -1,4 +1,4 @@
-"""Records of files are right whatever crashes or runs at the same time."""
+"""Records of files stay correct when functions crash or run at the same time."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.unit.store.stepped import (
 
 
 def prepare(database: SteppedDatabase, clock: Clock) -> tuple[FileRecords, dict[str, Row]]:
-    """Return records with segments in both partitions and changes beside them, and what they hold."""
+    """Return records with segments and changes in both partitions, and their content."""
     records = records_of(database, clock)
     records.write({name: ["old", name] for name in NAMES})
     records.compact()
@@ -42,7 +42,7 @@ def prepare(database: SteppedDatabase, clock: Clock) -> tuple[FileRecords, dict[
 
 
 def calls_of(clock: Clock, act: Callable[[FileRecords], object]) -> int:
-    """Return the number of calls that an action on prepared records takes."""
+    """Return the number of database calls of an action on prepared records."""
     with new_table() as table:
         database = SteppedDatabase(table)
         records, _ = prepare(database, clock)
@@ -57,7 +57,7 @@ def compact(records: FileRecords) -> int:
 @pytest.mark.usefixtures("two_partitions")
 class TestConcurrency:
     def check(self, database: SteppedDatabase, clock: Clock, model: dict[str, Row]) -> None:
-        """Fail if the records are not the model's, now or after a compaction, or if anything is left behind."""
+        """Check that the records equal the model, now and after a compaction, and that no stray items remain."""
         database.restart()
         records = records_of(database, clock)
         assert dict(records.scan()) == model
@@ -80,7 +80,7 @@ class TestConcurrency:
                 self.check(database, clock, model)
 
     @pytest.mark.parametrize("other", ["compact", "write", "write and compact", "crash"])
-    def test_a_compaction_that_is_overtaken_at_any_call(self, clock: Clock, other: str) -> None:
+    def test_another_function_at_any_call_of_a_compaction_does_no_harm(self, clock: Clock, other: str) -> None:
         for at in range(calls_of(clock, compact)):
             with new_table() as table:
                 database = SteppedDatabase(table)
@@ -107,7 +107,7 @@ class TestConcurrency:
                     del model["k020"]
                 self.check(database, clock, model)
 
-    def test_a_compaction_that_slept_for_hours_does_no_harm(self, clock: Clock) -> None:
+    def test_a_compaction_suspended_for_hours_does_no_harm(self, clock: Clock) -> None:
         for at in range(calls_of(clock, compact)):
             with new_table() as table:
                 database = SteppedDatabase(table)
@@ -123,7 +123,7 @@ class TestConcurrency:
                 self.check(database, clock, model)
 
     @pytest.mark.parametrize("crash_in", range(8))
-    def test_a_compaction_that_slept_goes_on_after_a_crash_of_another(
+    def test_a_suspended_compaction_continues_after_a_crash_of_another_one(
         self, database: SteppedDatabase, clock: Clock, crash_in: int
     ) -> None:
         records, model = prepare(database, clock)
@@ -140,7 +140,7 @@ class TestConcurrency:
         assert records.compact() == len(model)
         self.check(database, clock, model)
 
-    def test_a_repeated_call_that_had_succeeded_loses_nothing(
+    def test_a_successful_call_that_is_repeated_loses_nothing(
         self, database: SteppedDatabase, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         records, model = prepare(database, clock)
@@ -168,7 +168,7 @@ class TestConcurrency:
         self.check(database, clock, {"a": [2]})
 
     @pytest.mark.parametrize("read", ["scan", "known", "count"])
-    def test_a_reader_during_compactions(self, clock: Clock, read: str) -> None:
+    def test_a_reader_sees_all_records_during_a_compaction(self, clock: Clock, read: str) -> None:
         def act(records: FileRecords) -> object:
             if read == "scan":
                 return list(records.scan())
@@ -195,7 +195,7 @@ ROWS: Final = st.lists(st.one_of(st.none(), st.integers(), st.text(max_size=3)),
 
 
 class Model(RuleBasedStateMachine):
-    """Records behave as a dictionary does, whatever crashes."""
+    """Records behave like a dictionary in spite of crashes."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ def contents_of(piece: Piece) -> Contents:
 
 
 class TestFormat:
-    def test_the_json_of_records(self) -> None:
+    def test_records_are_packed_as_this_json(self) -> None:
         entries: dict[str, Entry | None] = {
             "b": ["etag", 1, None],
             "ä\ud83d": ["\ud83d\ude00"],
@@ -42,7 +42,7 @@ class TestFormat:
         assert json_of(piece) == text
         assert (piece.low, piece.until) == ("a", 1_700_000_000)
 
-    def test_no_records_make_no_piece(self) -> None:
+    def test_without_records_there_is_no_piece(self) -> None:
         assert pieces({}, 10) == []
 
     def test_surrogates_are_not_joined(self) -> None:
@@ -51,7 +51,7 @@ class TestFormat:
         assert zlib.decompress(pack(["ä", "\ud83d"])) == b'["\xc3\xa4","\xed\xa0\xbd"]'
 
     @given(ENTRIES)
-    def test_contents_are_the_records_packed(self, entries: dict[str, Entry | None]) -> None:
+    def test_unpacked_contents_equal_the_packed_records(self, entries: dict[str, Entry | None]) -> None:
         found: dict[str, Entry] = {}
         removed: list[str] = []
         for piece in pieces(entries, 4):
@@ -68,7 +68,9 @@ class TestFormat:
         assert removed == sorted(name for name, entry in entries.items() if entry is None)
 
     @given(ENTRIES, ENTRIES)
-    def test_files_after_changes(self, entries: dict[str, Entry | None], changes: dict[str, Entry | None]) -> None:
+    def test_changes_apply_to_packed_records(
+        self, entries: dict[str, Entry | None], changes: dict[str, Entry | None]
+    ) -> None:
         contents = Contents([], [], {}, [])
         for piece in pieces(entries, 100):
             contents = contents_of(piece)
@@ -80,7 +82,7 @@ class TestFormat:
 
 class TestDivision:
     @pytest.mark.parametrize("size", [1, 7, 8, 9, 10, 100, 1000])
-    def test_a_piece_has_at_most_so_many_records(self, size: int) -> None:
+    def test_a_piece_has_a_maximum_number_of_records(self, size: int) -> None:
         entries: dict[str, Entry | None] = {f"{number:04}": [number] for number in range(size)}
         found = pieces(entries, 8)
         counts = [len(piece.names) for piece in found]
@@ -90,7 +92,7 @@ class TestDivision:
         assert max(counts) - min(counts) <= 1
         assert [name for piece in found for name in contents_of(piece).names] == sorted(entries)
 
-    def test_records_that_were_removed_or_are_gone_count_too(self) -> None:
+    def test_removed_records_count_too(self) -> None:
         entries: dict[str, Entry | None] = {"a": [1], "b": None, "c": Gone(1, [2])}
         assert [piece.low for piece in pieces(entries, 1)] == ["a", "b", "c"]
         assert [piece.low for piece in pieces(entries, 3)] == ["a"]
@@ -114,7 +116,7 @@ class TestDivision:
         assert [name for piece in found for name in contents_of(piece).names] == sorted(entries)
 
     @pytest.mark.parametrize("sizes", [(100_000, 200_000), (200_000, 100_000), (60_000, 150_000, 150_000)])
-    def test_a_record_that_does_not_fit_beside_the_others_begins_a_piece(self, sizes: tuple[int, ...]) -> None:
+    def test_a_record_that_does_not_fit_begins_a_new_piece(self, sizes: tuple[int, ...]) -> None:
         entries: dict[str, Entry | None] = {f"{at}": ["x" * size] for at, size in enumerate(sizes)}
         found = pieces(entries, SEGMENT_ROWS)
         assert all(len(json_of(piece)) < 260_000 for piece in found)

@@ -1,4 +1,4 @@
-"""Leases: one holder at a time, whoever dies or comes late."""
+"""Leases: one holder at a time, in spite of killed or late functions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_lease_has_one_holder(state: State) -> None:
     assert state.leases.take("dr/web", "b", 60).fence == lease.fence
 
 
-def test_a_lease_ends_by_itself_and_the_fence_grows(state: State, clock: Clock) -> None:
+def test_a_lease_expires_and_the_next_has_a_higher_fencing_token(state: State, clock: Clock) -> None:
     first = state.leases.take("dr/app", "a", 60)
     clock.sleep(59.9)
     with pytest.raises(LeaseHeldError) as held:
@@ -38,14 +38,14 @@ def test_a_lease_ends_by_itself_and_the_fence_grows(state: State, clock: Clock) 
     assert state.leases.take("dr/app", "b", 60).fence > first.fence
 
 
-def test_a_lease_given_back_can_be_taken_at_once(state: State) -> None:
+def test_a_released_lease_can_be_taken_at_once(state: State) -> None:
     first = state.leases.take("dr/app", "a", 60)
     state.leases.release(first)
     second = state.leases.take("dr/app", "b", 60)
     assert second.fence > first.fence
 
 
-def test_nobody_gives_back_the_lease_of_another(state: State, clock: Clock) -> None:
+def test_a_former_holder_does_not_release_the_lease_of_another(state: State, clock: Clock) -> None:
     old = state.leases.take("dr/app", "a", 60)
     clock.sleep(61)
     state.leases.take("dr/app", "b", 60)
@@ -54,7 +54,7 @@ def test_nobody_gives_back_the_lease_of_another(state: State, clock: Clock) -> N
         state.leases.take("dr/app", "c", 60)
 
 
-def test_a_batch_ends_with_its_lease(state: State) -> None:
+def test_the_end_of_a_batch_releases_its_lease(state: State) -> None:
     _, root = state.begin_run("images", made_run_id(), Trigger.MANUAL, EVERYTHING)
     lease = state.leases.take("dr/app", root.id, 60)
     state.end_batch(root, BatchRecord(()), Counts(moved=1), lease)
@@ -72,7 +72,7 @@ def test_a_holder_that_lost_the_lease_cannot_end_the_batch(state: State, clock: 
     assert state.progress(run.id).counts == Counts()
 
 
-def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None:
+def test_the_lease_of_a_batch_that_had_ended_is_released(state: State) -> None:
     _, root = state.begin_run("images", made_run_id(), Trigger.MANUAL, EVERYTHING)
     state.end_batch(root, BatchRecord(()), Counts())
     lease = state.leases.take("dr/app", root.id, 60)
@@ -80,12 +80,12 @@ def test_the_lease_of_a_batch_that_had_ended_is_given_back(state: State) -> None
     state.leases.take("dr/app", "b", 60)
 
 
-@pytest.mark.parametrize(("asked", "seconds"), [(LONGEST - 1, LONGEST - 1), (LONGEST, LONGEST), (900, LONGEST)])
-def test_no_lease_is_longer_than_the_longest(state: State, clock: Clock, asked: float, seconds: float) -> None:
-    lease = state.leases.take("dr/app", "a", asked)
+@pytest.mark.parametrize(("requested", "seconds"), [(LONGEST - 1, LONGEST - 1), (LONGEST, LONGEST), (900, LONGEST)])
+def test_a_lease_has_a_maximum_duration(state: State, clock: Clock, requested: float, seconds: float) -> None:
+    lease = state.leases.take("dr/app", "a", requested)
     assert lease.expires == clock.now + seconds
     clock.sleep(10)
-    state.leases.renew(lease, asked)
+    state.leases.renew(lease, requested)
     assert lease.expires == clock.now + seconds
     clock.sleep(seconds - 0.5)
     with pytest.raises(LeaseHeldError) as held:
@@ -97,7 +97,7 @@ def test_no_lease_is_longer_than_the_longest(state: State, clock: Clock, asked: 
 
 
 @pytest.mark.parametrize(("late", "renewed"), [(59.5, True), (60, False), (61, False)])
-def test_a_lease_that_ran_out_is_not_renewed(state: State, clock: Clock, late: float, renewed: bool) -> None:
+def test_an_expired_lease_is_not_renewed(state: State, clock: Clock, late: float, renewed: bool) -> None:
     lease = state.leases.take("dr/app", "a", 60)
     clock.sleep(late)
     state.leases.renew(lease, 60)

@@ -1,4 +1,4 @@
-"""A call whose answer is lost is repeated by boto3: what it took before is its own."""
+"""Calls that boto3 repeats because the response was lost: the second one recognizes the effect of the first."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.moto
 
 
-def test_a_claim_of_a_fact(table: Table, clock: Clock) -> None:
+def test_a_repeated_claim_of_a_fact_succeeds(table: Table, clock: Clock) -> None:
     facts = Facts(Database(table), clock.time)
     fault = disturb(table.meta.client, "UpdateItem", lose_answer=True)
     assert facts.claim("fact", 10)
@@ -26,8 +26,8 @@ def test_a_claim_of_a_fact(table: Table, clock: Clock) -> None:
     assert not facts.claim("fact", 10)
 
 
-def test_a_claim_of_events_that_is_taken_up(table: Table, clock: Clock) -> None:
-    """The start of the scan is a message that is not sent twice."""
+def test_a_repeated_resume_of_a_claim_succeeds(table: Table, clock: Clock) -> None:
+    """Otherwise, no function would scan, because the message that starts the scan is not sent twice."""
     event_store = EventStore(Database(table), clock.time)
     event_store.add_note("shop", "note", ["a"])
     claim = event_store.claim("shop", event_store.notes("shop"), 60)

@@ -1,4 +1,4 @@
-"""Windows of removals: limits that hold whatever triggered a scan, and whoever asks at the same time."""
+"""Windows of removals: limits that hold for every trigger and for concurrent scans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMITS: Final = Limits(0.1, 250, DAY)
 
 
 class OvertakenDatabase(Database):
-    """Calls `hook` once before each conditional write, and can repeat the write as boto3 does when an answer is lost."""
+    """A database that runs `hook` once before a conditional write, and can repeat the write as boto3 does."""
 
     def __init__(self, table: Any) -> None:
         super().__init__(table)
@@ -53,14 +53,14 @@ def windows(database: OvertakenDatabase, clock: Clock) -> RemovalWindows:
 
 @pytest.fixture(autouse=True)
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between tries, none of which is waited for."""
+    """Return the list of pauses between attempts, and skip them."""
     waited: list[float] = []
     monkeypatch.setattr("syncline.store.removals.time.sleep", waited.append)
     return waited
 
 
 class Total:
-    """The number of items that are ours, and how often it was asked for."""
+    """The number of items that are ours. `asked` counts the calls."""
 
     def __init__(self, items: int) -> None:
         self.items = items
@@ -93,7 +93,7 @@ def test_a_refusal_begins_no_window(windows: RemovalWindows, database: Overtaken
     assert windows.reserve(RemovalRequest(LIMITS, 20, "a"), lambda: 200) == Grant(True, 0, 200, clock.now + DAY, 20)
 
 
-def test_syncs_have_windows_of_their_own(windows: RemovalWindows, database: OvertakenDatabase, clock: Clock) -> None:
+def test_each_sync_has_its_own_window(windows: RemovalWindows, database: OvertakenDatabase, clock: Clock) -> None:
     assert windows.reserve(RemovalRequest(LIMITS, 10, "a"), lambda: 100).allowed
     assert RemovalWindows(database, "two", clock.time).reserve(RemovalRequest(LIMITS, 10, "a"), lambda: 100).allowed
 
@@ -106,13 +106,13 @@ def test_a_repeated_name_reserves_once(windows: RemovalWindows, clock: Clock) ->
     assert windows.reserve(RemovalRequest(LIMITS, 50, "again"), lambda: 1000) == answer
     assert (
         windows.reserve(RemovalRequest(LIMITS, 7, "again"), lambda: 1000) == answer
-    )  # it has removed the others already
+    )  # the other removals are done already
     assert windows.reserve(RemovalRequest(LIMITS, 1, "more"), lambda: 1000) == Grant(
         False, 100, 1000, clock.now + DAY, 100
     )
 
 
-def test_a_repeated_name_that_wants_more_reserves_the_difference(windows: RemovalWindows) -> None:
+def test_a_repeated_name_with_more_removals_reserves_the_difference(windows: RemovalWindows) -> None:
     windows.reserve(RemovalRequest(LIMITS, 50, "a"), lambda: 1000)
     assert windows.reserve(RemovalRequest(LIMITS, 90, "a"), lambda: 1000).allowed
     assert not windows.reserve(RemovalRequest(LIMITS, 101, "a"), lambda: 1000).allowed
@@ -150,27 +150,25 @@ def test_the_same_name_at_once_reserves_once(
     assert windows.reserve(RemovalRequest(LIMITS, 40, "next"), lambda: 1000).used == 60
 
 
-def test_a_write_whose_answer_was_lost_reserves_once(windows: RemovalWindows, database: OvertakenDatabase) -> None:
+def test_a_write_with_a_lost_response_reserves_once(windows: RemovalWindows, database: OvertakenDatabase) -> None:
     database.answer_lost = True
     assert windows.reserve(RemovalRequest(LIMITS, 60, "a"), lambda: 1000).used == 0
     assert windows.reserve(RemovalRequest(LIMITS, 40, "b"), lambda: 1000).used == 60
 
 
-def test_one_that_is_always_overtaken_gives_up_with_a_code(
+def test_a_reservation_that_always_conflicts_raises_an_error(
     windows: RemovalWindows, database: OvertakenDatabase, monkeypatch: pytest.MonkeyPatch, pauses: list[float]
 ) -> None:
     total = Total(1000)
     monkeypatch.setattr(database, "replace", lambda _item, _version: False)
-    with pytest.raises(SynclineError, match="AWS_UNAVAILABLE: removals of sync one"):
+    with pytest.raises(SynclineError, match="AWS_UNAVAILABLE: other functions changed the removals of sync one"):
         windows.reserve(RemovalRequest(LIMITS, 1, "a"), total)
     assert total.asked == 1
     assert len(pauses) == 30
     assert all(0.002 * tries <= pause <= 0.02 * tries for tries, pause in enumerate(pauses, 1))
 
 
-def test_names_are_bounded_and_their_removals_still_count(
-    windows: RemovalWindows, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropped_names_still_count_their_removals(windows: RemovalWindows, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(removals, "_MOST_NAMES", 3)
     for number in range(6):
         assert windows.reserve(RemovalRequest(LIMITS, 10, f"scan {number}"), lambda: 1000).used == 10 * number
@@ -178,7 +176,7 @@ def test_names_are_bounded_and_their_removals_still_count(
     assert not windows.reserve(RemovalRequest(LIMITS, 41, "more"), lambda: 1000).allowed
 
 
-def test_a_request_that_exactly_fits_counts_no_items_again(
+def test_a_request_that_fits_exactly_does_not_recount_items(
     windows: RemovalWindows, database: OvertakenDatabase
 ) -> None:
     total = Total(1000)
@@ -190,7 +188,7 @@ def test_a_request_that_exactly_fits_counts_no_items_again(
         assert item["version"] == str(min(number, 2))
 
 
-def test_any_name_can_ask(windows: RemovalWindows) -> None:
+def test_any_name_can_reserve(windows: RemovalWindows) -> None:
     for _ in range(2):
         assert windows.reserve(RemovalRequest(LIMITS, 100, "\ud83d"), lambda: 1000).allowed
 
@@ -217,7 +215,7 @@ class TestAllowance:
             (1e-7, 250, 10_000_000, 0, 1),
         ],
     )
-    def test_it_is_the_lesser_of_share_and_count(
+    def test_the_allowance_is_the_smaller_of_share_and_count(
         self, share: float, count: int, total: int, used: int, expected: int
     ) -> None:
         assert allowance(Limits(share, count, DAY), total, used) == expected
@@ -228,7 +226,7 @@ class TestAllowance:
         st.integers(0, 10**12),
         st.integers(0, 10**9),
     )
-    def test_it_never_exceeds_a_limit(self, share: float, count: int, total: int, used: int) -> None:
+    def test_the_allowance_never_exceeds_a_limit(self, share: float, count: int, total: int, used: int) -> None:
         limits = Limits(share, count, DAY)
         most = allowance(limits, total, 0)
         assert (most >= 1) == (count >= 1)
@@ -260,18 +258,18 @@ def test_reservations_in_any_order_stay_within_the_limit(database: OvertakenData
     check()
 
 
-def test_a_run_with_limits_of_its_own_has_its_own_window(windows: RemovalWindows) -> None:
+def test_a_run_with_its_own_limits_has_its_own_window(windows: RemovalWindows) -> None:
     assert windows.reserve(RemovalRequest(Limits(0.5, 10, 3600.0), 5, "scan-1"), lambda: 10).allowed
     assert not windows.reserve(RemovalRequest(Limits(0.5, 10, 3600.0), 1, "scan-2"), lambda: 10).allowed
-    own = Limits(1.0, 8, 3600.0)
+    own_limits = Limits(1.0, 8, 3600.0)
     assert windows.reserve(
-        RemovalRequest(own, 6, "scan-3", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
+        RemovalRequest(own_limits, 6, "scan-3", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
     ).allowed
     assert not windows.reserve(
-        RemovalRequest(own, 3, "scan-4", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
+        RemovalRequest(own_limits, 3, "scan-4", run="20261129-101522-3f9c2a7b01", own=True), lambda: 100
     ).allowed
     assert windows.reserve(
-        RemovalRequest(own, 8, "scan-5", run="20261129-101523-0123456789", own=True), lambda: 100
+        RemovalRequest(own_limits, 8, "scan-5", run="20261129-101523-0123456789", own=True), lambda: 100
     ).allowed
 
 
@@ -282,25 +280,25 @@ def test_a_plan_reserves_nothing(windows: RemovalWindows) -> None:
     assert windows.reserve(RemovalRequest(limits, 5, "scan"), lambda: 10).allowed
 
 
-def test_items_added_since_count_and_nothing_erodes(windows: RemovalWindows) -> None:
-    """Neither portions nor further runs get more of the same items; items that came since are items like others."""
+def test_repeated_requests_do_not_erode_the_limit_and_added_items_count(windows: RemovalWindows) -> None:
+    """Neither portions nor further runs may remove more of the same items. Items that were added since count."""
     half = Limits(0.5, 1000, DAY)
     assert windows.reserve(RemovalRequest(half, 50, "scan-1", run="run-1"), lambda: 100).allowed
     for number in range(2, 6):
         refused = windows.reserve(RemovalRequest(half, 1, f"scan-{number}", run=f"run-{number}"), lambda: 50)
         assert not refused.allowed
         assert refused.most == 50
-    # Those of its own run may not be gone yet, so they are not added to what is there.
+    # The run's own removals may not be done yet, so they are not added to the listed items.
     assert not windows.reserve(RemovalRequest(half, 1, "scan-6", run="run-1"), lambda: 100).allowed
     assert windows.reserve(RemovalRequest(half, 50, "scan-7", run="run-7"), lambda: 150).allowed
 
 
-def test_items_that_come_and_go_during_one_run(windows: RemovalWindows) -> None:
-    """Items that the run itself has removed count among the items of the window."""
+def test_removals_of_the_same_run_count_among_the_items(windows: RemovalWindows) -> None:
+    """Items that the run has removed belong to the items of the window."""
     run, limits = "20260921-141320-72f07e70b9", Limits(1.0, 100, DAY)
     assert windows.reserve(RemovalRequest(limits, 4, "scan-1", run), lambda: 4).allowed
     more = RemovalRequest(limits, 4, "scan-2", run)
-    assert not windows.reserve(more, lambda: 4, lambda _run: 0).allowed, "these may be the same four"
+    assert not windows.reserve(more, lambda: 4, lambda _run: 0).allowed, "these may be the same four items"
     assert windows.reserve(more, lambda: 4, lambda _run: 4) == Grant(True, 4, 8, windows.clock() + DAY, 8)
     assert not windows.reserve(RemovalRequest(limits, 1, "scan-3", run), lambda: 0, lambda _run: 8).allowed
 
@@ -315,10 +313,8 @@ def test_removals_before_the_window_do_not_count(windows: RemovalWindows, clock:
 
 
 @pytest.mark.parametrize("counted", [False, True])
-def test_removals_that_another_run_takes_over_count_once_among_the_items(
-    windows: RemovalWindows, *, counted: bool
-) -> None:
-    """A cancelled run reserved a removal, and the next one carried it out: no item came since."""
+def test_a_removal_that_another_run_carries_out_counts_once(windows: RemovalWindows, *, counted: bool) -> None:
+    """A cancelled run reserved a removal, and the next run carried it out. No item was added."""
     limits, removed = Limits(0.5, 2, DAY), {"run 1": 0, "run 2": 0}
     removals_of = removed.__getitem__ if counted else None
     assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 3, removals_of).allowed
@@ -328,8 +324,8 @@ def test_removals_that_another_run_takes_over_count_once_among_the_items(
     assert windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, removals_of).allowed
 
 
-def test_a_removal_that_a_cancelled_run_has_left_undone_counts_once_among_the_items(windows: RemovalWindows) -> None:
-    """The item is there still, so it is not one that was removed as well."""
+def test_an_undone_removal_of_a_cancelled_run_counts_once(windows: RemovalWindows) -> None:
+    """The item still exists, so it must not count as removed as well."""
     limits, removed = Limits(0.5, 2, DAY), {"run 1": 0, "run 2": 0, "run 3": 0}
     assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 3, removed.__getitem__).allowed
     assert not windows.reserve(RemovalRequest(limits, 1, "b", "run 2"), lambda: 3, removed.__getitem__).allowed
@@ -337,7 +333,7 @@ def test_a_removal_that_a_cancelled_run_has_left_undone_counts_once_among_the_it
     assert windows.reserve(RemovalRequest(limits, 1, "b", "run 3"), lambda: 3, removed.__getitem__).allowed
 
 
-def test_a_share_of_everything_is_no_limit_after_a_removal_that_two_scans_reserved(windows: RemovalWindows) -> None:
+def test_a_share_of_100_percent_is_no_limit_after_a_doubly_reserved_removal(windows: RemovalWindows) -> None:
     limits, removed = Limits(1.0, 1000, DAY), {"run 1": 1, "run 2": 0}
     assert windows.reserve(RemovalRequest(limits, 1, "a", "run 1"), lambda: 2).allowed
     assert windows.reserve(RemovalRequest(limits, 1, "again", "run 1"), lambda: 2).allowed

@@ -1,4 +1,4 @@
-"""Slots: no more functions at one server than it allows, in a table of moto's."""
+"""Slots: a limit to the number of functions that use one server, in a moto table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def take(leases: Leases, count: int = 1, place: str = "place") -> Lease | None:
     return leases.take_slot(place, count, 300, RNG)
 
 
-def test_no_more_than_there_are(leases: Leases) -> None:
+def test_no_more_slots_are_taken_than_exist(leases: Leases) -> None:
     taken = [take(leases, 3) for _ in range(4)]
     assert {slot.part for slot in taken if slot is not None} == {"0000", "0001", "0002"}
     assert taken[3] is None
@@ -41,7 +41,7 @@ def test_no_more_than_there_are(leases: Leases) -> None:
     again = take(leases, 3)
     assert again is not None
     assert again.part == taken[1].part
-    leases.release(taken[1])  # it is another's by now
+    leases.release(taken[1])  # another function holds it now
     assert take(leases, 3) is None
 
 
@@ -54,13 +54,13 @@ def test_the_slot_of_a_dead_function_is_free_within_a_minute(leases: Leases, clo
 
 
 class _First(random.Random):
-    """Tries the first slot first."""
+    """A random generator that chooses the first slot."""
 
     def randrange(self, *_args: Any, **_more: Any) -> int:
         return 0
 
 
-def test_a_slot_is_free_again_the_moment_its_time_ends(table: Table, leases: Leases, clock: Clock) -> None:
+def test_a_slot_is_free_as_soon_as_it_expires(table: Table, leases: Leases, clock: Clock) -> None:
     def taken() -> list[str]:
         found = [leases.take_slot("place", 2, 30, _First()) for _ in range(3)]
         return [slot.part for slot in found if slot is not None]
@@ -74,7 +74,7 @@ def test_a_slot_is_free_again_the_moment_its_time_ends(table: Table, leases: Lea
     assert taken() == ["0000", "0001"]
 
 
-def test_a_slot_is_kept_for_as_long_as_its_function_works(leases: Leases, clock: Clock) -> None:
+def test_a_slot_is_held_while_its_function_works(leases: Leases, clock: Clock) -> None:
     slot = take(leases)
     assert slot is not None
     end = clock.now + 300
@@ -85,13 +85,13 @@ def test_a_slot_is_kept_for_as_long_as_its_function_works(leases: Leases, clock:
     assert take(leases) is not None
 
 
-def test_a_call_whose_answer_was_lost_recognises_its_own_slot(table: Table, leases: Leases) -> None:
+def test_a_repeated_call_recognizes_its_own_slot(table: Table, leases: Leases) -> None:
     fault = disturb(table.meta.client, "UpdateItem", holding="SLOT#", lose_answer=True)
     assert take(leases) is not None
     assert fault.left == 0
 
 
-def test_a_slot_that_cannot_be_given_back_costs_no_work(table: Table, leases: Leases, clock: Clock) -> None:
+def test_a_failed_release_of_a_slot_raises_no_error(table: Table, leases: Leases, clock: Clock) -> None:
     slot = take(leases)
     assert slot is not None
     with leases.held(slot, lambda: 300):

@@ -28,7 +28,7 @@ def begin(state: State, run_id: str = RUN) -> tuple[Run, Batch]:
 
 
 def end_run(state: State, run_id: str, **counts: int) -> Run:
-    """End a run whose only batch counts this."""
+    """Run one batch with these counts, and end the run."""
     _, batch = begin(state, run_id)
     assert state.end_batch(batch, BatchRecord(()), Counts(**counts)) is not None
     run = state.finish_run(SYNC, run_id)
@@ -41,12 +41,12 @@ def moved(*names: str) -> tuple[Result, ...]:
 
 
 class TestRecords:
-    @pytest.mark.parametrize("room", [40, 200, 350, 100_000])
-    def test_a_record_of_any_size_is_read_as_it_was_written(
-        self, state: State, room: int, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("item_bytes", [40, 200, 350, 100_000])
+    def test_a_stored_record_of_any_size_equals_the_written_one(
+        self, state: State, item_bytes: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Content that exceeds an item of the table is stored in parts."""
-        monkeypatch.setattr("syncline.store.batches._ITEM_BYTES", room)
+        """Content larger than an item of the table is stored in parts."""
+        monkeypatch.setattr("syncline.store.batches._ITEM_BYTES", item_bytes)
         _, root = begin(state)
         children = tuple(Outgoing(root.child(number), number) for number in range(9))
         letters = tuple(DeadLetter(root, "INTERNAL", f"why {number}", ("g", str(number))) for number in range(2))
@@ -56,14 +56,14 @@ class TestRecords:
         assert state.open_batch(root)[1] == record
         assert list(state.results(RUN)) == list(record.results)
         stored: list[Any] = [item.get(name) for item in state._db._table.scan()["Items"] for name in CONTENTS]
-        assert 0 < max(len(bytes(each)) for each in stored if not isinstance(each, str | None)) <= room
+        assert 0 < max(len(bytes(each)) for each in stored if not isinstance(each, str | None)) <= item_bytes
 
-    def test_all_that_is_stored_of_a_run_expires(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_all_items_of_a_run_expire(self, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("syncline.store.batches._ITEM_BYTES", 40)
         now = state._clock()
         run, root = begin(state)
-        look = state.join_run(SYNC, NEXT, Scope.of(["a"]))
-        assert look is not None
+        scan = state.join_run(SYNC, NEXT, Scope.of(["a"]))
+        assert scan is not None
         state.end_batch(root, BatchRecord(moved("1", "2", "3")), Counts(moved=3))
         state.add_results(run.id, "more", moved("4"))
         state.begin_run(SYNC, made_run_id(3), Trigger.MANUAL, EVERYTHING, plan=True)
@@ -76,14 +76,14 @@ class TestRecords:
 
 
 class TestBatch:
-    def test_its_end_gives_its_lease_back(self, state: State) -> None:
+    def test_the_end_of_a_batch_releases_its_lease(self, state: State) -> None:
         _, root = begin(state)
         lease = state.leases.take("dr/team/app", root.id, 60)
         assert state.end_batch(root, BatchRecord(()), Counts(), lease) is not None
         assert lease.expires == 0
         state.leases.take("dr/team/app", "another", 60)
 
-    def test_it_does_not_end_under_a_lease_that_another_has(self, state: State, clock: Clock) -> None:
+    def test_a_batch_does_not_end_with_a_lost_lease(self, state: State, clock: Clock) -> None:
         _, root = begin(state)
         lease = state.leases.take("dr/team/app", root.id, 60)
         clock.sleep(61)
@@ -93,7 +93,7 @@ class TestBatch:
         assert state.batch_record(RUN, root.id) is None
         assert state.progress(RUN).counts == Counts()
 
-    def test_one_that_had_ended_before_gives_the_lease_of_its_second_delivery_back(self, state: State) -> None:
+    def test_a_second_delivery_releases_its_lease(self, state: State) -> None:
         _, root = begin(state)
         first = BatchRecord(moved("1"))
         state.end_batch(root, first, Counts(moved=1))
@@ -101,18 +101,18 @@ class TestBatch:
         assert state.end_batch(root, BatchRecord(()), Counts(), lease) == first
         state.leases.take("dr/team/app", "another", 60)
 
-    def test_it_is_a_sign_of_life_and_says_what_it_is_of(self, state: State, clock: Clock) -> None:
-        """The times of a run: of any batch, of one that counted an item, and of the run's own work."""
+    def test_the_end_of_a_batch_updates_the_times_of_its_run(self, state: State, clock: Clock) -> None:
+        """A run has three times: of any batch, of a batch that counted an item, and of its own work."""
         _, root = begin(state)
         began = clock.now
-        look = state.join_run(SYNC, NEXT, Scope.of(["a"]))
-        assert look is not None
+        scan = state.join_run(SYNC, NEXT, Scope.of(["a"]))
+        assert scan is not None
         clock.sleep(10)
-        state.end_batch(look, BatchRecord((), (Outgoing(look.child(0)),)), Counts(requests=3))
+        state.end_batch(scan, BatchRecord((), (Outgoing(scan.child(0)),)), Counts(requests=3))
         seen = state.progress(RUN)
         assert (seen.latest - began, seen.advanced, seen.own) == (10, 0, 0)
         clock.sleep(10)
-        state.end_batch(look.child(0), BatchRecord(()), Counts(moved=1, requests=1))
+        state.end_batch(scan.child(0), BatchRecord(()), Counts(moved=1, requests=1))
         seen = state.progress(RUN)
         assert (seen.latest - began, seen.advanced - began, seen.own) == (20, 20, 0)
         clock.sleep(10)
@@ -123,7 +123,7 @@ class TestBatch:
 
 
 class TestAddedResults:
-    def test_they_are_counted_once_under_each_name(self, state: State) -> None:
+    def test_added_results_are_counted_once_under_each_name(self, state: State) -> None:
         begin(state)
         counts = state.add_results(RUN, "asked", moved("1", "2"))
         assert counts == Counts(moved=2)
@@ -131,20 +131,20 @@ class TestAddedResults:
         assert state.add_results(RUN, "others", moved("3")).moved == 3
         assert {each.name for each in state.results(RUN)} == {"1", "2", "3"}
 
-    def test_items_that_another_scan_has_queued_are_taken_off(self, state: State) -> None:
+    def test_items_that_another_scan_queued_are_subtracted(self, state: State) -> None:
         _, root = begin(state)
         state.end_batch(root, BatchRecord(()), Counts(queued=5))
         assert state.add_results(RUN, "cancelled", (), queued=-2).queued == 3
 
 
 class TestRun:
-    def test_it_answers_for_the_dead_letters_that_it_was_begun_for(self, state: State) -> None:
+    def test_the_items_of_a_retry_are_stored_with_the_run(self, state: State) -> None:
         asked = [("team/app", "1"), ("team/db", "2")]
         state.begin_run(SYNC, RUN, Trigger.RETRY, EVERYTHING, asked=asked)
         assert state.failures.asked(SYNC, RUN) == frozenset(asked)
         assert state.failures.asked(SYNC, NEXT) == frozenset()
 
-    def test_it_ends_with_the_counts_that_the_caller_settles(self, state: State) -> None:
+    def test_a_run_ends_with_the_counts_that_the_caller_returns(self, state: State) -> None:
         _, root = begin(state)
         state.end_batch(root, BatchRecord(()), Counts(failed=2))
         settled: list[Counts] = []
@@ -159,7 +159,7 @@ class TestRun:
         assert run.counts == Counts(failed=2, known=7)
         assert state.run(SYNC, RUN) == run
 
-    def test_it_says_when_it_ended(self, state: State, clock: Clock) -> None:
+    def test_a_run_has_the_time_of_its_end(self, state: State, clock: Clock) -> None:
         _, root = begin(state)
         clock.sleep(90)
         state.end_batch(root, BatchRecord(()), Counts())
@@ -167,7 +167,7 @@ class TestRun:
         assert run is not None
         assert run.ended == run.started + 90
 
-    def test_the_latest_come_first_and_so_many_as_asked_for(self, state: State) -> None:
+    def test_the_latest_runs_are_listed_first_up_to_a_number(self, state: State) -> None:
         for number in range(1, 13):
             end_run(state, made_run_id(number))
         latest = [run.number for run in state.runs(SYNC)]
@@ -175,7 +175,7 @@ class TestRun:
         assert [run.number for run in state.runs(SYNC, 2)] == [12, 11]
         assert state.runs("another") == []
 
-    def test_it_is_reported_once_or_tried_so_often(self, state: State) -> None:
+    def test_a_report_is_sent_once_with_a_limited_number_of_attempts(self, state: State) -> None:
         first, second = end_run(state, RUN), end_run(state, NEXT)
         assert [state.take_report(first) for _ in range(REPORTS + 1)] == [True] * REPORTS + [False]
         assert state.take_report(second)
@@ -183,12 +183,12 @@ class TestRun:
         state.reported(second)
         assert not state.take_report(second)
 
-    def test_one_under_way_is_not_reported(self, state: State) -> None:
+    def test_a_run_in_progress_is_not_reported(self, state: State) -> None:
         run, _ = begin(state)
         assert not state.take_report(run)
 
-    def test_its_shards_are_closed_when_it_is_lost(self, state: State, clock: Clock) -> None:
-        """A batch that is at work for longer adds nothing to what the end of the run says."""
+    def test_the_shards_of_a_lost_run_are_closed(self, state: State, clock: Clock) -> None:
+        """A batch that is still at work adds nothing to the counts of the ended run."""
         _, root = begin(state)
         children = [root.child(number) for number in range(4 * SHARDS)]
         state.end_batch(root, BatchRecord((), tuple(map(Outgoing, children))), Counts(queued=len(children)))
@@ -200,7 +200,7 @@ class TestRun:
 
 
 class TestTotals:
-    def test_runs_are_added_with_their_durations_items_and_ends(self, state: State, clock: Clock) -> None:
+    def test_totals_add_up_durations_items_and_failures_of_runs(self, state: State, clock: Clock) -> None:
         begin(state, RUN)
         clock.sleep(BUCKETS[0])
         state.end_batch(begin(state, RUN)[1], BatchRecord(()), Counts(moved=2, skipped=3, bytes=50))
@@ -230,7 +230,7 @@ class TestTotals:
         totals = read_totals(state._db, SYNC)
         assert (totals.last_success, totals.failed) == (0, 1)
 
-    def test_a_plan_adds_nothing(self, state: State) -> None:
+    def test_a_plan_is_not_counted_in_totals(self, state: State) -> None:
         _, root = state.begin_run(SYNC, RUN, Trigger.MANUAL, EVERYTHING, plan=True)
         state.end_batch(root, BatchRecord(()), Counts(would_move=1))
         assert state.finish_run(SYNC, RUN) is not None
@@ -239,7 +239,7 @@ class TestTotals:
 
 
 @given(st.floats(0, 2**32))
-def test_a_new_id_is_known_as_one(at: float) -> None:
+def test_a_new_run_id_is_recognized(at: float) -> None:
     made = new_run_id(lambda: at)
     assert is_run_id(made)
     assert not is_run_id(made[:-1])

@@ -1,4 +1,4 @@
-"""The console: whether all is well, and figures that Prometheus' own parser reads."""
+"""The console: health, and figures that the parser of Prometheus reads."""
 
 from __future__ import annotations
 
@@ -54,28 +54,28 @@ class Clock:
 
 
 def run(state: State, clock: Clock, counts: Counts, seconds: float) -> None:
-    """One run of a single batch that comes to ``counts``."""
+    """Complete a run with a single batch that has these counts."""
     clock.now += 1
     started, batch = state.begin_run("clusters", made_run_id(int(clock.now)), Trigger.MANUAL, Scope())
     clock.now += seconds
     state.end_batch(batch, BatchRecord((), (), ()), counts)
     assert state.finish_run("clusters", started.id) is not None
-    assert state.finish_run("clusters", started.id) is None, "it is counted once"
+    assert state.finish_run("clusters", started.id) is None, "a run is counted once"
     assert isinstance(batch, Batch)
 
 
 def ask(table: Table, path: str, token: str = "", **headers: str) -> dict[str, Any]:
-    secrets = Secrets(_never, _never, {"CONSOLE": "a-console-token"})
+    secrets = Secrets(_fail_if_called, _fail_if_called, {"CONSOLE": "a-console-token"})
     event = {"rawPath": path, "headers": headers, "requestContext": {"http": {"method": "GET"}}}
     return console_of(State(table), Database(table), secrets, token).handle(event)
 
 
-def _never() -> Any:
-    raise AssertionError("no secret is asked for")
+def _fail_if_called() -> Any:
+    raise AssertionError("no secret may be fetched")
 
 
 def samples(table: Table) -> dict[tuple[str, str], float]:
-    """Every sample by its name and its bucket or outcome."""
+    """Return every sample by its name and its bucket or outcome."""
     families = text_string_to_metric_families(ask(table, "/metrics")["body"])
     return {
         (each.name, each.labels.get("le", each.labels.get("outcome", ""))): each.value
@@ -84,7 +84,7 @@ def samples(table: Table) -> dict[tuple[str, str], float]:
     }
 
 
-def test_the_figures_of_git_sync(table: Table) -> None:
+def test_the_metrics_include_those_of_git_sync(table: Table) -> None:
     clock = Clock()
     state = State(table, clock)
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
@@ -113,14 +113,14 @@ def test_the_figures_of_git_sync(table: Table) -> None:
 
 
 def test_prometheus_answers_the_queries_of_git_sync(table: Table, tmp_path: Path) -> None:
-    """The queries are those of git-sync's own documentation, by a real Prometheus."""
+    """A real Prometheus runs the queries of the documentation of git-sync."""
     needs("prometheus", "promtool")
     clock = Clock()
     state = State(table, clock)
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
     run(state, clock, Counts(queued=40, moved=38, removed=2), 3.0)
     pages = {clock.now: ask(table, "/metrics")["body"]}
-    # Pages are read once a minute: for most of an hour without a run, then after two more.
+    # Pages are read once a minute: for an hour without runs, then once after two further runs.
     pages |= {clock.now + 60 * minute: pages[clock.now] for minute in range(1, 60)}
     run(state, clock, Counts(queued=6, moved=6), 5.0)
     run(state, clock, Counts(queued=2, moved=1, failed=1), 7.0)
@@ -140,7 +140,7 @@ def test_prometheus_answers_the_queries_of_git_sync(table: Table, tmp_path: Path
         assert value("time() - git_sync_last_success_timestamp") == pytest.approx(now - succeeded)
 
 
-def test_clusters_of_downloads_are_counted_too(table: Table) -> None:
+def test_clusters_of_downloads_are_counted(table: Table) -> None:
     sync = load_sync(json.dumps(BACKUPS | {"target": {"directory": "/mnt/backups"}}))
     State(table).put_sync("clusters", sync.model_dump_json())
     BackupIndex(Database(table), time.time).save_file_counts(
@@ -149,7 +149,7 @@ def test_clusters_of_downloads_are_counted_too(table: Table) -> None:
     assert samples(table)["git_sync_clusters_backed_up", ""] == 2
 
 
-def test_a_plan_counts_nothing(table: Table) -> None:
+def test_a_plan_is_not_counted(table: Table) -> None:
     clock = Clock()
     state = State(table, clock)
     state.put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
@@ -160,13 +160,13 @@ def test_a_plan_counts_nothing(table: Table) -> None:
     assert len(read_totals(Database(table), "clusters").durations) == len(BUCKETS) + 1
 
 
-def test_health(table: Table) -> None:
+def test_the_console_is_healthy(table: Table) -> None:
     answer = ask(table, "/health/", "env:CONSOLE")
     assert answer["statusCode"] == 200
     assert json.loads(answer["body"])["status"] == "ok"
 
 
-def test_a_table_that_does_not_answer_is_no_health(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_console_is_unhealthy_if_the_table_fails(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: State) -> list[str]:
         raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
 
@@ -174,19 +174,20 @@ def test_a_table_that_does_not_answer_is_no_health(table: Table, monkeypatch: py
     assert ask(table, "/health")["statusCode"] == ask(table, "/metrics")["statusCode"] == 503
 
 
-def test_metrics_are_for_who_has_the_token(table: Table) -> None:
+def test_metrics_require_the_token(table: Table) -> None:
     assert ask(table, "/metrics", "env:CONSOLE")["statusCode"] == 401
     assert ask(table, "/metrics", "env:CONSOLE", Authorization="Bearer wrong")["statusCode"] == 401
     assert ask(table, "/metrics", "env:CONSOLE", authorization="Bearer a-console-token")["statusCode"] == 200
 
 
-def test_what_is_not_there(table: Table) -> None:
+def test_unknown_paths_and_methods_are_refused(table: Table) -> None:
     assert ask(table, "/")["statusCode"] == 404
     event = {"rawPath": "/health", "requestContext": {"http": {"method": "POST"}}}
-    assert console_of(State(table), Database(table), Secrets(_never, _never, {}), "").handle(event)["statusCode"] == 405
+    console = console_of(State(table), Database(table), Secrets(_fail_if_called, _fail_if_called, {}), "")
+    assert console.handle(event)["statusCode"] == 405
 
 
-def test_a_sync_that_is_not_understood_does_not_hide_the_figures_of_the_others(table: Table) -> None:
+def test_an_unreadable_sync_does_not_hide_the_figures_of_others(table: Table) -> None:
     State(table).put_sync("clusters", load_sync(json.dumps(BACKUPS)).model_dump_json())
     State(table).put_sync("newer", '{"kind": "backups", "of": "another version"}')
     assert ask(table, "/metrics")["statusCode"] == 200

@@ -1,4 +1,4 @@
-"""The console's pages by themselves: every sample with its labels, and every answer with its headers."""
+"""The pages of the console, without a table: samples with their labels, and responses with their headers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ HEALTH = Health(True, 1_780_000_000.0, 1_790_000_100.0, 1_780_000_000.0)
 IMAGES = Figures(SHOP, TOTALS, HEALTH, Counts(queued=9, moved=3, failed=1))
 BACKUPS = Figures(Sync(name="clusters", kind="backups"), replace(TOTALS, seconds=7.0), Health(), None)
 BOUNDS = ["1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "+Inf"]
-WITHIN = [1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66]
+CUMULATED = [1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66]
 
 
 def samples(*figures: Figures) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -43,7 +43,7 @@ def of_runs(name: str, seconds: float, **labels: str) -> dict[tuple[str, tuple[t
     """Return the samples of the durations of runs."""
     own = tuple(sorted(labels.items()))
     found = {(f"{name}_count", own): 66.0, (f"{name}_sum", own): seconds}
-    for bound, count in zip(BOUNDS, WITHIN, strict=True):
+    for bound, count in zip(BOUNDS, CUMULATED, strict=True):
         found[f"{name}_bucket", tuple(sorted({**labels, "le": bound}.items()))] = count
     return found
 
@@ -110,7 +110,7 @@ def test_a_kind_without_runs_has_no_health() -> None:
     assert not {name for name, _ in samples(gateway)} & {"syncline_in_sync", "syncline_lag_seconds_count"}
 
 
-def test_metrics_of_one_kind_have_the_samples_of_all_its_syncs() -> None:
+def test_a_metric_of_a_kind_has_the_samples_of_all_its_syncs() -> None:
     def gauge(sync: str, value: float) -> GaugeMetricFamily:
         metric = GaugeMetricFamily("own_clusters", "Number of clusters.", labels=["sync"])
         metric.add_metric((sync,), value)
@@ -149,27 +149,27 @@ JSON = {"content-type": "application/json"}
 
 @pytest.mark.parametrize("path", ["/health", "/health/"])
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_health(path: str, method: str) -> None:
+def test_health_is_reported(path: str, method: str) -> None:
     answer = ask(path, method, token="secret")
     assert (answer["statusCode"], answer["headers"]) == (200, JSON)
     assert json.loads(answer["body"]) == {"status": "ok", "version": __version__, "syncs": 2}
 
 
-def test_metrics() -> None:
+def test_metrics_are_returned_as_text() -> None:
     answer = ask()
     assert (answer["statusCode"], answer["headers"]) == (200, {"content-type": CONTENT_TYPE_LATEST})
     assert answer["body"].encode() == exposition([IMAGES, BACKUPS], NOW)
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/more", ""])
-def test_another_path(path: str) -> None:
+def test_another_path_is_not_found(path: str) -> None:
     answer = ask(path)
     assert (answer["statusCode"], answer["headers"]) == (404, JSON)
     assert "/metrics" in json.loads(answer["body"])["error"]
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
-def test_another_method(method: str) -> None:
+def test_another_method_is_not_allowed(method: str) -> None:
     answer = ask("/health", method)
     assert (answer["statusCode"], answer["headers"]) == (405, JSON | {"allow": "GET, HEAD"})
 
@@ -185,7 +185,7 @@ def test_another_method(method: str) -> None:
         ({}, 401),
     ],
 )
-def test_metrics_are_for_who_has_the_token(given: dict[str, str], status: int) -> None:
+def test_metrics_require_the_token(given: dict[str, str], status: int) -> None:
     answer = ask(token="secret", headers=given)
     assert answer["statusCode"] == status
     assert (answer["headers"] == JSON) is (status == 401)
@@ -201,7 +201,7 @@ def test_metrics_are_for_who_has_the_token(given: dict[str, str], status: int) -
     ],
 )
 @pytest.mark.parametrize("path", ["/health", "/metrics"])
-def test_a_table_that_cannot_be_read(error: Exception, code: str, path: str) -> None:
+def test_an_unreadable_table_is_reported_with_a_code(error: Exception, code: str, path: str) -> None:
     answer = ask(path, figures=error)
     assert (answer["statusCode"], answer["headers"]) == (503, JSON)
     assert json.loads(answer["body"]) == {"status": "unwell", "error": code}

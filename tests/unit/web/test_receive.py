@@ -46,12 +46,16 @@ def find(name: str) -> Sync:
 
 @pytest.fixture
 def receiver(steps: Steps) -> Receiver:
-    secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
+    secrets = Secrets(
+        lambda: pytest.fail("no secret may be fetched"),
+        lambda: pytest.fail("no secret may be fetched"),
+        {"HOOK": SECRET},
+    )
     return Receiver(find, lambda _sync, event: repositories_in(event), secrets, steps.queues)
 
 
 def event(body: Any = BODY, path: str = f"/hooks/images/{SECRET}", method: str = "POST", **more: Any) -> dict[str, Any]:
-    """A function URL's event, payload format 2.0."""
+    """Return an event of a function URL, in payload format 2.0."""
     text = body if isinstance(body, str) else json.dumps(body)
     return {
         "version": "2.0",
@@ -70,23 +74,23 @@ def ask(receiver: Receiver, **more: Any) -> tuple[int, dict[str, Any]]:
     return answer["statusCode"], json.loads(answer["body"])
 
 
-UNPROVED = (401, {"error": "there is no such hook, or its secret or signature is wrong"})
-"""The answer to whoever does not know the secret, whether there is such a hook or not."""
+UNAUTHORIZED = (401, {"error": "no such webhook, or wrong secret or signature"})
+"""The response to a request without the secret. It is the same for existing and unknown hooks."""
 
 
 def queued(steps: Steps) -> list[Any]:
-    """Return the queued starts. Each names the run that it may begin; that name is taken off."""
+    """Return the queued starts without the IDs of their runs, after checking that each has one."""
     starts = [decode(letter.body) for letter in steps.mail.waiting()]
     assert all(isinstance(start, Start) and start.id for start in starts)
     return [replace(start, id=None) for start in starts if isinstance(start, Start)]
 
 
-def test_a_notification_asks_for_a_look_at_its_repository(steps: Steps, receiver: Receiver) -> None:
+def test_a_notification_queues_a_scan_of_its_repository(steps: Steps, receiver: Receiver) -> None:
     assert ask(receiver) == (202, {"sync": "images", "queued": ["team/app"]})
     assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
 
 
-def test_a_body_in_base64_is_decoded_first(steps: Steps, receiver: Receiver) -> None:
+def test_a_body_in_base64_is_decoded(steps: Steps, receiver: Receiver) -> None:
     body = base64.b64encode(json.dumps(BODY).encode()).decode()
     assert ask(receiver, body=body, isBase64Encoded=True)[0] == 202
     assert len(queued(steps)) == 1
@@ -97,7 +101,7 @@ def test_a_notification_that_names_nothing_queues_nothing(steps: Steps, receiver
     assert queued(steps) == []
 
 
-def test_a_sync_that_is_not_enabled_takes_no_hints(steps: Steps, receiver: Receiver) -> None:
+def test_a_disabled_sync_queues_no_scan(steps: Steps, receiver: Receiver) -> None:
     status, answer = ask(receiver, path=f"/hooks/disabled/{SECRET}")
     assert (status, answer["queued"]) == (202, [])
     assert queued(steps) == []
@@ -117,14 +121,14 @@ def test_a_sync_that_is_not_enabled_takes_no_hints(steps: Steps, receiver: Recei
         "/hooks/images/\ud800",
     ],
 )
-def test_whoever_does_not_know_the_secret_learns_nothing(steps: Steps, receiver: Receiver, path: str) -> None:
+def test_a_request_without_the_secret_learns_nothing(steps: Steps, receiver: Receiver, path: str) -> None:
     for method in ("POST", "GET"):
-        assert ask(receiver, path=path, method=method) == UNPROVED
+        assert ask(receiver, path=path, method=method) == UNAUTHORIZED
     assert queued(steps) == []
 
 
 @pytest.mark.parametrize("path", ["", "/", "/hooks", f"/hooks/images/{SECRET}/more", f"/other/images/{SECRET}"])
-def test_a_path_of_no_hook_is_told_where_hooks_are(steps: Steps, receiver: Receiver, path: str) -> None:
+def test_an_unknown_path_is_answered_with_the_path_of_hooks(steps: Steps, receiver: Receiver, path: str) -> None:
     assert ask(receiver, path=path) == (404, {"error": "notifications go to /hooks/SYNC or /hooks/SYNC/SECRET"})
     assert queued(steps) == []
 
@@ -146,7 +150,7 @@ RAW = json.dumps(BODY).encode()
     ],
 )
 @pytest.mark.parametrize("encoded", [False, True])
-def test_who_signs_or_bears_the_secret_needs_none_in_the_path(
+def test_a_signature_or_bearer_token_replaces_the_secret_in_the_path(
     steps: Steps, receiver: Receiver, headers: dict[str, str], encoded: bool
 ) -> None:
     body = base64.b64encode(RAW).decode() if encoded else RAW.decode()
@@ -168,10 +172,10 @@ def test_who_signs_or_bears_the_secret_needs_none_in_the_path(
         ("/hooks/closed", {"authorization": f"Bearer {SECRET}"}),
     ],
 )
-def test_a_forged_notification_is_not_told_why(
+def test_a_forged_notification_is_refused_without_a_reason(
     steps: Steps, receiver: Receiver, path: str, headers: dict[str, str]
 ) -> None:
-    assert ask(receiver, path=path, headers=headers) == UNPROVED
+    assert ask(receiver, path=path, headers=headers) == UNAUTHORIZED
     assert queued(steps) == []
 
 
@@ -179,8 +183,8 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-def test_a_webhook_that_is_sent_as_a_form_is_read(steps: Steps, receiver: Receiver, *, encoded: bool) -> None:
-    """As GitHub sends it where `application/json` was not chosen. The signature is that of the form."""
+def test_a_webhook_sent_as_a_form_is_read(steps: Steps, receiver: Receiver, *, encoded: bool) -> None:
+    """GitHub sends forms if `application/json` is not chosen. The signature covers the form."""
     raw = urlencode({"payload": json.dumps(BODY)}).encode()
     headers = {**FORM, "x-hub-signature-256": signature(raw)}
     body = base64.b64encode(raw).decode() if encoded else raw.decode()
@@ -188,14 +192,16 @@ def test_a_webhook_that_is_sent_as_a_form_is_read(steps: Steps, receiver: Receiv
     assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
 
 
-def test_json_that_is_called_a_form_is_read(steps: Steps, receiver: Receiver) -> None:
-    """``curl --data`` and others call each body a form."""
+def test_json_with_the_content_type_of_a_form_is_read(steps: Steps, receiver: Receiver) -> None:
+    """``curl --data`` and other clients declare each body as a form."""
     assert ask(receiver, headers=FORM)[0] == 202
     assert queued(steps) == [Start("images", Trigger.WEBHOOK, Scope.of(["team/app"]))]
 
 
 @pytest.mark.parametrize("body", ["", "a=b", "payload=no+json", "payload=%7B%7D&payload=%7B%7D"])
-def test_a_form_that_is_no_webhook_is_told_what_to_choose(steps: Steps, receiver: Receiver, body: str) -> None:
+def test_an_invalid_form_is_refused_with_the_content_type_to_choose(
+    steps: Steps, receiver: Receiver, body: str
+) -> None:
     status, answer = ask(receiver, body=body, headers={"Content-Type": f"{FORM['content-type']}; charset=utf-8"})
     assert status == 400
     assert "choose the content type `application/json`" in answer["error"]
@@ -203,7 +209,7 @@ def test_a_form_that_is_no_webhook_is_told_what_to_choose(steps: Steps, receiver
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-def test_notifications_come_by_post(steps: Steps, receiver: Receiver, method: str) -> None:
+def test_notifications_require_post(steps: Steps, receiver: Receiver, method: str) -> None:
     assert ask(receiver, method=method)[0] == 405
     assert queued(steps) == []
 
@@ -221,12 +227,12 @@ def test_notifications_come_by_post(steps: Steps, receiver: Receiver, method: st
     ],
     ids=lambda more: str(more)[:40],
 )
-def test_what_is_no_notification_is_refused(steps: Steps, receiver: Receiver, more: dict[str, Any]) -> None:
+def test_an_invalid_notification_is_refused(steps: Steps, receiver: Receiver, more: dict[str, Any]) -> None:
     assert ask(receiver, **more)[0] == 400
     assert queued(steps) == []
 
 
-def test_a_notification_of_thousands_of_repositories_becomes_looks_that_fit(steps: Steps, receiver: Receiver) -> None:
+def test_thousands_of_repositories_become_scans_that_fit_messages(steps: Steps, receiver: Receiver) -> None:
     names = [f"team/{'service-' * 8}{number:05}" for number in range(4000)]
     media_type = "application/vnd.oci.image.manifest.v1+json"
     events = [{"action": "push", "target": {"mediaType": media_type, "repository": name}} for name in names]
@@ -239,17 +245,17 @@ def test_a_notification_of_thousands_of_repositories_becomes_looks_that_fit(step
 
 
 @pytest.mark.parametrize("encoded", [False, True])
-def test_the_size_is_looked_at_before_anything_else(
-    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool
-) -> None:
-    monkeypatch.setattr("syncline.web.receive.json.loads", lambda _: pytest.fail("it was read"))
-    monkeypatch.setattr("syncline.web.function_url.base64.b64decode", lambda *_, **__: pytest.fail("it was decoded"))
+def test_the_size_is_checked_first(receiver: Receiver, monkeypatch: pytest.MonkeyPatch, encoded: bool) -> None:
+    monkeypatch.setattr("syncline.web.receive.json.loads", lambda _: pytest.fail("the body was parsed"))
+    monkeypatch.setattr(
+        "syncline.web.function_url.base64.b64decode", lambda *_, **__: pytest.fail("the body was decoded")
+    )
     size = LARGEST_BODY * 4 // 3 + 10 if encoded else LARGEST_BODY + 1
     answer = receiver.handle(event(body="A" * size, isBase64Encoded=encoded))
     assert answer["statusCode"] == 413
 
 
-def test_the_size_is_that_in_bytes(receiver: Receiver) -> None:
+def test_the_size_is_in_bytes(receiver: Receiver) -> None:
     assert receiver.handle(event(body="\U0001f600" * (LARGEST_BODY // 4 + 1)))["statusCode"] == 413
 
 
@@ -262,7 +268,9 @@ def _secret_is_missing(*_: object) -> Any:
 
 
 @pytest.mark.parametrize("failing", [_aws_fails, _secret_is_missing])
-def test_what_is_wrong_on_our_side_may_be_sent_again(steps: Steps, receiver: Receiver, failing: Any) -> None:
+def test_after_an_internal_failure_the_notification_may_be_sent_again(
+    steps: Steps, receiver: Receiver, failing: Any
+) -> None:
     broken = Receiver(failing, receiver.changed_groups, receiver.secrets, receiver.queues)
     assert ask(broken) == (503, {"error": "not accepted now; send it again"})
     broken = Receiver(receiver.config, failing, receiver.secrets, receiver.queues)

@@ -1,4 +1,4 @@
-"""GitHub's own example payloads at the function URL: signed over the raw body, forged, and sent again."""
+"""Example payloads of GitHub at the function URL: signed, forged and repeated deliveries."""
 
 from __future__ import annotations
 
@@ -36,7 +36,11 @@ def sync() -> ArtifactsSync:
 
 @pytest.fixture
 def receiver(steps: Steps) -> Receiver:
-    secrets = Secrets(lambda: pytest.fail("not asked"), lambda: pytest.fail("not asked"), {"HOOK": SECRET})
+    secrets = Secrets(
+        lambda: pytest.fail("no secret may be fetched"),
+        lambda: pytest.fail("no secret may be fetched"),
+        {"HOOK": SECRET},
+    )
     return Receiver(lambda _name: sync(), lambda _sync, event: runs_in(event, sync().source), secrets, steps.queues)
 
 
@@ -53,46 +57,46 @@ def post(receiver: Receiver, body: str, signed: str) -> tuple[int, dict[str, Any
 
 
 def queued(steps: Steps) -> list[Any]:
-    """Return the queued starts. Each names the run that it may begin; that name is taken off."""
+    """Return the queued starts without the IDs of their runs, after checking that each has one."""
     starts = [decode(letter.body) for letter in steps.mail.waiting()]
     assert all(isinstance(start, Start) and start.id for start in starts)
     return [replace(start, id=None) for start in starts if isinstance(start, Start)]
 
 
-LOOK: Final = Start(NAME, Trigger.WEBHOOK, Scope.of(["run:289782451"]))
+SCAN: Final = Start(NAME, Trigger.WEBHOOK, Scope.of(["run:289782451"]))
 
 
-def test_githubs_test_vector() -> None:
+def test_the_signature_matches_the_test_vector_of_github() -> None:
     assert signature("Hello, World!") == "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": ")])
-def test_a_run_that_ended_well_is_looked_at(
+def test_a_successful_workflow_run_queues_a_scan(
     steps: Steps, receiver: Receiver, number: int, separators: tuple[str, str]
 ) -> None:
-    """The signature is of the bytes as they came, however they are spaced."""
+    """The signature covers the raw bytes, with any spacing."""
     body = json.dumps(EXAMPLES[number], separators=separators)
     assert post(receiver, body, signature(body))[0] == 202
-    assert queued(steps) == ([LOOK] if number in (1, 2) else [])
+    assert queued(steps) == ([SCAN] if number in (1, 2) else [])
 
 
-def test_a_delivery_that_comes_again_asks_for_the_same_look(steps: Steps, receiver: Receiver) -> None:
+def test_a_repeated_delivery_queues_the_same_scan(steps: Steps, receiver: Receiver) -> None:
     body = json.dumps(EXAMPLES[1])
     for _ in range(3):
         assert post(receiver, body, signature(body))[0] == 202
-    assert queued(steps) == [LOOK] * 3
+    assert queued(steps) == [SCAN] * 3
 
 
 @pytest.mark.parametrize("forged", ["", "sha256=", f"sha256={'0' * 64}", "sha1=" + "0" * 40])
-def test_a_forged_delivery_is_not_told_why(steps: Steps, receiver: Receiver, forged: str) -> None:
+def test_a_forged_delivery_is_refused_without_a_reason(steps: Steps, receiver: Receiver, forged: str) -> None:
     body = json.dumps(EXAMPLES[1])
     for signed in (forged, signature(body + " "), signature(body)[:-1]):
         assert post(receiver, body, signed)[0] == 401
     assert queued(steps) == []
 
 
-def test_the_size_is_looked_at_before_the_signature(steps: Steps, receiver: Receiver) -> None:
+def test_the_size_is_checked_before_the_signature(steps: Steps, receiver: Receiver) -> None:
     body = json.dumps(EXAMPLES[1]) + " " * LARGEST_BODY
     assert post(receiver, body, signature(body))[0] == 413
     assert queued(steps) == []

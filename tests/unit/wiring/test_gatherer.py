@@ -1,4 +1,4 @@
-"""The reader of events as the functions build it: its cost does not grow with the number of events."""
+"""The reader of events as the functions build it: its reads do not grow with the number of events."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def put(number: int) -> dict[str, object]:
 
 
 @pytest.mark.moto
-def test_the_table_is_read_once_for_a_delivery(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reads_of_a_delivery_do_not_depend_on_its_events(steps: Steps, monkeypatch: pytest.MonkeyPatch) -> None:
     (sync,) = read_syncs(EXAMPLE).syncs.values()
     built, read = list[str](), list[str]()
     steps.state.put_sync(sync.name, sync.model_dump_json())

@@ -1,4 +1,4 @@
-"""The function `receive` as it is put together: what it reads, and the memory that it takes."""
+"""The function `receive` as it is built: the secrets that it reads, and its memory."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ SYNCS: Final[dict[str, tuple[dict[str, Any], dict[str, Any], list[str]]]] = {
         RECORDS,
         ["prod/default/a"],
     ),
-    "artifacts": ({}, RUN, ["run:7"]),  # the example's sync
+    "artifacts": ({}, RUN, ["run:7"]),  # the sync of the example
 }
 
 
 @pytest.fixture
 def sqs(monkeypatch: pytest.MonkeyPatch) -> Iterator[SQSClient]:
-    made = (wiring.receiver, wiring.dependencies_of)
+    caches = (wiring.receiver, wiring.dependencies_of)
     with mock_aws():
         table, sqs = create_table(), boto3.client("sqs")
         queue = sqs.create_queue(QueueName="syncline-discover")["QueueUrl"]
         boto3.client("secretsmanager").create_secret(Name="syncline/hooks", SecretString='{"all": "s3cr3t-hook"}')
         monkeypatch.setenv("SYNCLINE_TABLE", table.name)
         monkeypatch.setenv("SYNCLINE_DISCOVER_QUEUE", queue)
-        for each in made:
+        for each in caches:
             each.cache_clear()
         for kind, (values, _, _) in SYNCS.items():
             sync = _example() if kind == "artifacts" else values
             sync = {**sync, "name": kind, "kind": kind, "webhook": {"secret": "secret:syncline/hooks#all"}}
             State(table).put_sync(kind, load_sync(json.dumps(sync)).model_dump_json())
         yield sqs
-    for each in made:
+    for each in caches:
         each.cache_clear()
 
 
@@ -93,16 +93,16 @@ def event(sync: str, body: str) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("sqs")
-def test_a_kind_that_reads_no_events_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_without_events_refuses_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("syncline.kinds.images.wiring.changed_groups")
     answer = wiring.receiver().handle(event("images", json.dumps({"repository": "team/app"})))
     assert answer["statusCode"] == 400
-    assert json.loads(answer["body"]) == {"error": "a sync of images takes no webhooks or events"}
+    assert json.loads(answer["body"]) == {"error": "a sync of images accepts no webhooks or events"}
 
 
 @pytest.mark.parametrize("kind", SYNCS)
-def test_no_secret_but_the_webhooks_own_is_read(sqs: SQSClient, kind: str) -> None:
-    """There are no others in this account; their absence would be an answer of 503."""
+def test_only_the_secret_of_the_webhook_is_read(sqs: SQSClient, kind: str) -> None:
+    """The account has no other secrets, so reading one would cause status 503."""
     _, body, groups = SYNCS[kind]
     answer = wiring.receiver().handle(event(kind, json.dumps(body)))
     assert (answer["statusCode"], json.loads(answer["body"])) == (202, {"sync": kind, "queued": groups})
@@ -110,7 +110,7 @@ def test_no_secret_but_the_webhooks_own_is_read(sqs: SQSClient, kind: str) -> No
     assert groups[0] in message["Body"]
 
 
-IN_A_PROCESS: Final = """
+PROGRAM: Final = """
 import json, sys
 from syncline.config.sync import load_sync
 from syncline.config.file import read_syncs
@@ -118,34 +118,34 @@ from syncline.secrets import Secrets
 from syncline.web.receive import Receiver
 from syncline.wiring import functions as wiring
 
-boxes, size = int(sys.argv[1]), int(sys.argv[2])
+lists, size = int(sys.argv[1]), int(sys.argv[2])
 wiring.receiver().secrets._secretsmanager()  # the clients that the function has
 values = {"registry": "prod.example", "catalog": True}, {"registry": "dr.example"}
 sync = {"name": "a", "kind": "images", "source": values[0], "target": values[1], "webhook": {"secret": "env:HOOK"}}
 sync = load_sync(json.dumps(sync))
-hints = lambda sync, event: wiring.changed_groups_of(sync, event, 0.0)
-receiver = Receiver(lambda _: sync, hints, Secrets(None, None, {"HOOK": "hook"}), None)
-body = "[" + ",".join(["[[[[]]]]"] * boxes) + "]"
+groups = lambda sync, event: wiring.changed_groups_of(sync, event, 0.0)
+receiver = Receiver(lambda _: sync, groups, Secrets(None, None, {"HOOK": "hook"}), None)
+body = "[" + ",".join(["[[[[]]]]"] * lists) + "]"
 event = {"rawPath": "/hooks/a/hook", "headers": {}, "requestContext": {"http": {"method": "POST"}}}
 event = json.loads(json.dumps(event | {"body": body + " " * (size - len(body))}))
 status = receiver.handle(event)["statusCode"]
-# The kernel's own figure of this program: that of getrusage begins with the memory of the process that started it.
+# The kernel's figure for this program. That of getrusage includes the memory of the parent process.
 peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(status, int(peak.split()[1]) // 1024)
 """
 
 
 @pytest.mark.parametrize(
-    ("boxes", "size", "status"), [(LARGEST_BODY // 9, LARGEST_BODY, 400), (6_000_000 // 9, 6_000_000, 413)]
+    ("lists", "size", "status"), [(LARGEST_BODY // 9, LARGEST_BODY, 400), (6_000_000 // 9, 6_000_000, 413)]
 )
-def test_the_largest_bodies_take_half_of_the_memory_at_most(
-    monkeypatch: pytest.MonkeyPatch, boxes: int, size: int, status: int
+def test_the_largest_bodies_take_at_most_half_of_the_memory(
+    monkeypatch: pytest.MonkeyPatch, lists: int, size: int, status: int
 ) -> None:
-    """Lists in lists take the most memory for a byte of JSON; 6 MB is what Lambda takes at most."""
+    """Nested lists take the most memory per byte of JSON. 6 MB is the maximum of Lambda."""
     monkeypatch.setenv("SYNCLINE_TABLE", "table")
     monkeypatch.setenv("SYNCLINE_DISCOVER_QUEUE", "https://sqs.example/queue")
     monkeypatch.setenv("PYTHONPATH", ":".join(sys.path))
-    command = [sys.executable, "-c", IN_A_PROCESS, str(boxes), str(size)]
+    command = [sys.executable, "-c", PROGRAM, str(lists), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     answered, megabytes = map(int, done.stdout.split())
     assert answered == status

@@ -85,7 +85,7 @@ def _check(deployment: Deployment, reference: Reference) -> SynclineError | str 
         deployment.secrets.resolve(reference)
     except SynclineError as error:
         if error.code.name in _UNCHECKED:
-            return f"{reference} could not be checked: you are not allowed to read it ({error.code.name}); the functions may be"
+            return f"{reference} could not be checked: you are not allowed to read it ({error.code.name}); the functions may have the permission"
         return error
     return None
 

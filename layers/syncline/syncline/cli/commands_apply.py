@@ -41,26 +41,26 @@ class ApplyOptions:
     offline: bool = False
 
 
-def apply(context: Context, file: Path, order: ApplyOptions) -> CommandResult:
+def apply(context: Context, file: Path, options: ApplyOptions) -> CommandResult:
     """Check the complete file, then write the differences. Raises CONFIG_INVALID or the error of a secret."""
     read = read_syncs(file)  # reports problems of the file without an engine
     deployment, out = context.deployment, context.out
     before = applied_configs(deployment)
-    if not order.prune:
+    if not options.prune:
         read = read_syncs(file, _loadable(before.values()))
     _check_kinds(deployment, read.syncs.values())
     unchecked = check_secrets(deployment, read.syncs.values())
-    if not order.offline:
+    if not options.offline:
         unchecked += unreachable(read.syncs.values(), deployment.secrets)
     for warning in (*(problem.text(file.name) for problem in read.warnings), *unchecked):
         out.line(f"warning: {warning}", "yellow")
     others = sorted(set(before) - set(read.syncs))
     warnings = [*map(asdict, read.warnings), *({"message": warning} for warning in unchecked)]
-    if order.dry_run:
-        return _dry_run(context, file, read, order, warnings)
-    if others and order.prune and not _confirm_removals(context, file, others, order):
+    if options.dry_run:
+        return _dry_run(context, file, read, options, warnings)
+    if others and options.prune and not _confirm_removals(context, file, others, options):
         return CommandResult({"file": str(file), "syncs": [], "warnings": warnings}, NOT_DONE)
-    done = put_syncs(deployment, read.syncs, prune=order.prune)
+    done = put_syncs(deployment, read.syncs, prune=options.prune)
     if deployment.local:
         save_applied(context.home, deployment)
     address = deployment.output("ReceiveUrl")
@@ -88,23 +88,23 @@ def _loadable(configs: Iterable[str]) -> Iterator[Sync]:
             yield load_sync(config)
 
 
-def _confirm_removals(context: Context, file: Path, others: Sequence[str], order: ApplyOptions) -> bool:
+def _confirm_removals(context: Context, file: Path, others: Sequence[str], options: ApplyOptions) -> bool:
     """List the syncs to remove and, at a terminal, ask for confirmation."""
     out = context.out
     for name in others:
         out.line(f"{name} is not in {file.name} and will be removed; copied items stay at the target", "yellow")
-    if order.yes or not out.interactive or out.confirm(f"Remove {plural(len(others), 'sync')}?"):
+    if options.yes or not out.interactive or out.confirm(f"Remove {plural(len(others), 'sync')}?"):
         return True
     out.line("nothing was applied")
     return False
 
 
 def _dry_run(
-    context: Context, file: Path, read: SyncsFile, order: ApplyOptions, warnings: Sequence[dict[str, Any]]
+    context: Context, file: Path, read: SyncsFile, options: ApplyOptions, warnings: Sequence[dict[str, Any]]
 ) -> CommandResult:
     """Show the changes that applying the file would make."""
     out = context.out
-    found = config_changes(context.deployment, read.syncs, prune=order.prune)
+    found = config_changes(context.deployment, read.syncs, prune=options.prune)
     out.line(f"{file.name}: {plural(len(read.syncs), 'sync')}; nothing was applied", "bold")
     for name, (change, lines) in found.items():
         out.table([(Cell(name, "bold"), Cell(change, _STYLES[change]))], indent=2)

@@ -19,7 +19,7 @@ def up(context: Context, port: int | None) -> CommandResult:
     engine = start(context.home, context.project, port=port, say=out.line)
     deployment = deployment_of(engine, context.home)
     found = _restore_syncs(context, deployment, unclean=engine.unclean)
-    out.line(f"the engine is up at {engine.endpoint}, its state in {context.home}", "green")
+    out.line(f"the engine is up at {engine.endpoint}; its state is in {context.home}", "green")
     if found["runs"]:
         out.hint(context.command("status"), "to see the progress of the runs")
     elif deployment.state.sync_names():

@@ -171,12 +171,11 @@ def _work(message: DeadLetter | Batch | Start | None) -> Batch | Start | None:
     return message.batch if isinstance(message, DeadLetter) else message
 
 
-def _unchanged_group(group: str, name: str) -> str:  # noqa: ARG001 - as `scan_group` of a sync
-    return group
-
-
 def _sort_letters(
-    state: State, name: str, found: Iterable[QueuedLetter], scan_group: Callable[[str, str], str] = _unchanged_group
+    state: State,
+    name: str,
+    found: Iterable[QueuedLetter],
+    scan_group: Callable[[str, str], str] = lambda group, _name: group,
 ) -> SortedLetters:
     """Sort letters for the sync ``name``; ``scan_group`` maps an item's group and name to the group of a scan."""
     letters = SortedLetters()

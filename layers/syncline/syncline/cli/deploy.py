@@ -134,7 +134,10 @@ def _runtime_of(python: Path) -> str:
     """Return Lambda's name for the version of an environment's Python, in which functions run on this machine."""
     libraries = sorted(each.name for each in (python.parent.parent / "lib").glob("python3.*"))
     if not libraries:
-        raise SynclineError("ENGINE_FAILED", f"{python} is not in a virtual environment: remove its folder")
+        raise SynclineError(
+            "ENGINE_FAILED",
+            f"{python} is not in a virtual environment; remove its folder, then run `syncline up` again",
+        )
     return libraries[0]
 
 
@@ -144,7 +147,7 @@ def sam() -> list[str]:
         return [sys.executable, "-m", "samcli"]
     program = shutil.which("sam")
     if program is None:
-        raise SynclineError("ENGINE_FAILED", "sam is not installed: `pip install aws-sam-cli`")
+        raise SynclineError("ENGINE_FAILED", "sam is not installed; run `pip install aws-sam-cli`")
     return [program]
 
 

@@ -64,10 +64,6 @@ class Engine:
         """URL of its AWS API."""
         return f"http://{_HOST}:{self.port}"
 
-    def client_arguments(self) -> dict[str, str]:
-        """Return arguments for ``boto3.client`` and ``boto3.resource`` to reach it."""
-        return deploy.client_arguments(self.endpoint)
-
 
 def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = print) -> Engine:
     """Start the engine unless it runs, and deploy the stack of ``project`` unless it is up to date.
@@ -119,7 +115,7 @@ def down(home: Path, *, say: deploy.Say = print) -> bool:
 
 def describe(home: Path) -> Engine | None:
     """Return the engine that runs in ``home``, None if none does."""
-    return _read_write_record(home) if _is_running(home) else None
+    return _read_record(home) if _is_running(home) else None
 
 
 def environment_of(home: Path) -> dict[str, str]:
@@ -138,7 +134,7 @@ def environment_of(home: Path) -> dict[str, str]:
 
 
 def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engine:
-    before = _read_write_record(home)
+    before = _read_record(home)
     forced = (home / "unsaved").exists()
     if forced:
         say("the engine was killed; resuming from its last save, a few seconds earlier")
@@ -168,7 +164,7 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
         raise ProgramError(f"the engine did not start; its output is in {log}", last_lines(log, begin))
     if not _only_loopback(engine.port):
         _stop(home, say)
-        raise SynclineError("ENGINE_FAILED", "the engine listens on more than 127.0.0.1, and was stopped")
+        raise SynclineError("ENGINE_FAILED", "the engine listened on other addresses than 127.0.0.1, and was stopped")
     return engine
 
 
@@ -349,7 +345,7 @@ def _has_state(home: Path) -> bool:
     return (home / "state" / "engine.db").exists()
 
 
-def _read_write_record(home: Path) -> Engine | None:
+def _read_record(home: Path) -> Engine | None:
     try:
         return Engine(**json.loads((home / "engine.json").read_text()))
     except (FileNotFoundError, ValueError, TypeError):

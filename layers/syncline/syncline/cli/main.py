@@ -124,8 +124,8 @@ def apply(  # noqa: PLR0913 - each is an option
     """Check syncs.yaml and apply it."""
     from syncline.cli import commands_apply  # noqa: PLC0415
 
-    order = commands_apply.ApplyOptions(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
-    return commands_apply.apply(context, file, order)
+    options = commands_apply.ApplyOptions(prune=prune, dry_run=dry_run, yes=yes, offline=offline)
+    return commands_apply.apply(context, file, options)
 
 
 @command(app)
@@ -172,11 +172,11 @@ def report(
     what: Annotated[
         str | None,
         typer.Argument(
-            help="A sync (its latest run) or a run ID. Defaults to the latest run of all syncs.", metavar="[NAME|RUN]"
+            help="A sync (its latest run) or a run ID. Defaults to the latest run of all syncs.", metavar="NAME|RUN"
         ),
     ] = None,
     *,
-    full: Annotated[bool, _flag("--full", "Show digests in full.")] = False,
+    full: Annotated[bool, _flag("--full", "Show full digests and all reasons.")] = False,
 ) -> CommandResult:
     """Show each item of a run, and what to do about failures."""
     from syncline.cli import commands_report  # noqa: PLC0415
@@ -212,7 +212,7 @@ def acknowledge(
     name: Annotated[str, NAME],
     items: Annotated[
         list[str] | None,
-        typer.Argument(help="Items as shown in a report. Without items, list the known failures.", metavar="[ITEM]..."),
+        typer.Argument(help="Items as shown in a report. Without items, list the known failures.", metavar="ITEM"),
     ] = None,
     *,
     undo: Annotated[bool, _flag("--undo", "Count them as failures again.")] = False,
@@ -239,8 +239,10 @@ def cancel(
 @command(app)
 def secret(
     context: Context,
-    action: Annotated[str, typer.Argument(help="set.", metavar="ACTION")],
-    name: Annotated[str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.")],
+    action: Annotated[str, typer.Argument(help="The action: set.", metavar="ACTION")],
+    name: Annotated[
+        str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.", metavar="NAME")
+    ],
 ) -> CommandResult:
     """Store a secret for the functions."""
     from syncline.cli import commands_secret  # noqa: PLC0415
@@ -252,7 +254,7 @@ def secret(
 def template(
     context: Context,
     folder: Annotated[
-        Path, typer.Argument(help="New or empty folder to write to.", metavar="[FOLDER]", show_default=True)
+        Path, typer.Argument(help="New or empty folder to write to.", metavar="FOLDER", show_default=True)
     ] = Path("syncline"),
     *,
     overwrite: Annotated[bool, _flag("--overwrite", "Replace an earlier copy, except its samconfig.toml.")] = False,

@@ -66,7 +66,7 @@ class AccessKey(Model):
     )
 
 
-_NOT_AUTH: Final = "is not a form of credentials; write {access_key: …, secret_key: …}, role or anonymous"
+_NOT_AUTH: Final = "is not a valid form of credentials; write {access_key: …, secret_key: …}, role or anonymous"
 
 
 def _auth_form(value: Any) -> str | None:

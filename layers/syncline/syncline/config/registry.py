@@ -46,7 +46,7 @@ def _auth_form(value: Any) -> str | None:
 
 
 _NOT_AUTH: Final = (
-    "is not a form of credentials; write {username: …, password: …}, {token: …}, docker-config or anonymous"
+    "is not a valid form of credentials; write {username: …, password: …}, {token: …}, docker-config or anonymous"
 )
 
 

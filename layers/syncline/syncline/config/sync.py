@@ -1,7 +1,7 @@
 """The model of a sync in ``syncs.yaml``, common to all kinds. Each kind's own model is in its `config` module.
 
-Descriptions and examples are public: ``python -m syncline.config.schema`` writes ``docs/reference/syncs.yaml.md`` and
-``schema/syncs.schema.json`` from them. Secrets appear only as :class:`~syncline.secrets.Reference`. No message repeats a
+Descriptions and examples are public: ``python -m scripts.reference`` writes the tables of
+``docs/reference/syncs.yaml.md`` and ``schema/syncs.schema.json`` from them. Secrets appear only as :class:`~syncline.secrets.Reference`. No message repeats a
 value that could be a secret.
 """
 
@@ -117,7 +117,9 @@ class Gathering(Model):
         2, description="Seconds without a further event after which a scan begins.", examples=[30]
     )
     longest: Annotated[Number, Field(ge=0, le=3600)] = Field(
-        60, description="Seconds after the first event after which a scan begins in any case.", examples=[300]
+        60,
+        description="Seconds after the first event after which a scan begins even if further events come.",
+        examples=[300],
     )
 
 

@@ -3,7 +3,7 @@
 The package ``kinds/<name>/`` has these modules, found by their names and imported on first use:
 
 =====================  ===================================================================================================
-``config``             the model of its syncs; ``PAGE``, ``CHECKS`` and ``NOTES`` for ``docs/syncs.yaml.md``
+``config``             the model of its syncs
 ``wiring``             ``Builder``, unless the kind has no runs; ``changed_groups``, if its syncs take webhooks or events
 ``events``             ``sources_in(body)``, if ``has_events``: the sources that an event of another form than S3's names
 ``wiring_console``     ``metrics(sync, totals, database)``, if ``has_metrics``: metrics beside those of every sync

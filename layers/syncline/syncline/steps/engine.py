@@ -269,7 +269,7 @@ class StepEngine:
         try:
             self.state.note_waiting(self.state.run(sync, run), error, seconds)
         except (*AWS_ERRORS, SynclineError) as failure:
-            logger.warning("cannot note why the run waits", extra={"run": run, "why": str(failure)})
+            logger.warning("cannot record why the run waits", extra={"run": run, "why": str(failure)})
 
     def cancel(self, batch: Batch) -> None:
         """End a batch of a cancelled run without touching its items."""
@@ -301,7 +301,7 @@ class StepEngine:
         if again:
             record = unwritten(failures, batch, record, partial(verified_since, self.state, batch))
         for letter, why in self.queues.send_dead_letters(by, [encode(dead) for dead in record.dead]):
-            logger.error("no dead letter: the queue refuses it", extra={"why": why, "letter": letter[:_LOGGED]})
+            logger.error("dead letter rejected by its queue", extra={"why": why, "letter": letter[:_LOGGED]})
         record_failures(failures, batch, record, self.clock(), again=again)
         refused = self.queues.send(
             each for each in record.outgoing if held_back is None or each.batch.id != held_back.id
@@ -393,7 +393,7 @@ def _fitting(work: BatchWork, outgoing: Outgoing) -> list[Outgoing]:
         if size <= MAX_ITEM_BYTES:
             kept.append(item)
         else:
-            why = f"its state takes {size} bytes, a message {MAX_ITEM_BYTES} at most"
+            why = f"its state takes {size} bytes, but a message holds {MAX_ITEM_BYTES} at most"
             work.give_up(replace(item, detail={}), SynclineError("MESSAGE_REFUSED", why))
     if len(kept) == len(items):
         return [outgoing]
@@ -403,11 +403,11 @@ def _fitting(work: BatchWork, outgoing: Outgoing) -> list[Outgoing]:
 def _endless(batch: Batch, child: Batch) -> str | None:
     """Return why a chain of messages is taken to be endless, None if it is not."""
     if batch.hop >= MAX_HOPS:
-        return f"more than {MAX_HOPS} messages followed from one another"
+        return f"the work was continued by more than {MAX_HOPS} messages"
     if child.idle < MAX_IDLE:
         return None
-    where = f"behind {child.cursor}" if child.cursor else "with what it was given"
-    return f"{MAX_IDLE} functions one after another got no further {where}"
+    where = f"after {child.cursor}" if child.cursor else "with its items"
+    return f"{MAX_IDLE} functions in a row made no progress {where}"
 
 
 def step_error(error: Exception) -> SynclineError:

@@ -55,7 +55,7 @@ class EventGatherer:
             try:
                 refused |= self.gather_for(name, events)
             except SynclineError as error:
-                logger.error("events cannot be noted for a sync", extra={"sync": name, "why": str(error)})
+                logger.error("cannot store events for a sync", extra={"sync": name, "why": str(error)})
                 if error.code.name != "NO_SUCH_SYNC":
                     for _, body in events:
                         self._retry_later(name, body)
@@ -92,7 +92,7 @@ class EventGatherer:
         if groups:
             noted = self.event_store.add_note(name, note_id, groups)
             self.queues.start(replace(self.start_message(name), noted=noted), round(sync.gathering().quiet))
-            logger.info("events noted", extra={"sync": name, "groups": len(groups)})
+            logger.info("events stored", extra={"sync": name, "groups": len(groups)})
         return refused
 
     def is_applied(self, sync: str) -> bool:

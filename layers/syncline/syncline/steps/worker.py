@@ -244,7 +244,7 @@ class Worker:
         if run.status is RunStatus.CANCELLING and batch.step is not Step.VERIFY:
             engine.cancel(batch)
         elif deaths >= MAX_DEATHS:
-            what = f"the function died {deaths} times with this work, or AWS failed; its log has the reasons"
+            what = f"the function died {deaths} times with this work, or AWS failed; see the log of the function"
             engine.fail_all(batch, SynclineError("STEP_DIED", what))
         else:
             try:

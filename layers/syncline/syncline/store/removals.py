@@ -144,5 +144,6 @@ class RemovalWindows:
             # Another function was faster, or boto3 repeated a call that had succeeded; then the window has the name.
             time.sleep(random.uniform(0.002, 0.02) * (attempt + 1))  # noqa: S311 - a pause is no secret
         raise SynclineError(
-            "AWS_UNAVAILABLE", f"removals of sync {self.sync} were reserved by others {_TRIES} times; run it again"
+            "AWS_UNAVAILABLE",
+            f"other functions changed the removals of sync {self.sync} {_TRIES} times; run the sync again",
         )

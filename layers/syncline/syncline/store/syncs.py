@@ -69,7 +69,7 @@ class Configurations(Store):
             return text
         item = self._db.get(f"SYNC#{name}", f"CONFIG#{digest}")
         if item is None:
-            what = f"the run began with configuration {digest} of {name}, which was replaced and is no longer known"
+            what = f"the run began with configuration {digest} of {name}, which was replaced and is no longer stored"
             raise SynclineError("CONFIG_CHANGED", what)
         return str(item["config"])
 

@@ -142,7 +142,9 @@ class Database:
                 _back_off(attempt)
             else:
                 return set()
-        raise SynclineError("AWS_UNAVAILABLE", f"DynamoDB refused a transaction {_CONFLICT_TRIES} times for conflicts")
+        raise SynclineError(
+            "AWS_UNAVAILABLE", f"DynamoDB rejected a transaction {_CONFLICT_TRIES} times because of conflicts"
+        )
 
     @staticmethod
     def _write(write: Callable[..., _Response], **arguments: Any) -> _Response | None:

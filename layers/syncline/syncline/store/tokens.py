@@ -13,7 +13,7 @@ All lists are under one key, so that a probe reads them with one query; they are
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 from syncline.errors import CodeName
@@ -75,27 +75,19 @@ def _list_from(item: dict[str, Any]) -> InstanceList:
     return InstanceList(instances, seen, failed, reason)
 
 
-@dataclass(frozen=True, slots=True)
-class CanaryRecord:
-    """The address and port of the last writer, and the number of failures in a row by fault."""
-
-    last_writer: str | None = None
-    failures: Mapping[str, int] = field(default_factory=dict)
-
-
 class CanaryRecords(Store):
-    """The records of canaries in the table."""
+    """Records of canaries: the address and port of the last writer, and the number of failures in a row by fault."""
 
-    def get(self, sync: str) -> CanaryRecord | None:
+    def get(self, sync: str) -> tuple[str | None, dict[str, int]] | None:
         """Return the record of a sync, None if it has none."""
         item = self._db.get(_CANARIES, sync)
         if item is None:
             return None
         failures = {str(fault): int(times) for fault, times in item["failures"].items()}
-        return CanaryRecord(item.get("writer"), failures)
+        return item.get("writer"), failures
 
-    def put(self, sync: str, record: CanaryRecord) -> None:
+    def put(self, sync: str, last_writer: str | None, failures: Mapping[str, int]) -> None:
         """Store the record of a sync. Of two rounds at the same time the later write wins."""
-        writer = {} if record.last_writer is None else {"writer": record.last_writer}
+        writer = {} if last_writer is None else {"writer": last_writer}
         expires = self._expiry(CANARIES_KEPT)
-        self._db.put({"pk": _CANARIES, "sk": sync, "failures": dict(record.failures), "expires": expires, **writer})
+        self._db.put({"pk": _CANARIES, "sk": sync, "failures": dict(failures), "expires": expires, **writer})

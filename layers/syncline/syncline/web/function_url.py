@@ -33,7 +33,7 @@ class HttpRequest:
         try:
             size = len(text) // 4 * 3 - text[-2:].count("=") if self.is_base64 else len(text.encode())
             if size > limit:
-                raise HttpError(413, f"more than {limit} bytes")
+                raise HttpError(413, f"the body has more than {limit} bytes")
             return base64.b64decode(text, validate=True) if self.is_base64 else text.encode()
         except ValueError:
             raise HttpError(400, "the body is not valid base64") from None

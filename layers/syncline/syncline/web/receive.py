@@ -72,7 +72,7 @@ class Receiver:
                 raise
             raise HttpError(400, error.what) from None
         if any(json_bytes(group) > LARGEST_SCOPE for group in groups):
-            raise HttpError(400, f"a name of more than {LARGEST_SCOPE} bytes")
+            raise HttpError(400, f"the notification has a name of more than {LARGEST_SCOPE} bytes")
         if not sync.enabled:
             return {"sync": sync.name, "queued": [], "why": "the sync is not enabled"}
         # More groups than one scan may cover become several scans of one run.
@@ -111,7 +111,7 @@ class Receiver:
 
 
 def _unauthorized() -> HttpError:
-    return HttpError(401, "there is no such hook, or its secret or signature is wrong")
+    return HttpError(401, "no such webhook, or wrong secret or signature")
 
 
 def _same(secret: str, given: str) -> bool:

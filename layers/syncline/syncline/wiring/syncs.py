@@ -96,7 +96,7 @@ def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:
     """
     read = getattr(_wiring(sync), "changed_groups", None)
     if read is None:
-        raise SynclineError("MESSAGE_INVALID", f"a sync of {sync.kind} takes no webhooks or events")
+        raise SynclineError("MESSAGE_INVALID", f"a sync of {sync.kind} accepts no webhooks or events")
     groups: tuple[str, ...] = read(sync, event, now)
     return groups
 

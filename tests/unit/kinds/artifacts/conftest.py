@@ -14,11 +14,11 @@ from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
 from syncline.kinds.artifacts.archive.streams import LIMITS, ArchiveLimits
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import UploadedImage
 from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
 from syncline.kinds.artifacts.transfer import ImagePusher
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import StepContext
 from tests.standins.oci import OciRegistry
 
@@ -26,8 +26,8 @@ REPOSITORY = "group/project/x86/app"
 
 
 @dataclass(frozen=True)
-class Held:
-    """Bytes in memory as a source, read in chunks of `chunk` bytes."""
+class InMemorySource:
+    """A source with bytes in memory, read in chunks of `chunk` bytes."""
 
     data: bytes
     name: str = "artifact"
@@ -45,7 +45,7 @@ class Held:
 
 @dataclass
 class Pushing:
-    """Pushes archives to one registry; facts are kept from one push to the next."""
+    """Pushes archives to one registry; facts are kept between pushes."""
 
     server: OciRegistry
     memory: ProcessFacts = field(default_factory=ProcessFacts)

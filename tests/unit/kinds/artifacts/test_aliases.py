@@ -1,4 +1,4 @@
-"""Aliases, which point at the image of the youngest build in the repository."""
+"""Aliases point at the image of the youngest build in the repository."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from syncline.clients.registry.manifest import OCI_MANIFEST, Manifest
 from syncline.clients.registry.reference import digest_of
 from syncline.kinds.artifacts.builds import Build, Destination
 from syncline.kinds.artifacts.discover import youngest_present
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.records import PushRecord, PushRecords
 from syncline.kinds.artifacts.transfer import ArtifactTransfer
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Item
 
@@ -45,35 +45,35 @@ def youngest(registry: Tags, pushed: PushRecords, *builds: tuple[Build, Destinat
     return None if found is None else found[0].tag
 
 
-def noted(**runs: str) -> PushRecords:
-    """Return a memory of tags that were pushed for these runs, each with its name as its digest."""
+def pushed_for(**runs: str) -> PushRecords:
+    """Return records of tags pushed for these runs; the digest of each tag is its name."""
     pushed = PushRecords(ProcessFacts(), "host")
     for tag, run in runs.items():
         pushed.note(REPOSITORY, tag, PushRecord(run, tag, tag))
     return pushed
 
 
-def test_age_of_a_tag_is_that_of_its_unlisted_run() -> None:
-    """Run 3 made `a` once more, and was started again without success since."""
+def test_a_tag_has_the_age_of_its_run_that_is_not_listed() -> None:
+    """Run 3 made `a` again; its second attempt failed."""
     registry = Tags({"a": "a", "b": "b"})
-    assert youngest(registry, noted(a="3.1", b="2.1"), build(2, "b"), build(1, "a")) == "a"
-    assert registry.asked == ["a"], "older ones are not asked for"
+    assert youngest(registry, pushed_for(a="3.1", b="2.1"), build(2, "b"), build(1, "a")) == "a"
+    assert registry.asked == ["a"], "older tags are not read"
 
 
-def test_age_of_a_kept_tag_is_that_of_the_older_run() -> None:
-    assert youngest(Tags({"a": "a", "b": "b"}), noted(a="1.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
+def test_a_kept_tag_has_the_age_of_the_older_run() -> None:
+    assert youngest(Tags({"a": "a", "b": "b"}), pushed_for(a="1.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
 
 
-def test_deleted_tag_does_not_count() -> None:
-    assert youngest(Tags({"b": "b"}), noted(a="3.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
+def test_a_deleted_tag_does_not_count() -> None:
+    assert youngest(Tags({"b": "b"}), pushed_for(a="3.1", b="2.1"), build(3, "a"), build(2, "b")) == "b"
 
 
-def test_tag_without_record_counts_as_its_build() -> None:
-    assert youngest(Tags({"a": "a", "b": "b"}), noted(b="2.1"), build(3, "a"), build(2, "b")) == "a"
+def test_a_tag_without_a_record_has_the_age_of_its_build() -> None:
+    assert youngest(Tags({"a": "a", "b": "b"}), pushed_for(b="2.1"), build(3, "a"), build(2, "b")) == "a"
 
 
 class ChangingTags(Tags):
-    """A registry at which somebody replaces each tag directly after its digest was read."""
+    """A registry whose tags are replaced by others after each read of their digests."""
 
     def tags(self, _repository: str, _odd: object) -> list[str]:
         return sorted(self.digests)
@@ -92,11 +92,11 @@ class ChangingTags(Tags):
         self.digests[tag] = manifest.digest
 
 
-def test_alias_ignores_a_tag_replaced_meanwhile() -> None:
+def test_an_alias_ignores_a_tag_replaced_during_the_transfer() -> None:
     registry = ChangingTags({"a": "ours"})
-    made = build(1, "a")[0]
-    builds = SimpleNamespace(runs=lambda *_: [made.run], youngest=lambda _: [made])
-    pushed = noted()
+    own_build = build(1, "a")[0]
+    builds = SimpleNamespace(runs=lambda *_: [own_build.run], youngest=lambda _: [own_build])
+    pushed = pushed_for()
     pushed.note(REPOSITORY, "a", PushRecord("1.1", "ours", digest_of(b"ours")))
     sync = SimpleNamespace(aliases=("latest",))
     moving = ArtifactTransfer(*cast("Any", (sync, None, registry, builds, None, pushed, None, lambda: 0.0)))

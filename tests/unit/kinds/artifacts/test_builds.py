@@ -97,7 +97,7 @@ class TestBlocks:
     @pytest.mark.parametrize("before", [True, False])
     def test_stray_line_beside_a_block(self, between: str, *, before: bool) -> None:
         stray, own = lines({"Image tag": "app-0"}), dict(reversed(VALUES.items()))
-        if between:  # else nothing tells which of the two tags is the block's
+        if between:  # otherwise it is undecidable which of the two tags belongs to the block
             text = stray + between + lines(own) if before else lines(own) + between + stray
             assert found(text) == [own]
         middle = {"Commit": "12345678", "Image tag": "app-1", "Target platform": "linux/amd64"}
@@ -114,7 +114,7 @@ class TestBlocks:
         assert found(lines({"Image tag": "app-0"}) + f"{AT}Pulling from team/app\n" + lines(rest)) == []
 
     def test_ambiguous_lines(self) -> None:
-        """Both readings count, so that the run is refused if they differ."""
+        """Both interpretations count, so the run is refused if they differ."""
         first, second = {"Image tag": "app-1", "Commit": "1"}, {"Image tag": "app-2", "Commit": "1"}
         assert found(lines(first) + lines({"Image tag": "app-2"})) == [first, second]
 
@@ -136,7 +136,7 @@ class TestBlocks:
         assert list(blocks_in(lines_of(chunks), RULES)) == [VALUES]
 
 
-def code_and_words(*blocks: dict[str, str], rules: Metadata = RULES) -> tuple[str, str]:
+def code_and_text(*blocks: dict[str, str], rules: Metadata = RULES) -> tuple[str, str]:
     with pytest.raises(SynclineError) as error:
         block_of(blocks, rules, BEGAN, ENDED, "logs of run 7")
     return error.value.code.name, error.value.what
@@ -146,12 +146,15 @@ class TestBlockOfARun:
     def test_repeated_block(self) -> None:
         assert block_of([VALUES, dict(VALUES)], RULES, BEGAN, ENDED, "logs") == VALUES
 
-    def test_none(self) -> None:
-        assert code_and_words() == ("METADATA_INVALID", "the logs of run 7 have no block with Image tag, Commit")
+    def test_no_block(self) -> None:
+        assert code_and_text() == (
+            "METADATA_INVALID",
+            "the logs of run 7 have no metadata block with Image tag, Commit",
+        )
 
     def test_differing_blocks(self) -> None:
-        code, words = code_and_words(VALUES, {**VALUES, "Image tag": "app-2"})
-        assert (code, "app-1, app-2" in words) == ("METADATA_INVALID", True)
+        code, text = code_and_text(VALUES, {**VALUES, "Image tag": "app-2"})
+        assert (code, "app-1, app-2" in text) == ("METADATA_INVALID", True)
 
     @pytest.mark.parametrize(
         ("at", "own"),
@@ -175,30 +178,30 @@ class TestBlockOfARun:
         if own:
             assert block_of([block], rules, BEGAN, ENDED, "logs") == block
         else:
-            assert code_and_words(block, rules=rules)[0] == "METADATA_INVALID"
-            assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+            assert code_and_text(block, rules=rules)[0] == "METADATA_INVALID"
+            assert code_and_text(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
     def test_tag_of_another_build(self) -> None:
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Target platform}")})
         own = {**VALUES, "Image tag": "app-1234-linux-amd64"}
         assert block_of([VALUES, own], rules, BEGAN, ENDED, "logs") == own
-        assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+        assert code_and_text(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
     def test_block_without_the_keys_of_the_check(self) -> None:
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.4}-{Branch}")})
-        assert code_and_words(VALUES, rules=rules)[0] == "METADATA_INVALID"
+        assert code_and_text(VALUES, rules=rules)[0] == "METADATA_INVALID"
 
     def test_check_normalizes_tags(self) -> None:
-        """Builds make tags of refs in lower case, every other character and a line's end becoming ``-``."""
+        """Builds derive tags from refs: in lower case, with ``-`` for every other character and the line's end."""
         rules = RULES.model_copy(update={"check": Template("app-{Commit:.6}-{Target platform}")})
         own = {**VALUES, "Commit": "Main", "Image tag": "app-main--linux-amd64"}
         assert block_of([own], rules, BEGAN, ENDED, "logs") == own
         other = {**own, "Image tag": "app-maine--linux-amd64"}
-        assert code_and_words(other, rules=rules)[0] == "METADATA_INVALID"
+        assert code_and_text(other, rules=rules)[0] == "METADATA_INVALID"
 
 
 class TestExample:
-    """Its rules against the block that its workflow prints, with a stray line in another step of the same job."""
+    """The rules of the example, with the block that its workflow prints and a stray line of another step."""
 
     BLOCK: Final = {
         "Presto repository": "prestodb/presto",
@@ -251,15 +254,15 @@ class TestMapping:
             ("a\n-linux-amd64", None),
         ],
     )
-    def test_there(self, tag: str, destination: tuple[str, str] | None) -> None:
+    def test_an_image_tag_has_a_destination(self, tag: str, destination: tuple[str, str] | None) -> None:
         assert self.BUILD.destination("presto-coordinator", tag) == destination
 
     @given(tag=st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,40}", fullmatch=True), arm=st.booleans())
-    def test_and_back(self, tag: str, *, arm: bool) -> None:
+    def test_a_destination_has_its_image_tag(self, tag: str, *, arm: bool) -> None:
         name = f"{tag}-linux-{'arm64' if arm else 'amd64'}"
-        there = self.BUILD.destination("presto-java-worker", name)
-        assert there is not None
-        assert self.BUILD.origin(*there) == ("presto-java-worker", name)
+        destination = self.BUILD.destination("presto-java-worker", name)
+        assert destination is not None
+        assert self.BUILD.origin(*destination) == ("presto-java-worker", name)
 
     @pytest.mark.parametrize(
         "repository", ["x86/other", "presto-coordinator", "x86/presto-coordinator/more", "mips/presto-coordinator"]
@@ -268,8 +271,8 @@ class TestMapping:
         assert self.BUILD.origin(repository, "presto-1") is None
 
     def test_images_of_a_block(self) -> None:
-        said = {"Build native CPU": "True", "Build native GPU": "false", "Build Java worker": "true"}
-        assert self.BUILD.expected(said) == ("presto-coordinator", "presto-java-worker", "presto-native-worker-cpu")
+        metadata = {"Build native CPU": "True", "Build native GPU": "false", "Build Java worker": "true"}
+        assert self.BUILD.expected(metadata) == ("presto-coordinator", "presto-java-worker", "presto-native-worker-cpu")
         assert self.BUILD.expected({}) == ("presto-coordinator",)
 
     def test_archive_names(self) -> None:

@@ -37,20 +37,20 @@ from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.checkpoints import Checkpoints
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import ProjectTarget
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import UploadedImage
 from syncline.kinds.artifacts.read_archive import ImageProgress, WantedImage
 from syncline.kinds.artifacts.transfer import ImagePusher
 from syncline.kinds.artifacts.verify import check_parts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 from syncline.steps.engine import MAX_ATTEMPTS
 from tests.standins import saved
 from tests.standins.github import TOKEN, GitHubServer, Run, Stored, zipped
 from tests.standins.oci import OciRegistry
-from tests.unit.kinds.artifacts.conftest import Held, Pushing
+from tests.unit.kinds.artifacts.conftest import InMemorySource, Pushing
 
 EXAMPLE: Final = Path(__file__).parents[4] / "examples/artifacts-presto.yaml"
 KIB: Final = 1 << 10
@@ -61,7 +61,7 @@ TAG: Final = "presto-1-linux-amd64"
 
 @dataclass
 class Functions:
-    """Functions that transfer one image, each with a share of the time; counts the bytes read of the artifact."""
+    """Functions that transfer one image, each with limited time. ``read`` counts the bytes read of the artifact."""
 
     github: GitHubServer
     registry: OciRegistry
@@ -81,7 +81,7 @@ class Functions:
         return len(content)
 
     def transfer(self, item: Item, share: float) -> Completed | Unfinished | Failure:
-        """Return the answer of a function that has the time to read `share` bytes of the artifact."""
+        """Run a function that has time to read `share` bytes of the artifact; return its answer."""
         http = Http(RetryPolicy(attempts=1))
         values = yaml.safe_load(EXAMPLE.read_text())["syncs"]["presto-images"]
         values["source"]["repository"] = self.github.repository
@@ -98,11 +98,11 @@ class Functions:
 
     @property
     def item(self) -> Item:
-        """The image as a scan finds it."""
+        """The item of the image, as found by a scan."""
         return Item(REPOSITORY, "presto-1", "run:1", detail={"run": "1.1", "image": "presto-coordinator", "tag": TAG})
 
     def image(self, share: float, between: Callable[[], None] = lambda: None) -> Completed:
-        """Transfer the image with as many functions as it takes."""
+        """Transfer the image with as many functions as needed."""
         item = self.item
         while True:
             answer = self.transfer(item, share)
@@ -111,12 +111,12 @@ class Functions:
             assert self.number < 100
             if self.fails:
                 assert isinstance(answer, Failure), answer
-                assert answer.further, "it counts as a failed try"
+                assert answer.further, "it counts as a failed attempt"
                 item = answer.item
                 continue
             assert isinstance(answer, Unfinished), answer
             assert not answer.stuck
-            assert answer.item.detail["read"] > item.detail.get("read", 0) or self.lossy, "a function got no further"
+            assert answer.item.detail["read"] > item.detail.get("read", 0) or self.lossy, "a function made no progress"
             item = answer.item
             between()
 
@@ -132,7 +132,7 @@ def functions(monkeypatch: pytest.MonkeyPatch) -> Iterator[Functions]:
                 made.read += len(chunk)
                 yield chunk
                 if made.fails and made.read - made.begun > made.share:
-                    raise SynclineError(made.fails, "the source broke off")
+                    raise SynclineError(made.fails, "the source was interrupted")
 
         monkeypatch.setattr(RemoteFile, "_chunks", counted)
         monkeypatch.setattr(layers, "_LONGEST_WAIT", 0.0)
@@ -165,12 +165,12 @@ ARCHIVES: Final[dict[str, Callable[[saved.Image], bytes]]] = {
 
 
 @pytest.mark.parametrize("form", ARCHIVES)
-def test_any_number_of_functions_reads_an_artifact_about_once(functions: Functions, form: str) -> None:
+def test_several_functions_read_an_artifact_about_once(functions: Functions, form: str) -> None:
     image = image_of(16)
     name = "all.tar.gz" if form == "one archive for all" else f"presto-coordinator-{TAG}.tar.gz"
     size = functions.artifact(ARCHIVES[form](image), name)
-    arrived = functions.image(share=3 * MIB)
-    assert form == "containerd" or arrived.item.source == f"sha256:{image.id}"
+    completed = functions.image(share=3 * MIB)
+    assert form == "containerd" or completed.item.source == f"sha256:{image.id}"
     assert functions.number >= 5
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
 
@@ -190,13 +190,13 @@ def test_known_layers_are_read_about_once(functions: Functions) -> None:
 
 
 @pytest.mark.parametrize("code", ["UNREACHABLE", "TIME_SHORT"])
-def test_broken_source_costs_no_more(functions: Functions, code: CodeName) -> None:
+def test_interruptions_of_the_source_cost_no_repeated_reads(functions: Functions, code: CodeName) -> None:
     """A function that makes progress does not count as a failed attempt."""
     functions.fails = code
     image = image_of(16)
     size = functions.artifact(ARCHIVES["before 25"](image))
-    arrived = functions.image(share=3 * MIB)
-    assert arrived.item.source == f"sha256:{image.id}"
+    completed = functions.image(share=3 * MIB)
+    assert completed.item.source == f"sha256:{image.id}"
     assert functions.number > MAX_ATTEMPTS
     assert functions.read < 1.6 * size, f"{functions.number} functions read {functions.read / size:.1f} times the size"
 
@@ -231,9 +231,9 @@ def test_other_artifact_is_read_from_its_start(functions: Functions) -> None:
         if not replaced:
             replaced.append(functions.artifact(ARCHIVES["before 25"](second)))
 
-    arrived = functions.image(MIB, between=replace)
+    completed = functions.image(MIB, between=replace)
     assert replaced
-    assert arrived.item.source == f"sha256:{second.id}"
+    assert completed.item.source == f"sha256:{second.id}"
 
 
 @pytest.mark.parametrize("damage", ["no base64", "wrong bytes", "a mark of another place"])
@@ -244,22 +244,22 @@ def test_wrong_checkpoint_costs_only_time(functions: Functions, damage: str) -> 
     key = f"checkpoint@{functions.registry.host}/{REPOSITORY}:presto-1"
     damaged: list[str] = []
 
-    def harm() -> None:
-        noted = functions.memory.recall(key)
-        if damaged or noted is None:
+    def damage_checkpoint() -> None:
+        stored = functions.memory.recall(key)
+        if damaged or stored is None:
             return
-        damaged.append(noted)
-        value = json.loads(zlib.decompress(base64.b64decode(noted)))
+        damaged.append(stored)
+        value = json.loads(zlib.decompress(base64.b64decode(stored)))
         value["checkpoint"]["start"]["skip"] += 512
         value["checkpoint"]["inside"] = None
         wrong = base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
         functions.memory.remember(
-            key, {"no base64": "?", "wrong bytes": noted[:5000] + "AAAA" + noted[5004:]}.get(damage, wrong)
+            key, {"no base64": "?", "wrong bytes": stored[:5000] + "AAAA" + stored[5004:]}.get(damage, wrong)
         )
 
-    arrived = functions.image(MIB, between=harm)
+    completed = functions.image(MIB, between=damage_checkpoint)
     assert damaged
-    assert arrived.item.source == f"sha256:{image.id}"
+    assert completed.item.source == f"sha256:{image.id}"
     assert functions.memory.recall(key) is None, "a checkpoint is removed when the image is there"
 
 
@@ -280,13 +280,13 @@ def test_checkpoint_fits_into_an_item_of_the_table(functions: Functions, monkeyp
     functions.artifact(ARCHIVES["one archive for all"](image), "all.tar.gz")
     remember = functions.memory.remember
 
-    def noted(key: str, value: str, seconds: float = 0.0) -> None:
+    def stored(key: str, value: str, seconds: float = 0.0) -> None:
         if key.startswith("checkpoint@"):
             sizes.append(len(value))
             assert 0 < seconds <= 7 * 24 * 3600
         remember(key, value, seconds)
 
-    monkeypatch.setattr(functions.memory, "remember", noted)
+    monkeypatch.setattr(functions.memory, "remember", stored)
     functions.image(MIB)
     assert sizes
     assert max(sizes) < 400 * 1000
@@ -299,9 +299,9 @@ def test_too_large_checkpoint_keeps_the_start_of_the_layer(
     image = image_of(8, layers=16)
     size = functions.artifact(ARCHIVES["before 25"](image))
     monkeypatch.setattr(checkpoints, "LARGEST", 130_000)
-    arrived = functions.image(2 * MIB)
+    completed = functions.image(2 * MIB)
     assert functions.read < 3 * size
-    assert arrived.item.source == f"sha256:{image.id}"
+    assert completed.item.source == f"sha256:{image.id}"
 
 
 class Loss(Enum):
@@ -316,7 +316,7 @@ class Loss(Enum):
 KINDS: Final[dict[str, Callable[[random.Random, int], bytes]]] = {
     "random": random.Random.randbytes,
     "zeros": lambda _, size: bytes(size),
-    "text": lambda dice, size: b"".join(dice.choices([b"usr/", b"lib/", b"python", b"\n", b"\0" * 9], k=size // 4)),
+    "text": lambda rng, size: b"".join(rng.choices([b"usr/", b"lib/", b"python", b"\n", b"\0" * 9], k=size // 4)),
 }
 FORMS: Final[dict[str, Callable[[saved.Image], bytes]]] = {
     "before 25": saved.until_24,
@@ -331,11 +331,11 @@ FORMS: Final[dict[str, Callable[[saved.Image], bytes]]] = {
 }
 
 
-def members(archive: bytes, dice: random.Random) -> bytes:
+def members(archive: bytes, rng: random.Random) -> bytes:
     """Return the archive as a gzip file of several members, followed by zeros."""
-    cuts = sorted(dice.choices(range(len(archive) + 1), k=3))
+    cuts = sorted(rng.choices(range(len(archive) + 1), k=3))
     parts = [archive[start:end] for start, end in pairwise([0, *cuts, len(archive)])]
-    return b"".join(gzip.compress(part, dice.choice([0, 1, 6, 9])) for part in parts) + bytes(512)
+    return b"".join(gzip.compress(part, rng.choice([0, 1, 6, 9])) for part in parts) + bytes(512)
 
 
 PACKINGS: Final[dict[str, Callable[[bytes, random.Random], bytes]]] = {
@@ -357,7 +357,7 @@ def zip_of(archive: bytes, method: int, *, wide: bool) -> bytes:
 
 
 def opener(content: bytes, chunk: int, *, is_zip: bool) -> Callable[[Mark | None], MarkedStream[bytes]]:
-    source = Held(content, chunk=chunk)
+    source = InMemorySource(content, chunk=chunk)
     if not is_zip:
         return partial(ranged, source, 0, source.size)
     archive = ZipArchive(source)
@@ -370,16 +370,19 @@ WANTED: Final = WantedImage("app", "v1", lambda name: name.endswith("app-v1.tar.
 def in_parts(
     pushing: Pushing,
     archive: Callable[[Mark | None], MarkedStream[bytes]],
-    looks: Iterator[int],
+    clock_reads: Iterator[int],
     losses: Iterator[Loss],
     repository: str,
     version: str = "1",
 ) -> tuple[UploadedImage, int]:
-    """Push an image by functions that each may read the clock so many times; return it and the number of functions."""
+    """Push an image by functions that may each read the clock a limited number of times.
+
+    Returns the image and the number of functions.
+    """
     stored = ImageProgress().to_json()
     for number in range(1, 400):
         progress = ImageProgress.of(json.loads(json.dumps(stored)))
-        left = iter([1.0] * (next(looks) + number // 2))
+        left = iter([1.0] * (next(clock_reads) + number // 2))
         context = StepContext(partial(next, left, -1.0))
         kept = Checkpoints(pushing.memory, repository, version)
         known = KnownLayers(pushing.memory, pushing.registry, lambda _: None)
@@ -395,7 +398,7 @@ def in_parts(
             case Loss.PROGRESS:
                 continue
         stored = progress.to_json()
-    raise AssertionError("it came to no end")
+    raise AssertionError("the push did not end")
 
 
 class TestAnyInterruption:
@@ -412,7 +415,7 @@ class TestAnyInterruption:
         method=st.sampled_from([None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]),
         wide=st.booleans(),
         chunk=st.sampled_from([777, 4096, 30_000]),
-        looks=st.lists(st.integers(3, 25), min_size=1, max_size=10),
+        clock_reads=st.lists(st.integers(3, 25), min_size=1, max_size=10),
         losses=st.lists(st.sampled_from(Loss), min_size=1, max_size=10),
     )
     def test_any_cut_gives_the_same_image(
@@ -424,24 +427,24 @@ class TestAnyInterruption:
         method: int | None,
         wide: bool,
         chunk: int,
-        looks: list[int],
+        clock_reads: list[int],
         losses: list[Loss],
     ) -> None:
-        dice = random.Random(seed)
-        contents = [KINDS[kind](dice, dice.randint(100, 40_000)) for kind in kinds]
+        rng = random.Random(seed)
+        contents = [KINDS[kind](rng, rng.randint(100, 40_000)) for kind in kinds]
         image = saved.Image([saved.layer({"file": content}) for content in contents])
-        archive = PACKINGS[packing](FORMS[form](image), dice)
+        archive = PACKINGS[packing](FORMS[form](image), rng)
         content = archive if method is None else zip_of(archive, method, wide=wide)
         opened = opener(content, chunk, is_zip=method is not None)
         with OciRegistry() as server, pytest.MonkeyPatch.context() as patch:
-            patch.setattr(transfer, "_ARCHIVE_ERRORS", frozenset())  # a wrong checkpoint is to be seen
+            patch.setattr(transfer, "_ARCHIVE_ERRORS", frozenset())  # a wrong checkpoint must raise
             patch.setattr(upload, "SEGMENT", 3000)
             patch.setattr(upload, "PIECE", 2000)
             patch.setattr(layers, "_LONGEST_WAIT", 0.0)
             pushing = Pushing(server)
-            whole, number = in_parts(pushing, opened, repeat(10**6), repeat(Loss.NOTHING), "some/whole")
+            expected, number = in_parts(pushing, opened, repeat(10**6), repeat(Loss.NOTHING), "some/whole")
             assert number == 1
-            written, _ = in_parts(Pushing(server), opened, cycle(looks), cycle(losses), "some/parts")
-            assert written == whole
+            written, _ = in_parts(Pushing(server), opened, cycle(clock_reads), cycle(losses), "some/parts")
+            assert written == expected
             check_parts(pushing.registry, "some/parts", written.manifest)
             assert form == "containerd" or written.fingerprint == f"sha256:{image.id}"

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.kinds.artifacts import checkpoints
 from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 
 CHECKPOINT: Final = Checkpoint("layer.tar", 7, {"given": 3}, None, "", {"a": b"\x00"}, {}, {"a": 1}, {})
 
@@ -19,7 +19,7 @@ def memory() -> ProcessFacts:
     return ProcessFacts()
 
 
-def test_loaded_and_removed_by_another_function(memory: ProcessFacts) -> None:
+def test_another_function_loads_and_removes_a_checkpoint(memory: ProcessFacts) -> None:
     assert Checkpoints(memory, "app:v1").save(CHECKPOINT)
     assert Checkpoints(memory, "app:v1").load() == CHECKPOINT
     assert Checkpoints(memory, "app:v1", "another archive").load() is None
@@ -28,20 +28,20 @@ def test_loaded_and_removed_by_another_function(memory: ProcessFacts) -> None:
     assert Checkpoints(memory, "app:v1").load() is None
 
 
-def test_removed_by_the_function_that_stored_it(memory: ProcessFacts) -> None:
-    kept = Checkpoints(memory, "app:v1")
-    assert kept.load() is None
-    assert kept.save(CHECKPOINT)
-    kept.forget()
-    assert kept.load() is None
+def test_a_function_removes_its_own_checkpoint(memory: ProcessFacts) -> None:
+    checkpoints_of_image = Checkpoints(memory, "app:v1")
+    assert checkpoints_of_image.load() is None
+    assert checkpoints_of_image.save(CHECKPOINT)
+    checkpoints_of_image.forget()
+    assert checkpoints_of_image.load() is None
 
 
-def test_too_large_checkpoint_keeps_the_previous_one(memory: ProcessFacts, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept = Checkpoints(memory, "app:v1")
-    assert kept.save(CHECKPOINT)
+def test_a_too_large_checkpoint_keeps_the_previous_one(memory: ProcessFacts, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoints_of_image = Checkpoints(memory, "app:v1")
+    assert checkpoints_of_image.save(CHECKPOINT)
     monkeypatch.setattr(checkpoints, "LARGEST", 100)
-    assert not kept.save(replace(CHECKPOINT, member="other"))
-    assert kept.load() == CHECKPOINT
+    assert not checkpoints_of_image.save(replace(CHECKPOINT, member="other"))
+    assert checkpoints_of_image.load() == CHECKPOINT
 
 
 @pytest.mark.parametrize(("inside", "read"), [(None, 3), ({"mark": {"given": 5, "left": 0}}, 5), ({"mark": None}, 0)])

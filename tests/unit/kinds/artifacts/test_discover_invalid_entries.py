@@ -1,4 +1,4 @@
-"""Invalid entries in the lists of GitHub and GitLab, each of which affects only itself."""
+"""Invalid entries in listings of GitHub and GitLab affect only themselves."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from syncline.clients.registry.client import Registry
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.artifacts.records import PushRecords
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Scope
 from tests.rig.server import ScriptedServer, errors_reply, json_reply
@@ -51,7 +51,7 @@ def repository(number: int, path: str) -> dict[str, Any]:
 
 
 class World:
-    """GitHub, GitLab's API and its registry, scripted."""
+    """Scripted servers: GitHub, GitLab's API and its registry."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.github, self.gitlab, self.registry = (stack.enter_context(ScriptedServer()) for _ in range(3))
@@ -73,9 +73,9 @@ class World:
     def tags(self, number: int, *entries: Any) -> None:
         self.gitlab.on("GET", f"{REPOSITORIES}/{number}/tags", json_reply(entries))
 
-    def look(self, *groups: str) -> list[Page]:
+    def scan(self, *groups: str) -> list[Page]:
         builds = ScriptedBuilds(self.sync, self.client, ProcessFacts())
-        look = BuildScan(
+        build_scan = BuildScan(
             self.sync,
             builds,
             self.target,
@@ -83,7 +83,7 @@ class World:
             ProcessFacts(),
             now=lambda: 1_700_000_000.0,
         )
-        return list(look.pages(Scope.of(groups or None), None, StepContext(lambda: 60.0, named=bool(groups))))
+        return list(build_scan.pages(Scope.of(groups or None), None, StepContext(lambda: 60.0, named=bool(groups))))
 
 
 @pytest.fixture
@@ -103,10 +103,10 @@ def failed(pages: list[Page]) -> Mapping[str, str]:
 def test_invalid_runs(world: World) -> None:
     world.runs(None, run(3), run(2, created_at="never"), {**run(9), "id": "9"}, run(1, run_attempt="first"))
     world.repositories()
-    pages = world.look()
+    pages = world.scan()
     assert moves(pages) == [f"{COORDINATOR}:3"]
-    where = f"of the runs of presto-build-images.yml at {world.github.host}"
-    names = (f"*:entry 1 {where}", "run:2:*", f"*:entry 4 {where}", "run:1:*")
+    location = f"of the runs of presto-build-images.yml at {world.github.host}"
+    names = (f"*:entry 1 {location}", "run:2:*", f"*:entry 4 {location}", "run:1:*")
     assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
 
 
@@ -114,7 +114,7 @@ def test_named_run_with_an_invalid_response_is_not_absent(world: World) -> None:
     world.runs(run(3))
     world.repositories()
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply({"id": "two"}))
-    (failure,) = [failure for page in world.look("run:2") for failure in page.failures]
+    (failure,) = [failure for page in world.scan("run:2") for failure in page.failures]
     assert (str(failure.item), failure.error.code.name) == ("run:2:*", "BAD_ANSWER")
 
 
@@ -123,16 +123,16 @@ def test_named_run_older_than_the_list(world: World) -> None:
     world.runs(run(3, created_at="2023-11-14T22:31:00Z"))
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply(run(2, path=PATH)))
     world.repositories()
-    pages = world.look("run:2")
+    pages = world.scan("run:2")
     assert (moves(pages), failed(pages)) == ([], {"run:2:*": "LISTING_INCOMPLETE"})
 
 
 def test_named_run_not_listed_yet(world: World) -> None:
-    """GitHub may send an event of a run before listing it; no other run is read again."""
+    """GitHub may send an event of a run before it lists the run; no other run is read again."""
     world.runs(run(1, created_at="2023-11-14T22:29:00Z"))
     world.github.on("GET", "/repos/rapidsai/velox-testing/actions/runs/2", json_reply(run(2, path=PATH)))
     world.repositories()
-    assert moves(world.look("run:2")) == [f"{COORDINATOR}:2"]
+    assert moves(world.scan("run:2")) == [f"{COORDINATOR}:2"]
     assert len(world.github.asked("GET", RUNS)) == 1
 
 
@@ -140,7 +140,7 @@ def test_alias_is_kept_if_the_youngest_run_may_be_invalid(world: World) -> None:
     world.runs(None, run(3))
     world.repositories(repository(7, COORDINATOR))
     world.tags(7, {"name": "3"})
-    assert moves(world.look()) == []
+    assert moves(world.scan()) == []
 
 
 def test_invalid_repositories(world: World) -> None:
@@ -149,10 +149,10 @@ def test_invalid_repositories(world: World) -> None:
     world.tags(7, {"name": "3"})
     world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
     world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/latest", errors_reply(404, "MANIFEST_UNKNOWN"))
-    pages = world.look()
+    pages = world.scan()
     assert moves(pages) == [f"{COORDINATOR}:2"]
-    where = f"of the repositories of group/project at {world.gitlab.host}"
-    names = (f"*:entry 1 {where}", f"*:entry 3 {where}", "*:group/project/B")
+    location = f"of the repositories of group/project at {world.gitlab.host}"
+    names = (f"*:entry 1 {location}", f"*:entry 3 {location}", "*:group/project/B")
     assert failed(pages) == dict.fromkeys(names, "ENTRY_INVALID")
 
 
@@ -162,7 +162,7 @@ def test_tags_are_read_if_an_invalid_entry_may_be_the_repository(world: World) -
     world.registry.on("GET", f"/v2/{COORDINATOR}/tags/list", json_reply({"tags": ["3"]}))
     world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/3", errors_reply(404, "MANIFEST_UNKNOWN"))
     world.registry.on("HEAD", f"/v2/{COORDINATOR}/manifests/latest", errors_reply(404, "MANIFEST_UNKNOWN"))
-    pages = world.look()
+    pages = world.scan()
     assert moves(pages) == [f"{COORDINATOR}:2"]
     assert failed(pages) == {f"*:{COORDINATOR}": "ENTRY_INVALID"}
 
@@ -171,10 +171,10 @@ def test_invalid_tags(world: World) -> None:
     world.runs(run(3), run(2))
     world.repositories(repository(7, COORDINATOR))
     world.tags(7, None, {"name": "3"}, {"name": "-x"}, "2")
-    pages = world.look()
+    pages = world.scan()
     assert moves(pages) == [f"{COORDINATOR}:2"]
-    where = f"of the tags of repository 7 at {world.gitlab.host}"
-    names = (f"entry 1 {where}", "-x", f"entry 4 {where}")
+    location = f"of the tags of repository 7 at {world.gitlab.host}"
+    names = (f"entry 1 {location}", "-x", f"entry 4 {location}")
     assert failed(pages) == {f"{COORDINATOR}:{name}": "ENTRY_INVALID" for name in names}
 
 

@@ -16,7 +16,7 @@ from syncline.kinds.artifacts.archive.zip import EMPTY, MAGIC
 from syncline.kinds.artifacts.config import Build
 from syncline.kinds.artifacts.find_archive import absence_reason, candidate_artifacts, find_archive, is_zip
 from tests.standins.github import zipped
-from tests.unit.kinds.artifacts.conftest import Held
+from tests.unit.kinds.artifacts.conftest import InMemorySource
 from tests.unit.kinds.artifacts.test_builds import example
 
 BUILD = example().build
@@ -90,7 +90,7 @@ class TestFindArchive:
     """The archive is found by its name and its first bytes."""
 
     @staticmethod
-    def found(*sources: Held) -> tuple[str, bytes]:
+    def found(*sources: InMemorySource) -> tuple[str, bytes]:
         """Return the location of the archive, and its content."""
         archive = find_archive(sources, rules(), IMAGE, TAG)
         with archive.source.open(0, 0):
@@ -99,12 +99,12 @@ class TestFindArchive:
 
     def test_separate_file(self) -> None:
         files = {f"out/{IMAGE}-{TAG}.tar.gz": b"own", f"{OTHER}-{TAG}.tar.gz": b"other", "all.tar": b"all", "x/": b""}
-        assert self.found(Held(zipped(files), "images")) == (f"images, out/{IMAGE}-{TAG}.tar.gz", b"own")
+        assert self.found(InMemorySource(zipped(files), "images")) == (f"images, out/{IMAGE}-{TAG}.tar.gz", b"own")
 
     @pytest.mark.parametrize("name", ["all.tar", "all.TAR.GZ", "all.tgz", "all.tar.zst", "all.tar.zstd"])
     def test_shared_archive(self, name: str) -> None:
         files = {name: b"all", f"{OTHER}-{TAG}.tar.gz": b"other", "readme.txt": b"text"}
-        assert self.found(Held(zipped(files), "images")) == (f"images, {name}", b"all")
+        assert self.found(InMemorySource(zipped(files), "images")) == (f"images, {name}", b"all")
 
     @pytest.mark.parametrize(
         "files",
@@ -117,41 +117,41 @@ class TestFindArchive:
         ],
     )
     def test_no_archive_of_the_image(self, files: dict[str, bytes]) -> None:
-        code, what = failure(lambda: self.found(Held(zipped(files), "images")))
+        code, what = failure(lambda: self.found(InMemorySource(zipped(files), "images")))
         assert code == "IMAGE_ABSENT"
         assert all(name in what for name in files)
 
     def test_download_is_the_archive(self) -> None:
         for data in (tar_of(), gzip.compress(tar_of(), mtime=0)):
-            assert self.found(Held(data, "whatever")) == ("whatever", data)
+            assert self.found(InMemorySource(data, "whatever")) == ("whatever", data)
 
     @pytest.mark.parametrize(
         "data", [b"", b"PK", b"text" * 200, bytes(1024), tar_of()[:511], b"\x00" * 148 + b"9" * 400]
     )
     def test_download_is_not_an_archive(self, data: bytes) -> None:
-        code, what = failure(lambda: self.found(Held(data, "whatever")))
+        code, what = failure(lambda: self.found(InMemorySource(data, "whatever")))
         assert (code, "whatever" in what) == ("IMAGE_ABSENT", True)
 
     def test_download_named_like_the_image_has_priority(self) -> None:
-        plain, named = Held(tar_of(b"plain"), "all"), Held(tar_of(b"named"), f"{IMAGE}.tar")
-        own = Held(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), "images")
+        plain, named = InMemorySource(tar_of(b"plain"), "all"), InMemorySource(tar_of(b"named"), f"{IMAGE}.tar")
+        own = InMemorySource(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), "images")
         assert self.found(plain, named) == (named.name, named.data)
         assert self.found(plain, own) == (f"images, {IMAGE}-{TAG}.tar", b"own")
-        assert self.found(plain, Held(tar_of(b"second"), "more")) == (plain.name, plain.data)
+        assert self.found(plain, InMemorySource(tar_of(b"second"), "more")) == (plain.name, plain.data)
 
     def test_other_downloads_are_not_read_first(self) -> None:
-        """Each costs a few requests."""
+        """Reading a download costs a few requests."""
 
-        class Unread(Held):
+        class Unread(InMemorySource):
             def open(self, start: int, end: int) -> Any:
-                raise AssertionError(f"nobody has to read {start} to {end}")
+                raise AssertionError(f"bytes {start} to {end} must not be read")
 
-        own = Held(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), f"{IMAGE}.zip")
+        own = InMemorySource(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), f"{IMAGE}.zip")
         assert self.found(Unread(b"text" * 9, "logs"), own) == (f"{IMAGE}.zip, {IMAGE}-{TAG}.tar", b"own")
 
     def test_downloads_are_read_until_one_has_the_image(self) -> None:
-        others = [Held(b"text" * 200, "text"), Held(zipped({"readme": b""}), "logs")]
-        own = Held(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), "images")
+        others = [InMemorySource(b"text" * 200, "text"), InMemorySource(zipped({"readme": b""}), "logs")]
+        own = InMemorySource(zipped({f"{IMAGE}-{TAG}.tar": b"own"}), "images")
         assert self.found(*others, own) == (f"images, {IMAGE}-{TAG}.tar", b"own")
         code, what = failure(lambda: self.found(*others))
         assert (code, "text, readme" in what) == ("IMAGE_ABSENT", True)
@@ -159,15 +159,15 @@ class TestFindArchive:
 
     def test_archives_in_one_download_have_different_versions(self) -> None:
         files = {f"{IMAGE}-{TAG}.tar": b"1" * 9, f"{OTHER}-{TAG}.tar": b"2" * 9}
-        source = Held(zipped(files), "images")
+        source = InMemorySource(zipped(files), "images")
         one, same, other = (find_archive([source], rules(), image, TAG) for image in (IMAGE, IMAGE, OTHER))
         assert one.version == same.version != other.version
-        assert find_archive([Held(tar_of(), "a")], rules(), IMAGE, TAG).version == str(len(tar_of()))
+        assert find_archive([InMemorySource(tar_of(), "a")], rules(), IMAGE, TAG).version == str(len(tar_of()))
 
 
 @pytest.mark.parametrize(
-    ("data", "is_one"),
+    ("data", "expected"),
     [(zipped({"a": b""}), True), (EMPTY + bytes(18), True), (b"PK\x03", False), (tar_of(), False), (MAGIC, True)],
 )
-def test_zip_by_its_first_bytes(data: bytes, *, is_one: bool) -> None:
-    assert is_zip(Held(data, chunk=3)) == is_one
+def test_zip_by_its_first_bytes(data: bytes, *, expected: bool) -> None:
+    assert is_zip(InMemorySource(data, chunk=3)) == expected

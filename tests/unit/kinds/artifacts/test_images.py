@@ -1,4 +1,4 @@
-"""Incomplete or contradicting descriptions in archives: the image is pushed completely, or nothing is tagged."""
+"""Incomplete or contradictory descriptions in archives: the image is pushed completely, or nothing is tagged."""
 
 from __future__ import annotations
 
@@ -60,17 +60,17 @@ def without(archive: bytes, path: Callable[[Files], str]) -> bytes:
     return edited(archive, change)
 
 
-def two(files: Files) -> str:
+def second_layer(files: Files) -> str:
     return blob(child(files, 0)["layers"][1]["digest"])
 
 
 FLAT = saved.since_25(AMD, saved.Image([THIRD], "other:v1"))
 INCOMPLETE: dict[str, bytes] = {
-    "a layer of one platform": without(saved.containerd([AMD, ARM]), two),
+    "a layer of one platform": without(saved.containerd([AMD, ARM]), second_layer),
     "all its layers": without(
-        without(saved.containerd([AMD]), two), lambda files: blob(child(files, 0)["layers"][0]["digest"])
+        without(saved.containerd([AMD]), second_layer), lambda files: blob(child(files, 0)["layers"][0]["digest"])
     ),
-    "a layer beside its attestation": without(saved.containerd([AMD]), two),
+    "a layer beside its attestation": without(saved.containerd([AMD]), second_layer),
     "the config of one platform": without(
         saved.containerd([AMD, ARM]), lambda files: blob(child(files, 0)["config"]["digest"])
     ),
@@ -113,7 +113,7 @@ def test_other_image_of_such_an_archive_is_pushed(pushing: Pushing, what: str) -
     assert written.fingerprint == f"sha256:{saved.Image([THIRD]).id}"
 
 
-def test_platform_of_which_only_the_manifest_was_saved(pushing: Pushing) -> None:
+def test_a_platform_without_config_and_layers_is_left_out(pushing: Pushing) -> None:
     """Containerd writes the manifest without its config and layers."""
     archive = saved.containerd([AMD, ARM])
 
@@ -167,7 +167,7 @@ ORDERS: dict[str, Callable[[list[Any]], list[Any]]] = {
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("changed", [_layers_of_oci, _layers_of_saved])
-def test_description_that_agrees_with_the_config_counts(
+def test_the_description_that_agrees_with_the_config_is_used(
     pushing: Pushing,
     changed: Callable[[Callable[[list[Any]], list[Any]]], Callable[[Files], None]],
     order: str,
@@ -187,7 +187,7 @@ def test_description_that_agrees_with_the_config_counts(
 
 
 @pytest.mark.parametrize("order", ["backwards", "shuffled", "one too many", "none"])
-def test_no_description_agrees_with_the_config(pushing: Pushing, order: str) -> None:
+def test_an_image_is_refused_if_no_description_agrees_with_the_config(pushing: Pushing, order: str) -> None:
     image = saved.Image([BASE, TOP, THIRD])
     archive = edited(
         edited(saved.since_25(image), _layers_of_oci(ORDERS[order])), _layers_of_saved(ORDERS["backwards"])
@@ -199,7 +199,7 @@ def test_no_description_agrees_with_the_config(pushing: Pushing, order: str) -> 
 
 
 def test_layers_of_several_platforms_out_of_order(pushing: Pushing) -> None:
-    """The index and its manifest are written anew; `manifest.json` has the order."""
+    """The index and its manifest are rewritten; `manifest.json` has the order."""
 
     def change(files: Files) -> None:
         index, inner = json.loads(files["index.json"]), top(files)

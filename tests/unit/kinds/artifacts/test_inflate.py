@@ -1,4 +1,4 @@
-"""Deflate streams that are interrupted at any byte and continued from their state."""
+"""Deflate streams that are interrupted at any byte and resumed from their state."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from syncline.kinds.artifacts.archive.inflate import DEFLATE, GZIP, DamagedError, Inflater
 from syncline.kinds.artifacts.archive.streams import CHUNK
 
-BEHIND = b"bytes behind the end"
+TRAILING = b"bytes after the end"
 LARGEST_STATE = 8 + 21544 + 2 * 32768 + 288
 
 
 def content_of(kind: str, size: int, seed: int) -> bytes:
-    dice = random.Random(seed)
-    words = [dice.randbytes(dice.randint(2, 9)) for _ in range(500)]
-    text = b"".join(dice.choices(words, k=size // 2))[:size]
-    return {"random": dice.randbytes(size), "text": text, "zeros": bytes(size)}[kind]
+    rng = random.Random(seed)
+    words = [rng.randbytes(rng.randint(2, 9)) for _ in range(500)]
+    text = b"".join(rng.choices(words, k=size // 2))[:size]
+    return {"random": rng.randbytes(size), "text": text, "zeros": bytes(size)}[kind]
 
 
 def packed(content: bytes, level: int, kind: int) -> bytes:
@@ -40,24 +40,24 @@ def test_any_interruption_gives_the_same_bytes(
     content: str, size: int, level: int, kind: int, seed: int, steps: list[int]
 ) -> None:
     raw = content_of(content, size, seed)
-    stream = packed(raw, level, kind) + BEHIND
+    stream = packed(raw, level, kind) + TRAILING
     inflater = Inflater(kind)
     out: list[bytes] = []
     at = number = 0
     while not inflater.is_finished:
-        given_now = b""
+        chunk = b""
         if not inflater.waiting:
-            given_now = stream[at : at + max(steps[number % len(steps)], size // 100)]
+            chunk = stream[at : at + max(steps[number % len(steps)], size // 100)]
             number += 1
-            at += len(given_now)
-        out.append(inflater.inflate(given_now))
+            at += len(chunk)
+        out.append(inflater.inflate(chunk))
         if number % 3 and not inflater.is_finished:
             at -= inflater.waiting
             state = inflater.state()
             assert len(state) <= LARGEST_STATE
             inflater = Inflater(kind, state)
     assert b"".join(out) == raw
-    assert inflater.rest + stream[at:] == BEHIND
+    assert inflater.rest + stream[at:] == TRAILING
 
 
 def test_damaged_stream() -> None:

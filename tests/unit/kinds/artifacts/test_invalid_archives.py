@@ -1,4 +1,4 @@
-"""Damaged, contradicting or hostile archives: one error with its code, and nothing is tagged."""
+"""Damaged, contradictory or hostile archives: one error with its code, and nothing is tagged."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.examine import examine
 from syncline.kinds.artifacts.read_archive import WantedImage
 from tests.standins import saved
-from tests.unit.kinds.artifacts.conftest import Held, Pushing
+from tests.unit.kinds.artifacts.conftest import InMemorySource, Pushing
 
 IMAGE = saved.Image([saved.layer({"a": b"one" * 1000}), saved.layer({"b": b"two"})])
 WANTED = WantedImage("app", "v1")
@@ -51,14 +51,14 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
 
 
 def read(data: bytes, limits: ArchiveLimits = SMALL) -> dict[str, bytes]:
-    archive = ZipArchive(Held(data), limits)
+    archive = ZipArchive(InMemorySource(data), limits)
     return {entry.name: b"".join(archive.open(entry)) for entry in archive.entries}
 
 
 FILES = {"a.tar": b"one" * 10_000, "empty": b"", "ä.tar": b"two"}
 
 
-def tried(read_: Callable[[], object]) -> tuple[object, str]:
+def result_of(read_: Callable[[], object]) -> tuple[object, str]:
     """Return the result of reading, or the code of its error."""
     try:
         return read_(), ""
@@ -67,7 +67,7 @@ def tried(read_: Callable[[], object]) -> tuple[object, str]:
 
 
 @dataclass(frozen=True)
-class Asked(Held):
+class RecordingSource(InMemorySource):
     """A source that records the requested ranges."""
 
     asked: list[tuple[int, int]] = field(default_factory=list)
@@ -75,21 +75,21 @@ class Asked(Held):
     @contextmanager
     def open(self, start: int, end: int) -> Iterator[Iterator[bytes]]:
         self.asked.append((start, end))
-        with Held.open(self, start, end) as chunks:
+        with InMemorySource.open(self, start, end) as chunks:
             yield chunks
 
 
 class TestWindows:
     def test_small_files_are_read_together(self) -> None:
         files = {f"build/{number}_Step.txt": b"a step's log\n" * 20 for number in range(200)}
-        source = Asked(zipped(files))
+        source = RecordingSource(zipped(files))
         archive = ZipArchive(WindowedSource(source))
         assert {entry.name: b"".join(archive.open(entry)) for entry in archive.entries} == files
         assert source.asked == [(0, source.size)]
 
     @given(ranges=st.lists(st.tuples(st.integers(0, 9 << 20), st.integers(0, 9 << 20)), max_size=6))
     def test_any_ranges_of_a_large_source(self, ranges: list[tuple[int, int]]) -> None:
-        source = Asked(LARGE)
+        source = RecordingSource(LARGE)
         windowed = WindowedSource(source)
         for start, end in map(sorted, ranges):
             with windowed.open(start, end) as chunks:
@@ -97,7 +97,7 @@ class TestWindows:
         assert all(end - start <= 4 << 20 for start, end in source.asked)
 
     def test_source_shorter_than_its_size(self) -> None:
-        class Short(Held):
+        class Short(InMemorySource):
             size = 100
 
             @contextmanager
@@ -113,7 +113,7 @@ class TestZip:
         assert read(zipped(FILES, method)) == FILES
 
     def test_zip_written_as_a_stream(self) -> None:
-        """As upload-artifact writes it: sizes and checksum stand behind each member."""
+        """As written by upload-artifact: sizes and checksum follow each member."""
 
         class Unseekable(io.BytesIO):
             def seekable(self) -> bool:
@@ -166,7 +166,7 @@ class TestZip:
         assert code_of(lambda: read(buffer.getvalue())) == "ARCHIVE_REFUSED"
 
     def test_overlapping_members(self) -> None:
-        """A small file with a directory of many members, all of them the same bytes: a bomb without recursion."""
+        """A small file whose directory lists the same bytes many times: a bomb without recursion."""
         data = bytearray(zipped({"a.tar": b"x" * 1000, "b.tar": b"y" * 1000}, zipfile.ZIP_STORED))
         second = data.rfind(b"PK\x01\x02")
         data[second + 42 : second + 46] = (5).to_bytes(4, "little")
@@ -178,7 +178,7 @@ class TestZip:
             (20, struct.pack("<L", 5)),  # the packed size
             (24, struct.pack("<L", 10**6)),  # the size
             (16, b"\0\0\0\0"),  # the checksum
-            (42, struct.pack("<L", 77)),  # where the member is
+            (42, struct.pack("<L", 77)),  # the offset of the member
             (42, struct.pack("<L", 0xFFFFFF00)),
             (10, struct.pack("<H", 0)),  # the method
             (20, struct.pack("<L", 0xFFFFFFF0)),
@@ -225,7 +225,7 @@ class TestZip:
     def test_any_changed_byte_is_detected_or_harmless(self, at: int, value: int) -> None:
         data = bytearray(zipped({"a.tar": b"content " * 20}))
         data[at % len(data)] = value
-        found, code = tried(lambda: list(read(bytes(data)).values()))
+        found, code = result_of(lambda: list(read(bytes(data)).values()))
         assert found in ([b"content " * 20], []) if not code else code in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
 
 
@@ -270,7 +270,7 @@ class TestTar:
 
     @pytest.mark.parametrize("size", [b"\xff" * 12, b"\x80" + b"\xff" * 11, b"-0000000001\0", b"9" * 11 + b"\0"])
     def test_invalid_sizes(self, size: bytes) -> None:
-        """Among them the negative one that makes Python's own reader loop for ever."""
+        """One of them is negative, which makes Python's tarfile loop forever."""
         data = bytearray(saved.tar([("a", b"x")]))
         data[124:136] = size
         data[148:156] = b"%06o\0 " % (sum(data[:148]) + 256 + sum(data[156:512]))
@@ -314,7 +314,7 @@ class TestTar:
 
     @given(data=st.binary(min_size=1, max_size=2000))
     def test_any_bytes(self, data: bytes) -> None:
-        _, code = tried(lambda: members(data))
+        _, code = result_of(lambda: members(data))
         assert not any(data[:512]) if not code else code in ("ARCHIVE_INVALID", "ARCHIVE_REFUSED")
 
 
@@ -357,7 +357,7 @@ class TestUnpacking:
 
 
 def broken(change: Callable[[dict[str, bytes]], object]) -> bytes:
-    """A saved image with something about its members changed."""
+    """Return a saved image whose members are changed."""
     files: dict[str, bytes] = {}
     with tarfile.open(fileobj=io.BytesIO(saved.until_24(IMAGE))) as archive:
         for member in archive:
@@ -424,7 +424,7 @@ def test_invalid_image_is_refused_and_leaves_no_manifest(pushing: Pushing, what:
     assert not [asked for asked in pushing.server.requests if asked.method == "PUT" and "/manifests/" in asked.target]
 
 
-class TestExamined:
+class TestExamine:
     """The fingerprint of an image is known from its archive."""
 
     @pytest.mark.parametrize("write", [saved.until_24, saved.since_25])
@@ -441,7 +441,7 @@ class TestExamined:
 
     @pytest.mark.parametrize("behind", [b"", b"behind the compressed layer"])
     def test_compressed_layer_has_the_digest_in_its_name(self, behind: bytes) -> None:
-        """A blob of another content is refused, also where only its compressed form differs."""
+        """A blob of other content is refused, even if only its compressed form differs."""
         content = IMAGE.layers[0]
         blob, other = gzip.compress(content, 9, mtime=0), gzip.compress(content, 1, mtime=1)
         config = json.dumps({"rootfs": {"type": "layers", "diff_ids": IMAGE.diff_ids[:1]}}).encode()
@@ -482,6 +482,6 @@ def test_bomb_within_an_image(pushing: Pushing) -> None:
 def test_any_changed_byte_in_an_image(at: int, value: int) -> None:
     data = bytearray(saved.since_25(IMAGE))
     data[at % len(data)] = value
-    found, code = tried(lambda: examine([bytes(data)], "archive", WANTED).fingerprint)
-    told = ("ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT", "MANIFEST_INVALID")
-    assert found == f"sha256:{IMAGE.id}" if not code else code in told
+    found, code = result_of(lambda: examine([bytes(data)], "archive", WANTED).fingerprint)
+    codes = ("ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT", "MANIFEST_INVALID")
+    assert found == f"sha256:{IMAGE.id}" if not code else code in codes

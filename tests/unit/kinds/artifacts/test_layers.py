@@ -1,4 +1,4 @@
-"""The index of known layers, and waiting for another function that sends one."""
+"""The index of known layers, and waiting for another function that sends a layer."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.layers import KnownLayers, Layer
+from syncline.kinds.facts import ProcessFacts
 
 DIFF_ID, DIGEST = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 MIB: Final = 1 << 20
@@ -24,7 +24,7 @@ def never() -> bool:
 
 @dataclass
 class _Registry:
-    """Has the sizes of blobs by repository and digest; ``mounts`` is True if one can be mounted."""
+    """A registry. ``sizes`` has blobs by repository and digest; ``mounts`` is False if blobs cannot be mounted."""
 
     sizes: dict[tuple[str, str], int] = field(default_factory=dict)
     mounts: bool = True
@@ -43,8 +43,8 @@ class _Registry:
 
 
 @dataclass
-class _Bench:
-    """One function with a memory and a clock that it shares with others; ``waits`` are its pauses."""
+class _Function:
+    """A function whose facts and clock are shared with other functions; ``waits`` are its pauses."""
 
     registry: _Registry = field(default_factory=_Registry)
     now: float = 0.0
@@ -63,126 +63,126 @@ class _Bench:
 
 
 @pytest.fixture
-def bench() -> _Bench:
-    return _Bench()
+def function() -> _Function:
+    return _Function()
 
 
-def test_present_layer_costs_one_request(bench: _Bench) -> None:
-    assert bench.known.get("app", DIFF_ID) is None
-    assert bench.registry.asked == []
-    bench.known.note("app", DIFF_ID, LAYER)
-    bench.registry.sizes["app", DIGEST] = 7
-    assert bench.known.get("app", DIFF_ID) == LAYER
-    assert bench.registry.asked == ["size app"]
+def test_present_layer_costs_one_request(function: _Function) -> None:
+    assert function.known.get("app", DIFF_ID) is None
+    assert function.registry.asked == []
+    function.known.note("app", DIFF_ID, LAYER)
+    function.registry.sizes["app", DIGEST] = 7
+    assert function.known.get("app", DIFF_ID) == LAYER
+    assert function.registry.asked == ["size app"]
 
 
-def test_layer_of_another_repository_is_mounted(bench: _Bench) -> None:
-    bench.known.note("app", DIFF_ID, LAYER)
-    bench.registry.sizes["app", DIGEST] = 7
-    assert bench.known.get("other", DIFF_ID) == LAYER
-    assert bench.registry.asked == ["size other", "mount other app", "size other"]
+def test_layer_of_another_repository_is_mounted(function: _Function) -> None:
+    function.known.note("app", DIFF_ID, LAYER)
+    function.registry.sizes["app", DIGEST] = 7
+    assert function.known.get("other", DIFF_ID) == LAYER
+    assert function.registry.asked == ["size other", "mount other app", "size other"]
 
 
 @pytest.mark.parametrize("case", ["gone", "cut", "not mounted", "mounted in part"])
-def test_wrong_entry_is_removed(bench: _Bench, case: str) -> None:
-    bench.known.note("app", DIFF_ID, LAYER)
+def test_wrong_entry_is_removed(function: _Function, case: str) -> None:
+    function.known.note("app", DIFF_ID, LAYER)
     repository = "other" if "mounted" in case else "app"
-    bench.registry.mounts = case != "not mounted"
+    function.registry.mounts = case != "not mounted"
     if case in ("cut", "mounted in part"):
-        bench.registry.sizes["app", DIGEST] = 6
-    assert bench.known.get(repository, DIFF_ID) is None
-    assert bench.registry.asked[1:2] == (["mount other app"] if "mounted" in case else [])
-    bench.registry.asked.clear()
-    bench.registry.sizes[repository, DIGEST] = 7
-    assert bench.known.get(repository, DIFF_ID) is None
-    assert bench.registry.asked == []
+        function.registry.sizes["app", DIGEST] = 6
+    assert function.known.get(repository, DIFF_ID) is None
+    assert function.registry.asked[1:2] == (["mount other app"] if "mounted" in case else [])
+    function.registry.asked.clear()
+    function.registry.sizes[repository, DIGEST] = 7
+    assert function.known.get(repository, DIFF_ID) is None
+    assert function.registry.asked == []
 
 
 @pytest.mark.parametrize(
     "noted", ["", DIGEST, f"{DIGEST} 7 app", f"{DIGEST} -7 app {DIFF_ID}", f"x 7 app {DIFF_ID}", f"{DIGEST} 7 app x"]
 )
-def test_invalid_entry_is_ignored(bench: _Bench, noted: str) -> None:
-    bench.memory.remember(f"layer@registry.example@{DIFF_ID}", noted)
-    bench.registry.sizes["app", DIGEST] = 7
-    assert bench.known.get("app", DIFF_ID) is None
+def test_invalid_entry_is_ignored(function: _Function, noted: str) -> None:
+    function.memory.remember(f"layer@registry.example@{DIFF_ID}", noted)
+    function.registry.sizes["app", DIGEST] = 7
+    assert function.known.get("app", DIFF_ID) is None
 
 
 class TestWaiting:
-    """The one who claims a layer sends it, and the others wait for as long as that may take."""
+    """The function that claims a layer sends it; others wait for the time that this may take."""
 
-    def test_first_caller_sends_at_once(self, bench: _Bench) -> None:
-        assert bench.known.find("app", DIFF_ID, 100 * MIB, never) is None
-        assert bench.waits == []
+    def test_first_caller_sends_at_once(self, function: _Function) -> None:
+        assert function.known.find("app", DIFF_ID, 100 * MIB, never) is None
+        assert function.waits == []
 
-    def test_others_wait_until_the_layer_is_present(self, bench: _Bench) -> None:
-        bench.known.find("app", DIFF_ID, 100 * MIB, never)
+    def test_others_wait_until_the_layer_is_present(self, function: _Function) -> None:
+        function.known.find("app", DIFF_ID, 100 * MIB, never)
 
         def meanwhile() -> None:
-            if len(bench.waits) == 3:
-                bench.registry.sizes["app", DIGEST] = 7
-                bench.known.note("app", DIFF_ID, LAYER)
+            if len(function.waits) == 3:
+                function.registry.sizes["app", DIGEST] = 7
+                function.known.note("app", DIFF_ID, LAYER)
 
-        bench.meanwhile = meanwhile
-        assert bench.known.find("app", DIFF_ID, 100 * MIB, never) == LAYER
-        assert len(bench.waits) == 3
+        function.meanwhile = meanwhile
+        assert function.known.find("app", DIFF_ID, 100 * MIB, never) == LAYER
+        assert len(function.waits) == 3
 
     @pytest.mark.parametrize(("size", "longest"), [(MIB, 1.05), (100 * MIB, 6.0), (100_000 * MIB, 120.0)])
-    def test_wait_depends_on_the_size(self, bench: _Bench, size: int, longest: float) -> None:
-        bench.known.find("app", DIFF_ID, size, never)
-        assert bench.known.find("app", DIFF_ID, size, never) is None
-        assert bench.now == pytest.approx(longest, abs=0.2)
+    def test_wait_depends_on_the_size(self, function: _Function, size: int, longest: float) -> None:
+        function.known.find("app", DIFF_ID, size, never)
+        assert function.known.find("app", DIFF_ID, size, never) is None
+        assert function.now == pytest.approx(longest, abs=0.2)
 
-    def test_wait_is_not_extended_by_another_claim(self, bench: _Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(bench.memory, "claim", lambda *_: False)
-        assert bench.known.find("app", DIFF_ID, 100 * MIB, lambda: bench.now > 60) is None
-        assert bench.now == pytest.approx(6.0, abs=0.2)
+    def test_wait_is_not_extended_by_another_claim(self, function: _Function, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(function.memory, "claim", lambda *_: False)
+        assert function.known.find("app", DIFF_ID, 100 * MIB, lambda: function.now > 60) is None
+        assert function.now == pytest.approx(6.0, abs=0.2)
 
-    def test_no_wait_for_a_small_layer(self, bench: _Bench) -> None:
+    def test_no_wait_for_a_small_layer(self, function: _Function) -> None:
         for _ in range(2):
-            assert bench.known.find("app", DIFF_ID, MIB - 1, never) is None
-        assert bench.waits == []
+            assert function.known.find("app", DIFF_ID, MIB - 1, never) is None
+        assert function.waits == []
 
-    def test_no_wait_when_time_is_over(self, bench: _Bench) -> None:
-        bench.known.find("app", DIFF_ID, 100 * MIB, never)
-        assert bench.known.find("app", DIFF_ID, 100 * MIB, lambda: True) is None
-        assert bench.waits == []
+    def test_no_wait_when_time_is_over(self, function: _Function) -> None:
+        function.known.find("app", DIFF_ID, 100 * MIB, never)
+        assert function.known.find("app", DIFF_ID, 100 * MIB, lambda: True) is None
+        assert function.waits == []
 
 
 class TestGuesses:
     """A member of the same name and size has probably the same content."""
 
-    def test_recorded_diff_id_is_guessed_until_it_was_wrong(self, bench: _Bench) -> None:
-        assert bench.known.guess("a/layer.tar", 9, never) is None
-        bench.known.note_guess("a/layer.tar", 9, DIFF_ID)
-        assert bench.known.guess("a/layer.tar", 9, never) == DIFF_ID
-        assert bench.known.guess("a/layer.tar", 8, never) is None
-        assert bench.known.guess("b/layer.tar", 9, never) is None
-        bench.known.note_guess("a/layer.tar", 9, None)
-        assert bench.known.guess("a/layer.tar", 9, never) is None
+    def test_recorded_diff_id_is_guessed_until_it_was_wrong(self, function: _Function) -> None:
+        assert function.known.guess("a/layer.tar", 9, never) is None
+        function.known.note_guess("a/layer.tar", 9, DIFF_ID)
+        assert function.known.guess("a/layer.tar", 9, never) == DIFF_ID
+        assert function.known.guess("a/layer.tar", 8, never) is None
+        assert function.known.guess("b/layer.tar", 9, never) is None
+        function.known.note_guess("a/layer.tar", 9, None)
+        assert function.known.guess("a/layer.tar", 9, never) is None
 
-    def test_invalid_digest_is_not_a_guess(self, bench: _Bench) -> None:
-        bench.known.note_guess("a/layer.tar", 9, "sha256:1")
-        assert bench.known.guess("a/layer.tar", 9, never) is None
+    def test_invalid_digest_is_not_a_guess(self, function: _Function) -> None:
+        function.known.note_guess("a/layer.tar", 9, "sha256:1")
+        assert function.known.guess("a/layer.tar", 9, never) is None
 
 
 class TestClaims:
     """A claim has one owner until it expires or the fact is known."""
 
-    def test_claim_expires(self, bench: _Bench) -> None:
-        assert bench.memory.claim("a", 5.0)
-        assert not bench.memory.claim("a", 5.0)
-        assert bench.memory.claim("b", 5.0)
-        bench.now = 4.9
-        assert not bench.memory.claim("a", 5.0)
-        bench.now = 5.0
-        assert bench.memory.claim("a", 5.0)
+    def test_claim_expires(self, function: _Function) -> None:
+        assert function.memory.claim("a", 5.0)
+        assert not function.memory.claim("a", 5.0)
+        assert function.memory.claim("b", 5.0)
+        function.now = 4.9
+        assert not function.memory.claim("a", 5.0)
+        function.now = 5.0
+        assert function.memory.claim("a", 5.0)
 
-    def test_claim_ends_when_the_fact_is_known(self, bench: _Bench) -> None:
-        assert bench.memory.claim("a", 5.0)
-        bench.memory.remember("a", "1")
-        assert bench.memory.recall("a") == "1"
-        bench.memory.forget("a")
-        bench.memory.forget("a")
-        assert bench.memory.recall("a") is None
-        assert bench.memory.claim("a", 5.0)
-        assert bench.memory.take("a", "me", 5.0)
+    def test_claim_ends_when_the_fact_is_known(self, function: _Function) -> None:
+        assert function.memory.claim("a", 5.0)
+        function.memory.remember("a", "1")
+        assert function.memory.recall("a") == "1"
+        function.memory.forget("a")
+        function.memory.forget("a")
+        assert function.memory.recall("a") is None
+        assert function.memory.claim("a", 5.0)
+        assert function.memory.take("a", "me", 5.0)

@@ -1,4 +1,4 @@
-"""Pushes of archives of any age to a registry: the pushed image is the saved one."""
+"""Pushes of archives in all formats to a registry: the pushed image equals the saved one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_config_and_layers_are_pushed_as_saved(pushing: Pushing, age: str, form:
 def test_layers_have_the_same_digests_every_time(pushing: Pushing) -> None:
     image = saved.Image([saved.layer({"large": LARGE}), TOP])
     first = pushing.image(saved.since_25(image)).manifest
-    again = Pushing(pushing.server)  # which remembers nothing
+    again = Pushing(pushing.server)  # without facts of the first push
     assert again.image(saved.until_24(image), repository="other/one").manifest.body != first.body
     layers = [json.loads(m.body)["layers"] for m in (first, again.manifest(repository="other/one"))]
     assert [x["digest"] for x in layers[0]] == [x["digest"] for x in layers[1]]
@@ -89,7 +89,7 @@ def test_layer_of_another_repository_is_mounted(pushing: Pushing) -> None:
     pushing.server.requests.clear()
     pushing.image(saved.since_25(IMAGE), repository="group/project/arm/app")
     sent = [a for a in pushing.server.requests if a.method in ("PATCH", "PUT") and "/blobs/" in a.target]
-    assert len(sent) == 1, "the config alone"
+    assert len(sent) == 1, "only the config"
 
 
 def test_removed_layer_is_sent_again(pushing: Pushing) -> None:
@@ -101,7 +101,7 @@ def test_removed_layer_is_sent_again(pushing: Pushing) -> None:
 
 
 def test_layers_of_an_older_archive_are_not_compressed_again(pushing: Pushing) -> None:
-    """Its layers are not named by their content, but recognized by the name and size of their members."""
+    """Its layers have no names by content; they are recognized by the name and size of their members."""
     pushing.image(saved.until_24(IMAGE))
     pushing.server.requests.clear()
     pushing.image(saved.until_24(IMAGE))
@@ -109,7 +109,7 @@ def test_layers_of_an_older_archive_are_not_compressed_again(pushing: Pushing) -
 
 
 def test_changed_content_under_a_known_name_is_detected(pushing: Pushing) -> None:
-    """The same folder names and sizes, other bytes: the guess is not believed."""
+    """Names and sizes are the same, but the bytes differ: the guess is checked."""
     pushing.image(saved.until_24(IMAGE))
     other = saved.Image([BASE, saved.layer({"app": b"an app!"})])
     assert len(other.layers[1]) == len(TOP)
@@ -133,15 +133,15 @@ def test_damaged_layer_is_detected_though_the_registry_has_it(pushing: Pushing, 
     pushing.server.requests.clear()
     pushing.image(archive)
     sent = pushing.server.asked("PATCH") + pushing.server.asked("POST")
-    assert not sent or age == "1.10 to 24", "the good layer is known still"
+    assert not sent or age == "1.10 to 24", "the good layer is still known"
 
 
 def test_time_ends_while_a_known_layer_is_read(pushing: Pushing) -> None:
     archive = saved.since_25(IMAGE)
     pushing.image(archive)
     for calls in range(1, 200):
-        looks = iter([1.0] * calls)
-        pushing.left = partial(next, looks, -1.0)
+        clock_reads = iter([1.0] * calls)
+        pushing.left = partial(next, clock_reads, -1.0)
         progress = ImageProgress()
         written = pushing.attempt(archive, progress=progress, chunk=512)
         if written is not None:
@@ -155,7 +155,7 @@ def test_time_ends_while_a_known_layer_is_read(pushing: Pushing) -> None:
 
 
 def test_two_pushes_that_wait_for_each_other_make_progress(pushing: Pushing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each sends a layer that the other needs next; neither waits until the other has ended."""
+    """Each sends the layer that the other needs next; neither waits for the end of the other."""
     monkeypatch.setattr(layers, "_WORTH_CLAIMING", 0)
     monkeypatch.setattr(layers, "_LONGEST_WAIT", 2000.0)
     monkeypatch.setattr(layers, "_SLOWEST", 1)
@@ -170,7 +170,7 @@ def test_two_pushes_that_wait_for_each_other_make_progress(pushing: Pushing, mon
         orders = (saved.layout_of(saved.Image(both), reverse) for reverse in (False, True))
         running = [pool.submit(pushing.attempt, archive, naps=nap) for archive in orders]
         assert all(each.result() is not None for each in running)
-    assert sum(waited) < 2000, "nobody waited as long as one waits for the dead"
+    assert sum(waited) < 2000, "no push waited as long as for a dead function"
     assert len(pushing.server.asked("PUT", "/blobs/")) <= 4, "each layer once, and the config"
 
 
@@ -227,7 +227,7 @@ def test_freed_memory_is_returned_to_the_system(pushing: Pushing, monkeypatch: p
     monkeypatch.setattr(module, "trim", lambda: trimmed.append(None))
     archive = saved.since_25(IMAGE)
     pushing.attempt(archive, chunk=len(archive) // 5 + 1)
-    assert len(trimmed) == 3, "before every other one of five chunks"
+    assert len(trimmed) == 3, "before every second of five chunks"
 
 
 class TestInterruptions:
@@ -235,14 +235,14 @@ class TestInterruptions:
 
     @pytest.mark.parametrize("packed", [False, True])
     def test_time_runs_out_at_any_point(self, pushing: Pushing, packed: bool) -> None:
-        """Sent parts are only read again, every attempt makes progress, and the result is the same image."""
+        """Sent parts are read again but not sent, every attempt makes progress, and the image is the same."""
         other = saved.Image([TOP], architecture="arm64")
         archive = saved.containerd([self.IMAGE, other], absent=["arm64"]) if packed else saved.until_24(self.IMAGE)
         progress, rounds = ImageProgress(), 0
         while True:
             rounds += 1
-            looks = iter([1.0] * (4 + rounds))
-            pushing.left = partial(next, looks, -1.0)
+            clock_reads = iter([1.0] * (4 + rounds))
+            pushing.left = partial(next, clock_reads, -1.0)
             stored = json.loads(json.dumps(progress.to_json()))
             progress = ImageProgress.of(stored)
             written = pushing.attempt(archive, progress=progress)
@@ -253,11 +253,11 @@ class TestInterruptions:
         assert written.fingerprint == f"sha256:{self.IMAGE.id}"
         layers = json.loads(written.manifest.body)["layers"]
         pushing.left = lambda: 60.0
-        whole = Pushing(pushing.server).image(archive, repository="other/one")
-        assert layers == json.loads(whole.manifest.body)["layers"]
+        expected = Pushing(pushing.server).image(archive, repository="other/one")
+        assert layers == json.loads(expected.manifest.body)["layers"]
         assert layers_of(pushing, json.loads(written.manifest.body)) == list(self.IMAGE.layers)
         began = [a for a in pushing.server.requests if a.method == "POST" and REPOSITORY in a.target]
-        assert len(began) <= 4, "an upload is gone on with, not begun again"
+        assert len(began) <= 4, "an upload is resumed, not begun again"
         sent = sum(len(a.body) for a in pushing.server.requests if a.method == "PATCH" and REPOSITORY in a.target)
         assert sent <= sum(layer["size"] for layer in layers), "no piece is sent twice"
 
@@ -278,7 +278,7 @@ class TestInterruptions:
 
 
 def test_asking_for_an_upload_does_not_end_it(pushing: Pushing) -> None:
-    """The part of a layer that is stored elsewhere may be the current one, so only a new start may cancel the upload."""
+    """A checkpoint stored elsewhere may still need the upload, so only a new start may cancel it."""
     upload = pushing.registry.begin_upload(REPOSITORY)
     stored = {"upload": upload.state(), "size": 5}
     with LayerUploader(pushing.registry, REPOSITORY, StepContext(lambda: 60.0)) as uploader:

@@ -1,4 +1,4 @@
-"""The committer with a bucket, a branch, an index and records, all in memory.
+"""A committer with a bucket, a branch, an index and records in memory.
 
 world = World({"east/shop/a": b"content"})
 results = world.commit("east/shop/a")
@@ -35,7 +35,7 @@ ALL: Final = Limits(1.0, 1000, 86_400.0)
 
 @dataclass
 class _Remote:
-    """A branch on its server, with the changes of the last commit. `put` has blobs of our earlier commits."""
+    """A branch on its server. `changed` has the changes of the last commit, `put` the blobs of our earlier commits."""
 
     files: dict[str, str] = field(default_factory=dict)
     commits: list[tuple[str, NewCommit | None]] = field(default_factory=list)
@@ -43,7 +43,7 @@ class _Remote:
     put: dict[str, str | None] = field(default_factory=dict)
 
     def change(self, files: Mapping[str, str | None], new: NewCommit | None = None) -> None:
-        """Put blobs and remove paths. Without `new` it is a foreign commit."""
+        """Put blobs and remove paths in a commit, which is foreign without `new`."""
         for path, blob in files.items():
             if blob is None:
                 self.files.pop(path, None)
@@ -54,7 +54,7 @@ class _Remote:
 
 
 class _Branch:
-    """A clone of the branch. `meanwhile` is called before each push, `counted` has the trees that were counted."""
+    """A clone of the branch. `meanwhile` is called before each push; `counted` lists the counted trees."""
 
     name = "main"
 
@@ -101,7 +101,7 @@ class _Branch:
     def push(self, commit: str) -> None:
         self._meanwhile()
         if self.remote.commits and (self.tip is None or self.remote.commits[-1][0] != self.tip.oid):
-            raise SynclineError("BRANCH_MOVED", "somebody else pushed")
+            raise SynclineError("BRANCH_MOVED", "another writer pushed")
         changes, new = self._made[commit]
         assert all(blob is None or blob in self.blobs or blob in self._files.values() for blob in changes.values())
         self.remote.change(changes, new)
@@ -123,12 +123,12 @@ class _Branch:
 
 @dataclass
 class World:
-    """A bucket, a branch, an index and records. `left_out` has codes of objects that are left out, `broken` read errors."""
+    """A bucket, a branch, an index and records. `left_out` has codes of objects left out, `broken` has read errors."""
 
     objects: dict[str, bytes] = field(default_factory=dict)
     remote: _Remote = field(default_factory=_Remote)
     index: InMemoryIndex = field(default_factory=InMemoryIndex)
-    kept: InMemoryOwnership = field(default_factory=InMemoryOwnership)
+    ownership: InMemoryOwnership = field(default_factory=InMemoryOwnership)
     left_out: dict[str, LeftOutCode] = field(default_factory=dict)
     broken: dict[str, SynclineError] = field(default_factory=dict)
     meanwhile: Callable[[], None] = lambda: None
@@ -176,7 +176,7 @@ class World:
         self, *keys: str, context: StepContext | None = None, removed: bool = False
     ) -> dict[str, TransferResult]:
         """Commit the objects with these keys; return the results by key."""
-        owned = self.kept.owned(self.layout)
+        owned = self.ownership.owned(self.layout)
         settings = SyncSettings(
             "backups",
             "place",
@@ -203,7 +203,7 @@ class World:
         return by_key
 
     def ours(self, cluster: str = "east") -> dict[str, OwnedFile]:
-        return self.kept.owned(self.layout).of(cluster)
+        return self.ownership.owned(self.layout).of(cluster)
 
 
 def outcome(result: TransferResult) -> tuple[str, str | None, str | None]:
@@ -218,8 +218,8 @@ def outcome(result: TransferResult) -> tuple[str, str | None, str | None]:
     return result.code or result.outcome.value, result.source, result.target
 
 
-def filled(world: World, **contents: bytes) -> None:
-    """Put files of ours at the target, ``east/shop/<name>``."""
+def commit_files(world: World, **contents: bytes) -> None:
+    """Commit files ``east/shop/<name>``, so that they are ours."""
     files = {f"east/shop/{name}": data for name, data in contents.items()}
     world.objects |= files
     world.commit(*files)

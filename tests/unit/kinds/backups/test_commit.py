@@ -14,14 +14,14 @@ from syncline.kinds.kind import Completed, StepContext
 from syncline.ownership import Limits
 from syncline.store.backup_records import IndexEntry
 from tests.rig.backups_memory import InMemoryOwnership
-from tests.unit.kinds.backups.commit_world import AUTHOR, COMMITTER, SECONDS, World, filled, outcome
+from tests.unit.kinds.backups.commit_world import AUTHOR, COMMITTER, SECONDS, World, commit_files, outcome
 
 A, B, C = (f"east/shop/{name}" for name in "abc")
 
 
 def test_changes_become_one_commit() -> None:
     world = World()
-    filled(world, a=b"1", b=b"2")
+    commit_files(world, a=b"1", b=b"2")
     world.objects |= {A: b"changed", C: b"new", "west/shop/d": b"new"}
     del world.objects[B]
     results = world.commit(A, B, C, "west/shop/d")
@@ -59,11 +59,11 @@ def test_changes_become_one_commit() -> None:
 
 def test_committed_files_are_recorded_and_indexed() -> None:
     world = World()
-    filled(world, a=b"1")
-    now = int(world.kept.clock.now)
+    commit_files(world, a=b"1")
+    now = int(world.ownership.clock.now)
     assert world.ours() == {A: OwnedFile(blob_id(b"1"), "etag of 1", 1, now)}
     assert world.index.entries("place", "east") == {A: IndexEntry("etag of 1", blob_id(b"1"))}
-    world.kept.clock.now += 60
+    world.ownership.clock.now += 60
     world.commit(A)
     assert world.ours() == {A: OwnedFile(blob_id(b"1"), "etag of 1", 1, now)}
     world.objects[A] = b"22"
@@ -75,10 +75,10 @@ def test_committed_files_are_recorded_and_indexed() -> None:
     assert world.ours() == {}
 
 
-def test_nothing_is_committed_if_the_branch_has_it_already() -> None:
+def test_files_that_the_branch_has_are_not_committed() -> None:
     world = World()
-    filled(world, a=b"1")
-    world.kept = InMemoryOwnership()
+    commit_files(world, a=b"1")
+    world.ownership = InMemoryOwnership()
     results = world.commit(A, B)
     assert outcome(results[A]) == ("skipped", blob_id(b"1"), blob_id(b"1"))
     assert outcome(results[B]) == ("skipped", None, None)
@@ -90,18 +90,18 @@ def test_nothing_is_committed_if_the_branch_has_it_already() -> None:
 
 def test_the_items_of_a_push_without_a_response_are_completed() -> None:
     world = World()
-    filled(world, a=b"1")
-    assert outcome(world.commit(A)[A])[0] == "completed", "the last commit is this batch's own"
+    commit_files(world, a=b"1")
+    assert outcome(world.commit(A)[A])[0] == "completed", "the last commit belongs to this batch"
     assert outcome(world.commit(A, context=StepContext(lambda: 60.0, work="other"))[A])[0] == "skipped"
     world.remote.change({B: blob_id(b"theirs")})
     assert outcome(world.commit(A)[A])[0] == "skipped"
 
 
 class TestForeign:
-    """A foreign file is unchanged."""
+    """Foreign files are not changed."""
 
     @pytest.mark.parametrize("gone", [False, True])
-    def test_it_is_unchanged(self, *, gone: bool) -> None:
+    def test_a_foreign_file_is_unchanged(self, *, gone: bool) -> None:
         world = World({} if gone else {A: b"1"})
         world.remote.change({A: blob_id(b"theirs"), B: blob_id(b"2")})
         world.objects[B] = b"2"
@@ -121,9 +121,9 @@ class TestForeign:
         assert world.remote.files[A] == blob_id(b"1")
 
     def test_a_push_that_the_server_forgot_is_made_and_recorded_again(self) -> None:
-        """The history has the earlier file, whose record replaces that of the lost commit."""
+        """The history shows the earlier file; its record replaces the record of the lost commit."""
         world, key = World(), "east/shop/a"
-        filled(world, a=b"old")
+        commit_files(world, a=b"old")
         world.objects[key] = b"new"
         world.commit(key)
         world.remote.commits.pop()
@@ -134,7 +134,7 @@ class TestForeign:
 
 
 class TestBranchMoved:
-    """Somebody else pushes meanwhile: the same changes are committed on the new tip."""
+    """Another writer pushes first: the same changes are committed on the new tip."""
 
     def push_meanwhile(self, world: World, times: int, *files: dict[str, str | None]) -> None:
         waiting = list(files)
@@ -164,7 +164,7 @@ class TestBranchMoved:
         assert world.remote.files == {A: blob_id(b"1"), B: blob_id(b"theirs"), C: blob_id(b"3")}
 
     @pytest.mark.parametrize(("times", "left"), [(REPLAYS, 60.0), (1, 0.0)])
-    def test_the_batch_fails_after_several_tries(self, times: int, left: float) -> None:
+    def test_the_batch_fails_after_several_attempts(self, times: int, left: float) -> None:
         world = World({A: b"1"})
         self.push_meanwhile(world, times)
         seconds = [left, left, 60.0, 60.0]
@@ -176,11 +176,11 @@ class TestBranchMoved:
 
 
 class TestRemovals:
-    """Removals that no scan has checked: all are within the limits, or none is made."""
+    """Removals that no scan has checked: all are made if they are within the limits, otherwise none."""
 
     def world(self) -> World:
         world = World(limits=Limits(0.5, 1000, 86_400.0))
-        filled(world, a=b"1", b=b"2", c=b"3", d=b"4")
+        commit_files(world, a=b"1", b=b"2", c=b"3", d=b"4")
         return world
 
     def test_removals_within_the_limits_are_made(self) -> None:
@@ -209,7 +209,7 @@ class TestRemovals:
         results = world.commit(A, B, C, *(f"east/shop/{name}" for name in "xyz"))
         assert {outcome(each)[0] for each in results.values()} == {"completed"}
 
-    def test_an_older_file_explains_no_rename(self) -> None:
+    def test_an_older_file_is_no_rename(self) -> None:
         world = self.world()
         world.objects = {"east/shop/d": world.objects[A]}
         results = world.commit(A, B, C, "east/shop/d")
@@ -242,7 +242,7 @@ class TestPaths:
     def test_a_folder_replaces_a_file_that_the_source_does_not_have(self) -> None:
         for gone in (True, False):
             world = World()
-            filled(world, a=b"1")
+            commit_files(world, a=b"1")
             key = f"{A}/x/y"
             world.objects[key] = b"2"
             if gone:
@@ -260,7 +260,7 @@ class TestPaths:
 
 def test_objects_left_out_are_not_committed() -> None:
     world = World({A: b"1"})
-    filled(world, b=b"2")
+    commit_files(world, b=b"2")
     world.left_out = {A: "SECRET_SUSPECTED", B: "SECRET_SUSPECTED"}
     results = world.commit(A, B, removed=True)
     assert outcome(results[A])[0] == "SECRET_SUSPECTED"
@@ -301,7 +301,7 @@ def test_nothing_is_read_after_a_cancellation() -> None:
 def test_the_files_of_a_cluster_are_counted_once() -> None:
     world = World()
     world.remote.change({"east/readme": "theirs", "other/readme": "theirs"})
-    filled(world, a=b"1")
+    commit_files(world, a=b"1")
     assert {key: count.files for key, count in world.index.file_counts("repository#main").items()} == {"east": 2}
     world.objects[B] = b"2"
     world.commit(B)
@@ -310,7 +310,7 @@ def test_the_files_of_a_cluster_are_counted_once() -> None:
     world.remote.change({"east/more": "theirs"})
     world.objects[C] = b"3"
     world.commit(C)
-    assert len(world.branches[-1].counted) == 1, "somebody else changed it since"
+    assert len(world.branches[-1].counted) == 1, "another writer changed it since"
     assert {key: count.files for key, count in world.index.file_counts("repository#main").items()} == {"east": 5}
 
 

@@ -18,6 +18,7 @@ from syncline.store.backup_records import IndexEntry, LeftOutCode
 A, B = "east/shop/a", "east/shop/b"
 OBJECT = ("etag", 7)
 EQUAL = IndexEntry("etag", "blob")
+TIME = 1_767_582_000
 ROW = OwnedFile("blob", "etag", 7, 5)
 
 
@@ -33,7 +34,7 @@ def comparison(
     return Comparison(
         more.get("layout", Layout(objects=((), ("*/*/*.tmp",)))),
         "main",
-        {key: ListedObject(key, etag, size, 1_767_582_000.0) for key, (etag, size) in objects.items()},
+        {key: ListedObject(key, etag, size, TIME) for key, (etag, size) in objects.items()},
         current,
         rows,
         lambda _key, mark: mark in written,
@@ -67,7 +68,7 @@ def test_an_equal_file_is_ours(row: OwnedFile | None, learned: OwnedFile | None,
 
 
 @pytest.mark.parametrize(
-    ("here", "was", "row", "written", "ours"),
+    ("current", "indexed", "row", "written", "ours"),
     [
         (None, None, None, "", 0),
         (None, EQUAL, None, "", 0),
@@ -79,11 +80,13 @@ def test_an_equal_file_is_ours(row: OwnedFile | None, learned: OwnedFile | None,
     ],
 )
 def test_a_different_file_is_sent_if_it_is_ours_or_may_be_equal(
-    here: str | None, was: IndexEntry | None, row: OwnedFile | None, written: str, ours: int
+    current: str | None, indexed: IndexEntry | None, row: OwnedFile | None, written: str, ours: int
 ) -> None:
-    case = comparison({A: OBJECT}, {A: was} if was else {}, {A: row} if row else {}, written=frozenset({written}))
-    page = case.compared({} if here is None else {A: here})
-    assert page.items == (Item("main", A, "etag", here, 7),)
+    case = comparison(
+        {A: OBJECT}, {A: indexed} if indexed else {}, {A: row} if row else {}, written=frozenset({written})
+    )
+    page = case.compared({} if current is None else {A: current})
+    assert page.items == (Item("main", A, "etag", current, 7),)
     assert (page.results, page.equal, page.extra) == ((), 0, 0)
     assert (case.ours, case.gone, case.learned) == (ours, {}, {})
 
@@ -91,7 +94,7 @@ def test_a_different_file_is_sent_if_it_is_ours_or_may_be_equal(
 def test_a_file_that_is_ours_by_evidence_is_recorded() -> None:
     case = comparison({A: OBJECT}, {A: EQUAL}, {}, written=frozenset({"old", "gone"}))
     page = case.compared({A: "old", B: "gone"})
-    assert page.items == (Item("main", A, "etag", "old", 7),)
+    assert page.items == (Item("main", A, "etag", "old", 7, changed=TIME),)
     assert case.learned == {A: OwnedFile("old"), B: OwnedFile("gone")}
     assert case.gone == {B: (Item("main", B, None, "gone", None, {"remove": True}), OwnedFile("gone"))}
     assert case.ours == 2
@@ -125,15 +128,15 @@ def test_files_that_are_not_selected_do_not_collide() -> None:
 
 
 def test_some_of_many_extras_have_results_and_all_are_counted() -> None:
-    there = {f"east/shop/{number:04}": "theirs" for number in range(EXTRAS + 7)}
-    page = comparison({}, {}, {}).compared(there)
+    extras = {f"east/shop/{number:04}": "theirs" for number in range(EXTRAS + 7)}
+    page = comparison({}, {}, {}).compared(extras)
     assert (len(page.results), page.extra) == (EXTRAS, 7)
 
 
 def test_a_file_of_ours_that_the_source_lacks_is_gone() -> None:
     case = comparison({}, {}, {A: ROW, B: OwnedFile("before")})
     page = case.compared({A: "blob", B: "blob", "east/shop/c.tmp": "blob"})
-    assert result_rows(page) == [(B, Outcome.EXTRA, None, "blob")], "a file that is not selected is nobody's"
+    assert result_rows(page) == [(B, Outcome.EXTRA, None, "blob")], "a file that is not selected is ignored"
     assert case.gone == {A: (Item("main", A, None, "blob", None, {"remove": True}), ROW)}
     assert (case.ours, case.learned) == (1, {})
 
@@ -147,13 +150,15 @@ def test_the_record_of_a_file_that_neither_side_has_is_deleted(*, at_once: bool)
 
 
 def test_nothing_is_gone_or_forgotten_after_an_invalid_entry() -> None:
-    odd = {"east/shop/x": Result("main", "east/shop/x", Outcome.FAILED)}
-    case = comparison({A: OBJECT, "east/shop/x": OBJECT}, {A: EQUAL}, {A: ROW, B: ROW, "east/shop/c": ROW}, invalid=odd)
+    invalid = {"east/shop/x": Result("main", "east/shop/x", Outcome.FAILED)}
+    case = comparison(
+        {A: OBJECT, "east/shop/x": OBJECT}, {A: EQUAL}, {A: ROW, B: ROW, "east/shop/c": ROW}, invalid=invalid
+    )
     page = case.compared({A: "blob", B: "blob", "east/shop/x": "theirs"})
-    assert page.results == tuple(odd.values())
+    assert page.results == tuple(invalid.values())
     assert (page.items, page.equal, page.extra) == ((), 1, 0)
     assert (case.ours, case.gone, case.learned) == (2, {}, {})
-    assert case.all_equal().results == tuple(odd.values())
+    assert case.all_equal().results == tuple(invalid.values())
 
 
 @pytest.mark.parametrize("code", ["", "SECRET_SUSPECTED"])
@@ -162,7 +167,7 @@ def test_an_object_that_is_left_out_is_not_at_the_target(code: LeftOutCode, here
     case = comparison({A: OBJECT}, {A: IndexEntry("etag", "", code)}, {A: ROW})
     page = case.compared({} if here is None else {A: here})
     if here == "blob":
-        assert page.items == (Item("main", A, "etag", "blob", 7),), "our file of it is removed"
+        assert page.items == (Item("main", A, "etag", "blob", 7, changed=TIME),), "our file of it is removed"
     elif here == "theirs":
         assert result_rows(page) == [(A, Outcome.EXTRA, None, "theirs")]
     else:

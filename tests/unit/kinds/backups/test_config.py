@@ -34,10 +34,10 @@ def sync(name: str = "clusters", **more: Any) -> BackupsSync:
     ],
 )
 def test_the_forms_of_a_target(target: dict[str, Any], model: type[Any]) -> None:
-    made = sync(target=target)
-    assert isinstance(made.target, model)
-    assert made.problems() == []
-    assert BackupsSync.model_validate_json(made.model_dump_json()) == made
+    parsed = sync(target=target)
+    assert isinstance(parsed.target, model)
+    assert parsed.problems() == []
+    assert BackupsSync.model_validate_json(parsed.model_dump_json()) == parsed
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_invalid_values_are_not_repeated(more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("target", "where"),
+    ("target", "path"),
     [
         ({"repository": "git@host:org/b.git"}, ("target",)),
         ({"repository": "git@host:org/b.git", "auth": {"token": "secret:x"}}, ("target",)),
@@ -90,12 +90,12 @@ def test_invalid_values_are_not_repeated(more: dict[str, Any]) -> None:
     ],
     ids=str,
 )
-def test_conflicting_keys(target: dict[str, Any], where: tuple[str, ...]) -> None:
-    assert [finding.path for finding in sync(target=target).problems()] == [where]
+def test_conflicting_keys(target: dict[str, Any], path: tuple[str, ...]) -> None:
+    assert [finding.path for finding in sync(target=target).problems()] == [path]
 
 
 @pytest.mark.parametrize(
-    ("one", "two", "meet"),
+    ("one", "two", "conflict"),
     [
         (GIT, {"repository": "git@git.example:org/backups"}, True),
         (GIT, GIT | {"branch": "other"}, False),
@@ -109,7 +109,7 @@ def test_conflicting_keys(target: dict[str, Any], where: tuple[str, ...]) -> Non
     ],
     ids=str,
 )
-def test_two_syncs_cannot_write_the_same_target(one: dict[str, Any], two: dict[str, Any], meet: bool) -> None:
+def test_two_syncs_cannot_write_the_same_target(one: dict[str, Any], two: dict[str, Any], conflict: bool) -> None:
     reaches = [
         *sync(
             "one", target=one | ({"auth": KEY} if str(one.get("repository", "")).startswith("git@") else {})
@@ -118,7 +118,7 @@ def test_two_syncs_cannot_write_the_same_target(one: dict[str, Any], two: dict[s
             "two", target=two | ({"auth": KEY} if str(two.get("repository", "")).startswith("git@") else {})
         ).reaches(),
     ]
-    assert bool(list(conflicts_between(reaches))) is meet
+    assert bool(list(conflicts_between(reaches))) is conflict
 
 
 def test_warnings() -> None:
@@ -131,23 +131,23 @@ def test_warnings() -> None:
     assert sync().warnings() == []
 
 
-def test_parts_of_a_sync() -> None:
-    made = sync(select={"clusters": {"include": ["prod-*"]}}, source={"bucket": "b-b", "prefix": "x"})
-    assert made.groups_of(["prod-a"]) == ("prod-a/",)
+def test_clusters_are_groups_and_buckets_are_event_sources() -> None:
+    parsed = sync(select={"clusters": {"include": ["prod-*"]}}, source={"bucket": "b-b", "prefix": "x"})
+    assert parsed.groups_of(["prod-a"]) == ("prod-a/",)
     with pytest.raises(SynclineError):
-        made.groups_of(["dev"])
-    assert made.event_sources() == ("bucket:b-b",)
-    assert made.scan_group("main", "x/prod-a/n/y") == "x/prod-a/n/y"
-    assert layout_of(made).takes("x/prod-a/n/y")
-    assert not layout_of(made).takes("x/dev/n/y")
+        parsed.groups_of(["dev"])
+    assert parsed.event_sources() == ("bucket:b-b",)
+    assert parsed.scan_group("main", "x/prod-a/n/y") == "x/prod-a/n/y"
+    assert layout_of(parsed).takes("x/prod-a/n/y")
+    assert not layout_of(parsed).takes("x/dev/n/y")
 
 
 def test_known_hosts_by_reference_or_text() -> None:
     for known in ("secret:syncline/hosts", KEY["known_hosts"]):
-        made = sync(target={"repository": "git@host:b.git", "auth": KEY | {"known_hosts": known}})
-        assert isinstance(made.target, GitTarget)
-        assert isinstance(made.target.auth, GitKey)
-        assert str(made.target.auth.known_hosts) == known
+        parsed = sync(target={"repository": "git@host:b.git", "auth": KEY | {"known_hosts": known}})
+        assert isinstance(parsed.target, GitTarget)
+        assert isinstance(parsed.target.auth, GitKey)
+        assert str(parsed.target.auth.known_hosts) == known
 
 
 def test_removals_have_limits_in_time() -> None:

@@ -1,4 +1,4 @@
-"""A scan of named keys resumes behind the keys that it sent on, as a scan of clusters does."""
+"""A scan of named keys resumes after the keys that it has sent, as a scan of clusters does."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_scan_that_ran_out_of_time_sends_no_key_again() -> None:
     assert names(pages(KEYS, found[-1].cursor)) == []
 
 
-def test_a_scan_resumes_behind_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scan_resumes_after_each_page(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discover, "SHARE", 3)
     found = pages(KEYS)
     assert [len(page.items) for page in found] == [3, 3, 1]
@@ -40,5 +40,5 @@ def test_a_scan_resumes_behind_each_page(monkeypatch: pytest.MonkeyPatch) -> Non
         assert names(pages(KEYS, page.cursor)) == names(found[at:])
 
 
-def test_a_cursor_of_an_earlier_version_is_understood() -> None:
+def test_a_cursor_of_an_earlier_version_is_accepted() -> None:
     assert names(pages(KEYS, '["",0,[],false,[]]')) == list(KEYS)

@@ -1,4 +1,4 @@
-"""Keys as paths of a git tree: invalid ones are refused one by one. The mapping of keys to paths and branches."""
+"""Keys as paths of a git tree: invalid keys are refused one by one, others have a path and a branch."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_key_may_be_as_long_as_the_longest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("there", "key", "reason"),
+    ("taken", "key", "reason"),
     [
         ("c/a", "c/a/b", "cannot be a file and a folder"),
         ("a", "a/b/c", "cannot be a file and a folder"),
@@ -116,9 +116,9 @@ def test_a_key_may_be_as_long_as_the_longest() -> None:
         ("c/A/b", "c/a/c", "on some file systems"),
     ],
 )
-def test_the_error_names_the_kind_of_collision(there: str, key: str, reason: str) -> None:
+def test_the_error_names_the_kind_of_collision(taken: str, key: str, reason: str) -> None:
     names = TakenPaths()
-    names.add(there)
+    names.add(taken)
     error = path_error(key, names)
     assert error is not None
     assert reason in error.what
@@ -133,12 +133,12 @@ def test_a_key_is_shown_in_one_short_line(key: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("key", GOOD, ids=ascii)
-def test_a_key_that_can_be_a_path_is_taken(key: str) -> None:
+def test_a_key_that_can_be_a_path_is_accepted(key: str) -> None:
     assert path_problem(key) is None
 
 
 @pytest.mark.parametrize(
-    ("there", "key"),
+    ("taken", "key"),
     [
         ("c/a", "c/a/b"),
         ("c/a/b", "c/a"),
@@ -153,13 +153,13 @@ def test_a_key_that_can_be_a_path_is_taken(key: str) -> None:
     ],
     ids=ascii,
 )
-def test_the_second_of_two_keys_that_are_the_same_on_some_system_is_refused(there: str, key: str) -> None:
+def test_a_key_that_equals_another_on_some_system_is_refused(taken: str, key: str) -> None:
     names = TakenPaths()
-    names.add(there)
+    names.add(taken)
     error = path_error(key, names)
     assert error is not None
     assert error.code.name == "PATH_COLLIDES"
-    assert shown(there) in error.what or shown(there.rpartition("/")[0] + "/") in error.what
+    assert shown(taken) in error.what or shown(taken.rpartition("/")[0] + "/") in error.what
     assert path_error("else/other", names) is None
 
 
@@ -180,8 +180,8 @@ keys = st.lists(parts, min_size=1, max_size=5).map("/".join)
 
 @given(st.lists(keys, max_size=8))
 def test_accepted_paths_never_escape_hide_or_collide(given_keys: list[str]) -> None:
-    there = TakenPaths()
-    good = [key for key in sorted(given_keys, key=str.encode) if path_error(key, there) is None]
+    taken = TakenPaths()
+    good = [key for key in sorted(given_keys, key=str.encode) if path_error(key, taken) is None]
     seen: dict[str, tuple[str, bool]] = {}
     for path in set(good):
         names = path.split("/")
@@ -249,4 +249,4 @@ def test_clusters_namespaces_and_objects_are_selected() -> None:
     assert not [key for key in wrong if layout.takes(key)]
     only = Layout(namespaces=(("default",), ()))
     assert only.takes("c/default/x")
-    assert not only.takes("c/cluster.yaml"), "a file without a namespace is in none of the selected ones"
+    assert not only.takes("c/cluster.yaml"), "a file without a namespace is in no selected namespace"

@@ -22,13 +22,13 @@ class Requests:
     """Requests removals, as the scans of one sync do."""
 
     def __init__(self, share: float = 0.25, count: int = 1000) -> None:
-        self.kept = InMemoryOwnership()
+        self.ownership = InMemoryOwnership()
         self.limits = Limits(share, count, HOUR)
         self.clusters = ["east", "west"]
         self.total = 40
 
     def __call__(self, gone: Mapping[str, GoneFiles], context: StepContext | None = None) -> set[str]:
-        owned = self.kept.owned(Layout())
+        owned = self.ownership.owned(Layout())
         limiter = Limiter("sync", self.limits, owned, context or StepContext(lambda: 60.0))
         source = SourceView(lambda: self.clusters, lambda _: True, lambda: self.total)
         return {key.partition("/")[0] for key in limiter.refused(gone, source)}
@@ -65,15 +65,15 @@ def test_a_file_that_reappeared_counts_again() -> None:
     assert ask(again) == {"east"}
 
 
-def test_a_removal_that_an_earlier_run_left_undone_counts_once_among_the_files() -> None:
-    """The file still exists, so it does not count as removed as well."""
+def test_a_removal_left_undone_by_an_earlier_run_counts_once() -> None:
+    """The file still exists, so it does not also count as removed."""
     ask, removed = Requests(), dict.fromkeys(("run 1", "run 2", "run 3"), 0)
     first, second, third = (StepContext(lambda: 60.0, run=run, removed=removed.__getitem__) for run in removed)
     assert ask({"east": GoneFiles(files("east", 0), 7)}, first) == set()
     assert ask({"east": GoneFiles(files("east", 1), 7)}, second) == {"east"}, "two of seven would be removed"
     removed["run 1"] = 1
     assert ask({"east": GoneFiles(files("east", 1), 7)}, third) == set(), (
-        "a file appeared since: two of eight are removed"
+        "there is a new file: two of eight are removed"
     )
 
 

@@ -1,4 +1,4 @@
-"""The detection of Secrets at every depth and in every form, and its limits."""
+"""The detection of Kubernetes Secrets in every form and at every depth, and its limits."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def zipped(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def behind(data: bytes) -> bytes:
-    """Return data preceded by compressed data of another form."""
+def after_other_data(data: bytes) -> bytes:
+    """Return data preceded by data of another compression format."""
     return (bz2.compress if data.startswith(b"\x1f\x8b") else gzip.compress)(b"x") + data
 
 
@@ -36,7 +36,7 @@ WRAPPINGS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "tar": lambda data: packed({"x": data}),
     "zip": zipped,
     "base64": base64.b64encode,
-    "behind": behind,
+    "behind": after_other_data,
     "text": lambda data: json.dumps({"kind": "ConfigMap", "data": {"x": data.decode("latin-1")}}).encode(),
 }
 
@@ -73,7 +73,7 @@ def test_the_unpacked_bytes_of_an_object_are_limited(monkeypatch: pytest.MonkeyP
 
 
 def test_a_large_text_that_names_a_secret_is_not_clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its documents are not parsed, so they cannot be judged."""
+    """Its documents are too large to be parsed."""
     monkeypatch.setattr(secrets_detection, "LARGEST", 5_000)
     filler = b"a: nothing\n" * 600
     assert inspect([filler + b"the Secret data\n" + filler]) is Verdict.UNSEEN
@@ -143,7 +143,7 @@ def test_json_documents_may_follow_each_other_without_a_separator(name: str) -> 
     assert inspect([ADJACENT[name]]) is Verdict.SECRET
 
 
-def test_harmless_ones_are_not_suspected() -> None:
+def test_adjacent_documents_that_are_not_secrets_are_clean() -> None:
     assert inspect([b'{"a": {"kind": "Secret"}}{"data": {"x": "y"}}\n']) is Verdict.CLEAN
 
 
@@ -155,7 +155,7 @@ def test_binary_values_need_not_be_text(value: str) -> None:
 
 
 def test_text_with_zeros_is_left_out_completely() -> None:
-    """The encoding that a parser would assume is unknown."""
+    """It is unknown which encoding a parser would assume."""
     assert without_secrets(CONFIG + b"---\n" + YAML) == CONFIG
     assert without_secrets(CONFIG + b"...\n" + YAML) == CONFIG + b"...\n"
     assert without_secrets(CONFIG + b"\0\n---\n" + YAML) is None
@@ -163,13 +163,13 @@ def test_text_with_zeros_is_left_out_completely() -> None:
 
 def test_the_time_is_checked_regularly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets_detection, "_CLOCK_INTERVAL", 5_000)
-    looks = 0
+    checks = 0
 
     def over() -> bool:
-        nonlocal looks
-        looks += 1
+        nonlocal checks
+        checks += 1
         return False
 
     documents = (CONFIG + b"of: the Secret\n---\n") * 200
     assert inspect([documents], over) is Verdict.CLEAN
-    assert 5 < looks <= 50
+    assert 5 < checks <= 50

@@ -1,4 +1,4 @@
-"""Kubernetes Secrets stay out of git: left out or encrypted, and nothing else changes by a byte."""
+"""Kubernetes Secrets are left out or encrypted, and nothing else is changed."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def _unzstd(data: bytes) -> bytes:
 
 
 def exposes(data: bytes) -> bool:
-    """Return True if the planted value is in data, also encoded or compressed."""
+    """Return True if data contains the planted value, plain, encoded or compressed."""
     value = PLANTED.encode()
     encoded = base64.b64encode(value)
     inner = [base64.b64encode(b"x" * skip + value)[4:-4] for skip in range(3)]
@@ -68,7 +68,7 @@ def exposes(data: bytes) -> bool:
 
 def test_the_planted_value_is_found_in_the_examples() -> None:
     hidden = {name for name, (_, data) in WAYS.items() if not exposes(data)}
-    # Their values are escaped or packed beyond what the search undoes; they must be left out completely.
+    # The search cannot find values that are escaped or packed in these ways; the filter must leave them out completely.
     assert len(hidden) < 12, hidden
 
 
@@ -280,7 +280,7 @@ def test_chunks_of_any_size_give_the_same_verdict() -> None:
         assert inspect(data[at : at + 7] for at in range(0, len(data), 7)) is Verdict.CLEAN, name
 
 
-# -- every form inside every other ---------------------------------------------------------------------------------------
+# -- nested forms ------------------------------------------------------------------------------------------------------
 
 WRAPPINGS = [
     gzip.compress,
@@ -314,7 +314,7 @@ def test_the_quick_test_accepts_only_objects_that_an_inspection_finds_clean(text
 
 
 @given(st.binary(max_size=3000))
-def test_no_bytes_break_the_inspection(data: bytes) -> None:
+def test_any_bytes_can_be_inspected(data: bytes) -> None:
     for head in (b"", b"\x1f\x8b\x08", b"(\xb5/\xfd", b"PK\x03\x04", b"Secret data\0", b"\xfd7zXZ\0", b"BZh91AY&SY"):
         assert inspect([head + data]) in Verdict
 

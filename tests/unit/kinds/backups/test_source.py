@@ -1,4 +1,4 @@
-"""Reading stops when the time of the step is over, even within one object."""
+"""Reading ends with the time of the step, even within one object."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class _Bucket:
 
 
 def read(objects: dict[str, bytes], checks: int) -> list[ObjectContent]:
-    """Read the objects one at a time; the time is over after so many checks of the clock."""
+    """Read the objects one at a time; the time is over after ``checks`` checks of the clock."""
     left = iter(range(checks))
     bucket = cast("Bucket", _Bucket(objects))
     reader = Reader(bucket, SecretsFilter(SecretsPolicy.LEAVE_OUT), 1_000_000, 1, lambda key: key)

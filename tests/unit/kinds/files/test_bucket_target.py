@@ -10,6 +10,7 @@ import pytest
 
 from syncline.clients.http.client import Http
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.files import bucket_target
 from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
@@ -22,22 +23,22 @@ SMALL: Final = 1024
 """Bytes of a part in tests with uploads."""
 SEVERAL: Final = bytes(range(256)) * 20
 """An object of five parts of SMALL bytes."""
-SORTS: Final = pytest.mark.parametrize("near", [False, True], ids=["sent", "copied"])
+EACH_WRITE: Final = pytest.mark.parametrize("near", [False, True], ids=["sent", "copied"])
 
 
 @dataclass
-class Facts:
-    """Facts in memory. ``learnt`` lists each that was remembered, in order."""
+class Facts(ProcessFacts):
+    """Facts in memory. ``remembered`` lists them in order."""
 
     values: dict[str, str] = field(default_factory=dict)
-    learnt: list[tuple[str, str]] = field(default_factory=list)
+    remembered: list[tuple[str, str]] = field(default_factory=list)
 
     def recall(self, key: str) -> str | None:
         return self.values.get(key)
 
     def remember(self, key: str, value: str, seconds: float = 0.0) -> None:  # noqa: ARG002 - nothing expires here
         self.values[key] = value
-        self.learnt.append((key, value))
+        self.remembered.append((key, value))
 
     def forget(self, key: str) -> None:
         self.values.pop(key, None)
@@ -45,7 +46,7 @@ class Facts:
 
 @dataclass
 class Buckets:
-    """A source and a target bucket of one server, and what functions share."""
+    """A source and a target bucket of one server, and the facts that functions share."""
 
     server: S3Server
     facts: Facts = field(default_factory=Facts)
@@ -97,7 +98,7 @@ def buckets() -> Iterator[Buckets]:
 
 @pytest.fixture
 def small_parts(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make objects of more than 2 KiB large ones, and their parts 1 KiB; one copy takes at most 2 KiB."""
+    """Reduce parts to 1 KiB and the largest copy to 2 KiB, so that objects of more than 2 KiB are large."""
     monkeypatch.setattr(bucket_target, "COPY_PART", SMALL)
     monkeypatch.setattr(bucket_target, "PART_SIZE", SMALL)
     monkeypatch.setattr(bucket_target, "MAX_COPY", 2 * SMALL)
@@ -105,9 +106,9 @@ def small_parts(buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class TestConditions:
-    """The first write shows if a service honours conditions; no other one tries again."""
+    """The first write shows whether a service honours conditions; no other write tests it again."""
 
-    @SORTS
+    @EACH_WRITE
     @pytest.mark.parametrize("honours", [False, True])
     def test_the_first_write_shows_whether_conditions_are_honoured(
         self, buckets: Buckets, *, near: bool, honours: bool
@@ -119,18 +120,18 @@ class TestConditions:
         assert not target.creates_safely(1)
         assert isinstance(target.put(buckets.put("a")), PutResult)
         assert target.creates_safely(1) == honours
-        assert [is_conditional(each) for each in buckets.writes()] == [True, True], "the write, and the trial"
+        assert [is_conditional(each) for each in buckets.writes()] == [True, True], "the write, and the test"
         fact = (f"conditions:{'copy' if near else 'put'}:{target.name}", "yes" if honours else "no")
-        assert buckets.facts.learnt == [fact]
+        assert buckets.facts.remembered == [fact]
         target.put(buckets.put("b"))
         other = buckets.target(near=near)
         assert other.creates_safely(1) == honours
         other.put(buckets.put("c"))
         assert [is_conditional(each) for each in buckets.writes()[2:]] == [honours, honours]
-        assert buckets.facts.learnt == [fact]
+        assert buckets.facts.remembered == [fact]
         assert buckets.objects == {"a": b"a", "b": b"b", "c": b"c"}
 
-    @SORTS
+    @EACH_WRITE
     def test_a_foreign_object_is_not_overwritten(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", b"mine")
         buckets.server.put("target", "a", b"theirs")
@@ -143,16 +144,16 @@ class TestConditions:
         target.put(buckets.put("a", existing=target.stat("a")))
         assert buckets.objects == {"a": b"mine"}
 
-    @SORTS
+    @EACH_WRITE
     def test_a_sync_that_may_overwrite_sets_no_conditions(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", b"mine")
         buckets.server.put("target", "a", b"theirs")
         buckets.target(near=near).put(buckets.put("a", guarded=False))
         assert [is_conditional(each) for each in buckets.writes()] == [False]
         assert buckets.objects == {"a": b"mine"}
-        assert buckets.facts.learnt == []
+        assert buckets.facts.remembered == []
 
-    @SORTS
+    @EACH_WRITE
     @pytest.mark.parametrize("status", [400, 501])
     def test_a_service_without_conditions_is_written_without_them(
         self, buckets: Buckets, *, near: bool, status: int
@@ -169,9 +170,9 @@ class TestConditions:
         assert buckets.objects == {"a": b"a", "b": b"b", "c": b"c"}
 
     @pytest.mark.usefixtures("small_parts")
-    @SORTS
+    @EACH_WRITE
     @pytest.mark.parametrize("size", [2 * SMALL, 5 * SMALL])
-    def test_a_large_object_is_written_without_them_if_it_comes_first(
+    def test_a_first_large_object_is_written_without_conditions(
         self, buckets: Buckets, *, near: bool, size: int
     ) -> None:
         buckets.refuse_conditions()
@@ -183,9 +184,9 @@ class TestConditions:
         assert not buckets.server.uploads
 
     @pytest.mark.usefixtures("small_parts")
-    @SORTS
+    @EACH_WRITE
     def test_only_an_object_of_one_request_is_created_safely(self, buckets: Buckets, *, near: bool) -> None:
-        """Of an upload in parts only the last request is refused, after all bytes were sent."""
+        """In an upload of parts, only the last request is refused, after all bytes were sent."""
         buckets.server.put("source", "a", b"a")
         target = buckets.target(near=near)
         target.put(buckets.put("a"))
@@ -197,10 +198,10 @@ class TestConditions:
         buckets.server.hook = lambda method, *_: (400, {}, b"no") if method == "PUT" else None
         target = buckets.target(near=False)
         assert failed(lambda: target.put(buckets.put("a"))) == "REFUSED"
-        assert buckets.facts.learnt == []
+        assert buckets.facts.remembered == []
         assert buckets.objects == {}
 
-    def test_a_refusal_after_conditions_were_honoured_is_no_reason_to_write_without(self, buckets: Buckets) -> None:
+    def test_conditions_are_kept_after_a_refusal_if_they_were_honoured(self, buckets: Buckets) -> None:
         for key in "ab":
             buckets.server.put("source", key, key.encode())
         target = buckets.target(near=False)
@@ -212,7 +213,7 @@ class TestConditions:
 
 @pytest.mark.usefixtures("small_parts")
 class TestUploads:
-    """An upload for which a function has no time is continued by another one."""
+    """An upload that one function cannot finish is resumed by another."""
 
     @staticmethod
     def for_parts(count: int) -> Callable[[], float]:
@@ -220,16 +221,16 @@ class TestUploads:
         left = iter([60.0] * count)
         return lambda: next(left, PART_SECONDS / 2)
 
-    def begun(self, buckets: Buckets, *, near: bool, count: int = 2) -> str:
+    def begin_upload(self, buckets: Buckets, *, near: bool, count: int = 2) -> str:
         """Begin the upload of ``a``, for which there is time for ``count`` parts; return its ID."""
         buckets.server.put("source", "a", SEVERAL)
         answer = buckets.target(near=near).put(buckets.put("a", left=self.for_parts(count)))
         assert answer == UnfinishedPut(count)
-        (number,) = buckets.server.uploads
+        (upload_id,) = buckets.server.uploads
         assert buckets.objects == {}
-        return number
+        return upload_id
 
-    @SORTS
+    @EACH_WRITE
     def test_an_object_that_became_large_since_the_scan_is_sent_in_parts(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
         seen = ObjectHead(md5(b"small"), 5)
@@ -244,27 +245,27 @@ class TestUploads:
         asked = [each for each in buckets.server.requests if each.operation in ("UploadPart", "UploadPartCopy")]
         return [(each.query["uploadId"], each.query["partNumber"]) for each in asked]
 
-    @SORTS
+    @EACH_WRITE
     def test_another_function_resumes_the_upload(self, buckets: Buckets, *, near: bool) -> None:
-        number = self.begun(buckets, near=near)
+        upload_id = self.begin_upload(buckets, near=near)
         assert buckets.target(near=near).put(buckets.put("a", left=self.for_parts(1))) == UnfinishedPut(3)
         done = buckets.target(near=near).put(buckets.put("a"))
         assert isinstance(done, PutResult)
         assert done.sent == (0 if near else 2 * SMALL), "bytes are counted by the function that sent them"
-        assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
+        assert self.parts(buckets) == [(upload_id, str(part)) for part in range(1, 6)]
         assert buckets.objects == {"a": SEVERAL}
         assert done.file.version == buckets.server.objects["target"]["a"].etag
         assert not buckets.server.uploads
         assert not [key for key in buckets.facts.values if key.startswith("upload:")]
 
-    @SORTS
-    def test_a_function_without_any_time_is_no_failure(self, buckets: Buckets, *, near: bool) -> None:
-        number = self.begun(buckets, near=near, count=0)
+    @EACH_WRITE
+    def test_an_upload_without_time_for_a_part_is_no_failure(self, buckets: Buckets, *, near: bool) -> None:
+        upload_id = self.begin_upload(buckets, near=near, count=0)
         assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
-        assert {upload for upload, _ in self.parts(buckets)} == {number}
+        assert {upload for upload, _ in self.parts(buckets)} == {upload_id}
 
-    @SORTS
-    def test_a_request_for_which_there_is_no_time_is_no_failure(self, buckets: Buckets, *, near: bool) -> None:
+    @EACH_WRITE
+    def test_a_part_without_time_is_no_failure(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
         http = Http(QUICK)
 
@@ -274,11 +275,11 @@ class TestUploads:
             return 60.0
 
         assert buckets.target(near=near, http=http).put(buckets.put("a", left=left)) == UnfinishedPut(2)
-        (number,) = buckets.server.uploads
+        (upload_id,) = buckets.server.uploads
         assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
-        assert self.parts(buckets) == [(number, str(part)) for part in range(1, 6)]
+        assert self.parts(buckets) == [(upload_id, str(part)) for part in range(1, 6)]
 
-    @SORTS
+    @EACH_WRITE
     def test_an_upload_that_fails_temporarily_is_resumed(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
 
@@ -290,39 +291,39 @@ class TestUploads:
         assert isinstance(answer, UnfinishedPut)
         assert answer.error is not None
         assert (answer.parts, answer.error.code.name) == (2, "SERVER_ERROR")
-        (number,) = buckets.server.uploads
+        (upload_id,) = buckets.server.uploads
         buckets.server.hook = lambda *_: None
         assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
-        assert {upload for upload, _ in self.parts(buckets)} == {number}
+        assert {upload for upload, _ in self.parts(buckets)} == {upload_id}
         assert buckets.objects == {"a": SEVERAL}
 
-    @SORTS
+    @EACH_WRITE
     def test_a_replaced_object_is_sent_from_its_beginning(self, buckets: Buckets, *, near: bool) -> None:
-        number = self.begun(buckets, near=near)
+        upload_id = self.begin_upload(buckets, near=near)
         buckets.server.put("source", "a", SEVERAL[::-1])
         assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
-        assert [part for upload, part in self.parts(buckets) if upload != number] == ["1", "2", "3", "4", "5"]
+        assert [part for upload, part in self.parts(buckets) if upload != upload_id] == ["1", "2", "3", "4", "5"]
         assert buckets.objects == {"a": SEVERAL[::-1]}
         assert not buckets.server.uploads, "the old one is aborted"
 
-    @SORTS
+    @EACH_WRITE
     def test_a_lost_upload_is_begun_again(self, buckets: Buckets, *, near: bool) -> None:
-        number = self.begun(buckets, near=near)
+        upload_id = self.begin_upload(buckets, near=near)
         buckets.server.uploads.clear()
         assert isinstance(buckets.target(near=near).put(buckets.put("a")), PutResult)
-        assert len([part for upload, part in self.parts(buckets) if upload != number]) == 5
+        assert len([part for upload, part in self.parts(buckets) if upload != upload_id]) == 5
         assert buckets.objects == {"a": SEVERAL}
 
     def test_parts_of_another_length_are_sent_again(self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Parts that a service copies are larger than those that are sent, and a sync may change from one to the other."""
+        """Copied parts are larger than sent parts, and a sync may change from one to the other."""
         monkeypatch.setattr(bucket_target, "COPY_PART", 2 * SMALL)
-        self.begun(buckets, near=True)
+        self.begin_upload(buckets, near=True)
         assert isinstance(buckets.target(near=False).put(buckets.put("a")), PutResult)
         assert buckets.objects == {"a": SEVERAL}
 
-    @SORTS
+    @EACH_WRITE
     def test_a_failure_leaves_nothing_behind(self, buckets: Buckets, *, near: bool) -> None:
-        self.begun(buckets, near=near)
+        self.begin_upload(buckets, near=near)
         buckets.server.hook = lambda _method, _bucket, _key, query: (
             (403, {}, b"") if query.get("partNumber") == "4" else None
         )
@@ -331,8 +332,8 @@ class TestUploads:
         assert not buckets.facts.values
         assert buckets.objects == {}
 
-    @SORTS
-    def test_an_object_replaced_between_two_parts_is_not_put_together(self, buckets: Buckets, *, near: bool) -> None:
+    @EACH_WRITE
+    def test_an_object_replaced_between_two_parts_is_not_written(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", SEVERAL)
 
         def left() -> float:
@@ -345,9 +346,9 @@ class TestUploads:
         assert not buckets.server.uploads
         assert buckets.objects == {}
 
-    @SORTS
-    def test_a_foreign_object_that_came_meanwhile_is_kept(self, buckets: Buckets, *, near: bool) -> None:
-        self.begun(buckets, near=near)
+    @EACH_WRITE
+    def test_a_foreign_object_created_during_the_upload_is_kept(self, buckets: Buckets, *, near: bool) -> None:
+        self.begin_upload(buckets, near=near)
         buckets.server.put("target", "a", b"theirs")
         assert failed(lambda: buckets.target(near=near).put(buckets.put("a"))) == "TARGET_CHANGED"
         assert buckets.objects == {"a": b"theirs"}
@@ -357,7 +358,7 @@ class TestUploads:
 class TestReplaced:
     """Objects that are replaced at the source."""
 
-    @SORTS
+    @EACH_WRITE
     def test_an_object_replaced_since_the_scan_is_written_in_its_present_version(
         self, buckets: Buckets, *, near: bool
     ) -> None:
@@ -367,11 +368,11 @@ class TestReplaced:
         assert (done.head.etag, done.head.size) == (md5(b"now"), 3)
         assert buckets.objects == {"a": b"now"}
 
-    @SORTS
-    def test_one_replaced_while_it_is_read_is_not_written(self, buckets: Buckets, *, near: bool) -> None:
+    @EACH_WRITE
+    def test_an_object_replaced_while_it_is_read_is_not_written(self, buckets: Buckets, *, near: bool) -> None:
         """Some services give the bytes of both objects to one read; a copy is refused.
 
-        What was written and not recorded would be nobody's if the object was deleted.
+        A file written without a record would be foreign if the object was deleted.
         """
         buckets.server.put("source", "a", b"first")
 
@@ -384,7 +385,7 @@ class TestReplaced:
         assert buckets.objects == {}
 
 
-@SORTS
+@EACH_WRITE
 class TestRenameAndRemove:
     def stat(self, target: BucketTarget, path: str) -> TargetFile:
         existing = target.stat(path)
@@ -411,7 +412,7 @@ class TestRenameAndRemove:
         existing = self.stat(target, "old")
         buckets.server.put("target", "old", b"theirs")
         assert failed(lambda: target.rename("old", "new", existing)) == "TARGET_CHANGED"
-        assert buckets.objects == {"old": b"theirs"}, "and nobody's object is copied to the new path"
+        assert buckets.objects == {"old": b"theirs"}, "and no object is copied to the new path"
 
     def test_a_rename_whose_copy_is_missing_removes_nothing(
         self, buckets: Buckets, monkeypatch: pytest.MonkeyPatch, *, near: bool
@@ -423,7 +424,7 @@ class TestRenameAndRemove:
         assert failed(lambda: target.rename("old", "new", existing)) == "NOT_ARRIVED"
         assert buckets.objects == {"old": b"mine"}
 
-    def test_a_rename_of_nothing(self, buckets: Buckets, *, near: bool) -> None:
+    def test_a_rename_of_an_absent_object_fails(self, buckets: Buckets, *, near: bool) -> None:
         target = buckets.target(near=near)
         assert failed(lambda: target.rename("old", "new", TargetFile("e", "e", 1))) == "NOT_FOUND"
 
@@ -436,9 +437,9 @@ class TestRenameAndRemove:
         assert buckets.objects == {"a": b"theirs"}
         target.remove("a", self.stat(target, "a"))
         assert buckets.objects == {}
-        target.remove("a", existing)  # what is gone is no failure
+        target.remove("a", existing)  # removing an absent object is no failure
 
-    def test_both_work_if_only_puts_support_conditions(self, buckets: Buckets, *, near: bool) -> None:
+    def test_renames_and_removals_work_if_only_puts_support_conditions(self, buckets: Buckets, *, near: bool) -> None:
         buckets.server.put("source", "a", b"mine")
         target = buckets.target(near=near)
         target.put(buckets.put("a"))
@@ -451,18 +452,18 @@ class TestRenameAndRemove:
 
     @pytest.mark.parametrize("known", [False, True])
     def test_a_rename_works_if_copies_support_no_conditions(self, buckets: Buckets, *, near: bool, known: bool) -> None:
-        """It says nothing about other writes, and is done although another write was refused on its condition."""
+        """It says nothing about other writes, and works although another write was refused for its condition."""
         buckets.server.put("source", "a", b"mine")
         target = buckets.target(near=near)
         target.put(buckets.put("a", guarded=known))
-        learnt = list(buckets.facts.learnt)
-        assert len(learnt) == known
+        remembered = list(buckets.facts.remembered)
+        assert len(remembered) == known
         buckets.refuse_conditions(of=("PUT",))
         target.rename("a", "b", self.stat(target, "a"))
         assert buckets.objects == {"b": b"mine"}
-        assert buckets.facts.learnt == learnt
+        assert buckets.facts.remembered == remembered
 
 
-def test_a_service_that_states_no_etag_has_a_version_nevertheless() -> None:
+def test_a_file_without_an_etag_has_a_version() -> None:
     assert file_of("", 4) == TargetFile(UNSTATED, None, 4)
     assert PutRequest("a", None, "a", None, None, True, lambda: 1.0).condition == IF_ABSENT  # type: ignore[arg-type]

@@ -42,13 +42,13 @@ RECORDS = st.builds(
     mode_time=st.none() | st.floats(0, 1e9),
     internal_id=st.text(max_size=2),
 )
-WAS = st.builds(PreviousRecord, KEYS, RECORDS.map(lambda record: replace(record, previous=None)))
+PREVIOUS_RECORDS = st.builds(PreviousRecord, KEYS, RECORDS.map(lambda record: replace(record, previous=None)))
 Objects = dict[str, tuple[str, int]]
 Recorded = dict[str, tuple[tuple[str, int], str, bool]]
 
 
 def listing(files: list[ListedObject], start: str = "") -> TargetListing:
-    """Return a target's listing, which can be opened again behind a name."""
+    """Return a target's listing, which can be opened after any name."""
 
     def opened(after: str) -> Generator[ListedObject]:
         yield from (each for each in files if not after or each.key > start + after)
@@ -80,18 +80,18 @@ def run(
 
 
 def action_for(source: Objects, target: Objects, records: Recorded, name: str) -> Action:
-    """Return the action by the rules, written down independently of the code."""
-    here, existing, known = source.get(name), target.get(name), records.get(name)
+    """Return the action according to the rules, written independently of the code."""
+    current, existing, known = source.get(name), target.get(name), records.get(name)
     ours = existing is not None and known is not None and known[1] == existing[0]
-    if here is None:
+    if current is None:
         if known is None or existing is None:
             return Action.NOTHING
         return Action.REMOVE if ours else Action.CONFLICT
     if existing is None:
         return Action.CREATE
-    if ours and known is not None and known[0] == here and existing[1] == here[1]:
+    if ours and known is not None and known[0] == current and existing[1] == current[1]:
         return Action.EQUAL
-    if existing == here:
+    if existing == current:
         return Action.ADOPT
     return Action.REPLACE if ours else Action.CONFLICT
 
@@ -152,7 +152,7 @@ def test_a_second_pass_over_equal_sides_has_nothing_to_do(source: Objects, targe
     assert (changes, again.adopted, again.checks, again.equal) == ([], {}, [], len(source))
 
 
-def test_another_time_is_checked_and_is_no_difference() -> None:
+def test_another_time_is_checked_but_is_no_difference() -> None:
     record = ("a", Record("e", 1, 6, "e").to_row())
     source, target = [ListedObject("a", "e", 1, 7.0)], [ListedObject("a", "e", 1, 0.0)]
     comparison = ListingComparison(
@@ -165,14 +165,14 @@ def test_another_time_is_checked_and_is_no_difference() -> None:
 
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_file_of_another_size_is_not_equal_even_if_its_record_is(*, verified: bool) -> None:
-    """A service kept fewer bytes than it was sent, and states their ETag: verify refused the file."""
+    """A service kept only a part of the bytes and states the ETag of the part: verify refused the file."""
     comparison, changes = run({"a": ("e", 3)}, {"a": ("x", 2)}, {"a": (("e", 3), "x", verified)})
     assert [change.action for change in changes] == [Action.REPLACE]
     assert comparison.adopted == {}
 
 
 def test_a_file_that_was_created_again_is_another_removal() -> None:
-    """So its removal counts again, although its name was reserved before."""
+    """Its removal counts again, although its name was reserved before."""
     digests = set()
     for etag, modified in (("e", 7), ("e", 8), ("f", 8)):
         change = FileChange("s/a", "a", Action.REMOVE, None, Record(etag, 3, modified, etag))
@@ -217,8 +217,8 @@ def test_renames_are_the_pairs_that_are_not_ambiguous(
 
 
 @pytest.mark.parametrize("etag", ["", "e"])
-def test_nothing_is_known_of_files_without_etags(etag: str) -> None:
-    """Some services list none: files of equal size are no renames then."""
+def test_files_without_etags_are_no_renames(etag: str) -> None:
+    """Some services list no ETags; equal sizes are not enough."""
     gone = FileChange("s/old", "old", Action.REMOVE, None, Record(etag, 3, 7, "v"))
     new = FileChange("s/new", "new", Action.CREATE, ListedObject("s/new", etag, 3, 7.0), None)
     assert renames_among([gone, new]) == ({"s/new": "s/old"} if etag else {})
@@ -230,23 +230,23 @@ def test_renames_of_two_windows_are_added() -> None:
     assert tally == Tally(gone=1, renamed=5)
 
 
-class TestTurns:
+class TestRechecks:
     NAMES: Final = [f"photos/{number:05}.jpg" for number in range(300)]
 
     @settings(max_examples=30)
     @given(st.lists(st.floats(0.05, 0.6), min_size=1, max_size=12), st.floats(0, 1e9))
     def test_every_name_is_due_once_in_a_period(self, steps: list[float], begin: float) -> None:
         """For any times of the scans, no name is skipped, and none is read twice in a period."""
-        period, now, had = 1000.0, begin, dict.fromkeys(self.NAMES, 0)
+        period, now, reads = 1000.0, begin, dict.fromkeys(self.NAMES, 0)
         while now < begin + period:
             for step in steps:
                 following = min(now + step * period, begin + period)
                 turns = RecheckShare(now, following, period)
                 for name in self.NAMES:
-                    had[name] += turns.includes(name)
+                    reads[name] += turns.includes(name)
                 now = following
-        # Rounding may give a name at the very edge of two scans to both or to neither.
-        assert sum(count != 1 for count in had.values()) <= len(steps) * 2
+        # Rounding may assign a name at the boundary of two scans to both or to neither.
+        assert sum(count != 1 for count in reads.values()) <= len(steps) * 2
 
     def test_the_share_grows_with_the_time_since_the_last_scan(self) -> None:
         hourly = RecheckShare(0.0, 3600.0, 7 * 86400.0)
@@ -286,8 +286,8 @@ def test_a_cursor_survives_its_message(cursor: ScanCursor) -> None:
         modified=st.none() | st.integers(0),
         seq=st.text(max_size=3),
         origin_seq=st.text(max_size=3),
-        previous=st.none() | WAS,
-        record=st.none() | st.builds(replace, RECORDS, seq=st.text(max_size=3), previous=st.none() | WAS),
+        previous=st.none() | PREVIOUS_RECORDS,
+        record=st.none() | st.builds(replace, RECORDS, seq=st.text(max_size=3), previous=st.none() | PREVIOUS_RECORDS),
         parts=st.integers(0),
         alone=st.booleans(),
         compared=st.integers(0),
@@ -298,7 +298,10 @@ def test_a_task_survives_its_item(task: Task) -> None:
     assert Task.of(item) == task
 
 
-@given(st.builds(replace, RECORDS, seq=st.text(max_size=3), previous=st.none() | WAS), st.none() | WAS)
+@given(
+    st.builds(replace, RECORDS, seq=st.text(max_size=3), previous=st.none() | PREVIOUS_RECORDS),
+    st.none() | PREVIOUS_RECORDS,
+)
 def test_records_survive_their_rows(record: Record, previous: PreviousRecord | None) -> None:
     read = Record.of_row(record.to_row())
     assert read == record
@@ -306,34 +309,34 @@ def test_records_survive_their_rows(record: Record, previous: PreviousRecord | N
 
 
 class TestFilesOfOthers:
-    """A target's listing is opened again behind many foreign files; a few are skipped one by one."""
+    """After many foreign files, the target's listing is opened again; a few are skipped one by one."""
 
     @staticmethod
     def found(names: list[str], asked: list[str]) -> tuple[list[str | None], list[str], int]:
-        """Find names; return those found, the names behind which the listing was opened, and the number of files read."""
+        """Return the names found, the names after which the listing was opened, and the number of files read."""
         read, opened = 0, list[str]()
 
-        def open_behind(after: str) -> Generator[ListedObject]:
+        def open_after(after: str) -> Generator[ListedObject]:
             nonlocal read
-            opened.append(after.encode().decode())  # as a request would carry it
+            opened.append(after.encode().decode())  # as in a request
             for name in names:
                 if name > after:
                     read += 1
                     yield ListedObject(name, "e", 1, 0.0)
 
-        existing = TargetListing(open_behind, "", "")
+        existing = TargetListing(open_after, "", "")
         found = [existing.find(name) for name in asked]
         return [None if each is None else each.key for each in found], opened, read
 
     @pytest.mark.parametrize("name", ["b", "b\x00", "b\ue000"])
-    def test_many_are_passed_by_a_new_listing(self, name: str) -> None:
+    def test_many_foreign_files_are_skipped_by_a_new_listing(self, name: str) -> None:
         others = [f"a~{number:06}" for number in range(9000)]
         found, opened, read = self.found(sorted([*others, name, "c"]), [name, f"{name}b"])
         assert found == [name, None]
         assert len(opened) <= 2
         assert read <= 2003
 
-    def test_few_are_skipped_one_by_one(self) -> None:
+    def test_few_foreign_files_are_skipped_one_by_one(self) -> None:
         _, opened, read = self.found([*(f"a~{number:04}" for number in range(1900)), "b"], ["b"])
         assert (opened, read) == ([""], 1901)
 

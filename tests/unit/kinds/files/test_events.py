@@ -97,11 +97,11 @@ class TestInstant:
             "\ud800",
         ],
     )
-    def test_anything_else_is_no_time(self, text: str) -> None:
+    def test_other_texts_are_no_times(self, text: str) -> None:
         assert instant(text) is None
 
     @given(st.text())
-    def test_no_text_is_an_error(self, text: str) -> None:
+    def test_any_text_is_accepted(self, text: str) -> None:
         seconds = instant(text)
         assert seconds is None or math.isfinite(seconds)
 
@@ -115,7 +115,7 @@ class TestInstant:
 
 
 class TestOrder:
-    """Of the permissions that are set for one key the latest count: by their times, else as they came."""
+    """The latest permissions of a key count, ordered by their times, or by arrival if they have none."""
 
     @staticmethod
     def mode_after(*events: FileEvent) -> tuple[str, float | None]:
@@ -126,27 +126,27 @@ class TestOrder:
         for order in itertools.permutations(events):
             assert self.mode_after(*order) == (TWO, NOON + 1)
 
-    def test_untimed_ones_count_as_they_came(self) -> None:
+    def test_events_without_a_time_count_in_order_of_arrival(self) -> None:
         for modes in itertools.permutations([ONE, TWO, THREE]):
             assert self.mode_after(*map(mode_event, modes)) == (modes[-1], None)
 
-    def test_more_than_nine_of_them_too(self) -> None:
+    def test_more_than_nine_events_keep_their_order(self) -> None:
         modes = [ONE, TWO] * 10 + [THREE]
         assert self.mode_after(*map(mode_event, modes)) == (THREE, None)
 
-    def test_an_untimed_event_counts_after_a_timed_one_and_before_another(self) -> None:
+    def test_an_event_without_a_time_keeps_its_place_among_timed_events(self) -> None:
         assert self.mode_after(mode_event(ONE, LATER), mode_event(TWO)) == (TWO, None)
         assert self.mode_after(mode_event(TWO), mode_event(ONE, EARLIER)) == (ONE, NOON)
 
-    def test_of_two_events_of_one_time_the_second_counts(self) -> None:
+    def test_the_second_of_two_events_with_one_time_counts(self) -> None:
         assert self.mode_after(mode_event(ONE, EARLIER), mode_event(TWO, EARLIER)) == (TWO, NOON)
         assert self.mode_after(mode_event(TWO, EARLIER), mode_event(ONE, "1764072000")) == (ONE, NOON)
 
-    def test_a_time_that_is_none_is_no_time(self) -> None:
+    def test_an_invalid_time_is_no_time(self) -> None:
         assert self.mode_after(mode_event(ONE, LATER), mode_event(TWO, "nan")) == (TWO, None)
 
-    def test_notifications_count_in_the_order_in_which_they_came(self) -> None:
-        """The order in which a scope names its groups means nothing."""
+    def test_notifications_count_in_order_of_arrival(self) -> None:
+        """The order of the groups in a scope has no meaning."""
         sync = sync_of()
         groups = {
             *groups_of(sync, [mode_event(TWO)], NOW + 10),
@@ -155,7 +155,7 @@ class TestOrder:
         for order in itertools.permutations(groups):
             assert EventScope.of(order).modes == {"in/a": (TWO, None)}
 
-    def test_keys_do_not_meet(self) -> None:
+    def test_keys_do_not_affect_each_other(self) -> None:
         events = [mode_event(ONE, LATER), mode_event(TWO, EARLIER, "/data/b"), mode_event(THREE, path="/elsewhere/a")]
         event_scope = EventScope.of(groups_of(sync_of(), events, NOW))
         assert event_scope.modes == {"in/a": (ONE, NOON + 1), "in/b": (TWO, NOON)}
@@ -165,7 +165,7 @@ class TestOrder:
         st.lists(st.tuples(st.sampled_from([ONE, TWO, THREE]), st.integers(0, 5)), min_size=1, max_size=6), st.data()
     )
     def test_no_order_of_timed_events_matters(self, events: Sequence[tuple[str, int]], data: st.DataObject) -> None:
-        """Unless two of them have one time."""
+        """Events with equal times are excluded."""
         times = {seconds: mode for mode, seconds in events}
         shuffled = data.draw(st.permutations(list(times.items())))
         last = max(times)
@@ -180,7 +180,7 @@ class TestGroups:
         event = FileEvent("rename", "/data/a", "/data/b", None, "")
         assert groups_of(sync_of(), [event], NOW) == ("key:in/a", "key:in/b")
 
-    def test_paths_outside_the_sync_are_passed_over(self) -> None:
+    def test_paths_outside_the_sync_are_ignored(self) -> None:
         sync = sync_of(select={"exclude": ["*.tmp"]})
         events = [FileEvent("create", path, None, None, "") for path in ("/data/a", "/other/a", "/data/b.tmp")]
         assert groups_of(sync, events, NOW) == ("key:in/a",)
@@ -191,7 +191,7 @@ class TestGroups:
         assert caught.value.code.name == "MESSAGE_INVALID"
 
     @given(st.text(min_size=1).filter(lambda name: not has_dot_segment(name)), st.sampled_from([ONE, TWO]))
-    def test_any_key_travels(self, name: str, mode: str) -> None:
+    def test_a_scope_can_carry_any_key(self, name: str, mode: str) -> None:
         event_scope = EventScope.of(groups_of(sync_of(), [mode_event(mode, path=f"/data/{name}")], NOW))
         assert event_scope.keys == {f"in/{name}"}
         assert event_scope.modes == {f"in/{name}": (mode, None)}
@@ -229,10 +229,12 @@ class TestModes:
             "rw-r--r--\n",
         ],
     )
-    def test_others_are_refused(self, mode: str) -> None:
+    def test_invalid_permissions_are_refused(self, mode: str) -> None:
         assert "not of the form rw-r--r--" in refusal(body(mode=mode))
         assert "not of the form rw-r--r--" in refusal({"events": [body(mode=mode)]})
-        assert len(manager_events_in({"events": [body(), body(mode=mode), body("create")]})) == 2, "it alone is lost"
+        assert len(manager_events_in({"events": [body(), body(mode=mode), body("create")]})) == 2, (
+            "only the invalid event is lost"
+        )
 
     @pytest.mark.parametrize("mode", [None, 644, ["rw-r--r--"]])
     def test_permissions_must_be_text(self, mode: Any) -> None:
@@ -246,7 +248,7 @@ class TestModes:
         "value",
         [None, 7, [], "text", {}, {"events": {}}, body("melt"), body(path=""), body("move"), body(metadata=None)],
     )
-    def test_what_is_no_event_is_refused(self, value: Any) -> None:
+    def test_invalid_events_are_refused(self, value: Any) -> None:
         assert refusal(value).startswith("an event of the file manager")
 
     def test_one_event_or_a_list(self) -> None:
@@ -255,14 +257,14 @@ class TestModes:
         assert groups_in(sync_of(), {"events": []}, NOW) == ()
 
 
-def test_a_path_outside_the_sync_is_passed_over_alone() -> None:
-    """A file that is moved into the folder of a sync has one path outside it."""
+def test_only_the_path_outside_the_sync_is_ignored() -> None:
+    """A file that is moved into the folder of a sync has one path outside."""
     moved = FileEvent("move", "/elsewhere/a", "/data/a", None, "")
     assert groups_of(sync_of(), [moved], NOW) == ("key:in/a",)
     assert groups_of(sync_of(), [replace(moved, path="/data/b", new_path="/elsewhere/b")], NOW) == ("key:in/b",)
 
 
-def test_of_a_notification_the_keys_of_the_sync_count() -> None:
+def test_only_keys_of_the_sync_in_a_notification_count() -> None:
     def record(bucket: str, key: str) -> dict[str, Any]:
         return {
             "eventVersion": "2.1",

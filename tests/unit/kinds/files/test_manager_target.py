@@ -39,7 +39,7 @@ class Files:
         return FileManagerTarget(client, name, None, None)
 
     def written(self, key: str, content: bytes, existing: TargetFile | None = None) -> PutResult:
-        """Bring an object to the file manager."""
+        """Write an object to the file manager."""
         self.s3.put("source", key, content)
         put = PutRequest(ROOT + key, bucket_of(self.s3, "source"), key, None, existing, True, lambda: 60.0, "run-1")
         done = self.target().put(put)
@@ -59,9 +59,9 @@ def files() -> Iterator[Files]:
 
 
 class TestMark:
-    """The mark in a file's metadata is bound to path, size, ETag and address."""
+    """The mark in a file's metadata depends on path, size, ETag and address."""
 
-    def test_a_file_that_we_wrote_shows_it(self, files: Files) -> None:
+    def test_a_file_that_we_wrote_is_marked(self, files: Files) -> None:
         done = files.written("a", b"content")
         existing = files.stat(f"{ROOT}a")
         assert existing == done.file
@@ -70,7 +70,7 @@ class TestMark:
         assert existing.equals(md5(b"content"), 7)
 
     def test_a_file_that_is_kept_short_has_the_version_of_its_own_size(self, files: Files) -> None:
-        """So it is ours, and is written again, although its mark does not hold."""
+        """It is ours and is written again, although its mark is not valid."""
         answer = {"operation": "create", "file_path": f"{ROOT}a", "internal_id": "id-1", "size": 6}
         files.server.misbehave("create", json_answer(answer))
         done = files.written("a", b"content")
@@ -79,7 +79,7 @@ class TestMark:
         assert files.stat(f"{ROOT}a") == done.file != whole.file
         assert (done.file.size, done.file.etag, done.file.is_marked) == (6, None, False)
 
-    def test_a_file_too_large_to_be_held_shows_it_too(self, files: Files) -> None:
+    def test_a_file_too_large_to_be_buffered_is_marked(self, files: Files) -> None:
         content = bytes(BUFFERED + 1)
         done = files.written("a", content)
         assert done.sent == len(content)
@@ -87,7 +87,7 @@ class TestMark:
         assert done.file.is_marked
 
     def test_a_large_file_whose_object_was_replaced_meanwhile_is_an_error(self, files: Files) -> None:
-        """The file manager may have bytes of both objects, and the mark would say that it has those of one."""
+        """The file manager may have bytes of both objects, but the mark would claim those of one."""
 
         def replaced(_path: str) -> None:
             files.s3.put("source", "a", b"later")
@@ -95,7 +95,7 @@ class TestMark:
         files.server.on_save = replaced
         assert failed(lambda: files.written("a", bytes(BUFFERED + 1))) == "SOURCE_CHANGED"
 
-    def test_the_metadata_state_the_checksum_of_a_file_that_is_held(self, files: Files) -> None:
+    def test_the_metadata_have_the_checksum_of_a_buffered_file(self, files: Files) -> None:
         files.written("a", b"content")
         metadata = json.loads(files.server.files[f"{ROOT}a"].metadata)
         assert metadata["sha256"] == hashlib.sha256(b"content").hexdigest()
@@ -117,7 +117,7 @@ class TestMark:
         assert existing.version != done.file.version
 
     @pytest.mark.parametrize("content", [b"content and more", b""])
-    def test_a_file_of_another_size_tells_nothing(self, files: Files, content: bytes) -> None:
+    def test_the_metadata_of_a_file_of_another_size_are_ignored(self, files: Files, content: bytes) -> None:
         done = files.written("a", b"content")
         files.server.put(f"{ROOT}a", content, files.server.files[f"{ROOT}a"].metadata)
         existing = files.stat(f"{ROOT}a")
@@ -135,19 +135,19 @@ class TestMark:
             "{}",
         ],
     )
-    def test_a_forged_one_tells_nothing(self, files: Files, forged: str) -> None:
+    def test_forged_metadata_are_ignored(self, files: Files, forged: str) -> None:
         files.server.put(f"{ROOT}a", b"content", forged.replace("%s", md5(b"content")))
         existing = files.stat(f"{ROOT}a")
         assert not existing.is_marked
         assert not existing.equals(md5(b"content"), 7)
 
-    def test_the_mark_of_one_etag_is_none_of_another(self, files: Files) -> None:
+    def test_the_mark_of_one_etag_is_invalid_for_another(self, files: Files) -> None:
         files.written("a", b"content")
         ours = files.server.files[f"{ROOT}a"].metadata
         files.server.put(f"{ROOT}a", b"CONTENT", ours.replace(md5(b"content"), md5(b"CONTENT")))
         assert not files.stat(f"{ROOT}a").equals(md5(b"CONTENT"), 7)
 
-    def test_the_mark_of_another_file_manager_is_none(self, files: Files) -> None:
+    def test_the_mark_of_another_file_manager_is_invalid(self, files: Files) -> None:
         files.written("a", b"content")
         existing = files.stat(f"{ROOT}a", "https://other.example/api")
         assert (existing.is_marked, existing.etag) == (False, None)
@@ -167,7 +167,7 @@ class TestMark:
 
 
 class _Stream:
-    """An object that comes a chunk at a time; ``tick`` is called before each."""
+    """An object that is read in chunks; ``tick`` is called before each."""
 
     def __init__(self, head: ObjectHead, tick: Callable[[], None]) -> None:
         self.head = head
@@ -186,7 +186,7 @@ class _Stream:
 
 
 class _Source:
-    """A bucket with one object; reading a chunk of it takes ``seconds`` of the clock ``now``, the first one ``first``."""
+    """A bucket with one object. Reading a chunk advances the clock ``now`` by ``seconds``, the first by ``first``."""
 
     def __init__(self, size: int, seconds: float, *, first: float | None = None) -> None:
         self.now = 1000.0
@@ -209,7 +209,7 @@ class _Source:
 
 @dataclass
 class _Client:
-    """A file manager that takes all bytes. ``ends`` is raised after the first so many chunks, if it is set."""
+    """A file manager that accepts all bytes. ``ends``, if set, is raised after ``after`` chunks."""
 
     taken: int = 0
     ends: SynclineError | None = None
@@ -226,7 +226,7 @@ class _Client:
 
 
 class TestTooSlow:
-    """A file that one function cannot send is given up as soon as that is certain."""
+    """A file that one function cannot send fails as soon as that is certain."""
 
     def put(
         self, source: _Source, client: Any, ends: float, seen: ObjectHead | None = None
@@ -236,7 +236,7 @@ class TestTooSlow:
         target = FileManagerTarget(client, NAME, None, None, lambda: source.now)
         return target.put(PutRequest(f"{ROOT}a", bucket, "a", seen, None, True, lambda: ends - source.now))
 
-    def test_an_absurd_size_at_once(self) -> None:
+    def test_a_much_too_large_file_fails_at_once(self) -> None:
         source, client = _Source(8 * CHUNK, 0.0), _Client()
         with pytest.raises(SynclineError) as caught:
             self.put(source, client, 1900.0, ObjectHead("etag", 2**50))
@@ -244,14 +244,14 @@ class TestTooSlow:
         assert "over the 900 of a Lambda function" in caught.value.what
         assert (source.opened, client.taken) == (0, 0)
 
-    def test_a_file_that_is_sent_in_time(self) -> None:
+    def test_a_file_that_is_sent_in_time_completes(self) -> None:
         client = _Client()
         done = self.put(_Source(8 * CHUNK, 2.0), client, 1000.0 + 16.0)
         assert isinstance(done, PutResult)
         assert client.taken == done.sent == 8 * CHUNK
 
-    def test_a_file_that_will_not(self) -> None:
-        """After 6 seconds 3 of 8 MiB are read, so that 10 more are needed. The advice is for bytes known to be sent."""
+    def test_a_file_that_cannot_be_sent_in_time_fails(self) -> None:
+        """After 6 seconds, 3 of 8 MiB are read, so 10 more seconds are needed. The advice uses bytes known as sent."""
         client = _Client()
         with pytest.raises(SynclineError) as caught:
             self.put(_Source(8 * CHUNK, 2.0), client, 1000.0 + 15.9)
@@ -268,10 +268,10 @@ class TestTooSlow:
         done = self.put(_Source(2 * CHUNK, 1.0, first=6.0), _Client(), 1000.0 + 8.0)
         assert isinstance(done, PutResult), "a slow beginning says nothing about the rest"
 
-    def test_time_that_ends_while_the_file_is_sent(self) -> None:
+    def test_a_file_fails_when_the_time_ends_during_the_upload(self) -> None:
         client = _Client(ends=SynclineError("TIME_SHORT", "over"), after=2)
         assert failed(lambda: self.put(_Source(8 * CHUNK, 0.0), client, 1900.0)) == "FILE_TOO_SLOW"
 
-    def test_any_other_failure_is_what_it_is(self) -> None:
+    def test_other_errors_are_unchanged(self) -> None:
         client = _Client(ends=SynclineError("FORBIDDEN", "no"), after=2)
         assert failed(lambda: self.put(_Source(8 * CHUNK, 0.0), client, 1900.0)) == "FORBIDDEN"

@@ -1,4 +1,4 @@
-"""The order of events: late, repeated and unordered events lead to the right target and records."""
+"""The order of events: late, repeated and unordered events lead to a correct target and correct records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CHANGES = st.lists(st.tuples(st.sampled_from(KEYS), st.booleans(), st.integers(0
 
 
 @given(CHANGES, st.data())
-def test_late_repeated_and_unordered_events_lead_to_the_truth(
+def test_late_repeated_and_unordered_events_lead_to_the_state_of_the_source(
     changes: list[tuple[str, bool, int]], data: st.DataObject
 ) -> None:
     world, sync = World(), sync_of()
@@ -33,19 +33,19 @@ def test_late_repeated_and_unordered_events_lead_to_the_truth(
 
 
 @given(CHANGES, st.data())
-def test_a_repeated_event_costs_nothing_and_does_nothing(
+def test_a_repeated_event_causes_no_requests_and_no_changes(
     changes: list[tuple[str, bool, int]], data: st.DataObject
 ) -> None:
     world, sync = World(), sync_of()
     for key, removes, _ in changes:
         world.change(key, removes=removes)
     world.apply(sync, *world.notifications)
-    remembered = dict(world.files)
+    recorded = dict(world.files)
     for body in data.draw(st.permutations(world.notifications)):
         key = body["Records"][0]["s3"]["object"]["key"]
-        # A deletion of what had never been taken over leaves nothing to remember.
-        assert world.apply(sync, body) == (0 if key in remembered else 1)
-    assert world.files == remembered
+        # The deletion of an object that was never copied leaves no record.
+        assert world.apply(sync, body) == (0 if key in recorded else 1)
+    assert world.files == recorded
     assert world.is_true()
 
 
@@ -57,7 +57,7 @@ def test_a_creation_after_a_recorded_deletion_costs_no_request_while_the_deletio
     world.apply(sync, world.notifications[1])
     assert RemovedRecord.of_row(world.gone["a"]).seq
     assert world.apply(sync, world.notifications[0]) == 0
-    world.gone.clear()  # its time was over
+    world.gone.clear()  # its record expired
     assert world.apply(sync, world.notifications[0]) == 1
     assert world.is_true()
     assert not world.files
@@ -68,12 +68,12 @@ def test_an_object_newer_than_the_event_is_read_again_for_its_own_event() -> Non
     world.change("a", removes=False)
     world.change("a", removes=False)
     assert world.apply(sync, world.notifications[0]) == 1
-    assert world.is_true(), "the object was as the second event tells"
-    assert world.apply(sync, world.notifications[1]) == 1, "but nobody could know"
+    assert world.is_true(), "the object was already that of the second event"
+    assert world.apply(sync, world.notifications[1]) == 1, "but the records do not show that"
     assert world.apply(sync, world.notifications[0]) == 0
 
 
-def test_a_deletion_by_a_marker_and_a_version_that_comes_back() -> None:
+def test_a_version_restored_after_a_delete_marker_is_copied_again() -> None:
     world, sync = World(), sync_of()
     world.change("a", removes=False)
     world.apply(sync, world.notifications[0])
@@ -82,20 +82,20 @@ def test_a_deletion_by_a_marker_and_a_version_that_comes_back() -> None:
     world.notifications[1]["Records"][0]["eventName"] = "ObjectRemoved:DeleteMarkerCreated"
     world.apply(sync, world.notifications[1])
     assert world.is_true()
-    world.change("a", removes=True)  # of the marker: the version below is there again, unchanged
+    world.change("a", removes=True)  # the marker is deleted, so the previous version is current again
     world.objects["a"] = kept
     assert world.apply(sync, world.notifications[0]) == 0
     assert world.apply(sync, world.notifications[2]) == 1
     assert world.is_true()
 
 
-class TestDeafness:
-    """No sequencer keeps a key from being scanned forever."""
+class TestHighSequencers:
+    """A forged high sequencer does not hide later events of a key forever."""
 
     HIGH = "F" * 18
 
-    def deaf(self) -> tuple[World, FilesSync]:
-        """A world in which somebody sent a number that no event will ever reach."""
+    def with_high_sequencer(self) -> tuple[World, FilesSync]:
+        """Return a world that received a sequencer higher than that of any later event."""
         world, sync = World(), sync_of()
         world.change("a", removes=False)
         world.apply(sync, event("a", sequencer=self.HIGH))
@@ -105,7 +105,7 @@ class TestDeafness:
         return world, sync
 
     def test_a_full_scan_finds_the_difference_and_forgets_the_number(self) -> None:
-        world, sync = self.deaf()
+        world, sync = self.with_high_sequencer()
         world.apply(sync, everything=True)
         assert world.is_true()
         assert Record.of_row(world.files["a"]).seq == ""
@@ -127,7 +127,7 @@ class TestDeafness:
         assert not world.gone
 
     def test_a_manual_scan_always_reads(self) -> None:
-        world, sync = self.deaf()
+        world, sync = self.with_high_sequencer()
         pages = world.scan_pages(sync, Scope.of(sync.groups_of(["a"])))
         assert [item.name for page in pages for item in page.items] == ["a"]
 
@@ -153,14 +153,14 @@ def test_sequencers_count_only_for_services_that_order_by_them() -> None:
 @given(
     st.lists(st.text("0123456789abcdefABCDEF", min_size=1, max_size=20), min_size=1, max_size=5), st.text(min_size=1)
 )
-def test_events_travel_in_a_scope(sequencers: list[str], key: str) -> None:
+def test_a_scope_can_carry_events(sequencers: list[str], key: str) -> None:
     event_scope = EventScope.of(f"event:{each}:{key}" for each in sequencers)
     assert event_scope.events == {key: sequencers}
     assert event_scope.newest_sequencer(key) in sequencers
 
 
 def test_a_resumed_scan_of_keys_sends_each_item_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A function's time may end behind any page, also behind the last one."""
+    """A function's time may end after any page, even the last."""
     monkeypatch.setattr("syncline.kinds.files.items.PAGE_BYTES", 1)
     world, sync = World(), sync_of()
     for key in "abc":

@@ -31,20 +31,20 @@ SHEETS = st.lists(ROWS, unique_by=lambda row: row.file_path)
 
 @pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)", "\tx", "'=x", "''+x", "'x", "a=b"])
 def test_no_name_becomes_a_formula(name: str) -> None:
-    """A spreadsheet takes a cell that begins with an apostrophe for text; what is read back is the name itself."""
+    """Spreadsheets treat a cell with a leading apostrophe as text; reading the file returns the name itself."""
     row = CsvRow(name, "-w-r--r--", "1", "@type", "2026-11-25T01:02:03Z", "-7")
-    sheet = "".join(state_csv.written([row]))
-    _, cells = csv.reader(io.StringIO(sheet, newline=""))
+    text = "".join(state_csv.written([row]))
+    _, cells = csv.reader(io.StringIO(text, newline=""))
     assert not any(cell.startswith(("=", "+", "@", "\t", "\r")) for cell in cells)
     assert not cells[0].startswith("-")
     assert (cells[1], cells[-1]) == ("-w-r--r--", "'-7")
-    assert list(state_csv.read(io.StringIO(sheet, newline=""))) == [row]
+    assert list(state_csv.read(io.StringIO(text, newline=""))) == [row]
     (_, difference) = csv.reader(io.StringIO("".join(state_csv.differences_written([("create", row)])), newline=""))
     assert difference[1:] == cells
 
 
 @given(SHEETS)
-def test_what_is_written_is_read(rows: list[CsvRow]) -> None:
+def test_written_rows_are_read_unchanged(rows: list[CsvRow]) -> None:
     assert list(state_csv.read(io.StringIO("".join(state_csv.written(rows)), newline=""))) == rows
 
 
@@ -64,7 +64,7 @@ def test_differences_turn_one_state_into_the_other(old: list[CsvRow], new: list[
     "text",
     ["", "a,b\n", ",".join(state_csv.COLUMNS) + "\na,b\n", ",".join(state_csv.COLUMNS) + "\na,rw-r--r--,many,t,m,i\n"],
 )
-def test_a_file_that_is_no_state(text: str) -> None:
+def test_a_file_in_another_format_is_an_error(text: str) -> None:
     with pytest.raises(SynclineError) as error:
         list(state_csv.read(text.splitlines(keepends=True)))
     assert error.value.code.name == "USAGE"

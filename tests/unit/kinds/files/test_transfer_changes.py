@@ -12,63 +12,63 @@ from syncline.kinds.files.records import PreviousRecord, Record, Task
 from syncline.kinds.files.targets import NotArrivedError, PutResult, TargetFile, file_of
 from syncline.kinds.kind import Completed, Unfinished
 from syncline.model import Item, Outcome, Result
-from tests.unit.kinds.files.transfer_world import SORTS, Make, World, bucket, code, manager, outcome, task_of
+from tests.unit.kinds.files.transfer_world import EACH_TARGET, Make, World, bucket, code, manager, outcome, task_of
 
-TOLD: Final = "rwx------"
+EVENT_MODE: Final = "rwx------"
 """Permissions that an event set."""
 
 
 class TestPermissions:
-    def test_the_source_states_them(self) -> None:
+    def test_a_new_file_gets_the_permissions_of_the_source(self) -> None:
         world = manager()
         world.source.put("a", b"content", "e1", metadata={"mode": "0640"})
         assert isinstance(world.answer(world.item()), Completed)
         assert world.target.modes == {"a": "rw-r-----"}
 
-    def test_those_that_an_event_set_are_kept(self) -> None:
+    def test_permissions_set_by_an_event_are_kept(self) -> None:
         world = manager()
         world.source.put("a", b"content", "e2", metadata={"mode": "0640"})
         world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
-        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=TOLD, mode_time=7.0)), Completed)
-        assert world.target.modes == {"a": TOLD}
+        assert isinstance(world.answer(world.item(target="e1", ours="v", mode=EVENT_MODE, mode_time=7.0)), Completed)
+        assert world.target.modes == {"a": EVENT_MODE}
         record = world.record()
         assert record is not None
-        assert (record.mode, record.mode_time) == (TOLD, 7.0)
+        assert (record.mode, record.mode_time) == (EVENT_MODE, 7.0)
 
-    @pytest.mark.parametrize("existing", ["rw-r--r--", TOLD])
-    def test_an_equal_file_gets_them_if_it_has_others(self, existing: str) -> None:
+    @pytest.mark.parametrize("existing", ["rw-r--r--", EVENT_MODE])
+    def test_an_equal_file_gets_the_permissions_of_an_event(self, existing: str) -> None:
         world = manager()
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
         assert world.target.modes is not None
         world.target.modes["a"] = existing
-        answer = world.answer(world.item(mode=TOLD, mode_time=7.0))
-        if existing == TOLD:
+        answer = world.answer(world.item(mode=EVENT_MODE, mode_time=7.0))
+        if existing == EVENT_MODE:
             assert outcome(answer) is Outcome.EQUAL
             assert world.target.calls == []
         else:
             assert isinstance(answer, Completed), "verify reads them again"
             assert world.target.calls == [("permit", "a")]
-        assert world.target.modes == {"a": TOLD}
+        assert world.target.modes == {"a": EVENT_MODE}
         record = world.record()
         assert record is not None
-        assert (record.mode, record.mode_time, record.verified) == (TOLD, 7.0, existing == TOLD)
+        assert (record.mode, record.mode_time, record.verified) == (EVENT_MODE, 7.0, existing == EVENT_MODE)
 
     def permit(self, world: World) -> Item:
         world.source.put("a", b"content", "e1")
         made = Record("e1", 7, 0, "v", mode="rw-r--r--")
-        return world.item(target="e1", operation="permit", mode=TOLD, mode_time=7.0, seq="0A", record=made)
+        return world.item(target="e1", operation="permit", mode=EVENT_MODE, mode_time=7.0, seq="0A", record=made)
 
-    def test_an_event_alone(self) -> None:
+    def test_an_event_sets_the_permissions_of_a_file(self) -> None:
         world = manager()
         item = self.permit(world)
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", "run-1"))
         answer = world.answer(item)
         made = task_of(answer).record
-        assert made == Record("e1", 7, 0, "v", mode=TOLD, mode_time=7.0, seq="0A")
+        assert made == Record("e1", 7, 0, "v", mode=EVENT_MODE, mode_time=7.0, seq="0A")
         assert world.target.calls == [("permit", "a")]
 
-    def test_an_event_about_a_file_that_is_gone(self) -> None:
+    def test_a_file_that_is_gone_is_sent_again_with_the_permissions_of_an_event(self) -> None:
         world = manager()
         item = self.permit(world)
         world.target.fails["a"] = SynclineError("NOT_FOUND", "no such file")
@@ -81,7 +81,7 @@ class TestPermissions:
         answer = world.answer(item)
         assert isinstance(answer, Completed)
         assert world.target.calls == [("permit", "a"), ("put", "a"), ("permit", "a")]
-        assert world.target.modes == {"a": TOLD}
+        assert world.target.modes == {"a": EVENT_MODE}
 
 
 class TestRename:
@@ -93,7 +93,7 @@ class TestRename:
         world.target.holds("old", b"content", existing)
         return world, world.item(operation="rename", origin="old", origin_ours=existing.version, origin_seq="0B")
 
-    @SORTS
+    @EACH_TARGET
     def test_the_file_is_renamed(self, make: Make) -> None:
         world, item = self.world(make)
         answer = world.answer(item)
@@ -106,8 +106,8 @@ class TestRename:
         assert task.record is not None
         assert task.record.target == item.detail["origin_ours"]
 
-    @SORTS
-    def test_it_is_renamed_if_the_response_was_lost(self, make: Make) -> None:
+    @EACH_TARGET
+    def test_a_rename_whose_response_was_lost_is_recognized(self, make: Make) -> None:
         world, item = self.world(make)
         world.target.holds("a", b"content", world.target.files.pop("old"))
         answer = world.answer(item)
@@ -116,7 +116,7 @@ class TestRename:
 
     @pytest.mark.parametrize("conditional", [False, True])
     def test_a_copy_of_the_file_under_the_new_path_is_no_rename(self, *, conditional: bool) -> None:
-        """The record of the old path stays as long as its file does."""
+        """The record of the old path stays while its file exists."""
         world, item = self.world(lambda: bucket(conditional=conditional))
         world.target.holds("a", b"content", world.target.files["old"])
         answer = world.answer(item)
@@ -124,7 +124,7 @@ class TestRename:
         assert (task_of(answer).operation, task_of(answer).origin) == ("put", None)
         assert "old" in world.target.files
 
-    @SORTS
+    @EACH_TARGET
     def test_a_foreign_file_under_the_new_path_is_a_conflict(self, make: Make) -> None:
         world, item = self.world(make)
         theirs = world.target.holds("a", b"theirs", TargetFile("t", None, 6))
@@ -132,7 +132,7 @@ class TestRename:
         assert world.target.files["a"] == theirs
         assert "old" in world.target.files, "it is still ours, and a later scan removes it"
 
-    @SORTS
+    @EACH_TARGET
     @pytest.mark.parametrize("refusal", ["TARGET_CHANGED", "FILE_DIFFERS", "NOT_FOUND"])
     def test_a_refused_rename_sends_the_object(self, make: Make, refusal: CodeName) -> None:
         world, item = self.world(make)
@@ -158,7 +158,7 @@ class TestRename:
         assert world.target.contents == {"a": b"content", "old": b"content"}
 
     def test_after_a_refused_rename_the_file_is_a_new_one(self) -> None:
-        """So the run reports no earlier name or version of it."""
+        """The run reports no earlier name or version of it."""
         world, item = self.world(bucket)
         previous = PreviousRecord("old", Record("e1", 7, 0, "e1"))
         item = replace(Task.of(item), previous=previous).on(item)
@@ -167,7 +167,7 @@ class TestRename:
         assert made is not None
         assert made.previous is None
 
-    @SORTS
+    @EACH_TARGET
     @pytest.mark.parametrize("case", ["foreign", "cut", "gone", "back", "changed"])
     def test_the_object_is_sent_if_the_rename_is_outdated(self, make: Make, case: str) -> None:
         world, item = self.world(make)
@@ -218,8 +218,8 @@ class TestRename:
 class TestRemove:
     ITEM: Final = Item("g", "a", None, "e1", 7)
 
-    def item(self, what: str = "remove") -> Item:
-        return Task(operation=what, ours="v").on(self.ITEM)
+    def item(self, operation: str = "remove") -> Item:
+        return Task(operation=operation, ours="v").on(self.ITEM)
 
     def world(self, make: Make, version: str = "v", **about: Any) -> World:
         """Return a world whose target has a file that the source does not have; the record is about version ``v``."""
@@ -228,29 +228,29 @@ class TestRemove:
         world.records.rows["a"] = Record("e1", 7, 0, "v").to_row()
         return world
 
-    @SORTS
+    @EACH_TARGET
     def test_our_file_is_removed(self, make: Make) -> None:
         world = self.world(make)
         answer = world.answer(self.item())
         assert isinstance(answer, Completed)
         assert (task_of(answer).operation, answer.item.source) == ("remove", None)
         assert world.target.files == {}
-        assert world.record() is not None, "the record goes when the removal is verified"
+        assert world.record() is not None, "the record is deleted when the removal is verified"
 
-    @SORTS
+    @EACH_TARGET
     def test_a_foreign_file_is_not_removed(self, make: Make) -> None:
         world = self.world(make)
         world.records.rows.clear()
         answer = world.answer(self.item())
         assert isinstance(answer, Result)
-        assert (answer.outcome, answer.reason) == (Outcome.EQUAL, "it is not ours")
+        assert (answer.outcome, answer.reason) == (Outcome.EQUAL, "this sync did not write the file, so it is kept")
         assert world.target.calls == []
 
-    @SORTS
-    @pytest.mark.parametrize("what", ["remove", "confirm"])
-    def test_a_file_that_somebody_replaced_is_a_conflict(self, make: Make, what: str) -> None:
+    @EACH_TARGET
+    @pytest.mark.parametrize("operation", ["remove", "confirm"])
+    def test_a_file_replaced_by_others_is_a_conflict(self, make: Make, operation: str) -> None:
         world = self.world(make, "t")
-        assert outcome(world.answer(self.item(what))) is Outcome.CONFLICT
+        assert outcome(world.answer(self.item(operation))) is Outcome.CONFLICT
         assert world.target.calls == []
 
     def test_a_file_replaced_during_the_removal_is_a_conflict(self) -> None:
@@ -259,48 +259,48 @@ class TestRemove:
         assert outcome(world.answer(self.item())) is Outcome.CONFLICT
         assert world.target.files["a"].version == "t"
 
-    @SORTS
+    @EACH_TARGET
     def test_a_replaced_file_is_foreign_from_then_on(self, make: Make) -> None:
-        """The conflict is reported once: without a record no scan asks about the file again."""
+        """The conflict is reported once: without a record, no later scan considers the file."""
         world = self.world(make, "t")
         answer = world.answer(self.item())
         assert isinstance(answer, Result)
         assert (answer.code, answer.target) == ("FILE_DIFFERS", "t")
-        assert "replaced at the target and its object is gone from the source" in (answer.reason or "")
+        assert "replaced the file at the target, and its object is gone from the source" in (answer.reason or "")
         assert world.record() is None
 
-    def test_the_mark_of_a_file_shows_that_it_is_ours(self) -> None:
+    def test_a_marked_file_is_ours_without_a_record(self) -> None:
         world = self.world(manager, "t", is_marked=True)
         world.records.rows.clear()
         assert isinstance(world.answer(self.item()), Completed)
         assert world.target.files == {}
 
-    def test_the_version_that_the_scan_saw_shows_that_it_is_ours(self) -> None:
+    def test_a_file_with_the_version_of_the_scan_is_ours_without_a_record(self) -> None:
         world = self.world(bucket)
         world.records.rows.clear()
         world.target.holds("a", b"content", file_of("e1", 7))
         assert isinstance(world.answer(self.item()), Completed)
         assert world.target.files == {}
 
-    @SORTS
-    @pytest.mark.parametrize("what", ["remove", "confirm"])
-    def test_a_file_that_is_gone_already(self, make: Make, what: str) -> None:
+    @EACH_TARGET
+    @pytest.mark.parametrize("operation", ["remove", "confirm"])
+    def test_the_removal_of_an_absent_file_completes(self, make: Make, operation: str) -> None:
         world = self.world(make)
         world.target.files.clear()
-        assert task_of(world.answer(self.item(what))).operation == "remove"
+        assert task_of(world.answer(self.item(operation))).operation == "remove"
         assert world.target.calls == []
 
-    @SORTS
-    @pytest.mark.parametrize("what", ["remove", "confirm"])
-    def test_an_object_that_came_back_is_sent(self, make: Make, what: str) -> None:
+    @EACH_TARGET
+    @pytest.mark.parametrize("operation", ["remove", "confirm"])
+    def test_an_object_that_came_back_is_sent(self, make: Make, operation: str) -> None:
         world = self.world(make)
         world.source.put("a", b"content 2", "e2")
-        assert isinstance(world.answer(self.item(what)), Completed)
+        assert isinstance(world.answer(self.item(operation)), Completed)
         assert world.target.contents == {"a": b"content 2"}
 
-    @SORTS
+    @EACH_TARGET
     def test_confirm_removes_nothing(self, make: Make) -> None:
-        """The file is ours after all; no removal was granted, so the next scan asks for one."""
+        """The file is ours, but no removal was granted; the next scan requests one."""
         world = self.world(make)
         assert outcome(world.answer(self.item("confirm"))) is Outcome.EQUAL
         assert world.target.calls == []

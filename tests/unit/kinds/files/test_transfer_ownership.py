@@ -21,7 +21,7 @@ PIECES: Final = 4
 
 
 class TestEqual:
-    """A file that is equal is not written again: it is adopted, or it is our own."""
+    """An equal file is not written again: it is adopted, or it is ours."""
 
     def test_a_file_that_the_scan_saw_is_adopted(self) -> None:
         world = bucket()
@@ -45,7 +45,7 @@ class TestEqual:
         assert world.target.calls == []
 
     def test_a_file_that_came_after_the_scan_is_ours(self) -> None:
-        """A function died after it had written the file: another one counts it as moved, and verify reads it."""
+        """A function died after it had written the file. Another one counts it as moved, and verify reads it."""
         world = bucket()
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", file_of("e1", 7))
@@ -64,14 +64,14 @@ class TestEqual:
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", True, "a", RUN))
         answer = world.answer(world.item())
         assert isinstance(answer, Completed)
-        assert world.target.calls == [("permit", "a")], "the function may have died before it set them"
+        assert world.target.calls == [("permit", "a")], "the function may have died before it set the permissions"
         assert world.target.modes == {"a": mode}
         record = world.record()
         assert record is not None
         assert not record.verified
 
     @pytest.mark.parametrize("make", [lambda: bucket(conditional=True), manager], ids=["conditional", "manager"])
-    def test_a_lost_response(self, make: Make) -> None:
+    def test_a_write_whose_response_was_lost_completes(self, make: Make) -> None:
         """The request is repeated and finds the file that it wrote."""
         world = make()
         world.source.put("a", b"content", "e1")
@@ -84,7 +84,7 @@ class TestEqual:
         assert record.target == world.target.files["a"].version
 
     def test_a_lost_response_for_an_object_that_came_back(self) -> None:
-        """The scan saw the same file, and an earlier try removed it: the file there now is still our own work."""
+        """An earlier attempt removed the file that the scan saw, so the present file is ours."""
         world = bucket(conditional=True, removals={})
         world.source.put("a", b"content", "e1")
         world.target.loses = [SynclineError("TARGET_CHANGED", "taken")]
@@ -105,7 +105,7 @@ class TestEqual:
 
     @pytest.mark.parametrize("keeps", ["none", "all", "others"])
     def test_our_own_file_with_other_headers_is_written_again(self, keeps: str) -> None:
-        """The headers that the target kept are recorded where they are others: else every scan would write again."""
+        """Other headers kept by the target are recorded; otherwise every scan would write the file again."""
         world = bucket()
         wanted = fingerprint(world.source.put("a", b"content", "e1", content_type="text/plain"))
         world.target.keeps = {"none": None, "all": wanted, "others": "other headers"}[keeps]
@@ -118,8 +118,8 @@ class TestEqual:
         assert (record.headers, record.kept) == (wanted, "other headers" if keeps == "others" else "")
 
 
-class TestCompared:
-    """Files of one size whose ETags differ are compared byte by byte: multipart uploads have ETags of their own."""
+class TestByteComparison:
+    """Files of equal size with different ETags are compared by content, because multipart uploads have other ETags."""
 
     def world(self, theirs: bytes, ours: bytes = TWO_CHUNKS) -> World:
         world = bucket()
@@ -130,7 +130,7 @@ class TestCompared:
     def interrupted(
         self, theirs: bytes, *, conditional: bool = False, target: str | None = "parts-2"
     ) -> tuple[World, Item]:
-        """Return a comparison for which time ended after the first chunk, and the item that goes on with it.
+        """Return a world whose comparison ended with its time after the first chunk, and the item that resumes it.
 
         ``target`` is the version of the target's file that the scan saw.
         """
@@ -159,7 +159,7 @@ class TestCompared:
         assert world.target.calls == []
 
     @pytest.mark.parametrize("at", [0, CHUNK - 1, CHUNK, len(TWO_CHUNKS) - 1])
-    def test_one_other_byte_is_a_conflict(self, at: int) -> None:
+    def test_one_different_byte_is_a_conflict(self, at: int) -> None:
         world = self.world(TWO_CHUNKS[:at] + b"\xff" + TWO_CHUNKS[at + 1 :])
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
         assert not world.records.rows
@@ -170,7 +170,7 @@ class TestCompared:
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
         assert world.source.opened == []
 
-    def test_a_target_without_reads(self) -> None:
+    def test_a_target_that_cannot_be_read_is_a_conflict(self) -> None:
         world = self.world(TWO_CHUNKS)
         world.target.gives_bytes = False
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
@@ -194,7 +194,7 @@ class TestCompared:
 
         def read() -> None:
             if len(reads) == chunks * PIECES:
-                raise SynclineError("UNREACHABLE", "it broke off")
+                raise SynclineError("UNREACHABLE", "it was interrupted")
             reads.append(None)
 
         reads: list[None] = []
@@ -232,14 +232,14 @@ class TestCompared:
         world, item = self.interrupted(TWO_CHUNKS, conditional=True, target=None)
         assert world.target.calls == [("put", "a")]
         assert outcome(world.answer(item)) is Outcome.EQUAL
-        assert world.target.calls == [("put", "a")], "it is known by now that the target has a file"
+        assert world.target.calls == [("put", "a")], "the item knows that the target has a file"
         assert world.source.opened == world.target.opened == [CHUNK]
         assert world.target.contents == {"a": TWO_CHUNKS}
         assert world.target.files["a"].version == "parts-2"
 
 
 class TestCollisions:
-    """Targets that keep two keys under one path."""
+    """Targets that store two keys under one path."""
 
     def test_a_key_whose_path_is_that_of_another_is_recorded(self) -> None:
         world = bucket()
@@ -252,7 +252,7 @@ class TestCollisions:
         assert (record.target, record.verified) == (COLLIDES, False)
         assert world.target.contents == {"A": b"CONTENT"}
 
-    def test_a_recorded_one_is_not_overwritten(self) -> None:
+    def test_a_recorded_collision_is_not_overwritten(self) -> None:
         world = bucket(overwrite=True)
         world.target.same = str.lower
         world.source.put("a", b"content", "e1")
@@ -260,7 +260,7 @@ class TestCollisions:
         assert code(world.answer(world.item(target="e2", ours=COLLIDES))) == "PATH_COLLIDES"
         assert world.target.contents == {"A": b"CONTENT"}
 
-    def test_a_removal_of_it_leaves_the_file_of_the_other_key(self) -> None:
+    def test_the_removal_of_a_collision_keeps_the_file_of_the_other_key(self) -> None:
         world = bucket(removals={})
         world.target.same = str.lower
         world.target.holds("A", b"CONTENT", file_of("e2", 7))
@@ -272,19 +272,19 @@ class TestCollisions:
 
     @pytest.mark.parametrize("conditional", [False, True])
     @pytest.mark.parametrize("overwrite", [False, True])
-    def test_of_two_new_keys_one_is_written(self, *, conditional: bool, overwrite: bool) -> None:
+    def test_only_one_of_two_colliding_new_keys_is_written(self, *, conditional: bool, overwrite: bool) -> None:
         world = bucket(conditional=conditional, overwrite=overwrite)
         world.target.same = str.lower
         keys = ["a", "b", "A", "c"]
         for key in keys:
             world.source.put(key, b"content", "e1")
-        answers = world.carry_out([world.item(key) for key in keys], threads=4)
+        answers = world.transfer_items([world.item(key) for key in keys], threads=4)
         assert {key for key, answer in answers.items() if isinstance(answer, Completed)} == {"a", "b", "c"}
         assert code(answers["A"]) == "PATH_COLLIDES"
         assert sorted(world.target.files) == ["a", "b", "c"]
 
     def test_an_equal_file_of_another_key_is_not_adopted(self) -> None:
-        """A new key has no file of its own, as the target takes its path for that of the other one."""
+        """The new key has no file, because the target resolves its path to the file of the other key."""
         world = bucket()
         world.target.same = str.lower
         world.target.holds("A", b"content", file_of("e1", 7))
@@ -294,19 +294,19 @@ class TestCollisions:
 
     @pytest.mark.parametrize("together", [False, True])
     def test_a_file_that_was_renamed_to_another_case_is_its_own(self, *, together: bool) -> None:
-        """It still states the path that it was written under, which is no other key's any more."""
+        """The file still states its former path, which no longer belongs to another key."""
         world = manager(removals={})
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"content", TargetFile("v", "e1", 7, "id", False, "A", "run-1"))
         world.records.rows["a"] = Record("e1", 7, 0, "v", verified=False, mode="rw-r--r--").to_row()
         gone = Task(operation="remove", ours="v").on(Item("g", "A", None, "e1", 7))
-        answers = world.carry_out([world.item(), *([gone] if together else [])])
+        answers = world.transfer_items([world.item(), *([gone] if together else [])])
         assert outcome(answers["a"]) is Outcome.EQUAL
         record = world.record()
         assert record is not None
         assert (record.target, record.verified) == ("v", True)
 
-    def test_a_file_manager_states_the_path_itself(self) -> None:
+    def test_a_path_stated_by_the_file_manager_reveals_a_collision(self) -> None:
         world = manager()
         world.target.same = str.lower
         world.source.put("a", b"content", "e1")

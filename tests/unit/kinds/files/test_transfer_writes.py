@@ -1,4 +1,4 @@
-"""Transfer of files: objects that are written, what is recorded, and files that need a function to themselves."""
+"""Transfer of files: writes, their records, and files that need a function of their own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from syncline.kinds.files.records import Record
 from syncline.kinds.files.targets import TargetFile, file_of
 from syncline.kinds.kind import Completed, Failure, Unfinished
 from syncline.model import Outcome, Result
-from tests.unit.kinds.files.transfer_world import RECORDED, SORTS, Make, bucket, code, manager, outcome, task_of
+from tests.unit.kinds.files.transfer_world import EACH_TARGET, RECORDED, Make, bucket, code, manager, outcome, task_of
 
 
 class TestPut:
-    @SORTS
+    @EACH_TARGET
     def test_a_new_file_is_recorded_before_it_is_verified(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1", content_type="text/plain", modified=5.5)
@@ -30,7 +30,7 @@ class TestPut:
         assert task_of(answer).record == replace(record, verified=True)
         assert task_of(answer).written == RECORDED
 
-    @SORTS
+    @EACH_TARGET
     def test_a_foreign_file_is_a_conflict(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
@@ -55,17 +55,17 @@ class TestPut:
         assert world.target.files["a"].version == "v"
         assert not world.records.rows
 
-    @SORTS
+    @EACH_TARGET
     @pytest.mark.parametrize("known", [False, True])
-    def test_a_sync_that_may_overwrite_replaces_it(self, make: Make, *, known: bool) -> None:
-        """Also if the scan did not know of the file: a file manager then gets an update."""
+    def test_a_sync_that_may_overwrite_replaces_a_foreign_file(self, make: Make, *, known: bool) -> None:
+        """The scan may not have known the file; a file manager then gets an update."""
         world = make(overwrite=True)
         world.source.put("a", b"content", "e1")
         world.target.holds("a", b"theirs", TargetFile("v", None, 6))
         assert isinstance(world.answer(world.item(target="v" if known else None)), Completed)
         assert world.target.contents == {"a": b"content"}
 
-    @SORTS
+    @EACH_TARGET
     def test_our_own_file_is_replaced(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e2")
@@ -73,7 +73,7 @@ class TestPut:
         assert isinstance(world.answer(world.item(target="v", ours="v")), Completed)
         assert world.target.contents == {"a": b"content"}
 
-    @SORTS
+    @EACH_TARGET
     def test_a_file_that_another_item_wrote_is_replaced(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e3")
@@ -83,16 +83,16 @@ class TestPut:
         assert world.target.contents == {"a": b"content"}
 
     def test_a_file_with_our_mark_is_replaced(self) -> None:
-        """No record says so: the function died before it wrote one, or the table was lost."""
+        """There is no record: the function died before it wrote one, or the table was lost."""
         world = manager()
         world.source.put("a", b"content", "e2")
         world.target.holds("a", b"before", TargetFile("v", "e1", 6, "id", True, "a", "run-1"))
         assert isinstance(world.answer(world.item()), Completed)
         assert world.target.contents == {"a": b"content"}
 
-    @SORTS
+    @EACH_TARGET
     def test_a_file_with_the_version_of_this_item_is_replaced(self, make: Make) -> None:
-        """A function wrote it and died before it recorded it; the object was replaced since."""
+        """A function wrote it and died before it wrote the record; the object was replaced since."""
         world = make()
         world.source.put("a", b"content", "e1")
         item = world.item()
@@ -103,7 +103,7 @@ class TestPut:
 
     @pytest.mark.parametrize(("etag", "modified"), [("e1", 7), ("e2", 5)])
     def test_the_time_of_an_unchanged_object_is_that_of_the_listing(self, etag: str, modified: int) -> None:
-        """Some services state another time in answer to a read; the next scan compares the listed one."""
+        """Some services return another time for a read; the next scan compares the listed time."""
         world = bucket()
         world.source.put("a", b"content", "e1", modified=7.5)
         item = world.item()
@@ -112,7 +112,7 @@ class TestPut:
         assert made is not None
         assert made.modified == modified
 
-    @SORTS
+    @EACH_TARGET
     @pytest.mark.parametrize("overwrite", [False, True])
     def test_a_file_that_is_removed_between_the_read_and_the_write_is_written_again(
         self, make: Make, *, overwrite: bool
@@ -124,7 +124,7 @@ class TestPut:
         assert isinstance(world.answer(world.item(ours="v", target="e1")), Completed)
         assert world.target.contents["a"] == b"content"
 
-    @SORTS
+    @EACH_TARGET
     def test_the_sequencer_of_an_object_is_recorded(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
@@ -135,7 +135,7 @@ class TestPut:
 
     @pytest.mark.parametrize("missing", ["source", "size", "modified", None])
     def test_the_target_gets_the_object_as_the_scan_saw_it(self, missing: str | None) -> None:
-        """So it need not ask for the object once more."""
+        """It then need not request the object again."""
         world = bucket(overwrite=True)
         head = world.source.put("a", b"content", "e1", modified=5.0)
         item = world.item()
@@ -146,7 +146,7 @@ class TestPut:
         (put,) = world.target.puts
         assert put.seen == (head if missing is None else None)
 
-    @SORTS
+    @EACH_TARGET
     def test_an_object_that_is_gone_is_skipped(self, make: Make) -> None:
         world = make()
         world.source.put("a", b"content", "e1")
@@ -157,9 +157,9 @@ class TestPut:
         assert (answer.outcome, answer.reason) == (Outcome.EQUAL, "it is no longer at the source")
         assert not world.records.rows
 
-    @SORTS
+    @EACH_TARGET
     def test_a_file_written_for_an_object_that_is_gone_is_recorded(self, make: Make) -> None:
-        """A function wrote it and died before it recorded it; without a record no scan would remove it."""
+        """A function wrote it and died before it wrote the record; without a record, no scan would remove it."""
         world = make()
         world.source.put("a", b"content", "e1")
         item = world.item()
@@ -182,7 +182,7 @@ class TestPut:
             assert record is not None
             assert (record.target, record.verified) == ("v", version == "v")
 
-    @SORTS
+    @EACH_TARGET
     def test_a_foreign_file_for_an_object_that_is_gone_is_not_recorded(self, make: Make) -> None:
         world = make(overwrite=True)
         world.source.put("a", b"content", "e1")
@@ -192,12 +192,12 @@ class TestPut:
         assert isinstance(world.answer(item), Result)
         assert not world.records.rows
 
-    @SORTS
+    @EACH_TARGET
     def test_a_completed_item_carries_no_progress(self, make: Make) -> None:
-        """If verify does not find it, it is transferred again from its beginning."""
+        """If verify does not find the file, it is transferred again from its beginning."""
         world = make()
         world.source.put("a", b"content", "e1")
-        (answer,) = world.carry_out([world.item(parts=3, compared=5, versions=("e1", "v"), alone=True)]).values()
+        (answer,) = world.transfer_items([world.item(parts=3, compared=5, versions=("e1", "v"), alone=True)]).values()
         task = task_of(answer)
         assert (task.parts, task.compared, task.versions, task.alone) == (0, 0, None, False)
 
@@ -236,31 +236,31 @@ class TestPut:
         world.left = lambda: 0.0
         for key in "ab":
             world.source.put(key, b"content", "e1")
-        answers = world.carry_out([world.item("a"), world.item("b")])
+        answers = world.transfer_items([world.item("a"), world.item("b")])
         assert answers == {key: Unfinished(world.item(key)) for key in "ab"}
         assert world.target.calls == []
 
 
 class TestAlone:
-    """A file for which a shared function is too slow gets one to itself."""
+    """A file that is too slow for a shared function gets its own."""
 
     def test_a_slow_file_among_others_waits_for_its_own_function(self) -> None:
         world = manager()
         for key in "ab":
             world.source.put(key, b"content", "e1")
         world.target.fails["a"] = SynclineError("FILE_TOO_SLOW", "slow")
-        answers = world.carry_out([world.item("a"), world.item("b")])
+        answers = world.transfer_items([world.item("a"), world.item("b")])
         assert isinstance(answers["b"], Completed)
         later = answers["a"]
         assert isinstance(later, Unfinished)
         assert (later.waiting, task_of(later).alone) == (True, True)
 
-    def test_they_are_transferred_one_at_a_time_and_before_others(self) -> None:
+    def test_slow_files_are_transferred_one_at_a_time_and_first(self) -> None:
         world = manager()
         for key in "abc":
             world.source.put(key, b"content", "e1")
         items = [world.item("c"), world.item("a", alone=True), world.item("b", alone=True)]
-        answers = world.carry_out(items)
+        answers = world.transfer_items(items)
         assert isinstance(answers["a"], Completed)
         assert not task_of(answers["a"]).alone
         assert answers["b"] == Unfinished(items[2], waiting=True)
@@ -268,12 +268,12 @@ class TestAlone:
         assert list(world.target.files) == ["a"]
 
     @pytest.mark.parametrize("alone", [False, True])
-    def test_one_that_had_a_function_to_itself_is_too_slow(self, *, alone: bool) -> None:
-        """It had one if it was the only item, or if the others had to wait for it."""
+    def test_a_slow_file_with_its_own_function_fails(self, *, alone: bool) -> None:
+        """It had its own function if it was the only item or the others waited."""
         world = manager()
         for key in "ab":
             world.source.put(key, b"content", "e1")
         world.target.fails["a"] = SynclineError("FILE_TOO_SLOW", "slow")
         items = [world.item("a", alone=alone), *([world.item("b")] if alone else [])]
-        assert code(world.carry_out(items)["a"]) == "FILE_TOO_SLOW"
+        assert code(world.transfer_items(items)["a"]) == "FILE_TOO_SLOW"
         assert not world.records.rows

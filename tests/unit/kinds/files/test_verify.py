@@ -1,4 +1,4 @@
-"""Files that the target's listing verifies, and those that it does not."""
+"""Verification of files by the target's listing, or one by one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.clients.s3.xml import ListedObject, ListPage
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.files.bucket_target import BucketTarget
 from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.records import Record, Row, Task
@@ -24,7 +25,7 @@ PAGE = 100
 
 
 class _Bucket:
-    """A bucket that lists in pages of 100 and counts requests. ``unlisted`` are keys that its listing leaves out."""
+    """A bucket that lists pages of 100 keys and counts requests. Its listing leaves out the keys ``unlisted``."""
 
     def __init__(self, objects: Mapping[str, ObjectHead], unlisted: Sequence[str] = ()) -> None:
         self.objects = dict(objects)
@@ -62,18 +63,18 @@ class _Records:
         self.values |= changes
 
 
-class _Facts:
+class _Facts(ProcessFacts):
     def recall(self, key: str) -> str | None:  # noqa: ARG002 - nothing is known
         return None
 
-    def remember(self, key: str, value: str) -> None:
-        raise AssertionError(f"verify learns nothing: {key} {value}")
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None:  # noqa: ARG002 - it fails
+        raise AssertionError(f"verify must not remember facts: {key} {value}")
 
 
 def _sync() -> FilesSync:
-    place = {"endpoint": "http://127.0.0.1:9000", "auth": "anonymous"}
-    config = {"name": "mirror", "kind": "files", "source": {"bucket": "source", **place}}
-    config |= {"target": {"bucket": "target", **place}}
+    endpoint = {"endpoint": "http://127.0.0.1:9000", "auth": "anonymous"}
+    config = {"name": "mirror", "kind": "files", "source": {"bucket": "source", **endpoint}}
+    config |= {"target": {"bucket": "target", **endpoint}}
     sync = load_sync(compact_json(config))
     assert isinstance(sync, FilesSync)
     return sync
@@ -110,8 +111,8 @@ def test_a_verification_is_recorded_after_the_transfer() -> None:
     assert records.after == max(times.values())
 
 
-def test_the_rest_is_read_one_by_one() -> None:
-    """Another ETag, another size, metadata that claims an ETag, a listing that lags, and a file that is not there."""
+def test_files_that_the_listing_does_not_verify_are_read_one_by_one() -> None:
+    """They differ in ETag or size, claim an ETag in metadata, are missing in a stale listing, or are absent."""
     keys = [f"f{number:02}" for number in range(40)]
     objects = {key: ObjectHead("e", 4) for key in keys}
     objects |= {"f01": ObjectHead("other", 4), "f02": ObjectHead("e", 5)}
@@ -147,7 +148,7 @@ def test_a_renamed_file_replaces_its_old_record() -> None:
 
 
 @pytest.mark.parametrize("few", [1, 15])
-def test_few_in_a_folder_are_not_listed(few: int) -> None:
+def test_a_folder_with_few_files_is_not_listed(few: int) -> None:
     keys = [f"d/f{number:02}" for number in range(few)]
     bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     _verified(bucket, [_made(key) for key in keys])
@@ -163,7 +164,7 @@ def test_keys_far_apart_are_not_listed_after_one_page() -> None:
     assert (bucket.pages, len(bucket.heads)) == (1, 39)
 
 
-def test_a_refused_listing_costs_no_verification() -> None:
+def test_files_are_verified_without_a_listing() -> None:
     keys = [f"f{number:02}" for number in range(20)]
     bucket = _Bucket({key: ObjectHead("e", 4) for key in keys})
     bucket.listing_fails = True
@@ -185,7 +186,7 @@ def test_files_of_one_folder_are_of_one_group() -> None:
     assert len({folder_group_of(f"{number}/x") for number in range(500)}) == 16
 
 
-def test_two_keys_that_the_target_makes_one_are_named() -> None:
+def test_two_keys_with_one_file_are_a_collision() -> None:
     bucket = _Bucket({"photos/A.jpg": ObjectHead("second", 4)})
     answers, records = _verified(bucket, [_made("photos/A.jpg", "second"), _made("photos/a.jpg", "first")])
     assert isinstance(answers["photos/A.jpg"], Completed)

@@ -15,12 +15,12 @@ from syncline.model import Item
 from tests.unit.kinds.files.transfer_world import sync_of
 
 MADE = Record("e", 4, 7, "v-1", internal_id="id-1")
-THERE = TargetFile("v-1", "e", 4, "id-1")
+EXISTING = TargetFile("v-1", "e", 4, "id-1")
 
 
 @dataclass
 class _Manager:
-    """A file manager and the records. ``changes`` and ``gone`` were written to them, after the time ``after``."""
+    """A file manager and records. ``changes`` and ``gone`` were written to the records, after the time ``after``."""
 
     files: dict[str, TargetFile] = field(default_factory=dict)
     modes: dict[str, str] = field(default_factory=dict)
@@ -71,11 +71,11 @@ def code(answer: Completed | Unfinished | Failure) -> str:
 @pytest.mark.parametrize(
     ("made", "existing"),
     [
-        (MADE, THERE),
-        (MADE, replace(THERE, size=None)),
-        (replace(MADE, target=UNSTATED), replace(THERE, version="v-2")),
-        (replace(MADE, internal_id=""), replace(THERE, internal_id="id-2")),
-        (MADE, replace(THERE, internal_id="")),
+        (MADE, EXISTING),
+        (MADE, replace(EXISTING, size=None)),
+        (replace(MADE, target=UNSTATED), replace(EXISTING, version="v-2")),
+        (replace(MADE, internal_id=""), replace(EXISTING, internal_id="id-2")),
+        (MADE, replace(EXISTING, internal_id="")),
     ],
 )
 def test_the_record_has_the_version_at_the_target(made: Record, existing: TargetFile) -> None:
@@ -84,12 +84,13 @@ def test_the_record_has_the_version_at_the_target(made: Record, existing: Target
     record = made_by(answer)
     assert record == replace(made, target=existing.version, internal_id=existing.internal_id or made.internal_id)
     assert Task.of(answer.item) == Task(record=record, seq="05", written=7)
-    assert world.after == 7, "the transfer's own record may not come later"
+    assert world.after == 7, "the record of the transfer must not replace it"
     assert (world.changes, world.gone) == ({"a": record.to_row()}, {})
 
 
 @pytest.mark.parametrize(
-    "existing", [None, replace(THERE, version="v-2"), replace(THERE, size=5), replace(THERE, version="v-2", size=None)]
+    "existing",
+    [None, replace(EXISTING, version="v-2"), replace(EXISTING, size=5), replace(EXISTING, version="v-2", size=None)],
 )
 def test_any_other_file_fails(existing: TargetFile | None) -> None:
     world = _Manager({} if existing is None else {"a": existing})
@@ -97,15 +98,15 @@ def test_any_other_file_fails(existing: TargetFile | None) -> None:
     assert (world.changes, world.gone) == ({}, {})
 
 
-@pytest.mark.parametrize("what", ["put", "permit"])
-def test_permissions_are_read_where_they_were_set(what: str) -> None:
+@pytest.mark.parametrize("operation", ["put", "permit"])
+def test_permissions_that_were_set_are_read(operation: str) -> None:
     made = replace(MADE, mode="rw-r--r--")
-    world = _Manager({"a": THERE}, {"a": "rw-r--r--"})
-    answer = world.verified(Task(what, record=made))
+    world = _Manager({"a": EXISTING}, {"a": "rw-r--r--"})
+    answer = world.verified(Task(operation, record=made))
     assert isinstance(answer, Completed)
-    assert answer.note == (PERMISSIONS_SET if what == "permit" else "")
+    assert answer.note == (PERMISSIONS_SET if operation == "permit" else "")
     world.modes["a"] = "rwxrwxrwx"
-    assert code(world.verified(Task(what, record=made))) == "NOT_ARRIVED"
+    assert code(world.verified(Task(operation, record=made))) == "NOT_ARRIVED"
 
 
 @pytest.mark.parametrize("seq", ["", "05"])
@@ -121,34 +122,36 @@ def test_the_record_of_a_removed_file(seq: str, previous: PreviousRecord | None)
         assert (world.changes, world.gone) == ({"a": None}, {})
 
 
-def test_a_file_that_is_still_there_is_not_removed() -> None:
-    world = _Manager({"a": THERE})
+def test_a_removal_fails_while_the_file_exists() -> None:
+    world = _Manager({"a": EXISTING})
     assert code(world.verified(Task("remove"))) == "NOT_ARRIVED"
     assert (world.changes, world.gone) == ({}, {})
 
 
 @pytest.mark.parametrize("gone", ["", "05"])
 def test_a_rename_forgets_the_old_name(gone: str) -> None:
-    world = _Manager({"a": THERE})
+    world = _Manager({"a": EXISTING})
     assert made_by(world.verified(Task("rename", origin="old", origin_seq=gone, record=MADE))) == MADE
     assert world.changes == {"a": MADE.to_row()} | ({} if gone else {"old": None})
     assert world.gone == ({"old": RemovedRecord(gone).to_row()} if gone else {})
 
 
 @pytest.mark.parametrize(
-    ("what", "other"), [("rename", Task(record=replace(MADE, target="v-2"))), ("put", Task("remove"))]
+    ("operation", "other"), [("rename", Task(record=replace(MADE, target="v-2"))), ("put", Task("remove"))]
 )
-def test_a_file_that_was_renamed_to_another_case_states_its_old_path(what: str, other: Task) -> None:
-    """The other key has a file of its own, or none any more."""
-    files = {"a": replace(THERE, path="A")} | ({} if other.record is None else {"A": replace(THERE, version="v-2")})
-    answers = _Manager(files).verified_together({"a": Task(what, origin="b", record=MADE), "A": other})
+def test_a_file_renamed_to_another_case_may_state_its_old_path(operation: str, other: Task) -> None:
+    """The other key has its own file, or none."""
+    files = {"a": replace(EXISTING, path="A")} | (
+        {} if other.record is None else {"A": replace(EXISTING, version="v-2")}
+    )
+    answers = _Manager(files).verified_together({"a": Task(operation, origin="b", record=MADE), "A": other})
     assert all(isinstance(answer, Completed) for answer in answers.values()), answers
 
 
-@pytest.mark.parametrize("what", ["put", "remove"])
-def test_a_path_that_the_manager_keeps_in_another_case_is_named(what: str) -> None:
-    world = _Manager({"a": replace(THERE, version="v-2", path="A")})
-    answer = world.verified(Task(what, record=None if what == "remove" else MADE))
+@pytest.mark.parametrize("operation", ["put", "remove"])
+def test_a_path_stored_in_another_case_is_a_collision(operation: str) -> None:
+    world = _Manager({"a": replace(EXISTING, version="v-2", path="A")})
+    answer = world.verified(Task(operation, record=None if operation == "remove" else MADE))
     assert code(answer) == "PATH_COLLIDES"
     assert isinstance(answer, Failure)
     assert "'A'" in answer.error.what

@@ -1,4 +1,4 @@
-"""A transfer of files around a source, a target and records in memory.
+"""Transfers of files with a source, a target and records in memory.
 
     world = bucket(overwrite=True)
     world.source.put("a", b"content", "e1")
@@ -27,7 +27,7 @@ from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, compact_json
 
 RUN: Final = "run-2"
-"""The run of every transfer here."""
+"""The run of all transfers."""
 
 
 class _Stream:
@@ -38,7 +38,7 @@ class _Stream:
 
     def read(self, size: int) -> bytes:
         self._on_read()
-        size = min(size, 300_000)  # sockets return fewer bytes than asked for, too
+        size = min(size, 300_000)  # like a socket, which may return fewer bytes than requested
         part, self._content = self._content[:size], self._content[size:]
         return part
 
@@ -72,7 +72,7 @@ class _Source:
         return _Stream(head, content[start:], self.on_read)
 
     def grants(self, key: str) -> AccessGrants:
-        raise AssertionError(f"nobody asked for the access list of {key}")
+        raise AssertionError(f"the access list of {key} must not be read")
 
 
 @dataclass
@@ -80,10 +80,11 @@ class _Target:
     """A target, by default a bucket without conditional writes.
 
     ``conditional``: honour the conditions of writes. ``modes``: permissions by path, None for a target without them.
-    ``calls``: each change that was asked for, in order, and ``puts`` those that write files. ``meanwhile`` is called before each change. ``fails``: the error
-    of every change to a path. ``loses``: errors, each raised after a change was made, as if its answer were lost.
-    ``unfinished``: end each put early, after so many parts; with ``error`` by this error. ``keeps``: the fingerprint of the headers of every file that is put, None if the
-    target has none. ``gives_bytes``: False for an API without reads. ``same``: paths with the same value name one file.
+    ``calls`` lists the requested changes in order, ``puts`` the writes of files. ``meanwhile`` is called before
+    each change. ``fails``: the error of every change to a path. ``loses``: errors raised after a change was made, as if
+    its response were lost. ``unfinished``: end each put after so many parts, with the error ``error`` if it is set.
+    ``keeps``: the fingerprint of the headers of every written file, None if the target has none. ``gives_bytes``: False
+    for an API without reads. ``same``: paths with the same value are one file.
     """
 
     is_listed: bool = True
@@ -108,7 +109,7 @@ class _Target:
         return self.conditional and size is not None
 
     def holds(self, path: str, content: bytes, existing: TargetFile) -> TargetFile:
-        """Add a file, as somebody else would."""
+        """Add a file, as another writer would."""
         self.files[path] = existing
         self.contents[path] = content
         if self.modes is not None:
@@ -214,11 +215,11 @@ class _Records:
 
 
 def sync_of(*, manager: bool, **more: Any) -> FilesSync:
-    where = {"endpoint": "http://127.0.0.1:9000", "auth": "anonymous"}
-    target: dict[str, Any] = {"bucket": "copies", **where}
+    endpoint = {"endpoint": "http://127.0.0.1:9000", "auth": "anonymous"}
+    target: dict[str, Any] = {"bucket": "copies", **endpoint}
     if manager:
         target = {"file_manager": "http://127.0.0.1:9000/api"}
-    config = {"name": "shop", "kind": "files", "source": {"bucket": "photos", **where}, "target": target, **more}
+    config = {"name": "shop", "kind": "files", "source": {"bucket": "photos", **endpoint}, "target": target, **more}
     sync = load_sync(compact_json(config))
     assert isinstance(sync, FilesSync)
     return sync
@@ -234,8 +235,8 @@ class World:
     records: _Records = field(default_factory=_Records)
     left: Callable[[], float] = lambda: 60.0
 
-    def carry_out(self, items: Sequence[Item], threads: int = 1) -> dict[str, TransferResult]:
-        """Carry out items in one transfer; return the answers by key."""
+    def transfer_items(self, items: Sequence[Item], threads: int = 1) -> dict[str, TransferResult]:
+        """Transfer items together; return the answers by key."""
         source: Any = self.source
         target: Any = self.target
         records: Any = self.records
@@ -247,7 +248,7 @@ class World:
         return {each.name if isinstance(each, Result) else each.item.name: each for each in answers}
 
     def answer(self, item: Item) -> TransferResult:
-        return self.carry_out([item])[item.name]
+        return self.transfer_items([item])[item.name]
 
     def record(self, name: str = "a") -> Record | None:
         return Record.of_row(self.records.rows[name]) if name in self.records.rows else None
@@ -284,7 +285,7 @@ def task_of(answer: TransferResult) -> Task:
     return Task.of(answer.item)
 
 
-SORTS: Final = pytest.mark.parametrize(
+EACH_TARGET: Final = pytest.mark.parametrize(
     "make", [bucket, lambda **more: bucket(conditional=True, **more), manager], ids=["bucket", "conditional", "manager"]
 )
 Make = Callable[..., World]

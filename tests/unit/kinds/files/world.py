@@ -1,4 +1,4 @@
-"""A sync of files that is discovered, transferred and verified, with source, target and records in memory."""
+"""A sync of files whose source, target and records are in memory, for scans, transfers and verifications."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def sync_of(more: dict[str, Any] | None = None, /, **source: Any) -> FilesSync:
 
 @dataclass
 class World:
-    """A bucket, its target, and the state of the sync, all in memory and in one object.
+    """A bucket, its target, and the state of the sync in one object.
 
-    ``invalid`` and ``invalid_at_target`` are keys and paths whose entries in the listings are invalid. ``refused`` and ``folders``
-    are paths that the target cannot have and does not need, ``unreadable`` those that cannot be read there. ``allows`` is the answer to requests for removals, which
-    ``requests`` lists with the total of each. ``written`` counts writes to the records, ``compacted`` how
-    often they were compacted, ``listings`` how often the source was listed.
+    ``invalid`` and ``invalid_at_target`` are keys and paths with invalid entries in the listings. ``refused`` are paths
+    that the target cannot have, ``folders`` paths that it does not need, ``unreadable`` paths that it cannot read.
+    ``allows`` is the answer to requests for removals; ``requests`` lists them with their totals. ``written``,
+    ``compacted`` and ``listings`` count writes of records, compactions and listings of the source.
     """
 
     objects: dict[str, ObjectHead] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class World:
     # -- the bucket
 
     def change(self, key: str, *, removes: bool, form: int = 0) -> None:
-        """Put or remove an object, and keep the event."""
+        """Put or remove an object, and add its event to ``notifications``."""
         self.number += 1
         if removes:
             self.objects.pop(key, None)
@@ -194,20 +194,20 @@ class World:
         return list(scan.pages(scope, cursor, context or StepContext(lambda: 60.0, work="w")))
 
     def apply(self, sync: FilesSync, *bodies: dict[str, Any], everything: bool = False) -> int:
-        """Scan the keys of events, or everything, transfer and verify; return the number of keys that the scan read."""
+        """Scan the keys of events or everything, transfer and verify; return the number of keys read by the scan."""
         world: Any = self
         scope = EVERYTHING if everything else Scope.of(g for body in bodies for g in groups_in(sync, body, 0.0))
         before = len(self.heads)
         pages = self.scan_pages(sync, scope)
-        asked = len(self.heads) - before
+        keys_read = len(self.heads) - before
         capped = [failure.error.code.name for page in pages for failure in page.failures]
-        assert set(capped) <= {"REMOVALS_CAPPED"}, "a full scan that finds nothing at all removes nothing"
+        assert set(capped) <= {"REMOVALS_CAPPED"}, "a full scan of an empty source removes nothing"
         for item in [item for page in pages for item in page.items]:
             context = StepContext(lambda: 60.0)
             for answer in FileTransfer(sync, world, world, world, context, 1).items([item]):
                 if isinstance(answer, Completed):
                     assert FileVerification(sync, world, world, context, 1).items([answer.item])
-        return asked
+        return keys_read
 
     def is_true(self) -> bool:
         """Return True if target and records agree with the bucket."""
@@ -223,7 +223,7 @@ def event(key: str, name: str = "ObjectCreated:Put", sequencer: str | None = Non
 
 
 def written(sequencer: str, form: int) -> str:
-    """Return a sequencer in one of the forms of services."""
+    """Return a sequencer in one of the formats that services use."""
     return (sequencer, sequencer.lower(), sequencer.lstrip("0").lower(), sequencer.rstrip("0"))[form]
 
 

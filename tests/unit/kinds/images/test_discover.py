@@ -1,3 +1,5 @@
+"""Scans of two registries find the tags to copy, failures and conflicts."""
+
 from __future__ import annotations
 
 import threading
@@ -15,7 +17,7 @@ from syncline.model import EVERYTHING, Item, Outcome, Scope
 from tests.unit.kinds.images.world import RegistryPair, found
 
 
-def test_a_push_has_no_other_organization_listed_than_its_own() -> None:
+def test_a_push_lists_only_its_own_organization() -> None:
     content = {"team/a": {"1": "d1"}, "other/b": {"1": "d2"}}
     pair = RegistryPair(content, content, api=True, source={"organizations": ["team", "other", "third"]})
     assert pair.source_api is not None
@@ -24,7 +26,7 @@ def test_a_push_has_no_other_organization_listed_than_its_own() -> None:
     assert (pair.source_api.listed, pair.target_api.listed) == ([], ["team"])
 
 
-def test_only_what_differs_is_found() -> None:
+def test_only_differing_tags_are_found() -> None:
     pair = RegistryPair(
         {"team/a": {"new": "d1", "same": "d2", "other": "d3"}, "team/b": {"new": "d4"}},
         {"team/a": {"same": "d2", "other": "d9", "only here": "d5"}},
@@ -43,14 +45,14 @@ def test_only_what_differs_is_found() -> None:
     assert found([second]) == [("team/b", "new")]
 
 
-def test_where_a_sync_may_overwrite_what_differs_moves() -> None:
+def test_a_differing_tag_is_sent_if_the_sync_may_overwrite() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}}, overwrite=True)
     (page,) = pair.scan()
     assert page.items == (Item("team/a", "1", "d1", "d9"),)
     assert page.results == ()
 
 
-def test_digests_of_listings_are_not_asked_for_again() -> None:
+def test_digests_of_listings_are_not_requested_again() -> None:
     content = {f"team/{n}": {str(m): f"d{m}" for m in range(5)} for n in range(8)}
     pair = RegistryPair(content, {**content, "team/0": {}}, api=True)
     pages = pair.scan()
@@ -74,7 +76,7 @@ def test_a_repository_that_the_target_lacks_is_marked_as_fresh() -> None:
 
 
 @pytest.mark.parametrize(("referrers", "scheduled", "named"), [("with-images", 0, 2), ("always", 2, 2), ("none", 0, 0)])
-def test_a_scheduled_scan_asks_for_no_referrers_of_what_is_equal(referrers: str, scheduled: int, named: int) -> None:
+def test_a_scheduled_scan_requests_no_referrers_of_equal_images(referrers: str, scheduled: int, named: int) -> None:
     content = {"team/a": {"1": "d1", "latest": "d1", "2": "d2"}}
     for scope, wanted in ((EVERYTHING, scheduled), (Scope.of(["team/a"]), named)):
         pair = RegistryPair(content, content, referrers=referrers)
@@ -93,11 +95,11 @@ def test_names_at_the_target_have_its_prefix() -> None:
 
 def test_a_scope_is_scanned_without_listing_everything() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {}, source={"catalog": True})
-    pair.source.catalog_pages = lambda _invalid, _start: pytest.fail("everything is listed")  # type: ignore[method-assign,assignment]
+    pair.source.catalog_pages = lambda _invalid, _start: pytest.fail("all repositories were listed")  # type: ignore[method-assign,assignment]
     assert found(pair.scan(Scope.of(["team/b"]))) == [("team/b", "1")]
 
 
-def test_a_hint_for_what_the_sync_does_not_take_comes_to_nothing() -> None:
+def test_an_event_of_an_unselected_repository_has_no_effect() -> None:
     pair = RegistryPair(
         {"team/a": {"1": "d1"}, "x/b": {"1": "d"}}, {}, select={"repositories": {"include": ["team/*"]}}
     )
@@ -118,7 +120,7 @@ def test_tags_are_selected_and_signatures_follow() -> None:
     page_tags=st.integers(1, 4),
     at=st.integers(0, 30),
 )
-def test_a_scan_resumes_behind_any_page(sizes: list[int], page_tags: int, at: int) -> None:
+def test_a_scan_resumes_after_any_page(sizes: list[int], page_tags: int, at: int) -> None:
     content = {f"team/{n}": {f"t{m}": f"d{n}{m}" for m in range(size)} for n, size in enumerate(sizes)}
     before, discover.PAGE_TAGS = discover.PAGE_TAGS, page_tags  # type: ignore[misc]
     try:
@@ -144,7 +146,7 @@ def test_a_scan_stops_when_the_time_is_over() -> None:
     assert len(pair.source.asked) < 60
 
 
-def test_a_repository_with_more_tags_than_a_function_has_time_for_is_left_between_two_pages() -> None:
+def test_a_scan_without_time_stops_between_two_pages_of_tags() -> None:
     tags = {f"t{n:04}": f"d{n}" for n in range(discover.PAGE_TAGS * 3)}
     pair = RegistryPair({"team/a": tags, "team/b": {"1": "d"}}, {"team/a": tags})
 
@@ -161,7 +163,7 @@ def test_a_repository_with_more_tags_than_a_function_has_time_for_is_left_betwee
     assert functions == [discover.PAGE_TAGS * 2, discover.PAGE_TAGS]
 
 
-def test_digests_of_one_repository_are_asked_for_side_by_side() -> None:
+def test_digests_of_one_repository_are_requested_concurrently() -> None:
     tags = {f"t{n}": f"d{n}" for n in range(8)}
     pair = RegistryPair({"team/a": tags}, {"team/a": tags})
     together = threading.Barrier(8, timeout=10)
@@ -191,19 +193,19 @@ def test_a_tag_removed_at_the_source_since_it_was_listed_is_no_item() -> None:
     assert (page.items, page.results, page.equal) == ((), (), 1)
 
 
-def test_a_tag_removed_at_the_target_since_it_was_listed_moves() -> None:
+def test_a_tag_removed_at_the_target_since_it_was_listed_is_sent() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}})
     pair.target.manifest_digest = lambda _name, _tag: None  # type: ignore[method-assign,assignment]
     assert found(pair.scan()) == [("team/a", "1")]
 
 
 @pytest.mark.parametrize("api", [True, False])
-def test_an_empty_list_of_everything_is_never_nothing_to_do(api: bool) -> None:
+def test_an_empty_list_of_all_repositories_is_an_error(api: bool) -> None:
     with pytest.raises(SynclineError, match="LISTING_INCOMPLETE"):
         RegistryPair({}, {}, api=api).scan()
 
 
-def test_one_empty_organization_among_others_costs_itself_alone() -> None:
+def test_an_empty_organization_does_not_affect_others() -> None:
     pair = RegistryPair({"team/a": {"1": "d"}}, {}, api=True, source={"organizations": ["gone", "team"]})
     pages = pair.scan()
     assert found(pages) == [("team/a", "1")]
@@ -220,7 +222,7 @@ def test_an_empty_list_of_tags_must_be_confirmed_by_the_registry() -> None:
     assert (second.items, second.failures) == ((), ())
 
 
-def test_where_the_api_knows_nothing_the_registry_decides() -> None:
+def test_the_registry_decides_if_the_api_has_no_answer() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d1"}}, api=True)
     assert pair.target_api is not None
     pair.target_api.content = {}
@@ -230,7 +232,7 @@ def test_where_the_api_knows_nothing_the_registry_decides() -> None:
 
 
 @pytest.mark.parametrize("state", ["READ_ONLY", "MIRROR"])
-def test_a_repository_that_takes_no_pushes_fails_item_by_item(state: str) -> None:
+def test_each_item_of_a_repository_that_accepts_no_pushes_fails(state: str) -> None:
     pair = RegistryPair({"team/a": {"1": "d1", "2": "d2", "3": "d3"}}, {"team/a": {"1": "d1", "2": "d9"}}, api=True)
     assert pair.target_api is not None
     pair.target_api.states = {"team/a": state}
@@ -255,7 +257,7 @@ def test_a_target_whose_api_does_not_answer_fails_the_scan() -> None:
         pair.scan()
 
 
-def test_a_repository_that_the_target_does_not_list_is_not_asked_for() -> None:
+def test_a_repository_that_the_target_does_not_list_is_not_requested() -> None:
     tags = {"1": "d1"}
     pair = RegistryPair({"team/a": tags, "team/b": tags, "team/b/c": tags}, {"team/b": tags}, api=True)
     assert pair.target_api is not None
@@ -263,7 +265,7 @@ def test_a_repository_that_the_target_does_not_list_is_not_asked_for() -> None:
     assert pair.target_api.asked == ["team/b"]
     pair.target_api.invalid = [InvalidEntry("entry 2", "team/x", SynclineError("REFERENCE_INVALID", "no name"))]
     pair.scan()
-    assert "team/a" in pair.target_api.asked, "after an invalid entry the listing is not all there is"
+    assert "team/a" in pair.target_api.asked, "a listing with an invalid entry may be incomplete"
 
 
 @pytest.mark.parametrize(("name", "label"), [("team/x", "team/x"), (None, "entry 2"), ("other/x", None)])
@@ -280,7 +282,7 @@ def test_an_invalid_repository_of_the_target_is_a_failure_if_it_may_be_one_of_th
     assert not [each for page in pair.scan(cursor="team/0") for each in page.failures], "it was reported before"
 
 
-def test_a_scan_resumes_behind_the_failures_of_invalid_repositories() -> None:
+def test_a_scan_resumes_after_the_failures_of_invalid_repositories() -> None:
     pair = RegistryPair({f"team/{letter}": {"1": "d1"} for letter in "abc"}, {}, api=True)
     for number, api in enumerate((pair.source_api, pair.target_api)):
         assert api is not None
@@ -294,7 +296,7 @@ def test_a_scan_resumes_behind_the_failures_of_invalid_repositories() -> None:
 
 
 class TestNamed:
-    """What a person names must exist."""
+    """Repositories and tags that a user names must exist."""
 
     @staticmethod
     def failures(pair: RegistryPair, scope: Scope, *, named: bool, cursor: str | None = None) -> list[tuple[str, str]]:
@@ -307,7 +309,7 @@ class TestNamed:
         absent = [("other/b", "SOURCE_ABSENT"), ("team/gone", "SOURCE_ABSENT")] if named else []
         scope = Scope.of(["team/a", "team/gone", "other/b"])
         assert self.failures(pair, scope, named=named) == absent
-        assert self.failures(pair, scope, named=named, cursor="team/a") == absent[1:], "the other was told before"
+        assert self.failures(pair, scope, named=named, cursor="team/a") == absent[1:], "the other was reported before"
         pages = list(pair.pages(scope, None, StepContext(lambda: 60.0, named=named)))
         for at, page in enumerate(pages):
             assert found(pages[: at + 1]) + found(pair.scan(scope, page.cursor)) == [("team/a", "1")]
@@ -320,7 +322,7 @@ class TestNamed:
 
 
 class TestUnverified:
-    """Where something was put and could not be verified, equal tags are no proof of whole images."""
+    """In a repository with unverified writes, equal tags do not prove that the images are complete."""
 
     @staticmethod
     def pair(*, cut: bool = True) -> RegistryPair:
@@ -337,7 +339,7 @@ class TestUnverified:
         assert [tag for _, tag in found(pages)] == ["new", "t0", "t1", "t2"]
         assert pair.notes.has_unverified("team/a")
 
-    def test_where_all_are_whole_the_note_is_forgotten(self) -> None:
+    def test_the_note_is_removed_if_all_images_are_complete(self) -> None:
         pair = self.pair(cut=False)
         assert [tag for _, tag in found(pair.scan())] == ["new"]
         assert not pair.notes.has_unverified("team/a")
@@ -345,7 +347,7 @@ class TestUnverified:
     @pytest.mark.parametrize(
         "context", [StepContext(lambda: 60.0, plan=True), StepContext(lambda: 60.0)], ids=["plan", "rest"]
     )
-    def test_a_plan_and_a_part_of_a_scan_forget_nothing(self, context: StepContext) -> None:
+    def test_a_plan_and_a_partial_scan_keep_the_note(self, context: StepContext) -> None:
         pair = self.pair(cut=False)
         list(pair.pages(EVERYTHING, None if context.plan else "team/a:new", context))
         assert pair.notes.has_unverified("team/a")
@@ -357,7 +359,7 @@ class TestUnverified:
         assert [tag for _, tag in found(pair.scan())] == ["new", "t0"]
         assert pair.notes.has_unverified("team/a")
 
-    def test_elsewhere_nothing_is_read(self) -> None:
+    def test_other_repositories_are_not_read(self) -> None:
         pair = self.pair()
         pair.notes.forget_unverified("team/a")
         assert [tag for _, tag in found(pair.scan())] == ["new"]
@@ -365,7 +367,7 @@ class TestUnverified:
 
 
 class TestReferrers:
-    """A tag is equal only if the target lists all that refers to its image, where that is asked."""
+    """If referrers are compared, a tag is equal only if the target lists all referrers of its image."""
 
     ONE, TWO, SIGNATURE = (f"sha256:{each * 64}" for each in "123")
 
@@ -375,13 +377,13 @@ class TestReferrers:
         pair.source.signed = {self.ONE: (Descriptor(self.SIGNATURE, 2, OCI_MANIFEST),)}
         return pair
 
-    def test_an_image_that_lacks_one_is_sent_again(self) -> None:
+    def test_an_image_that_lacks_a_referrer_is_sent_again(self) -> None:
         pair = self.pair()
         assert found(pair.scan()) == [("team/a", "1")]
         pair.target.signed = pair.source.signed
         assert found(pair.scan()) == []
 
-    def test_only_images_that_are_equal_are_asked_about(self) -> None:
+    def test_referrers_are_requested_only_for_equal_images(self) -> None:
         pair = self.pair()
         pair.target.content = {"team/a": {"1": self.ONE}}
         assert found(pair.scan()) == [("team/a", "1"), ("team/a", "2")]
@@ -392,15 +394,15 @@ class TestReferrers:
         ("code", "sent"),
         [("MANIFEST_INVALID", False), ("MANIFEST_UNSUPPORTED", False), ("NOT_FOUND", False), ("FORBIDDEN", True)],
     )
-    def test_what_is_no_image_has_none(self, code: CodeName, *, sent: bool) -> None:
-        """Anything else is for the transfer to say."""
+    def test_a_tag_that_is_no_image_has_no_referrers(self, code: CodeName, *, sent: bool) -> None:
+        """The transfer reports every other error."""
         pair = self.pair()
         pair.source.invalid[self.TWO] = SynclineError(code, "no")
         assert found(pair.scan()) == [("team/a", "1"), ("team/a", "2")][: 1 + sent]
 
 
 class TestConflicts:
-    """A tag with another digest at the target stays, except where we know better."""
+    """A tag with another digest at the target is not replaced, unless a note shows that the sync wrote it."""
 
     OURS, THEIRS = "sha256:" + "1" * 64, "sha256:" + "2" * 64
 
@@ -416,12 +418,12 @@ class TestConflicts:
         codes += [each.error.code.name for page in pages for each in page.failures]
         return [tag for _, tag in found(pages)], [code for code in codes if code]
 
-    def test_a_tag_that_we_copied_and_that_moved_on_is_replaced(self) -> None:
+    def test_a_tag_that_we_copied_and_that_changed_at_the_source_is_replaced(self) -> None:
         assert self.scan(self.THEIRS, noted=self.THEIRS) == (["1"], [])
         assert self.scan(self.THEIRS, noted="sha256:" + "3" * 64) == ([], ["TAG_DIFFERS"])
         assert self.scan(self.THEIRS) == ([], ["TAG_DIFFERS"])
 
     @pytest.mark.parametrize(("error", "code"), [("MANIFEST_INVALID", "TAG_DIFFERS"), ("SERVER_ERROR", "SERVER_ERROR")])
-    def test_where_the_algorithms_differ_the_bytes_are_read(self, error: CodeName, code: str) -> None:
-        """If they cannot be, it is a conflict, or tried again."""
+    def test_digests_of_different_algorithms_are_compared_by_content(self, error: CodeName, code: str) -> None:
+        """If the content cannot be read, the tag is a conflict or is retried."""
         assert self.scan("sha512:" + "1" * 128, error=error) == ([], [code])

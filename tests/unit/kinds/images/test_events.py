@@ -1,3 +1,5 @@
+"""Notifications of Quay and Docker distribution as scopes of repositories."""
+
 from __future__ import annotations
 
 import json
@@ -23,7 +25,7 @@ def event(repository: Any = "team/app", action: str = "push", media_type: str = 
 
 
 @pytest.mark.parametrize("tags", [["1.0"], {"1.0": "sha256:0"}, []])
-def test_quay_names_the_repository(tags: Any) -> None:
+def test_a_notification_of_quay_names_the_repository(tags: Any) -> None:
     body = {
         "repository": "team/app",
         "namespace": "team",
@@ -35,7 +37,7 @@ def test_quay_names_the_repository(tags: Any) -> None:
     assert repositories_in(body) == ("team/app",)
 
 
-def test_docker_distribution_names_each_repository_once() -> None:
+def test_a_notification_of_docker_distribution_names_each_repository_once() -> None:
     body = {"events": [event("b"), event("a"), event("b"), event("c/d")]}
     assert repositories_in(body) == ("a", "b", "c/d")
 
@@ -79,7 +81,7 @@ def test_every_kind_of_manifest_counts(media_type: str) -> None:
     ],
     ids=json.dumps,
 )
-def test_what_is_no_notification_is_said_to_be_none(body: Any) -> None:
+def test_a_body_that_is_no_notification_is_refused(body: Any) -> None:
     with pytest.raises(SynclineError, match="MESSAGE_INVALID"):
         repositories_in(body)
 
@@ -87,15 +89,15 @@ def test_what_is_no_notification_is_said_to_be_none(body: Any) -> None:
 @pytest.mark.parametrize(
     "invalid", [event("not ok"), event(repository=7), "push", None, {"action": "push"}], ids=json.dumps
 )
-def test_what_cannot_be_read_costs_that_part_alone(invalid: Any) -> None:
+def test_an_invalid_event_does_not_affect_others(invalid: Any) -> None:
     assert repositories_in({"events": [event("b"), invalid, event("a")]}) == ("a", "b")
 
 
 @given(JSON | st.fixed_dictionaries({"events": JSON}) | st.fixed_dictionaries({"repository": JSON}))
-def test_whatever_comes_it_names_repositories_or_is_refused(body: Any) -> None:
+def test_any_body_names_repositories_or_is_refused(body: Any) -> None:
     try:
         names = repositories_in(body)
     except SynclineError as error:
-        assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - it may also be one
+        assert error.code.name == "MESSAGE_INVALID"  # noqa: PT017 - a body may also be valid
     else:
         assert list(names) == sorted(set(names))

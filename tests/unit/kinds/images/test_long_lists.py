@@ -1,4 +1,4 @@
-"""Repositories and tags in listings that are too long to be held, or have no end."""
+"""Listings of repositories and tags that are too long for memory or endless."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images import discover, listing
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
@@ -47,7 +47,7 @@ def shuffled(names: list[Any]) -> list[Any]:
 
 
 def long_tags(*, api: bool = False) -> RegistryPair:
-    """A long repository between two short ones, in no order, of which the target has a part with one difference."""
+    """Return a long unordered repository between two short ones; the target has a part of it, with one difference."""
     at_source = {"team/a": {"1": "d"}, "team/b": TAGS, "team/c": {"1": "d"}}
     at_target = {"team/b": {tag: digest for tag, digest in TAGS.items() if int(tag[1:]) % 2} | {"t301": "other"}}
     pair = RegistryPair(at_source, at_target, api=api)
@@ -56,7 +56,7 @@ def long_tags(*, api: bool = False) -> RegistryPair:
 
 
 def functions(pair: RegistryPair, pages_each: int) -> list[list[Page]]:
-    """Scan with functions that have time for a few pages each."""
+    """Scan by functions that have time for ``pages_each`` pages each."""
     made: list[list[Page]] = []
     cursor = None
     while not made or made[-1]:
@@ -91,22 +91,22 @@ def test_images_of_a_long_repository_that_are_incomplete_are_sent_again() -> Non
     assert tags == set(TAGS) - {"t301"}
 
 
-def test_what_a_target_lists_first_is_not_asked_for() -> None:
+def test_tags_in_the_first_page_of_the_target_are_not_requested() -> None:
     pair = long_tags()
     pair.target.content = {"team/b": dict(list(TAGS.items())[:200])}
     pair.scan()
     asked = [each for each in pair.target.asked if each.startswith("digest")]
-    assert len(asked) == 200, "the list of the target is held, so what it lacks is known"
+    assert len(asked) == 200, "the target's list is in memory and shows the missing tags"
 
 
 @pytest.mark.parametrize("pages_each", [1, 2, 3, 7])
-def test_a_long_repository_goes_on_in_the_next_function(pages_each: int) -> None:
+def test_the_next_function_continues_a_long_repository(pages_each: int) -> None:
     pair = long_tags()
     made = functions(pair, pages_each)
     pages = [page for each in made for page in each]
     assert len(made) > 20 / pages_each
     assert sorted(set(found(pages))) == sorted(found(long_tags().scan()))
-    assert len(found(pages)) == len(set(found(pages))), "each is sent on once"
+    assert len(found(pages)) == len(set(found(pages))), "each is sent once"
     assert sum(page.equal for page in pages) == 364
 
 
@@ -122,8 +122,8 @@ def test_an_invalid_tag_of_a_long_repository_is_a_failure_once(pages_each: int, 
 
 
 @pytest.mark.parametrize("api", [False, True])
-def test_what_was_scanned_while_a_list_was_held_is_not_scanned_again(api: bool) -> None:
-    """The next function has no time to hold the list, and reads it page by page in the registry's order."""
+def test_repositories_scanned_from_a_list_in_memory_are_not_scanned_again(api: bool) -> None:
+    """The next function has no time to read the list into memory; it reads pages in the registry's order."""
     content = {f"team/{n:03}": {"1": "d"} for n in shuffled(list(range(230)))}
     pair = RegistryPair(content, {name: content[name] for name in sorted(content)[::2]}, api=api)
     pages = list(islice(pair.pages(EVERYTHING, None, StepContext(lambda: 60.0)), 100))
@@ -136,7 +136,7 @@ def test_what_was_scanned_while_a_list_was_held_is_not_scanned_again(api: bool) 
     assert sum(page.equal for page in pages) == 115
 
 
-def test_tags_that_were_scanned_while_their_list_was_held_are_not_scanned_again() -> None:
+def test_tags_scanned_from_a_list_in_memory_are_not_scanned_again() -> None:
     tags = dict(list(TAGS.items())[:230])
     pair = RegistryPair({"team/b": tags}, {"team/b": dict(list(tags.items())[::2])})
     pair.source.unordered = pair.target.unordered = shuffled
@@ -151,8 +151,8 @@ def test_tags_that_were_scanned_while_their_list_was_held_are_not_scanned_again(
 
 
 @pytest.mark.parametrize("breaks", [1, 2, 4, 6, 9, 12])
-def test_a_long_repository_whose_listing_breaks_off_goes_on_there(breaks: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After so many pages; nothing is sent on or counted twice."""
+def test_an_interrupted_listing_of_a_long_repository_is_continued(breaks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is interrupted after ``breaks`` pages; no tag is sent or counted twice."""
     pair, asked = long_tags(), 0
     tag_pages = pair.source.tag_pages
 
@@ -169,7 +169,7 @@ def test_a_long_repository_whose_listing_breaks_off_goes_on_there(breaks: int, m
     pages = pair.scan()
     (failure,) = (each for page in pages for each in page.failures)
     assert (str(failure.item), failure.error.code.name) == ("team/b:*", "UNREACHABLE")
-    assert (failure.cursor is not None) == (breaks > 3), "held listings are read from their beginning"
+    assert (failure.cursor is not None) == (breaks > 3), "listings in memory are read from their beginning"
     assert failure.further == (breaks > 4)
     pages += pair.scan(Scope.of(["team/b"]), failure.cursor)
     assert sorted(found(pages)) == sorted(found(long_tags().scan()))
@@ -178,7 +178,7 @@ def test_a_long_repository_whose_listing_breaks_off_goes_on_there(breaks: int, m
 
 @pytest.mark.parametrize("api", [False, True])
 @pytest.mark.parametrize("pages_each", [3, 1000])
-def test_a_long_list_of_repositories_goes_on_in_the_next_function(pages_each: int, api: bool) -> None:
+def test_the_next_function_continues_a_long_list_of_repositories(pages_each: int, api: bool) -> None:
     content = {f"team/{n:03}": {"1": "d"} for n in range(730)}
     pair = RegistryPair(content, {name: content[name] for name in list(content)[::2]}, api=api)
     made = functions(pair, pages_each)
@@ -197,17 +197,17 @@ def test_a_target_with_too_many_repositories_is_not_listed_to_its_end(left: floa
 
 
 @pytest.mark.parametrize("listed", [{}, {"team/b": {}}], ids=["absent", "empty"])
-def test_a_list_that_was_begun_without_time_may_be_of_nothing(listed: dict[str, dict[str, str]]) -> None:
+def test_a_list_begun_without_time_may_be_empty(listed: dict[str, dict[str, str]]) -> None:
     pair = RegistryPair(listed, {}, source={"catalog": False, "repositories": ["team/b"]})
     at_once = pair.scan(cursor=f"team/b?{ScanPosition()}")
-    assert [page.cursor for page in at_once][-1] == "team/b", "the next function does not begin it again"
+    assert [page.cursor for page in at_once][-1] == "team/b", "the next function does not start it again"
     failures = [each.error.code.name for page in at_once for each in page.failures]
     assert failures == ([] if listed else ["SOURCE_ABSENT"])
     assert failures == [each.error.code.name for page in pair.scan() for each in page.failures]
 
 
 @pytest.mark.parametrize("counted", [False, True])
-def test_an_empty_catalog_that_was_begun_without_time_is_not_believed(counted: bool) -> None:
+def test_an_empty_catalog_begun_without_time_is_an_error(counted: bool) -> None:
     with pytest.raises(SynclineError, match="LISTING_INCOMPLETE"):
         RegistryPair({}, {}).scan(cursor=str(ScanPosition(counted=counted)))
 
@@ -225,7 +225,7 @@ def test_an_api_that_refuses_in_the_middle_of_a_list_is_a_failure(
     pages = pair.scan(cursor=f"team/b?{position}")
     (failure,) = (each for page in pages for each in page.failures)
     assert (str(failure.item), failure.error.code.name) == ("team/b:*", "FORBIDDEN")
-    assert not [each for each in pair.source.asked if each.startswith("tags team/b")], "its positions are others"
+    assert not [each for each in pair.source.asked if each.startswith("tags team/b")], "it has other positions"
 
 
 class EndlessRegistries:
@@ -272,7 +272,7 @@ def side(server: ScriptedServer) -> RegistryClients:
     return RegistryClients(Registry(Endpoint.parse(server.url), lambda: None, Http(Naps().policy())), None)
 
 
-def test_tags_without_an_end_cost_their_repository_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_list_of_tags_fails_only_its_repository(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oci, "TAG_LIMITS", ListingLimits(entries=5_000))
     with ExitStack() as stack:
         world = EndlessRegistries(stack, "/v2/team/a/tags/list", "tags")
@@ -280,7 +280,7 @@ def test_tags_without_an_end_cost_their_repository_alone(monkeypatch: pytest.Mon
         world.target.on("GET", "/v2/team/b/tags/list", errors_reply(404, "NAME_UNKNOWN"))
         made = list(world.functions(10, {"repositories": ["team/a", "team/b"]}))
     pages = [page for each in made for page in each]
-    assert found(pages) == [("team/b", "v1")], "nothing of a listing without an end is sent on"
+    assert found(pages) == [("team/b", "v1")], "no tag of an endless listing is sent"
     (failure,) = (each for page in pages for each in page.failures)
     assert (str(failure.item), failure.error.code.name, failure.error.retried) == (
         "team/a:*",
@@ -291,7 +291,7 @@ def test_tags_without_an_end_cost_their_repository_alone(monkeypatch: pytest.Mon
     assert len(made) >= 5
 
 
-def test_a_catalog_without_an_end_ends_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_catalog_ends_the_scan(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oci, "REPOSITORY_LIMITS", ListingLimits(entries=5_000))
     with ExitStack() as stack:
         world = EndlessRegistries(stack, "/v2/_catalog", "repositories")

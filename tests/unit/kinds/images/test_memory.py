@@ -8,15 +8,17 @@ from threading import Lock
 import pytest
 
 from syncline.clients.registry.manifest import Descriptor
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.facts import WORTH_NOTING, BlobLocations
 
 HOST = "dr.example"
 
 
-class Table:
-    """Facts in memory, with a claim that lasts until the fact is remembered."""
+class Table(ProcessFacts):
+    """Facts in memory. A claim lasts until its fact is stored."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.facts: dict[str, str] = {}
         self.claimed: set[str] = set()
         self.calls = 0
@@ -26,7 +28,7 @@ class Table:
         self.calls += 1
         return self.facts.get(key)
 
-    def remember(self, key: str, value: str) -> None:
+    def remember(self, key: str, value: str, seconds: float = 0.0) -> None:  # noqa: ARG002 - nothing expires
         self.calls += 1
         self.facts[key] = value
 
@@ -44,8 +46,8 @@ class Table:
             return True
 
 
-class Naps:
-    """A sleep function that only adds up the seconds."""
+class FakeSleep:
+    """A sleep function that only sums the seconds."""
 
     def __init__(self) -> None:
         self.slept = 0.0
@@ -67,60 +69,62 @@ def never() -> bool:
     return False
 
 
-def test_a_small_blob_costs_no_call(table: Table) -> None:
-    locations = BlobLocations(table, Naps())
+def test_a_small_blob_needs_no_call(table: Table) -> None:
+    locations = BlobLocations(table, FakeSleep())
     assert locations.find(HOST, blob(WORTH_NOTING - 1), never) is None
     locations.note(HOST, blob(WORTH_NOTING - 1), "team/a", sent=True)
     assert locations.find(HOST, blob(WORTH_NOTING - 1), never) == "team/a"
     assert table.calls == 0
 
 
-def test_another_process_learns_of_a_large_blob(table: Table) -> None:
-    BlobLocations(table, Naps()).note(HOST, blob(WORTH_NOTING), "team/a", sent=True)
-    assert BlobLocations(table, Naps()).find(HOST, blob(WORTH_NOTING), never) == "team/a"
-    assert BlobLocations(table, Naps()).find("another.example", blob(WORTH_NOTING), never) is None
+def test_another_process_finds_a_large_blob(table: Table) -> None:
+    BlobLocations(table, FakeSleep()).note(HOST, blob(WORTH_NOTING), "team/a", sent=True)
+    assert BlobLocations(table, FakeSleep()).find(HOST, blob(WORTH_NOTING), never) == "team/a"
+    assert BlobLocations(table, FakeSleep()).find("another.example", blob(WORTH_NOTING), never) is None
 
 
-def test_who_comes_second_waits_for_the_first(table: Table) -> None:
+def test_the_second_function_waits_for_the_first(table: Table) -> None:
     large = blob(50 * WORTH_NOTING)
-    assert BlobLocations(table, Naps()).find(HOST, large, never) is None, "the first is to send it"
-    first = BlobLocations(table, Naps())
-    naps = 0
+    assert BlobLocations(table, FakeSleep()).find(HOST, large, never) is None, "the first is to send it"
+    first = BlobLocations(table, FakeSleep())
+    sleeps = 0
 
-    def nap(_: float) -> None:
-        nonlocal naps
-        naps += 1
-        if naps == 3:
+    def sleep_once(_: float) -> None:
+        nonlocal sleeps
+        sleeps += 1
+        if sleeps == 3:
             first.note(HOST, large, "team/a", sent=True)
 
-    assert BlobLocations(table, nap).find(HOST, large, never) == "team/a"
-    assert naps == 3
+    assert BlobLocations(table, sleep_once).find(HOST, large, never) == "team/a"
+    assert sleeps == 3
 
 
 @pytest.mark.parametrize(("size", "longest"), [(WORTH_NOTING, 1.05), (100 * WORTH_NOTING, 6), (10**12, 30)])
-def test_nobody_waits_for_ever(table: Table, size: int, longest: float) -> None:
-    BlobLocations(table, Naps()).find(HOST, blob(size), never)
-    naps = Naps()
-    assert BlobLocations(table, naps).find(HOST, blob(size), never) is None, "the claimant died: one sends it oneself"
-    assert longest <= naps.slept <= longest + 0.3
+def test_the_wait_depends_on_the_size_and_is_limited(table: Table, size: int, longest: float) -> None:
+    BlobLocations(table, FakeSleep()).find(HOST, blob(size), never)
+    sleep = FakeSleep()
+    assert BlobLocations(table, sleep).find(HOST, blob(size), never) is None, (
+        "the claimant died: this function sends it"
+    )
+    assert longest <= sleep.slept <= longest + 0.3
 
 
-def test_nobody_waits_when_time_is_over(table: Table) -> None:
-    BlobLocations(table, Naps()).find(HOST, blob(WORTH_NOTING), never)
-    naps = Naps()
-    assert BlobLocations(table, naps).find(HOST, blob(WORTH_NOTING), lambda: True) is None
-    assert naps.slept == 0
+def test_no_wait_when_time_is_over(table: Table) -> None:
+    BlobLocations(table, FakeSleep()).find(HOST, blob(WORTH_NOTING), never)
+    sleep = FakeSleep()
+    assert BlobLocations(table, sleep).find(HOST, blob(WORTH_NOTING), lambda: True) is None
+    assert sleep.slept == 0
 
 
-def test_a_wrong_place_is_forgotten_by_all(table: Table) -> None:
-    locations = BlobLocations(table, Naps())
+def test_a_wrong_location_is_removed_for_all_processes(table: Table) -> None:
+    locations = BlobLocations(table, FakeSleep())
     locations.note(HOST, blob(WORTH_NOTING), "team/gone", sent=True)
     locations.forget(HOST, blob(WORTH_NOTING))
     assert locations.find(HOST, blob(WORTH_NOTING), never) is None
-    assert BlobLocations(table, Naps()).find(HOST, blob(WORTH_NOTING), lambda: True) is None
+    assert BlobLocations(table, FakeSleep()).find(HOST, blob(WORTH_NOTING), lambda: True) is None
 
 
-def test_of_many_threads_one_sends(table: Table) -> None:
+def test_one_of_many_threads_sends(table: Table) -> None:
     large = blob(WORTH_NOTING)
 
     def work(number: int) -> bool:

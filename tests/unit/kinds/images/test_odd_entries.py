@@ -14,7 +14,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
 from syncline.config.sync import load_sync
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
@@ -30,7 +30,7 @@ API = "/api/v1/repository"
 
 
 class World:
-    """Two scripted registries, each with Quay's API if ``api``."""
+    """Two scripted registries; a scan with ``api`` also uses Quay's API of both."""
 
     def __init__(self, stack: ExitStack) -> None:
         self.at_source = stack.enter_context(ScriptedServer())
@@ -113,7 +113,7 @@ def test_invalid_tags_of_the_source(world: World) -> None:
     assert failed(pages) == [(name, "ENTRY_INVALID") for name in names]
 
 
-def test_a_tag_that_the_target_may_have_under_an_invalid_entry_is_asked_for(world: World) -> None:
+def test_a_tag_is_requested_if_an_invalid_entry_of_the_target_may_be_it(world: World) -> None:
     world.at_source.on("GET", "/v2/_catalog", json_reply({"repositories": ["team/a"]}))
     world.tags("team/a", ["v1", "v2"], at_target=[None])
     for tag, answer in (("v1", Reply(200, headers={"Docker-Content-Digest": OTHER})), ("v2", Reply(404))):

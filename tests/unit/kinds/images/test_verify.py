@@ -1,3 +1,5 @@
+"""The verification of copied images at the target, and its notes."""
+
 from __future__ import annotations
 
 import json
@@ -11,7 +13,7 @@ from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
@@ -68,7 +70,7 @@ def test_an_index_is_verified_down_to_its_layers(registry: OciRegistry, verifica
     digest = store.add_index(GROUP, "multi", nested, children[0])
     assert outcomes(verification, Item(GROUP, "multi", digest)) == ["completed"]
     asked = [each.target for each in registry.asked("HEAD", "/blobs/")]
-    assert len(asked) == len(set(asked)) == 5, "each part is asked for once"
+    assert len(asked) == len(set(asked)) == 5, "each part is requested once"
 
 
 def _forget_tag(store: Store) -> None:
@@ -100,7 +102,7 @@ def _truncate_layer(store: Store) -> None:
 @pytest.mark.parametrize(
     "lose", [_forget_tag, _move_tag, _forget_layer, _truncate_layer, _forget_child, _forget_everything]
 )
-def test_whatever_part_is_missing_the_image_is_not_complete(
+def test_an_image_is_incomplete_if_any_part_is_missing(
     registry: OciRegistry, verification: ImageVerification, lose: Callable[[Store], None]
 ) -> None:
     child = registry.store.add_image(GROUP, None, b"one")
@@ -109,7 +111,7 @@ def test_whatever_part_is_missing_the_image_is_not_complete(
     assert outcomes(verification, Item(GROUP, "1", digest)) == ["NOT_ARRIVED"]
 
 
-def test_bytes_are_hashed_whatever_the_header_says(registry: OciRegistry, verification: ImageVerification) -> None:
+def test_bytes_are_hashed_and_the_header_is_not_trusted(registry: OciRegistry, verification: ImageVerification) -> None:
     digest = registry.store.add_image(GROUP, "1", b"one")
     stored = registry.store.repositories[GROUP].manifests[digest]
     registry.store.repositories[GROUP].manifests[digest] = replace(stored, body=stored.body + b" ")
@@ -122,7 +124,7 @@ def test_a_failing_server_fails_only_the_requested_item(registry: OciRegistry, v
     assert outcomes(verification, *items) == ["completed", "SERVER_ERROR", "completed"]
 
 
-def test_what_is_absent_in_one_image_is_asked_for_again_for_the_next(
+def test_a_missing_blob_is_requested_again_for_the_next_image(
     registry: OciRegistry, verification: ImageVerification
 ) -> None:
     items = [Item(GROUP, name, registry.store.add_image(GROUP, name, b"shared", name.encode())) for name in "12"]
@@ -137,8 +139,8 @@ def test_an_item_is_unfinished_when_time_is_over(registry: OciRegistry, verifica
 
 
 @pytest.mark.parametrize("lost", ["listing", "layer", "nothing"])
-def test_what_refers_to_an_image_is_verified_with_it(registry: OciRegistry, lost: str) -> None:
-    """The source has a signature; the target is asked whether it lists it, and for its parts."""
+def test_referrers_are_verified_with_their_image(registry: OciRegistry, lost: str) -> None:
+    """The source has a signature; the target must list it and have its parts."""
     client = Registry(Endpoint("http", registry.host), lambda: None, Http(RetryPolicy(sleep=lambda _: None)))
     verification = ImageVerification(client, Origin(client, lambda _: "source/app"))
     for name in ("source/app", GROUP):
@@ -155,7 +157,7 @@ def test_what_refers_to_an_image_is_verified_with_it(registry: OciRegistry, lost
 
 
 class TestNotes:
-    """What a later run has to know of the images, and what a report says of them."""
+    """Notes on images for later runs and for reports."""
 
     @pytest.fixture
     def notes(self) -> TargetNotes:
@@ -167,12 +169,12 @@ class TestNotes:
 
     @staticmethod
     def noted(client: Registry, item: Item, notes: TargetNotes | None) -> str:
-        """Return the note of an image that arrived."""
+        """Return the note of an image that was verified."""
         (answer,) = ImageVerification(client, Origin(client, lambda _: "source/app", notes=notes)).verify([item], TIME)
         assert isinstance(answer, Completed), answer
         return answer.note
 
-    def test_a_tag_that_moved_on_at_the_source_is_copied_by_the_next_run(
+    def test_a_tag_that_changed_at_the_source_is_copied_by_the_next_run(
         self, registry: OciRegistry, client: Registry, notes: TargetNotes
     ) -> None:
         digest = registry.store.add_image(GROUP, "1", b"one")
@@ -181,10 +183,10 @@ class TestNotes:
         assert digest in note
         assert now in note
         assert notes.outdated(GROUP, "1") == digest
-        assert self.noted(client, Item(GROUP, "1", digest), None) == "", "nobody is to be told"
+        assert self.noted(client, Item(GROUP, "1", digest), None) == "", "nothing is reported"
 
     @pytest.mark.parametrize("source", ["the same", "gone", "another algorithm"])
-    def test_any_other_is_not_outdated(
+    def test_any_other_tag_is_not_outdated(
         self, registry: OciRegistry, client: Registry, notes: TargetNotes, source: str
     ) -> None:
         digest = registry.store.add_image(GROUP, "1", b"one")
@@ -194,12 +196,12 @@ class TestNotes:
         assert self.noted(client, Item(GROUP, "1", digest), notes) == ""
         assert notes.outdated(GROUP, "1") is None
 
-    def test_a_report_has_the_digest_that_an_image_replaced(self, registry: OciRegistry, client: Registry) -> None:
+    def test_a_report_has_the_replaced_digest(self, registry: OciRegistry, client: Registry) -> None:
         item = Item(GROUP, "1", registry.store.add_image(GROUP, "1", b"one"))
         assert "sha256:before" in self.noted(client, replace(item, detail={"replaced": "sha256:before"}), None)
 
     @pytest.mark.parametrize(("code", "unverified"), [("SERVER_ERROR", True), ("TIME_SHORT", False)])
-    def test_what_could_not_be_verified_is_looked_through_later(
+    def test_a_repository_with_an_unverified_image_is_checked_later(
         self,
         client: Registry,
         notes: TargetNotes,

@@ -12,7 +12,7 @@ from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifes
 from syncline.clients.registry.quay import Quay, QuayRepository, QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.artifacts.facts import ProcessFacts
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
@@ -25,7 +25,7 @@ Content = Mapping[str, Mapping[str, str]]  # repository → tag → digest
 
 
 def parts_of(names: Sequence[str], start: ListingPosition, path: str = "/") -> Iterator[ListingPage[list[str]]]:
-    """Yield the names in pages, at least one; tokens are paths at a registry, and numbers at an API."""
+    """Yield at least one page of names. Page tokens are paths at a registry and numbers at an API."""
     at = int(start.token.removeprefix("/") or 0)
     for number in range(at, max(len(names), 1), LIST_PAGE):
         part = list(names[number : number + LIST_PAGE])
@@ -49,7 +49,7 @@ class MemoryRegistry:
     """A registry in memory, which records the requests in ``asked``.
 
     ``broken`` has errors of repositories' lists, ``invalid`` errors of manifests by tag or digest, and ``invalid_tags``
-    invalid entries of repositories' lists. ``cut`` are repositories without blobs, and ``signed`` has referrers by digest.
+    invalid entries of repositories' lists. ``cut`` are repositories without blobs, ``signed`` has referrers by digest.
     """
 
     def __init__(self, host: str, content: Content) -> None:
@@ -107,10 +107,10 @@ class MemoryRegistry:
 
 
 class MemoryApi:
-    """Quay's API in front of a registry; ``states`` are those that are not NORMAL.
+    """Quay's API in front of a registry; ``states`` has the repositories' states other than NORMAL.
 
-    ``listed`` has each namespace that was listed, ``asked`` each repository whose tags were, and ``invalid`` has invalid entries.
-    ``pages`` counts those of namespaces.
+    ``listed`` has the namespaces and ``asked`` the repositories that were listed. ``invalid`` has invalid entries, and
+    ``pages`` counts the pages of namespaces.
     """
 
     def __init__(self, content: Content, states: Mapping[str, str] | None = None) -> None:
@@ -134,7 +134,7 @@ class MemoryApi:
         for page in parts_of(names, start or LISTING_START):
             self.pages += 1
             listed = [QuayRepository(name, self.states.get(name, "NORMAL")) for name in page.entries]
-            yield ListingPage(listed, page.following)
+            yield ListingPage(listed, page.next_position)
 
     def tag_pages(
         self, repository: str, _invalid: OnInvalid, start: ListingPosition | None
@@ -144,11 +144,11 @@ class MemoryApi:
             raise SynclineError("NOT_FOUND", "no such repository")
         tags = self.content[repository]
         for page in parts_of(list(tags), start or LISTING_START, ""):
-            yield ListingPage({tag: QuayTag(tags[tag], 10, False) for tag in page.entries}, page.following)
+            yield ListingPage({tag: QuayTag(tags[tag], 10, False) for tag in page.entries}, page.next_position)
 
 
 class RegistryPair:
-    """A source and a target in memory, and scans of them; ``notes`` are kept from one scan to the next."""
+    """A source and a target in memory, and scans of them. ``notes`` are kept between scans."""
 
     def __init__(self, at_source: Content, at_target: Content, *, api: bool = False, **config: Any) -> None:
         self.source, self.target = MemoryRegistry("prod.example", at_source), MemoryRegistry("dr.example", at_target)

@@ -1,7 +1,7 @@
 """Measure after how many rounds canaries confirm each fault, and write the table into the documentation.
 
-``python -m tests.unit.kinds.tokens.canary_rounds`` flies canaries over scripted replicas. A fault begins before any turn of the writers;
-the slowest case is what counts.
+``python -m tests.unit.kinds.tokens.canary_rounds`` runs canaries on scripted replicas. A fault begins before any
+turn of the writers; the slowest case counts.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ _END: Final = "<!-- end of rounds -->\n"
 def run(
     gateway: ScriptedGateway, rounds: int, memory: CanaryMemory, instances: Sequence[Instance] | None = None
 ) -> tuple[list[list[CheckResult]], list[CanaryMemory]]:
-    """Fly so many rounds; return what each saw and the memory after each.
+    """Run ``rounds`` rounds; return the result of each and the memory after each.
 
-    Each round is flown by a new canary, as after a cold start.
+    Each round is run by a new canary, as after a cold start.
     """
 
     async def done() -> tuple[list[list[CheckResult]], list[CanaryMemory]]:
@@ -61,7 +61,7 @@ def run(
 
 
 def cases(count: int) -> Iterator[tuple[ScriptedGateway, CanaryMemory]]:
-    """Yield healthy gateways after 0 to N - 1 rounds, so that the next writer is another one each time."""
+    """Yield healthy gateways after 0 to N - 1 rounds, so that each has another next writer."""
     for before in range(count):
         gateway = ScriptedGateway(count)
         memory = CanaryMemory("")
@@ -83,7 +83,7 @@ def rounds_until_confirmed(fault: Fault, count: int) -> int:
 
 
 def table() -> str:
-    """Return the table as the documentation has it."""
+    """Return the table of the documentation, newly measured."""
     lines = [
         "| an instance … | " + " | ".join(f"N = {count}" for count in SIZES) + " |",
         "|---" * (len(SIZES) + 1) + "|",
@@ -101,7 +101,7 @@ def table() -> str:
 
 
 def written(text: str) -> str:
-    """Return the table that a document has."""
+    """Return the table that a document contains."""
     return text.partition(_BEGIN)[2].partition(_END)[0]
 
 

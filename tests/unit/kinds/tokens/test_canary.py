@@ -1,4 +1,4 @@
-"""Canaries against instances whose answers are scripted: above all what real ones will not do on demand."""
+"""Canaries against instances with scripted answers, mainly answers that real instances cannot be made to give."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ FIRST: Final = CanaryMemory("")
 Asked = list[tuple[str, str, str]]
 
 
-class Scripted:
-    """Stands where :class:`ReplicaClient` does. ``answers`` gives a status or an answer for a method at an address.
+class ScriptedClient:
+    """A fake :class:`ReplicaClient`. ``answers`` gives a status or an answer for a method at an address.
 
-    Keys that nobody wrote are nowhere, and the writer has what was written.
+    Keys that were not written are absent everywhere, and the writer has the values that it wrote.
     """
 
     def __init__(self, answers: Callable[[str, str, int], int | ReplicaResponse | None]) -> None:
@@ -61,7 +61,7 @@ class Scripted:
         pass
 
 
-def _flown(
+def _run_canary(
     scripted: Any, rules: config.Canary = RULES, *, instances: Sequence[Instance] = INSTANCES, longest: float = 60
 ) -> tuple[list[CheckResult], CanaryMemory]:
     canary = Canary(SYNC.model_copy(update={"canary": rules}), {}, PATIENCE, cast("ReplicaClient", scripted))
@@ -72,8 +72,8 @@ def _flown(
 def _round(
     answers: Callable[[str, str, int], int | ReplicaResponse], rules: config.Canary = RULES
 ) -> tuple[list[tuple[CanaryCheck, str, CheckOutcome, bool]], Asked]:
-    scripted = Scripted(answers)
-    found = [one for one in _flown(scripted, rules)[0] if one.check is not CanaryCheck.ABSENT]
+    scripted = ScriptedClient(answers)
+    found = [one for one in _run_canary(scripted, rules)[0] if one.check is not CanaryCheck.ABSENT]
     assert all(
         one.reason or one.outcome in (CheckOutcome.SENT, CheckOutcome.ARRIVED, CheckOutcome.GONE) for one in found
     )
@@ -81,7 +81,7 @@ def _round(
 
 
 def _usual(reads: dict[int, int | ReplicaResponse]) -> Callable[[str, str, int], int | ReplicaResponse]:
-    """Writes and deletions succeed; reads answer by how many there were before, the last one for ever."""
+    """Writes and deletions succeed; a read's answer depends on the earlier reads, and the last one repeats."""
     return lambda _, method, before: (
         {"PUT": 201, "DELETE": 204}.get(method) or reads[max(number for number in reads if number <= before)]
     )
@@ -143,14 +143,14 @@ def test_any_2xx_is_success(call: str, status: int, *, is_done: bool) -> None:
 
 def test_reason_of_a_failed_write() -> None:
     for answer, reason in ((ReplicaResponse(None, None, "cut off"), "cut off"), (403, "answered 403")):
-        found, _ = _flown(Scripted(lambda _, method, __, answer=answer: answer if method == "PUT" else 204))  # type: ignore[misc]
+        found, _ = _run_canary(ScriptedClient(lambda _, method, __, answer=answer: answer if method == "PUT" else 204))  # type: ignore[misc]
         assert [one.reason for one in found if one.bad] == [f"the write failed: {reason}"]
 
 
-def test_writer_that_no_reader_follows_is_at_fault() -> None:
+def test_writer_whose_value_no_reader_gets_is_at_fault() -> None:
     instances = [*INSTANCES, Instance("gateway-2", "10.0.0.2", 8443)]
-    found, _ = _flown(
-        Scripted(_usual({0: 404})), RULES.model_copy(update={"watch_deletes": False}), instances=instances
+    found, _ = _run_canary(
+        ScriptedClient(_usual({0: 404})), RULES.model_copy(update={"watch_deletes": False}), instances=instances
     )
     assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
         ("gateway-0", CheckOutcome.UNSENT, "no other instance got the key")
@@ -181,20 +181,20 @@ def test_keys_are_unique_and_deleted_everywhere() -> None:
 
 
 def test_no_serving_instance_is_a_fault() -> None:
-    scripted = Scripted(_usual({0: 200}))
-    found, memory = _flown(scripted, instances=[Instance("one", "10.0.0.1", 8443, ready=False)])
+    scripted = ScriptedClient(_usual({0: 200}))
+    found, memory = _run_canary(scripted, instances=[Instance("one", "10.0.0.1", 8443, ready=False)])
     assert [(one.check, one.outcome, one.bad) for one in found] == [(CanaryCheck.ROUND, CheckOutcome.FAILED, True)]
     assert (scripted.asked, dict(memory.failures)) == ([], {"round": 1})
 
 
 def test_instances_of_one_name_are_reported_with_addresses() -> None:
     instances = [Instance("gateway", one.address, one.port) for one in INSTANCES]
-    found, _ = _flown(Scripted(_usual({0: 200})), instances=instances)
+    found, _ = _run_canary(ScriptedClient(_usual({0: 200})), instances=instances)
     assert {one.instance for one in found} == {"gateway 10.0.0.0:8443", "gateway 10.0.0.1:8443"}
 
 
-def test_endless_round_is_abandoned_and_counts_as_a_turn() -> None:
-    found, memory = _flown(Scripted(lambda _, method, __: None if method == "PUT" else 204), longest=0.05)
+def test_endless_round_is_cancelled_and_counts_as_a_turn() -> None:
+    found, memory = _run_canary(ScriptedClient(lambda _, method, __: None if method == "PUT" else 204), longest=0.05)
     assert [(one.check, one.instance, one.outcome) for one in found if one.bad] == [
         (CanaryCheck.ROUND, "(all)", CheckOutcome.FAILED)
     ]
@@ -204,22 +204,22 @@ def test_endless_round_is_abandoned_and_counts_as_a_turn() -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        (ReplicaResponse(500), "asked about a token, it answered 500"),
-        (ReplicaResponse(302), "asked about a token, it answered 302"),
-        (REFUSED, "about a token: unreachable: Connection refused"),
+        (ReplicaResponse(500), "the token check failed: answered 500"),
+        (ReplicaResponse(302), "the token check failed: answered 302"),
+        (REFUSED, "the token check failed: unreachable: Connection refused"),
     ],
 )
 def test_instance_that_does_not_check_tokens_is_at_fault(answer: ReplicaResponse, reason: str) -> None:
-    """It may know its keys, and no verdict can rest on it."""
+    """It may have its keys, but its answers cannot be used for verdicts."""
 
-    class Unasked(Scripted):
+    class ScriptedPresence(ScriptedClient):
         def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
             if request.startswith(b"GET /check HTTP/1.1\r\n") and address[0] != WRITER:
                 done(answer)
                 return self
             return super().send(address, request, done)
 
-    found, memory = _flown(Unasked(_usual({0: 200})))
+    found, memory = _run_canary(ScriptedPresence(_usual({0: 200})))
     assert [(one.instance, one.outcome, one.reason) for one in found if one.bad] == [
         ("gateway-1", CheckOutcome.FAILED, reason)
     ]
@@ -227,9 +227,9 @@ def test_instance_that_does_not_check_tokens_is_at_fault(answer: ReplicaResponse
 
 
 def test_absent_token_is_checked_as_a_probe_does() -> None:
-    """An instance may know its keys and still let everybody in."""
+    """An instance may have its keys and still accept requests without a token."""
 
-    class LetsIn(Scripted):
+    class AcceptsAll(ScriptedClient):
         def send(self, address: tuple[str, int], request: bytes, done: Callable[[ReplicaResponse], None]) -> Any:
             if request.startswith(b"GET /check HTTP/1.1\r\n") and address[0] != WRITER:
                 assert f"\r\nCookie: auth_token={KEY_PREFIX}".encode() in request
@@ -237,7 +237,7 @@ def test_absent_token_is_checked_as_a_probe_does() -> None:
                 return self
             return super().send(address, request, done)
 
-    found, memory = _flown(LetsIn(_usual({0: 200})))
+    found, memory = _run_canary(AcceptsAll(_usual({0: 200})))
     (bad,) = (one for one in found if one.bad)
     assert (bad.instance, bad.outcome, bad.reason) == (
         "gateway-1",

@@ -1,4 +1,4 @@
-"""Faults of scripted replicas: each is confirmed within 2N rounds, and nobody who is healthy is blamed."""
+"""Faults of scripted replicas: each is confirmed within 2N rounds, and no healthy replica is at fault."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_instance_that_has_every_key_is_at_fault_and_never_writes() -> None:
 
 def test_order_of_writers_survives_a_cold_start() -> None:
     gateway = ScriptedGateway(3)
-    run(gateway, 7, FIRST)  # by a new canary each
+    run(gateway, 7, FIRST)  # each by a new canary
     assert gateway.writers == [0, 1, 2, 0, 1, 2, 0]
 
 
@@ -90,7 +90,7 @@ def test_healthy_writer_is_not_at_fault_if_no_reader_works() -> None:
 
 @pytest.mark.parametrize(("count", "fault"), [(2, "path 10.0.0.0:8443 to 10.0.0.1:8443"), (3, "writer 10.0.0.0:8443")])
 def test_isolated_writer_is_found_although_a_reader_failed_before(count: int, fault: str) -> None:
-    """The reader was the last writer and had no chance since to show that it does well."""
+    """The reader was the last writer, and has had no turn since in which it could succeed."""
     gateway = ScriptedGateway(count, {0: Fault.MUTE})
     last = gateway.instances[-1].where
     _, after = run(gateway, 2 * count, CanaryMemory(last, {f"reader {last}": 1}))
@@ -128,5 +128,5 @@ def test_first_writer_is_usable() -> None:
 
 
 def test_documentation_has_the_table() -> None:
-    """After a change: ``python -m tests.unit.kinds.tokens.canary_rounds``."""
+    """To update the table, run ``python -m tests.unit.kinds.tokens.canary_rounds``."""
     assert written(DOCUMENT.read_text()) == table()

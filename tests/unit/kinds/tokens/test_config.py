@@ -41,16 +41,19 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"sources": {}}, "sources"),
         ({"sources": {"a": {"namespace": "gateway"}}}, "exactly one of service and labels"),
         ({"sources": {"a": {**SOURCE, "labels": "app=nginx", "port": 1}}}, "exactly one of service and labels"),
-        ({"sources": {"a": {"namespace": "gateway", "labels": "app=nginx"}}}, "write a number under port"),
+        (
+            {"sources": {"a": {"namespace": "gateway", "labels": "app=nginx"}}},
+            "write the number of the pods' port under port",
+        ),
         ({"sources": {"a": {"namespace": "gateway", "labels": "app", "port": 1}}}, "is not a label selector"),
         ({"sources": {"a": {**SOURCE, "namespace": "Gateway"}}}, "is not a Kubernetes name"),
         ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T"}}}}, "write https://host[:port] under api"),
-        ({"sources": {"a": {**SOURCE, "api": "https://api.example"}}}, "leave them out"),
+        ({"sources": {"a": {**SOURCE, "api": "https://api.example"}}}, "remove them"),
         ({"sources": {"a": {**SOURCE, "auth": "kubeconfig"}}}, "is not a login method"),
         ({"sources": {"a": {**SOURCE, "auth": {"token": "env:T", "eks": "prod"}}}}, "more than one login method"),
         ({"sources": {"a": {**SOURCE, "auth": {"token": "eyJhbGciOi"}}}}, "is not a reference"),
@@ -59,7 +62,7 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
         ({"check": {**CHECK, "path": "/a\r\nX: y"}}, "is not a path"),
         ({"check": {**CHECK, "cookie": "a=b"}}, "is not a cookie's name"),
         ({"retry_for": 1.9}, "shorter than two sync intervals"),
-        ({"deadline": 2.5}, "comes before the retries end"),
+        ({"deadline": 2.5}, "is not longer than the retries"),
         ({"quorum": "most"}, "is not a quorum"),
         ({"quorum": 0}, "is not a quorum"),
         ({"quorum": True}, "is not a quorum"),
@@ -68,32 +71,32 @@ def test_valid_syncs(more: dict[str, Any]) -> None:
         ({"stale_after": True}, "is not a time"),
         ({"sources": {"a": {**SOURCE, "port": 0}}}, "is not a port"),
         ({"sources": {"a": {**SOURCE, "port": "HTTPS"}}}, "is not a port"),
-        ({"schedule": "rate(1 hour)"}, "has no use here"),
-        ({"webhook": {"secret": "env:HOOK"}}, "has no use here"),
+        ({"schedule": "rate(1 hour)"}, "has no effect: the stack's ScrapeSchedule decides"),
+        ({"webhook": {"secret": "env:HOOK"}}, "has no effect: the stack's ScrapeSchedule decides"),
         (
             {"canary": {"write": CALL, "read": CALL, "delete": CALL, "headers": {"Host": "env:H"}}},
             "has an invalid or reserved header name",
         ),
     ],
 )
-def test_invalid_syncs_have_messages(more: dict[str, Any], said: str) -> None:
+def test_invalid_syncs_have_messages(more: dict[str, Any], expected: str) -> None:
     with pytest.raises(ConfigInvalid) as caught:
         parsed(**more)
-    assert said in caught.value.what
+    assert expected in caught.value.what
     assert "eyJhbGciOi" not in caught.value.what
 
 
 @pytest.mark.parametrize(
-    ("more", "said"),
+    ("more", "expected"),
     [
         ({"check": {**CHECK, "plain_http": True}}, "without encryption"),
         ({"sync_interval": 10}, "lets a verdict take 25.5 seconds"),
         ({"deadline": 26}, "lets a verdict take 26 seconds"),
     ],
 )
-def test_warnings(more: dict[str, Any], said: str) -> None:
+def test_warnings(more: dict[str, Any], expected: str) -> None:
     (warning,) = parsed(**more).warnings()
-    assert said in warning.message
+    assert expected in warning.message
 
 
 def test_every_secret_is_found_at_any_path() -> None:

@@ -1,4 +1,4 @@
-"""Rounds of canaries that could not be flown or remembered: each counts as one failure."""
+"""Rounds of canaries that could not be run or stored: each counts as one failure."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WRITER: Final = Instance("gateway", "10.0.0.1", 8443)
 
 
 class AnswerLost(ProcessMemories):
-    """Memories that are kept, although the first call to keep them fails."""
+    """Memories that are stored, although the first call to store them raises an error."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class AnswerLost(ProcessMemories):
 
 
 class Hanging(ProcessMemories):
-    """Memories that are kept at once, although the first call to keep them does not return while the test lasts."""
+    """Memories that are stored at once, although the first call to store them does not return during the test."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hanging]:
     memories = Hanging()
 
     def wait(_futures: object, _seconds: float) -> None:
-        """Wait until the round hangs, and say that its time is over."""
+        """Wait until the round hangs, then report that its time is over."""
         assert memories.kept.wait(60)
 
     monkeypatch.setattr(isolation, "wait", wait)
@@ -99,7 +99,7 @@ def test_hanging_round_counts_once_per_call(hanging: Hanging) -> None:
 
 
 def test_concurrent_rounds_are_both_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A success that another round counted is not forgotten: one failure after it confirms no fault."""
+    """The success of another round is kept, so one failure after it confirms no fault."""
     never = CheckResult(CanaryCheck.WRITE, "other", CheckOutcome.NEVER, where="10.0.0.2:8443")
     memories = ProcessMemories()
     memories.remember("one", CanaryMemory(None, {never.fault: 1}))

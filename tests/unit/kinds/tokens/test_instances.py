@@ -1,4 +1,4 @@
-"""Verdicts on instances that share a name, and on those that cannot be asked, against scripted answers."""
+"""Verdicts on instances that share a name, and on unreachable instances, with scripted answers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ SHARED: Final = tuple(Instance("gateway", f"10.0.0.{number}", 8443) for number i
 NAMED: Final = Instance("named", "named.example", 8443)
 
 
-class Scripted:
-    """Stands where :class:`ReplicaClient` does; ``answers`` gives a status by address and number of earlier requests."""
+class ScriptedClient:
+    """A fake :class:`ReplicaClient`; ``answers`` gives a status by address and number of earlier requests."""
 
     def __init__(self, answers: Callable[[str, int], int]) -> None:
         self.asked: dict[str, int] = {}
@@ -56,7 +56,7 @@ def _result(
     async def ask() -> tuple[ProbeResult, Mapping[str, int]]:
         rules = ProbeRules(Check(host="gateway.example", plain_http=True), quorum, schedule, 60)
         prober = Prober(rules, asyncio.get_running_loop(), rng=random.Random(25))
-        scripted = Scripted(answers)
+        scripted = ScriptedClient(answers)
         prober.replicas = cast("ReplicaClient", scripted)
         return await prober.probe("t", origin, Listing(tuple(instances), time.time())), scripted.asked
 
@@ -86,7 +86,7 @@ def test_five_of_one_name_agree() -> None:
 
 @pytest.mark.parametrize("late", range(1, 6))
 def test_shared_name_does_not_identify_the_origin(late: int) -> None:
-    """It may be one that has not heard of the token yet; its first words do not decide."""
+    """The instance that answers may not have the token yet, so its first answer does not decide."""
     found, _ = _result(
         SHARED, lambda address, before: 401 if address == f"10.0.0.{late}" and before < 4 else 200, schedule=WAITS
     )
@@ -115,7 +115,7 @@ def test_origin_does_not_count_for_a_quorum(
     assert (found.verdict, found.needed) == (verdict, needed)
 
 
-def test_origin_that_no_longer_serves_is_asked_under_a_shared_name() -> None:
+def test_origin_that_no_longer_serves_is_probed_under_a_shared_name() -> None:
     leaving = Instance("gateway", "10.0.0.9", 8443, terminating=True)
     other = Instance("other", "10.0.0.1", 8443)
     found, _ = _result([leaving, other], _lacks(9))

@@ -42,8 +42,8 @@ SYNC: Final[Mapping[str, Any]] = {
 
 
 @dataclass
-class Stored:
-    """Configurations by name, as :class:`State` gives them."""
+class StoredTexts:
+    """Configurations by name, as :class:`State` returns them."""
 
     texts: Mapping[str, str]
 
@@ -60,7 +60,7 @@ def _sync(name: str) -> TokensSync:
 
 def test_invalid_stored_sync_does_not_hide_others() -> None:
     texts = {"broken": '{"kind":"tokens","of":"another version"}', "good": _sync("good").model_dump_json()}
-    assert list(StoredSyncs(cast("State", Stored(texts)))()) == ["good"]
+    assert list(StoredSyncs(cast("State", StoredTexts(texts)))()) == ["good"]
 
 
 def test_invalid_stored_list_does_not_hide_others() -> None:
@@ -116,14 +116,14 @@ def test_readiness_of_the_pod_and_of_each_sync(tmp_path: Path) -> None:
     async def ready() -> list[tuple[int, str]]:
         container = _container(tmp_path, "one", "other")
 
-        async def said(path: str) -> tuple[int, str]:
+        async def response_to(path: str) -> tuple[int, str]:
             answer = await container.server.answer(HttpRequest("GET", path, {}))
             return answer.status, answer.body.decode()
 
-        nothing = [await said(path) for path in ("/ready", "/ready/one")]
+        unlisted = [await response_to(path) for path in ("/ready", "/ready/one")]
         container.listings.listed("one", [ONE], time.time())
         container.listings.not_listed("other", SynclineError("FORBIDDEN", "the API refuses"))
-        return [*nothing, *[await said(f"/ready{path}") for path in ("", "/", "/one", "/other", "/nobody")]]
+        return [*unlisted, *[await response_to(f"/ready{path}") for path in ("", "/", "/one", "/other", "/nobody")]]
 
     assert asyncio.run(ready()) == [
         (503, "one: list_missing\nother: list_missing\n"),
@@ -136,11 +136,11 @@ def test_readiness_of_the_pod_and_of_each_sync(tmp_path: Path) -> None:
     ]
 
 
-class Counted:
-    """Notes which syncs were counted."""
+class RecordingMetrics:
+    """Metrics that record which syncs were counted."""
 
     def __init__(self) -> None:
-        self.sighted_syncs: list[str] = []
+        self.checked_syncs: list[str] = []
 
     def verdict(self, *_: object) -> None:
         pass
@@ -149,7 +149,7 @@ class Counted:
         pass
 
     def canary_round(self, sync: str, *_: object) -> None:
-        self.sighted_syncs.append(sync)
+        self.checked_syncs.append(sync)
 
 
 def test_failing_secret_of_one_canary_does_not_affect_others(gate: threading.Event) -> None:
@@ -164,16 +164,16 @@ def test_failing_secret_of_one_canary_does_not_affect_others(gate: threading.Eve
         name: TokensSync.model_validate({"name": name, **SYNC, "canary": {**canary, "headers": each}})
         for name, each in headers.items()
     }
-    listings, counted = ProcessListings(), Counted()
+    listings, counted = ProcessListings(), RecordingMetrics()
     for name in syncs:
         listings.listed(name, [Instance("one", "127.0.0.1", 1)], time.time())
     canaries = Canaries(lambda: syncs, listings, ProcessMemories(), Secrets(hangs, hangs, {}), counted)
     threading.Thread(target=canaries.run, daemon=True).start()
     end = time.monotonic() + 5
-    while "good" not in counted.sighted_syncs:
-        assert time.monotonic() < end, "no canary was flown for the good sync"
+    while "good" not in counted.checked_syncs:
+        assert time.monotonic() < end, "no canary was run for the good sync"
         time.sleep(0.01)
-    assert "misses" in counted.sighted_syncs
+    assert "misses" in counted.checked_syncs
 
 
 @pytest.mark.parametrize("listed", [(), (Instance("one", "127.0.0.1", 1, ready=False),)])
@@ -185,7 +185,7 @@ def test_gateway_without_instances_raises_the_alarm_in_the_second_round(listed: 
     listings = ProcessListings()
     listings.listed("empty", listed, time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
-    canaries = Canaries(lambda: {"empty": sync}, listings, ProcessMemories(), secrets, Counted())
+    canaries = Canaries(lambda: {"empty": sync}, listings, ProcessMemories(), secrets, RecordingMetrics())
     done = [canaries.run()["empty"] for _ in range(2)]
     assert [(one.faults, [each.reason for each in one.results]) for one in done] == [
         (faults, ["the list of instances cannot be used (list_empty)"]) for faults in ((), ("round",))
@@ -210,8 +210,8 @@ class Broken(ProcessMemories):
 @pytest.mark.parametrize(
     ("broken", "expected"),
     [
-        ((1,), [(), ("round",)]),  # the list is empty, too: two failures in a row
-        ((1, 2, 3, 4), [(), ("round",)]),  # not even the failure could be counted in the table
+        ((1,), [(), ("round",)]),  # the list is empty as well: two failures in a row
+        ((1, 2, 3, 4), [(), ("round",)]),  # the failure could not be counted in the table either
     ],
 )
 def test_unreadable_table_raises_the_alarm_in_the_second_round(
@@ -224,12 +224,12 @@ def test_unreadable_table_raises_the_alarm_in_the_second_round(
     listings = ProcessListings()
     listings.listed("one", (), time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
-    canaries = Canaries(lambda: {"one": sync}, listings, Broken(*broken), secrets, Counted())
+    canaries = Canaries(lambda: {"one": sync}, listings, Broken(*broken), secrets, RecordingMetrics())
     assert [canaries.run()["one"].faults for _ in range(2)] == expected
 
 
 def test_uncounted_round_does_not_restore_settled_faults() -> None:
-    """Another process may have flown since."""
+    """Another process may have run a round since."""
     sync = TokensSync.model_validate(
         {
             "name": "one",
@@ -240,7 +240,7 @@ def test_uncounted_round_does_not_restore_settled_faults() -> None:
     listings, memories = ProcessListings(), Broken(5, 6)
     listings.listed("one", (), time.time())
     secrets = Secrets(lambda: pytest.fail("no secret"), lambda: pytest.fail("no secret"), {})
-    canaries = Canaries(lambda: {"one": sync}, listings, memories, secrets, Counted())
+    canaries = Canaries(lambda: {"one": sync}, listings, memories, secrets, RecordingMetrics())
     assert [canaries.run()["one"].faults for _ in range(2)] == [(), ("round",)]
     memories.remember("one", CanaryMemory())
     assert canaries.run()["one"].faults == ()

@@ -1,4 +1,4 @@
-"""What is counted of verdicts, lists and canaries, as CloudWatch and Prometheus get it, and what the alarms look at."""
+"""Metrics of verdicts, lists and canaries in CloudWatch and Prometheus, and the metrics that alarms use."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 from syncline.kinds.tokens.wiring_scrape import ScrapeResult
 
 TEMPLATE: Final = Path(__file__).parents[4] / "template.yaml"
-SIGHTINGS: Final = (
+RESULTS: Final = (
     CheckResult(CanaryCheck.WRITE, "gateway-001", CheckOutcome.ARRIVED, 0.7),
     CheckResult(CanaryCheck.WRITE, "gateway-002", CheckOutcome.LOST, 0.4, "it was there, and is not any more"),
     CheckResult(CanaryCheck.DELETE, "gateway-001", CheckOutcome.KEPT),
     CheckResult(CanaryCheck.LONG, "gateway-001", CheckOutcome.NEVER),
 )
-# By the metric's name and its dimensions.
+# values by the metric's name and its dimensions
 Measured = dict[tuple[str, frozenset[tuple[str, str]]], Any]
 Measure = Callable[[str, Callable[[CloudWatchMetrics], None]], Measured]
 
 
 @pytest.fixture
 def measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Measure:
-    """What CloudWatch makes of the lines that a function of that name writes (embedded metric format)."""
+    """Return the metrics that CloudWatch reads from the lines of a function of that name (embedded metric format)."""
 
     def measure(function: str, count: Callable[[CloudWatchMetrics], None]) -> Measured:
         monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "Syncline")
@@ -46,7 +46,7 @@ def measured(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
                     assert dimensions.pop("stack") == "one"
                     for metric in directive["Metrics"]:
                         key = metric["Name"], frozenset(dimensions.items())
-                        assert key not in found  # CloudWatch would take the sum
+                        assert key not in found  # CloudWatch would add them
                         found[key] = line[metric["Name"]]
         return found
 
@@ -58,7 +58,7 @@ def _of(name: str, **dimensions: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 
 def test_canary_metrics_are_by_check_not_by_instance(measured: Measure) -> None:
-    found = measured("canary", lambda counts: counts.canary_round("gateway", SIGHTINGS, 3))
+    found = measured("canary", lambda counts: counts.canary_round("gateway", RESULTS, 3))
     where = {"service": "canary", "sync": "gateway"}
     assert found[_of("CanarySeconds", **where, check="write")] == [0.7, 0.4]
     assert _of("CanarySeconds", **where, check="delete") not in found
@@ -66,7 +66,7 @@ def test_canary_metrics_are_by_check_not_by_instance(measured: Measure) -> None:
     assert found[_of("CanaryLost", **where, check="write")] == [1]
     assert found[_of("CanaryKept", **where, check="delete")] == [1]
     assert found[_of("CanaryFaults", **where)] == [3]
-    assert found[_of("CanaryFailed", **where)] == [1]  # what a deletion and a long value come to is the store's way
+    assert found[_of("CanaryFailed", **where)] == [1]  # deletions and long values depend on the store
 
 
 def test_number_of_metrics_is_independent_of_instances(measured: Measure) -> None:
@@ -93,8 +93,8 @@ def test_verdicts_are_counted(measured: Measure) -> None:
 @pytest.mark.parametrize(
     ("alarm", "function", "count", "bad"),
     [
-        ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", SIGHTINGS, 1), 1),
-        ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", SIGHTINGS, 0), 0),
+        ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", RESULTS, 1), 1),
+        ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", RESULTS, 0), 0),
         (
             "InstancesNotListedAlarm",
             "scrape",
@@ -121,9 +121,9 @@ def test_alarms_use_existing_metrics(
 
 def test_prometheus_histogram_for_each_instance() -> None:
     counts = PrometheusMetrics()
-    counts.canary_round("gateway", SIGHTINGS, 2)
+    counts.canary_round("gateway", RESULTS, 2)
     assert counts.registry.get_sample_value("syncline_canary_faults", {"sync": "gateway"}) == 2
-    counts.canary_round("gateway", SIGHTINGS[:1], 0)
+    counts.canary_round("gateway", RESULTS[:1], 0)
     assert counts.registry.get_sample_value("syncline_canary_faults", {"sync": "gateway"}) == 0
     labels = {"sync": "gateway", "instance": "gateway-001", "check": "write"}
 

@@ -1,4 +1,4 @@
-"""Verdicts without a question, and the question as it goes over the wire."""
+"""Verdicts that need no requests, and the bytes of the requests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ ORIGIN: Final = Instance("origin", "10.0.0.1", 8443)
 OTHER: Final = Instance("other", "10.0.0.2", 8443)
 
 
-class Noting:
-    """Stands where :class:`ReplicaClient` does: every instance has the token, the last one from its third answer on."""
+class RecordingClient:
+    """A fake :class:`ReplicaClient`: every instance has the token, but the last one only from its third answer."""
 
     def __init__(self) -> None:
         self.requests: dict[str, list[bytes]] = {}
@@ -54,9 +54,9 @@ def rules(**more: Any) -> ProbeRules:
 def result(token: str, listing: Listing, origin: str = "origin") -> tuple[ProbeResult, dict[str, list[bytes]]]:
     async def ask() -> tuple[ProbeResult, dict[str, list[bytes]]]:
         prober = Prober(rules(), asyncio.get_running_loop(), lambda: NOW)
-        noting = Noting()
-        prober.replicas = cast("ReplicaClient", noting)
-        return await prober.probe(token, origin, listing), noting.requests
+        client = RecordingClient()
+        prober.replicas = cast("ReplicaClient", client)
+        return await prober.probe(token, origin, listing), client.requests
 
     return asyncio.run(ask())
 
@@ -102,7 +102,7 @@ def test_each_instance_is_asked_until_it_has_the_token() -> None:
 def test_server_name_and_timeout_of_connections(
     monkeypatch: pytest.MonkeyPatch, more: dict[str, Any], name: str, connecting: float
 ) -> None:
-    """The certificate is checked against the name, and half the time of a probe may go into a connection."""
+    """The certificate is checked against the name; a connection may take half the time of a probe."""
     made: list[tuple[object, ...]] = []
     monkeypatch.setattr(probing, "ReplicaClient", lambda *about: made.append(about))
     loop = asyncio.new_event_loop()

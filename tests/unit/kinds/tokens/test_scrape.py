@@ -1,4 +1,4 @@
-"""Scrapes of several syncs, of which some hang or break: one never delays or fails another."""
+"""Scrapes of several syncs: a hanging or failing one does not affect the others."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SHORT: Final = 0.2  # seconds
 
 
 class Lists:
-    """A cluster that lists at once, after `gate` opens, or raises."""
+    """A cluster that lists at once, lists after `gate` opens, or raises an error."""
 
     def __init__(
         self, *listed: Instance, gate: threading.Event | None = None, error: BaseException | None = None
@@ -52,7 +52,7 @@ def gate() -> Iterator[threading.Event]:
 
 
 class Scraper(Scraping):
-    """A scrape of clusters that the test names, by sync."""
+    """A scrape of the clusters given for each sync."""
 
     def __init__(self, listings: ProcessListings, clusters: Mapping[str, Sequence[Lists]]) -> None:
         syncs = {name: cast("TokensSync", SimpleNamespace(name=name)) for name in clusters}
@@ -107,7 +107,7 @@ def test_failing_sync_does_not_affect_others(error: Exception, code: CodeName) -
     assert listings.all()["breaks"].failed == code
 
 
-def test_instance_in_two_sources_serves_if_either_says_so() -> None:
+def test_instance_in_two_sources_serves_if_it_serves_in_either() -> None:
     listings = ProcessListings()
     starting = Lists(Instance("one", "10.0.0.1", 8443, ready=False))
     found = Scraper(listings, {"both": [Lists(ONE), starting]}).scrape()

@@ -1,4 +1,4 @@
-"""Verdicts as they follow from what was seen: never better than that."""
+"""Verdicts follow from the probes' results and are never better than these."""
 
 from __future__ import annotations
 

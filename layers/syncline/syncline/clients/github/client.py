@@ -215,7 +215,9 @@ class RemoteFile:
             else:
                 breaks += at == start
                 if breaks >= _MAX_BREAKS:
-                    raise SynclineError("UNREACHABLE", f"{self.name} breaks off after {at} bytes")
+                    raise SynclineError(
+                        "UNREACHABLE", f"{self.name}: {breaks} connections in a row broke after {at} bytes"
+                    )
             if opened:
                 opened.pop().close()
 

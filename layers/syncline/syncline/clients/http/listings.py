@@ -101,10 +101,10 @@ LISTING_START: Final = ListingPosition()
 
 
 class ListingPage(NamedTuple, Generic[T]):
-    """The entries of a page, and the position of the next page, None at the end."""
+    """The entries of a page, and the position of the next one, None at the end."""
 
     entries: T
-    following: ListingPosition | None
+    next_position: ListingPosition | None
 
 
 class ListingGuard:

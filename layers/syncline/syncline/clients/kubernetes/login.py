@@ -2,10 +2,15 @@
 
 The kubernetes package is imported on first use, here and in :mod:`syncline.clients.kubernetes.client` only. It is slow
 to import, and on Lambda only the layer of the function ``scrape`` has it, without classes for API groups and objects.
+
+A token for EKS is ``k8s-aws-v1.`` followed by the URL of a signed ``GetCallerIdentity``, valid for a minute, in
+base64url without padding. The cluster sends that request to identify the caller. Its name is a signed header, so a
+token is invalid at any other cluster.
 """
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 from collections.abc import Callable, Mapping
@@ -18,10 +23,14 @@ from syncline.clients.http.addresses import redacted
 from syncline.errors import SynclineError
 
 if TYPE_CHECKING:
+    from botocore.credentials import Credentials
     from kubernetes.client import Configuration
 
 _importing: Final = threading.Lock()
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+_EKS_PREFIX: Final = "k8s-aws-v1."
+_EKS_CLUSTER_HEADER: Final = "x-k8s-aws-id"
+_EKS_LIFETIME: Final = 60  # seconds; clusters accept a token for at most 15 minutes
 
 
 class ClusterLogin(Protocol):
@@ -74,7 +83,7 @@ class InCluster:
         try:
             loader.load_and_set(configuration)  # type: ignore[no-untyped-call]
         except (ConfigException, OSError) as error:
-            what = f"no service account to log in to the cluster ({error})"
+            what = f"no service account to log in to the cluster ({error}); run in a pod, or set `auth` of the source"
             raise SynclineError("CONFIG_INVALID", what) from None
         return configuration
 
@@ -108,7 +117,10 @@ class Kubeconfig:
             )
         except (ConfigException, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             # The message may quote the file, which contains keys.
-            raise SynclineError("CONFIG_INVALID", f"the kubeconfig cannot be used ({type(error).__name__})") from None
+            raise SynclineError(
+                "CONFIG_INVALID",
+                f"the kubeconfig is invalid ({type(error).__name__}); check its current context, cluster and user",
+            ) from None
         return configuration
 
 
@@ -131,6 +143,28 @@ class BearerToken:
         configuration.ca_cert_data = self.ca
         configuration.api_key = {"BearerToken": f"Bearer {self.token(renewed)}"}
         return configuration
+
+
+def eks_token(cluster: str, region: str, credentials: Credentials | None) -> str:
+    """Return a token for the EKS cluster ``cluster``. Raises AWS_DENIED without credentials."""
+    from botocore.hooks import HierarchicalEmitter  # noqa: PLC0415 - only for clusters on EKS
+    from botocore.model import ServiceId  # noqa: PLC0415
+    from botocore.signers import RequestSigner  # noqa: PLC0415
+
+    if credentials is None:
+        raise SynclineError("AWS_DENIED", f"no AWS credentials to log in to the EKS cluster {cluster}")
+    events = HierarchicalEmitter()  # the signer only keeps a weak reference
+    signer = RequestSigner(ServiceId("STS"), region, "sts", "v4", credentials, events)
+    domain = "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+    request = {
+        "method": "GET",
+        "url": f"https://sts.{region}.{domain}/?Action=GetCallerIdentity&Version=2011-06-15",
+        "body": {},
+        "headers": {_EKS_CLUSTER_HEADER: cluster},
+        "context": {},
+    }
+    url = signer.generate_presigned_url(request, operation_name="", region_name=region, expires_in=_EKS_LIFETIME)
+    return _EKS_PREFIX + base64.urlsafe_b64encode(url.encode()).decode().rstrip("=")
 
 
 def _refuse_programs(content: Mapping[str, Any]) -> None:

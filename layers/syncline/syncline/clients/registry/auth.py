@@ -16,9 +16,7 @@ https://distribution.github.io/distribution/spec/auth/token/ and RFC 9110 sectio
 from __future__ import annotations
 
 import base64
-import binascii
 import ipaddress
-import json
 import re
 import threading
 import time
@@ -29,6 +27,7 @@ from urllib.parse import urlencode
 
 from syncline.clients.http.addresses import Address, Endpoint, host_name
 from syncline.clients.http.client import Http, Response
+from syncline.clients.http.jwt import jwt_claims
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.errors import SynclineError
 from syncline.secrets import register
@@ -302,7 +301,7 @@ def _lifetime(value: Mapping[str, Any], token: str) -> float:
     stated = value.get("expires_in")
     if isinstance(stated, int | float) and stated > 0:
         return float(stated)
-    claims = _claims(token)
+    claims = jwt_claims(token)  # unverified: they only decide when to renew the token
     end = claims.get("exp")
     if not isinstance(end, int | float):
         return DEFAULT_LIFETIME
@@ -310,18 +309,6 @@ def _lifetime(value: Mapping[str, Any], token: str) -> float:
     # The difference does not depend on the local clock.
     life = end - (begin if isinstance(begin, int | float) else time.time())
     return max(0.0, float(life))
-
-
-def _claims(token: str) -> dict[str, Any]:
-    """Return the claims of a JWT, empty if it is none. Unverified: they only decide when to renew the token."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return {}
-    try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return {}
-    return claims if isinstance(claims, dict) else {}
 
 
 @dataclass(frozen=True, slots=True)

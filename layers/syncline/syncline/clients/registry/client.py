@@ -414,9 +414,9 @@ class Registry:
             if link is None:
                 yield ListingPage(fresh, None)
                 return
-            following = entries.at(same_host_target(self._transport.endpoint, target, link))
-            yield ListingPage(fresh, following)
-            target = following.token
+            next_position = entries.at(same_host_target(self._transport.endpoint, target, link))
+            yield ListingPage(fresh, next_position)
+            target = next_position.token
 
 
 class BlobStream(AbstractContextManager["BlobStream"]):

@@ -115,17 +115,17 @@ class Quay:
             response = self._page(query if page is None else {**query, "next_page": page})
             answer = response.json_object()
             values = _list(response, answer, "repositories")
-            following = answer.get("next_page")
-            if not isinstance(following, str | None):
+            next_page = answer.get("next_page")
+            if not isinstance(next_page, str | None):
                 raise response.protocol_error("`next_page` is not text")
-            _check_page(listing, values, may_be_empty=page is None and following is None)
+            _check_page(listing, values, may_be_empty=page is None and next_page is None)
             listed = list(entries.read(values, lambda value: _repository(value, namespace), len(response.body)))
             empty = empty and not values
-            if following is None:
+            if next_page is None:
                 yield ListingPage(listed, None)
                 break
-            yield ListingPage(listed, entries.at(following))
-            page = following
+            yield ListingPage(listed, entries.at(next_page))
+            page = next_page
         if empty:
             self._check_token(namespace)
 
@@ -205,7 +205,7 @@ class Quay:
 def _check_page(listing: str, values: list[Any], *, may_be_empty: bool) -> None:
     """Raise LISTING_INCOMPLETE for an announced page without entries."""
     if not values and not may_be_empty:
-        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: an announced page was empty")
+        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: a page that the previous one announced is empty")
 
 
 def _full_name(entry: Any, namespace: str) -> str | None:

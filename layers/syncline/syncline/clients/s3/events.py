@@ -105,7 +105,7 @@ def _events(body: Any, *, wrapped: bool) -> Iterator[ObjectEvent]:
     elif body.get("Type") == "Notification" and not wrapped:
         yield from _events(json.loads(body["Message"]), wrapped=True)
     else:
-        raise ValueError("unknown form")
+        raise ValueError("unknown format")
 
 
 def _of_record(record: Any) -> ObjectEvent:
@@ -127,13 +127,13 @@ def _of_bus(body: Any) -> ObjectEvent:
 
 def _event(bucket: Any, key: Any, name: str, sequencer: Any) -> ObjectEvent:
     if len(_text(key, "key").encode()) > _LONGEST_KEY:
-        raise ValueError(f"a key of more than {_LONGEST_KEY} bytes")
+        raise ValueError(f"the key has more than {_LONGEST_KEY} bytes")
     if sequencer is not None and not isinstance(sequencer, str):
-        raise ValueError("the sequencer is no text")
+        raise ValueError("the sequencer is not text")
     return ObjectEvent(_text(bucket, "bucket"), key, name, sequencer)
 
 
 def _text(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"the {what} is no text")
+        raise ValueError(f"the {what} is not text")
     return value

@@ -63,14 +63,14 @@ class MultipartUpload:
                     found[int(each.findtext("PartNumber") or "")] = (etag, int(each.findtext("Size") or ""))
             except (NotXmlError, ValueError) as error:
                 raise response.protocol_error(f"invalid list of parts: {error}") from None
-            following = top.findtext("NextPartNumberMarker") or ""
+            next_marker = top.findtext("NextPartNumberMarker") or ""
             if top.findtext("IsTruncated") != "true":
                 return found
             # Part numbers end at 10,000, so a list whose markers go forward has an end.
-            if not following.isdecimal() or not int(marker) < int(following) <= _MOST_PARTS:
-                what = f"the list of the parts of {self.key!r} in {self._requests} continues at {following!r}"
+            if not next_marker.isdecimal() or not int(marker) < int(next_marker) <= _MOST_PARTS:
+                what = f"the list of the parts of {self.key!r} in {self._requests} continues at {next_marker!r}"
                 raise SynclineError("LISTING_INCOMPLETE", f"{what} after part {marker}")
-            marker = following
+            marker = next_marker
 
     def complete(self, etags: Mapping[int, str] | None = None, *, condition: WriteCondition | None = None) -> str:
         """Make the object of the parts in ``etags`` and return its ETag; list the stored parts if ``etags`` is None.

@@ -23,7 +23,7 @@ from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.archive.streams import ArchiveLimits, WindowedSource
 from syncline.kinds.artifacts.archive.zip import ZipArchive
 from syncline.kinds.artifacts.config import ArtifactsSync, Metadata
-from syncline.kinds.artifacts.facts import FactStore
+from syncline.kinds.facts import FactStore
 
 _LOG_LIMITS: Final = ArchiveLimits(members=10_000, size=4 << 30)
 _PERMANENT: Final[frozenset[CodeName]] = frozenset(
@@ -124,9 +124,7 @@ class Builds:
         except SynclineError as error:
             if error.code.name != "NOT_FOUND":
                 raise
-            what = (
-                f"{error.what}: no repository {source.repository} with a workflow {source.workflow}, or no right to it"
-            )
+            what = f"{error.what}: {source.repository} has no workflow {source.workflow}, or the credentials may not read it"
             raise SynclineError("SOURCE_ABSENT", what) from None
 
     def _check_named(self) -> None:
@@ -212,7 +210,7 @@ class Builds:
             destination = rules.destination(image, tag)
             if destination is None:
                 raise SynclineError(
-                    "METADATA_INVALID", f"run {run.id} made {tag[:160]!r}, which no form of `mapping` fits"
+                    "METADATA_INVALID", f"run {run.id} made {tag[:160]!r}, which matches no entry of `mapping`"
                 )
             repository = parse_repository(f"{self.sync.target.project}/{destination[0]}")
             destinations.append(Destination(image, repository, parse_tag(destination[1])))
@@ -315,13 +313,15 @@ def block_of(
     """Return the block of a run that lasted from ``began`` to ``ended`` (Unix seconds). Raises METADATA_INVALID."""
     distinct = {tuple(sorted(block.items())): dict(block) for block in found}
     if not distinct:
-        raise _invalid(where, f"have no block with {', '.join(rules.needed)}")
+        raise _invalid(where, f"have no metadata block with {', '.join(rules.needed)}")
     own = [block for block in distinct.values() if _belongs_to_run(block, rules, began, ended)]
     if not own:
-        raise _invalid(where, f"have a block of another build: {next(iter(distinct.values()))[rules.tag][:120]!r}")
+        raise _invalid(
+            where, f"have only the metadata block of another build: {next(iter(distinct.values()))[rules.tag][:120]!r}"
+        )
     if len(own) > 1:
         tags = sorted({block[rules.tag] for block in own})
-        raise _invalid(where, f"have {len(own)} blocks that differ, with {', '.join(tags)[:300]}")
+        raise _invalid(where, f"have {len(own)} different metadata blocks, of {', '.join(tags)[:300]}")
     return own[0]
 
 

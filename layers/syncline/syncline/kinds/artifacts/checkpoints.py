@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from syncline.kinds.artifacts.archive.inflate import VERSION
 from syncline.kinds.artifacts.archive.streams import Mark
-from syncline.kinds.artifacts.facts import FactStore
+from syncline.kinds.facts import FactStore
 
 FORMAT: Final = 1  # version of the stored form; another version is ignored
 LARGEST: Final = 380_000  # characters of a checkpoint that fit into an item of the table, which takes 400 KB

@@ -80,7 +80,7 @@ class ArtifactsSource(Model):
         20, description="The number of runs to scan, the youngest first, 1 to 1000."
     )
     max_age_days: Annotated[StrictInt, Field(ge=1, le=400)] | None = Field(
-        None, description="Leave out runs older than this many days.", examples=[30]
+        None, description="Maximum age of runs in days; older ones are left out.", examples=[30]
     )
     auth: Literal["anonymous"] | GitHubToken | GitHubApp = Field(
         "anonymous", description="The credentials: `{token: …}` or `{app: …, key: …}`. Logs and artifacts need some."
@@ -115,8 +115,8 @@ class Metadata(Model):
     check: TemplateText | None = Field(
         None,
         description="The image tag expected from the block's other values. A block with another tag is ignored as that of another "
-        "build. `{Some key:.12}` is the first 12 characters of a value. Case is ignored, and any sequence of characters "
-        "other than letters, digits, `_` and `.` equals any other.",
+        "build. `{Some key:.12}` is the first 12 characters of a value. Case is ignored, and sequences of characters "
+        "other than letters, digits, `_` and `.` count as equal.",
         examples=["app-{Commit:.12}-{Target platform}"],
     )
 
@@ -155,12 +155,12 @@ class TagMapping(Model):
 class Build(Model):
     """The metadata and the artifacts of a build."""
 
-    metadata: Metadata = Field(description="The block in the log.")
+    metadata: Metadata = Field(description="The metadata block in the log.")
     images: Annotated[tuple[ImageRule, ...], Field(min_length=1, max_length=200)] = Field(
-        description="The images it makes."
+        description="The images that a build makes."
     )
     mapping: Annotated[tuple[TagMapping, ...], Field(min_length=1, max_length=50)] = Field(
-        description="Their repositories and tags; the first matching entry counts."
+        description="The repositories and tags of the images; the first matching entry counts."
     )
     archive: TemplateText = Field(
         "{image}-{tag}.tar*",
@@ -241,7 +241,7 @@ class ArtifactsSync(Sync):
 
     kind: Literal["artifacts"] = Field(description="The kind of the sync: `artifacts`.", examples=["artifacts"])
     source: ArtifactsSource = Field(description="The builds.")
-    build: Build = Field(description="Their metadata and artifacts.")
+    build: Build = Field(description="The metadata and artifacts of the builds.")
     target: ArtifactsTarget = Field(description="The registry to copy images to.")
     aliases: tuple[AliasTag, ...] = Field(
         (),
@@ -314,25 +314,3 @@ def _mapping_problems(sync: ArtifactsSync) -> Iterator[Finding]:
             yield Finding(path, f"uses {{{min(missing)}}}, which `tag` does not have")
         if repository.count("/") + 1 > _DEEPEST:
             yield Finding(path, f"has more than {_DEEPEST} levels below the project, which GitLab does not take")
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of artifacts", ArtifactsSync, ""),
-    ("Artifacts, `source`", ArtifactsSource, ""),
-    ("Artifacts, `source.auth`, an App", GitHubApp, ""),
-    ("Artifacts, `source.auth`, a token", GitHubToken, ""),
-    ("Artifacts, `build`", Build, ""),
-    ("Artifacts, `build.metadata`", Metadata, ""),
-    ("Artifacts, `build.images`", ImageRule, ""),
-    ("Artifacts, `build.mapping`", TagMapping, ""),
-    ("Artifacts, `target`", ArtifactsTarget, "A registry, see below, and besides:"),
-    ("Artifacts, `target.api`", GitLabApi, ""),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- Every key that `build` names is one of `build.metadata.keys`; each form of `build.mapping` names the image, a tag, and
-  at most two levels below the project.
-- No two syncs can write one repository of a project.
-- Only warned about: credentials over plain HTTP to another machine, no credentials at GitHub.
-"""

@@ -15,8 +15,8 @@ from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.builds import Build, Builds, Destination, UnreadableRun
 from syncline.kinds.artifacts.config import ArtifactsSync
-from syncline.kinds.artifacts.facts import FactStore
 from syncline.kinds.artifacts.records import PushRecord, PushRecords, age_of
+from syncline.kinds.facts import FactStore
 from syncline.kinds.kind import Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Outcome, Result, Scope
 

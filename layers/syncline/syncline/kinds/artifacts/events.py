@@ -26,8 +26,8 @@ def runs_in(body: Any, source: ArtifactsSource) -> tuple[str, ...]:
         file = str(run.get("path") or body["workflow"]["path"]).partition("@")[0].rpartition("/")[2]
         succeeded = body["action"] == "completed" and run["conclusion"] == "success"
     except (KeyError, TypeError, AttributeError):
-        raise SynclineError("MESSAGE_INVALID", "a workflow_run without its run's id, path or repository") from None
+        raise SynclineError("MESSAGE_INVALID", "the workflow_run lacks the run's id, path or repository") from None
     if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-        raise SynclineError("MESSAGE_INVALID", "a workflow_run with an invalid run id")
+        raise SynclineError("MESSAGE_INVALID", "the workflow_run has an invalid run id")
     own = name.lower() == source.repository.lower() and file == source.workflow.rpartition("/")[2]
     return (f"{RUN}{number}",) if own and succeeded else ()

@@ -34,7 +34,7 @@ def candidate_artifacts(artifacts: Sequence[Artifact], rules: Build, where: str)
     fitting = _fitting(artifacts, rules)
     if not fitting:
         names = ", ".join(sorted(artifact.name for artifact in artifacts))[:300] or "none"
-        raise SynclineError("IMAGE_ABSENT", f"{where} left no artifact {rules.artifact!r}; it left {names}")
+        raise SynclineError("IMAGE_ABSENT", f"{where} has no artifact that matches {rules.artifact!r}; it has {names}")
     available = [artifact for artifact in fitting if not artifact.expired]
     if not available:
         raise SynclineError("ARTIFACT_EXPIRED", f"{where}: its artifact {fitting[-1].name} has expired")
@@ -77,7 +77,7 @@ def find_archive(sources: Iterable[Source], rules: Build, image: str, tag: str) 
     if plain is not None:
         return plain
     what = ", ".join(seen)[:400] or "nothing"
-    raise SynclineError("IMAGE_ABSENT", f"no artifact has an archive for {image}; they have {what}")
+    raise SynclineError("IMAGE_ABSENT", f"no artifact has an archive of {image}; they have {what}")
 
 
 def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> ImageArchive | None:

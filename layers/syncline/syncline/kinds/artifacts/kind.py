@@ -10,11 +10,11 @@ from syncline.clients.http.client import Http
 from syncline.kinds.artifacts.builds import Builds
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import BuildScan, ProjectTarget
-from syncline.kinds.artifacts.facts import FactStore
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.records import PushRecords
 from syncline.kinds.artifacts.transfer import ArtifactTransfer, TransferOutcome
 from syncline.kinds.artifacts.verify import verify_items
+from syncline.kinds.facts import FactStore
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Scope, Step
 

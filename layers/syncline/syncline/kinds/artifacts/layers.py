@@ -24,7 +24,7 @@ from isal import isal_zlib
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import is_digest
-from syncline.kinds.artifacts.facts import FactStore
+from syncline.kinds.facts import FactStore
 
 T = TypeVar("T")
 

@@ -95,7 +95,7 @@ class ImageProgress:
             if path is None:
                 return replace(image, layers=layers, others=())
         raise invalid(
-            f"{contents.name}: the layer {str(wrong[0])[:120]!r} does not have the content that its config says"
+            f"{contents.name}: the layer {str(wrong[0])[:120]!r} does not have the content that its config states"
         )
 
     def _mismatch(self, layers: tuple[str, ...], image: SavedImage, contents: ArchiveContents) -> str | None:
@@ -261,7 +261,7 @@ class ArchivePass:
             if member.kind == "folder":
                 continue
             if member.name in self.sizes or member.name in self._links:
-                raise refused(f"{self._location} has two members {member.name[:120]!r}")
+                raise refused(f"{self._location} has two members named {member.name[:120]!r}")
             if member.kind != "file":
                 self._links[member.name] = member.link
                 continue
@@ -314,7 +314,7 @@ class ArchivePass:
     def _text(self, tar: TarReader, name: str, blob: re.Match[str] | None) -> None:
         text = tar.read()
         if sum(map(len, self._texts.values())) + len(text) > _TEXTS_SIZE:
-            raise refused(f"{self.where} has more than {_TEXTS_SIZE} bytes of descriptions")
+            raise refused(f"{self.where} has more than {_TEXTS_SIZE} bytes of JSON descriptions of images")
         if blob is not None and digest_of(text) != f"{blob[1]}:{blob[2]}":
             raise invalid(f"{self.where}: the blob {blob[2]} does not have the digest in its name")
         self._texts[name] = text

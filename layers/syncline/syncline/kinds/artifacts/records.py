@@ -9,8 +9,8 @@ from syncline.clients.github.client import WorkflowRun
 from syncline.clients.registry.client import Registry
 from syncline.errors import CodeName, SynclineError, stored_code
 from syncline.kinds.artifacts.builds import READING, Destination
-from syncline.kinds.artifacts.facts import FactStore
 from syncline.kinds.artifacts.verify import fingerprint_of
+from syncline.kinds.facts import FactStore
 
 
 class PushRecord(NamedTuple):

@@ -23,7 +23,6 @@ from syncline.kinds.artifacts.builds import Build, Builds, Destination
 from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import RUN, conflict, youngest_present
-from syncline.kinds.artifacts.facts import FactStore
 from syncline.kinds.artifacts.find_archive import ImageArchive, absence_reason, candidate_artifacts, find_archive
 from syncline.kinds.artifacts.layers import KnownLayers
 from syncline.kinds.artifacts.manifests import UploadedImage, upload_manifests
@@ -31,6 +30,7 @@ from syncline.kinds.artifacts.read_archive import ArchivePass, ImageProgress, Wa
 from syncline.kinds.artifacts.records import PushRecord, PushRecords, age_of
 from syncline.kinds.artifacts.upload import LayerUploader
 from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_complete
+from syncline.kinds.facts import FactStore
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 

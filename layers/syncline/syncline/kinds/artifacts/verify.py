@@ -36,7 +36,7 @@ def check_parts(registry: Registry, repository: str, manifest: Manifest) -> None
     for blob in manifest.blobs():
         size = blob.size if blob.foreign else registry.blob_size(repository, blob)
         if size != blob.size:
-            sizes = "" if size is None else f" with {blob.size} bytes but {size}"
+            sizes = "" if size is None else f" with {blob.size} bytes (it has {size})"
             raise _absent(registry, repository, f"the blob {blob.digest}{sizes}", manifest)
 
 

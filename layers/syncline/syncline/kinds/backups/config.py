@@ -20,7 +20,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from syncline.config.buckets import AccessKey, BucketEndpoint
+from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
@@ -196,7 +196,7 @@ class BucketTarget(BucketEndpoint):
     """A second bucket instead of a repository (download only)."""
 
 
-_NOT_TARGET: Final = "has no known form; write repository (git), directory or bucket"
+_NOT_TARGET: Final = "is not a target; write repository (git), directory or bucket"
 _FORMS: Final = {"repository": "<git>", "directory": "<directory>", "bucket": "<bucket>"}
 
 
@@ -230,7 +230,9 @@ class BackupsSelect(Model):
 class Person(Model):
     """An author or committer."""
 
-    name: Annotated[str, AfterValidator(_check_person)] = Field(description="Name.", examples=["cluster-backup-bot"])
+    name: Annotated[str, AfterValidator(_check_person)] = Field(
+        description="Name in the commits.", examples=["cluster-backup-bot"]
+    )
     email: Annotated[str, AfterValidator(_check_email)] = Field(
         description="E-mail address.", examples=["backup@yourcompany.com"]
     )
@@ -440,31 +442,3 @@ def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:
         one, two = target.prefix, sync.source.prefix
         if one.startswith(two) or two.startswith(one):
             yield Finding(("target", "bucket"), "is the source itself; write another bucket or prefix", (("source",),))
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of backups", BackupsSync, ""),
-    ("Backups, `source`", BucketEndpoint, ""),
-    ("Backups, `auth` of a bucket with keys", AccessKey, "`auth` can also be the word `role` or `anonymous`."),
-    ("Backups, `target` in git", GitTarget, ""),
-    ("Backups, `auth` of a repository by HTTPS", GitToken, ""),
-    ("Backups, `auth` of a repository by SSH", GitKey, ""),
-    ("Backups, `target` in a folder", DirectoryTarget, ""),
-    ("Backups, `target` in a second bucket", BucketTarget, "It has the keys of the source's bucket."),
-    ("Backups, `select`", BackupsSelect, ""),
-    ("Backups, `commit`", CommitRules, ""),
-    ("Backups, `author` and `committer`", Person, ""),
-    ("Backups, `secrets` with a key", Encrypt, ""),
-    ("Backups, `retry`", Retry, ""),
-)
-"""The sections of the reference page: title, model, note."""
-
-CHECKS: Final = """\
-- A repository accessed by SSH needs a key and `known_hosts`; by HTTPS a token is optional; `file:///` has no credentials.
-- A second bucket must not be the source itself.
-- No two syncs may write the same branch of a repository below the same folder, the same directory, or the same bucket
-  below the same prefix, in any spelling, nor one below the folder, directory or prefix of the other. Folders are compared
-  without case, branches with `{cluster}` as patterns.
-- No circle of syncs between buckets may copy its own copies back to a source.
-- Warnings: objects or credentials sent over plain HTTP to another machine, Secrets that are kept readable.
-"""

@@ -25,6 +25,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.report import SYNC
 from syncline.kinds.backups.source import ClusterListing
+from syncline.kinds.facts import FactStore
 from syncline.kinds.kind import StepContext
 from syncline.model import Outcome, Result
 from syncline.ownership import Windows
@@ -90,14 +91,6 @@ class ClusterRecords(Protocol):
     def count(self) -> int: ...
 
     def write(self, changes: Mapping[str, list[Any] | None]) -> object: ...
-
-
-class FactStore(Protocol):
-    """See :class:`syncline.store.facts.Facts`."""
-
-    def recall(self, key: str) -> str | None: ...
-
-    def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

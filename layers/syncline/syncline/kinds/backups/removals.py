@@ -237,7 +237,7 @@ class Limiter:
         if own is not None:
             request = replace(self._request(files), limits=Limits(1.0, own, _RUN_WINDOW), own=True)
             grant = self._reserve("", request, lambda: sys.maxsize)
-            what = f"{len(files)} files would be removed; this run may remove {own}, and {grant.used} were reserved"
+            what = f"{len(files)} files would be removed; this run may remove {own}, of which {grant.used} are used"
             return {} if grant.allowed else dict.fromkeys(gone, self._too_many(what, len(files)))
         refused = {cluster: error for cluster, each in gone.items() if (error := self._cluster_error(cluster, each))}
         rest = {key: f for cluster, each in gone.items() if cluster not in refused for key, f in each.files.items()}
@@ -284,4 +284,4 @@ class Limiter:
 
 def _over_limit(count: int, grant: Grant, of: str) -> str:
     limit = f"the limit is {grant.most} of the {grant.total} {of} per window"
-    return f"{count} {of} would be removed; {limit}, and {grant.used} were removed in this one before"
+    return f"{count} {of} would be removed; {limit}, of which {grant.used} are used"

@@ -208,7 +208,9 @@ class Restorer:
     def _write(self, file: RestoreFile, blob: BlobContent) -> None:
         where = f"{shown(file.target_path)} at {self.target}"
         if self.target.before(file.target_path) != file.before:
-            raise SynclineError("TARGET_CHANGED", f"{where} was changed meanwhile and is not overwritten")
+            raise SynclineError(
+                "TARGET_CHANGED", f"{where} was changed by another writer during the restore, and is not overwritten"
+            )
         chunks = _checked(blob, file)
         if file.encrypted:
             assert self.key is not None

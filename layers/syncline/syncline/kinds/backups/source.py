@@ -185,7 +185,7 @@ class Reader:
     def check_size(self, name: str, size: int) -> None:
         """Raise OVER_LIMIT for an object that is larger than the sync allows."""
         if size > self.largest:
-            raise SynclineError("OVER_LIMIT", f"{shown(name)} has {size} bytes, the sync allows {self.largest}")
+            raise SynclineError("OVER_LIMIT", f"{shown(name)} has {size} bytes; the sync allows {self.largest}")
 
     def _read(self, item: Item, over: Callable[[], bool]) -> ObjectContent | Item | None:
         """Read one object; return None if the time is over while it is inspected, and the item if it is large."""
@@ -205,7 +205,7 @@ class Reader:
             if self.bucket.head(item.name) is None:
                 return ObjectContent(item)
             raise SynclineError(
-                "SOURCE_CHANGED", f"{shown(item.name)} appeared and vanished while it was read"
+                "SOURCE_CHANGED", f"{shown(item.name)} was created or removed while it was read"
             ) from None
         with stream:
             self.check_size(item.name, stream.head.size)
@@ -216,7 +216,7 @@ class Reader:
         data = b"".join(stream.chunks(_CHUNK))
         head = stream.head
         if len(data) != head.size:
-            raise SynclineError("SOURCE_CHANGED", f"{shown(item.name)} sent {len(data)} bytes of {head.size}")
+            raise SynclineError("SOURCE_CHANGED", f"{shown(item.name)} ended after {len(data)} of {head.size} bytes")
         filtered = self.secrets_filter.apply(self.path_of(item.name), data, over)
         if filtered.data is None:
             return _left_out(item, head, filtered.code)

@@ -15,10 +15,10 @@ from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, fing
 from syncline.clients.s3.upload import COPY_PART, PART_SIZE, MultipartUpload, part_size
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
+from syncline.kinds.facts import FactStore
 from syncline.kinds.files.listing import listed_ahead
 from syncline.kinds.files.targets import (
     CHUNK,
-    Facts,
     PutRequest,
     PutResult,
     TargetFile,
@@ -45,7 +45,7 @@ class BucketTarget:
 
     is_listed = True
 
-    def __init__(self, bucket: Bucket, *, near: bool, facts: Facts) -> None:
+    def __init__(self, bucket: Bucket, *, near: bool, facts: FactStore) -> None:
         self._bucket = bucket
         self._near = near
         self._facts = facts

@@ -123,7 +123,9 @@ class TargetListing:
             return
         self._path = self._there.key[self._cut :]
         if begun and self._path <= before:
-            raise SynclineError("LISTING_INCOMPLETE", f"the target lists {self._path!r} behind {before!r}")
+            raise SynclineError(
+                "LISTING_INCOMPLETE", f"the target's listing is not sorted: {self._path!r} follows {before!r}"
+            )
 
 
 @dataclass(slots=True)
@@ -170,7 +172,9 @@ class ListingComparison:
             if listed is not None and (known is None or name <= known[0]):
                 at = name
                 if at <= self.at and self.at:
-                    raise SynclineError("LISTING_INCOMPLETE", f"the source lists {at!r} behind {self.at!r}")
+                    raise SynclineError(
+                        "LISTING_INCOMPLETE", f"the source's listing is not sorted: {at!r} follows {self.at!r}"
+                    )
                 row = known[1] if known is not None and known[0] == at else None
             else:
                 assert known is not None

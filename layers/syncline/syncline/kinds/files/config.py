@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt, Tag, WithJsonSchema
 
-from syncline.config.buckets import AccessKey, BucketEndpoint
+from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
@@ -117,7 +117,7 @@ class Source(BucketEndpoint):
 
     sequencers: StrictBool | None = Field(
         None,
-        description="The service numbers the events of a key in their order (`sequencer`), so that events older than the "
+        description="True if the service numbers the events of a key in their order (`sequencer`), so that events older than the "
         "record cost no request. Defaults to true for AWS only: other services number by the clocks of their machines, or "
         "not at all.",
     )
@@ -186,11 +186,11 @@ class FilesSync(Sync):
     permissions: PermissionsRule = Field(PermissionsRule(), description="The source of permissions.")
     overwrite: StrictBool = Field(
         False,
-        description="Replace files at the target that did not come from here. When false each is a `conflict`.",
+        description="Replace files at the target that this sync did not write. If false, each is a `conflict`.",
     )
     removals: Removals | None = Field(
         None,
-        description="Remove files from the target that are gone from the source, within limits. When absent, none is "
+        description="Remove files from the target that are gone from the source, within limits. Without it, none is "
         "removed.",
     )
     recheck: Duration = Field(
@@ -240,7 +240,7 @@ class FilesSync(Sync):
         source, target = self.source, self.target
         if source.location != target.location or not Area(source.prefix).meets(Area(target.prefix)):
             return []
-        what = "is the source itself, or lies within it; write another bucket, or prefixes apart"
+        what = "overlaps the source; write another bucket, or prefixes of which neither begins with the other"
         return [Finding(("target", "bucket"), what, (("source",), ("target",)))]
 
     def warnings(self) -> list[Finding]:
@@ -302,23 +302,3 @@ class FilesSync(Sync):
                     f"{name} is not a key that {self.name} takes; keys begin with {self.source.prefix!r} and match `select`",
                 )
         return tuple(f"{PREFIX if name.endswith('/') else KEY}{name}" for name in names)
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of files", FilesSync, ""),
-    ("Files, `source`, and `target` where it is a bucket", BucketEndpoint, ""),
-    ("Files, `source`, besides", Source, ""),
-    ("Files, `reports`, besides", Reports, ""),
-    ("Files, `target` where it is a bucket, besides", BucketTarget, ""),
-    ("Files, `target` where it is a file manager", FileManagerTarget, ""),
-    ("Files, `permissions`", PermissionsRule, ""),
-    ("`auth` of a bucket", AccessKey, "Besides this form `auth` can be the word `role` or `anonymous`."),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- A bucket that is its own target has prefixes of which neither begins with the other.
-- No two syncs write below one prefix of one target, however its address is spelled, nor one below the prefix of another.
-- No circle of syncs between buckets brings its own copies back to a source, unless `select` excludes them.
-- Only warned about: files or credentials over plain HTTP to another machine, a `timezone` that has no effect.
-"""

@@ -22,6 +22,7 @@ from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
+from syncline.kinds.facts import FactStore
 from syncline.kinds.files.compare import (
     FileChange,
     ListingComparison,
@@ -38,7 +39,7 @@ from syncline.kinds.files.listing import InvalidEntries, chunks, listed_ahead
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record, Records, RemovedRecord, Row, Task
 from syncline.kinds.files.removals import RemovalLimits, capped, removals_among
-from syncline.kinds.files.targets import Facts, Target
+from syncline.kinds.files.targets import Target
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Action, Windows, digest_of
@@ -98,7 +99,7 @@ class FilesState:
     """The stored state of a sync: records, facts, and windows of removals. ``clock`` gives Unix seconds."""
 
     records: Records
-    facts: Facts
+    facts: FactStore
     removals: Windows
     clock: Callable[[], float]
 
@@ -306,7 +307,7 @@ class FileScan:
         if self.sync.removals is None or not tally.gone:
             return 0, None
         if empty:
-            what = f"{self.source} is listed without a single object, and the target has {tally.ours} of its files"
+            what = f"the listing of {self.source} is empty, but the target has {tally.ours} files of ours"
             return 0, capped(f"{what}; nothing is removed after an empty listing")
         if tally.renamed and cursor.after:
             # Renames of this scan are still in flight, so their old names seem gone: the next scan decides.

@@ -58,7 +58,9 @@ class EventScope:
                 key, mode, at, came, number = json.loads(group.removeprefix(_MODE))
                 permissions.append((came, number, key, mode, at))
             else:
-                raise SynclineError("MESSAGE_INVALID", "a scope of files names keys, prefixes or permissions")
+                raise SynclineError(
+                    "MESSAGE_INVALID", f"the scope has {group[:40]!r}, which names no key, prefix, event or permissions"
+                )
         modes: dict[str, tuple[str, float | None]] = {}
         for _, _, key, mode, at in sorted(permissions, key=lambda each: each[:2]):
             before = modes.get(key, ("", None))[1]

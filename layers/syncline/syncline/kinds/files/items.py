@@ -27,8 +27,8 @@ PAGE_BYTES: Final = 200_000
 class NoItem(Enum):
     """The reason that a key needs no item although it is not equal."""
 
-    LEFT_OUT = "the target needs no file for it"
-    GONE = "the source does not have it, and there is nothing to remove"
+    LEFT_OUT = "it is a marker of an empty folder, which the target does not need"
+    GONE = "it is not at the source, and the target has no file of ours to remove"
     CHANGED = "it changed since it was listed"
 
 
@@ -50,7 +50,7 @@ class FileItems:
 
     def absent(self, key: str) -> Failure:
         """Return the failure of a key that a user has named and that the source does not have."""
-        what = f"{self.source} has no object {key!r}, and nothing of it is to be removed"
+        what = f"{self.source} has no object {key!r}, and the target has no file of ours to remove"
         return self.failed(key, SynclineError("SOURCE_ABSENT", what))
 
     # -- items ---------------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ class FileManagerTarget:
         return False
 
     def listing(self, prefix: str, after: str, odd: OnInvalid = refuse) -> Generator[ListedObject]:  # noqa: ARG002 - as declared
-        raise SynclineError("REFUSED", f"{self.name} cannot be listed below {prefix!r} behind {after!r}")
+        raise SynclineError("REFUSED", f"{self.name} cannot list files (below {prefix!r}, after {after!r})")
 
     def stat(self, path: str) -> TargetFile | None:
         saved = self._client.get(path)

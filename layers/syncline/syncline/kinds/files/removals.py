@@ -50,9 +50,9 @@ class RemovalLimits:
         if grant.allowed:
             return gone, None
         limit = f"the limit is {grant.most} of {grant.total} per {rule.per}"
-        allowed = f"{limit if own is None else f'this run may remove {own}'}, and {grant.used} were reserved"
-        what = f"files gone from {self.source}: {gone}; {allowed}, so none is removed now"
-        return 0, capped(f"{what}. If they are meant: syncline run {self.sync.name} --allow-removals {gone}")
+        allowed = f"{limit if own is None else f'this run may remove {own}'}, of which {grant.used} are used"
+        what = f"files gone from {self.source}: {gone}; {allowed}, so none is removed"
+        return 0, capped(f"{what}. To remove them: syncline run {self.sync.name} --allow-removals {gone}")
 
     def _count(self) -> int:
         """Return the number of files that are ours and selected."""

@@ -170,16 +170,6 @@ class Target(Protocol):
         ...
 
 
-class Facts(Protocol):
-    """Facts that functions share; see :class:`syncline.store.facts.Facts`."""
-
-    def recall(self, key: str) -> str | None: ...
-
-    def remember(self, key: str, value: str, seconds: float = ...) -> None: ...
-
-    def forget(self, key: str) -> None: ...
-
-
 def file_of(etag: str, size: int, headers: str | None = None) -> TargetFile:
     """Return an object of a bucket as a file, whose version is its ETag."""
     return TargetFile(etag or UNSTATED, etag or None, size, headers=headers)
@@ -221,7 +211,7 @@ def other_name(target: Target, path: str, existing: TargetFile) -> str | None:
 def check_distinct(target: Target, path: str, existing: TargetFile) -> None:
     """Raise PATH_COLLIDES if a target keeps the file ``existing`` under another path, from which it does not tell this."""
     if (other := other_name(target, path, existing)) is not None:
-        raise SynclineError("PATH_COLLIDES", f"{path!r} and {other!r} are one path at {target.name}")
+        raise SynclineError("PATH_COLLIDES", f"{path!r} and {other!r} have the same path at {target.name}")
 
 
 def alike_names(names: Iterable[str]) -> dict[str, str | None]:

@@ -46,9 +46,9 @@ TransferResult = Completed | Unfinished | Result | Failure
 _CHANGED: Final[tuple[CodeName, ...]] = ("FILE_DIFFERS", "TARGET_CHANGED")
 _GONE: Final = "it is no longer at the source"
 _REPLACED: Final = (
-    "the file was replaced at the target and its object is gone from the source: it is kept, and is not ours"
+    "another writer replaced the file at the target, and its object is gone from the source; the file is kept"
 )
-_FOREIGN: Final = "the target has another file under this path, which did not come from here, and overwrite is not set"
+_FOREIGN: Final = "the target has another file at this path, which this sync did not write; nothing is overwritten"
 
 
 @dataclass
@@ -335,7 +335,14 @@ class FileTransfer:
                 self._rows[name] = None
                 record = None
             if record is None and not existing.is_marked and not existing.equals(item.target, item.size):
-                return Result(item.group, item.name, Outcome.EQUAL, None, existing.version, reason="it is not ours")
+                return Result(
+                    item.group,
+                    item.name,
+                    Outcome.EQUAL,
+                    None,
+                    existing.version,
+                    reason="this sync did not write the file, so it is kept",
+                )
             if record is not None and existing.version != record.target and not existing.is_marked:
                 self._rows[name] = None  # it is foreign from now on, which is reported once
                 return replace(conflict(item, existing), reason=_REPLACED)

@@ -87,7 +87,7 @@ class FileVerification:
         if other is None:
             raise SynclineError("NOT_ARRIVED", what)
         # The target keeps two keys under one path.
-        words = f"{item.name!r} and {other!r} are one path at {self.target.name}: {what}"
+        words = f"{item.name!r} and {other!r} have the same path at {self.target.name}: {what}"
         raise SynclineError("PATH_COLLIDES", words)
 
     def _problem(self, item: Item, task: Task, path: str, existing: TargetFile | None) -> str | None:

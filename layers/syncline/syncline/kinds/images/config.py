@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Final, Literal
+from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
@@ -45,7 +45,7 @@ class QuayApi(Model):
 class ImagesEndpoint(RegistryEndpoint):
     """A registry of images and, optionally, its own API."""
 
-    api: QuayApi | None = Field(None, description="The registry's own API, where it has one.")
+    api: QuayApi | None = Field(None, description="The registry's own API, if it has one.")
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield from super().addresses()
@@ -121,7 +121,7 @@ class ImagesSync(Sync):
     select: ImagesSelect = Field(ImagesSelect(), description="The images of the source that are synced.")
     overwrite: StrictBool = Field(
         False,
-        description="Replace tags that differ at the target. When false each is a `conflict`.",
+        description="Replace tags that differ at the target. If false, each is a `conflict`.",
     )
     referrers: Literal["with-images", "always", "none"] = Field(
         "with-images",
@@ -201,13 +201,11 @@ def _selector_problems(sync: ImagesSync) -> Iterator[Finding]:
     source = sync.source
     given = [name for name in ("repositories", "organizations", "catalog") if getattr(source, name)]
     if not given:
-        yield Finding(
-            ("source",), "does not say which repositories; write one of repositories, organizations and catalog: true"
-        )
+        yield Finding(("source",), "names no repositories; write one of repositories, organizations and catalog: true")
     if len(given) > 1:
         yield Finding(
             ("source", given[1]),
-            f"stands beside {given[0]}; write exactly one of repositories, organizations and catalog: true",
+            f"cannot be combined with {given[0]}; write exactly one of repositories, organizations and catalog: true",
             tuple(("source", name) for name in given),
         )
     if source.organizations is not None and source.api is None:
@@ -264,57 +262,4 @@ def _source_areas(sync: ImagesSync) -> list[Area]:
 
 def _idle_warnings(sync: ImagesSync) -> Iterator[Finding]:
     if sync.source.repositories is not None and not _source_areas(sync):
-        yield Finding(("select", "repositories"), "leaves out every one of source.repositories, so nothing is copied")
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of images", ImagesSync, ""),
-    ("Images, `source` and `target`", ImagesEndpoint, "Each is a registry, see below, and besides:"),
-    ("Images, `source`", ImagesSource, ""),
-    ("Images, `target`", ImagesTarget, ""),
-    ("Images, `api`", QuayApi, ""),
-    ("Images, `select`", ImagesSelect, ""),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- Exactly one of `repositories`, `organizations` and `catalog: true`; `organizations` with an `api`.
-- A source is not its own target: the same registry, however it is spelled (capitals, default port), needs a `prefix`,
-  and one under which the copies are not found as sources again.
-- No two syncs can write one target repository. Explicit repositories are compared one by one; organizations, prefixes and
-  the beginnings of globs by how names begin, and whatever may meet is refused. Disabled syncs count too.
-- No circle of syncs brings its own copies back to a source (two registries that copy their catalogs to each other below a
-  prefix, for example), unless `select.repositories.exclude` keeps them out.
-- Only warned about: credentials over plain HTTP to another machine, a `timezone` that has no effect, a selection that
-  leaves out everything.
-"""
-
-NOTES: Final = """\
-## Signatures without a tag
-
-Signatures, attestations and SBOMs of OCI 1.1 (cosign 3, notation, oras) have no tag: their manifest names the image as
-its `subject`. An image is copied with all manifests that refer to it, to the images of an index, and to one another;
-they are present and listed at the target before the image's tag is written. Syncline reads them from the source's
-referrers API, or, if it has none, from the tag `sha256-<hex>` that lists them. At a target without that API, Syncline
-adds them to that tag.
-
-Tags that belong to an image (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are copied before the tags of that image.
-They are updated while they grow, also without `overwrite`: a second signature is copied. If such a tag has lost an entry
-at the source, or has a different one at the target, it is unchanged and reported as a `conflict`. The content decides,
-not the name: an ordinary image under such a tag is never replaced.
-
-An image that is signed after it was copied has an equal tag at source and target, and requesting the referrers of each
-such tag would make every scheduled run expensive. By default (`referrers: with-images`), they are therefore scanned again
-only when a push notification or `syncline run --only` names the repository. With notifications for each push, signatures
-are copied immediately, at a few requests for each tag of the repository. Without notifications, set `referrers: always`
-if images are signed after they are copied. If the source has no referrers API, every scan finds them, because their list
-is a tag.
-
-Entries of a list that the source does not have are left out. A referrer of a type that the target rejects (the old
-`application/vnd.oci.artifact.manifest.v1+json`) is reported, and its image is copied without it. Referrers nested more
-than eight levels fail their image with `MANIFEST_INVALID`.
-
-Tags of signatures, attestations and lists of referrers (`sha256-<hex>`, also with `.sig`, `.att`, `.sbom`) are always
-selected, whatever `tags` says.
-"""
-"""A section of the reference page."""
+        yield Finding(("select", "repositories"), "leaves out all of source.repositories, so nothing is copied")

@@ -119,16 +119,16 @@ class ImageScan:
             return
         invalid: list[InvalidEntry] = []
         for listed in repository_pages(self._source, organizations, invalid.append, position):
-            if listed.following is None and not (position.position.entries or listed.names or invalid):
+            if listed.next_position is None and not (position.position.entries or listed.names or invalid):
                 raise nothing_listed(self._source.registry, "the catalog")
             if not position.behind:
                 yield from failure_pages(str(position), self._invalid_repositories(invalid))
             invalid.clear()
             for page in self._of(self._taken(listed.names), position.done, context, pool):
                 yield replace(page, cursor=str(replace(position, behind=page.cursor)))
-            if context.over or listed.following is None:
+            if context.over or listed.next_position is None:
                 return
-            position = listed.following
+            position = listed.next_position
             yield Page(str(position))
 
     def _of(self, names: Sequence[str], cursor: str, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
@@ -177,7 +177,7 @@ class ImageScan:
         for group in scope.groups or ():
             name = self._sync.source_repository(group)
             if name is None or not self._sync.takes_repository(name):
-                what = f"{group} is not a target repository of the sync as it is configured now"
+                what = f"{group} is not a target repository of the sync's current configuration"
                 yield Failure(Item(group, "*"), SynclineError("SOURCE_ABSENT", what))
 
     def _namespaces(self, scope: Scope) -> set[str]:
@@ -215,8 +215,8 @@ class ImageScan:
         pages: list[Page] = []
         try:
             listed = held_tags(self._source, name, context)
-            if listed.following is not None:
-                return ScanPosition(listed.following, after=behind)
+            if listed.next_position is not None:
+                return ScanPosition(listed.next_position, after=behind)
             self._check_listed(name, listed)
             for page in self._compare(name, group, listed, behind, context):
                 pages.append(page)
@@ -300,15 +300,15 @@ class ImageScan:
         for listed in self._tag_pages(name, invalid, position):
             if not position.behind:
                 yield from failure_pages(cursor(position), self._invalid_tags(group, invalid))
-            following = None if listed.following is None else position.page(listed.following)
-            end = name if following is None else cursor(following)
+            next_position = None if listed.next_position is None else position.page(listed.next_position)
+            end = name if next_position is None else cursor(next_position)
             both = _TagListings(name, group, listed, target, suspect, {"signed": ASK})
             for page in self._differences(both, position.done, context):
                 yield replace(page, cursor=cursor(replace(position, behind=page.cursor)) if page.cursor else end)
             invalid.clear()
-            if context.over or following is None:
+            if context.over or next_position is None:
                 return
-            position = following
+            position = next_position
 
     def _tag_pages(self, name: str, invalid: list[InvalidEntry], position: ScanPosition) -> Iterator[ListedTags]:
         """Yield the pages of a repository's tags, at least one. Raises what :meth:`_check_listed` raises."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 from syncline.clients.registry.reference import parse_repository
 from syncline.errors import SynclineError
 
-_UNKNOWN_FORM: Final = "neither Quay's nor Docker Distribution's notification"
+_UNKNOWN_FORM: Final = "not a notification of Quay or Docker Distribution"
 
 
 def repositories_in(body: Any) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
 
 from syncline.clients.registry.manifest import Descriptor
+from syncline.kinds.facts import FactStore
 
 WORTH_NOTING: Final = 1024 * 1024
 """Bytes from which on the location of a blob is stored in the table."""
@@ -26,22 +27,10 @@ _LONGEST_WAIT: Final = 30.0
 _MOST_LOCATIONS: Final = 100_000
 
 
-class SharedFacts(Protocol):
-    """Facts that all functions share; see :class:`syncline.store.facts.Facts`."""
-
-    def recall(self, key: str) -> str | None: ...
-
-    def remember(self, key: str, value: str) -> None: ...
-
-    def forget(self, key: str) -> None: ...
-
-    def claim(self, key: str, seconds: float) -> bool: ...
-
-
 class BlobLocations:
     """The repositories that have blobs, for all targets. Safe to use from any number of threads."""
 
-    def __init__(self, facts: SharedFacts, sleep: Callable[[float], None] = time.sleep) -> None:
+    def __init__(self, facts: FactStore, sleep: Callable[[float], None] = time.sleep) -> None:
         self._facts = facts
         self._sleep = sleep
         self._locations: dict[str, str] = {}
@@ -96,7 +85,7 @@ def _key(host: str, blob: Descriptor) -> str:
 class TargetNotes:
     """Notes about the repositories and tags of one target registry."""
 
-    def __init__(self, facts: SharedFacts, host: str) -> None:
+    def __init__(self, facts: FactStore, host: str) -> None:
         self._facts = facts
         self._host = host
 

@@ -48,12 +48,12 @@ class Tag:
 class ListedTags:
     """The tags of a repository at one registry, and the invalid entries of the listing.
 
-    ``following`` is the position at which the listing continues, None if these are all.
+    ``next_position`` is the position at which the listing continues, None if these are all.
     """
 
     tags: Mapping[str, Tag]
     invalid: list[InvalidEntry]
-    following: ListingPosition | None = None
+    next_position: ListingPosition | None = None
 
     def get(self, tag: str) -> Tag | None:
         """Return the known facts about a tag, None if it does not exist.
@@ -61,12 +61,12 @@ class ListedTags:
         A tag behind the listed ones, or one that a nameless invalid entry may stand for, is requested later.
         """
         listed = self.tags.get(tag)
-        unread = self.following is not None or any(each.name is None for each in self.invalid)
+        unread = self.next_position is not None or any(each.name is None for each in self.invalid)
         return Tag() if listed is None and unread else listed
 
     @property
     def is_empty(self) -> bool:
-        return not self.tags and not self.invalid and self.following is None
+        return not self.tags and not self.invalid and self.next_position is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ListedRepositories:
     """A page of the source's repositories, and the position of the next page, None at the end."""
 
     names: list[str]
-    following: ScanPosition | None
+    next_position: ScanPosition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +125,7 @@ def tag_pages(
                 yield ListedTags(
                     {n: Tag(tag.digest, tag.size, tag.changed) for n, tag in page.entries.items()},
                     invalid,
-                    page.following,
+                    page.next_position,
                 )
         except SynclineError as error:
             if error.code.name not in _NOT_SEEN or token:  # a position of the API is meaningless to the registry
@@ -133,8 +133,8 @@ def tag_pages(
             invalid.clear()
         else:
             return
-    for names, following in clients.registry.tag_pages(repository, invalid.append, start or LISTING_START):
-        yield ListedTags(dict.fromkeys(names, Tag()), invalid, following)
+    for names, next_position in clients.registry.tag_pages(repository, invalid.append, start or LISTING_START):
+        yield ListedTags(dict.fromkeys(names, Tag()), invalid, next_position)
 
 
 def held_tags(clients: RegistryClients, repository: str, context: StepContext) -> ListedTags:
@@ -142,12 +142,12 @@ def held_tags(clients: RegistryClients, repository: str, context: StepContext) -
     held: dict[str, Tag] = {}
     invalid: list[InvalidEntry] = []
     pages = tag_pages(clients, repository, invalid)
-    following: ListingPosition | None = LISTING_START
-    while following is not None and len(held) <= HELD_TAGS and not context.over:
+    next_position: ListingPosition | None = LISTING_START
+    while next_position is not None and len(held) <= HELD_TAGS and not context.over:
         page = next(pages, ListedTags({}, invalid))
         held |= page.tags
-        following = page.following
-    return ListedTags(held, invalid, following)
+        next_position = page.next_position
+    return ListedTags(held, invalid, next_position)
 
 
 def repository_pages(
@@ -158,8 +158,8 @@ def repository_pages(
     An organization without any repository counts as an invalid entry.
     """
     if organizations is None:
-        for names, following in clients.registry.catalog_pages(invalid, start.position):
-            yield ListedRepositories(names, None if following is None else start.page(following))
+        for names, next_position in clients.registry.catalog_pages(invalid, start.position):
+            yield ListedRepositories(names, None if next_position is None else start.page(next_position))
         return
     assert clients.api is not None, "the configuration requires an API for organizations"
     for number in range(start.part, len(organizations)):
@@ -168,18 +168,18 @@ def repository_pages(
         # Without a position the client treats a change between two pages as an error, which held listings rely on.
         begun = position if start.counted or position.entries else None
         empty = not position.entries
-        for repositories, following in clients.api.repository_pages(name, found.append, begun):
+        for repositories, next_position in clients.api.repository_pages(name, found.append, begun):
             empty = empty and not repositories and not found
             for each in found:
                 invalid(each)
             found.clear()
             names = [repository.name for repository in repositories]
-            if empty and following is None:
+            if empty and next_position is None:
                 host = clients.registry.host
                 what = f"{host} lists no repository of {name}: no such organization, or its repositories are hidden"
                 invalid(InvalidEntry(name, None, SynclineError("SOURCE_ABSENT", what)))
-            if following is not None:
-                yield ListedRepositories(names, start.page(following, number))
+            if next_position is not None:
+                yield ListedRepositories(names, start.page(next_position, number))
             elif number + 1 < len(organizations):
                 yield ListedRepositories(names, start.page(LISTING_START, number + 1))
             else:
@@ -195,13 +195,13 @@ def held_repositories(
     """
     names, found = list[str](), list[InvalidEntry]()
     pages = repository_pages(clients, organizations, found.append, ScanPosition())
-    following: ScanPosition | None = ScanPosition()
-    while following is not None:
+    next_position: ScanPosition | None = ScanPosition()
+    while next_position is not None:
         if context.over or len(names) > HELD_REPOSITORIES:
-            return following
+            return next_position
         page = next(pages)
         names += page.names
-        following = page.following
+        next_position = page.next_position
     absent = sum(each.error.code.name == "SOURCE_ABSENT" for each in found)
     if not names and len(found) == absent:
         raise nothing_listed(clients.registry, found[0].label if found else "the catalog")
@@ -236,10 +236,10 @@ def target_repositories(
         met: list[InvalidEntry] = []
         count, complete = 0, True
         try:
-            for repositories, following in clients.api.repository_pages(namespace, met.append):
+            for repositories, next_position in clients.api.repository_pages(namespace, met.append):
                 found.states.update((repository.name, repository.state) for repository in repositories)
                 count += len(repositories)
-                complete = following is None
+                complete = next_position is None
                 if context.over or count > HELD_REPOSITORIES:
                     break
             if count and complete and not met:
@@ -255,7 +255,7 @@ def target_repositories(
 
 def nothing_listed(registry: Registry, listing: str) -> SynclineError:
     """Return the error for an empty listing, which may be a fault of the registry."""
-    return SynclineError("LISTING_INCOMPLETE", f"{listing} at {registry.host} is listed without a single repository")
+    return SynclineError("LISTING_INCOMPLETE", f"the listing of {listing} at {registry.host} is empty")
 
 
 def count_listing(
@@ -269,7 +269,7 @@ def count_listing(
         yield start
     while not context.over:
         page = next(pages, None)
-        if page is None or page.following is None:
+        if page is None or page.next_position is None:
             yield replace(start.page(LISTING_START), counted=True)
             return
-        yield page.following if isinstance(page.following, ScanPosition) else start.page(page.following)
+        yield page.next_position if isinstance(page.next_position, ScanPosition) else start.page(page.next_position)

@@ -186,7 +186,7 @@ class AttachedTags:
         with self._lock:
             ours = manifest_or_none(self._registry, self._repository, tag)
             if ours is not None and ours.digest != theirs.digest and not source.grew(tag, theirs, ours):
-                what = f"{self._repository}:{tag} at {self._registry.host} became {ours.digest}, not {theirs.digest}"
+                what = f"{self._repository}:{tag} at {self._registry.host} is now {ours.digest}, not {theirs.digest}"
                 raise TagTakenError(ours.digest, what)
             return self._registry.put_tag(self._repository, tag, theirs, ours)
 

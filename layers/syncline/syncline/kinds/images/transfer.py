@@ -288,7 +288,7 @@ class PartsCopy:
             return SynclineError("INDEX_INCOMPLETE", f"the source lacks {described(absent)}: {error.what}")
         foreign = [blob.digest for blob in manifest.blobs() if blob.foreign]
         if foreign:
-            what = f"the foreign layers {', '.join(foreign)} are named by `urls`: {error.what}"
+            what = f"the content of the foreign layers {', '.join(foreign)} is only at their `urls`: {error.what}"
             return SynclineError("FOREIGN_LAYERS_REFUSED", what)
         return error
 
@@ -340,7 +340,7 @@ class PartsCopy:
             sent = send_in_pieces(self._route, blob, upload, self._context)
         # Some registries keep the bytes that they have under a digest, even if they are damaged.
         if damaged and (size := self._target.blob_size(self._to, blob)) != blob.size:
-            what = f"{host}/{self._to}@{blob.digest} has {size} bytes of {blob.size}, also after all of them were sent"
+            what = f"{host}/{self._to}@{blob.digest} has {size} of {blob.size} bytes, even after all of them were sent"
             raise SynclineError("BLOB_DAMAGED", what)
         self._locations.note(host, blob, self._to, sent=True)
         return sent

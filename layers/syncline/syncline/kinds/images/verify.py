@@ -139,7 +139,7 @@ class ImageVerification:
         if now is None or is_same_manifest(copied, now, lambda: registry.manifest(name, item.name)):
             return []
         self._origin.notes.note_outdated(item.group, item.name, copied)
-        return [f"{copied} was copied, and the source has {now} by now; the next run copies that"]
+        return [f"{copied} was copied; the source now has {now}, which the next run copies"]
 
 
 def _missing(what: str) -> SynclineError:

@@ -230,7 +230,7 @@ class _AskedInstance:
             self._settle(TokenState.YES)
             return
         if answer.status == 401:
-            result.reason = "asked for a login (401)"
+            result.reason = "refused the token (401)"
             delay = self._asking.delay(result.attempts)
             if self._refusals is not None:
                 self._refusals -= 1

@@ -222,7 +222,7 @@ class Canary:
             async with asyncio.timeout(longest):
                 await self._run_checks(state)
         except TimeoutError:
-            state.results.append(failed_round(f"it was not done after {longest:g} seconds"))
+            state.results.append(failed_round(f"the round took longer than {longest:g} seconds"))
         return state.results, state.writer
 
     async def _run_checks(self, state: _RoundState) -> None:
@@ -264,7 +264,7 @@ class Canary:
         elif read.status not in _GONE:
             reason = read.text
         elif asked.status != _REFUSED:
-            reason = f"{'asked about a token, it' if asked.status else 'about a token:'} {asked.text}"
+            reason = f"the token check failed: {asked.text}"
         else:
             outcome = CheckOutcome.ABSENT
         return state.result(key.check, instance, outcome, None, reason, CanaryRole.ANSWER)
@@ -302,7 +302,7 @@ class Canary:
         if answer.status in _GONE:
             return state.result(key.check, instance, CheckOutcome.LOST, seconds, "it had the key and lost it")
         if answer.status != 200:
-            reason = f"it had the key; asked whether it kept it: {answer.text}"
+            reason = f"it had the key; the second read failed: {answer.text}"
             return state.result(key.check, instance, CheckOutcome.FAILED, seconds, reason)
         return state.result(key.check, instance, CheckOutcome.ARRIVED, seconds)
 

@@ -278,7 +278,7 @@ class TokensSync(Sync):
     )
     deadline: Seconds | None = Field(
         None,
-        description="The seconds after which a verdict is given in any case. Defaults to half a second after `retry_for`.",
+        description="The seconds after which a verdict is given, whatever is missing. Defaults to half a second after `retry_for`.",
         examples=[3],
     )
     quorum: Quorum = Field(
@@ -301,7 +301,7 @@ class TokensSync(Sync):
         lasts = self.deadline if self.deadline is not None else self._retries_last + _GRACE
         if lasts > _LONGEST_ON_LAMBDA:
             key = "deadline" if self.deadline is not None else "sync_interval"
-            what = f"lets a verdict take {lasts:g} seconds; on AWS the function probe ends after {_LONGEST_ON_LAMBDA + 5:g}"
+            what = f"lets a verdict take {lasts:g} seconds; on AWS the function probe ends after {_LONGEST_ON_LAMBDA + 5:g} seconds"
             found.append(Finding((key,), what))
         return found
 
@@ -315,7 +315,7 @@ class TokensSync(Sync):
             yield Finding(("fresh_within",), what)
         for key in ("schedule", "webhook"):
             if getattr(self, key) is not None:
-                what = "has no use here: instances are listed as often as the stack's ScrapeSchedule says; leave it out"
+                what = "has no effect: the stack's ScrapeSchedule decides when instances are listed; remove it"
                 yield Finding((key,), what)
 
     def _source_problems(self) -> Iterator[Finding]:
@@ -324,12 +324,12 @@ class TokensSync(Sync):
             if (source.service is None) == (source.labels is None):
                 yield Finding(path, "must have exactly one of service and labels")
             if source.labels is not None and not isinstance(source.port, int):
-                yield Finding(path, "has no port of the pods; write a number under port")
+                yield Finding(path, "has labels but no numeric port; write the number of the pods' port under port")
             needs_api = isinstance(source.auth, TokenLogin | EksLogin)
             if needs_api and (source.api is None or not source.api.startswith("https://")):
                 yield Finding(path, "has no URL of the cluster's API; write https://host[:port] under api")
             if not needs_api and (source.api is not None or source.ca is not None):
-                yield Finding(path, "names an api or ca, which in-cluster and a kubeconfig bring; leave them out")
+                yield Finding(path, "has api or ca, which in-cluster and a kubeconfig already provide; remove them")
 
     def _time_problems(self) -> Iterator[Finding]:
         least = _LEAST_INTERVALS * self.sync_interval
@@ -338,26 +338,5 @@ class TokensSync(Sync):
             yield Finding(("retry_for",), what, (("sync_interval",),))
         lasts = self._retries_last
         if self.deadline is not None and self.deadline <= lasts:
-            what = f"comes before the retries end (after {lasts:g} seconds); write a larger one, or another retry_for"
+            what = f"is not longer than the retries, which last {lasts:g} seconds; write a larger value, or a smaller retry_for"
             yield Finding(("deadline",), what, (("sync_interval",), ("retry_for",)))
-
-
-PAGE: Final[tuple[tuple[str, type[Model], str], ...]] = (
-    ("A sync of tokens", TokensSync, ""),
-    ("Tokens, one of `sources`", InstancesSource, ""),
-    ("Tokens, `auth` with a kubeconfig", KubeconfigLogin, ""),
-    ("Tokens, `auth` with a token", TokenLogin, ""),
-    ("Tokens, `auth` on EKS", EksLogin, ""),
-    ("Tokens, `check`", Check, ""),
-    ("Tokens, `canary`", Canary, ""),
-    ("Tokens, a request of a `canary`", Request, ""),
-)
-"""The sections of the reference page: title, model, a note."""
-
-CHECKS: Final = """\
-- Each source names exactly one of `service` and `labels`; with `labels` its `port` is a number. With a token and on EKS it
-  names the `api`; otherwise neither `api` nor `ca`.
-- `retry_for` is at least two `sync_interval`s, and `deadline` is longer than `retry_for`.
-- There is no `schedule` and no `webhook`: instances are listed as often as the stack's `ScrapeSchedule` says.
-- Only warned about: `plain_http`; a `deadline` that outlasts the function `probe`, which a container does not have.
-"""

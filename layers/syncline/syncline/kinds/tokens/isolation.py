@@ -47,7 +47,9 @@ class Isolated(Generic[T]):
 
     def _result(self, sync: str, future: Future[T]) -> T | SynclineError:
         if not future.done():
-            return SynclineError("UNREACHABLE", f"{self._name} of {sync} was not done after {self._seconds:g} seconds")
+            return SynclineError(
+                "UNREACHABLE", f"{self._name} of {sync} did not finish within {self._seconds:g} seconds"
+            )
         error = future.exception()
         if error is None:
             return future.result()

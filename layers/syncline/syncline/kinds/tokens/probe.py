@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import hashlib
-import json
 import random
 import re
 import time
@@ -16,6 +13,7 @@ from typing import Final
 
 from syncline import __version__
 from syncline.clients.http.addresses import host_name
+from syncline.clients.http.jwt import jwt_claims
 from syncline.clients.replicas.client import ReplicaClient
 from syncline.kinds.tokens.ask import AskLoad, AskSchedule, OngoingQuestion, Question
 from syncline.kinds.tokens.config import Check
@@ -121,15 +119,7 @@ def expiry_of(token: str) -> float | None:
 
     The signature is not checked, as the instances do that. A forged expiry only saves them a request.
     """
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
-    try:
-        padded = parts[1] + "=" * (-len(parts[1]) % 4)
-        claims = json.loads(base64.b64decode(padded, altchars=b"-_", validate=True))
-    except (ValueError, binascii.Error, RecursionError):
-        return None
-    expiry = claims.get("exp") if isinstance(claims, dict) else None
+    expiry = jwt_claims(token).get("exp")
     if isinstance(expiry, bool) or not isinstance(expiry, int | float):
         return None
     try:

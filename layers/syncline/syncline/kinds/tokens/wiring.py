@@ -25,7 +25,7 @@ from syncline.kinds.tokens.probe import ProbeRules
 from syncline.secrets import Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.tokens import CanaryRecord, CanaryRecords, InstanceList, InstanceLists
+from syncline.store.tokens import CanaryRecords, InstanceList, InstanceLists
 from syncline.telemetry import logger
 
 if TYPE_CHECKING:
@@ -112,10 +112,10 @@ class StoredMemories:
 
     def recall(self, sync: str) -> CanaryMemory:
         record = self._records.get(sync)
-        return CanaryMemory() if record is None else CanaryMemory(record.last_writer, record.failures)
+        return CanaryMemory() if record is None else CanaryMemory(*record)
 
     def remember(self, sync: str, memory: CanaryMemory) -> None:
-        self._records.put(sync, CanaryRecord(memory.last_writer, memory.failures))
+        self._records.put(sync, memory.last_writer, memory.failures)
 
 
 # A verdict must come within seconds, so requests to AWS fail early.

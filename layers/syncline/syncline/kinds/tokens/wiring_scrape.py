@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.http.retry import RetryPolicy
 from syncline.clients.kubernetes.client import Cluster, InstanceSource, PodsSource, ServiceSource
-from syncline.clients.kubernetes.login import BearerToken, ClusterLogin, InCluster, Kubeconfig
+from syncline.clients.kubernetes.login import BearerToken, ClusterLogin, InCluster, Kubeconfig, eks_token
 from syncline.clients.replicas.instances import Instance, distinct
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.tokens.config import EksLogin, InstancesSource, KubeconfigLogin, TokenLogin, TokensSync
@@ -106,8 +106,6 @@ class Scraping:
 
 def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
     import botocore.session  # noqa: PLC0415 - only for clusters on EKS
-
-    from syncline.clients.kubernetes.eks import eks_token  # noqa: PLC0415
 
     session = botocore.session.get_session()
     where = region or os.environ.get("AWS_REGION") or session.get_config_variable("region") or "us-east-1"

@@ -112,7 +112,7 @@ def _inflate(reader: ChunkReader, name: str, inflater: Inflater | None) -> Itera
         if inflater.is_finished:
             reader.unread(inflater.rest)
         elif is_last and not chunk:
-            raise invalid(f"{name} is cut short")
+            raise invalid(f"{name} is truncated")
         yield chunk, _mark(reader, inflater)
 
 

@@ -57,7 +57,7 @@ class ArchiveContents:
             seen.add(path)
             path = self.links[path]
         if path not in self.files:
-            raise invalid(f"{self.name} names {path[:120]!r} and does not have it")
+            raise invalid(f"{self.name} names {path[:120]!r} but does not have it")
         return path
 
     def text(self, path: str) -> bytes:
@@ -82,7 +82,7 @@ class ArchiveContents:
     def blob(self, digest: str) -> str:
         """Return the path of a blob in an OCI layout."""
         if not is_digest(digest):
-            raise invalid(f"{self.name} names the blob {digest[:80]!r}")
+            raise invalid(f"{self.name} names a blob with the invalid digest {digest[:80]!r}")
         return f"blobs/{digest.replace(':', '/')}"
 
     def has_blob(self, digest: str) -> bool:
@@ -169,7 +169,7 @@ def _read_as(contents: ArchiveContents, image: SavedImage, readings: list[tuple[
     if right:
         return replace(image, layers=right[0], others=tuple(right[1:]))
     counts = ", ".join(str(len(layers)) for layers in readings)
-    return replace(image, lacks=f"{contents.name}: a config lists {count} layers, the archive {counts}")
+    return replace(image, lacks=f"{contents.name}: a config lists {count} layers, but the archive {counts}")
 
 
 def _layout(contents: ArchiveContents) -> Iterator[SavedImage]:
@@ -190,7 +190,7 @@ def _layout(contents: ArchiveContents) -> Iterator[SavedImage]:
     rest = [image for digest, images in saved.items() if digest not in known for image in images]
     images = [*_with_saved(found.values()), *rest]
     if not any(image.names or image.saved for image in images):
-        raise invalid(f"{contents.name}: its index.json names no image that it has")
+        raise invalid(f"{contents.name}: its index.json names no image that the archive has")
     yield from images
 
 
@@ -296,7 +296,7 @@ def _legacy_image(contents: ArchiveContents, top: str, names: tuple[str, ...]) -
         if layer in chain or len(chain) > _MOST_LAYERS:
             raise invalid(f"{contents.name}: a layer is its own parent")
         if f"{layer}/json" not in contents.texts or f"{layer}/layer.tar" not in contents.files:
-            raise invalid(f"{contents.name} names the layer {layer[:80]!r} and does not have it")
+            raise invalid(f"{contents.name} names the layer {layer[:80]!r} but does not have it")
         chain[layer] = json.loads(contents.texts[f"{layer}/json"])
         layer = chain[layer].get("parent")
     config = {key: value for key, value in chain[top].items() if key not in _LEGACY_DROPPED}

@@ -76,7 +76,7 @@ class WindowedSource:
             number, at = divmod(start, _WINDOW)
             piece = self._window(number)[at : at + end - start]
             if not piece:
-                raise invalid(f"{self.name} is cut short")
+                raise invalid(f"{self.name} is truncated")
             start += len(piece)
             yield piece
 
@@ -209,7 +209,7 @@ class ChunkReader:
         while size:
             piece = self.read_some(size)
             if not piece:
-                raise invalid(f"{self._name} is cut short")
+                raise invalid(f"{self._name} is truncated")
             size -= len(piece)
             yield piece
 

@@ -108,7 +108,7 @@ class TarReader:
             while self.left:
                 piece = self._reader.read_some(self.left)
                 if not piece:
-                    raise invalid(f"{self._name} is cut short")
+                    raise invalid(f"{self._name} is truncated")
                 self.left -= len(piece)
                 yield piece, self.mark()
 
@@ -121,14 +121,16 @@ class TarReader:
     def read(self) -> bytes:
         """Return the complete content of a small file. Raises ARCHIVE_REFUSED for one larger than ``limits.text``."""
         if self.left > self._limits.text:
-            raise refused(f"{self._name} has a description of {self.left} bytes")
+            raise refused(
+                f"{self._name} has a JSON description of {self.left} bytes, over the limit of {self._limits.text}"
+            )
         return b"".join(self.content())
 
     def _header(self) -> bytes | None:
         """Return the next header; None at the end: two blocks of zeros, or one and nothing after it."""
         block = self._reader.read_exactly(BLOCK) if self._reader.peek(1) else b""
         if not block:
-            raise invalid(f"{self._name} is cut short")
+            raise invalid(f"{self._name} is truncated")
         if not any(block):
             return None
         checksum = _octal(block[148:156])
@@ -142,14 +144,14 @@ class TarReader:
         if text is not None:
             size = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else None
         if size is not None and size > self._limits.size:
-            raise refused(f"{self._name} has a member of {size} bytes")
+            raise refused(f"{self._name} has a member of {size} bytes, over the limit of {self._limits.size}")
         if size is None:
             raise invalid(f"{self._name} has a member with an invalid size")
         return size
 
     def _extension(self, size: int) -> bytes:
         if size > _LONGEST_HEADER:
-            raise refused(f"{self._name} has a header of {size} bytes")
+            raise refused(f"{self._name} has a header of {size} bytes, over the limit of {_LONGEST_HEADER}")
         text = self._reader.read_exactly(size)
         self._reader.skip(-size % BLOCK)
         return text
@@ -200,7 +202,7 @@ class TarReader:
         normal = posixpath.normpath(posixpath.join(folder or "", path))
         climbs = normal == ".." or normal.startswith(("/", "../")) or (folder is None and ".." in path.split("/"))
         if climbs or "\0" in path or "\\" in path:
-            raise refused(f"{self._name} has a member whose path leads out of it: {path[:160]!r}")
+            raise refused(f"{self._name} has a member whose path leads outside the archive: {path[:160]!r}")
         return "" if normal == "." else normal
 
 

@@ -74,7 +74,7 @@ class ZipArchive:
 
     def _read(self, start: int, size: int) -> bytes:
         if start < 0 or start + size > self._source.size:
-            raise invalid(f"{self._source.name} points outside itself")
+            raise invalid(f"{self._source.name} refers to bytes outside the file")
         with self._source.open(start, start + size) as chunks:
             return b"".join(chunks)
 
@@ -90,9 +90,11 @@ class ZipArchive:
             if found is not None:
                 disk, first_disk, here, count, size, offset, end = found
         if disk or first_disk or here != count:
-            raise refused(f"{self._source.name} is a part of a zip in several parts")
+            raise refused(f"{self._source.name} is one part of a zip file that was split, which is not supported")
         if count > self._limits.members or size > _LARGEST_DIRECTORY:
-            raise refused(f"{self._source.name} lists {count} members in {size} bytes")
+            raise refused(
+                f"{self._source.name} lists {count} members in a directory of {size} bytes, over the limit of {self._limits.members} members or {_LARGEST_DIRECTORY} bytes"
+            )
         if offset + size > end:
             raise invalid(f"{self._source.name}: its directory is not before its end record")
         table = tail[offset - start : offset - start + size] if offset >= start else self._read(offset, size)
@@ -135,7 +137,7 @@ class ZipArchive:
             if flags & _ENCRYPTED:
                 raise refused(f"{self._source.name}: {name!r} is encrypted")
             if disk not in (0, _FULL16):
-                raise refused(f"{self._source.name} is a part of a zip in several parts")
+                raise refused(f"{self._source.name} is one part of a zip file that was split, which is not supported")
             if offset >= limit or packed > limit or size > self._limits.size:
                 raise invalid(f"{self._source.name}: {name!r} does not fit into it")
             if size > self._limits.free and size > self._limits.ratio * packed:
@@ -162,13 +164,13 @@ class ZipArchive:
     def _check_name(self, name: str) -> None:
         parts = name.replace("\\", "/").split("/")
         if not name or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
-            raise refused(f"{self._source.name} has a member whose path leads out of it: {name[:160]!r}")
+            raise refused(f"{self._source.name} has a member whose path leads outside the archive: {name[:160]!r}")
 
     def _without_overlaps(self, found: Iterator[ZipEntry], limit: int) -> tuple[ZipEntry, ...]:
         entries = tuple(found)
         names = {entry.name for entry in entries}
         if len(names) != len(entries):
-            raise refused(f"{self._source.name} has two members of one name")
+            raise refused(f"{self._source.name} has two members with the same name")
         end = 0
         for entry in sorted(entries, key=lambda entry: entry.at):
             if entry.at < end:

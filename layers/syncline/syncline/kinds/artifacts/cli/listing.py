@@ -73,7 +73,7 @@ def xref(setup: Setup, out: Output, *, list_extra: bool) -> CommandResult:
     value: dict[str, Any] = {"missing": [_missing(build, destination) for build, destination in missing]}
     if list_extra:
         extra = _extra(setup, tags, good)
-        out.line(f"of no examined build: {len(extra)}", "bold")
+        out.line(f"tags of no scanned build: {len(extra)}", "bold")
         out.table([(name,) for name in extra], indent=2)
         value["extra"] = extra
     unreadable = [build for build in builds if isinstance(build, UnreadableRun)]

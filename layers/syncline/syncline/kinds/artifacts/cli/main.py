@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 _TAG: Final = typer.Argument(metavar="IMAGE_TAG", help="Image tag of the build, as in its log.", show_default=False)
 _DOWNLOADS: Final = typer.Option("--downloads-dir", metavar="FOLDER", help="Folder of downloads.")
-_YES: Final = typer.Option("--yes", help="Do not ask.", show_default=False)
+_YES: Final = typer.Option("--yes", help="Do not ask for confirmation.", show_default=False)
 _LOGIN: Final = typer.Option("--skip-login", help="Ignored: no login is needed.", show_default=False)
 _VERBOSE: Final = typer.Option("--verbose", help="Print details of each image.", show_default=False)
-_LATEST: Final = typer.Option("--retag-as-latest", help="Also point `latest` at it.", show_default=False)
+_LATEST: Final = typer.Option(
+    "--retag-as-latest", help="Also point the tag `latest` at each image.", show_default=False
+)
 
 app = new_app()
 artifacts = typer.Typer(
@@ -64,7 +66,7 @@ class Options:
     repo: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Repository at GitHub.")] = None
     workflow: Annotated[str | None, typer.Option(metavar="FILE", help="File of the workflow.")] = None
     branch: Annotated[str | None, typer.Option(help="Only runs on this branch.")] = None
-    limit: Annotated[int | None, typer.Option(help="Number of workflow runs to examine.", min=1, max=1000)] = None
+    limit: Annotated[int | None, typer.Option(help="Number of workflow runs to scan.", min=1, max=1000)] = None
     gh_url: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +154,10 @@ def gitlab_list() -> None:
 
 @_command("listing")
 def xref(
-    *, list_extra: Annotated[bool, typer.Option("--list-extra", help="Also list tags that no build made.")] = False
+    *,
+    list_extra: Annotated[
+        bool, typer.Option("--list-extra", help="Also list tags that no scanned build made.")
+    ] = False,
 ) -> None:
     """Show which images of builds the registry lacks."""
 

@@ -30,8 +30,8 @@ from syncline.escaping import escape
 from syncline.kinds.artifacts.builds import Build, Builds, UnreadableRun
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.discover import ProjectTarget, TagLists
-from syncline.kinds.artifacts.facts import ProcessFacts
 from syncline.kinds.artifacts.wiring import github_at, gitlab_at
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.kind import StepContext
 from syncline.secrets import Secrets
 from syncline.wiring.registries import registry_at
@@ -170,22 +170,24 @@ class Setup:
                 if build.tag == tag:
                     return build
                 known.append(build.tag)
-        what = f"none of the {self.sync.source.limit} runs examined made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
+        what = f"none of the {self.sync.source.limit} scanned runs made {tag!r}; they made {', '.join(known)[:500] or 'none'}"
         raise SynclineError("NOT_FOUND", what)
 
 
 def _chosen(file: Path, name: str | None) -> ArtifactsSync:
     if not file.is_file():
         raise SynclineError(
-            "USAGE", f"there is no {file}; `--config` names a file with a sync of artifacts, such as {_SHIPPED}"
+            "USAGE", f"there is no {file}; name a file with a sync of artifacts with `--config`, such as {_SHIPPED}"
         )
     found = {sync.name: sync for sync in read_syncs(file).syncs.values() if isinstance(sync, ArtifactsSync)}
     if name is not None and name in found:
         return found[name]
     if name is None and len(found) == 1:
         return next(iter(found.values()))
-    names = ", ".join(found) or "none"
-    raise SynclineError("USAGE", f"{file.name} has these syncs of artifacts: {names}; `--sync` names one of them")
+    if not found:
+        raise SynclineError("USAGE", f"{file.name} has no sync of artifacts; name another file with `--config`")
+    names = ", ".join(found)
+    raise SynclineError("USAGE", f"{file.name} has these syncs of artifacts: {names}; name one of them with `--sync`")
 
 
 def _set_options(values: dict[str, Any], options: Options) -> None:

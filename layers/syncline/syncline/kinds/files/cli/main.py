@@ -24,15 +24,15 @@ def check(context: Context, name: Annotated[str, NAME]) -> CommandResult:
 @command(app)
 def state(  # noqa: PLR0913 - each is an argument of the command
     context: Context,
-    action: Annotated[str, typer.Argument(help="export, diff or import.", metavar="ACTION")],
+    action: Annotated[str, typer.Argument(help="The action: export, diff or import.", metavar="ACTION")],
     name: Annotated[str, NAME],
     file: Annotated[
         Path | None,
-        typer.Argument(help="The CSV file: to write, to compare with, or to import.", metavar="[FILE]"),
+        typer.Argument(help="The CSV file: to write, to compare with, or to import.", metavar="FILE"),
     ] = None,
     newer: Annotated[
         Path | None,
-        typer.Argument(help="For diff: the newer CSV file. Defaults to the present state.", metavar="[NEWER]"),
+        typer.Argument(help="For diff: the newer CSV file. Defaults to the current state.", metavar="NEWER"),
     ] = None,
     *,
     reports: Annotated[bool, typer.Option("--reports", help="Write to the sync's bucket for reports.")] = False,

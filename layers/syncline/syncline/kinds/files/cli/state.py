@@ -43,7 +43,7 @@ def check(context: Context, name: str) -> CommandResult:
 
     Raises NO_SUCH_SYNC, or USAGE for a sync that is not of files.
     """
-    sync = _sync_of(context, name, "`check` is for one of files")
+    sync = _sync_of(context, name, "`check` is only for syncs of files")
     parts, out = _dependencies(context), context.out
     endpoints = {"source": sync.source, "target": sync.target, "reports": sync.reports}
     checked: dict[str, str] = {}
@@ -74,8 +74,8 @@ def state(  # noqa: PLR0913 - what the command takes
     that cannot be read or written.
     """
     if action not in ACTIONS:
-        raise SynclineError("USAGE", f"unknown action {action!r}; there are {', '.join(ACTIONS)}")
-    sync = _sync_of(context, name, "only one of files has such a state")
+        raise SynclineError("USAGE", f"unknown action {action!r}; use one of {', '.join(ACTIONS)}")
+    sync = _sync_of(context, name, "only syncs of files have such a state")
     commands = _StateCommands(context, sync, _dependencies(context))
     if action == "export":
         return commands.export(file, reports=reports)

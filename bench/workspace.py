@@ -1,4 +1,4 @@
-"""The environment of measurements: a separate folder, and the functions deployed to a separate engine."""
+"""The workspace of measurements: a temporary folder, and the functions deployed to an engine in it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Self
 
-from bench.measure import NotMadeError
+from bench.measure import MeasurementError
 from syncline.cli import deploy
 from syncline.cli import local_engine as engine
 from syncline.cli.aws import LOCAL_CONFIG, local_session
@@ -31,17 +31,18 @@ _COMMAND_SECONDS: Final = 1800
 
 
 def bucket(url: str, name: str) -> dict[str, str | dict[str, str]]:
-    """Return the configuration of a bucket on one of the tests' S3 servers."""
-    # Credentials of the test servers only, so the engine's environment may have them.
+    """Return the configuration of a bucket on an S3 server of the tests."""
+    # The credentials are those of test servers, so the engine's environment may contain them.
     auth = {"access_key": "env:BENCH_S3_ACCESS", "secret_key": "env:BENCH_S3_SECRET"}
     return {"bucket": name, "endpoint": url, "auth": auth}
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class CompletedRun:
     """A successful run.
 
-    ``seconds`` is its recorded duration, ``command_seconds`` that of the command that waited for it. ``moved`` and ``skipped`` count items; ``requests`` were made to source and target.
+    ``seconds`` is its recorded duration, ``command_seconds`` that of the command that waited for it. ``moved`` and
+    ``skipped`` (equal) count items; ``requests`` counts requests to source and target.
     """
 
     seconds: float
@@ -51,15 +52,14 @@ class Ran:
     requests: int
 
 
-class Place:
-    """A temporary folder below ``.build``; the engine starts on first use."""
+class Workspace:
+    """A temporary folder below ``.build``. The engine starts when the functions are first used."""
 
     def __init__(self) -> None:
         (ROOT / ".build").mkdir(exist_ok=True)
         self._temporary = tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / ".build")
         self.folder = Path(self._temporary.name)
         self._home = self.folder / "engine"
-        self._syncs = 0
 
     def __enter__(self) -> Self:
         return self
@@ -68,13 +68,13 @@ class Place:
         engine.down(self._home, say=self.say)
         self._temporary.cleanup()
 
-    def say(self, words: str) -> None:
-        print(f"  {words}", file=sys.stderr, flush=True)
+    def say(self, text: str) -> None:
+        print(f"  {text}", file=sys.stderr, flush=True)
 
     @cached_property
     def functions(self) -> Functions:
-        """The deployed functions, not called yet."""
-        # Inherited by the engine and the functions; only valid for our servers.
+        """The deployed functions; the first call starts their processes."""
+        # The engine and the functions inherit these tokens, which are valid for the test servers only.
         os.environ |= {GITHUB_TOKEN: github.TOKEN, QUAY_TOKEN: TOKEN}
         os.environ |= {"BENCH_S3_ACCESS": ACCESS, "BENCH_S3_SECRET": SECRET}
         engine.up(self._home, ROOT, port=0, say=self.say)
@@ -89,14 +89,14 @@ class Functions:
         self._applied = 0
 
     def apply(self, config: Mapping[str, Any]) -> str:
-        """Apply ``config`` as the only sync, under a new name without state; return the name."""
+        """Apply ``config`` as the only sync, under a new name and therefore without state; return the name."""
         self._applied += 1
         name = f"bench-{self._applied}"
         self.apply_all({name: config})
         return name
 
     def apply_all(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
-        """Apply these syncs, by name, as the only ones."""
+        """Apply these syncs, by name, and remove all others."""
         file = self._home / "syncs.yaml"
         file.write_text(json.dumps({"syncs": configs}))  # JSON is YAML
         self._syncline("apply", str(file), "--prune", "--offline")
@@ -109,14 +109,14 @@ class Functions:
         """Cancel the run in progress of a sync."""
         self._syncline("cancel", name)
 
-    def run(self, name: str) -> Ran:
-        """Run a sync to its end; raises NotMadeError if it has failures."""
+    def run(self, name: str) -> CompletedRun:
+        """Run a sync to its end. Raises MeasurementError if it has failures."""
         began = time.perf_counter()
-        answer = self._syncline("run", name, "--wait")
-        took = time.perf_counter() - began
-        run = answer["run"]
+        result = self._syncline("run", name, "--wait")
+        seconds = time.perf_counter() - began
+        run = result["run"]
         counts = run["counts"]
-        return Ran(run["seconds"], took, counts["moved"], counts["skipped"], counts["requests"])
+        return CompletedRun(run["seconds"], seconds, counts["moved"], counts["skipped"], counts["requests"])
 
     def output(self, name: str) -> str:
         """Return an output of the stack, such as a function URL."""
@@ -129,19 +129,19 @@ class Functions:
         running = engine.describe(self._home)
         assert running is not None
         client = local_session().client("lambda", endpoint_url=running.endpoint, config=LOCAL_CONFIG)
-        answer = client.invoke(FunctionName=f"{deploy.STACK}-{function}", Payload=b"{}")
-        return json.loads(answer["Payload"].read())
+        response = client.invoke(FunctionName=f"{deploy.STACK}-{function}", Payload=b"{}")
+        return json.loads(response["Payload"].read())
 
     def processes(self, function: str) -> list[int]:
-        """Return the warm processes of a function; none without /proc."""
-        mark = f"{self._home}/tmp/ministack-lambda-syncline-{function}-".encode()
+        """Return the IDs of a function's processes; none on systems without /proc."""
+        argument = f"{self._home}/tmp/ministack-lambda-syncline-{function}-".encode()
         found = []
         for command in Path("/proc").glob("[0-9]*/cmdline"):
             try:
-                if mark in command.read_bytes():
+                if argument in command.read_bytes():
                     found.append(int(command.parent.name))
             except OSError:
-                continue  # it has ended meanwhile
+                continue  # the process has ended meanwhile
         return found
 
     def _syncline(self, *arguments: str) -> dict[str, Any]:
@@ -151,6 +151,8 @@ class Functions:
             command, env=environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS
         )
         if done.returncode != 0:
-            raise NotMadeError(f"`syncline {' '.join(arguments)}` said {done.stdout.strip()} {done.stderr.strip()}")
-        answer: dict[str, Any] = json.loads(done.stdout)
-        return answer
+            raise MeasurementError(
+                f"`syncline {' '.join(arguments)}` failed: {done.stdout.strip()} {done.stderr.strip()}"
+            )
+        value: dict[str, Any] = json.loads(done.stdout)
+        return value

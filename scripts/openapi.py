@@ -1,24 +1,66 @@
-"""The OpenAPI document of the probe, generated from the types of the contract.
+"""The OpenAPI document of the probe, generated from the dataclasses here and the words and statuses of the contract.
 
-``python -m syncline.web.openapi`` prints it, for ``docs/openapi.json``.
+``python -m scripts.reference`` writes it. The types of the dataclasses are annotated with descriptions.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import enum
-import json
-import sys
 import types
 import typing
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
 
 from syncline import __version__
 from syncline.kinds.tokens.probe import LONGEST_ORIGIN, LONGEST_TOKEN
-from syncline.kinds.tokens.verdict import Reason, Verdict
-from syncline.web.contract import ORIGIN_HEADER, PATH, REASON_HEADER, STATUS_HEADER, STATUSES, TOKEN_HEADER, Body
+from syncline.kinds.tokens.verdict import Reason, TokenState, Verdict
+from syncline.web.contract import ORIGIN_HEADER, PATH, REASON_HEADER, STATUS_HEADER, STATUSES, TOKEN_HEADER
 
 _PLAIN: Final[dict[Any, str]] = {str: "string", int: "integer", float: "number", bool: "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceBody:
+    """One instance and its response."""
+
+    name: Annotated[str, "The instance's name: that of its pod."]
+    address: Annotated[str, "Its address and port."]
+    verdict: Annotated[TokenState, "The state of the token at it."]
+    attempts: Annotated[int, "The number of requests to it."]
+    first_yes_ms: Annotated[float | None, "Milliseconds until it first had the token."]
+    last_status: Annotated[int | None, "The HTTP status of its last response."]
+    reason: Annotated[str, "The reason why it does not count as having the token; empty if it has it."]
+
+
+@dataclass(frozen=True, slots=True)
+class ListBody:
+    """The list of instances on which the verdict is based."""
+
+    instances: Annotated[int, "The number of instances in the list."]
+    serving: Annotated[int, "The number of them that receive requests now: ready, and not terminating."]
+    seen: Annotated[str | None, "The time of the last complete list of the cluster (RFC 3339)."]
+    failed: Annotated[str | None, "The code of the failure, if the latest scrape of the cluster failed."]
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A verdict and its evidence."""
+
+    verdict: Annotated[Verdict, "The verdict; `Unknown` if there is no evidence for another one."]
+    reason: Annotated[Reason, "The reason for the verdict."]
+    sync: Annotated[str | None, "The sync that the origin belongs to."]
+    token: Annotated[str | None, "The first 8 hex digits of the token's SHA-256."]
+    origin: Annotated[
+        InstanceBody | None, "The origin, asked as a control; null if it is not listed, or if several have its name."
+    ]
+    asked: Annotated[int, "The number of instances asked, without the origin."]
+    needed: Annotated[int, "The number of them that must have the token."]
+    synced: Annotated[int, "The number of them that have it."]
+    unknown: Annotated[int, "The number of them without a usable response."]
+    ms: Annotated[float, "Milliseconds until the verdict."]
+    list: Annotated[ListBody | None, "The list of instances on which the verdict is based."]
+    instances: Annotated[tuple[InstanceBody, ...], "Each instance that was asked."]
 
 
 def document() -> dict[str, Any]:
@@ -143,8 +185,3 @@ def _object(kind: Any, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _summary(kind: type) -> str:
     return (kind.__doc__ or "").partition("\n")[0]
-
-
-if __name__ == "__main__":
-    json.dump(document(), sys.stdout, indent=2)
-    sys.stdout.write("\n")

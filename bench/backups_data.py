@@ -1,6 +1,6 @@
 """A backup bucket of any size on a real S3 server, its repository, and the changes between rounds.
 
-Contents are derived from keys, so that nothing is kept in memory: a few lines of YAML, 300 to 4,000 bytes.
+The content of each object is derived from its key, so that nothing is kept in memory: 300 to 4,000 bytes of YAML.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ def content(key: str, version: int = 0) -> bytes:
 
 
 def keys(files: int, clusters: int) -> Iterator[str]:
-    """Return the keys of a bucket."""
+    """Yield the keys of a bucket."""
     for number in range(files):
         cluster, rest = number % clusters, number // clusters
         yield f"cluster-{cluster:03}/namespace-{rest % NAMESPACES:02}/resource-{rest // NAMESPACES:05}.yaml"
 
 
 @dataclass
-class Filled:
-    """Bucket and repository with the same files. ``version`` counts the rounds of changes."""
+class BackupData:
+    """A bucket and a repository with the same files. ``version`` counts the rounds of changes."""
 
     folder: Path
     files: int
@@ -73,9 +73,9 @@ class Filled:
             key for n, key in enumerate(keys(self.files, self.clusters)) if n % (self.files // 100) == self.version % 7
         ]
         # Files deleted in an earlier round are not changed again.
-        there = [key for key in spread if self.path(key).exists()]
-        modified, deleted = there[:MODIFIED], there[-DELETED:]
-        new = [f"{key.rpartition('/')[0]}/new-{self.version}-{n}.yaml" for n, key in enumerate(there[20 : 20 + NEW])]
+        existing = [key for key in spread if self.path(key).exists()]
+        modified, deleted = existing[:MODIFIED], existing[-DELETED:]
+        new = [f"{key.rpartition('/')[0]}/new-{self.version}-{n}.yaml" for n, key in enumerate(existing[20 : 20 + NEW])]
         for key in (*modified, *new):
             self.path(key).write_bytes(content(key, self.version))
         for key in deleted:
@@ -92,8 +92,8 @@ class Filled:
         self.bare.git("update-ref", "refs/heads/main", "refs/heads/before")
 
 
-def filled(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS) -> Filled:
-    """Return a bucket and a repository that live as long as ``stack``."""
+def backup_data(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS) -> BackupData:
+    """Create a bucket and a repository that live as long as ``stack``."""
     folder.mkdir(parents=True)
     root = folder / "s3"
     bare = make_bare(folder / "git" / "r.git")
@@ -117,23 +117,23 @@ def filled(stack: ExitStack, folder: Path, files: int, clusters: int = CLUSTERS)
     counts = {cluster: FileCount(tree_id(entries), len(entries)) for cluster, entries in blobs.items()}
     http = stack.enter_context(git_http(bare.path.parent))
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return Filled(folder, files, clusters, bare, http, stack.enter_context(Rclone(root)), counts)
+    return BackupData(folder, files, clusters, bare, http, stack.enter_context(Rclone(root)), counts)
 
 
-def disk(folder: Path) -> int:
+def disk_usage(folder: Path) -> int:
     """Return the bytes of all files below a folder."""
     total = 0
-    for place, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder):
         for name in names:
             try:
-                total += (Path(place) / name).lstat().st_size
-            except FileNotFoundError:  # gone meanwhile
+                total += (Path(parent) / name).lstat().st_size
+            except FileNotFoundError:  # deleted meanwhile
                 continue
     return total
 
 
-def resident(pid: int) -> int:
-    """Return the resident bytes of a process and its children; shared pages count for each."""
+def resident_bytes(pid: int) -> int:
+    """Return the resident bytes of a process and its children; shared pages count once for each process."""
     total = 0
     waiting = [pid]
     while waiting:
@@ -146,26 +146,26 @@ def resident(pid: int) -> int:
     return total
 
 
-class Watch:
-    """Peak memory of a process and its children, sampled every few milliseconds."""
+class ResourceMonitor:
+    """Peak memory of a process and its children, and peak size of a folder, in bytes, sampled every 10 ms."""
 
     def __init__(self, pid: int, folder: Path | None = None) -> None:
         self.memory = self.disk = 0
         self._pid = pid
         self._folder = folder
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._sample)
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._ended.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._over.wait(0.01):
-            self.memory = max(self.memory, resident(self._pid))
+    def _sample(self) -> None:
+        while not self._ended.wait(0.01):
+            self.memory = max(self.memory, resident_bytes(self._pid))
             if self._folder is not None:
-                self.disk = max(self.disk, disk(self._folder))
+                self.disk = max(self.disk, disk_usage(self._folder))

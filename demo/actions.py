@@ -1,4 +1,4 @@
-"""The scenes of the sample: each runs the commands that a user would type, and shows their output."""
+"""The actions of the sample: each runs the commands that a user would type, and shows their output."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 from typing import Final
 
-from demo import proof, servers, sync
 from demo import push as pushing
+from demo import servers, sync, verification
 from demo.catalog import REPOSITORIES, SIGNED
 from demo.fill import fill
 from demo.settings import ROOT, SYNC, USER, Settings, credentials_file, home, is_free
@@ -21,7 +21,7 @@ from syncline.cli.local_engine import Engine
 from syncline.cli.output import Output, duration, plural, size
 
 _SOME_FAILED: Final = 1
-_LINES_OF_REPORT: Final = 9
+_REPORT_LINES: Final = 9
 
 out: Final = Output()
 
@@ -31,24 +31,24 @@ def run(settings: Settings) -> int:
     began = time.monotonic()
     settings = _registries(settings)
     title("Engine: the functions and queues of template.yaml, on this machine")
-    if code := _syncline("up", *_another_port()):
+    if code := _syncline("up", *_port_option()):
         return code
     engine = _engine()
     sync.put_secrets(settings, engine)
     title("Sync: everything at prod, to dr")
-    if code := _syncline("apply", _shown(sync.write_syncs(settings))):
+    if code := _syncline("apply", _typed_path(sync.write_syncs(settings))):
         return code
-    servers.ask_quay(settings, "webhook", sync.hook_address(settings, engine).encode())
+    servers.control_quay(settings, "webhook", sync.hook_address(settings, engine).encode())
     if deployment_of(engine, home()).state.current_run(SYNC):
         _syncline("status", SYNC, "--wait")  # started by the schedule, or by `up` after a kill
     code = _syncline("run", SYNC, "--wait")
     if code not in (0, _SOME_FAILED):
         return code
-    _syncline("report", SYNC, head=_LINES_OF_REPORT)
+    _syncline("report", SYNC, head=_REPORT_LINES)
     title("Verification, without Syncline's code")
     verified = _verify(settings)
     title(f"Done in {duration(time.monotonic() - began)}. Next steps")
-    out.table(_next(settings), indent=2)
+    out.table(_next_steps(settings), indent=2)
     return code if verified else _SOME_FAILED
 
 
@@ -60,7 +60,7 @@ def push(settings: Settings) -> int:
     out.line(f"pushed {settings.host('prod')}/{pushing.REPOSITORY}:{pushed.tag}  {pushed.digest[:19]}")
     seconds = pushing.wait_for_copy(settings, pushed)
     if seconds is None:
-        raise RuntimeError(f"dr does not have it after {pushing.LONGEST_WAIT:.0f} s: see `syncline status`")
+        raise RuntimeError(f"dr does not have it after {pushing.COPY_TIMEOUT:.0f} s: see `syncline status`")
     out.line(f"copied to {settings.host('dr')} {duration(seconds)} later, started by Quay's webhook", "green")
     return _syncline("status")
 
@@ -83,17 +83,17 @@ def title(text: str) -> None:
 def _registries(settings: Settings) -> Settings:
     title("Registries: prod, with Quay's API in front, and dr")
     settings, started = servers.start(settings)
-    what = "docker-registry" if settings.real else "the engine's registry (docker-registry is not installed)"
+    software = "docker-registry" if settings.real else "the engine's registry (docker-registry is not installed)"
     rows = [
-        ("prod", settings.host("prod"), what),
-        ("dr", settings.host("dr"), what),
+        ("prod", settings.host("prod"), software),
+        ("dr", settings.host("dr"), software),
         ("quay", settings.host("quay"), "Quay's API, a stand-in"),
     ]
     out.table([(*row, "started" if started else "running") for row in rows], indent=2)
-    servers.ask_quay(settings, "webhook")  # no webhook for these pushes: the run below copies them
+    servers.control_quay(settings, "webhook")  # no webhook for these pushes, because the run below copies them
     servers.create_repositories([each.name for each in REPOSITORIES], settings)
     filled = fill(settings, lambda text: out.line(f"  {text}", "dim"))
-    servers.ask_quay(settings, "refresh")
+    servers.control_quay(settings, "refresh")
     content = f"{plural(len(REPOSITORIES), 'repository', 'repositories')}, {plural(_tags(), 'tag')}"
     if filled.tags:
         pushed = f"{plural(filled.tags, 'tag')} pushed, {size(filled.bytes)} in {plural(len(filled.blobs), 'blob')}"
@@ -108,39 +108,41 @@ def _tags() -> int:
 
 
 def _verify(settings: Settings) -> bool:
-    found = proof.compare(settings)
-    tags = f"{plural(found.tags, 'tag')} of {plural(found.repositories, 'repository', 'repositories')}"
-    if found.differing:
-        out.line(f"  {found.witness}: of {tags} these differ: {', '.join(found.differing)}", "red")
+    comparison = verification.compare(settings)
+    tags = f"{plural(comparison.tags, 'tag')} of {plural(comparison.repositories, 'repository', 'repositories')}"
+    if comparison.differing:
+        out.line(f"  {comparison.reader}: of {tags}, these differ: {', '.join(comparison.differing)}", "red")
     else:
-        out.line(f"  {found.witness}: {tags} are byte for byte the same at prod and dr", "green")
+        out.line(f"  {comparison.reader}: {tags} are byte for byte the same at prod and dr", "green")
     signed = f"{SIGNED[0]}:{SIGNED[1]}"
-    holds = proof.signature_holds(settings)
-    if holds:
-        out.line(f"  the signature of {signed} holds at dr (ECDSA, key {_shown(proof.public_key())})", "green")
+    valid = verification.signature_is_valid(settings)
+    if valid:
+        out.line(
+            f"  the signature of {signed} is valid at dr (ECDSA, key {_typed_path(verification.public_key())})", "green"
+        )
     else:
-        out.line(f"  the signature of {signed} does not hold at dr", "red")
-    return holds and not found.differing
+        out.line(f"  the signature of {signed} is not valid at dr", "red")
+    return valid and not comparison.differing
 
 
-def _next(settings: Settings) -> list[tuple[str, str]]:
+def _next_steps(settings: Settings) -> list[tuple[str, str]]:
     """Return next steps, each with the command to type."""
-    syncline = _shown(Path(sys.executable).with_name("syncline"))
-    password = f"$(cat {_shown(home() / 'sample' / 'password')})"
+    syncline = _typed_path(Path(sys.executable).with_name("syncline"))
+    password = f"$(cat {_typed_path(home() / 'sample' / 'password')})"
     image = f"{settings.host('dr')}/{SIGNED[0]}:{SIGNED[1]}"
-    docker = f"docker --config {_shown(credentials_file().parent)} run --rm {image}"
+    docker = f"docker --config {_typed_path(credentials_file().parent)} run --rm {image}"
     return [
         ("each sync and its last run", f"{syncline} status"),
         ("each image with its digests", f"{syncline} report --full"),
         ("push a new image to prod", "make push"),
-        ("the log of the functions", f"less {_shown(home() / 'engine.log')}"),
+        ("the log of the functions", f"less {_typed_path(home() / 'engine.log')}"),
         ("the repositories of dr", f"curl -u {USER}:{password} {settings.url('dr')}/v2/_catalog"),
         *([("run a copy", docker)] if shutil.which("docker") else []),
         ("stop the sample", "make down"),
     ]
 
 
-def _another_port() -> tuple[str, ...]:
+def _port_option() -> tuple[str, ...]:
     """Return an option for `up` if another program uses the engine's port."""
     if engines.describe(home()) is not None:
         return ()
@@ -154,12 +156,12 @@ def _another_port() -> tuple[str, ...]:
 def _engine() -> Engine:
     engine = engines.describe(home())
     if engine is None:
-        raise RuntimeError("the engine does not run")
+        raise RuntimeError("the engine is not running")
     return engine
 
 
-def _shown(path: Path) -> str:
-    """Return a path as typed in this folder."""
+def _typed_path(path: Path) -> str:
+    """Return a path as the user would type it in the project's folder."""
     return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
 
 
@@ -172,10 +174,10 @@ def _syncline(*words: str, head: int | None = None) -> int:
         command, cwd=ROOT, stdout=pipe, text=True
     )
     try:
-        shown, _ = process.communicate()
+        printed, _ = process.communicate()
     except KeyboardInterrupt:
-        process.communicate()  # it was interrupted too, and prints a message
+        process.communicate()  # the command was also interrupted and prints a message
         raise
-    for line in (shown or "").splitlines()[:head]:
+    for line in (printed or "").splitlines()[:head]:
         out.line(line)
     return process.returncode

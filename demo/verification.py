@@ -1,4 +1,4 @@
-"""Verify that dr equals prod without Syncline's code: with skopeo, or with plain requests."""
+"""Verify that dr equals prod without Syncline's code: with skopeo, or with client requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import requests
 
 from demo.catalog import SIGNED
 from demo.settings import USER, Settings, credentials_file, folder
-from demo.signature import key_pair, signs, tag_for
+from demo.signature import is_valid, key_pair, tag_for
 from tests.standins.programs import ProgramAbsentError, program
 
 _MANIFEST_TYPES: Final = (
@@ -24,61 +24,66 @@ _MANIFEST_TYPES: Final = (
     "application/vnd.docker.distribution.manifest.list.v2+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
-_AT_ONCE: Final = 4
+_THREADS: Final = 4
 _TIMEOUT: Final = 30.0  # seconds
 
 Read = Callable[[str, str, str], bytes | None]
-"""(server, repository, reference) -> a manifest's exact bytes, None if it does not exist."""
+"""Takes server, repository and reference; returns the exact bytes of a manifest, or None if it does not exist."""
 
 
 @dataclass(frozen=True, slots=True)
-class Proof:
-    """The result of a comparison by ``witness``; ``differing`` are tags that are missing or differ at dr."""
+class Comparison:
+    """The result of comparing prod and dr. ``reader`` names the program that read them.
 
-    witness: str
+    ``differing`` are tags that are missing at dr or differ there.
+    """
+
+    reader: str
     tags: int
     repositories: int
     differing: tuple[str, ...]
 
 
-def compare(settings: Settings) -> Proof:
+def compare(settings: Settings) -> Comparison:
     """Read the manifest of every tag of prod at both registries and compare their bytes."""
-    plain = Plain(settings)
-    witness, read = _witness(settings, plain)
-    tags = plain.tags("prod")
+    client = PlainClient(settings)
+    reader, read = _reader(settings, client)
+    tags = client.tags("prod")
 
     def differs(tag: tuple[str, str]) -> bool:
-        here = read("prod", *tag)
-        return here is None or here != read("dr", *tag)
+        expected = read("prod", *tag)
+        return expected is None or expected != read("dr", *tag)
 
-    with ThreadPoolExecutor(_AT_ONCE) as pool:
-        differing = [f"{name}:{tag}" for (name, tag), wrong in zip(tags, pool.map(differs, tags), strict=True) if wrong]
-    return Proof(witness, len(tags), len({name for name, _ in tags}), tuple(differing))
+    with ThreadPoolExecutor(_THREADS) as pool:
+        differing = [
+            f"{name}:{tag}" for (name, tag), differ in zip(tags, pool.map(differs, tags), strict=True) if differ
+        ]
+    return Comparison(reader, len(tags), len({name for name, _ in tags}), tuple(differing))
 
 
-def signature_holds(settings: Settings) -> bool:
-    """Return True if the signature that was copied to dr holds for the image that was copied to dr."""
-    plain = Plain(settings)
+def signature_is_valid(settings: Settings) -> bool:
+    """Return True if the signature at dr is valid for the image at dr."""
+    client = PlainClient(settings)
     repository, tag = SIGNED
-    image = plain.manifest("dr", repository, tag)
+    image = client.manifest("dr", repository, tag)
     if image is None:
         return False
     digest = f"sha256:{hashlib.sha256(image).hexdigest()}"
-    signature = plain.manifest("dr", repository, tag_for(digest))
+    signature = client.manifest("dr", repository, tag_for(digest))
     if signature is None:
         return False
     manifest = json.loads(signature)
-    payload = plain.blob("dr", repository, manifest["layers"][0]["digest"])
-    return signs(manifest, payload, digest, public_key())
+    payload = client.blob("dr", repository, manifest["layers"][0]["digest"])
+    return is_valid(manifest, payload, digest, public_key())
 
 
 def public_key() -> Path:
-    """Return the file with the public half of the key that signs the sample."""
+    """Return the file with the public key of the sample's signature."""
     return key_pair(folder())[1]
 
 
-class Plain:
-    """A client for both registries that uses only `requests`, without settings of the environment."""
+class PlainClient:
+    """A client for both registries that uses only `requests`, and ignores settings in the environment."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = settings.url
@@ -95,8 +100,8 @@ class Plain:
 
     def manifest(self, server: str, repository: str, reference: str) -> bytes | None:
         """Return the exact bytes of a manifest, or None if it does not exist."""
-        answer = self._get(server, f"{repository}/manifests/{reference}")
-        return answer.content if answer.status_code == 200 else None
+        response = self._get(server, f"{repository}/manifests/{reference}")
+        return response.content if response.status_code == 200 else None
 
     def blob(self, server: str, repository: str, digest: str) -> bytes:
         """Return the bytes of a blob."""
@@ -106,23 +111,23 @@ class Plain:
         return self._session.get(f"{self._url(server)}/v2/{path}", timeout=_TIMEOUT)
 
     def _found(self, server: str, path: str) -> requests.Response:
-        answer = self._get(server, path)
-        answer.raise_for_status()
-        return answer
+        response = self._get(server, path)
+        response.raise_for_status()
+        return response
 
 
-def _witness(settings: Settings, plain: Plain) -> tuple[str, Read]:
+def _reader(settings: Settings, client: PlainClient) -> tuple[str, Read]:
     try:
         skopeo = program("skopeo")
     except ProgramAbsentError:
-        return "plain requests", plain.manifest
+        return "plain requests", client.manifest
     options = ("--raw", "--tls-verify=false", "--authfile", str(credentials_file()))
 
     def inspect(server: str, repository: str, reference: str) -> bytes | None:
         image = f"docker://{settings.host(server)}/{repository}:{reference}"
         command = [skopeo, "inspect", *options, image]
         ended = subprocess.run(command, capture_output=True, check=False)  # noqa: S603 - a fixed program, no shell
-        if ended.returncode != 0 and server == "prod":  # where the tag exists
+        if ended.returncode != 0 and server == "prod":  # prod has every tag that is read
             raise RuntimeError(f"skopeo cannot read {image}: {ended.stderr.decode(errors='replace').strip()[-300:]}")
         return ended.stdout if ended.returncode == 0 else None
 

@@ -1,4 +1,4 @@
-"""What events and sheets tell of files, through the whole chain: their order, and what each run changed."""
+"""The order of events of files, and the CSV files with the changes of each run."""
 
 from __future__ import annotations
 
@@ -10,116 +10,118 @@ import pytest
 
 from syncline.kinds.files import state_csv
 from tests.rig.files import MODE, SYNC, FilesChain, record
-from tests.rig.pump import Duplicates, Manners
+from tests.rig.pump import Delivery, Duplicates
 
 REMOVED = "ObjectRemoved:Delete"
 
 
 def ordered(chain: FilesChain, **more: Any) -> None:
-    """A sync that believes the order of its bucket's events."""
+    """Apply a sync that trusts the sequence of its bucket's events."""
     chain.configure(source={**chain.endpoint(chain.name), "sequencers": True}, removals={"share": 1}, **more)
 
 
 class TestOrder:
-    def test_a_late_creation_costs_no_request_and_raises_nothing(self, chain: FilesChain) -> None:
+    def test_a_late_creation_costs_no_request_and_restores_nothing(self, chain: FilesChain) -> None:
         ordered(chain)
         for key in "ab":
             chain.upload(key, b"x")
-            chain.hear(record(chain.name, key, sequencer="0A"))
+            chain.run_events(record(chain.name, key, sequencer="0A"))
         chain.bucket.delete("a")
-        assert chain.hear(record(chain.name, "a", REMOVED, "0B")).counts.removed == 1
-        chain.check()  # the records, too, are those of files alone
-        run = chain.hear(record(chain.name, "a", sequencer="0A"))
+        assert chain.run_events(record(chain.name, "a", REMOVED, "0B")).counts.removed == 1
+        chain.check()  # only files have records
+        run = chain.run_events(record(chain.name, "a", sequencer="0A"))
         assert (run.counts.requests, run.counts.queued) == (0, 0)
         chain.check()
         run = chain.run()
         assert (run.counts.skipped, run.counts.queued) == (1, 0)
 
-        chain.records.write({"a": None})  # its time was over
-        run = chain.hear(record(chain.name, "a", sequencer="0A"))
-        # It is read at both sides, and a bare 404 of the source is made sure of.
+        chain.records.write({"a": None})  # the record expired
+        run = chain.run_events(record(chain.name, "a", sequencer="0A"))
+        # Both sides are read, and a 404 of the source is confirmed by a listing.
         assert (run.counts.requests, run.counts.queued) == (3, 0)
         chain.check()
 
-    def test_a_deletion_by_a_marker(self, chain: FilesChain) -> None:
+    def test_a_delete_marker_is_a_deletion(self, chain: FilesChain) -> None:
         ordered(chain)
         chain.upload("a", b"x")
-        chain.hear(record(chain.name, "a", sequencer="0A"))
+        chain.run_events(record(chain.name, "a", sequencer="0A"))
         chain.bucket.delete("a")
-        chain.hear(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
+        chain.run_events(record(chain.name, "a", "ObjectRemoved:DeleteMarkerCreated", "0B"))
         chain.check()
-        assert chain.hear(record(chain.name, "a", sequencer="0A")).counts.requests == 0
+        assert chain.run_events(record(chain.name, "a", sequencer="0A")).counts.requests == 0
         chain.upload("a", b"again")
-        chain.hear(record(chain.name, "a", sequencer="0C"))
+        chain.run_events(record(chain.name, "a", sequencer="0C"))
         chain.check()
 
     def test_a_rename_keeps_the_order_of_both_keys(self, chain: FilesChain) -> None:
         ordered(chain)
         chain.upload("a", b"content")
-        chain.hear(record(chain.name, "a", sequencer="0A"))
+        chain.run_events(record(chain.name, "a", sequencer="0A"))
         chain.upload("b", b"content")
         chain.bucket.delete("a")
-        told = [record(chain.name, "b", "ObjectCreated:Copy", "0B"), record(chain.name, "a", REMOVED, "0C")]
-        chain.pump.manners.batches = True
-        chain.hear(*told)
+        events = [record(chain.name, "b", "ObjectCreated:Copy", "0B"), record(chain.name, "a", REMOVED, "0C")]
+        chain.pump.delivery.batches = True
+        chain.run_events(*events)
         chain.check()
         assert chain.manager.operations["rename"] == 1
-        assert chain.hear(record(chain.name, "a", sequencer="0A"), *told).counts.requests == 0
+        assert chain.run_events(record(chain.name, "a", sequencer="0A"), *events).counts.requests == 0
 
-    def test_a_full_look_forgets_a_number_that_proved_wrong(self, chain: FilesChain) -> None:
+    def test_a_full_scan_discards_a_wrong_sequence_number(self, chain: FilesChain) -> None:
         ordered(chain)
         chain.upload("a", b"x")
-        chain.hear(record(chain.name, "a", sequencer="F" * 18))
+        chain.run_events(record(chain.name, "a", sequencer="F" * 18))
         chain.upload("a", b"other")
-        assert chain.hear(record(chain.name, "a", sequencer="0B")).counts.requests == 0
+        assert chain.run_events(record(chain.name, "a", sequencer="0B")).counts.requests == 0
         chain.run()
         chain.check()
         chain.upload("a", b"and another")
-        chain.hear(record(chain.name, "a", sequencer="0C"))
+        chain.run_events(record(chain.name, "a", sequencer="0C"))
         chain.check()
 
     @pytest.mark.parametrize("seed", range(2))
-    def test_late_doubled_and_in_any_order(self, chain: FilesChain, seed: int) -> None:
+    def test_late_and_duplicate_events_in_any_order(self, chain: FilesChain, seed: int) -> None:
         ordered(chain)
-        dice, told, there = random.Random(seed), list[dict[str, Any]](), set[str]()
+        rng, sent, existing = random.Random(seed), list[dict[str, Any]](), set[str]()
         for number in range(1, 25):
-            key = dice.choice("abcd")
-            if key in there:
+            key = rng.choice("abcd")
+            if key in existing:
                 chain.bucket.delete(key)
             else:
                 chain.upload(key, b"the %d" % number)
-            there ^= {key}
-            told.append(record(chain.name, key, "ObjectCreated:Put" if key in there else REMOVED, f"00{number:014X}"))
+            existing ^= {key}
+            sent.append(
+                record(chain.name, key, "ObjectCreated:Put" if key in existing else REMOVED, f"00{number:014X}")
+            )
             if number % 8 == 0:
-                chain.hear(*dice.sample(told, 6))
-        chain.pump.manners = Manners(dice, shuffle=True, duplicates=Duplicates.LATER, late=7)
-        chain.hear(*dice.sample(told, len(told)))
+                chain.run_events(*rng.sample(sent, 6))
+        chain.pump.delivery = Delivery(rng, shuffle=True, duplicates=Duplicates.LATER, late=7)
+        chain.run_events(*rng.sample(sent, len(sent)))
         chain.check()
-        assert set(chain.manager.files) == {f"/data/{key}" for key in there}
+        assert set(chain.manager.files) == {f"/data/{key}" for key in existing}
 
 
-def test_a_rename_that_cannot_be_made_forgets_no_file(chain: FilesChain) -> None:
+def test_a_failed_rename_keeps_the_record_of_the_file(chain: FilesChain) -> None:
     chain.configure(removals={"share": 0.9}, overwrite=True)
     chain.upload("a", b"content")
-    chain.upload("b", b"is there all the time")
+    chain.upload("b", b"is existing all the time")
     chain.run()
     chain.manager.put("/data/z", b"somebody else's, in the way")
     chain.upload("z", b"content")
     chain.bucket.delete("a")
     chain.run()
     assert chain.manager.files["/data/z"].content == b"content"
-    chain.run()  # the file under the old name is still known, and is removed
+    chain.run()  # the file under the old name still has a record, and is removed
     chain.check()
 
 
 class TestSheets:
-    def test_what_a_run_changed_before_after_and_between(self, chain: FilesChain) -> None:
+    def test_the_changes_of_a_run_are_written(self, chain: FilesChain) -> None:
         bucket = chain.bucket_called(f"{chain.name}-reports")
         chain.make_bucket(f"{chain.name}-reports")
         chain.configure(removals={"share": 0.9}, reports=chain.endpoint(f"{chain.name}-reports"))
 
         def sheet(run: str, what: str) -> dict[str, list[str]]:
-            """Rows by path, without times and numbers."""
+            """Return rows by path, without times and numbers."""
             lines = bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()
             head, *rows = csv.reader(lines)
             at = head.index("file_path")
@@ -159,12 +161,12 @@ class TestSheets:
             "/data/old name": ["delete", *row(4)],
         }
 
-        run = chain.run().id  # changes nothing
+        run = chain.run().id  # without changes
         assert sheet(run, "differences") == {}
         assert bucket.head(f"{SYNC}/{run}-before.csv") is None
         assert bucket.head(f"{SYNC}/{run}-after.csv") is None
 
-    def test_what_an_event_changed(self, chain: FilesChain) -> None:
+    def test_the_changes_of_an_event_are_written(self, chain: FilesChain) -> None:
         bucket = chain.bucket_called(f"{chain.name}-reports")
         chain.make_bucket(f"{chain.name}-reports")
         ordered(chain, reports=chain.endpoint(f"{chain.name}-reports"))
@@ -172,7 +174,7 @@ class TestSheets:
         chain.upload("b", b"1")
         chain.run()
         chain.upload("a", b"22")
-        run = chain.hear(record(chain.name, "a", sequencer="0A")).id
+        run = chain.run_events(record(chain.name, "a", sequencer="0A")).id
         lines = {
             what: bucket.read(f"{SYNC}/{run}-{what}.csv", 1 << 20)[1].decode().splitlines()
             for what in ("before", "after", "differences")

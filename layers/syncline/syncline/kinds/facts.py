@@ -1,4 +1,4 @@
-"""The facts that all functions share, and a replacement for them within one process."""
+"""Facts that all functions share, and a replacement for them within one process."""
 
 from __future__ import annotations
 
