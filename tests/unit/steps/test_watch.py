@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from syncline.config.sync import Sync
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
@@ -62,7 +62,7 @@ def test_a_schedule_that_no_longer_starts_runs_raises_the_alarm(steps: Steps, co
 
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "UNREACHABLE"])
-def test_one_item_that_is_never_copied_raises_the_alarm(steps: Steps, counted: Counted, code: str) -> None:
+def test_one_item_that_is_never_copied_raises_the_alarm(steps: Steps, counted: Counted, code: CodeName) -> None:
     """The schedule starts a run each hour, and all other items are copied."""
     run = steps.run()
     steps.kind.pages = [Page("p", (Item("team/app", "v1"), Item("team/app", "v2")), equal=3)]
@@ -178,12 +178,12 @@ def test_removals_have_a_lag_and_equal_items_have_none(steps: Steps) -> None:
 @pytest.mark.parametrize("duplicates", list(Duplicates))
 def test_lags_are_counted_once_however_often_a_message_is_delivered(steps: Steps, duplicates: Duplicates) -> None:
     steps.kind.pages = [Page("p", tuple(Item("team/app", f"v{n}", "sha256:1") for n in range(30)))]
-    steps.pump.manners.duplicates = duplicates
+    steps.pump.delivery.duplicates = duplicates
     run = steps.run()
     assert run.lags.count == run.counts.moved == 30
 
 
-def _refusing(name: str, code: str) -> Callable[[Item, StepContext], Answer]:
+def _refusing(name: str, code: CodeName) -> Callable[[Item, StepContext], Answer]:
     def move(item: Item, _context: StepContext) -> Answer:
         if item.name == name:
             return Failure(item, SynclineError(code, "refused"))

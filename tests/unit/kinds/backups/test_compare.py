@@ -86,7 +86,7 @@ def test_a_different_file_is_sent_if_it_is_ours_or_may_be_equal(
         {A: OBJECT}, {A: indexed} if indexed else {}, {A: row} if row else {}, written=frozenset({written})
     )
     page = case.compared({} if current is None else {A: current})
-    assert page.items == (Item("main", A, "etag", current, 7),)
+    assert page.items == (Item("main", A, "etag", current, 7, changed=TIME),)
     assert (page.results, page.equal, page.extra) == ((), 0, 0)
     assert (case.ours, case.gone, case.learned) == (ours, {}, {})
 
