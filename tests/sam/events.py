@@ -225,6 +225,7 @@ def events() -> dict[str, Any]:
         "probe/openapi.json": _get_request("/openapi.json", {}),
         "scrape/schedule.json": _schedule_event("scrape"),
         "canary/schedule.json": _schedule_event("canary"),
+        "watch/schedule.json": _schedule_event("watch"),
     }
 
 

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
-from dataclasses import fields
+import json
+import math
+from collections import Counter
+from dataclasses import fields, replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncline.model import (
     EVERYTHING,
+    LAG_BOUNDS,
     LARGEST_SCOPE,
     Counts,
     Item,
+    Lags,
     Outcome,
     Result,
     Run,
@@ -86,6 +93,52 @@ def test_a_decoded_result_equals_the_encoded_one() -> None:
     assert Result.from_json(result.to_json()) == result
 
 
+def test_a_result_is_read_with_its_lag_and_without() -> None:
+    result = Result("team/app", "v1", Outcome.MOVED, "sha256:1", "sha256:1", 5)
+    assert len(result.to_json()) == 8  # as earlier versions wrote it
+    for each in (result, replace(result, lag=0), replace(result, lag=77)):
+        assert Result.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+def test_an_item_is_read_with_its_time_and_without() -> None:
+    item = Item("team/app", "v1", "sha256:1", None, 5, {"fresh": True})
+    assert len(item.to_json()) == 6  # as earlier versions wrote it
+    for each in (item, replace(item, changed=0), replace(item, changed=1_767_582_000)):
+        assert Item.from_json(json.loads(json.dumps(each.to_json()))) == each
+
+
+LAG = st.integers(0, 200 * 86_400)
+
+
+@given(st.lists(LAG, min_size=1), st.floats(0.01, 1.0))
+def test_a_percentile_of_lags_is_the_bound_of_the_bucket_that_holds_it(values: list[int], share: float) -> None:
+    lags = Lags.of([Result("g", str(n), Outcome.MOVED, lag=lag) for n, lag in enumerate(values)])
+    exact = sorted(values)[max(0, math.ceil(share * len(values) - 1e-9) - 1)]
+    assert lags.percentile(share) == next((bound for bound in LAG_BOUNDS if exact <= bound), math.inf)
+    assert (lags.count, lags.seconds) == (len(values), sum(values))
+    for bound in LAG_BOUNDS:
+        assert lags.within(bound) == sum(value <= bound for value in values)
+
+
+@given(st.lists(LAG), st.lists(LAG))
+def test_the_counters_of_lags_add_up(some: list[int], others: list[int]) -> None:
+    first, second, both = (
+        Lags.of([Result("g", "a", Outcome.MOVED, lag=lag) for lag in each]) for each in (some, others, [*some, *others])
+    )
+    total = Counter(first.counters)
+    total.update(second.counters)
+    assert Lags.from_counters({"moved": 5, "failed": 1, **total}) == both
+
+
+def test_results_without_a_lag_are_not_counted() -> None:
+    lags = Lags.of([Result("g", "a", Outcome.EQUAL)])
+    assert (lags, lags.counters, lags.percentile(0.5)) == (Lags(), {}, None)
+
+
+def test_the_bounds_of_lags_rise() -> None:
+    assert list(LAG_BOUNDS) == sorted(set(LAG_BOUNDS))
+
+
 def test_a_result_is_reported_with_its_field_names() -> None:
     value = Result("team/app", "v1", Outcome.LEFT_OUT, "sha256:1", moved_bytes=5).as_dict()
     assert type(value["outcome"]) is str
@@ -98,6 +151,7 @@ def test_a_result_is_reported_with_its_field_names() -> None:
         "moved_bytes": 5,
         "code": None,
         "reason": None,
+        "lag": None,
     }
 
 
@@ -131,7 +185,7 @@ def test_a_run_is_over_if_it_is_done_cancelled_or_lost(status: RunStatus) -> Non
 def test_a_run_is_reported_with_its_field_names() -> None:
     run = Run("r", "images", 3, Trigger.MANUAL, Scope.of(["team/app"]), 1.0, RunStatus.LOST, ended=2.0)
     value = run.as_dict()
-    assert value.keys() == {each.name for each in fields(Run)}
+    assert value.keys() == {each.name for each in fields(Run)} - {"lag_start", "lags"}
     assert (value["id"], value["sync"], value["number"], value["ended"]) == ("r", "images", 3, 2.0)
     assert (type(value["trigger"]), value["trigger"]) == (str, "hand")
     assert (type(value["status"]), value["status"]) == (str, "lost")

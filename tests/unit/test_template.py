@@ -23,6 +23,7 @@ from syncline.model import Step
 from syncline.wiring import functions
 from syncline.wiring.console import console
 from syncline.wiring.environments import ENVIRONMENTS
+from syncline.wiring.watch import watch
 from tests.rig import grants
 
 Resources = dict[str, dict[str, Any]]
@@ -31,7 +32,7 @@ TOP: Final = Path(__file__).parents[2]
 SOURCE: Final = TOP / "template.yaml"
 STEPS: Final = [step.value.capitalize() for step in Step]
 TOKENS: Final = ["Scrape", "Probe", "Canary"]
-FUNCTIONS: Final = ["Receive", "Console", *STEPS, *TOKENS]
+FUNCTIONS: Final = ["Receive", "Console", *STEPS, *TOKENS, "Watch"]
 OUTPUTS: Final = {
     "TableName",
     "DiscoverQueueUrl",
@@ -212,10 +213,10 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
     functions = of_type(resources, "AWS::Lambda::Function")
     roles = {name: referred(each["Role"]) for name, each in functions.items()}
     assert roles == {f"{name}Function": f"{name}Role" for name in FUNCTIONS}
-    assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole", "TokensSchedulerRole"}
+    assert set(of_type(resources, "AWS::IAM::Role")) == {*roles.values(), "SchedulerRole", "FunctionSchedulerRole"}
     for name in roles.values():
         managed = resources[name]["Properties"]["ManagedPolicyArns"]
-        own = [] if name == "ReceiveRole" else ["SecretsPolicy"]
+        own = [] if name in ("ReceiveRole", "WatchRole") else ["SecretsPolicy"]
         own += ["BucketsPolicy"] if name.removesuffix("Role") in STEPS else []  # steps may be given access to buckets
         assert [each["Ref"] for each in managed if "Ref" in each] == own
         chosen = {each["Fn::If"][0]: each["Fn::If"][1]["Ref"] for each in managed if "Fn::If" in each}
@@ -271,15 +272,19 @@ def test_the_scheduler_may_queue_a_scan_and_nothing_else(resources: Resources) -
     assert set(trust["Condition"]["StringEquals"]) == {"aws:SourceAccount", "aws:SourceArn"}
 
 
-@pytest.mark.parametrize(("name", "parameter"), [("Scrape", "ScrapeSchedule"), ("Canary", "CanarySchedule")])
-def test_a_schedule_may_invoke_only_its_function(name: str, parameter: str, resources: Resources) -> None:
+@pytest.mark.parametrize(
+    ("name", "expression"),
+    [("Scrape", {"Ref": "ScrapeSchedule"}), ("Canary", {"Ref": "CanarySchedule"}), ("Watch", "rate(1 minute)")],
+)
+def test_a_schedule_may_invoke_only_its_function(name: str, expression: object, resources: Resources) -> None:
     schedule = resources[f"{name}FunctionSchedule"]["Properties"]
-    assert referred(schedule["ScheduleExpression"]) == parameter
+    assert schedule["ScheduleExpression"] == expression
     assert referred(schedule["Target"]["Arn"]) == f"{name}Function"
-    assert referred(schedule["Target"]["RoleArn"]) == "TokensSchedulerRole"
-    assert allowed(resources["TokensSchedulerRole"]["Properties"], "lambda:InvokeFunction") == {
+    assert referred(schedule["Target"]["RoleArn"]) == "FunctionSchedulerRole"
+    assert allowed(resources["FunctionSchedulerRole"]["Properties"], "lambda:InvokeFunction") == {
         "ScrapeFunction",
         "CanaryFunction",
+        "WatchFunction",
     }
 
 
@@ -353,6 +358,7 @@ BUILDERS: Final[dict[str, Callable[[], object]]] = {
     "scrape": tokens.scraper.__wrapped__,
     "probe": tokens.prober.__wrapped__,
     "canary": tokens.canaries.__wrapped__,
+    "watch": watch.__wrapped__,
 }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -61,6 +63,16 @@ class RunStatus(StrEnum):
 
 
 _REFUSED: Final = re.compile("[\ud800-\udfff\ufffe\uffff]")
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+LAG_BOUNDS: Final = (
+    *(1.0, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0),
+    *(_MINUTE * each for each in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0, 20.0, 30.0, 45.0)),
+    *(_HOUR * each for each in (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 9.0, 12.0, 18.0)),
+    *(_DAY * each for each in (1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 14.0, 30.0, 90.0)),
+)
+"""Upper bounds in seconds of the buckets of :class:`Lags`; the last bucket has none."""
+_LAG: Final = "lag"  # with the number of a bucket, the name of its counter
+_LAG_SECONDS: Final = "secondsOfLag"
 LARGEST_SCOPE: Final = 100_000
 """Limit of the names that one scan covers, in bytes of JSON: its run is an item of the table, its batch a message."""
 _Value = TypeVar("_Value")
@@ -120,7 +132,8 @@ class Item:
     `group` is the group that has one writer at a time (for images a repository), and `name` identifies the item in it (a
     tag). `source` and `target` are the fingerprints that the scan knew: `source` is None if a request would be needed to
     learn it, `target` is None if the target does not have the item. `size` is in bytes, None if unknown. `detail` holds
-    JSON values of the kind, for example the position of an unfinished transfer.
+    JSON values of the kind, for example the position of an unfinished transfer. `changed` is the time at which the source
+    changed, in Unix seconds, None if the source does not tell.
     """
 
     group: str
@@ -129,9 +142,11 @@ class Item:
     target: str | None = None
     size: int | None = None
     detail: Mapping[str, Any] = field(default_factory=dict)
+    changed: int | None = None
 
     def to_json(self) -> list[Any]:
-        return [self.group, self.name, self.source, self.target, self.size, dict(self.detail)]
+        value = [self.group, self.name, self.source, self.target, self.size, dict(self.detail)]
+        return value if self.changed is None else [*value, self.changed]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> Item:
@@ -146,7 +161,8 @@ class Result:
     """The outcome of one item, as the report shows it.
 
     `source` and `target` are the fingerprints that decided the outcome, and `moved_bytes` counts the bytes sent to the
-    target. `code` is one of :mod:`syncline.errors` for a conflict or a failure, and `reason` one plain sentence.
+    target. `code` is one of :mod:`syncline.errors` for a conflict or a failure, and `reason` one plain sentence. `lag` is
+    the time in seconds from the change at the source to the verification at the target, for items moved or removed.
     """
 
     group: str
@@ -157,10 +173,12 @@ class Result:
     moved_bytes: int = 0
     code: CodeName | None = None
     reason: str | None = None
+    lag: int | None = None
 
     def to_json(self) -> list[Any]:
         identity = [self.group, self.name, self.outcome.value, self.source, self.target]
-        return [*identity, self.moved_bytes, self.code, self.reason]
+        value = [*identity, self.moved_bytes, self.code, self.reason]
+        return value if self.lag is None else [*value, self.lag]
 
     @classmethod
     def cancelled(cls, item: Item) -> Result:
@@ -169,8 +187,8 @@ class Result:
 
     @classmethod
     def from_json(cls, value: list[Any]) -> Result:
-        group, name, outcome, source, target, moved_bytes, code, reason = value
-        return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason)
+        group, name, outcome, *rest = value
+        return cls(group, name, Outcome(outcome), *rest)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as JSON values with field names."""
@@ -223,6 +241,66 @@ class Counts:
 
 
 @dataclass(frozen=True, slots=True)
+class Lags:
+    """A histogram of lags: the number of items by the first of :data:`LAG_BOUNDS` that their lag does not exceed.
+
+    `seconds` is the sum of all lags.
+    """
+
+    buckets: Mapping[int, int] = field(default_factory=dict)
+    seconds: int = 0
+
+    @classmethod
+    def of(cls, results: Iterable[Result]) -> Lags:
+        lags = [each.lag for each in results if each.lag is not None]
+        return cls(Counter(bisect_left(LAG_BOUNDS, lag) for lag in lags), sum(lags))
+
+    @classmethod
+    def total(cls, histograms: Iterable[Lags]) -> Lags:
+        """Return the sum of histograms."""
+        counters = Counter[str]()
+        for each in histograms:
+            counters.update(each.counters)
+        return cls.from_counters(counters)
+
+    @classmethod
+    def from_counters(cls, counters: Mapping[str, Any]) -> Lags:
+        """Return the histogram whose :attr:`counters` are among others."""
+        names = [name for name in counters if name.startswith(_LAG) and name.removeprefix(_LAG).isdecimal()]
+        buckets = {int(name.removeprefix(_LAG)): int(counters[name]) for name in names}
+        return cls(buckets, int(counters.get(_LAG_SECONDS, 0)))
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The histogram as counters by name, which can be added to those of another."""
+        if not self.buckets:
+            return {}
+        return {_LAG_SECONDS: self.seconds} | {f"{_LAG}{bucket}": count for bucket, count in self.buckets.items()}
+
+    @property
+    def count(self) -> int:
+        """The number of items."""
+        return sum(self.buckets.values())
+
+    def within(self, bound: float) -> int:
+        """Return the number of items whose lag did not exceed a bound, which is one of :data:`LAG_BOUNDS`."""
+        last = bisect_left(LAG_BOUNDS, bound)
+        return sum(count for bucket, count in self.buckets.items() if bucket <= last)
+
+    def percentile(self, share: float) -> float | None:
+        """Return the bound in seconds that a share of the lags (such as 0.95) does not exceed; None without items.
+
+        It is one of :data:`LAG_BOUNDS`, or infinity.
+        """
+        left = share * self.count
+        for bucket in sorted(self.buckets):
+            left -= self.buckets[bucket]
+            if left <= 0:
+                return LAG_BOUNDS[bucket] if bucket < len(LAG_BOUNDS) else math.inf
+        return None
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """The reason why work of a run waits: the code and the text of an error.
 
@@ -242,7 +320,8 @@ class Run:
 
     `allow_removals` is the number of removals that the operator allowed for this run in place of the sync's limits, None
     if the limits apply. `config` is the digest of the configuration that the run began with and keeps, None for a run of
-    a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did.
+    a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did. `lag_start`
+    is the time since which a difference can exist (:mod:`syncline.store.health`). `lags` is empty until the run is over.
     """
 
     id: str
@@ -258,6 +337,8 @@ class Run:
     allow_removals: int | None = None
     config: str | None = None
     waiting: Waiting | None = None
+    lag_start: float = 0.0
+    lags: Lags = field(default_factory=Lags)
 
     @property
     def over(self) -> bool:
@@ -267,6 +348,7 @@ class Run:
         """Return the run as JSON values with field names."""
         value = asdict(self)
         value |= {"trigger": self.trigger.value, "status": self.status.value, "scope": self.scope.groups}
+        del value["lag_start"], value["lags"]  # the command shows percentiles
         return value
 
 

@@ -1,4 +1,4 @@
-"""Schedules of EventBridge Scheduler: ``rate(1 hour)`` or ``cron(0 3 * * ? *)``.
+"""Schedules of EventBridge Scheduler: ``rate(1 hour)`` or ``cron(0 3 * * ? *)``; and durations: ``12h``.
 
 The service refuses an invalid expression only with "Invalid Schedule Expression", so :func:`parse_schedule` reports the
 invalid field and its allowed values before. It is at least as strict as the service: ranges must rise, names are in
@@ -15,6 +15,8 @@ from typing import Final, TypeAlias
 _LONGEST: Final = 256  # characters; the limit of ScheduleExpression
 _RATE: Final = re.compile(r"rate\(([0-9]{1,9}) (minute|hour|day)(s?)\)")
 _SECONDS: Final = {"minute": 60, "hour": 3600, "day": 86_400}
+DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
+_SECONDS_OF: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _CRON: Final = re.compile(r"cron\((.*)\)")
 _MONTHS: Final = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 _DAYS: Final = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
@@ -80,6 +82,13 @@ _DAY_OF_WEEK: Final = _Field(
     re.compile(rf"\?|L|([1-7]|{'|'.join(_DAYS)})(L|#[1-5])"),
 )
 _YEAR: Final = _Field("year", 1970, 2199)
+
+
+def seconds_of(duration: str) -> float:
+    """Return a valid duration in seconds."""
+    match = DURATION.fullmatch(duration)
+    assert match is not None
+    return float(match[1]) * _SECONDS_OF[match[2]]
 
 
 def check_schedule(text: str) -> str:

@@ -83,6 +83,31 @@ def log_operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping
         metrics.flush_metrics()
 
 
+def log_stale(sync: str, fresh_within: str, age: float, verified: float) -> None:
+    """Log that a sync was not verified for `age` seconds. `verified` is in Unix seconds, 0 if it never was."""
+    fields = {"sync": sync, "fresh_within": fresh_within, "seconds": round(age), "verified": verified or None}
+    logger.warning("sync is stale", extra=fields)
+
+
+def record_sync_health(sync: str, in_sync: bool | None, age: float | None) -> None:  # noqa: FBT001 - a measured value
+    """Record whether a sync is in sync, and the seconds since its latest verification; nothing of what is unknown."""
+    metrics = stack_metrics(sync=sync)
+    if in_sync is not None:
+        metrics.add_metric("InSync", MetricUnit.Count, int(in_sync))
+    if age is not None:
+        metrics.add_metric("VerificationAge", MetricUnit.Seconds, max(0.0, round(age)))
+    if metrics.metric_set:
+        metrics.flush_metrics()
+
+
+def record_health(stale: int, out_of_sync: int) -> None:
+    """Record the number of stale syncs, and of those that are not in sync."""
+    metrics = stack_metrics()
+    metrics.add_metric("SyncsStale", MetricUnit.Count, stale)
+    metrics.add_metric("SyncsOutOfSync", MetricUnit.Count, out_of_sync)
+    metrics.flush_metrics()
+
+
 def log_dropped_message(why: str, sync: str | None = None) -> None:
     """Log and count a message or an event that no sync accepts, so that it cannot be retried."""
     logger.warning("message dropped", extra={"sync": sync, "why": why} if sync else {"why": why})

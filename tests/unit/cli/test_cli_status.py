@@ -51,7 +51,7 @@ def test_status_of_all(stack: Stack) -> None:
     result = stack.run("status")
     assert result.exit_code == 0, result.output
     assert row(result.stdout, "SYNC").split() == ["SYNC", "NOW", "NEXT", "LAST", "RUN"]
-    assert row(result.stdout, "prod").split()[:2] == ["prod", "idle"]
+    assert row(result.stdout, "prod").split()[:4] == ["prod", "in", "sync", "for"]
     assert "✓ " in row(result.stdout, "prod")
     assert "manually: 1 moved (3.0 MiB), 3 equal" in row(result.stdout, "prod")
     assert "in 1 h" in row(result.stdout, "prod")
@@ -261,6 +261,7 @@ def test_a_report_as_json(applied: Stack) -> None:
         "moved_bytes": 3 * 1024 * 1024,
         "code": None,
         "reason": None,
+        "lag": None,
         "action": None,
     }
     assert list(value["actions"]) == ["UNAUTHORIZED"]

@@ -234,8 +234,8 @@ def test_a_plan_records_no_failures(steps: Steps) -> None:
 
 
 @pytest.mark.moto
-def test_a_run_without_failures_costs_two_calls_at_most(steps: Steps) -> None:
-    """The mark of the sync is read once for a batch that moved something, and once at the end of the run."""
+def test_a_run_without_failures_costs_three_calls_at_most(steps: Steps) -> None:
+    """The mark of the sync is read twice for a batch that moved something, and once at the end of the run."""
     steps.kind.pages = [Page("p", items(*(f"t{n}" for n in range(50))))]
     calls: list[str] = []
     steps.table.meta.client.meta.events.register(
@@ -243,7 +243,7 @@ def test_a_run_without_failures_costs_two_calls_at_most(steps: Steps) -> None:
     )
     again(steps)
     failure_calls = [each for each in calls if "FAIL" in each]
-    assert len(failure_calls) <= 2, failure_calls
+    assert len(failure_calls) <= 3, failure_calls
 
 
 @pytest.mark.parametrize("number", range(2, 14))

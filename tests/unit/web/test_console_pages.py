@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -14,21 +15,27 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.parser import text_string_to_metric_families
 
 from syncline import __version__
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
+from syncline.model import LAG_BOUNDS, Counts, Lags
+from syncline.store.health import Health
 from syncline.store.totals import BUCKETS, Totals
 from syncline.web.console import Console, Figures, exposition
 
 ITEMS = {"moved": 38, "skipped": 5, "left_out": 7, "removed": 2, "extra": 1, "conflict": 3, "failed": 4}
 TOTALS = Totals(tuple(range(1, len(BUCKETS) + 2)), 4003.5, 6, ITEMS, 1000, 1_790_000_000.0, known=9)
-IMAGES = Figures("shop", "images", TOTALS, running=True)
-BACKUPS = Figures("clusters", "backups", replace(TOTALS, seconds=7.0), running=False)
+NOW = 1_790_000_500.0
+SHOP = Sync(name="shop", kind="images", fresh_within="2h")
+HEALTH = Health(True, 1_780_000_000.0, 1_790_000_100.0, 1_780_000_000.0)
+IMAGES = Figures(SHOP, TOTALS, HEALTH, Counts(queued=9, moved=3, failed=1))
+BACKUPS = Figures(Sync(name="clusters", kind="backups"), replace(TOTALS, seconds=7.0), Health(), None)
 BOUNDS = ["1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "300.0", "600.0", "1800.0", "+Inf"]
 CUMULATED = [1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66]
 
 
 def samples(*figures: Figures) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Return every sample by its name and its labels, in alphabetical order."""
-    families = text_string_to_metric_families(exposition(figures).decode())
+    families = text_string_to_metric_families(exposition(figures, NOW).decode())
     return {(each.name, tuple(sorted(each.labels.items()))): each.value for fam in families for each in fam.samples}
 
 
@@ -53,8 +60,54 @@ def test_every_sync_has_the_figures_of_syncline() -> None:
         ("syncline_last_success_timestamp_seconds", labels): 1_790_000_000,
         ("syncline_known_failures", labels): 9,
         ("syncline_running", labels): 1,
+        ("syncline_in_sync", labels): 1,
+        ("syncline_last_verified_timestamp_seconds", labels): 1_790_000_100,
+        ("syncline_fresh_within_seconds", labels): 7200,
+        ("syncline_stale", labels): 0,
+        ("syncline_items_pending", labels): 5,
     }
-    assert samples(IMAGES) == expected
+    found = samples(IMAGES)
+    assert {key: value for key, value in found.items() if not key[0].startswith("syncline_lag_")} == expected
+
+
+def test_the_lags_of_items_are_a_histogram() -> None:
+    lags = Lags({LAG_BOUNDS.index(7): 2, LAG_BOUNDS.index(300): 3, len(LAG_BOUNDS): 1}, 900)
+    found = samples(replace(IMAGES, totals=replace(TOTALS, lags=lags)))
+    buckets = {
+        float(dict(labels)["le"]): value
+        for (name, labels), value in found.items()
+        if name == "syncline_lag_seconds_bucket"
+    }
+    assert buckets == {bound: 0 if bound < 7 else 2 if bound < 300 else 5 for bound in buckets} | {math.inf: 6}
+    assert {5.0, 10.0, 60.0, 300.0, 3600.0, 86_400.0} < buckets.keys()
+    labels = (("kind", "images"), ("sync", "shop"))
+    assert (found["syncline_lag_seconds_count", labels], found["syncline_lag_seconds_sum", labels]) == (6, 900)
+
+
+def test_an_unknown_value_has_no_sample() -> None:
+    """A sync that has not run yet, without `fresh_within`."""
+    labels = (("kind", "backups"), ("sync", "clusters"))
+    health = {name for name, found in samples(BACKUPS) if found == labels} & {
+        "syncline_in_sync",
+        "syncline_last_verified_timestamp_seconds",
+        "syncline_fresh_within_seconds",
+        "syncline_stale",
+        "syncline_items_pending",
+    }
+    assert health == {"syncline_items_pending"}
+
+
+def test_a_sync_that_was_not_verified_in_time_is_stale() -> None:
+    for seconds, value in ((7200, 0), (7201, 1)):
+        health = replace(HEALTH, verified=NOW - seconds)
+        assert (
+            samples(replace(IMAGES, health=health))["syncline_stale", (("kind", "images"), ("sync", "shop"))] == value
+        )
+
+
+def test_a_kind_without_runs_has_no_health() -> None:
+    gateway = replace(IMAGES, sync=Sync(name="gateway", kind="tokens"), health=None)
+    assert not {name for name, _ in samples(gateway)} & {"syncline_in_sync", "syncline_lag_seconds_count"}
 
 
 def test_a_metric_of_a_kind_has_the_samples_of_all_its_syncs() -> None:
@@ -63,8 +116,11 @@ def test_a_metric_of_a_kind_has_the_samples_of_all_its_syncs() -> None:
         metric.add_metric((sync,), value)
         return metric
 
-    one, two = (replace(BACKUPS, sync=sync, own=(gauge(sync, value),)) for sync, value in (("east", 3), ("west", 0)))
-    page = exposition([IMAGES, one, two]).decode()
+    one, two = (
+        replace(BACKUPS, sync=Sync(name=sync, kind="backups"), own=(gauge(sync, value),))
+        for sync, value in (("east", 3), ("west", 0))
+    )
+    page = exposition([IMAGES, one, two], NOW).decode()
     assert (page.count("# HELP own_clusters"), page.count('own_clusters{sync="east"}')) == (1, 1)
     found = samples(IMAGES, one, two)
     assert found["own_clusters", (("sync", "east"),)] == 3
@@ -85,7 +141,7 @@ def ask(
         return figures
 
     event = {"rawPath": path, "headers": headers, "requestContext": {"http": {"method": method}}}
-    return Console(read, lambda: token).handle(event)
+    return Console(read, lambda: token, lambda: NOW).handle(event)
 
 
 JSON = {"content-type": "application/json"}
@@ -102,7 +158,7 @@ def test_health_is_reported(path: str, method: str) -> None:
 def test_metrics_are_returned_as_text() -> None:
     answer = ask()
     assert (answer["statusCode"], answer["headers"]) == (200, {"content-type": CONTENT_TYPE_LATEST})
-    assert answer["body"].encode() == exposition([IMAGES, BACKUPS])
+    assert answer["body"].encode() == exposition([IMAGES, BACKUPS], NOW)
 
 
 @pytest.mark.parametrize("path", ["/", "/metrics/more", ""])

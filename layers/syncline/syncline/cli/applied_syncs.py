@@ -101,8 +101,18 @@ def _put(deployment: Deployment, sync: Sync, before: str | None) -> str:
     if text == before:
         return "unchanged"
     deployment.event_store.subscribe(sync.name, sync.event_sources())
-    deployment.state.put_sync(sync.name, text)
+    deployment.state.put_sync(sync.name, text, unverified=before is not None and _needs_scan(before, text))
     return "added" if before is None else "changed"
+
+
+def _needs_scan(before: str, text: str) -> bool:
+    """Return True if earlier scans say nothing about a changed configuration (JSON).
+
+    That is so if its source or target differs, or if it was disabled before.
+    """
+    old, new = json.loads(before), json.loads(text)
+    is_enabled = new.get("enabled", True) and not old.get("enabled", True)
+    return is_enabled or any(old.get(key) != new.get(key) for key in ("kind", "source", "target"))
 
 
 def _has_other_target(before: str, sync: Sync) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
@@ -14,15 +14,25 @@ from syncline.cli.commands_retry import delete_verified, letters_by_sync
 from syncline.cli.commands_run import config_of, config_with_runs, show_ending
 from syncline.cli.context import CommandResult, Context
 from syncline.cli.deployment import Deployment
-from syncline.cli.output import Cell, Row, Style, number, plural, relative_time
+from syncline.cli.output import Cell, Row, Style, number, plural, relative_time, rough_duration
 from syncline.cli.run_progress import Throughput, follow_run, progress_words, state_words, waiting_reason
 from syncline.cli.schedules import list_schedules, next_time
-from syncline.cli.summary import TRIGGERS, counts_text, exit_code, known_words, run_dict, with_display_groups
+from syncline.cli.summary import (
+    TRIGGERS,
+    counts_text,
+    exit_code,
+    known_words,
+    lag_dict,
+    lag_text,
+    run_dict,
+    with_display_groups,
+)
 from syncline.errors import SynclineError
 from syncline.escaping import escape
 from syncline.kinds.table import KindInfo, kind_info
-from syncline.model import Run, RunStatus, Step, Trigger
-from syncline.store.state import State
+from syncline.model import Lags, Run, RunStatus, Step, Trigger
+from syncline.schedule import seconds_of
+from syncline.store.health import Health, read_health
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceList, InstanceLists
 
@@ -30,8 +40,6 @@ _AT_ONCE: Final = 8
 _LETTERS_READ: Final = 500
 """Largest number of dead letters that are read to count them per sync."""
 _HISTORY: Final = 10
-_MANY: Final = 1000
-"""Runs to search for the latest complete scan: each event may have started a run since."""
 _SHOWN: Final = 20
 """Known failures shown for one sync."""
 
@@ -40,7 +48,7 @@ _SHOWN: Final = 20
 class SyncStatus:
     """The state of one sync; ``next_start`` is in Unix seconds, None without an active schedule.
 
-    ``known`` and ``acknowledged`` count its known failures. ``in_sync`` is None before the first complete scan.
+    ``known`` and ``acknowledged`` count its known failures. ``lags`` are those of the latest runs.
     ``instances`` is set for a kind without runs. ``notes`` describe the run in progress, such as the reason why it waits.
     """
 
@@ -51,7 +59,9 @@ class SyncStatus:
     next_start: float | None
     known: int = 0
     acknowledged: int = 0
-    in_sync: bool | None = None
+    health: Health = field(default_factory=Health)
+    stale: bool = False
+    lags: Lags = field(default_factory=Lags)
     instances: InstanceList | None = None
     notes: Sequence[str] = ()
 
@@ -72,7 +82,12 @@ class SyncStatus:
             "schedule": self.config.get("schedule"),
             "timezone": self.config.get("timezone"),
             "next": self.next_start,
-            "in_sync": self.in_sync,
+            "in_sync": self.health.in_sync,
+            "in_sync_since": self.health.since if self.health.in_sync else None,
+            "verified": self.health.verified or None,
+            "fresh_within": self.config.get("fresh_within"),
+            "stale": self.stale,
+            "lag": lag_dict(self.lags),
             "known": self.known,
             "acknowledged": self.acknowledged,
             "current": None if self.current is None else run_dict(self.current),
@@ -136,7 +151,8 @@ def _wait(context: Context, name: str | None) -> CommandResult:
 
 def _sync_status(context: Context, name: str, modified: float | None) -> SyncStatus:
     state = context.deployment.state
-    config = json.loads(state.sync_config(name))
+    text, health = state.sync_config(name), read_health(Database(context.deployment.table), name)
+    config = json.loads(text)
     current = state.current_run(name)
     notes: list[str] = []
     if current is not None:
@@ -144,7 +160,8 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
         notes = state_words(current, progress, context.now())
         waiting = waiting_reason(current, progress, context.now())
         current = replace(current, counts=progress.counts, waiting=waiting)
-    runs = _ended_runs(state, name)
+    runs = [run for run in state.runs(name, _HISTORY) if run.over and not run.plan]
+    fresh = config.get("fresh_within") if config.get("enabled", True) else None
     marks = [each.acknowledged for each in state.failures.all(name)] if state.failures.any(name) else []
     acknowledged = sum(marks)
     return SyncStatus(
@@ -155,35 +172,11 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
         _next_start(context, config, runs, modified),
         len(marks) - acknowledged,
         acknowledged,
-        _in_sync(runs, failing=bool(marks)),
+        health,
+        health.is_stale(seconds_of(fresh) if fresh else None, context.now()),
+        Lags.total(run.lags for run in runs),
         notes=notes,
     )
-
-
-def _ended_runs(state: State, name: str) -> list[Run]:
-    """Return the latest ended runs, newest first: enough to include a complete scan."""
-    runs: list[Run] = []
-    for limit in (_HISTORY, _MANY):
-        found = state.runs(name, limit)
-        runs = [run for run in found if run.over and not run.plan]
-        if len(found) < limit or any(map(_is_complete, runs)):
-            break
-    return runs
-
-
-def _is_complete(run: Run) -> bool:
-    return run.scope.everything and run.status is RunStatus.DONE
-
-
-def _in_sync(runs: Sequence[Run], *, failing: bool) -> bool | None:
-    """Return True if the last complete scan and each run since left no difference, and there are no known failures.
-
-    ``runs`` have ended, newest first. Return None if none of them was a complete scan.
-    """
-    for at, run in enumerate(runs):
-        if _is_complete(run):
-            return not failing and not any(exit_code(each) for each in runs[: at + 1])
-    return None
 
 
 def _next_start(
@@ -214,7 +207,7 @@ def _row(context: Context, each: SyncStatus) -> Row:
         style: Style = "red" if found.failed else "yellow" if found.seen is None else "green"
         now, last = Cell(plural(len(found.instances), "instance")), Cell(_listed(context, found), style)
     else:
-        now, last = Cell(*_now(each)), _last(context, each)
+        now, last = _now(context, each), _last(context, each)
     return (Cell(each.name, "bold"), now, _next(context, each), last)
 
 
@@ -224,13 +217,23 @@ def _listed(context: Context, found: InstanceList) -> str:
     return text + (f"; the latest scrape failed: {found.failed}" if found.failed else "")
 
 
-def _now(each: SyncStatus) -> tuple[str, Style]:
+def _activity(each: SyncStatus) -> tuple[str, Style]:
+    """Return what a sync is doing."""
     current = each.current
     if current is None:
         return ("idle", "") if each.config.get("enabled", True) else ("disabled", "yellow")
     begun = [] if current.status is RunStatus.CANCELLING else ["running"]
     words = [*begun, *each.notes, *progress_words(current.counts, Throughput())]
     return ", ".join(words), "yellow" if current.waiting else "cyan"
+
+
+def _now(context: Context, each: SyncStatus) -> Cell:
+    """Return the present state of a sync: stale or not, and what it is doing or, if nothing, whether it is in sync."""
+    text, style = _activity(each)
+    if text == "idle" and each.health.in_sync is not None:
+        state, style = ("in sync", "green") if each.health.in_sync else ("not in sync", "yellow")
+        text = f"{state} for {rough_duration(context.now() - each.health.since)}"
+    return Cell(f"stale, {text}", "red") if each.stale else Cell(text, style)
 
 
 def _next(context: Context, each: SyncStatus) -> str:
@@ -268,10 +271,10 @@ def _show_one(context: Context, each: SyncStatus) -> None:
     if each.instances is not None:
         _show_instances(context, each.instances)
         return
-    now, style = _now(each)
+    now, style = _activity(each)
     out.line(f"now: {now}", style)
     out.table([_run_row(context, run) for run in context.deployment.state.runs(each.name, _HISTORY)])
-    _show_in_sync(context, each)
+    _show_health(context, each)
 
 
 def source_and_target(config: Mapping[str, Any]) -> str:
@@ -312,14 +315,24 @@ def _instance_row(each: Mapping[str, Any]) -> Row:
     return (str(each.get("place", "")), str(each.get("name", "?")), address, Cell(state, "yellow"))
 
 
-def _show_in_sync(context: Context, each: SyncStatus) -> None:
-    """Show if a sync is in sync, and its known failures."""
-    out = context.out
+def _show_health(context: Context, each: SyncStatus) -> None:
+    """Show if a sync is in sync and fresh, how far it lags behind, and its known failures."""
+    out, health, now = context.out, each.health, context.now()
     count = each.known + each.acknowledged
-    if each.in_sync is None and not count:
-        return
-    why = ", ".join(known_words(each.known, each.acknowledged)) or "see the latest runs"
-    out.line(*(("in sync", "green") if each.in_sync else (f"not in sync: {why}", "yellow")))
+    if health.in_sync:
+        out.line(f"in sync for {rough_duration(now - health.since)}", "green")
+    elif health.in_sync is False:
+        why = ", ".join(known_words(each.known, each.acknowledged)) or "see the latest runs"
+        out.line(f"not in sync for {rough_duration(now - health.since)}: {why}", "yellow")
+    verified = relative_time(health.verified, now) if health.verified else "never"
+    limit = f", fresh_within is {each.config['fresh_within']}" if each.config.get("fresh_within") else ""
+    if each.stale:
+        out.line(f"stale: last verified {verified}{limit}", "red")
+    elif health.verified or limit:
+        out.line(f"last verified {verified}{limit}")
+    if each.lags.count:
+        half, most = (lag_text(each.lags, share) for share in (0.5, 0.95))
+        out.line(f"lag of the {plural(each.lags.count, 'item')} of the latest runs: half {half}, 95 % {most}")
     found = islice(context.deployment.state.failures.all(each.name), _SHOWN) if count else ()
     shown = sorted(found, key=lambda failure: failure.key)
     out.table([failure_row(failure) for failure in with_display_groups(each.kind, shown)], indent=2)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
-from syncline.cli.output import Cell, Row, Style, count_phrases, digest, duration, number, plural, size
+from syncline.cli.output import Cell, Row, Style, count_phrases, digest, duration, number, plural, rough_duration, size
 from syncline.escaping import escape
 from syncline.kinds.table import KindInfo
-from syncline.model import Counts, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.model import LAG_BOUNDS, Counts, Lags, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
 
 TRIGGERS: Final = {
@@ -133,9 +134,23 @@ def _without_change(counts: Counts) -> tuple[str, Style]:
 
 
 def run_dict(run: Run) -> dict[str, Any]:
-    """Return a run for JSON, with its duration in seconds once it has ended."""
+    """Return a run for JSON, with its duration in seconds once it has ended, and the percentiles of its lags."""
     took = None if run.ended is None else round(run.ended - run.started, 3)
-    return run.as_dict() | {"over": run.over, "seconds": took}
+    return run.as_dict() | {"over": run.over, "seconds": took, "lag": lag_dict(run.lags)}
+
+
+def lag_dict(lags: Lags) -> dict[str, float | None]:
+    """Return the percentiles of lags in seconds for JSON, which are upper bounds. None: without items, or unbounded."""
+    values = {f"p{share:.0%}".removesuffix("%"): lags.percentile(share) for share in (0.5, 0.95, 0.99)}
+    return {name: None if value is None or math.isinf(value) else value for name, value in values.items()}
+
+
+def lag_text(lags: Lags, share: float) -> str:
+    """Return the bound of a share of lags as text: ``within 2 min``."""
+    bound = lags.percentile(share)
+    if bound is None or math.isinf(bound):
+        return f"after more than {rough_duration(LAG_BOUNDS[-1])}"
+    return f"within {duration(bound)}"
 
 
 def report_order(result: Result) -> tuple[int, str, str]:

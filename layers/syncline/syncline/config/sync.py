@@ -27,12 +27,12 @@ from syncline.config.values import (
     Schedule,
     SecretReference,
     Timezone,
-    seconds_of,
 )
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 from syncline.ownership import Limits
 from syncline.patterns import allows
+from syncline.schedule import seconds_of
 from syncline.secrets import Reference
 
 
@@ -148,6 +148,17 @@ class Sync(Model):
     )
     enabled: StrictBool = Field(True, description="Let the schedule and the webhook start runs.")
     webhook: Webhook | None = Field(None, description="Webhook by which the source notifies Syncline of changes.")
+    fresh_within: Duration | None = Field(
+        None,
+        description="Longest time since a complete scan after which source and target were equal. Later the sync is stale: "
+        "`status` shows it, and the stack raises its alarm. Set it to at least twice the interval of the schedule.",
+        examples=["2h"],
+    )
+
+    @property
+    def fresh_seconds(self) -> float | None:
+        """`fresh_within` in seconds; None without it or if the sync is disabled, which is then never stale."""
+        return None if self.fresh_within is None or not self.enabled else seconds_of(self.fresh_within)
 
     def problems(self) -> list[Finding]:
         """Return problems between the keys of this sync."""

@@ -26,7 +26,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from syncline.patterns import LONGEST_PATTERN, compile_pattern
-from syncline.schedule import check_schedule, check_timezone
+from syncline.schedule import DURATION, check_schedule, check_timezone
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
 KeyPath: TypeAlias = tuple[str | int, ...]
@@ -37,8 +37,6 @@ _PART: Final = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
 REPOSITORY_PATTERN: Final = rf"^{_PART}(?:/{_PART})*$"
 ORGANIZATION_PATTERN: Final = rf"^{_PART}$"
 _LONGEST_REPOSITORY: Final = 255
-_DURATION: Final = re.compile(r"([1-9][0-9]{0,5})([smhd])")
-_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 LONGEST_CA: Final = 128 * 1024
 """Characters of a certificate: a sync is one item of the table, which holds 400 KB."""
 _HOST: Final = re.compile(
@@ -65,13 +63,6 @@ def matching(pattern: str, message: str) -> AfterValidator:
         raise ValueError(message)
 
     return AfterValidator(check)
-
-
-def seconds_of(duration: str) -> float:
-    """Return a valid duration in seconds."""
-    match = _DURATION.fullmatch(duration)
-    assert match is not None
-    return float(match[1]) * _SECONDS[match[2]]
 
 
 def split_host(text: str) -> tuple[str, int | None]:
@@ -279,8 +270,8 @@ Name: TypeAlias = Annotated[
 ]
 Duration: TypeAlias = Annotated[
     str,
-    matching(_DURATION.pattern, "is not a duration; write a whole number and s, m, h or d, such as 12h or 7d"),
-    text_schema(pattern=f"^{_DURATION.pattern}$"),
+    matching(DURATION.pattern, "is not a duration; write a whole number and s, m, h or d, such as 12h or 7d"),
+    text_schema(pattern=f"^{DURATION.pattern}$"),
 ]
 Url: TypeAlias = Annotated[str, AfterValidator(_check_url), text_schema(pattern="^https?://")]
 Prefix: TypeAlias = Annotated[

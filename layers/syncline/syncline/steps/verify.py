@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from syncline.kinds.kind import FOUND_EQUAL, Completed, Failure, Unfinished
 from syncline.messages import Batch
 from syncline.model import Item, Outcome, Result, Run, RunStatus, Trigger
 from syncline.steps.engine import BatchWork, StepEngine
+from syncline.store.runs import start_of
 
 
 def verify(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float]) -> None:
@@ -19,6 +21,7 @@ def verify(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float]
     kind = engine.kind(run)
     work, before = BatchWork(batch), kind.requests()
     asked = engine.state.failures.asked(run.sync, run.id) if run.trigger is Trigger.RETRY else frozenset()
+    verified: list[tuple[Item, Result]] = []
     unfinished: list[Item] = []
     absent: list[Failure] = []
     failures: list[Failure] = []
@@ -27,7 +30,7 @@ def verify(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float]
     for answer in kind.verify(batch.items, context):
         match answer:
             case Completed(item, _, note):
-                work.results.append(_verified(item, note, asked))
+                verified.append((item, _verified(item, note, asked)))
             case Unfinished(item):
                 unfinished.append(item)
                 waiting |= answer.waiting
@@ -37,6 +40,7 @@ def verify(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float]
                 unfinished.append(item)
             case Failure():
                 failures.append(answer)
+    work.results += _with_lags(engine, run, verified)
     if unfinished and context.halted():
         work.results += [Result.cancelled(item) for item in unfinished]
     elif unfinished:
@@ -60,3 +64,26 @@ def _verified(item: Item, note: str, asked: frozenset[tuple[str, str]]) -> Resul
     if is_unchanged and (item.detail.get(FOUND_EQUAL) or (item.group, item.name) in asked):
         outcome = Outcome.EQUAL
     return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes, reason=note or None)
+
+
+def _with_lags(engine: StepEngine, run: Run, verified: Sequence[tuple[Item, Result]]) -> list[Result]:
+    """Return the results with the lag of each item that was moved or removed.
+
+    It counts from the change at the source. Where the source does not tell, it counts from the run that first met the
+    difference. A difference from before the latest verification of the sync was not seen then, as with an item that was
+    not selected: it counts from that verification.
+    """
+    now, failures = engine.clock(), engine.state.failures
+    unknown = [(item.group, item.name) for item, _ in verified if not item.changed]
+    failed = failures.find(run.sync, unknown) if unknown and failures.any(run.sync) else {}
+
+    def with_lag(item: Item, result: Result) -> Result:
+        if result.outcome is Outcome.EQUAL:
+            return result
+        known = failed.get((item.group, item.name))
+        is_failing = known is not None and known.solved is None and known.run
+        first = start_of(known.run) if known is not None and is_failing else run.started
+        since = max(item.changed or first, run.lag_start)
+        return replace(result, lag=max(0, round(now - since)))
+
+    return [with_lag(item, result) for item, result in verified]

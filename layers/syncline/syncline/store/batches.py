@@ -21,11 +21,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from syncline.messages import Batch, DeadLetter, Outgoing, from_json, to_json
-from syncline.model import Counts, Result, portions
+from syncline.model import Counts, Lags, Result, portions
 from syncline.store.runs import RETENTION
 from syncline.store.table import Store, number, pack, unpack
 
@@ -52,6 +52,7 @@ class Progress:
 
     `settled` is True if no batch is in progress. `latest` is the time of the latest commit, `advanced` that of the latest
     one that counted an item, and `own` that of the latest one of the run's first scan and of what followed from it.
+    `lags` are those of the items verified so far.
     """
 
     counts: Counts
@@ -59,6 +60,7 @@ class Progress:
     latest: float
     advanced: float = 0.0
     own: float = 0.0
+    lags: Lags = field(default_factory=Lags)
 
 
 class Batches(Store):
@@ -75,8 +77,9 @@ class Batches(Store):
                     times[name] = max(times[name], float(value))
                 elif name not in ("pk", "sk", "expires", "closed"):
                     totals[name] = totals.get(name, 0) + int(value)
-        balance = totals.pop("balance", 0)
-        return Progress(Counts(**totals), balance == 0, times["at"], times["advanced"], times["own"])
+        balance, lags = totals.pop("balance", 0), Lags.from_counters(totals)
+        counts = Counts(**{name: value for name, value in totals.items() if name not in lags.counters})
+        return Progress(counts, balance == 0, times["at"], times["advanced"], times["own"], lags)
 
     def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
         """Return how a batch ended, None if it has not."""
@@ -111,7 +114,7 @@ class Batches(Store):
         """
         item = self._record_item(batch.run, batch.id, record)
         balance = sum(_hash(each.batch.id) for each in record.outgoing) - _hash(batch.id)
-        amounts = asdict(counts) | {"balance": balance}
+        amounts = asdict(counts) | {"balance": balance} | Lags.of(record.results).counters
         return [
             self._db.put_request(item, "attribute_not_exists(pk)"),
             self._count(batch.run, batch.id, amounts, unless_closed=True, own=batch.scan is None),

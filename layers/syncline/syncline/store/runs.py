@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import random
 import re
 import time
@@ -10,7 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from syncline.errors import SynclineError, stored_code
-from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
+from syncline.model import Counts, Lags, Run, RunStatus, Scope, Trigger, Waiting
 from syncline.store.table import number
 
 RETENTION: Final = 30 * 24 * 3600
@@ -33,6 +34,11 @@ def run_id_of(at: float, suffix: bytes) -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime(at))}-{suffix.hex()}"
 
 
+def start_of(run_id: str) -> float:
+    """Return the time in Unix seconds at which a run began, by its ID."""
+    return float(calendar.timegm(time.strptime(run_id[:15], "%Y%m%d-%H%M%S")))
+
+
 def is_run_id(text: str) -> bool:
     """Return True if a text has the form of a run ID."""
     return _RUN_ID.fullmatch(text) is not None
@@ -50,6 +56,8 @@ def run_item(run: Run) -> dict[str, Any]:
         "plan": run.plan,
         "expires": int(run.started) + RETENTION,
     }
+    if run.lag_start:
+        item["lagStart"] = number(run.lag_start)
     if run.scope.groups is not None:
         item["groups"] = list(run.scope.groups)
     optional = {"allow_removals": run.allow_removals, "config": run.config}
@@ -73,6 +81,8 @@ def run_from(item: dict[str, Any]) -> Run:
         allow_removals=int(item["allow_removals"]) if "allow_removals" in item else None,
         config=item.get("config"),
         waiting=_waiting(item.get("waiting")),
+        lag_start=float(item.get("lagStart", 0)),
+        lags=Lags.from_counters(item.get("lags", {})),
     )
 
 

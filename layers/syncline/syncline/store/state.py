@@ -28,6 +28,7 @@ from syncline.model import Counts, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import Batches, BatchRecord
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
+from syncline.store.health import health_request, read_health
 from syncline.store.leases import Every, Lease, Leases, every
 from syncline.store.runs import RETENTION, next_waiting, run_from, run_item, waiting_item
 from syncline.store.syncs import Configurations
@@ -101,6 +102,7 @@ class State(Configurations, Batches):
                 plan=plan,
                 allow_removals=allow_removals,
                 config=self.applied_digest(sync),
+                lag_start=read_health(self._db, sync).lag_start,
             )
             root = first_batch(run)
             requests = [
@@ -160,7 +162,8 @@ class State(Configurations, Batches):
 
     def _end_lost(self, run: Run) -> None:
         self._close(run.id)
-        self._end_run(run, RunStatus.LOST, self.progress(run.id).counts, joins=None)
+        progress = self.progress(run.id)
+        self._end_run(replace(run, counts=progress.counts, lags=progress.lags), RunStatus.LOST, joins=None)
 
     def join_run(self, sync: str, own: str, scope: Scope) -> Batch | None:
         """Announce a further scan in the run in progress. Return None if there is none, or it is the run `own`.
@@ -260,8 +263,10 @@ class State(Configurations, Batches):
             return None
         self._close(run_id)
         self._cancel_open(run_id)
-        counts = settle(replace(run, counts=self.progress(run_id).counts))
-        return self.run(sync, run_id) if self._end_run(run, RunStatus.CANCELLED, counts, joins=None) else None
+        progress = self.progress(run_id)
+        run = replace(run, counts=progress.counts, lags=progress.lags)
+        run = replace(run, counts=settle(run))
+        return self.run(sync, run_id) if self._end_run(run, RunStatus.CANCELLED, joins=None) else None
 
     def finish_run(
         self, sync: str, run_id: str, settle: Callable[[Run], Counts] = lambda run: run.counts
@@ -278,13 +283,18 @@ class State(Configurations, Batches):
         if not progress.settled:
             return self.end_cancelled(sync, run_id, settle) if is_cancelled else None
         status = RunStatus.CANCELLED if is_cancelled else RunStatus.DONE
-        counts = settle(replace(run, counts=progress.counts))
+        run = replace(run, counts=progress.counts, lags=progress.lags)
+        run = replace(run, counts=settle(run))
         # A scan that joined after the shards were read has changed `joins`; the run then continues.
-        has_ended = self._end_run(run, status, counts, joins=int(item.get("joins", 0)))
+        has_ended = self._end_run(run, status, joins=int(item.get("joins", 0)))
         return self.run(sync, run_id) if has_ended else None
 
-    def _end_run(self, run: Run, status: RunStatus, counts: Counts, *, joins: int | None) -> bool:
-        """End a run and free its sync. Return False if a scan has joined it meanwhile (`joins`), or it had ended."""
+    def _end_run(self, run: Run, status: RunStatus, *, joins: int | None) -> bool:
+        """End a run with its counts, and free its sync.
+
+        Return False if a scan has joined it meanwhile (`joins`), or it had ended.
+        """
+        counts, now = run.counts, self._clock()
         condition, extra = _IS_OPEN, dict[str, Any](_OPEN)
         if joins is not None:
             condition += " AND (attribute_not_exists(joins) OR joins = :joins)" if not joins else " AND joins = :joins"
@@ -292,18 +302,28 @@ class State(Configurations, Batches):
         requests = [
             self._db.update_request(
                 *_run_key(run),
-                "SET #status = :status, #ended = :ended, #counts = :counts, #reports = :reports",
-                {"status": status.value, "ended": number(self._clock()), "counts": asdict(counts), "reports": REPORTS},
+                "SET #status = :status, #ended = :ended, #counts = :counts, #reports = :reports, #lags = :lags",
+                {
+                    "status": status.value,
+                    "ended": number(now),
+                    "counts": asdict(counts),
+                    "reports": REPORTS,
+                    "lags": run.lags.counters,
+                },
                 condition=condition,
                 extra=extra,
             )
         ]
         if not run.plan:
             requests.append(self._free_sync(run.sync, run.id))
-            now, is_good = self._clock(), status is RunStatus.DONE and not counts.failed and not counts.known
-            requests.append(
-                totals_update(self._db, run.sync, now - run.started, asdict(counts), now if is_good else None)
-            )
+            is_good = status is RunStatus.DONE and not counts.failed and not counts.known
+            health = read_health(self._db, run.sync)
+            if run.config in (None, self.applied_digest(run.sync)):
+                health = health.after(run, status, counts, now)
+            requests += [
+                totals_update(self._db, run, now, succeeded=is_good),
+                health_request(self._db, run.sync, health),
+            ]
         if self._db.transact(requests):
             return False
         if run.plan:

@@ -18,6 +18,7 @@ import hashlib
 from typing import Final
 
 from syncline.errors import SynclineError
+from syncline.store.health import expect_verification
 from syncline.store.table import Store, number
 
 _KEPT: Final = 30 * 24 * 3600
@@ -32,9 +33,13 @@ def config_digest(text: str) -> str:
 class Configurations(Store):
     """The configurations in the table."""
 
-    def put_sync(self, name: str, config: str) -> None:
-        """Store a sync's configuration (JSON) as the applied one."""
+    def put_sync(self, name: str, config: str, *, unverified: bool = False) -> None:
+        """Store a sync's configuration (JSON) as the applied one.
+
+        With `unverified`, earlier scans say nothing about it: it is not known to be in sync.
+        """
         self._keep(name, config)
+        expect_verification(self._db, name, self._clock(), forget=unverified)
         self._db.put({"pk": f"SYNC#{name}", "sk": "CONFIG", "config": config, "at": number(self._clock())})
         self._db.put({"pk": "SYNCS", "sk": name})
 
@@ -43,6 +48,7 @@ class Configurations(Store):
         self._keep(name, None)
         self._db.delete(f"SYNC#{name}", "CONFIG")
         self._db.delete("SYNCS", name)
+        self._db.delete(f"SYNC#{name}", "HEALTH")
 
     def sync_config(self, name: str) -> str:
         """Return a sync's configuration (JSON); raises NO_SUCH_SYNC."""

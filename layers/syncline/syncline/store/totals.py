@@ -6,9 +6,10 @@ There is one item for each sync, ``SYNC#<name>`` / ``TOTALS``. Unlike the items 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from syncline.model import Lags, Run
 from syncline.store.table import Database, number
 
 BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -34,23 +35,23 @@ class Totals:
     bytes: int
     last_success: float
     known: int = 0
+    lags: Lags = field(default_factory=Lags)
 
 
-def totals_update(
-    database: Database, sync: str, seconds: float, counts: Mapping[str, int], succeeded: float | None
-) -> dict[str, Any]:
-    """Return the request that adds a run; `succeeded` is its end in Unix seconds, None if it failed."""
-    seconds = max(0.0, seconds)
+def totals_update(database: Database, run: Run, ended: float, *, succeeded: bool) -> dict[str, Any]:
+    """Return the request that adds a run with its final counts and lags; ``ended`` is in Unix seconds."""
+    seconds, counts = max(0.0, ended - run.started), asdict(run.counts)
     bucket = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), _OVER)
     amounts: dict[str, Any] = {f"duration{bucket}": 1, "seconds": number(seconds)}
     amounts |= {name: counts[name] for name in (*_OUTCOMES, "bytes") if counts[name]}
-    if succeeded is None:
+    amounts |= run.lags.counters
+    if not succeeded:
         amounts["failedRuns"] = 1
     latest: dict[str, Any] = {"known": counts["known"]}
-    latest |= {} if succeeded is None else {"lastSuccess": number(succeeded)}
+    latest |= {"lastSuccess": number(ended)} if succeeded else {}
     expression = "SET " + ", ".join(f"#{name} = :{name}" for name in latest)
     expression += " ADD " + ", ".join(f"#{name} :{name}" for name in amounts)
-    return database.update_request(f"SYNC#{sync}", "TOTALS", expression, amounts | latest)
+    return database.update_request(f"SYNC#{run.sync}", "TOTALS", expression, amounts | latest)
 
 
 def read_totals(database: Database, sync: str) -> Totals:
@@ -64,4 +65,5 @@ def read_totals(database: Database, sync: str) -> Totals:
         int(item.get("bytes", 0)),
         float(item.get("lastSuccess", 0)),
         int(item.get("known", 0)),
+        Lags.from_counters(item),
     )

@@ -7,16 +7,16 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from syncline.config.sync import Sync, load_sync
-from syncline.errors import SynclineError
+from syncline.config.sync import Sync
 from syncline.kinds.table import KINDS
 from syncline.secrets import Reference, Secrets
+from syncline.store.health import read_health
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.totals import Totals, read_totals
-from syncline.telemetry import logger
 from syncline.web.console import Console, Figures
 from syncline.wiring.environments import ConsoleEnvironment
+from syncline.wiring.watch import applied_syncs
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -26,14 +26,12 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
     """Return the console of a table; ``token`` is a reference to the bearer token of requests, empty for none."""
 
     def figures() -> Iterator[Figures]:
-        for name in state.sync_names():
-            try:
-                sync = load_sync(state.sync_config(name))
-            except SynclineError as error:  # removed meanwhile, or of another version: the others are shown
-                logger.error("sync not shown", extra={"sync": name, "code": error.code.name, "why": error.what})
-                continue
-            totals, running = read_totals(database, name), state.current_run(name) is not None
-            yield Figures(name, sync.kind, totals, running, _own_metrics(sync, totals, database))
+        for sync in applied_syncs(state):
+            current = state.current_run(sync.name)
+            counts = None if current is None else state.progress(current.id).counts
+            totals = read_totals(database, sync.name)
+            health = read_health(database, sync.name) if KINDS[sync.kind].has_runs else None
+            yield Figures(sync, totals, health, counts, _own_metrics(sync, totals, database))
 
     return Console(figures, lambda: secrets.resolve(Reference.parse(token)) if token else None)
 

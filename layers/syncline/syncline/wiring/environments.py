@@ -64,5 +64,6 @@ ENVIRONMENTS: Final[Mapping[str, type[FunctionEnvironment]]] = {
     "scrape": FunctionEnvironment,
     "probe": FunctionEnvironment,
     "canary": FunctionEnvironment,
+    "watch": FunctionEnvironment,
 }
 """The environment of each function by its name."""

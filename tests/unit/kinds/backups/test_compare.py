@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from syncline.clients.s3.xml import ListedObject
 from syncline.kinds.backups.compare import Comparison, unchanged_page
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile
 from syncline.kinds.backups.paths import Layout
@@ -17,6 +18,7 @@ from syncline.store.backup_records import IndexEntry, LeftOutCode
 A, B = "east/shop/a", "east/shop/b"
 OBJECT = ("etag", 7)
 EQUAL = IndexEntry("etag", "blob")
+TIME = 1_767_582_000
 ROW = OwnedFile("blob", "etag", 7, 5)
 
 
@@ -32,7 +34,7 @@ def comparison(
     return Comparison(
         more.get("layout", Layout(objects=((), ("*/*/*.tmp",)))),
         "main",
-        objects,
+        {key: ListedObject(key, etag, size, TIME) for key, (etag, size) in objects.items()},
         current,
         rows,
         lambda _key, mark: mark in written,
@@ -84,7 +86,7 @@ def test_a_different_file_is_sent_if_it_is_ours_or_may_be_equal(
         {A: OBJECT}, {A: indexed} if indexed else {}, {A: row} if row else {}, written=frozenset({written})
     )
     page = case.compared({} if current is None else {A: current})
-    assert page.items == (Item("main", A, "etag", current, 7),)
+    assert page.items == (Item("main", A, "etag", current, 7, changed=TIME),)
     assert (page.results, page.equal, page.extra) == ((), 0, 0)
     assert (case.ours, case.gone, case.learned) == (ours, {}, {})
 
@@ -92,7 +94,7 @@ def test_a_different_file_is_sent_if_it_is_ours_or_may_be_equal(
 def test_a_file_that_is_ours_by_evidence_is_recorded() -> None:
     case = comparison({A: OBJECT}, {A: EQUAL}, {}, written=frozenset({"old", "gone"}))
     page = case.compared({A: "old", B: "gone"})
-    assert page.items == (Item("main", A, "etag", "old", 7),)
+    assert page.items == (Item("main", A, "etag", "old", 7, changed=TIME),)
     assert case.learned == {A: OwnedFile("old"), B: OwnedFile("gone")}
     assert case.gone == {B: (Item("main", B, None, "gone", None, {"remove": True}), OwnedFile("gone"))}
     assert case.ours == 2
@@ -165,7 +167,7 @@ def test_an_object_that_is_left_out_is_not_at_the_target(code: LeftOutCode, here
     case = comparison({A: OBJECT}, {A: IndexEntry("etag", "", code)}, {A: ROW})
     page = case.compared({} if here is None else {A: here})
     if here == "blob":
-        assert page.items == (Item("main", A, "etag", "blob", 7),), "our file of it is removed"
+        assert page.items == (Item("main", A, "etag", "blob", 7, changed=TIME),), "our file of it is removed"
     elif here == "theirs":
         assert result_rows(page) == [(A, Outcome.EXTRA, None, "theirs")]
     else:

@@ -16,7 +16,7 @@ https://docs.quay.io/api/ and https://github.com/quay/quay/tree/master/endpoints
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 from urllib.parse import quote, urlencode
@@ -58,11 +58,15 @@ class QuayRepository:
 
 @dataclass(frozen=True, slots=True)
 class QuayTag:
-    """The manifest that a tag points to. ``size`` is that of the layers in bytes, None if unknown, as for an index."""
+    """The manifest that a tag points to. ``size`` is that of the layers in bytes, None if unknown, as for an index.
+
+    ``changed`` is the time in Unix seconds since which it does, None if unknown.
+    """
 
     digest: str
     size: int | None
     is_list: bool
+    changed: int | None = field(default=None, compare=False)
 
 
 class Quay:
@@ -224,7 +228,8 @@ def _tag(entry: Any) -> tuple[str, QuayTag]:
     name, digest = text(value.get("name"), "`name`"), text(value.get("manifest_digest"), "`manifest_digest`")
     size = None if value.get("size") is None else non_negative(value["size"], "`size`")
     is_list = optional(value.get("is_manifest_list"), bool, "`is_manifest_list`")
-    return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list))
+    changed = optional(value.get("start_ts"), int, "`start_ts`")
+    return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list), changed)
 
 
 def _list(response: Response, answer: dict[str, Any], name: str) -> list[Any]:

@@ -224,7 +224,8 @@ class BuildScan:
                 continue
             # The fingerprint is the run and attempt until the archive is read.
             detail = {"run": build.run.mark, "image": destination.image, "tag": build.tag}
-            item = Item(repository, destination.tag, f"{RUN}{build.run.mark}", detail=detail)
+            ended = int(build.run.updated)
+            item = Item(repository, destination.tag, f"{RUN}{build.run.mark}", detail=detail, changed=ended)
             if not self._is_first(item, context):
                 continue
             # An item that somebody names is tried again, unless it has expired.

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 from syncline.clients.http.listings import InvalidEntry
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, foreign
 from syncline.kinds.backups.paths import Layout, TakenPaths, path_error
@@ -21,8 +22,8 @@ from syncline.store.backup_records import IndexEntry
 class Comparison:
     """A comparison of a cluster's selected files.
 
-    `objects` are the ETag and the size of each object that the source lists, and `current` the index entries of
-    objects that have not changed since they were read. `rows` are the records of our files. `evidence` returns True if
+    `objects` are the objects that the source lists, and `current` the index entries of those that have not changed since
+    they were read. `rows` are the records of our files. `evidence` returns True if
     a file without a record is ours. `invalid` are results of invalid entries of the listings, by key: a file that seems
     gone may be what one of them stands for. `asked` are the items that a retry asks for.
 
@@ -32,7 +33,7 @@ class Comparison:
 
     layout: Layout
     group: str
-    objects: Mapping[str, tuple[str, int]]
+    objects: Mapping[str, ListedObject]
     current: Mapping[str, IndexEntry]
     rows: Mapping[str, OwnedFile]
     evidence: Callable[[str, str], bool]
@@ -63,9 +64,8 @@ class Comparison:
         results: list[Result] = []
         equal: dict[str, IndexEntry] = {}
         for key in sorted(self.objects, key=str.encode):
-            etag, size = self.objects[key]
-            target, entry = at_target.get(key), self.current.get(key)
-            item = Item(self.group, key, etag, target, size)
+            listed, target, entry = self.objects[key], at_target.get(key), self.current.get(key)
+            item = Item(self.group, key, listed.etag, target, listed.size, changed=int(listed.modified))
             error = path_error(self.layout.path_of(key), taken)
             if error is not None:
                 results.append(failed_result(item, error))
@@ -92,10 +92,10 @@ class Comparison:
     def _equal(self, key: str, fingerprint: str) -> None:
         """Adopt a file that is equal at source and target."""
         self.ours += 1
-        row, (etag, size) = self.rows.get(key), self.objects[key]
-        if row is None or (row.fingerprint, row.etag, row.size) != (fingerprint, etag, size):
+        row, listed = self.rows.get(key), self.objects[key]
+        if row is None or (row.fingerprint, row.etag, row.size) != (fingerprint, listed.etag, listed.size):
             created = row.created if row is not None and row.fingerprint == fingerprint else 0
-            self.learned[key] = OwnedFile(fingerprint, etag, size, created)
+            self.learned[key] = OwnedFile(fingerprint, listed.etag, listed.size, created)
 
     def _is_ours(self, key: str, fingerprint: str) -> bool:
         row = self.rows.get(key)

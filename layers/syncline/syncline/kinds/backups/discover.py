@@ -225,8 +225,8 @@ class _BranchScan:
             return ComparedCluster(cluster, Page("", failures=(cluster_failure(cluster, listing.error),)))
         current = {
             key: entry
-            for key, (etag, _) in objects.items()
-            if (entry := entries.get(key)) is not None and entry.etag == etag
+            for key, listed in objects.items()
+            if (entry := entries.get(key)) is not None and entry.etag == listed.etag
         }
         if len(current) != len(entries) and not context.plan:
             scan.index.replace(scan.settings.source_id, cluster, current)

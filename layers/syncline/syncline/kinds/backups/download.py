@@ -123,7 +123,7 @@ class Downloads:
             return ComparedCluster(cluster, Page("", failures=(cluster_failure(cluster, listing.error),)))
         objects = listing.objects
         entries, rows = self.index.entries(self.settings.source_id, cluster), self.owned.of(cluster)
-        current = {key: each for key, each in entries.items() if key in objects and each.etag == objects[key][0]}
+        current = {key: each for key, each in entries.items() if key in objects and each.etag == objects[key].etag}
         unread: list[InvalidEntry] = []
         try:
             at_target = {layout.key_of(path): mark for path, mark in self.store.listing(cluster, unread.append)}
@@ -161,7 +161,8 @@ class Downloads:
         for key, head in heads.items():
             row = rows.get(key)
             if head is not None:
-                items.append(Item(cluster, key, head.etag, None if row is None else row.fingerprint, head.size))
+                before, changed = None if row is None else row.fingerprint, int(head.modified)
+                items.append(Item(cluster, key, head.etag, before, head.size, changed=changed))
                 continue
             fingerprint = self.store.fingerprint(self.settings.layout.path_of(key))
             if fingerprint is None:

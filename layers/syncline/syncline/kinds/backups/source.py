@@ -13,6 +13,7 @@ from syncline.clients.git.repository import BlobContent
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.client import Bucket, ObjectStream
 from syncline.clients.s3.head import ObjectHead
+from syncline.clients.s3.xml import ListedObject
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.secrets_detection import LARGEST, OutOfTime
@@ -58,13 +59,13 @@ def list_clusters(bucket: Bucket, layout: Layout) -> ClusterListing:
 
 @dataclass(slots=True)
 class ObjectListing:
-    """The selected objects of a cluster by key, each as its ETag and size in bytes, and invalid entries of the listing.
+    """The selected objects of a cluster by key, and invalid entries of the listing.
 
     `error` is set if the cluster could not be listed.
     """
 
     cluster: str
-    objects: dict[str, tuple[str, int]] = field(default_factory=dict)
+    objects: dict[str, ListedObject] = field(default_factory=dict)
     invalid: list[InvalidEntry] = field(default_factory=list)
     error: SynclineError | None = None
 
@@ -78,7 +79,7 @@ def list_objects(bucket: Bucket, layout: Layout, cluster: str, *, listed: bool) 
             for each in page.objects:
                 empty = False
                 if layout.takes(each.key):
-                    found.objects[each.key] = (each.etag, each.size)
+                    found.objects[each.key] = each
     except SynclineError as error:
         found.error = error
     if empty and listed and not found.invalid and found.error is None:

@@ -21,7 +21,6 @@ from syncline.clients.http.listings import ignore
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import ListedObject
-from syncline.config.values import seconds_of
 from syncline.errors import SynclineError
 from syncline.kinds.facts import FactStore
 from syncline.kinds.files.compare import (
@@ -44,6 +43,7 @@ from syncline.kinds.files.targets import Target
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Action, Windows, digest_of
+from syncline.schedule import seconds_of
 
 T = TypeVar("T")
 

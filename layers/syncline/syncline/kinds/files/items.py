@@ -86,7 +86,9 @@ class FileItems:
             etag = change.existing.etag
         elif self.target.is_listed:
             etag = None
-        return replace(task, modified=int(listed.modified)).on(Item(group, change.key, listed.etag, etag, listed.size))
+        modified = int(listed.modified)
+        item = Item(group, change.key, listed.etag, etag, listed.size, changed=modified)
+        return replace(task, modified=modified).on(item)
 
     def _previous(self, name: str, record: Record | None) -> PreviousRecord | None:
         """Return the record before a change if runs report their changes."""

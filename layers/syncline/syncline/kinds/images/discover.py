@@ -417,7 +417,7 @@ class ImageScan:
         both = {tag: tags[tag][0] for tag, digest in at_target.items() if digest is not None}
         at_source = self._digests(self._source.registry, name, both)
         items = [
-            Item(group, tag, at_source.get(tag, found.digest), at_target.get(tag), found.size)
+            Item(group, tag, at_source.get(tag, found.digest), at_target.get(tag), found.size, changed=found.changed)
             for tag, (found, _) in tags.items()
             if tag not in at_source or at_source[tag] is not None  # else removed at the source since it was listed
         ]

@@ -37,10 +37,11 @@ class RegistryClients:
 
 @dataclass(frozen=True, slots=True)
 class Tag:
-    """A tag as a listing shows it; plain registries list neither digest nor size (bytes)."""
+    """A tag as a listing shows it. Plain registries list only names: no digest, size (bytes) or time (Unix seconds)."""
 
     digest: str | None = None
     size: int | None = None
+    changed: int | None = None
 
 
 @dataclass(slots=True)
@@ -122,7 +123,9 @@ def tag_pages(
         try:
             for page in clients.api.tag_pages(repository, invalid.append, start):
                 yield ListedTags(
-                    {n: Tag(tag.digest, tag.size) for n, tag in page.entries.items()}, invalid, page.next_position
+                    {n: Tag(tag.digest, tag.size, tag.changed) for n, tag in page.entries.items()},
+                    invalid,
+                    page.next_position,
                 )
         except SynclineError as error:
             if error.code.name not in _NOT_SEEN or token:  # a position of the API is meaningless to the registry

@@ -310,6 +310,9 @@ class TokensSync(Sync):
         return self.retry_for if self.retry_for is not None else 2.5 * self.sync_interval
 
     def _schedule_problems(self) -> Iterator[Finding]:
+        if self.fresh_within is not None:
+            what = "has no use here: nothing is scanned; the alarms for canaries and unlisted instances take its place"
+            yield Finding(("fresh_within",), what)
         for key in ("schedule", "webhook"):
             if getattr(self, key) is not None:
                 what = "has no effect: the stack's ScrapeSchedule decides when instances are listed; remove it"

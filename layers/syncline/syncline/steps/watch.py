@@ -1,0 +1,35 @@
+"""Watch: measure whether each sync is in sync and fresh, independently of its runs.
+
+A schedule that was deleted, disabled or never started causes no run and no failure. The only sign is that the latest
+verification grows older than the sync's `fresh_within`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from syncline.config.sync import Sync
+from syncline.store.health import Health
+from syncline.telemetry import log_stale, record_health, record_sync_health
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Measures the health of syncs. ``syncs`` yields the applied ones; ``clock`` returns Unix seconds."""
+
+    syncs: Callable[[], Iterable[tuple[Sync, Health]]]
+    clock: Callable[[], float]
+
+    def measure(self) -> list[str]:
+        """Record the metrics of all syncs, and log the stale ones; return their names."""
+        now, stale, out_of_sync = self.clock(), list[str](), 0
+        for sync, health in self.syncs():
+            age = now - health.lag_start
+            out_of_sync += health.in_sync is False
+            if health.is_stale(sync.fresh_seconds, now):
+                stale.append(sync.name)
+                log_stale(sync.name, str(sync.fresh_within), age, health.verified)
+            record_sync_health(sync.name, health.in_sync, age if health.lag_start else None)
+        record_health(len(stale), out_of_sync)
+        return stale

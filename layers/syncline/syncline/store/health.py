@@ -1,0 +1,82 @@
+"""The health of syncs in the table: in sync or not, since when, and when that was last verified.
+
+There is one item for each sync, ``SYNC#<name>`` / ``HEALTH``. The transaction that ends a run updates it. Applying a sync
+notes the time from which a verification is expected. The item does not expire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from syncline.model import Counts, Run, RunStatus
+from syncline.store.table import Database, number
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The health of a sync. Times are Unix seconds, 0 if unknown.
+
+    ``in_sync`` is None before the first complete scan, and ``since`` is the time when it became what it is. ``verified``
+    is the start of the latest complete scan after which everything that it found was verified: at that time the target
+    had all of the source, except for acknowledged failures. ``expected`` is the time when the sync was first applied,
+    enabled, or given another source or target.
+    """
+
+    in_sync: bool | None = None
+    since: float = 0.0
+    verified: float = 0.0
+    expected: float = 0.0
+
+    @property
+    def lag_start(self) -> float:
+        """The time since which a difference can exist: one from before counts from here."""
+        return max(self.verified, self.expected)
+
+    def is_stale(self, fresh_within: float | None, now: float) -> bool:
+        """Return True if the latest verification is more than ``fresh_within`` seconds ago; None sets no limit."""
+        return fresh_within is not None and now - self.lag_start > fresh_within
+
+    def after(self, run: Run, status: RunStatus, counts: Counts, now: float) -> Health:
+        """Return the health after a run that ends now with these counts."""
+        lost = status is RunStatus.LOST and counts.queued > counts.ended
+        if counts.failed or counts.known or counts.conflict or counts.cancelled or lost:
+            return self if self.in_sync is False else replace(self, in_sync=False, since=now)
+        if status is not RunStatus.DONE or not run.scope.everything:
+            return self
+        verified = replace(self, verified=max(self.verified, run.started))
+        in_sync = not counts.acknowledged
+        if in_sync is self.in_sync:
+            return verified
+        return replace(verified, in_sync=in_sync, since=now if counts.moved or counts.removed else run.started)
+
+
+def read_health(database: Database, sync: str) -> Health:
+    """Return the health of a sync."""
+    item = database.get(f"SYNC#{sync}", "HEALTH") or {}
+    in_sync = item.get("inSync")
+    times = (float(item.get(name, 0)) for name in ("since", "verified", "expected"))
+    return Health(None if in_sync is None else bool(in_sync), *times)
+
+
+def health_request(database: Database, sync: str, health: Health) -> dict[str, Any]:
+    """Return the request that stores the health of a sync after a run. It leaves ``expected`` as it is."""
+    values: dict[str, Any] = {"verified": number(health.verified)}
+    if health.in_sync is not None:
+        values |= {"inSync": health.in_sync, "since": number(health.since)}
+    return database.update_request(
+        f"SYNC#{sync}", "HEALTH", "SET " + ", ".join(f"#{name} = :{name}" for name in values), values
+    )
+
+
+def expect_verification(database: Database, sync: str, now: float, *, forget: bool) -> None:
+    """Note that a sync is expected to be verified from now on, unless that was noted before.
+
+    With ``forget`` it is noted in any case, and what is known of earlier scans is forgotten.
+    """
+    item = {"pk": f"SYNC#{sync}", "sk": "HEALTH", "expected": number(now)}
+    if forget:
+        database.put(item)
+    else:
+        expression = "SET #expected = if_not_exists(#expected, :expected)"
+        database.update(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)})

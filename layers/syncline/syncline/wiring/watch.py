@@ -1,0 +1,46 @@
+"""Builds the watch over all syncs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+
+from syncline.config.sync import Sync, load_sync
+from syncline.errors import SynclineError
+from syncline.kinds.table import KINDS
+from syncline.steps.watch import Watch
+from syncline.store.health import Health, read_health
+from syncline.store.state import State
+from syncline.store.table import Database
+from syncline.telemetry import logger
+from syncline.wiring.environments import ENVIRONMENTS
+
+
+def watch_of(state: State, database: Database, clock: Callable[[], float] = time.time) -> Watch:
+    """Return the watch over the syncs of a table that have runs."""
+
+    def syncs() -> Iterator[tuple[Sync, Health]]:
+        for sync in applied_syncs(state):
+            if KINDS[sync.kind].has_runs:
+                yield sync, read_health(database, sync.name)
+
+    return Watch(syncs, clock)
+
+
+def applied_syncs(state: State) -> Iterator[Sync]:
+    """Yield all applied syncs. One that was removed meanwhile, or is of another version, is logged and left out."""
+    for name in state.sync_names():
+        try:
+            yield load_sync(state.sync_config(name))
+        except SynclineError as error:
+            logger.error("sync not read", extra={"sync": name, "code": error.code.name, "why": error.what})
+
+
+@cache
+def watch() -> Watch:
+    """Return the watch of the function. Raises CONFIG_INVALID if a variable is missing."""
+    from syncline.wiring.functions import dependencies_of  # noqa: PLC0415
+
+    dependencies = dependencies_of(ENVIRONMENTS["watch"].read("watch"))
+    return watch_of(dependencies.state, dependencies.database)

@@ -1,0 +1,89 @@
+"""Tests of what `status` says of health: in sync or not, since when, stale, and the lag."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from syncline.store.health import Health, health_request
+from syncline.store.table import Database, number
+from tests.unit.cli.cli_stack import SYNCS, Stack, moved
+
+
+@pytest.fixture
+def applied(stack: Stack) -> Stack:
+    assert stack.apply().exit_code == 0
+    return stack
+
+
+def row(text: str, name: str) -> str:
+    return next(line for line in text.splitlines() if line.startswith(name))
+
+
+def test_a_sync_that_was_not_verified_in_time_is_stale(stack: Stack) -> None:
+    assert stack.apply(SYNCS + "    fresh_within: 2h\n").exit_code == 0
+    [sync] = stack.json("status")["syncs"]
+    assert (sync["stale"], sync["verified"], sync["in_sync"], sync["in_sync_since"]) == (False, None, None, None)
+    database, now = Database(stack.target.table), time.time()
+    database.apply(health_request(database, "prod", Health(True, now - 8 * 3600, now - 3 * 3600)))
+    database.update("SYNC#prod", "HEALTH", "SET #expected = :expected", {"expected": number(now - 9 * 3600)})
+    [sync] = stack.json("status")["syncs"]
+    assert (sync["stale"], sync["fresh_within"], sync["in_sync"]) == (True, "2h", True)
+    assert sync["verified"] == pytest.approx(now - 3 * 3600, abs=1)
+    assert sync["in_sync_since"] == pytest.approx(now - 8 * 3600, abs=1)
+    assert row(stack.run("status").stdout, "prod").split()[:6] == ["prod", "stale,", "in", "sync", "for", "8"]
+    lines = stack.run("status", "prod").stdout.splitlines()
+    assert "in sync for 8 h" in lines
+    assert "stale: last verified 3 h ago, fresh_within is 2h" in lines
+
+
+def test_a_sync_that_was_never_verified_is_stale_in_the_end(stack: Stack) -> None:
+    assert stack.apply(SYNCS + "    fresh_within: 2h\n").exit_code == 0
+    database = Database(stack.target.table)
+    database.update("SYNC#prod", "HEALTH", "SET #expected = :expected", {"expected": number(time.time() - 9 * 3600)})
+    assert row(stack.run("status").stdout, "prod").split()[:3] == ["prod", "stale,", "idle"]
+    assert "stale: last verified never, fresh_within is 2h" in stack.run("status", "prod").stdout.splitlines()
+
+
+def test_the_lag_of_the_latest_runs_is_shown(applied: Stack) -> None:
+    lags = (5, 50, 100)
+    results = [replace(moved(), name=f"v{lag}", lag=lag) for lag in lags]
+    run = applied.finish(applied.begin(), *results)
+    assert (
+        "lag of the 3 items of the latest runs: half within 1 min, 95 % within 2 min"
+        in applied.run("status", "prod").stdout
+    )
+    [sync] = applied.json("status")["syncs"]
+    assert sync["lag"] == applied.json("report", run.id)["run"]["lag"] == {"p50": 60, "p95": 120, "p99": 120}
+    assert {each["name"]: each["lag"] for each in applied.json("report", run.id)["items"]} == {
+        f"v{lag}": lag for lag in lags
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "known"),
+    [
+        (("rate(1 hour)", "rate(2 hours)"), True),
+        (("prod.example", "other.example"), False),
+        (("dr.example", "other.example"), False),
+    ],
+)
+def test_a_sync_with_another_source_or_target_is_not_known_to_be_in_sync(
+    stack: Stack, change: tuple[str, str], *, known: bool
+) -> None:
+    assert stack.apply(SYNCS).exit_code == 0
+    stack.finish(stack.begin(), moved())
+    assert stack.json("status")["syncs"][0]["in_sync"] is True
+    assert stack.apply(SYNCS.replace(*change)).exit_code == 0
+    assert stack.json("status")["syncs"][0]["in_sync"] is (True if known else None)
+
+
+def test_a_sync_that_is_enabled_again_has_time_for_a_scan(stack: Stack) -> None:
+    assert stack.apply(SYNCS + "    fresh_within: 2h\n    enabled: false\n").exit_code == 0
+    database = Database(stack.target.table)
+    database.update("SYNC#prod", "HEALTH", "SET #expected = :expected", {"expected": number(time.time() - 9 * 3600)})
+    assert stack.json("status")["syncs"][0]["stale"] is False
+    assert stack.apply(SYNCS + "    fresh_within: 2h\n").exit_code == 0
+    assert stack.json("status")["syncs"][0]["stale"] is False
