@@ -12,7 +12,8 @@ from typing import Any, Final, cast
 from boto3.dynamodb.types import Binary
 
 from syncline.messages import Batch, DeadLetter, Start, decode
-from syncline.model import Outcome, Result, Run, RunStatus, Trigger
+from syncline.model import Lags, Outcome, Result, Run, RunStatus, Trigger
+from syncline.store.health import Health
 from syncline.store.leases import Lease, _key
 from syncline.store.state import State, first_batch
 from tests.simulation.expressions import Item
@@ -169,6 +170,34 @@ class KnownFailures:
 
 def _failing(results: list[Result]) -> set[tuple[str, str]]:
     return {(each.group, each.name) for each in results if each.outcome in (Outcome.FAILED, Outcome.KNOWN)}
+
+
+def wrong_lags(run: Run, results: list[Result]) -> Iterator[str]:
+    """Yield the errors in the lags of an ended run: one for each item moved or removed, and none for the others."""
+    longest = (run.ended or run.started) - run.lag_start + 2 * _SKEW
+    for each in results:
+        changed = each.outcome in (Outcome.MOVED, Outcome.REMOVED)
+        if changed != (each.lag is not None):
+            yield f"{each.group}:{each.name} is {each.outcome} with a lag of {each.lag} s"
+        elif each.lag is not None and not 0 <= each.lag <= max(0.0, longest):
+            yield f"{each.group}:{each.name} has a lag of {each.lag} s, but no difference is older than {longest:.0f} s"
+    if run.lags != Lags.of(results):
+        yield f"its lags are counted as {run.lags}, but its results have {Lags.of(results)}"
+
+
+def wrong_health(run: Run, health: Health, lags: Lags, runs: list[Run]) -> Iterator[str]:
+    """Yield the errors in the health of a sync whose latest run was a complete scan, and in the lags of all its runs."""
+    counts = run.counts
+    verified = not (counts.failed or counts.known or counts.conflict)
+    if health.in_sync is not (verified and not counts.acknowledged):
+        yield f"the sync counts as {'' if health.in_sync else 'not '}in sync: {counts}"
+    if (health.verified == run.started) is not verified:
+        yield f"the sync counts as verified at {health.verified}, and the run began at {run.started}: {counts}"
+    if health.since > (run.ended or 0.0) + _SKEW:
+        yield f"the health counts since {health.since}, after the run"
+    total = Lags.total(each.lags for each in runs if not each.plan)
+    if lags != total:
+        yield f"the totals have the lags {lags}, and the runs {total}"
 
 
 def written_texts(table: ModelTable, sqs: ModelSqs, printed: str) -> Iterator[tuple[str, str]]:

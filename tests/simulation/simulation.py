@@ -30,13 +30,23 @@ from syncline.steps import discover
 from syncline.steps.engine import StepEngine
 from syncline.store import files
 from syncline.store.batches import SHARDS
+from syncline.store.health import read_health
 from syncline.store.leases import Lease
 from syncline.store.state import State
+from syncline.store.table import Database
+from syncline.store.totals import read_totals
 from tests.simulation import resource_limits
 from tests.simulation.captured_output import captured_output
 from tests.simulation.expressions import Item
 from tests.simulation.installation import installed
-from tests.simulation.invariants import KnownFailures, missing_dead_letters, unfinished_work, written_texts
+from tests.simulation.invariants import (
+    KnownFailures,
+    missing_dead_letters,
+    unfinished_work,
+    written_texts,
+    wrong_health,
+    wrong_lags,
+)
 from tests.simulation.machine import EndlessError, Machine, PerProcess
 from tests.simulation.network import Faults
 from tests.simulation.plan import Plan
@@ -334,6 +344,8 @@ class Simulation:
                 second.counts.moved > deferred or (second.counts.removed and not first.counts.moved)
             ):
                 self.violations.append(f"{world.name}: the second run moved items again: {second.counts}")
+            if second is not None:
+                self._check_health(world, second)
             self._check_all_runs(world)
         self._check_leftovers()
 
@@ -364,6 +376,13 @@ class Simulation:
         self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
         return run
 
+    def _check_health(self, world: World, run: Run) -> None:
+        """Check the health of a sync after its latest run."""
+        database = Database(cast("Any", self.stack.table))
+        health, lags = read_health(database, world.name), read_totals(database, world.name).lags
+        wrong = wrong_health(run, health, lags, self.state.runs(world.name, 100))
+        self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
+
     def _usage(self) -> resource_limits.Usage:
         return resource_limits.usage(self.faults, self.stack.functions.invocations, self.stack.sqs)
 
@@ -391,6 +410,7 @@ class Simulation:
         for run, results in reports:
             wrong = [*_miscounted(run, results, world), *world.check_report(run, results)]
             wrong += [*unfinished_work(run, self.state, self.stack.sqs), *known.exceeded(run, results)]
+            wrong += wrong_lags(run, results)
             self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
 
 

@@ -9,9 +9,10 @@ from typing import Any, Final
 from unittest.mock import patch
 
 from syncline.messages import Queues
-from syncline.model import Outcome, Step
+from syncline.model import Lags, Outcome, Step
 from syncline.steps import discover, engine, transfer, worker
 from syncline.store import failures, leases, runs, state
+from syncline.store.health import Health
 from syncline.store.table import Database
 from syncline.wiring import syncs
 from tests.simulation.planted_faults.registry import planted_fault, replaced
@@ -366,4 +367,32 @@ def count_failed_items_as_equal() -> Iterator[None]:
         self.end(work)
 
     with patch.object(engine.StepEngine, "fail_all", fail_all):
+        yield
+
+
+@planted_fault
+def verify_despite_failures() -> Iterator[None]:
+    """Count a sync as verified and in sync after a scan that left failures and conflicts."""
+
+    def after(old: Any) -> Any:
+        def changed(self: Any, run: Any, status: Any, counts: Any, now: float) -> Any:
+            return old(self, run, status, replace(counts, failed=0, known=0, conflict=0), now)
+
+        return changed
+
+    with replaced(Health, "after", after):
+        yield
+
+
+@planted_fault
+def add_lags_to_the_totals_twice() -> Iterator[None]:
+    """Add the lags of a run to the totals of its sync twice."""
+
+    def update(old: Any) -> Any:
+        def changed(database: Any, run: Any, ended: float, **more: Any) -> Any:
+            return old(database, replace(run, lags=Lags.total([run.lags, run.lags])), ended, **more)
+
+        return changed
+
+    with replaced(state, "totals_update", update):
         yield
