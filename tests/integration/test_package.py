@@ -147,7 +147,7 @@ def link(distribution: importlib.metadata.Distribution, packages: Path) -> None:
             (packages / top).symlink_to(Path(str(distribution.locate_file(top))))
 
 
-def test_the_wheel_contains_the_project_and_each_module_once(installed: Installed, tmp_path: Path) -> None:
+def test_the_wheel_contains_the_project_and_each_file_of_the_package_once(installed: Installed, tmp_path: Path) -> None:
     with zipfile.ZipFile(installed.wheel) as archive:
         archive.extractall(tmp_path)
         names = archive.namelist()
@@ -155,8 +155,9 @@ def test_the_wheel_contains_the_project_and_each_module_once(installed: Installe
     for part in PARTS:
         assert (tmp_path / "syncline/project" / part).exists(), part
     package = TOP / "layers/syncline/syncline"
-    modules = {str(file.relative_to(package)) for file in package.rglob("*.py")}
-    assert {name.removeprefix("syncline/") for name in names if name.startswith("syncline/")} >= modules
+    files = {str(file.relative_to(package)) for file in package.rglob("*") if file.is_file()}
+    own = {name.removeprefix("syncline/") for name in names if not name.startswith("syncline/project/")}
+    assert {name for name in own if "dist-info" not in name} == {name for name in files if "__pycache__" not in name}
     assert not [name for name in names if "layers/syncline/syncline" in name or "__pycache__" in name]
     assert {name.split("/")[0] for name in names} == {"syncline", f"syncline-{__version__}.dist-info"}
 
