@@ -183,7 +183,7 @@ class SimQuay(Quay):
 
 def _check_page(listing: str, values: list[T], *, may_be_empty: bool) -> None:
     if not values and not may_be_empty:
-        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: an announced page was empty")
+        raise SynclineError("LISTING_INCOMPLETE", f"{listing}: a page that the previous one announced is empty")
 
 
 def _repository(value: QuayRepository) -> QuayRepository:
