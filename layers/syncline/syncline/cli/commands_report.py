@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,7 +24,7 @@ from syncline.cli.summary import (
     scope_text,
     with_display_groups,
 )
-from syncline.errors import CodeName, SynclineError, code_of
+from syncline.errors import CODES, CodeName, SynclineError, code_of
 from syncline.model import Result, Run
 from syncline.store.failures import KnownFailure
 from syncline.store.runs import is_run_id
@@ -52,6 +53,23 @@ def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
     items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
     known = [failure_dict(each) for each in others]
     return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
+
+
+def explain(context: Context, name: str) -> CommandResult:
+    """Show the meaning of a code, and what to do. Raises USAGE with the nearest code for an unknown one."""
+    code = next((row for row in CODES.values() if row.name == name.upper()), None)
+    if code is None:
+        near = difflib.get_close_matches(name.upper(), CODES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`syncline report` shows the codes of a run"
+        raise SynclineError("USAGE", f"there is no code {name!r}; {hint}")
+    out = context.out
+    out.line(f"{code.name}: {code.meaning}", "bold")
+    out.line("It is retried automatically." if code.retried else "It is not retried automatically.")
+    out.line(f"→ {code.advice()}", "dim")
+    for kind, advice in code.by_kind.items():
+        out.line(f"→ {kind}: {advice}", "dim")
+    value = {"code": code.name, "retried": code.retried, "meaning": code.meaning, "action": code.advice()}
+    return CommandResult(value | {"by_kind": dict(code.by_kind)})
 
 
 def _other_failures(state: State, run: Run, results: Sequence[Result]) -> list[KnownFailure]:

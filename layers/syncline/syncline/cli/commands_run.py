@@ -30,8 +30,31 @@ _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
 
 
+def run_all(
+    context: Context, name: str | None, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None
+) -> CommandResult:
+    """Start a run of each enabled sync that has runs, unless one is in progress; with ``wait`` follow one after another.
+
+    The exit code is the worst of all. Raises USAGE with a name or an option that belongs to one sync.
+    """
+    if name is not None or only or allow_removals is not None:
+        what = "--all starts complete runs of all syncs; leave out the name, --only and --allow-removals"
+        raise SynclineError("USAGE", what)
+    state = context.deployment.state
+    configs = [json.loads(state.sync_config(each)) for each in state.sync_names()]
+    names = [each["name"] for each in configs if each.get("enabled", True) and kind_info(each["kind"]).has_runs]
+    if not names:
+        raise SynclineError("USAGE", "no enabled sync has runs; apply one with `syncline apply`")
+    started = [run(context, each, None, wait=False) for each in names]
+    if not wait:
+        return CommandResult({"runs": [each.value for each in started]})
+    followed = [state.run(each.value["run"]["sync"], each.value["run"]["id"]) for each in started]
+    ended = [show_ending(context, follow_run(context, each), started=True) for each in followed]
+    return CommandResult({"runs": [each.value for each in ended]}, max(each.code for each in ended))
+
+
 def run(
-    context: Context, name: str, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None = None
+    context: Context, name: str | None, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None = None
 ) -> CommandResult:
     """Start a run, unless one is in progress.
 
@@ -39,6 +62,9 @@ def run(
     started here succeeded, or that the removals are allowed.
     """
     state = context.deployment.state
+    if name is None:
+        names = ", ".join(state.sync_names()) or "none is applied"
+        raise SynclineError("USAGE", f"name a sync ({names}), or start all with `{context.command('run --all')}`")
     scope = scope_of(state, name, only)
     if allow_removals is not None:
         _check_removals(config_of(state, name))

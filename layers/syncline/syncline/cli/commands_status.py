@@ -131,6 +131,20 @@ def status(context: Context, name: str | None, *, wait: bool) -> CommandResult:
     return CommandResult(value)
 
 
+def history(context: Context, name: str, limit: int) -> CommandResult:
+    """List the latest runs and plans of a sync."""
+    state, out = context.deployment.state, context.out
+    config_with_runs(state, name)
+    runs = state.runs(name, limit)
+    out.table([_run_row(context, run) for run in runs])
+    if not runs:
+        out.line(f"{name} has not run yet")
+        out.hint(context.command(f"run {name}"), "to start a run")
+    elif len(runs) == limit:
+        out.line(f"the latest {number(limit)} runs; --limit shows more", "dim")
+    return CommandResult({"name": name, "runs": [run_dict(run) for run in runs]})
+
+
 def _wait(context: Context, name: str | None) -> CommandResult:
     """Follow the run in progress; if there is none, show the result of the latest."""
     state = context.deployment.state

@@ -129,6 +129,30 @@ def apply(  # noqa: PLR0913 - each is an option
 
 
 @command(app)
+def validate(
+    context: Context,
+    file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
+) -> CommandResult:
+    """Check syncs.yaml without an engine."""
+    from syncline.cli import commands_apply  # noqa: PLC0415
+
+    return commands_apply.validate(context, file)
+
+
+@command(app)
+def delete(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    yes: Annotated[bool, _flag("--yes", "Delete without asking.")] = False,
+) -> CommandResult:
+    """Delete a sync and its schedule; copied items stay at the target."""
+    from syncline.cli import commands_apply  # noqa: PLC0415
+
+    return commands_apply.delete(context, name, yes=yes)
+
+
+@command(app)
 def plan(
     context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None
 ) -> CommandResult:
@@ -139,17 +163,20 @@ def plan(
 
 
 @command(app)
-def run(
+def run(  # noqa: PLR0913 - each is an option
     context: Context,
-    name: Annotated[str, NAME],
+    name: Annotated[str | None, typer.Argument(help="Name of the sync in syncs.yaml.", metavar="NAME")] = None,
     *,
+    every: Annotated[bool, _flag("--all", "Start a run of each enabled sync.")] = False,
     wait: Annotated[bool, _WAIT] = False,
     only: Annotated[list[str] | None, _ONLY] = None,
     allow_removals: Annotated[int | None, _ALLOW_REMOVALS] = None,
 ) -> CommandResult:
-    """Start a run of a sync."""
+    """Start a run of a sync, or of all."""
     from syncline.cli import commands_run  # noqa: PLC0415
 
+    if every:
+        return commands_run.run_all(context, name, only, wait=wait, allow_removals=allow_removals)
     return commands_run.run(context, name, only, wait=wait, allow_removals=allow_removals)
 
 
@@ -182,6 +209,30 @@ def report(
     from syncline.cli import commands_report  # noqa: PLC0415
 
     return commands_report.report(context, what, full=full)
+
+
+@command(app)
+def history(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of runs.", metavar="N", min=1, max=1000)] = 20,
+) -> CommandResult:
+    """List the runs of a sync, newest first."""
+    from syncline.cli import commands_status  # noqa: PLC0415
+
+    return commands_status.history(context, name, limit)
+
+
+@command(app)
+def explain(
+    context: Context,
+    code: Annotated[str, typer.Argument(help="Code of an error, as in a report.", metavar="CODE")],
+) -> CommandResult:
+    """Explain the code of an error, and what to do."""
+    from syncline.cli import commands_report  # noqa: PLC0415
+
+    return commands_report.explain(context, code)
 
 
 @command(app)
