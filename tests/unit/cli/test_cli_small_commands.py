@@ -109,7 +109,7 @@ def test_disabled_syncs_are_not_among_all(stack: Stack) -> None:
     [
         (("run", "prod", "--all"), "--all starts complete runs of all syncs"),
         (("run", "--all", "--only", "team/app"), "--all starts complete runs of all syncs"),
-        (("run",), "name a sync (prod), or start all with `syncline run --all"),
+        (("run",), "name a sync, or start runs of all with --all"),
     ],
 )
 def test_a_run_of_all_names_no_sync(stack: Stack, arguments: tuple[str, ...], text: str) -> None:

@@ -61,10 +61,9 @@ def run(
     With ``wait`` or ``allow_removals`` a run in progress is an error, ALREADY_RUNNING: exit code 0 means that the run
     started here succeeded, or that the removals are allowed.
     """
-    state = context.deployment.state
     if name is None:
-        names = ", ".join(state.sync_names()) or "none is applied"
-        raise SynclineError("USAGE", f"name a sync ({names}), or start all with `{context.command('run --all')}`")
+        raise SynclineError("USAGE", "Missing argument 'NAME'; name a sync, or start runs of all with --all")
+    state = context.deployment.state
     scope = scope_of(state, name, only)
     if allow_removals is not None:
         _check_removals(config_of(state, name))
