@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any, Final
 from syncline.cli.commands_run import config_of, config_with_runs, kind_of
 from syncline.cli.context import CommandResult, Context
 from syncline.cli.output import Cell, Row, number, plural, relative_time, size
+from syncline.cli.report_files import csv_report, html_report
 from syncline.cli.summary import (
     FOLD,
     TRIGGERS,
@@ -22,6 +24,7 @@ from syncline.cli.summary import (
     report_order,
     run_dict,
     scope_text,
+    source_and_target,
     with_display_groups,
 )
 from syncline.errors import CODES, CodeName, SynclineError, code_of
@@ -30,6 +33,7 @@ from syncline.store.failures import KnownFailure
 from syncline.store.runs import is_run_id
 from syncline.store.state import State
 
+FORMS: Final = ("text", "csv", "html")
 _FEW: Final = 20
 """Latest runs to search first for one that is not a plan; also the number of known failures that a report shows."""
 _MANY: Final = 1000
@@ -37,8 +41,10 @@ _AMBIGUOUS: Final = 3
 """Items that a message names if a name is ambiguous."""
 
 
-def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
-    """Show the items of a run, failures first; raises NO_SUCH_RUN or NO_SUCH_SYNC."""
+def report(context: Context, what: str | None, *, full: bool, form: str = "text") -> CommandResult:
+    """Show the items of a run, failures first; raises NO_SUCH_RUN or NO_SUCH_SYNC, and USAGE for an unknown form."""
+    if form not in FORMS:
+        raise SynclineError("USAGE", f"there is no format {form!r}; use {', '.join(FORMS)}, or --json")
     state, out = context.deployment.state, context.out
     run = _find_run(state, what)
     if not run.over:
@@ -48,11 +54,23 @@ def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
     codes = sorted({result.code for result in results if result.code})
     actions = {code: code_of(code).advice(kind.name) for code in codes}
     others = _other_failures(state, run, results)
-    if not out.as_json:
+    if form == "csv":
+        out.lines(csv_report(results))
+    elif form == "html":
+        out.lines(html_report(run, results, actions, _endpoints(state, run.sync)))
+    elif not out.as_json:
         _show(context, run, results, others, actions, full=full)
     items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
     known = [failure_dict(each) for each in others]
     return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
+
+
+def _endpoints(state: State, name: str) -> str:
+    """Return the source and target of a sync as text, or its name if it is not applied."""
+    try:
+        return f"{name}: {source_and_target(json.loads(state.sync_config(name)))}"
+    except SynclineError:
+        return name
 
 
 def explain(context: Context, name: str) -> CommandResult:

@@ -25,6 +25,7 @@ from syncline.cli.summary import (
     lag_dict,
     lag_text,
     run_dict,
+    source_and_target,
     with_display_groups,
 )
 from syncline.errors import SynclineError
@@ -289,25 +290,6 @@ def _show_one(context: Context, each: SyncStatus) -> None:
     out.line(f"now: {now}", style)
     out.table([_run_row(context, run) for run in context.deployment.state.runs(each.name, _HISTORY)])
     _show_health(context, each)
-
-
-def source_and_target(config: Mapping[str, Any]) -> str:
-    """Return the source and the target of a configuration as text."""
-    kind = kind_info(str(config.get("kind")))
-    return f"{_endpoint(config, kind.source)} → {_endpoint(config, kind.target)}"
-
-
-def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return the value of the first of `keys` that is set, with the address of its server; "?" if none is."""
-    for part, _, key in (key.rpartition(".") for key in keys):
-        side = config.get(part) or {} if part else config
-        if not (value := side.get(key)):
-            continue
-        if key == "bucket":
-            value = f"s3://{value}/{side.get('prefix') or ''}"
-        address = side.get("endpoint") or side.get("url")
-        return (value if isinstance(value, str) else ", ".join(value)) + (f" at {address}" if address else "")
-    return "?"
 
 
 def _show_instances(context: Context, found: InstanceList) -> None:

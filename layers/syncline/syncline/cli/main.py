@@ -204,11 +204,14 @@ def report(
     ] = None,
     *,
     full: Annotated[bool, _flag("--full", "Show full digests and all reasons.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="text, csv, or html: one file for an auditor.", metavar="FORM")
+    ] = "text",
 ) -> CommandResult:
     """Show each item of a run, and what to do about failures."""
     from syncline.cli import commands_report  # noqa: PLC0415
 
-    return commands_report.report(context, what, full=full)
+    return commands_report.report(context, what, full=full, form=form)
 
 
 @command(app)
