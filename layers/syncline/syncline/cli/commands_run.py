@@ -24,7 +24,9 @@ from syncline.cli.summary import (
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.store import health
 from syncline.store.state import LOST_AFTER, State
+from syncline.store.table import Database
 
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
@@ -82,6 +84,35 @@ def run(
         return show_ending(context, follow_run(context, begun), started=True)
     context.out.hint(context.command(f"status {name} --wait"), "to follow it")
     return CommandResult({"started": True, "run": run_dict(begun)})
+
+
+def pause(context: Context, name: str) -> CommandResult:
+    """Pause a sync; raises NO_SUCH_SYNC. A run in progress continues."""
+    state, out = context.deployment.state, context.out
+    config_with_runs(state, name)
+    health.pause(Database(context.deployment.table), name, context.now())
+    out.line(f"{name} is paused: its schedule, webhook and events start no runs", "yellow")
+    current = state.current_run(name)
+    if current is not None:
+        out.line(f"run {current.id} is in progress and continues; `{context.command(f'cancel {name}')}` cancels it")
+    out.hint(context.command(f"resume {name}"), "to resume it")
+    return CommandResult({"name": name, "paused": state.health(name).paused})
+
+
+def resume(context: Context, name: str) -> CommandResult:
+    """Resume a paused sync, and start a run for the changes since; raises NO_SUCH_SYNC."""
+    state = context.deployment.state
+    config = config_with_runs(state, name)
+    if not health.resume(Database(context.deployment.table), name, context.now()):
+        context.out.line(f"{name} was not paused")
+        return CommandResult({"name": name, "resumed": False})
+    context.out.line(f"{name} is resumed", "green")
+    if not json.loads(config).get("enabled", True):
+        context.out.line(
+            f"{name} has `enabled: false` in syncs.yaml, so nothing but `syncline run` starts it", "yellow"
+        )
+        return CommandResult({"name": name, "resumed": True})
+    return CommandResult({"name": name, "resumed": True, **run(context, name, None, wait=False).value})
 
 
 def _check_removals(config: str) -> None:

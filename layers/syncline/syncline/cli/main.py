@@ -153,6 +153,22 @@ def delete(
 
 
 @command(app)
+def pause(context: Context, name: Annotated[str, NAME]) -> CommandResult:
+    """Pause a sync: its schedule, webhook and events start no runs."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.pause(context, name)
+
+
+@command(app)
+def resume(context: Context, name: Annotated[str, NAME]) -> CommandResult:
+    """Resume a paused sync, and start a run of it."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.resume(context, name)
+
+
+@command(app)
 def plan(
     context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None
 ) -> CommandResult:
