@@ -244,6 +244,22 @@ def history(
 
 
 @command(app)
+def logs(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    since: Annotated[
+        str, typer.Option("--since", help="Age of the oldest line, such as 30m or 2d.", metavar="AGE")
+    ] = "1h",
+    follow: Annotated[bool, _flag("--follow", "Print new lines as they come, until Ctrl-C.")] = False,
+) -> CommandResult:
+    """Print the log lines of a sync."""
+    from syncline.cli import commands_logs  # noqa: PLC0415
+
+    return commands_logs.logs(context, name, since=since, follow=follow)
+
+
+@command(app)
 def explain(
     context: Context,
     code: Annotated[str, typer.Argument(help="Code of an error, as in a report.", metavar="CODE")],
