@@ -56,6 +56,11 @@ syncs:
 """
 
 
+def in_process(*args: str, env: Mapping[str, str | None] | None = None, answer: str | None = None) -> Result:
+    """Run the command in this process, without options of its own."""
+    return CliRunner().invoke(app, args, env=env, input=answer)
+
+
 @dataclass(frozen=True)
 class Stack:
     """An engine's home and its stack."""
@@ -65,7 +70,7 @@ class Stack:
 
     def run(self, *args: str, env: Mapping[str, str | None] | None = None, answer: str | None = None) -> Result:
         """Run the command in this process; ``answer`` is the input for its prompts."""
-        return CliRunner().invoke(app, [*args, "--home", str(self.home)], env=env, input=answer)
+        return in_process(*args, "--home", str(self.home), env=env, answer=answer)
 
     def json(self, *args: str, code: int = 0, env: Mapping[str, str | None] | None = None) -> dict[str, Any]:
         """Return the object that ``--json`` prints, and check that stderr is empty."""

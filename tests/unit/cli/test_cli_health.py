@@ -87,3 +87,44 @@ def test_a_sync_that_is_enabled_again_has_time_for_a_scan(stack: Stack) -> None:
     assert stack.json("status")["syncs"][0]["stale"] is False
     assert stack.apply(SYNCS + "    fresh_within: 2h\n").exit_code == 0
     assert stack.json("status")["syncs"][0]["stale"] is False
+
+
+def test_a_paused_sync(applied: Stack) -> None:
+    applied.finish(applied.begin(), moved())
+    assert "prod is paused" in applied.run("pause", "prod").stdout
+    paused = applied.json("pause", "prod")["paused"]
+    assert paused == pytest.approx(time.time(), abs=60)
+    assert row(applied.run("status").stdout, "prod").split()[:3] == ["prod", "paused", "-"]
+    [sync] = applied.json("status")["syncs"]
+    assert (sync["paused"], sync["next"], sync["in_sync"]) == (paused, None, True)
+    assert "`syncline resume prod" in applied.run("status", "prod").stdout
+    resumed = applied.json("resume", "prod")
+    assert (resumed["resumed"], resumed["started"], resumed["run"]["trigger"]) == (True, True, "hand")
+    assert [start.sync for start in applied.started()] == ["prod"]
+    assert applied.json("resume", "prod") == {"name": "prod", "resumed": False}
+    assert applied.run("pause", "nobody").exit_code == 2
+
+
+def test_a_change_of_the_file_does_not_resume_a_sync(applied: Stack) -> None:
+    applied.run("pause", "prod")
+    assert applied.apply(SYNCS.replace("dr.example", "other.example")).exit_code == 0
+    [sync] = applied.json("status")["syncs"]
+    assert (sync["paused"] is not None, sync["in_sync"]) == (True, None)
+
+
+def test_a_paused_sync_is_never_stale(stack: Stack) -> None:
+    assert stack.apply(SYNCS + "    fresh_within: 2h\n").exit_code == 0
+    database = Database(stack.target.table)
+    database.update("SYNC#prod", "HEALTH", "SET #expected = :expected", {"expected": number(time.time() - 9 * 3600)})
+    assert stack.json("status")["syncs"][0]["stale"] is True
+    stack.run("pause", "prod")
+    assert stack.json("status")["syncs"][0]["stale"] is False
+    stack.run("resume", "prod")
+    assert stack.json("status")["syncs"][0]["stale"] is False  # it has time for a scan
+
+
+def test_a_disabled_sync_that_is_resumed_starts_no_run(stack: Stack) -> None:
+    assert stack.apply(SYNCS + "    enabled: false\n").exit_code == 0
+    stack.run("pause", "prod")
+    assert "enabled: false" in stack.run("resume", "prod").stdout
+    assert stack.started() == []

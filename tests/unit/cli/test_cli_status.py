@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.cli.commands_status import source_and_target
+from syncline.cli.summary import source_and_target
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError, stored_code
 from syncline.kinds.files.wiring import group_of

@@ -64,6 +64,7 @@ def test_every_sync_has_the_figures_of_syncline() -> None:
         ("syncline_last_verified_timestamp_seconds", labels): 1_790_000_100,
         ("syncline_fresh_within_seconds", labels): 7200,
         ("syncline_stale", labels): 0,
+        ("syncline_paused", labels): 0,
         ("syncline_items_pending", labels): 5,
     }
     found = samples(IMAGES)

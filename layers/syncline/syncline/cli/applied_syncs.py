@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from syncline.cli.context import APPLIED_FILE
 from syncline.cli.run_progress import start_run
-from syncline.cli.schedules import put_schedules
+from syncline.cli.schedules import delete_schedule, put_schedules
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
@@ -136,6 +136,12 @@ def _remove(deployment: Deployment, name: str) -> str | None:
     deployment.event_store.subscribe(name, ())
     deployment.state.remove_sync(name)
     return None if current is None else current.id
+
+
+def delete_sync(deployment: Deployment, name: str) -> str | None:
+    """Delete one sync and its schedule, and cancel its run; return the ID of that run, None if there was none."""
+    delete_schedule(deployment, name)
+    return _remove(deployment, name)
 
 
 def start_runs(deployment: Deployment, syncs: Iterable[Sync]) -> list[Run]:

@@ -8,8 +8,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from syncline.cli.applied_syncs import AppliedSync, applied_configs, config_changes, put_syncs, save_applied
+from syncline.cli.applied_syncs import (
+    AppliedSync,
+    applied_configs,
+    config_changes,
+    delete_sync,
+    put_syncs,
+    save_applied,
+)
 from syncline.cli.apply_checks import check_secrets, unreachable
+from syncline.cli.commands_run import config_of
 from syncline.cli.context import NOT_DONE, CommandResult, Context
 from syncline.cli.output import Cell, Row, Style, plural
 from syncline.cli.run_progress import follow_run
@@ -69,6 +77,35 @@ def apply(context: Context, file: Path, options: ApplyOptions) -> CommandResult:
         if each.cancelled:
             follow_run(context, deployment.state.run(each.name, each.cancelled))
     return CommandResult({"file": str(file), "syncs": [_as_dict(each, address) for each in done], "warnings": warnings})
+
+
+def validate(context: Context, file: Path) -> CommandResult:
+    """Check a file on its own. Raises CONFIG_INVALID with every problem."""
+    read, out = read_syncs(file), context.out
+    for warning in read.warnings:
+        out.line(f"warning: {warning.text(file.name)}", "yellow")
+    out.line(f"{file.name} is valid: {plural(len(read.syncs), 'sync')}", "green")
+    out.table([(Cell(sync.name, "bold"), sync.kind, sync.schedule or "no schedule") for sync in read.syncs.values()])
+    syncs = [{"name": sync.name, "kind": sync.kind} for sync in read.syncs.values()]
+    return CommandResult({"file": str(file), "syncs": syncs, "warnings": [*map(asdict, read.warnings)]})
+
+
+def delete(context: Context, name: str, *, yes: bool) -> CommandResult:
+    """Delete one sync; raises NO_SUCH_SYNC."""
+    deployment, out = context.deployment, context.out
+    config_of(deployment.state, name)
+    out.line(f"{name} and its schedule will be deleted; copied items stay at the target", "yellow")
+    if not yes and out.interactive and not out.confirm(f"Delete {name}?"):
+        out.line("nothing was deleted")
+        return CommandResult({"name": name, "deleted": False}, NOT_DONE)
+    cancelled = delete_sync(deployment, name)
+    if deployment.local:
+        save_applied(context.home, deployment)
+    if cancelled:
+        out.line(f"run {cancelled} of {name} was in progress and has been cancelled", "yellow")
+        follow_run(context, deployment.state.run(name, cancelled))
+    out.line(f"{name} is deleted; `syncline apply` of a file that still has it adds it again", "green")
+    return CommandResult({"name": name, "deleted": True, "cancelled_run": cancelled})
 
 
 def _check_kinds(deployment: Deployment, syncs: Iterable[Sync]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +12,7 @@ from typing import Any, Final
 from syncline.cli.commands_run import config_of, config_with_runs, kind_of
 from syncline.cli.context import CommandResult, Context
 from syncline.cli.output import Cell, Row, number, plural, relative_time, size
+from syncline.cli.report_files import csv_report, html_report
 from syncline.cli.summary import (
     FOLD,
     TRIGGERS,
@@ -21,14 +24,16 @@ from syncline.cli.summary import (
     report_order,
     run_dict,
     scope_text,
+    source_and_target,
     with_display_groups,
 )
-from syncline.errors import CodeName, SynclineError, code_of
+from syncline.errors import CODES, CodeName, SynclineError, code_of
 from syncline.model import Result, Run
 from syncline.store.failures import KnownFailure
 from syncline.store.runs import is_run_id
 from syncline.store.state import State
 
+FORMS: Final = ("text", "csv", "html")
 _FEW: Final = 20
 """Latest runs to search first for one that is not a plan; also the number of known failures that a report shows."""
 _MANY: Final = 1000
@@ -36,8 +41,10 @@ _AMBIGUOUS: Final = 3
 """Items that a message names if a name is ambiguous."""
 
 
-def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
-    """Show the items of a run, failures first; raises NO_SUCH_RUN or NO_SUCH_SYNC."""
+def report(context: Context, what: str | None, *, full: bool, form: str = "text") -> CommandResult:
+    """Show the items of a run, failures first; raises NO_SUCH_RUN or NO_SUCH_SYNC, and USAGE for an unknown form."""
+    if form not in FORMS:
+        raise SynclineError("USAGE", f"there is no format {form!r}; use {', '.join(FORMS)}, or --json")
     state, out = context.deployment.state, context.out
     run = _find_run(state, what)
     if not run.over:
@@ -47,11 +54,40 @@ def report(context: Context, what: str | None, *, full: bool) -> CommandResult:
     codes = sorted({result.code for result in results if result.code})
     actions = {code: code_of(code).advice(kind.name) for code in codes}
     others = _other_failures(state, run, results)
-    if not out.as_json:
+    if form == "csv":
+        out.lines(csv_report(results))
+    elif form == "html":
+        out.lines(html_report(run, results, actions, _endpoints(state, run.sync)))
+    elif not out.as_json:
         _show(context, run, results, others, actions, full=full)
     items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
     known = [failure_dict(each) for each in others]
     return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
+
+
+def _endpoints(state: State, name: str) -> str:
+    """Return the source and target of a sync as text, or its name if it is not applied."""
+    try:
+        return f"{name}: {source_and_target(json.loads(state.sync_config(name)))}"
+    except SynclineError:
+        return name
+
+
+def explain(context: Context, name: str) -> CommandResult:
+    """Show the meaning of a code, and what to do. Raises USAGE with the nearest code for an unknown one."""
+    code = next((row for row in CODES.values() if row.name == name.upper()), None)
+    if code is None:
+        near = difflib.get_close_matches(name.upper(), CODES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "`syncline report` shows the codes of a run"
+        raise SynclineError("USAGE", f"there is no code {name!r}; {hint}")
+    out = context.out
+    out.line(f"{code.name}: {code.meaning}", "bold")
+    out.line("It is retried automatically." if code.retried else "It is not retried automatically.")
+    out.line(f"→ {code.advice()}", "dim")
+    for kind, advice in code.by_kind.items():
+        out.line(f"→ {kind}: {advice}", "dim")
+    value = {"code": code.name, "retried": code.retried, "meaning": code.meaning, "action": code.advice()}
+    return CommandResult(value | {"by_kind": dict(code.by_kind)})
 
 
 def _other_failures(state: State, run: Run, results: Sequence[Result]) -> list[KnownFailure]:

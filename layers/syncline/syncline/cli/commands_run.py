@@ -24,20 +24,47 @@ from syncline.cli.summary import (
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.store import health
 from syncline.store.state import LOST_AFTER, State
+from syncline.store.table import Database
 
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
 
 
+def run_all(
+    context: Context, name: str | None, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None
+) -> CommandResult:
+    """Start a run of each enabled sync that has runs, unless one is in progress; with ``wait`` follow one after another.
+
+    The exit code is the worst of all. Raises USAGE with a name or an option that belongs to one sync.
+    """
+    if name is not None or only or allow_removals is not None:
+        what = "--all starts complete runs of all syncs; leave out the name, --only and --allow-removals"
+        raise SynclineError("USAGE", what)
+    state = context.deployment.state
+    configs = [json.loads(state.sync_config(each)) for each in state.sync_names()]
+    names = [each["name"] for each in configs if each.get("enabled", True) and kind_info(each["kind"]).has_runs]
+    if not names:
+        raise SynclineError("USAGE", "no enabled sync has runs; apply one with `syncline apply`")
+    started = [run(context, each, None, wait=False) for each in names]
+    if not wait:
+        return CommandResult({"runs": [each.value for each in started]})
+    followed = [state.run(each.value["run"]["sync"], each.value["run"]["id"]) for each in started]
+    ended = [show_ending(context, follow_run(context, each), started=True) for each in followed]
+    return CommandResult({"runs": [each.value for each in ended]}, max(each.code for each in ended))
+
+
 def run(
-    context: Context, name: str, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None = None
+    context: Context, name: str | None, only: Sequence[str] | None, *, wait: bool, allow_removals: int | None = None
 ) -> CommandResult:
     """Start a run, unless one is in progress.
 
     With ``wait`` or ``allow_removals`` a run in progress is an error, ALREADY_RUNNING: exit code 0 means that the run
     started here succeeded, or that the removals are allowed.
     """
+    if name is None:
+        raise SynclineError("USAGE", "Missing argument 'NAME'; name a sync, or start runs of all with --all")
     state = context.deployment.state
     scope = scope_of(state, name, only)
     if allow_removals is not None:
@@ -57,6 +84,35 @@ def run(
         return show_ending(context, follow_run(context, begun), started=True)
     context.out.hint(context.command(f"status {name} --wait"), "to follow it")
     return CommandResult({"started": True, "run": run_dict(begun)})
+
+
+def pause(context: Context, name: str) -> CommandResult:
+    """Pause a sync; raises NO_SUCH_SYNC. A run in progress continues."""
+    state, out = context.deployment.state, context.out
+    config_with_runs(state, name)
+    health.pause(Database(context.deployment.table), name, context.now())
+    out.line(f"{name} is paused: its schedule, webhook and events start no runs", "yellow")
+    current = state.current_run(name)
+    if current is not None:
+        out.line(f"run {current.id} is in progress and continues; `{context.command(f'cancel {name}')}` cancels it")
+    out.hint(context.command(f"resume {name}"), "to resume it")
+    return CommandResult({"name": name, "paused": state.health(name).paused})
+
+
+def resume(context: Context, name: str) -> CommandResult:
+    """Resume a paused sync, and start a run for the changes since; raises NO_SUCH_SYNC."""
+    state = context.deployment.state
+    config = config_with_runs(state, name)
+    if not health.resume(Database(context.deployment.table), name, context.now()):
+        context.out.line(f"{name} was not paused")
+        return CommandResult({"name": name, "resumed": False})
+    context.out.line(f"{name} is resumed", "green")
+    if not json.loads(config).get("enabled", True):
+        context.out.line(
+            f"{name} has `enabled: false` in syncs.yaml, so nothing but `syncline run` starts it", "yellow"
+        )
+        return CommandResult({"name": name, "resumed": True})
+    return CommandResult({"name": name, "resumed": True, **run(context, name, None, wait=False).value})
 
 
 def _check_removals(config: str) -> None:

@@ -25,6 +25,7 @@ from syncline.cli.summary import (
     lag_dict,
     lag_text,
     run_dict,
+    source_and_target,
     with_display_groups,
 )
 from syncline.errors import SynclineError
@@ -32,7 +33,7 @@ from syncline.escaping import escape
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import Lags, Run, RunStatus, Step, Trigger
 from syncline.schedule import seconds_of
-from syncline.store.health import Health, read_health
+from syncline.store.health import Health
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceList, InstanceLists
 
@@ -87,6 +88,7 @@ class SyncStatus:
             "verified": self.health.verified or None,
             "fresh_within": self.config.get("fresh_within"),
             "stale": self.stale,
+            "paused": self.health.paused or None,
             "lag": lag_dict(self.lags),
             "known": self.known,
             "acknowledged": self.acknowledged,
@@ -131,6 +133,20 @@ def status(context: Context, name: str | None, *, wait: bool) -> CommandResult:
     return CommandResult(value)
 
 
+def history(context: Context, name: str, limit: int) -> CommandResult:
+    """List the latest runs and plans of a sync."""
+    state, out = context.deployment.state, context.out
+    config_with_runs(state, name)
+    runs = state.runs(name, limit)
+    out.table([_run_row(context, run) for run in runs])
+    if not runs:
+        out.line(f"{name} has not run yet")
+        out.hint(context.command(f"run {name}"), "to start a run")
+    elif len(runs) == limit:
+        out.line(f"the latest {number(limit)} runs; --limit shows more", "dim")
+    return CommandResult({"name": name, "runs": [run_dict(run) for run in runs]})
+
+
 def _wait(context: Context, name: str | None) -> CommandResult:
     """Follow the run in progress; if there is none, show the result of the latest."""
     state = context.deployment.state
@@ -151,7 +167,7 @@ def _wait(context: Context, name: str | None) -> CommandResult:
 
 def _sync_status(context: Context, name: str, modified: float | None) -> SyncStatus:
     state = context.deployment.state
-    text, health = state.sync_config(name), read_health(Database(context.deployment.table), name)
+    text, health = state.sync_config(name), state.health(name)
     config = json.loads(text)
     current = state.current_run(name)
     notes: list[str] = []
@@ -169,7 +185,7 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
         config,
         current,
         next(iter(runs), None),
-        _next_start(context, config, runs, modified),
+        _next_start(context, config, runs, modified, health),
         len(marks) - acknowledged,
         acknowledged,
         health,
@@ -180,11 +196,11 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
 
 
 def _next_start(
-    context: Context, config: Mapping[str, Any], runs: Sequence[Run], modified: float | None
+    context: Context, config: Mapping[str, Any], runs: Sequence[Run], modified: float | None, health: Health
 ) -> float | None:
     """Return the next start by schedule; None without an active schedule."""
     schedule = config.get("schedule")
-    if not schedule or not config.get("enabled", True) or modified is None:
+    if not schedule or not config.get("enabled", True) or health.paused or modified is None:
         return None
     scheduled = [run.started for run in runs if run.trigger is Trigger.SCHEDULE]
     since = max([modified, *scheduled])
@@ -221,6 +237,8 @@ def _activity(each: SyncStatus) -> tuple[str, Style]:
     """Return what a sync is doing."""
     current = each.current
     if current is None:
+        if each.health.paused:
+            return "paused", "yellow"
         return ("idle", "") if each.config.get("enabled", True) else ("disabled", "yellow")
     begun = [] if current.status is RunStatus.CANCELLING else ["running"]
     words = [*begun, *each.notes, *progress_words(current.counts, Throughput())]
@@ -239,7 +257,7 @@ def _now(context: Context, each: SyncStatus) -> Cell:
 def _next(context: Context, each: SyncStatus) -> str:
     if each.next_start is not None:
         return relative_time(each.next_start, context.now())
-    if each.config.get("schedule") and each.config.get("enabled", True):
+    if each.config.get("schedule") and each.config.get("enabled", True) and not each.health.paused:
         return "schedule missing"
     return "-"
 
@@ -277,25 +295,6 @@ def _show_one(context: Context, each: SyncStatus) -> None:
     _show_health(context, each)
 
 
-def source_and_target(config: Mapping[str, Any]) -> str:
-    """Return the source and the target of a configuration as text."""
-    kind = kind_info(str(config.get("kind")))
-    return f"{_endpoint(config, kind.source)} → {_endpoint(config, kind.target)}"
-
-
-def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """Return the value of the first of `keys` that is set, with the address of its server; "?" if none is."""
-    for part, _, key in (key.rpartition(".") for key in keys):
-        side = config.get(part) or {} if part else config
-        if not (value := side.get(key)):
-            continue
-        if key == "bucket":
-            value = f"s3://{value}/{side.get('prefix') or ''}"
-        address = side.get("endpoint") or side.get("url")
-        return (value if isinstance(value, str) else ", ".join(value)) + (f" at {address}" if address else "")
-    return "?"
-
-
 def _show_instances(context: Context, found: InstanceList) -> None:
     """Show the instances of a sync without runs, and the URL of the probe."""
     out = context.out
@@ -319,6 +318,11 @@ def _show_health(context: Context, each: SyncStatus) -> None:
     """Show if a sync is in sync and fresh, how far it lags behind, and its known failures."""
     out, health, now = context.out, each.health, context.now()
     count = each.known + each.acknowledged
+    if health.paused:
+        out.line(
+            f"paused for {rough_duration(now - health.paused)}; `{context.command(f'resume {each.name}')}` resumes it",
+            "yellow",
+        )
     if health.in_sync:
         out.line(f"in sync for {rough_duration(now - health.since)}", "green")
     elif health.in_sync is False:

@@ -129,6 +129,46 @@ def apply(  # noqa: PLR0913 - each is an option
 
 
 @command(app)
+def validate(
+    context: Context,
+    file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
+) -> CommandResult:
+    """Check syncs.yaml without an engine."""
+    from syncline.cli import commands_apply  # noqa: PLC0415
+
+    return commands_apply.validate(context, file)
+
+
+@command(app)
+def delete(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    yes: Annotated[bool, _flag("--yes", "Delete without asking.")] = False,
+) -> CommandResult:
+    """Delete a sync and its schedule; copied items stay at the target."""
+    from syncline.cli import commands_apply  # noqa: PLC0415
+
+    return commands_apply.delete(context, name, yes=yes)
+
+
+@command(app)
+def pause(context: Context, name: Annotated[str, NAME]) -> CommandResult:
+    """Pause a sync: its schedule, webhook and events start no runs."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.pause(context, name)
+
+
+@command(app)
+def resume(context: Context, name: Annotated[str, NAME]) -> CommandResult:
+    """Resume a paused sync, and start a run of it."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.resume(context, name)
+
+
+@command(app)
 def plan(
     context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None
 ) -> CommandResult:
@@ -139,17 +179,20 @@ def plan(
 
 
 @command(app)
-def run(
+def run(  # noqa: PLR0913 - each is an option
     context: Context,
-    name: Annotated[str, NAME],
+    name: Annotated[str | None, typer.Argument(help="Name of the sync in syncs.yaml.", metavar="NAME")] = None,
     *,
+    every: Annotated[bool, _flag("--all", "Start a run of each enabled sync.")] = False,
     wait: Annotated[bool, _WAIT] = False,
     only: Annotated[list[str] | None, _ONLY] = None,
     allow_removals: Annotated[int | None, _ALLOW_REMOVALS] = None,
 ) -> CommandResult:
-    """Start a run of a sync."""
+    """Start a run of a sync, or of all."""
     from syncline.cli import commands_run  # noqa: PLC0415
 
+    if every:
+        return commands_run.run_all(context, name, only, wait=wait, allow_removals=allow_removals)
     return commands_run.run(context, name, only, wait=wait, allow_removals=allow_removals)
 
 
@@ -177,11 +220,54 @@ def report(
     ] = None,
     *,
     full: Annotated[bool, _flag("--full", "Show full digests and all reasons.")] = False,
+    form: Annotated[
+        str, typer.Option("--format", help="text, csv, or html: one file for an auditor.", metavar="FORM")
+    ] = "text",
 ) -> CommandResult:
     """Show each item of a run, and what to do about failures."""
     from syncline.cli import commands_report  # noqa: PLC0415
 
-    return commands_report.report(context, what, full=full)
+    return commands_report.report(context, what, full=full, form=form)
+
+
+@command(app)
+def history(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    limit: Annotated[int, typer.Option("--limit", help="Largest number of runs.", metavar="N", min=1, max=1000)] = 20,
+) -> CommandResult:
+    """List the runs of a sync, newest first."""
+    from syncline.cli import commands_status  # noqa: PLC0415
+
+    return commands_status.history(context, name, limit)
+
+
+@command(app)
+def logs(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    since: Annotated[
+        str, typer.Option("--since", help="Age of the oldest line, such as 30m or 2d.", metavar="AGE")
+    ] = "1h",
+    follow: Annotated[bool, _flag("--follow", "Print new lines as they come, until Ctrl-C.")] = False,
+) -> CommandResult:
+    """Print the log lines of a sync."""
+    from syncline.cli import commands_logs  # noqa: PLC0415
+
+    return commands_logs.logs(context, name, since=since, follow=follow)
+
+
+@command(app)
+def explain(
+    context: Context,
+    code: Annotated[str, typer.Argument(help="Code of an error, as in a report.", metavar="CODE")],
+) -> CommandResult:
+    """Explain the code of an error, and what to do."""
+    from syncline.cli import commands_report  # noqa: PLC0415
+
+    return commands_report.explain(context, code)
 
 
 @command(app)

@@ -93,6 +93,13 @@ class Output:
         if lines:
             write("\n".join(" " * indent + line for line in shown))
 
+    def lines(self, lines: Iterable[str]) -> None:
+        """Write lines as they are: the content of a file, without styles."""
+        if not self.as_json:
+            for line in lines:
+                sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+
     def hint(self, command: str, why: str) -> None:
         """Suggest the next command to type."""
         self.line(f"→ {command}  {why}", "dim")

@@ -49,6 +49,14 @@ def put_schedules(deployment: Deployment, syncs: Iterable[Sync], kept: Collectio
     return done
 
 
+def delete_schedule(deployment: Deployment, name: str) -> None:
+    """Delete the schedule of a sync, if there is one."""
+    try:
+        deployment.scheduler.delete_schedule(Name=name, GroupName=deployment.output("ScheduleGroupName"))
+    except deployment.scheduler.exceptions.ResourceNotFoundException:
+        return
+
+
 def _put(scheduler: EventBridgeSchedulerClient, arguments: dict[str, Any]) -> str:
     try:
         present = scheduler.get_schedule(Name=arguments["Name"], GroupName=arguments["GroupName"])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED
 from syncline.cli.output import Cell, Row, Style, count_phrases, digest, duration, number, plural, rough_duration, size
 from syncline.escaping import escape
-from syncline.kinds.table import KindInfo
+from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import LAG_BOUNDS, Counts, Lags, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
 
@@ -143,6 +143,25 @@ def lag_dict(lags: Lags) -> dict[str, float | None]:
     """Return the percentiles of lags in seconds for JSON, which are upper bounds. None: without items, or unbounded."""
     values = {f"p{share:.0%}".removesuffix("%"): lags.percentile(share) for share in (0.5, 0.95, 0.99)}
     return {name: None if value is None or math.isinf(value) else value for name, value in values.items()}
+
+
+def source_and_target(config: Mapping[str, Any]) -> str:
+    """Return the source and the target of a configuration as text."""
+    kind = kind_info(str(config.get("kind")))
+    return f"{_endpoint(config, kind.source)} → {_endpoint(config, kind.target)}"
+
+
+def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """Return the value of the first of `keys` that is set, with the address of its server; "?" if none is."""
+    for part, _, key in (key.rpartition(".") for key in keys):
+        side = config.get(part) or {} if part else config
+        if not (value := side.get(key)):
+            continue
+        if key == "bucket":
+            value = f"s3://{value}/{side.get('prefix') or ''}"
+        address = side.get("endpoint") or side.get("url")
+        return (value if isinstance(value, str) else ", ".join(value)) + (f" at {address}" if address else "")
+    return "?"
 
 
 def lag_text(lags: Lags, share: float) -> str:

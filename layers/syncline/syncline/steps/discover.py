@@ -26,10 +26,14 @@ CHUNK_SECONDS: Final = 2.0
 def begin(state: State, start: Start, run_id: str) -> Batch | None:
     """Return the batch that a start message leads to: the first one of a new run, or a further scan in the current run.
 
-    Return None, and log it, if the current run is a full scan, which makes another one needless. Raises ALREADY_RUNNING if
+    Return None, and log it, if the sync is paused and nobody asked for this run, or if the current run is a full scan,
+    which makes another one needless. Raises ALREADY_RUNNING if
     the scan can neither begin nor join and has to wait. A full scan waits for the end of a partial one: if it were
     dropped, a registry with constant pushes would never get its scheduled scan.
     """
+    if start.trigger not in (Trigger.MANUAL, Trigger.RETRY) and state.health(start.sync).paused:
+        logger.info("not started: the sync is paused", extra={"sync": start.sync, "trigger": start.trigger.value})
+        return None
     if start.run is None and not start.scope.everything and not start.plan:
         joined = state.join_run(start.sync, run_id, start.scope)
         if joined is not None:

@@ -21,12 +21,14 @@ class Health:
     is the start of the latest complete scan after which everything that it found was verified: at that time the target
     had all of the source, except for acknowledged failures. ``expected`` is the time when the sync was first applied,
     enabled, or given another source or target.
+    ``paused`` is the time when an operator paused the sync, 0 if it is not paused.
     """
 
     in_sync: bool | None = None
     since: float = 0.0
     verified: float = 0.0
     expected: float = 0.0
+    paused: float = 0.0
 
     @property
     def lag_start(self) -> float:
@@ -34,8 +36,11 @@ class Health:
         return max(self.verified, self.expected)
 
     def is_stale(self, fresh_within: float | None, now: float) -> bool:
-        """Return True if the latest verification is more than ``fresh_within`` seconds ago; None sets no limit."""
-        return fresh_within is not None and now - self.lag_start > fresh_within
+        """Return True if the latest verification is more than ``fresh_within`` seconds ago; None sets no limit.
+
+        A paused sync is never stale.
+        """
+        return fresh_within is not None and not self.paused and now - self.lag_start > fresh_within
 
     def after(self, run: Run, status: RunStatus, counts: Counts, now: float) -> Health:
         """Return the health after a run that ends now with these counts."""
@@ -55,7 +60,7 @@ def read_health(database: Database, sync: str) -> Health:
     """Return the health of a sync."""
     item = database.get(f"SYNC#{sync}", "HEALTH") or {}
     in_sync = item.get("inSync")
-    times = (float(item.get(name, 0)) for name in ("since", "verified", "expected"))
+    times = (float(item.get(name, 0)) for name in ("since", "verified", "expected", "paused"))
     return Health(None if in_sync is None else bool(in_sync), *times)
 
 
@@ -74,9 +79,21 @@ def expect_verification(database: Database, sync: str, now: float, *, forget: bo
 
     With ``forget`` it is noted in any case, and what is known of earlier scans is forgotten.
     """
-    item = {"pk": f"SYNC#{sync}", "sk": "HEALTH", "expected": number(now)}
+    expression = "SET #expected = if_not_exists(#expected, :expected)"
     if forget:
-        database.put(item)
-    else:
-        expression = "SET #expected = if_not_exists(#expected, :expected)"
-        database.update(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)})
+        expression = "SET #expected = :expected REMOVE inSync, since, verified"
+    database.update(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)})
+
+
+def pause(database: Database, sync: str, now: float) -> None:
+    """Note that a sync is paused, unless it was before."""
+    expression = "SET #paused = if_not_exists(#paused, :paused)"
+    database.update(f"SYNC#{sync}", "HEALTH", expression, {"paused": number(now)})
+
+
+def resume(database: Database, sync: str, now: float) -> bool:
+    """Note that a sync is no longer paused, and expected to be verified from now on. Return False if it was not paused."""
+    expression, values = "SET #expected = :expected REMOVE #paused", {"expected": number(now)}
+    condition = "attribute_exists(#paused)"
+    resumed = database.update(f"SYNC#{sync}", "HEALTH", expression, values, condition=condition, names=("paused",))
+    return resumed is not None

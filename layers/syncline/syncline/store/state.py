@@ -28,7 +28,7 @@ from syncline.model import Counts, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import Batches, BatchRecord
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
-from syncline.store.health import health_request, read_health
+from syncline.store.health import Health, health_request, read_health
 from syncline.store.leases import Every, Lease, Leases, every
 from syncline.store.runs import RETENTION, next_waiting, run_from, run_item, waiting_item
 from syncline.store.syncs import Configurations
@@ -102,7 +102,7 @@ class State(Configurations, Batches):
                 plan=plan,
                 allow_removals=allow_removals,
                 config=self.applied_digest(sync),
-                lag_start=read_health(self._db, sync).lag_start,
+                lag_start=self.health(sync).lag_start,
             )
             root = first_batch(run)
             requests = [
@@ -211,6 +211,10 @@ class State(Configurations, Batches):
         """Return True if a further scan has joined a run."""
         return "joins" in (self._db.get(f"SYNC#{sync}", f"RUN#{run_id}") or {})
 
+    def health(self, sync: str) -> Health:
+        """Return the health of a sync."""
+        return read_health(self._db, sync)
+
     def run(self, sync: str, run_id: str) -> Run:
         """Return a run, with its counts only if it is over; raises NO_SUCH_RUN."""
         run = self._find(sync, run_id)
@@ -317,7 +321,7 @@ class State(Configurations, Batches):
         if not run.plan:
             requests.append(self._free_sync(run.sync, run.id))
             is_good = status is RunStatus.DONE and not counts.failed and not counts.known
-            health = read_health(self._db, run.sync)
+            health = self.health(run.sync)
             if run.config in (None, self.applied_digest(run.sync)):
                 health = health.after(run, status, counts, now)
             requests += [

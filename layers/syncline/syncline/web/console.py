@@ -141,6 +141,7 @@ def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
         "syncline_last_verified_timestamp_seconds": "Start of the last scan after which the target had all of the source.",
         "syncline_fresh_within_seconds": "The sync's fresh_within.",
         "syncline_stale": "1 if the last verification is older than fresh_within.",
+        "syncline_paused": "1 if an operator has paused the sync.",
         "syncline_items_pending": "Items of the run in progress that were found to differ and have not ended.",
     }
     families = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in gauges.items()}
@@ -152,6 +153,7 @@ def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
             "syncline_last_verified_timestamp_seconds": health.verified or None,
             "syncline_fresh_within_seconds": fresh,
             "syncline_stale": None if fresh is None else float(health.is_stale(fresh, now)),
+            "syncline_paused": float(health.paused > 0),
             "syncline_items_pending": 0.0 if current is None else float(max(0, current.queued - current.ended)),
         }
         values = (each.sync.name, each.sync.kind)
