@@ -1,8 +1,9 @@
-"""Tests of `validate`, `delete`, `history`, `explain` and `run --all`."""
+"""Tests of `init`, `validate`, `delete`, `history`, `explain`, `run --all` and `status --watch`."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from syncline.cli import commands_run
 from syncline.cli.schedules import list_schedules
 from syncline.errors import CODES
+from syncline.kinds.table import KINDS
 from tests.unit.cli.cli_stack import FILES, SYNCS, Stack, failed, in_process, moved
 
 TWO = SYNCS + FILES.removeprefix("syncs:\n")
@@ -130,3 +132,61 @@ def test_the_exit_code_of_a_run_of_all_is_the_worst(stack: Stack, monkeypatch: p
     ]
     results["prod"] = moved()
     assert len(stack.json("run", "--all", "--wait")["runs"]) == 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_example_of_a_kind_is_a_valid_file(kind: str, tmp_path: Path) -> None:
+    file = tmp_path / "syncs.yaml"
+    result = in_process("init", kind, str(file), "--json")
+    assert result.exit_code == 0, result.output
+    examples = json.loads(result.stdout)["examples"]
+    assert in_process("validate", str(file)).exit_code == 0
+    assert file.read_text().startswith("# ")
+    assert "yaml-language-server" not in file.read_text()
+    for example in examples:
+        other = tmp_path / f"{example}.yaml"
+        assert in_process("init", kind, str(other), "--example", example).exit_code == 0
+        assert in_process("validate", str(other)).exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("init", "picture"), "there is no kind 'picture'; the kinds are images, files"),
+        (("init", "images", "no/such/folder.yaml"), "cannot write no/such/folder.yaml: No such file or directory"),
+        (("init", "images", "--example", "best"), "there is no example 'best' of images; the examples are explicit"),
+    ],
+)
+def test_an_example_that_cannot_be_written(
+    arguments: tuple[str, ...], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = in_process(*arguments)
+    assert (result.exit_code, text in result.stderr) == (2, True), result.output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "syncs.yaml"
+    file.write_text("mine")
+    assert in_process("init", "images", str(file)).exit_code == 2
+    assert file.read_text() == "mine"
+
+
+def test_the_state_is_shown_again_and_again(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack.apply()
+    changes: list[Callable[[], object]] = [lambda: stack.finish(stack.begin(), moved()), lambda: None]
+    rounds = iter(changes)
+
+    def sleep(_: float) -> None:
+        change = next(rounds, None)
+        if change is None:
+            raise KeyboardInterrupt
+        change()
+
+    monkeypatch.setattr("syncline.cli.commands_status.time.sleep", sleep)
+    result = stack.run("status", "--watch")
+    assert result.exit_code == 130
+    shown = [line.split()[1] for line in result.stdout.splitlines() if line.startswith("prod")]
+    assert shown == ["idle", "in", "in"]
+    assert stack.run("status", "--watch", "--json").exit_code == 2

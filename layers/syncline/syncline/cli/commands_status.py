@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from syncline.cli.commands_report import failure_row, latest_run
 from syncline.cli.commands_retry import delete_verified, letters_by_sync
@@ -41,6 +42,7 @@ _AT_ONCE: Final = 8
 _LETTERS_READ: Final = 500
 """Largest number of dead letters that are read to count them per sync."""
 _HISTORY: Final = 10
+_WATCH_SECONDS: Final = 2.0
 _SHOWN: Final = 20
 """Known failures shown for one sync."""
 
@@ -131,6 +133,16 @@ def status(context: Context, name: str | None, *, wait: bool) -> CommandResult:
     else:
         value["runs"] = [run_dict(run) for run in deployment.state.runs(name, _HISTORY)]
     return CommandResult(value)
+
+
+def watch(context: Context, name: str | None) -> NoReturn:
+    """Show the state again and again, on a cleared screen at a terminal. Raises USAGE with --json."""
+    if context.out.as_json:
+        raise SynclineError("USAGE", "--watch shows the state again and again; leave out --json")
+    while True:
+        context.out.clear()
+        status(context, name, wait=False)
+        time.sleep(_WATCH_SECONDS)
 
 
 def history(context: Context, name: str, limit: int) -> CommandResult:

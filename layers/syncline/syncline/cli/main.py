@@ -129,6 +129,20 @@ def apply(  # noqa: PLR0913 - each is an option
 
 
 @command(app)
+def init(
+    context: Context,
+    kind: Annotated[str, typer.Argument(help=f"Kind of the sync: {', '.join(KINDS)}.", metavar="KIND")],
+    file: Annotated[Path, typer.Argument(help="New file.", metavar="FILE")] = Path("syncs.yaml"),
+    *,
+    example: Annotated[str | None, typer.Option("--example", help="Name of another example.", metavar="NAME")] = None,
+) -> CommandResult:
+    """Write a commented syncs.yaml to start from."""
+    from syncline.cli import commands_template  # noqa: PLC0415
+
+    return commands_template.init(context, kind, file, example)
+
+
+@command(app)
 def validate(
     context: Context,
     file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
@@ -202,11 +216,12 @@ def status(
     name: Annotated[str | None, typer.Argument(help="Name of a sync. Defaults to all syncs.", metavar="NAME")] = None,
     *,
     wait: Annotated[bool, _flag("--wait", "Follow the run in progress and exit with its result.")] = False,
+    watch: Annotated[bool, _flag("--watch", "Show the state again every two seconds, until Ctrl-C.")] = False,
 ) -> CommandResult:
     """Show the state of the syncs and their runs."""
     from syncline.cli import commands_status  # noqa: PLC0415
 
-    return commands_status.status(context, name, wait=wait)
+    return commands_status.watch(context, name) if watch else commands_status.status(context, name, wait=wait)
 
 
 @command(app)

@@ -93,6 +93,10 @@ class Output:
         if lines:
             write("\n".join(" " * indent + line for line in shown))
 
+    def clear(self) -> None:
+        """Clear the terminal, or write an empty line elsewhere."""
+        write("\x1b[H\x1b[2J\x1b[3J" if is_terminal(sys.stdout) else "")
+
     def lines(self, lines: Iterable[str]) -> None:
         """Write lines as they are: the content of a file, without styles."""
         if not self.as_json:

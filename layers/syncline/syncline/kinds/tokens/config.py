@@ -311,7 +311,7 @@ class TokensSync(Sync):
 
     def _schedule_problems(self) -> Iterator[Finding]:
         if self.fresh_within is not None:
-            what = "has no use here: nothing is scanned; the alarms for canaries and unlisted instances take its place"
+            what = "has no effect: nothing is scanned; alarms of canaries and of the listing take its place; remove it"
             yield Finding(("fresh_within",), what)
         for key in ("schedule", "webhook"):
             if getattr(self, key) is not None:
