@@ -18,6 +18,7 @@ import pytest
 from syncline.cli import local_engine as engine
 from syncline.cli.deploy import STACK, client_arguments
 from syncline.cli.local_engine import Engine
+from tests.rig.container import wait_for
 from tests.standins.pairs import RegistryPair, TokenRegistryPair
 from tests.standins.registry import Htpasswd, Registry, basic, sha256
 
@@ -212,3 +213,21 @@ def test_a_push_is_copied_at_once(deployed: Deployed, namespace: str, skopeo: Sk
             time.sleep(0.05)
         creds = "ann:ann's password"
         same(skopeo, {f"{repository}:1": digest}, (prod.host, creds), (dr.host, creds))
+
+
+def test_a_sync_that_is_not_verified_in_time_is_stale(
+    deployed: Deployed, registry_pair: RegistryPair, namespace: str, tmp_path: Path
+) -> None:
+    """The function watch measures it, without a schedule and without a run."""
+    ann = ("ann", "syncline/ann")
+    late = sync(registry_pair.prod, registry_pair.dr, ann, ann, repositories=[f"{namespace}/base"])
+    deployed.apply(tmp_path, late=late | {"fresh_within": "1s"})
+    client = boto3.client("lambda", **client_arguments(deployed.engine.endpoint))  # type: ignore[call-overload]
+
+    def stale() -> bool:
+        answer = json.loads(client.invoke(FunctionName=f"{STACK}-watch")["Payload"].read())
+        assert answer.keys() == {"stale"}, answer
+        return bool(answer["stale"] == ["late"])
+
+    wait_for(stale)
+    assert deployed.syncline("status", "late")["syncs"][0]["stale"] is True

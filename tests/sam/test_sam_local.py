@@ -26,7 +26,7 @@ from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import BatchRecord
 from syncline.store.events import EventStore
-from syncline.store.table import Database
+from syncline.store.table import Database, number
 from syncline.store.tokens import InstanceLists
 from tests.rig.container import CANARY, GRANTS, TOKEN, slices_of, sync_of
 from tests.sam.events import (
@@ -303,6 +303,15 @@ def metrics_are_returned(world: World, event: str) -> None:
     assert f'syncline_running{{kind="images",sync="{SYNC}"}} 0.0' in answer["body"]
 
 
+def a_stale_sync_is_found(world: World, event: str) -> None:
+    """A sync that was applied two hours ago, and never ran."""
+    sync = json.loads(world.state.sync_config(SYNC)) | {"name": "stale", "fresh_within": "1h"}
+    world.state.put_sync("stale", json.dumps(sync))
+    item = {"pk": "SYNC#stale", "sk": "HEALTH", "expected": number(time.time() - 7200)}
+    _database(world).put(item)
+    assert world.invoke(event) == {"stale": ["stale"]}
+
+
 EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
@@ -324,6 +333,7 @@ EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "probe/openapi.json": the_api_document_is_returned,
     "scrape/schedule.json": instances_are_listed,
     "canary/schedule.json": canaries_are_checked,
+    "watch/schedule.json": a_stale_sync_is_found,
 }
 
 
