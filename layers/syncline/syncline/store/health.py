@@ -65,24 +65,36 @@ def read_health(database: Database, sync: str) -> Health:
 
 
 def health_request(database: Database, sync: str, health: Health) -> dict[str, Any]:
-    """Return the request that stores the health of a sync after a run. It leaves ``expected`` as it is."""
+    """Return the request that stores the health of a sync after a run.
+
+    It leaves ``expected`` as it is, and is refused if that has changed: the sync was removed, or is another one now.
+    """
     values: dict[str, Any] = {"verified": number(health.verified)}
     if health.in_sync is not None:
         values |= {"inSync": health.in_sync, "since": number(health.since)}
+    is_expected = "#expected = :expected" if health.expected else "attribute_not_exists(#expected)"
     return database.update_request(
-        f"SYNC#{sync}", "HEALTH", "SET " + ", ".join(f"#{name} = :{name}" for name in values), values
+        f"SYNC#{sync}",
+        "HEALTH",
+        "SET " + ", ".join(f"#{name} = :{name}" for name in values),
+        values,
+        condition=is_expected,
+        extra={":expected": number(health.expected)} if health.expected else {},
+        names=("expected",),
     )
 
 
-def expect_verification(database: Database, sync: str, now: float, *, forget: bool) -> None:
-    """Note that a sync is expected to be verified from now on, unless that was noted before.
+def expectation_request(database: Database, sync: str, now: float, *, forget: bool) -> dict[str, Any]:
+    """Return the request that notes that a sync is expected to be verified from now on, unless that was noted before.
 
     With ``forget`` it is noted in any case, and what is known of earlier scans is forgotten.
     """
-    expression = "SET #expected = if_not_exists(#expected, :expected)"
     if forget:
-        expression = "SET #expected = :expected REMOVE inSync, since, verified"
-    database.update(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)})
+        expression = "SET #expected = :expected REMOVE #inSync, #since, #verified"
+        names = ("inSync", "since", "verified")
+    else:
+        expression, names = "SET #expected = if_not_exists(#expected, :expected)", ()
+    return database.update_request(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)}, names=names)
 
 
 def pause(database: Database, sync: str, now: float) -> None:
