@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -14,7 +15,7 @@ from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
 from syncline.store.health import read_health
 from syncline.store.totals import read_totals
-from tests.rig.made_up import SYNC, Answer, MadeUp, Steps
+from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
 from tests.rig.pump import Duplicates
 
@@ -129,6 +130,32 @@ def test_the_lag_counts_from_the_run_where_the_source_tells_no_time(steps: Steps
     steps.kind.pages = [Page("p", (Item("team/app", "v1"),))]
     run = steps.run()
     assert lag(steps, "v1") == round((run.ended or 0) - run.started)
+
+
+def test_the_lag_counts_from_a_change_that_only_the_transfer_learns(steps: Steps) -> None:
+    """An event names an object without its time."""
+    steps.run()
+    steps.clock.sleep(HOUR)
+    changed = int(steps.clock.now)
+    steps.clock.sleep(100)
+    steps.kind.pages = [Page("p", (Item("team/app", "v1"),))]
+    steps.kind.move = lambda item, _context: Completed(replace(item, changed=changed), 10)
+    steps.run()
+    assert 100 <= (lag(steps, "v1") or 0) <= 110
+
+
+def test_the_lag_of_an_item_that_a_joined_scan_found_counts_from_that_scan(steps: Steps) -> None:
+    """The run had begun long before."""
+    waiting = Item("team/other", "slow")
+    steps.kind.look = lambda scope, _cursor, _context: [Page("p", (waiting,) if scope.everything else items("v1"))]
+    steps.start()
+    steps.pump.deliver(steps.mail.waiting())
+    steps.clock.sleep(10 * MINUTE)
+    steps.start("team/app")
+    steps.pump.run()
+    assert len(steps.state.runs(SYNC)) == 1
+    assert (steps.results()["team/other", "slow"].lag or 0) >= 10 * MINUTE
+    assert (lag(steps, "v1") or 0) <= 30
 
 
 def test_the_lag_of_an_item_that_failed_before_counts_from_its_first_failure(steps: Steps) -> None:
