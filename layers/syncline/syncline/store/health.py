@@ -20,8 +20,8 @@ class Health:
     ``in_sync`` is None before the first complete scan, and ``since`` is the time when it became what it is. ``verified``
     is the start of the latest complete scan after which everything that it found was verified: at that time the target
     had all of the source, except for acknowledged failures. ``expected`` is the time when the sync was first applied,
-    enabled, or given another source or target.
-    ``paused`` is the time when an operator paused the sync, 0 if it is not paused.
+    enabled, or given another source, target or selection. ``paused`` is the time when an operator paused the sync, 0 if
+    it is not paused.
     """
 
     in_sync: bool | None = None
