@@ -209,8 +209,8 @@ def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
             case "start":
                 return _read(Start, body)
             case "batch":
-                batch = _read(Batch, body)
-                return replace(batch, items=_with_times(batch.items, body[_CHANGED])) if _CHANGED in body else batch
+                read = _read(Batch, body)
+                return replace(read, items=_with_times(read.items, body[_CHANGED])) if _CHANGED in body else read
             case "dead":
                 batch = from_json(body["batch"])
                 if not isinstance(batch, Batch) or not isinstance(body["code"], str):

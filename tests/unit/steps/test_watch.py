@@ -181,6 +181,14 @@ def test_the_lag_of_an_old_item_counts_from_the_last_verification(steps: Steps, 
     assert abs((lag(steps, "v1") or 0) - (steps.clock.now - verified.started)) <= 5
 
 
+def test_the_lag_of_an_old_item_counts_from_the_run_if_an_earlier_version_applied_the_sync(steps: Steps) -> None:
+    """As with an item that somebody removed from the target: it has no health, and the item may be years old."""
+    steps.database.delete(f"SYNC#{SYNC}", "HEALTH")
+    steps.kind.pages = [Page("p", (Item("team/app", "v1", changed=1_600_000_000),))]
+    run = steps.run()
+    assert lag(steps, "v1") == round((run.ended or 0) - run.started)
+
+
 def test_a_clock_ahead_of_ours_gives_no_negative_lag(steps: Steps) -> None:
     steps.kind.pages = [Page("p", (Item("team/app", "v1", changed=int(steps.clock.now + HOUR)),))]
     steps.run()

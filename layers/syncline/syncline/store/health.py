@@ -89,11 +89,11 @@ def expectation_request(database: Database, sync: str, now: float, *, forget: bo
 
     With ``forget`` it is noted in any case, and what is known of earlier scans is forgotten.
     """
+    names = ("inSync", "since", "verified") if forget else ()
     if forget:
-        expression = "SET #expected = :expected REMOVE #inSync, #since, #verified"
-        names = ("inSync", "since", "verified")
+        expression = "SET #expected = :expected REMOVE " + ", ".join(f"#{name}" for name in names)
     else:
-        expression, names = "SET #expected = if_not_exists(#expected, :expected)", ()
+        expression = "SET #expected = if_not_exists(#expected, :expected)"
     return database.update_request(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)}, names=names)
 
 

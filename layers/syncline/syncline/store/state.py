@@ -91,18 +91,19 @@ class State(Configurations, Batches):
                 if begun is not None:  # it is over, and its message was delivered again
                     return begun, first_batch(begun)
                 self._make_way(sync, str(current["run"]))
-            latest = int(current.get("number", 0))
+            latest, started = int(current.get("number", 0)), self._clock()
             run = Run(
                 run_id,
                 sync,
                 latest + 1,
                 trigger,
                 scope,
-                self._clock(),
+                started,
                 plan=plan,
                 allow_removals=allow_removals,
                 config=self.applied_digest(sync),
-                lag_start=self.health(sync).lag_start,
+                # Of a sync that an earlier version applied nothing is known: its items may have been equal for years.
+                lag_start=self.health(sync).lag_start or started,
             )
             root = first_batch(run)
             requests = [
@@ -339,9 +340,7 @@ class State(Configurations, Batches):
 
     def _health_requests(self, run: Run, status: RunStatus, now: float) -> list[dict[str, Any]]:
         """Return the request that stores the health of a sync after a run; none if the run says nothing about it."""
-        health = read_health(
-            self._db, run.sync
-        )  # before the configuration, which is changed in one transaction with it
+        health = self.health(run.sync)  # before the configuration, which is changed in one transaction with it
         applied = self.applied_digest(run.sync)
         after = health.after(run, status, run.counts, now)
         if applied is None or run.config not in (None, applied) or after == health:
