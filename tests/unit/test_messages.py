@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from dataclasses import replace
 from typing import Any
 
 import boto3
@@ -53,6 +54,7 @@ ITEMS = st.builds(
     st.none() | TEXT,
     st.none() | st.integers(0),
     st.dictionaries(TEXT, PLAIN_JSON, max_size=3),
+    st.none() | st.integers(0, 2**40),
 )
 SCOPES = st.none() | st.lists(TEXT, max_size=3)
 BATCHES = st.builds(
@@ -359,3 +361,15 @@ def test_the_visibility_of_messages_of_an_unknown_queue_cannot_be_set() -> None:
     with pytest.raises(SynclineError, match="the function has no queue 'another'") as caught:
         queues(Sqs()).set_visibility("another", ["receipt"], 5)
     assert caught.value.code.name == "MESSAGE_INVALID"
+
+
+def test_the_items_of_a_batch_are_read_with_their_times_and_without() -> None:
+    """An earlier version reads six values of an item, and drops a message whose items have more as invalid."""
+    items = (Item("team/app", "v1", changed=1_767_582_000), Item("team/app", "v2"), Item("team/app", "v3", changed=0))
+    batch = Batch("run", "sync", Step.TRANSFER, "id", items)
+    body = json.loads(encode(batch))
+    assert {len(item) for item in body["items"]} == {6}
+    assert from_json(body) == batch
+    del body["changed"]
+    assert from_json(body) == replace(batch, items=tuple(replace(item, changed=None) for item in items))
+    assert "changed" not in json.loads(encode(replace(batch, items=(Item("team/app", "v2"),))))

@@ -100,11 +100,10 @@ def test_a_result_is_read_with_its_lag_and_without() -> None:
         assert Result.from_json(json.loads(json.dumps(each.to_json()))) == each
 
 
-def test_an_item_is_read_with_its_time_and_without() -> None:
+def test_an_item_has_the_six_values_that_earlier_versions_read() -> None:
     item = Item("team/app", "v1", "sha256:1", None, 5, {"fresh": True})
-    assert len(item.to_json()) == 6  # as earlier versions wrote it
-    for each in (item, replace(item, changed=0), replace(item, changed=1_767_582_000)):
-        assert Item.from_json(json.loads(json.dumps(each.to_json()))) == each
+    assert Item.from_json(json.loads(json.dumps(item.to_json()))) == item
+    assert len(replace(item, changed=1_767_582_000).to_json()) == 6
 
 
 LAG = st.integers(0, 200 * 86_400)

@@ -153,6 +153,8 @@ _NAMES: Final = {"event": "heard", "scope": "groups"}
 """Names in JSON of the fields that have another name there."""
 _ALWAYS: Final = ("attempt", "hop")
 """Fields that are written even with their defaults, as earlier versions require them."""
+_CHANGED: Final = "changed"
+"""The name of the items' times in the JSON of a batch. They are beside the items, where earlier versions ignore them."""
 _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     **dict.fromkeys(("sync", "run", "id"), str),
     **dict.fromkeys(("attempt", "hop", "idle", "deaths"), int),
@@ -175,6 +177,8 @@ def to_json(message: Start | Batch | DeadLetter) -> dict[str, Any]:
         value = getattr(message, each.name)
         if value != each.default or each.name in _ALWAYS:
             body[_NAMES.get(each.name, each.name)] = _json_value(value)
+    if isinstance(message, Batch) and any(item.changed is not None for item in message.items):
+        body[_CHANGED] = [item.changed for item in message.items]
     return body
 
 
@@ -205,7 +209,8 @@ def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
             case "start":
                 return _read(Start, body)
             case "batch":
-                return _read(Batch, body)
+                read = _read(Batch, body)
+                return replace(read, items=_with_times(read.items, body[_CHANGED])) if _CHANGED in body else read
             case "dead":
                 batch = from_json(body["batch"])
                 if not isinstance(batch, Batch) or not isinstance(body["code"], str):
@@ -227,6 +232,10 @@ def _read(kind: type[_Message], body: dict[str, Any]) -> _Message:
         if each.default is MISSING or body.get(name) is not None:
             values[each.name] = _READERS[each.name](body[name]) if each.name in _READERS else body[name]
     return kind(**values)
+
+
+def _with_times(items: Sequence[Item], times: Sequence[int | None]) -> tuple[Item, ...]:
+    return tuple(replace(item, changed=changed) for item, changed in zip(items, times, strict=True))
 
 
 def decode(body: str) -> Start | Batch | DeadLetter | Notification:

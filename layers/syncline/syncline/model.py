@@ -145,8 +145,8 @@ class Item:
     changed: int | None = None
 
     def to_json(self) -> list[Any]:
-        value = [self.group, self.name, self.source, self.target, self.size, dict(self.detail)]
-        return value if self.changed is None else [*value, self.changed]
+        """Return the item without `changed`, which the message states: earlier versions read six values."""
+        return [self.group, self.name, self.source, self.target, self.size, dict(self.detail)]
 
     @classmethod
     def from_json(cls, value: list[Any]) -> Item:

@@ -27,8 +27,9 @@ def test_a_sync_that_was_not_verified_in_time_is_stale(stack: Stack) -> None:
     [sync] = stack.json("status")["syncs"]
     assert (sync["stale"], sync["verified"], sync["in_sync"], sync["in_sync_since"]) == (False, None, None, None)
     database, now = Database(stack.target.table), time.time()
-    database.apply(health_request(database, "prod", Health(True, now - 8 * 3600, now - 3 * 3600)))
     database.update("SYNC#prod", "HEALTH", "SET #expected = :expected", {"expected": number(now - 9 * 3600)})
+    health = Health(True, now - 8 * 3600, now - 3 * 3600, now - 9 * 3600)
+    assert database.apply(health_request(database, "prod", health)) is not None
     [sync] = stack.json("status")["syncs"]
     assert (sync["stale"], sync["fresh_within"], sync["in_sync"]) == (True, "2h", True)
     assert sync["verified"] == pytest.approx(now - 3 * 3600, abs=1)
@@ -68,9 +69,10 @@ def test_the_lag_of_the_latest_runs_is_shown(applied: Stack) -> None:
         (("rate(1 hour)", "rate(2 hours)"), True),
         (("prod.example", "other.example"), False),
         (("dr.example", "other.example"), False),
+        (("rate(1 hour)", "rate(1 hour)\n    select: {repositories: {include: [team/*]}}"), False),
     ],
 )
-def test_a_sync_with_another_source_or_target_is_not_known_to_be_in_sync(
+def test_a_sync_with_another_source_target_or_selection_is_not_known_to_be_in_sync(
     stack: Stack, change: tuple[str, str], *, known: bool
 ) -> None:
     assert stack.apply(SYNCS).exit_code == 0

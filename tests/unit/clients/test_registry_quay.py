@@ -292,6 +292,26 @@ class TestTags:
             client(server).tags("org/app")
         assert code_of(error) == "BAD_ANSWER"
 
+    @pytest.mark.parametrize(
+        ("start", "changed"),
+        [
+            (1_790_000_000, 1_790_000_000),
+            (None, None),
+            (0, None),
+            (-1, None),
+            (1.5, None),
+            ("now", None),
+            (10**400, None),
+        ],
+    )
+    def test_a_tag_with_an_odd_time_is_listed_without_it(
+        self, server: QuayServer, start: Any, changed: int | None
+    ) -> None:
+        tag = {"name": "v1", "manifest_digest": DIGEST, "is_manifest_list": False, "size": 1, "start_ts": start}
+        answer = {"tags": [tag], "page": 1, "has_additional": False}
+        server.say_next("tags", 200, json.dumps(answer).encode())
+        assert client(server).tags("org/app")["v1"].changed == changed
+
     def test_an_older_quay_without_the_type_of_manifest_is_read(self, server: QuayServer) -> None:
         answer = {"tags": [{"name": "v1", "manifest_digest": DIGEST}], "page": 1, "has_additional": False}
         server.say_next("tags", 200, json.dumps(answer).encode())

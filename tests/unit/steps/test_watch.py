@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Final
 
 import pytest
@@ -14,7 +15,7 @@ from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
 from syncline.store.health import read_health
 from syncline.store.totals import read_totals
-from tests.rig.made_up import SYNC, Answer, MadeUp, Steps
+from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
 from tests.rig.pump import Duplicates
 
@@ -131,6 +132,32 @@ def test_the_lag_counts_from_the_run_where_the_source_tells_no_time(steps: Steps
     assert lag(steps, "v1") == round((run.ended or 0) - run.started)
 
 
+def test_the_lag_counts_from_a_change_that_only_the_transfer_learns(steps: Steps) -> None:
+    """An event names an object without its time."""
+    steps.run()
+    steps.clock.sleep(HOUR)
+    changed = int(steps.clock.now)
+    steps.clock.sleep(100)
+    steps.kind.pages = [Page("p", (Item("team/app", "v1"),))]
+    steps.kind.move = lambda item, _context: Completed(replace(item, changed=changed), 10)
+    steps.run()
+    assert 100 <= (lag(steps, "v1") or 0) <= 110
+
+
+def test_the_lag_of_an_item_that_a_joined_scan_found_counts_from_that_scan(steps: Steps) -> None:
+    """The run had begun long before."""
+    waiting = Item("team/other", "slow")
+    steps.kind.look = lambda scope, _cursor, _context: [Page("p", (waiting,) if scope.everything else items("v1"))]
+    steps.start()
+    steps.pump.deliver(steps.mail.waiting())
+    steps.clock.sleep(10 * MINUTE)
+    steps.start("team/app")
+    steps.pump.run()
+    assert len(steps.state.runs(SYNC)) == 1
+    assert (steps.results()["team/other", "slow"].lag or 0) >= 10 * MINUTE
+    assert (lag(steps, "v1") or 0) <= 30
+
+
 def test_the_lag_of_an_item_that_failed_before_counts_from_its_first_failure(steps: Steps) -> None:
     first = steps.run()
     steps.kind.pages, steps.kind.move = [Page("p", (Item("team/app", "v1"),))], _refusing("v1", "FORBIDDEN")
@@ -152,6 +179,14 @@ def test_the_lag_of_an_old_item_counts_from_the_last_verification(steps: Steps, 
     steps.kind.pages = [Page("p", (Item("team/app", "v1", changed=changed),))]
     steps.run()
     assert abs((lag(steps, "v1") or 0) - (steps.clock.now - verified.started)) <= 5
+
+
+def test_the_lag_of_an_old_item_counts_from_the_run_if_an_earlier_version_applied_the_sync(steps: Steps) -> None:
+    """As with an item that somebody removed from the target: it has no health, and the item may be years old."""
+    steps.database.delete(f"SYNC#{SYNC}", "HEALTH")
+    steps.kind.pages = [Page("p", (Item("team/app", "v1", changed=1_600_000_000),))]
+    run = steps.run()
+    assert lag(steps, "v1") == round((run.ended or 0) - run.started)
 
 
 def test_a_clock_ahead_of_ours_gives_no_negative_lag(steps: Steps) -> None:

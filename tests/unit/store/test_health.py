@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from syncline.model import EVERYTHING, Counts, Run, RunStatus, Scope, Trigger
 from syncline.store.batches import BatchRecord
-from syncline.store.health import Health, expect_verification, health_request, read_health
+from syncline.store.health import Health, expectation_request, health_request, read_health
 from syncline.store.state import State
 from syncline.store.table import Database
 from tests.rig.run_ids import made_run_id
@@ -112,7 +112,7 @@ def test_a_sync_is_only_in_sync_after_a_complete_scan_that_left_no_difference(
 
 def test_health_is_read_as_it_was_written(table: Table) -> None:
     database = Database(table)
-    expect_verification(database, SYNC, STARTED, forget=False)
+    database.apply(expectation_request(database, SYNC, STARTED, forget=False))
     for health in (Health(True, 5.0, 7.0, STARTED), Health(False, 6.0, 7.0, STARTED)):
         database.apply(health_request(database, SYNC, health))
         assert read_health(database, SYNC) == health
@@ -135,7 +135,7 @@ def test_a_sync_with_another_source_is_not_known_to_be_in_sync(table: Table) -> 
     now = [STARTED]
     state, database = State(table, lambda: now[0]), Database(table)
     state.put_sync(SYNC, "before")
-    database.apply(health_request(database, SYNC, Health(True, 5.0, 7.0)))
+    database.apply(health_request(database, SYNC, Health(True, 5.0, 7.0, STARTED)))
     now[0] += 60
     state.put_sync(SYNC, "after", unverified=True)
     assert read_health(database, SYNC) == Health(expected=now[0])
@@ -156,3 +156,43 @@ def test_a_removed_sync_is_forgotten(table: Table) -> None:
     state.put_sync(SYNC, "before")
     state.remove_sync(SYNC)
     assert read_health(Database(table), SYNC) == Health()
+
+
+def test_the_health_of_a_removed_sync_does_not_come_back_when_its_run_ends(table: Table) -> None:
+    state = State(table)
+    state.put_sync(SYNC, "before")
+    run, batch = state.begin_run(SYNC, made_run_id(), Trigger.SCHEDULE, EVERYTHING)
+    assert state.end_batch(batch, BatchRecord(()), Counts(skipped=3)) is not None
+    state.remove_sync(SYNC)
+    assert state.finish_run(SYNC, run.id) is not None
+    assert Database(table).get(f"SYNC#{SYNC}", "HEALTH") is None
+
+
+@pytest.mark.parametrize("change", ["another source", "removed", "removed and applied again"])
+def test_a_sync_that_changes_while_a_run_ends_is_not_known_to_be_in_sync(
+    table: Table, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """The change comes between the read of the configuration and the end of the run."""
+    now = [STARTED]
+    state, database = State(table, lambda: now[0]), Database(table)
+    state.put_sync(SYNC, "before")
+    run, batch = state.begin_run(SYNC, made_run_id(), Trigger.SCHEDULE, EVERYTHING)
+    assert state.end_batch(batch, BatchRecord(()), Counts(skipped=3)) is not None
+    digest, reads = state.applied_digest, [0]
+
+    def changed_after(name: str) -> str | None:
+        found = digest(name)
+        reads[0] += 1
+        if reads[0] == 1:
+            now[0] += 60
+            if change.startswith("removed"):
+                state.remove_sync(SYNC)
+            if change != "removed":
+                state.put_sync(SYNC, "after", unverified=change == "another source")
+        return found
+
+    monkeypatch.setattr(state, "applied_digest", changed_after)
+    ended = state.finish_run(SYNC, run.id)
+    assert ended is not None
+    assert ended.status is RunStatus.DONE
+    assert read_health(database, SYNC) == (Health() if change == "removed" else Health(expected=now[0]))

@@ -108,11 +108,11 @@ def _put(deployment: Deployment, sync: Sync, before: str | None) -> str:
 def _needs_scan(before: str, text: str) -> bool:
     """Return True if earlier scans say nothing about a changed configuration (JSON).
 
-    That is so if its source or target differs, or if it was disabled before.
+    That is so if its source, its target or what it selects differs, or if it was disabled before.
     """
     old, new = json.loads(before), json.loads(text)
     is_enabled = new.get("enabled", True) and not old.get("enabled", True)
-    return is_enabled or any(old.get(key) != new.get(key) for key in ("kind", "source", "target"))
+    return is_enabled or any(old.get(key) != new.get(key) for key in ("kind", "source", "target", "select", "build"))
 
 
 def _has_other_target(before: str, sync: Sync) -> bool:

@@ -72,7 +72,7 @@ def _carry_out(work: BatchWork, kind: Kind, context: StepContext, engine: StepEn
     for answer in kind.transfer(work.batch.items, context):
         match answer:
             case Completed(item, moved_bytes):
-                changed = previous[item.group, item.name].changed
+                changed = item.changed or previous[item.group, item.name].changed
                 completed.append(replace(item, detail={**item.detail, "bytes": moved_bytes}, changed=changed))
             case Unfinished(item, stuck, waiting):
                 unfinished.append(item)

@@ -40,7 +40,7 @@ def verify(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float]
                 unfinished.append(item)
             case Failure():
                 failures.append(answer)
-    work.results += _with_lags(engine, run, verified)
+    work.results += _with_lags(engine, run, batch, verified)
     if unfinished and context.halted():
         work.results += [Result.cancelled(item) for item in unfinished]
     elif unfinished:
@@ -66,14 +66,15 @@ def _verified(item: Item, note: str, asked: frozenset[tuple[str, str]]) -> Resul
     return Result(item.group, item.name, outcome, item.source, item.source, moved_bytes, reason=note or None)
 
 
-def _with_lags(engine: StepEngine, run: Run, verified: Sequence[tuple[Item, Result]]) -> list[Result]:
+def _with_lags(engine: StepEngine, run: Run, batch: Batch, verified: Sequence[tuple[Item, Result]]) -> list[Result]:
     """Return the results with the lag of each item that was moved or removed.
 
-    It counts from the change at the source. Where the source does not tell, it counts from the run that first met the
-    difference. A difference from before the latest verification of the sync was not seen then, as with an item that was
-    not selected: it counts from that verification.
+    It counts from the change at the source. Where the source does not tell, it counts from the start of the run, or of
+    the scan that joined a run, that first met the difference. A difference from before the latest verification of the
+    sync was not seen then, as with an item that was not selected: it counts from that verification.
     """
     now, failures = engine.clock(), engine.state.failures
+    met = run.started if batch.scan is None else start_of(batch.scan)  # which begins with the ID of a run of its own
     unknown = [(item.group, item.name) for item, _ in verified if not item.changed]
     failed = failures.find(run.sync, unknown) if unknown and failures.any(run.sync) else {}
 
@@ -82,7 +83,7 @@ def _with_lags(engine: StepEngine, run: Run, verified: Sequence[tuple[Item, Resu
             return result
         known = failed.get((item.group, item.name))
         is_failing = known is not None and known.solved is None and known.run
-        first = start_of(known.run) if known is not None and is_failing else run.started
+        first = start_of(known.run) if known is not None and is_failing else met
         since = max(item.changed or first, run.lag_start)
         return replace(result, lag=max(0, round(now - since)))
 

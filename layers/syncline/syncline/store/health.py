@@ -20,8 +20,8 @@ class Health:
     ``in_sync`` is None before the first complete scan, and ``since`` is the time when it became what it is. ``verified``
     is the start of the latest complete scan after which everything that it found was verified: at that time the target
     had all of the source, except for acknowledged failures. ``expected`` is the time when the sync was first applied,
-    enabled, or given another source or target.
-    ``paused`` is the time when an operator paused the sync, 0 if it is not paused.
+    enabled, or given another source, target or selection. ``paused`` is the time when an operator paused the sync, 0 if
+    it is not paused.
     """
 
     in_sync: bool | None = None
@@ -65,24 +65,36 @@ def read_health(database: Database, sync: str) -> Health:
 
 
 def health_request(database: Database, sync: str, health: Health) -> dict[str, Any]:
-    """Return the request that stores the health of a sync after a run. It leaves ``expected`` as it is."""
+    """Return the request that stores the health of a sync after a run.
+
+    It leaves ``expected`` as it is, and is refused if that has changed: the sync was removed, or is another one now.
+    """
     values: dict[str, Any] = {"verified": number(health.verified)}
     if health.in_sync is not None:
         values |= {"inSync": health.in_sync, "since": number(health.since)}
+    is_expected = "#expected = :expected" if health.expected else "attribute_not_exists(#expected)"
     return database.update_request(
-        f"SYNC#{sync}", "HEALTH", "SET " + ", ".join(f"#{name} = :{name}" for name in values), values
+        f"SYNC#{sync}",
+        "HEALTH",
+        "SET " + ", ".join(f"#{name} = :{name}" for name in values),
+        values,
+        condition=is_expected,
+        extra={":expected": number(health.expected)} if health.expected else {},
+        names=("expected",),
     )
 
 
-def expect_verification(database: Database, sync: str, now: float, *, forget: bool) -> None:
-    """Note that a sync is expected to be verified from now on, unless that was noted before.
+def expectation_request(database: Database, sync: str, now: float, *, forget: bool) -> dict[str, Any]:
+    """Return the request that notes that a sync is expected to be verified from now on, unless that was noted before.
 
     With ``forget`` it is noted in any case, and what is known of earlier scans is forgotten.
     """
-    expression = "SET #expected = if_not_exists(#expected, :expected)"
+    names = ("inSync", "since", "verified") if forget else ()
     if forget:
-        expression = "SET #expected = :expected REMOVE inSync, since, verified"
-    database.update(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)})
+        expression = "SET #expected = :expected REMOVE " + ", ".join(f"#{name}" for name in names)
+    else:
+        expression = "SET #expected = if_not_exists(#expected, :expected)"
+    return database.update_request(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)}, names=names)
 
 
 def pause(database: Database, sync: str, now: float) -> None:

@@ -91,18 +91,19 @@ class State(Configurations, Batches):
                 if begun is not None:  # it is over, and its message was delivered again
                     return begun, first_batch(begun)
                 self._make_way(sync, str(current["run"]))
-            latest = int(current.get("number", 0))
+            latest, started = int(current.get("number", 0)), self._clock()
             run = Run(
                 run_id,
                 sync,
                 latest + 1,
                 trigger,
                 scope,
-                self._clock(),
+                started,
                 plan=plan,
                 allow_removals=allow_removals,
                 config=self.applied_digest(sync),
-                lag_start=self.health(sync).lag_start,
+                # Of a sync that an earlier version applied nothing is known: its items may have been equal for years.
+                lag_start=self.health(sync).lag_start or started,
             )
             root = first_batch(run)
             requests = [
@@ -319,20 +320,32 @@ class State(Configurations, Batches):
             )
         ]
         if not run.plan:
-            requests.append(self._free_sync(run.sync, run.id))
             is_good = status is RunStatus.DONE and not counts.failed and not counts.known
-            health = self.health(run.sync)
-            if run.config in (None, self.applied_digest(run.sync)):
-                health = health.after(run, status, counts, now)
             requests += [
+                self._free_sync(run.sync, run.id),
                 totals_update(self._db, run, now, succeeded=is_good),
-                health_request(self._db, run.sync, health),
             ]
-        if self._db.transact(requests):
-            return False
+        for _ in range(_TRIES):
+            health = [] if run.plan else self._health_requests(run, status, now)
+            refused = self._db.transact([*requests, *health])
+            if not refused:
+                break
+            if refused != {len(requests)}:
+                return False
+        else:
+            raise SynclineError("AWS_UNAVAILABLE", f"{run.sync} was applied again and again while a run of it ended")
         if run.plan:
             self._db.delete(f"SYNC#{run.sync}", f"PLAN#{run.id}")
         return True
+
+    def _health_requests(self, run: Run, status: RunStatus, now: float) -> list[dict[str, Any]]:
+        """Return the request that stores the health of a sync after a run; none if the run says nothing about it."""
+        health = self.health(run.sync)  # before the configuration, which is changed in one transaction with it
+        applied = self.applied_digest(run.sync)
+        after = health.after(run, status, run.counts, now)
+        if applied is None or run.config not in (None, applied) or after == health:
+            return []
+        return [health_request(self._db, run.sync, after)]
 
     def take_report(self, run: Run) -> bool:
         """Take one of the attempts to report the end of a run; False if none is left, or it was reported."""

@@ -18,7 +18,7 @@ import hashlib
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.store.health import expect_verification
+from syncline.store.health import expectation_request
 from syncline.store.table import Store, number
 
 _KEPT: Final = 30 * 24 * 3600
@@ -39,8 +39,16 @@ class Configurations(Store):
         With `unverified`, earlier scans say nothing about it: it is not known to be in sync.
         """
         self._keep(name, config)
-        expect_verification(self._db, name, self._clock(), forget=unverified)
-        self._db.put({"pk": f"SYNC#{name}", "sk": "CONFIG", "config": config, "at": number(self._clock())})
+        now = self._clock()
+        values = {"config": config, "at": number(now)}
+        expression = "SET #config = :config, #at = :at"
+        # In one transaction: a run that ends meanwhile must not say that the new configuration was verified.
+        self._db.transact(
+            [
+                self._db.update_request(f"SYNC#{name}", "CONFIG", expression, values),
+                expectation_request(self._db, name, now, forget=unverified),
+            ]
+        )
         self._db.put({"pk": "SYNCS", "sk": name})
 
     def remove_sync(self, name: str) -> None:

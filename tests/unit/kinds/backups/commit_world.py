@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
 
 from syncline.clients.git.objects import FILE, FOLDER, Commit, TreeEntry, blob_id
@@ -30,6 +30,7 @@ from tests.rig.backups_memory import InMemoryIndex, InMemoryOwnership
 
 AUTHOR, COMMITTER = Person("Author", "author@example.com"), Person("Bot", "bot@example.com")
 SECONDS: Final = 1_750_000_000.0
+MODIFIED: Final = 1_749_999_000
 ALL: Final = Limits(1.0, 1000, 86_400.0)
 
 
@@ -168,7 +169,8 @@ class World:
                 yield ObjectContent(item)
             else:
                 etag = f"etag of {data.decode()}"
-                yield ObjectContent(item, blob_id(data), data, IndexEntry(etag, blob_id(data)), len(data))
+                read = replace(item, changed=MODIFIED)
+                yield ObjectContent(read, blob_id(data), data, IndexEntry(etag, blob_id(data)), len(data))
 
     # -- a commit
 

@@ -14,7 +14,7 @@ from syncline.kinds.kind import Completed, StepContext
 from syncline.ownership import Limits
 from syncline.store.backup_records import IndexEntry
 from tests.rig.backups_memory import InMemoryOwnership
-from tests.unit.kinds.backups.commit_world import AUTHOR, COMMITTER, SECONDS, World, commit_files, outcome
+from tests.unit.kinds.backups.commit_world import AUTHOR, COMMITTER, MODIFIED, SECONDS, World, commit_files, outcome
 
 A, B, C = (f"east/shop/{name}" for name in "abc")
 
@@ -32,6 +32,8 @@ def test_changes_become_one_commit() -> None:
         "west/shop/d": ("completed", blob_id(b"new"), "before"),
     }
     assert [each.moved_bytes for each in results.values() if isinstance(each, Completed)] == [7, 0, 3, 3]
+    times = {key: each.item.changed for key, each in results.items() if isinstance(each, Completed)}
+    assert times == {A: MODIFIED, B: None, C: MODIFIED, "west/shop/d": MODIFIED}
     assert world.remote.files == {A: blob_id(b"changed"), C: blob_id(b"new"), "west/shop/d": blob_id(b"new")}
     assert world.ours().keys() == {A, C}
     assert len(world.remote.commits) == 2

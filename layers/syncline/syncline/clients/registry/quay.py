@@ -43,6 +43,7 @@ from syncline.clients.registry.reference import parse_digest, parse_repository, 
 from syncline.errors import SynclineError
 
 PAGE: Final = 100  # Quay's maximum
+_LATEST: Final = 2**40  # in Unix seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,9 @@ def _tag(entry: Any) -> tuple[str, QuayTag]:
     name, digest = text(value.get("name"), "`name`"), text(value.get("manifest_digest"), "`manifest_digest`")
     size = None if value.get("size") is None else non_negative(value["size"], "`size`")
     is_list = optional(value.get("is_manifest_list"), bool, "`is_manifest_list`")
-    changed = optional(value.get("start_ts"), int, "`start_ts`")
+    # It only measures a lag: a tag with an odd time is copied like one without.
+    start = value.get("start_ts")
+    changed = start if isinstance(start, int) and 0 < start < _LATEST else None
     return parse_tag(name), QuayTag(parse_digest(digest), size, bool(is_list), changed)
 
 

@@ -397,9 +397,8 @@ class _Batch:
         if not changed:
             source = content.entry.etag if content.entry is not None else None
             return Result(item.group, item.name, Outcome.EQUAL, content.blob or source, content.blob)
-        if content.blob is None:
-            return Completed(Item(item.group, item.name, None, item.target, 0))
-        return Completed(Item(item.group, item.name, content.blob, item.target, content.size), content.size)
+        size = 0 if content.blob is None else content.size
+        return Completed(Item(item.group, item.name, content.blob, item.target, size, changed=item.changed), size)
 
 
 def cluster_trees(branch: RemoteBranch, layout: Layout) -> dict[str, str]:

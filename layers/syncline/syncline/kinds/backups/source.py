@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, TypeVar
 
 from syncline.clients.git.objects import blob_id, stream_id
@@ -221,7 +221,7 @@ class Reader:
         if filtered.data is None:
             return _left_out(item, head, filtered.code)
         blob = blob_id(filtered.data)
-        return ObjectContent(item, blob, filtered.data, IndexEntry(head.etag, blob), head.size)
+        return ObjectContent(_as_read(item, head), blob, filtered.data, IndexEntry(head.etag, blob), head.size)
 
     def _stored(self, item: Item, store: LargeStore, over: Callable[[], bool]) -> ObjectContent | None:
         """Store a large object, again if it changes meanwhile; return None if the time is over."""
@@ -254,7 +254,7 @@ class Reader:
         with self.bucket.open(item.name, etag=etag) as stream:
             head = stream.head
             blob = store(BlobContent(head.size, stream.chunks(_CHUNK)))
-            return ObjectContent(item, blob, None, IndexEntry(head.etag, blob), head.size)
+            return ObjectContent(_as_read(item, head), blob, None, IndexEntry(head.etag, blob), head.size)
 
 
 def failed_result(item: Item, error: SynclineError) -> Result:
@@ -263,7 +263,13 @@ def failed_result(item: Item, error: SynclineError) -> Result:
 
 
 def _left_out(item: Item, head: ObjectHead, code: LeftOutCode | None) -> ObjectContent:
-    return ObjectContent(item, None, None, IndexEntry(head.etag, "", code or CERTAIN), head.size, code or CERTAIN)
+    entry = IndexEntry(head.etag, "", code or CERTAIN)
+    return ObjectContent(_as_read(item, head), None, None, entry, head.size, code or CERTAIN)
+
+
+def _as_read(item: Item, head: ObjectHead) -> Item:
+    """Return an item with the time of its object, which an event does not state."""
+    return replace(item, changed=int(head.modified) or item.changed)
 
 
 def _planned_result(content: ObjectContent) -> Result:
