@@ -93,13 +93,6 @@ def test_a_decoded_result_equals_the_encoded_one() -> None:
     assert Result.from_json(result.to_json()) == result
 
 
-def test_a_result_is_read_with_its_lag_and_without() -> None:
-    result = Result("team/app", "v1", Outcome.MOVED, "sha256:1", "sha256:1", 5)
-    assert len(result.to_json()) == 8  # as earlier versions wrote it
-    for each in (result, replace(result, lag=0), replace(result, lag=77)):
-        assert Result.from_json(json.loads(json.dumps(each.to_json()))) == each
-
-
 def test_an_item_has_the_six_values_that_earlier_versions_read() -> None:
     item = Item("team/app", "v1", "sha256:1", None, 5, {"fresh": True})
     assert Item.from_json(json.loads(json.dumps(item.to_json()))) == item

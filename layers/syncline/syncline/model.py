@@ -176,9 +176,9 @@ class Result:
     lag: int | None = None
 
     def to_json(self) -> list[Any]:
+        """Return the result without its lag, which is stored apart."""
         identity = [self.group, self.name, self.outcome.value, self.source, self.target]
-        value = [*identity, self.moved_bytes, self.code, self.reason]
-        return value if self.lag is None else [*value, self.lag]
+        return [*identity, self.moved_bytes, self.code, self.reason]
 
     @classmethod
     def cancelled(cls, item: Item) -> Result:
@@ -187,8 +187,8 @@ class Result:
 
     @classmethod
     def from_json(cls, value: list[Any]) -> Result:
-        group, name, outcome, *rest = value
-        return cls(group, name, Outcome(outcome), *rest)
+        group, name, outcome, source, target, moved_bytes, code, reason = value
+        return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as JSON values with field names."""

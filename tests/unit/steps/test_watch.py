@@ -15,6 +15,7 @@ from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
 from syncline.store.health import read_health
 from syncline.store.totals import read_totals
+from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
 from tests.rig.pump import Duplicates
@@ -33,7 +34,7 @@ def steps() -> Iterator[Steps]:
 
 
 def watch(steps: Steps, sync: Sync = FRESH) -> Watch:
-    return Watch(lambda: [(sync, read_health(steps.database, SYNC))], steps.clock.time)
+    return Watch(lambda: [(sync, read_health(steps.database, SYNC))], [], steps.clock.time)
 
 
 def seconds_until_alarm(steps: Steps, counted: Counted, each_minute: Callable[[], object] = lambda: None) -> float:
@@ -96,6 +97,16 @@ def test_a_disabled_sync_is_not_stale(steps: Steps, counted: Counted) -> None:
     assert watch(steps, FRESH.model_copy(update={"enabled": False})).measure() == []
     assert watch(steps, FRESH.model_copy(update={"fresh_within": None})).measure() == []
     assert [value for name, value in counted if name == "SyncsStale"] == [1, 0, 0]
+
+
+def test_a_sync_that_cannot_be_read_counts_as_stale(steps: Steps, counted: Counted) -> None:
+    """It was applied by another version, so that no run of it would work either."""
+    steps.state.remove_sync(SYNC)
+    steps.state.put_sync("newer", '{"kind": "images", "of": "another version"}')
+    watched = watch_of(steps.state, steps.database, steps.clock.time)
+    for _ in range(2):
+        assert watched.measure() == ["newer"]
+    assert [value for name, value in counted if name == "SyncsStale"] == [1, 1]
 
 
 def test_an_unknown_value_is_not_recorded(steps: Steps, counted: Counted) -> None:

@@ -16,14 +16,20 @@ from syncline.telemetry import log_stale, record_health, record_sync_health
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Measures the health of syncs. ``syncs`` yields the applied ones; ``clock`` returns Unix seconds."""
+    """Measures the health of syncs. ``clock`` returns Unix seconds.
+
+    ``syncs`` yields the applied ones, and adds the names of those that this version cannot read to ``unread``. Nothing
+    is known of these, so they count as stale.
+    """
 
     syncs: Callable[[], Iterable[tuple[Sync, Health]]]
+    unread: list[str]
     clock: Callable[[], float]
 
     def measure(self) -> list[str]:
         """Record the metrics of all syncs, and log the stale ones; return their names."""
         now, stale, out_of_sync = self.clock(), list[str](), 0
+        self.unread.clear()
         for sync, health in self.syncs():
             age = now - health.lag_start
             out_of_sync += health.in_sync is False
@@ -31,5 +37,6 @@ class Watch:
                 stale.append(sync.name)
                 log_stale(sync.name, str(sync.fresh_within), age, health.verified)
             record_sync_health(sync.name, health.in_sync, age if health.lag_start else None)
+        stale += self.unread
         record_health(len(stale), out_of_sync)
         return stale

@@ -4,6 +4,7 @@
 pk                     sk                    content
 =====================  ====================  =================================================================
 ``RUN#<id>#<shard>``   ``COUNTS``            a share of the run's counters
+``RUN#<id>#<shard>``   ``LAGS``              a share of the lags of its items
 ``RUN#<id>#<shard>``   ``BATCH#<id>``        a batch that has ended: its results, and what follows from it
 ``RUN#<id>#<shard>``   ``PART#<digest>#``    a part of a record that is too large for one item
 ``RUN#<id>#<shard>``   ``JOIN#<id>``         a scan that joined the run
@@ -21,7 +22,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from syncline.messages import Batch, DeadLetter, Outgoing, from_json, to_json
@@ -68,18 +69,21 @@ class Batches(Store):
 
     def progress(self, run_id: str) -> Progress:
         """Return a run's counters, read from all shards."""
-        keys = [(_shard_key(run_id, shard), "COUNTS") for shard in range(SHARDS)]
+        keys = [(_shard_key(run_id, shard), name) for shard in range(SHARDS) for name in ("COUNTS", "LAGS")]
         totals: dict[str, int] = {}
+        lags: list[Lags] = []
         times = {"at": 0.0, "advanced": 0.0, "own": 0.0}
         for item in self._db.batch_get(keys):
+            if item["sk"] == "LAGS":
+                lags.append(Lags.from_counters(item))
+                continue
             for name, value in item.items():
                 if name in times:
                     times[name] = max(times[name], float(value))
                 elif name not in ("pk", "sk", "expires", "closed"):
                     totals[name] = totals.get(name, 0) + int(value)
-        balance, lags = totals.pop("balance", 0), Lags.from_counters(totals)
-        counts = Counts(**{name: value for name, value in totals.items() if name not in lags.counters})
-        return Progress(counts, balance == 0, times["at"], times["advanced"], times["own"], lags)
+        balance = totals.pop("balance", 0)
+        return Progress(Counts(**totals), balance == 0, times["at"], times["advanced"], times["own"], Lags.total(lags))
 
     def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
         """Return how a batch ended, None if it has not."""
@@ -89,7 +93,7 @@ class Batches(Store):
     def results(self, run_id: str) -> Iterator[Result]:
         """Yield every result of a run, in no order. Items found equal have none."""
         for item in self._records(run_id):
-            yield from (Result.from_json(each) for each in unpack(self._content(item, "results")))
+            yield from self._results_of(item)
 
     def add_results(self, run_id: str, name: str, results: Iterable[Result], *, queued: int = 0) -> Counts:
         """Add results that belong to no batch, once under each name, and `queued`; return the counts of the run."""
@@ -114,11 +118,18 @@ class Batches(Store):
         """
         item = self._record_item(batch.run, batch.id, record)
         balance = sum(_hash(each.batch.id) for each in record.outgoing) - _hash(batch.id)
-        amounts = asdict(counts) | {"balance": balance} | Lags.of(record.results).counters
-        return [
+        amounts = asdict(counts) | {"balance": balance}
+        requests = [
             self._db.put_request(item, "attribute_not_exists(pk)"),
             self._count(batch.run, batch.id, amounts, unless_closed=True, own=batch.scan is None),
         ]
+        if lags := Lags.of(record.results).counters:
+            # A row of their own, which earlier versions do not read.
+            adds = ", ".join(f"#{name} :{name}" for name in lags)
+            values = {"expires": self._expiry(RETENTION), **lags}
+            shard = _shard_key(batch.run, _shard_of(batch.id))
+            requests.append(self._db.update_request(shard, "LAGS", f"SET #expires = :expires ADD {adds}", values))
+        return requests
 
     def _count(
         self, run_id: str, batch_id: str, amounts: dict[str, int], *, unless_closed: bool = False, own: bool = False
@@ -180,6 +191,8 @@ class Batches(Store):
             "results": pack([result.to_json() for result in record.results]),
             "following": pack([each.to_json() for each in record.outgoing]),
         }
+        if any(each.lag is not None for each in record.results):
+            packed["lags"] = pack([each.lag for each in record.results])  # apart, where earlier versions ignore them
         for name, content in packed.items():
             if len(content) <= free:
                 item[name], free = content, free - len(content)
@@ -200,11 +213,18 @@ class Batches(Store):
         return bytes(content)
 
     def _record_from(self, item: dict[str, Any]) -> BatchRecord:
-        results, outgoing, dead = (unpack(self._content(item, name)) for name in ("results", "following", "dead"))
+        outgoing, dead = (unpack(self._content(item, name)) for name in ("following", "dead"))
         letters = (each for each in map(from_json, dead) if isinstance(each, DeadLetter))
-        return BatchRecord(
-            tuple(map(Result.from_json, results)), tuple(map(Outgoing.from_json, outgoing)), tuple(letters)
-        )
+        return BatchRecord(tuple(self._results_of(item)), tuple(map(Outgoing.from_json, outgoing)), tuple(letters))
+
+    def _results_of(self, item: dict[str, Any]) -> Iterator[Result]:
+        """Yield the results in a record, with their lags."""
+        results = map(Result.from_json, unpack(self._content(item, "results")))
+        if "lags" not in item:
+            yield from results
+            return
+        for result, lag in zip(results, unpack(self._content(item, "lags")), strict=True):
+            yield replace(result, lag=lag)
 
     @staticmethod
     def _record_key(run_id: str, batch_id: str, prefix: str = "BATCH") -> tuple[str, str]:

@@ -21,20 +21,23 @@ def watch_of(state: State, database: Database, clock: Callable[[], float] = time
     """Return the watch over the syncs of a table that have runs."""
 
     def syncs() -> Iterator[tuple[Sync, Health]]:
-        for sync in applied_syncs(state):
+        for sync in applied_syncs(state, unread):
             if KINDS[sync.kind].has_runs:
                 yield sync, read_health(database, sync.name)
 
-    return Watch(syncs, clock)
+    unread: list[str] = []
+    return Watch(syncs, unread, clock)
 
 
-def applied_syncs(state: State) -> Iterator[Sync]:
-    """Yield all applied syncs. One that was removed meanwhile, or is of another version, is logged and left out."""
+def applied_syncs(state: State, unread: list[str] | None = None) -> Iterator[Sync]:
+    """Yield all applied syncs. One that was removed meanwhile, or is of another version, is logged, and named in ``unread``."""
     for name in state.sync_names():
         try:
             yield load_sync(state.sync_config(name))
         except SynclineError as error:
             logger.error("sync not read", extra={"sync": name, "code": error.code.name, "why": error.what})
+            if unread is not None and error.code.name != "NO_SUCH_SYNC":
+                unread.append(name)
 
 
 @cache
