@@ -6,6 +6,7 @@ bucket, and the file manager is the stand-in. The tests' pump delivers the messa
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import threading
@@ -28,6 +29,7 @@ _WRITERS: Final = 4
 
 
 def main(records: int) -> None:
+    os.environ.setdefault("AWS_DEFAULT_REGION", "us-east-1")  # for the rig's own queue, which sends nothing
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "engine")
         target = deployment_of(engine.up(home, _ROOT, port=0, say=_say), home)

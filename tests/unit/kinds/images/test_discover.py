@@ -337,12 +337,12 @@ class TestUnverified:
         pair = self.pair()
         pages = pair.scan()
         assert [tag for _, tag in found(pages)] == ["new", "t0", "t1", "t2"]
-        assert pair.notes.has_unverified("team/a")
+        assert pair.notes.unverified()("team/a")
 
     def test_the_note_is_removed_if_all_images_are_complete(self) -> None:
         pair = self.pair(cut=False)
         assert [tag for _, tag in found(pair.scan())] == ["new"]
-        assert not pair.notes.has_unverified("team/a")
+        assert not pair.notes.unverified()("team/a")
 
     @pytest.mark.parametrize(
         "context", [StepContext(lambda: 60.0, plan=True), StepContext(lambda: 60.0)], ids=["plan", "rest"]
@@ -350,14 +350,14 @@ class TestUnverified:
     def test_a_plan_and_a_partial_scan_keep_the_note(self, context: StepContext) -> None:
         pair = self.pair(cut=False)
         list(pair.pages(EVERYTHING, None if context.plan else "team/a:new", context))
-        assert pair.notes.has_unverified("team/a")
+        assert pair.notes.unverified()("team/a")
 
     def test_one_broken_image_among_many_keeps_the_note(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(discover, "PAGE_TAGS", 1)
         pair = self.pair(cut=False)
         pair.target.invalid["t0"] = SynclineError("NOT_FOUND", "no such manifest")
         assert [tag for _, tag in found(pair.scan())] == ["new", "t0"]
-        assert pair.notes.has_unverified("team/a")
+        assert pair.notes.unverified()("team/a")
 
     def test_other_repositories_are_not_read(self) -> None:
         pair = self.pair()

@@ -9,7 +9,7 @@ import pytest
 
 from syncline.clients.registry.manifest import Descriptor
 from syncline.kinds.facts import ProcessFacts
-from syncline.kinds.images.facts import WORTH_NOTING, BlobLocations
+from syncline.kinds.images.facts import WORTH_NOTING, BlobLocations, TargetNotes
 
 HOST = "dr.example"
 
@@ -136,3 +136,20 @@ def test_one_of_many_threads_sends(table: Table) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert sum(pool.map(work, range(8))) == 1
+
+
+def test_notes_of_many_repositories_cost_few_reads() -> None:
+    """A scan that finds nothing must not read the table once for each repository."""
+    facts = Table()
+    notes, names = TargetNotes(facts, HOST), [f"team/app{number}" for number in range(500)]
+    has_unverified = notes.unverified()
+    assert not any(map(has_unverified, names))
+    assert facts.calls <= 16
+    notes.note_unverified("team/app7")
+    assert not has_unverified("team/app7")  # of the scan before
+    facts.calls = 0
+    has_unverified = notes.unverified()
+    assert [name for name in names if has_unverified(name)] == ["team/app7"]
+    assert facts.calls <= 16 + 500 / 16 * 2
+    notes.forget_unverified("team/app7")
+    assert not notes.unverified()("team/app7")

@@ -217,7 +217,7 @@ class TestNotes:
         assert outcomes(
             ImageVerification(client, Origin(client, lambda _: "source/app", notes=notes)), Item(GROUP, "1", "d")
         ) == [code]
-        assert notes.has_unverified(GROUP) == unverified
+        assert notes.unverified()(GROUP) == unverified
 
     @pytest.mark.parametrize("whole", [True, False])
     def test_an_index_may_lack_what_its_source_lacks(

@@ -71,6 +71,7 @@ class ImageScan:
         self._source = source
         self._target = target
         self._notes = notes
+        self._has_unverified = notes.unverified()
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
         self._named = False
@@ -235,7 +236,7 @@ class ImageScan:
             failures = self._invalid_tags(group, (*source.invalid, *target.invalid))
             yield from failure_pages(f"{name}:{_BEFORE_TAGS}", failures)
         # After a copy that was not verified, an image may be incomplete although its tag is equal.
-        suspect = bool(target.tags) and self._notes.has_unverified(group)
+        suspect = bool(target.tags) and self._has_unverified(group)
         detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
         both = _TagListings(name, group, source, target, suspect, detail)
         for page in self._differences(both, behind, context):
@@ -295,7 +296,7 @@ class ImageScan:
         target = self._target_tags(group, context)
         if position == ScanPosition(counted=True):
             yield from failure_pages(cursor(position), self._invalid_tags(group, target.invalid))
-        suspect = not target.is_empty and self._notes.has_unverified(group)
+        suspect = not target.is_empty and self._has_unverified(group)
         invalid: list[InvalidEntry] = []
         for listed in self._tag_pages(name, invalid, position):
             if not position.behind:
@@ -423,14 +424,14 @@ class ImageScan:
         ]
 
         def same_bytes(item: Item) -> bool:
-            source, target = item.source, item.target
-            if source is None or target is None or source == target:
-                return False
+            source, target = str(item.source), str(item.target)
             return is_same_manifest(source, target, lambda: self._source.registry.manifest(name, item.name))
 
         # If the manifest cannot be read, the transfer reports why.
-        equal = zip(items, self._requests.map(_false_if_refused(same_bytes), items), strict=True)
-        return [replace(item, target=item.source) if same else item for item, same in equal]
+        differing = [item for item in items if item.source != item.target and item.source and item.target]
+        same = self._requests.map(_false_if_refused(same_bytes), differing)
+        equal = {item.name for item, yes in zip(differing, same, strict=True) if yes}
+        return [replace(item, target=item.source) if item.name in equal else item for item in items]
 
     def _digests(self, registry: Registry, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
         """Return the digest of each tag, None if it no longer exists; several are requested at a time."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import random
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from typing import Final
 
@@ -25,6 +26,8 @@ _ASSUMED_RATE: Final = 20 * 1024 * 1024
 """Bytes per second of another function's upload, from which the time to wait for it is computed."""
 _LONGEST_WAIT: Final = 30.0
 _MOST_LOCATIONS: Final = 100_000
+_SHARES: Final = 16
+"""Shares of the repositories of a target, by the hash of their names."""
 
 
 class BlobLocations:
@@ -91,10 +94,27 @@ class TargetNotes:
 
     def note_unverified(self, group: str) -> None:
         """Note that a copy to a repository was not verified, so that the next scan checks the repository's images."""
+        # First the mark of its share: a note without it would not be found.
+        self._facts.remember(self._share(group), "yes")
         self._facts.remember(self._unverified(group), "yes")
 
-    def has_unverified(self, group: str) -> bool:
-        return self._facts.recall(self._unverified(group)) is not None
+    def unverified(self) -> Callable[[str], bool]:
+        """Return a function for one scan that tells if a repository has a copy that was not verified.
+
+        The repositories are divided into shares, and only those in a share with such a copy have notes that are read: a
+        scan that finds nothing reads the table a few times, not once for each repository.
+        """
+        marks: dict[str, bool] = {}
+        lock = threading.Lock()
+
+        def has_unverified(group: str) -> bool:
+            share = self._share(group)
+            with lock:
+                if share not in marks:
+                    marks[share] = self._facts.recall(share) is not None
+            return marks[share] and self._facts.recall(self._unverified(group)) is not None
+
+        return has_unverified
 
     def forget_unverified(self, group: str) -> None:
         self._facts.forget(self._unverified(group))
@@ -106,6 +126,9 @@ class TargetNotes:
     def outdated(self, group: str, tag: str) -> str | None:
         """Return the digest that we copied to a tag and that was outdated by then, None for most tags."""
         return self._facts.recall(self._outdated(group, tag))
+
+    def _share(self, group: str) -> str:
+        return f"unverified@{self._host}#{zlib.crc32(group.encode()) % _SHARES}"
 
     def _unverified(self, group: str) -> str:
         return f"unverified@{self._host}/{group}"
