@@ -6,7 +6,7 @@ Like tinyproxy, it closes the connection after a forwarded request, and does not
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import socketserver
 import threading
@@ -65,13 +65,15 @@ class _Connection(socketserver.StreamRequestHandler):
 
     def _relay(self, server: socket.socket) -> None:
         """Copy bytes in both directions until one side closes."""
-        ends = {self.connection: server, server: self.connection}
-        while True:
-            for ready in select.select(list(ends), [], [])[0]:
-                chunk = ready.recv(65536)
-                if not chunk:
-                    return
-                ends[ready].sendall(chunk)
+        with selectors.DefaultSelector() as selector:  # select.select takes no descriptor above 1023
+            selector.register(self.connection, selectors.EVENT_READ, server)
+            selector.register(server, selectors.EVENT_READ, self.connection)
+            while True:
+                for key, _ in selector.select():
+                    chunk = cast("socket.socket", key.fileobj).recv(65536)
+                    if not chunk:
+                        return
+                    key.data.sendall(chunk)
 
 
 class _Server(socketserver.ThreadingTCPServer):

@@ -278,6 +278,8 @@ def test_an_endless_list_of_tags_fails_only_its_repository(monkeypatch: pytest.M
         world = EndlessRegistries(stack, "/v2/team/a/tags/list", "tags")
         world.source.on("GET", "/v2/team/b/tags/list", json_reply({"tags": ["v1"]}))
         world.target.on("GET", "/v2/team/b/tags/list", errors_reply(404, "NAME_UNKNOWN"))
+        # Requested if the time of a function is over before the target's tags are listed.
+        world.target.on("HEAD", "/v2/team/b/manifests/v1", errors_reply(404, "MANIFEST_UNKNOWN"))
         made = list(world.functions(10, {"repositories": ["team/a", "team/b"]}))
     pages = [page for each in made for page in each]
     assert found(pages) == [("team/b", "v1")], "no tag of an endless listing is sent"
