@@ -19,8 +19,8 @@ from syncline.cli.deployment import Deployment
 from syncline.cli.output import Style
 from syncline.errors import SynclineError
 from syncline.schedule import DURATION, seconds_of
+from syncline.wiring.environments import ENVIRONMENTS
 
-_FUNCTIONS: Final = ("receive", "discover", "transfer", "commit", "verify", "scrape", "probe", "canary", "watch")
 _POLL_SECONDS: Final = 2.0
 _LATE: Final = 30.0
 """Seconds by which CloudWatch may show a line later than others that follow it."""
@@ -113,16 +113,17 @@ def _parsed(lines: Iterable[str]) -> Iterator[Line]:
 
 def _of_cloudwatch(deployment: Deployment, stack: str, name: str, start: float) -> Iterator[list[Line]]:
     """Yield the lines in the log groups of the stack's functions, and on each further call those that were added."""
-    client, seen = deployment.client("logs"), set[str]()
+    client, seen = deployment.client("logs"), dict[str, float]()
     while True:
         events = heapq.merge(
-            *(_events(client, f"/aws/lambda/{stack}-{function}", name, start) for function in _FUNCTIONS),
+            *(_events(client, f"/aws/lambda/{stack}-{function}", name, start) for function in ENVIRONMENTS),
             key=lambda event: event["timestamp"],
         )
         found = [event for event in events if event["eventId"] not in seen]
-        seen |= {event["eventId"] for event in found}
+        seen |= {event["eventId"]: event["timestamp"] / 1000 for event in found}
         yield list(_parsed(event["message"] for event in found))
-        start = max([start, *(event["timestamp"] / 1000 - _LATE for event in found)])
+        start = max([start, *(moment - _LATE for moment in seen.values())])
+        seen = {event: moment for event, moment in seen.items() if moment >= start}
 
 
 def _events(client: Any, group: str, name: str, start: float) -> Iterator[dict[str, Any]]:
