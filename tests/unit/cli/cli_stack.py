@@ -219,3 +219,8 @@ def _target(port: int) -> Deployment:
             url = f"http://127.0.0.1:{port}/{ACCOUNT}/syncline-{step.value}{suffix}{fifo}"
             outputs[f"{step.name.capitalize()}{output}Url"] = url
     return deployment_of(Engine(port, outputs, "key"), Path("/nowhere"))
+
+
+def row(text: str, name: str) -> str:
+    """Return the line of a table that begins with a name."""
+    return next(line for line in text.splitlines() if line.startswith(name))

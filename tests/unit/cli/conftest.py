@@ -37,3 +37,10 @@ def checks_servers() -> None:
 def stack(moto_port: int, tmp_path: Path) -> Iterator[Stack]:
     with made_stack(moto_port, tmp_path) as made:
         yield made
+
+
+@pytest.fixture
+def applied(stack: Stack) -> Stack:
+    """A stack with the sync of :data:`SYNCS` applied."""
+    assert stack.apply().exit_code == 0
+    return stack

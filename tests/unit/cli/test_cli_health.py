@@ -7,19 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from syncline.cli.applied_syncs import start_runs
+from syncline.config.sync import load_sync
 from syncline.store.health import Health, health_request
 from syncline.store.table import Database, number
-from tests.unit.cli.cli_stack import SYNCS, Stack, moved
-
-
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
-
-
-def row(text: str, name: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(name))
+from tests.unit.cli.cli_stack import SYNCS, Stack, moved, row
 
 
 def test_a_sync_that_was_not_verified_in_time_is_stale(stack: Stack) -> None:
@@ -130,3 +122,11 @@ def test_a_disabled_sync_that_is_resumed_starts_no_run(stack: Stack) -> None:
     stack.run("pause", "prod")
     assert "enabled: false" in stack.run("resume", "prod").stdout
     assert stack.started() == []
+
+
+def test_a_paused_sync_is_not_started_with_the_engine(applied: Stack) -> None:
+    syncs = [load_sync(applied.target.state.sync_config("prod"))]
+    applied.run("pause", "prod")
+    assert start_runs(applied.target, syncs) == []
+    applied.target.state.resume("prod")
+    assert [run.sync for run in start_runs(applied.target, syncs)] == ["prod"]

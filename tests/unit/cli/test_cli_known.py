@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import pytest
-
 from syncline.model import Counts, Run, Scope, Trigger
 from syncline.model import Result as ItemResult
 from syncline.steps.results import final_counts, mark_known, record_failures
@@ -14,12 +12,6 @@ from syncline.store.batches import BatchRecord
 from syncline.store.state import first_batch
 from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, failed, moved
-
-
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
 
 
 def finish(stack: Stack, *results: ItemResult, skipped: int = 0, plan: bool = False) -> Run:

@@ -15,12 +15,6 @@ from tests.unit.cli.cli_stack import Stack
 ENGINE = "2026-12-01 10:52:17 INFO [lambda] ESM: Lambda syncline-discover output:\n"
 
 
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
-
-
 def line(message: str, *, sync: str = "prod", age: float = 5.0, level: str = "info", **fields: Any) -> str:
     """Return a line as the functions write it, `age` seconds ago."""
     moment = time.time() - age

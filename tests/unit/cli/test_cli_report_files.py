@@ -25,12 +25,6 @@ HOSTILE = [
 ]
 
 
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
-
-
 class Page(HTMLParser):
     """The tags of a page with their attributes, and its text."""
 

@@ -22,12 +22,6 @@ from tests.rig.run_ids import made_run_id
 from tests.unit.cli.cli_stack import Stack, moved
 
 
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
-
-
 def bodies(stack: Stack, step: Step) -> list[str]:
     queue = stack.target.queues.urls[step]
     found = stack.target.queues.sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10)

@@ -18,12 +18,6 @@ from syncline.store.state import State
 from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
 
 
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
-
-
 @contextmanager
 def functions(stack: Stack, work: Callable[[Run], object]) -> Iterator[list[Start]]:
     """Process the run of the next start message with ``work``, in a thread."""

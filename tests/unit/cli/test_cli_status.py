@@ -20,21 +20,11 @@ from syncline.store.state import State, first_batch
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceLists
 from tests.rig.run_ids import made_run_id
-from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved
+from tests.unit.cli.cli_stack import FILES, GOOD, OTHER, SYNCS, Stack, conflict, failed, moved, row
 
 TWO_SYNCS = SYNCS + SYNCS.removeprefix("syncs:\n").replace("  prod:", "  dev:").replace(
     "    schedule: rate(1 hour)\n", ""
 ).replace("mirror", "dev")
-
-
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
-
-
-def row(text: str, name: str) -> str:
-    return next(line for line in text.splitlines() if line.startswith(name))
 
 
 def test_status_before_anything_was_applied(stack: Stack) -> None:

@@ -13,8 +13,6 @@ import threading
 import time
 from collections.abc import Callable
 
-import pytest
-
 from syncline.messages import Outgoing
 from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus
 from syncline.store.batches import BatchRecord
@@ -22,12 +20,6 @@ from syncline.store.state import first_batch
 from tests.unit.cli.cli_stack import GOOD, ROOT, Stack, moved
 
 TERMINAL = {"TERM": "xterm-256color", "COLUMNS": "100"}
-
-
-@pytest.fixture
-def applied(stack: Stack) -> Stack:
-    assert stack.apply().exit_code == 0
-    return stack
 
 
 def started_run(stack: Stack) -> Run:

@@ -11,7 +11,6 @@ import pytest
 from syncline.kinds.kind import Page, StepContext
 from syncline.messages import Batch
 from syncline.model import EVERYTHING, RunStatus, Scope, Step, Trigger
-from syncline.store import health
 from syncline.telemetry import logger
 from tests.rig.made_up import SYNC, Steps, items, pages
 from tests.rig.pump import Letter
@@ -142,12 +141,12 @@ def test_a_start_delivered_after_its_run_does_nothing(steps: Steps) -> None:
 @pytest.mark.parametrize("trigger", [Trigger.SCHEDULE, Trigger.WEBHOOK, Trigger.EVENT, Trigger.START])
 def test_a_paused_sync_is_not_started_by_itself(steps: Steps, trigger: Trigger) -> None:
     steps.kind.pages = pages(1)
-    health.pause(steps.database, SYNC, steps.clock.now)
+    steps.state.pause(SYNC)
     steps.start("a", trigger=trigger)
     steps.start(trigger=trigger)
     steps.pump.run()
     assert (steps.state.runs(SYNC), steps.kind.moved, steps.mail.waiting()) == ([], [], [])
-    assert health.resume(steps.database, SYNC, steps.clock.now)
+    assert steps.state.resume(SYNC)
     steps.start(trigger=trigger)
     steps.pump.run()
     assert steps.latest().counts.moved == 1
@@ -156,7 +155,7 @@ def test_a_paused_sync_is_not_started_by_itself(steps: Steps, trigger: Trigger) 
 @pytest.mark.parametrize("trigger", [Trigger.MANUAL, Trigger.RETRY])
 def test_a_paused_sync_is_started_by_its_operator(steps: Steps, trigger: Trigger) -> None:
     steps.kind.pages = pages(1)
-    health.pause(steps.database, SYNC, steps.clock.now)
+    steps.state.pause(SYNC)
     steps.start(trigger=trigger)
     steps.pump.run()
     assert steps.latest().counts.moved == 1

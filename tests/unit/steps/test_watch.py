@@ -13,7 +13,6 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
-from syncline.store.health import read_health
 from syncline.store.totals import read_totals
 from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
@@ -34,7 +33,7 @@ def steps() -> Iterator[Steps]:
 
 
 def watch(steps: Steps, sync: Sync = FRESH) -> Watch:
-    return Watch(lambda: [(sync, read_health(steps.database, SYNC))], [], steps.clock.time)
+    return Watch(lambda: [(sync, steps.state.health(SYNC))], [], steps.clock.time)
 
 
 def seconds_until_alarm(steps: Steps, counted: Counted, each_minute: Callable[[], object] = lambda: None) -> float:
@@ -103,7 +102,7 @@ def test_a_sync_that_cannot_be_read_counts_as_stale(steps: Steps, counted: Count
     """It was applied by another version, so that no run of it would work either."""
     steps.state.remove_sync(SYNC)
     steps.state.put_sync("newer", '{"kind": "images", "of": "another version"}')
-    watched = watch_of(steps.state, steps.database, steps.clock.time)
+    watched = watch_of(steps.state, steps.clock.time)
     for _ in range(2):
         assert watched.measure() == ["newer"]
     assert [value for name, value in counted if name == "SyncsStale"] == [1, 1]

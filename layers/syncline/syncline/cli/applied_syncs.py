@@ -145,10 +145,11 @@ def delete_sync(deployment: Deployment, name: str) -> str | None:
 
 
 def start_runs(deployment: Deployment, syncs: Iterable[Sync]) -> list[Run]:
-    """Start a run over everything for each enabled sync with a schedule, unless it has a run in progress."""
+    """Start a run over everything for each enabled sync with a schedule, unless it is paused or has a run in progress."""
     runs = []
     for sync in syncs:
-        if sync.enabled and sync.schedule is not None and KINDS[sync.kind].has_runs:
+        starts = sync.enabled and sync.schedule is not None and KINDS[sync.kind].has_runs
+        if starts and not deployment.state.health(sync.name).paused:
             try:
                 runs.append(start_run(deployment, sync.name, Trigger.START, EVERYTHING))
             except SynclineError as error:

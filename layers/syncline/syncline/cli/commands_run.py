@@ -24,9 +24,7 @@ from syncline.cli.summary import (
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
-from syncline.store import health
 from syncline.store.state import LOST_AFTER, State
-from syncline.store.table import Database
 
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
@@ -90,7 +88,7 @@ def pause(context: Context, name: str) -> CommandResult:
     """Pause a sync; raises NO_SUCH_SYNC. A run in progress continues."""
     state, out = context.deployment.state, context.out
     config_with_runs(state, name)
-    health.pause(Database(context.deployment.table), name, context.now())
+    state.pause(name)
     out.line(f"{name} is paused: its schedule, webhook and events start no runs", "yellow")
     current = state.current_run(name)
     if current is not None:
@@ -103,7 +101,7 @@ def resume(context: Context, name: str) -> CommandResult:
     """Resume a paused sync, and start a run for the changes since; raises NO_SUCH_SYNC."""
     state = context.deployment.state
     config = config_with_runs(state, name)
-    if not health.resume(Database(context.deployment.table), name, context.now()):
+    if not state.resume(name):
         context.out.line(f"{name} was not paused")
         return CommandResult({"name": name, "resumed": False})
     context.out.line(f"{name} is resumed", "green")

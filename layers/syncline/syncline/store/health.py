@@ -97,15 +97,14 @@ def expectation_request(database: Database, sync: str, now: float, *, forget: bo
     return database.update_request(f"SYNC#{sync}", "HEALTH", expression, {"expected": number(now)}, names=names)
 
 
-def pause(database: Database, sync: str, now: float) -> None:
-    """Note that a sync is paused, unless it was before."""
+def pause_request(database: Database, sync: str, now: float) -> dict[str, Any]:
+    """Return the request that notes that a sync is paused, unless it was before."""
     expression = "SET #paused = if_not_exists(#paused, :paused)"
-    database.update(f"SYNC#{sync}", "HEALTH", expression, {"paused": number(now)})
+    return database.update_request(f"SYNC#{sync}", "HEALTH", expression, {"paused": number(now)})
 
 
-def resume(database: Database, sync: str, now: float) -> bool:
-    """Note that a sync is no longer paused, and expected to be verified from now on. Return False if it was not paused."""
+def resume_request(database: Database, sync: str, now: float) -> dict[str, Any]:
+    """Return the request that ends a pause, with a verification expected from now on. It is refused without a pause."""
     expression, values = "SET #expected = :expected REMOVE #paused", {"expected": number(now)}
     condition = "attribute_exists(#paused)"
-    resumed = database.update(f"SYNC#{sync}", "HEALTH", expression, values, condition=condition, names=("paused",))
-    return resumed is not None
+    return database.update_request(f"SYNC#{sync}", "HEALTH", expression, values, condition=condition, names=("paused",))

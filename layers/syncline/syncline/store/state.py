@@ -28,7 +28,7 @@ from syncline.model import Counts, Run, RunStatus, Scope, Step, Trigger
 from syncline.store.batches import Batches, BatchRecord
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
-from syncline.store.health import Health, health_request, read_health
+from syncline.store.health import Health, health_request, pause_request, read_health, resume_request
 from syncline.store.leases import Every, Lease, Leases, every
 from syncline.store.runs import RETENTION, next_waiting, run_from, run_item, waiting_item
 from syncline.store.syncs import Configurations
@@ -215,6 +215,14 @@ class State(Configurations, Batches):
     def health(self, sync: str) -> Health:
         """Return the health of a sync."""
         return read_health(self._db, sync)
+
+    def pause(self, sync: str) -> None:
+        """Let nobody but its operator start runs of a sync."""
+        self._db.apply(pause_request(self._db, sync, self._clock()))
+
+    def resume(self, sync: str) -> bool:
+        """End the pause of a sync. Return False if it was not paused."""
+        return self._db.apply(resume_request(self._db, sync, self._clock())) is not None
 
     def run(self, sync: str, run_id: str) -> Run:
         """Return a run, with its counts only if it is over; raises NO_SUCH_RUN."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from syncline.config.sync import Sync
 from syncline.kinds.table import KINDS
 from syncline.secrets import Reference, Secrets
-from syncline.store.health import read_health
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.totals import Totals, read_totals
@@ -30,7 +29,7 @@ def console_of(state: State, database: Database, secrets: Secrets, token: str) -
             current = state.current_run(sync.name)
             counts = None if current is None else state.progress(current.id).counts
             totals = read_totals(database, sync.name)
-            health = read_health(database, sync.name) if KINDS[sync.kind].has_runs else None
+            health = state.health(sync.name) if KINDS[sync.kind].has_runs else None
             yield Figures(sync, totals, health, counts, _own_metrics(sync, totals, database))
 
     return Console(figures, lambda: secrets.resolve(Reference.parse(token)) if token else None)

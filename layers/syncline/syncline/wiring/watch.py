@@ -10,20 +10,19 @@ from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 from syncline.steps.watch import Watch
-from syncline.store.health import Health, read_health
+from syncline.store.health import Health
 from syncline.store.state import State
-from syncline.store.table import Database
 from syncline.telemetry import logger
 from syncline.wiring.environments import ENVIRONMENTS
 
 
-def watch_of(state: State, database: Database, clock: Callable[[], float] = time.time) -> Watch:
+def watch_of(state: State, clock: Callable[[], float] = time.time) -> Watch:
     """Return the watch over the syncs of a table that have runs."""
 
     def syncs() -> Iterator[tuple[Sync, Health]]:
         for sync in applied_syncs(state, unread):
             if KINDS[sync.kind].has_runs:
-                yield sync, read_health(database, sync.name)
+                yield sync, state.health(sync.name)
 
     unread: list[str] = []
     return Watch(syncs, unread, clock)
@@ -45,5 +44,4 @@ def watch() -> Watch:
     """Return the watch of the function. Raises CONFIG_INVALID if a variable is missing."""
     from syncline.wiring.functions import dependencies_of  # noqa: PLC0415
 
-    dependencies = dependencies_of(ENVIRONMENTS["watch"].read("watch"))
-    return watch_of(dependencies.state, dependencies.database)
+    return watch_of(dependencies_of(ENVIRONMENTS["watch"].read("watch")).state)
