@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Trigger
 from syncline.secrets import register
-from syncline.telemetry import log_batch_end, log_operation, log_run_end, logger
+from syncline.telemetry import log_batch_end, log_operation, log_run_end, logger, record_health, record_sync_health
 
 PLANTED = "s3cret/with+odd=chars"
 
@@ -135,3 +137,44 @@ def test_every_line_has_an_operation(printed: Callable[[], list[dict[str, Any]]]
     log_run_end(ended_run(moved=1))
     log_operation("clusters", "git_push", {"files_new": 1}, {"ClustersBackedUp": 2.0})
     assert [line["operation"] for line in printed()] == [logger.service, "metrics", "git_push", "metrics"]
+
+
+@pytest.mark.parametrize(
+    ("in_sync", "age", "expected"),
+    [
+        (True, 61.4, {"InSync": [1.0], "VerificationAge": [61.0]}),
+        (False, -5.0, {"InSync": [0.0], "VerificationAge": [0.0]}),
+        (None, 61.4, {"VerificationAge": [61.0]}),
+        (None, None, None),
+    ],
+)
+def test_the_health_of_a_sync_is_recorded_as_far_as_it_is_known(
+    printed: Callable[[], list[dict[str, Any]]],
+    in_sync: bool | None,
+    age: float | None,
+    expected: dict[str, list[float]] | None,
+) -> None:
+    record_sync_health("prod-to-dr", in_sync, age)
+    lines = printed()
+    assert len(lines) == (0 if expected is None else 1)
+    for line in lines:
+        (directive,) = line["_aws"]["CloudWatchMetrics"]
+        assert {each["Name"]: line[each["Name"]] for each in directive["Metrics"]} == expected
+        assert line["sync"] == "prod-to-dr"
+
+
+@pytest.mark.parametrize("name", ["SyncStaleAlarm", "SyncsNotWatchedAlarm"])
+def test_the_alarms_of_health_use_the_metric_of_the_watch(
+    printed: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "watch")
+    monkeypatch.setattr("syncline.telemetry._STACK", "one")
+    record_health(2, 3)
+    (line,) = printed()
+    (directive,) = line["_aws"]["CloudWatchMetrics"]
+    alarm = yaml_parse((Path(__file__).parents[2] / "template.yaml").read_text())["Resources"][name]["Properties"]
+    dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
+    assert (alarm["Namespace"], set(dimensions)) == (directive["Namespace"], set(directive["Dimensions"][0]))
+    assert dimensions["service"] == line["service"] == "watch"
+    assert line[alarm["MetricName"]] == [2.0]
+    assert (line["SyncsOutOfSync"], alarm["Threshold"]) == ([3.0], 0 if name == "SyncStaleAlarm" else 1)
