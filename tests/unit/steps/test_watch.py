@@ -199,6 +199,18 @@ def test_the_lag_of_an_old_item_counts_from_the_run_if_an_earlier_version_applie
     assert lag(steps, "v1") == round((run.ended or 0) - run.started)
 
 
+def test_the_lag_of_a_change_during_a_pause_counts_from_the_change(steps: Steps) -> None:
+    steps.run()
+    steps.state.pause(SYNC)
+    steps.clock.sleep(HOUR)
+    steps.kind.pages = [Page("p", (Item("team/app", "v1", changed=int(steps.clock.now)),))]
+    steps.clock.sleep(2 * HOUR)
+    assert steps.state.resume(SYNC)
+    assert watch(steps).measure() == []  # it has time for a scan
+    steps.run()
+    assert abs((lag(steps, "v1") or 0) - 2 * HOUR) <= 5
+
+
 def test_a_clock_ahead_of_ours_gives_no_negative_lag(steps: Steps) -> None:
     steps.kind.pages = [Page("p", (Item("team/app", "v1", changed=int(steps.clock.now + HOUR)),))]
     steps.run()

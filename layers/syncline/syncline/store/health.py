@@ -32,15 +32,18 @@ class Health:
 
     @property
     def lag_start(self) -> float:
-        """The time since which a difference can exist: one from before counts from here."""
-        return max(self.verified, self.expected)
+        """The time since which a difference can exist: one from before counts from here.
+
+        A pause does not change it: changes meanwhile are late.
+        """
+        return self.verified or self.expected
 
     def is_stale(self, fresh_within: float | None, now: float) -> bool:
         """Return True if the latest verification is more than ``fresh_within`` seconds ago; None sets no limit.
 
         A paused sync is never stale.
         """
-        return fresh_within is not None and not self.paused and now - self.lag_start > fresh_within
+        return fresh_within is not None and not self.paused and now - max(self.verified, self.expected) > fresh_within
 
     def after(self, run: Run, status: RunStatus, counts: Counts, now: float) -> Health:
         """Return the health after a run that ends now with these counts."""
