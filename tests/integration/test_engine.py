@@ -120,6 +120,18 @@ def seen(running: Engine, key: str, times: int = 1) -> dict[str, Any]:
     return item
 
 
+def settle(running: Engine, queue: str) -> None:
+    """Wait until a queue has no message, visible or not: a function's message is deleted only after it has returned."""
+    sqs, url = client(running, "sqs"), running.outputs[f"{queue}QueueUrl"]
+    names = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+
+    def is_empty() -> bool:
+        found = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+        return all(found[name] == "0" for name in names)
+
+    assert until(is_empty), f"the queue {queue} still has messages"
+
+
 def until(condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + _SECONDS
     while not condition():
@@ -216,6 +228,7 @@ def test_a_clean_stop_keeps_everything(home: Path, project: Path) -> None:
     before = up(home, project)
     send(before, "Discover", "one")
     seen(before, "one")
+    settle(before, "Discover")
     send(before, "Transfer", "slow", seconds=600)
     worker = int(seen(before, "slow")["pid"])
     messages: list[str] = []
@@ -257,6 +270,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     )
     send(before, "Discover", "one")
     seen(before, "one")
+    settle(before, "Discover")
     send(before, "Transfer", "slow", seconds=600)
     worker = int(seen(before, "slow")["pid"])
     dead = before.outputs["TransferDeadLetterQueueUrl"]
@@ -304,6 +318,7 @@ def test_a_kill_loses_nothing_that_was_saved(home: Path, project: Path) -> None:
     client(after, "sqs").purge_queue(QueueUrl=dead)
     send(after, "Discover", "two")
     seen(after, "two")
+    settle(after, "Discover")
     engine.save(home)
     os.kill(pid_of(home), signal.SIGKILL)
     assert until(lambda: engine.describe(home) is None)
@@ -322,6 +337,7 @@ def test_a_kill_during_a_deployment(home: Path, project: Path, tmp_path: Path) -
     before = up(home, project)
     send(before, "Discover", "one")
     seen(before, "one")
+    settle(before, "Discover")
     engine.save(home)
     changed = tmp_path / "changed"
     shutil.copytree(project, changed, symlinks=True)
