@@ -40,7 +40,7 @@ ROWS: Final = (
         tuple(f"steps/test_{name}.py" for name in ("engine", "bound_requests", "unsendable")),
     ),
     Row(("web/receive",), ("web/test_receive_bodies.py",)),
-    Row(("web/console",), ("web/test_console_pages.py",)),
+    Row(("web/console", "web/metrics"), ("web/test_console_pages.py",)),
     Row(
         ("store/state", "store/batches"),
         (

@@ -20,7 +20,8 @@ from syncline.errors import SynclineError
 from syncline.model import LAG_BOUNDS, Counts, Lags
 from syncline.store.health import Health
 from syncline.store.totals import BUCKETS, Totals
-from syncline.web.console import Console, Figures, exposition
+from syncline.web.console import Console
+from syncline.web.metrics import Figures, exposition
 
 ITEMS = {"moved": 38, "skipped": 5, "left_out": 7, "removed": 2, "extra": 1, "conflict": 3, "failed": 4}
 TOTALS = Totals(tuple(range(1, len(BUCKETS) + 2)), 4003.5, 6, ITEMS, 1000, 1_790_000_000.0, known=9)

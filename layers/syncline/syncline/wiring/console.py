@@ -13,7 +13,8 @@ from syncline.secrets import Reference, Secrets
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.totals import Totals, read_totals
-from syncline.web.console import Console, Figures
+from syncline.web.console import Console
+from syncline.web.metrics import Figures
 from syncline.wiring.environments import ConsoleEnvironment
 from syncline.wiring.watch import applied_syncs
 

@@ -12,7 +12,7 @@ from syncline.kinds.backups.config import BackupsSync, GitTarget
 from syncline.store.backup_index import BackupIndex
 from syncline.store.table import Database
 from syncline.store.totals import Totals
-from syncline.web.console import histogram_buckets
+from syncline.web.metrics import histogram_buckets
 
 
 def metrics(sync: Sync, totals: Totals, database: Database) -> Iterator[Metric]:
