@@ -30,6 +30,7 @@ HEALTHS = st.builds(
     st.sampled_from([0.0, STARTED - 9000]),
     st.sampled_from([0.0, STARTED - 9000, STARTED - 60]),
     st.sampled_from([0.0, STARTED - 10_000]),
+    scanned=st.sampled_from([0.0, STARTED - 30]),
 )
 COUNTS = st.builds(
     Counts,
@@ -50,13 +51,13 @@ def test_nothing_is_known_before_the_first_run(table: Table) -> None:
 )
 def test_a_complete_scan_without_failures_puts_a_sync_in_sync(counts: Counts, since: float) -> None:
     """The target had all of the source at the start of the scan, or once the last item was verified."""
-    assert Health().after(FULL, RunStatus.DONE, counts, ENDED) == Health(True, since, STARTED)
+    assert Health().after(FULL, RunStatus.DONE, counts, ENDED) == Health(True, since, STARTED, scanned=STARTED)
 
 
 def test_later_scans_leave_the_time_since_which_it_is_in_sync() -> None:
     before = Health(True, STARTED - 500, STARTED - 100)
     after = before.after(FULL, RunStatus.DONE, Counts(queued=3, moved=3), ENDED)
-    assert after == Health(True, STARTED - 500, STARTED)
+    assert after == Health(True, STARTED - 500, STARTED, scanned=STARTED)
 
 
 def test_acknowledged_failures_are_verified_but_not_in_sync() -> None:
@@ -78,7 +79,7 @@ def test_acknowledged_failures_are_verified_but_not_in_sync() -> None:
 def test_a_difference_that_stays_puts_a_sync_out_of_sync(run: Run, status: RunStatus, counts: Counts) -> None:
     before = Health(True, STARTED - 500, STARTED - 100)
     after = before.after(run, status, counts, ENDED)
-    assert after == Health(False, ENDED, STARTED - 100)
+    assert replace(after, scanned=0.0) == Health(False, ENDED, STARTED - 100)
     assert after.after(run, status, counts, ENDED + 60) == after  # since the first of them
 
 
@@ -91,20 +92,57 @@ def test_a_run_that_did_not_scan_everything_verifies_nothing(
     assert before.after(run, status, Counts(queued=1, moved=1), ENDED) == before
 
 
+@pytest.mark.parametrize(
+    ("counts", "since"), [(Counts(queued=1, moved=1), ENDED), (Counts(skipped=1), STARTED)], ids=["moved", "equal"]
+)
+def test_a_retry_that_solves_the_last_failure_of_a_complete_scan_puts_a_sync_in_sync(
+    counts: Counts, since: float
+) -> None:
+    scan = replace(FULL, started=STARTED - 100)
+    failing = Health().after(scan, RunStatus.DONE, Counts(queued=9, moved=7, failed=2), STARTED - 50)
+    assert (failing.in_sync, failing.verified) == (False, 0.0)
+    one_left = failing.after(PARTIAL, RunStatus.DONE, replace(counts, known=1), ENDED - 1)
+    assert (one_left.in_sync, one_left.since) == (False, STARTED - 50)
+    assert one_left.after(PARTIAL, RunStatus.DONE, counts, ENDED) == Health(
+        True, since, scan.started, scanned=scan.started
+    )
+    accepted = one_left.after(PARTIAL, RunStatus.DONE, replace(counts, acknowledged=1), ENDED)
+    assert (accepted.in_sync, accepted.verified) == (False, scan.started)
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "counts"),
+    [
+        (PARTIAL, RunStatus.DONE, Counts(queued=1, conflict=1)),
+        (PARTIAL, RunStatus.LOST, Counts(queued=2, moved=1)),
+        (FULL, RunStatus.CANCELLED, Counts(queued=1, cancelled=1)),
+    ],
+    ids=["conflict", "lost", "cancelled"],
+)
+def test_only_a_complete_scan_ends_differences_that_are_no_known_failures(
+    run: Run, status: RunStatus, counts: Counts
+) -> None:
+    """Nothing records a conflict, or the items that a lost run has not reached."""
+    before = Health(True, STARTED - 500, STARTED - 100, scanned=STARTED - 100).after(run, status, counts, ENDED)
+    after = before.after(PARTIAL, RunStatus.DONE, Counts(queued=1, moved=1), ENDED + 60)
+    assert (after.in_sync, after.verified, after.scanned) == (False, STARTED - 100, 0.0)
+
+
 @given(HEALTHS, st.sampled_from([FULL, PARTIAL]), st.sampled_from(OVER), COUNTS)
 def test_a_sync_is_only_in_sync_after_a_complete_scan_that_left_no_difference(
     before: Health, run: Run, status: RunStatus, counts: Counts
 ) -> None:
     after = before.after(run, status, counts, ENDED)
     left = counts.failed or counts.known or counts.conflict or counts.cancelled
-    complete = run.scope.everything and status is RunStatus.DONE
+    complete = status is RunStatus.DONE and (run.scope.everything or before.scanned > 0)
+    scanned = run.started if run.scope.everything else before.scanned
     if after.in_sync and not before.in_sync:
         assert complete
         assert not left
         assert not counts.acknowledged
     if left:
         assert after.in_sync is False
-    assert (after.verified > before.verified) == (complete and not left and before.verified < run.started)
+    assert (after.verified > before.verified) == (complete and not left and before.verified < scanned)
     if after.in_sync is before.in_sync:
         assert after.since == before.since
     assert after.expected == before.expected

@@ -21,7 +21,8 @@ class Health:
     is the start of the latest complete scan after which everything that it found was verified: at that time the target
     had all of the source, except for acknowledged failures. ``expected`` is the time when the sync was first applied,
     enabled, or given another source, target or selection. ``paused`` is the time when an operator paused the sync, 0 if
-    it is not paused.
+    it is not paused. ``scanned`` is the start of the latest complete scan of which nothing is left but known failures:
+    once a later run has solved these, everything that the scan found is verified. It is 0 if there is none.
     """
 
     in_sync: bool | None = None
@@ -29,6 +30,7 @@ class Health:
     verified: float = 0.0
     expected: float = 0.0
     paused: float = 0.0
+    scanned: float = 0.0
 
     @property
     def lag_start(self) -> float:
@@ -48,11 +50,17 @@ class Health:
     def after(self, run: Run, status: RunStatus, counts: Counts, now: float) -> Health:
         """Return the health after a run that ends now with these counts."""
         lost = status is RunStatus.LOST and counts.queued > counts.ended
+        scanned = self.scanned
+        if counts.conflict or counts.cancelled or lost:
+            scanned = 0.0
+        elif status is RunStatus.DONE and run.scope.everything:
+            scanned = run.started
+        health = replace(self, scanned=scanned)
         if counts.failed or counts.known or counts.conflict or counts.cancelled or lost:
-            return self if self.in_sync is False else replace(self, in_sync=False, since=now)
-        if status is not RunStatus.DONE or not run.scope.everything:
+            return health if self.in_sync is False else replace(health, in_sync=False, since=now)
+        if status is not RunStatus.DONE or not scanned:
             return self
-        verified = replace(self, verified=max(self.verified, run.started))
+        verified = replace(health, verified=max(self.verified, scanned))
         in_sync = not counts.acknowledged
         if in_sync is self.in_sync:
             return verified
@@ -63,7 +71,7 @@ def read_health(database: Database, sync: str) -> Health:
     """Return the health of a sync."""
     item = database.get(f"SYNC#{sync}", "HEALTH") or {}
     in_sync = item.get("inSync")
-    times = (float(item.get(name, 0)) for name in ("since", "verified", "expected", "paused"))
+    times = (float(item.get(name, 0)) for name in ("since", "verified", "expected", "paused", "scanned"))
     return Health(None if in_sync is None else bool(in_sync), *times)
 
 
@@ -72,7 +80,7 @@ def health_request(database: Database, sync: str, health: Health) -> dict[str, A
 
     It leaves ``expected`` as it is, and is refused if that has changed: the sync was removed, or is another one now.
     """
-    values: dict[str, Any] = {"verified": number(health.verified)}
+    values: dict[str, Any] = {"verified": number(health.verified), "scanned": number(health.scanned)}
     if health.in_sync is not None:
         values |= {"inSync": health.in_sync, "since": number(health.since)}
     is_expected = "#expected = :expected" if health.expected else "attribute_not_exists(#expected)"
@@ -92,7 +100,7 @@ def expectation_request(database: Database, sync: str, now: float, *, forget: bo
 
     With ``forget`` it is noted in any case, and what is known of earlier scans is forgotten.
     """
-    names = ("inSync", "since", "verified") if forget else ()
+    names = ("inSync", "since", "verified", "scanned") if forget else ()
     if forget:
         expression = "SET #expected = :expected REMOVE " + ", ".join(f"#{name}" for name in names)
     else:
