@@ -28,7 +28,7 @@ from syncline.cli.summary import (
     with_display_groups,
 )
 from syncline.errors import CODES, CodeName, SynclineError, code_of
-from syncline.model import Result, Run
+from syncline.model import Outcome, Result, Run
 from syncline.store.failures import KnownFailure
 from syncline.store.runs import is_run_id
 from syncline.store.state import State
@@ -55,9 +55,10 @@ def report(context: Context, what: str | None, *, full: bool, form: str = "text"
     actions = {code: code_of(code).advice(kind.name) for code in codes}
     others = _other_failures(state, run, results)
     if form == "csv":
-        out.lines(csv_report(results))
+        out.lines(csv_report([*results, *_unmet(results, others)]))
     elif form == "html":
-        out.lines(html_report(run, results, actions, _endpoints(state, run.sync)))
+        advice = actions | {each.code: code_of(each.code).advice(kind.name) for each in others}
+        out.lines(html_report(run, results, others, advice, _endpoints(state, run.sync)))
     elif not out.as_json:
         _show(context, run, results, others, actions, full=full)
     items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
@@ -97,6 +98,15 @@ def _other_failures(state: State, run: Run, results: Sequence[Result]) -> list[K
     checked = {(result.group, result.name) for result in results}
     others = [each for each in state.failures.all(run.sync) if each.acknowledged or each.key not in checked]
     return sorted(others, key=lambda each: each.key)
+
+
+def _unmet(results: Sequence[Result], others: Sequence[KnownFailure]) -> list[Result]:
+    """Return the known failures without a result in the run, as results."""
+    met = {(result.group, result.name) for result in results}
+    known = (each for each in others if each.key not in met)
+    return [
+        Result(each.group, each.name, Outcome.KNOWN, each.source, None, 0, each.code, each.reason) for each in known
+    ]
 
 
 def _show(  # noqa: PLR0913 - each is a part of the report

@@ -133,7 +133,7 @@ def apply(  # noqa: PLR0913 - each is an option
     return commands_apply.apply(context, file, options)
 
 
-@command(app, "init images", "init files backup.yaml", "init images syncs.yaml --example ecr")
+@command(app, "init images", "init files backup.yaml", "init images syncs.yaml --example quay-to-dr")
 def init(
     context: Context,
     kind: Annotated[str, typer.Argument(help=f"Kind of the sync: {', '.join(KINDS)}.", metavar="KIND")],
