@@ -15,6 +15,7 @@ from syncline.cli.output import Cell, Row, number, plural, relative_time, size
 from syncline.cli.report_files import csv_report, html_report
 from syncline.cli.summary import (
     FOLD,
+    OUTPUT_VERSION,
     TRIGGERS,
     counts_text,
     ending_line,
@@ -63,7 +64,8 @@ def report(context: Context, what: str | None, *, full: bool, form: str = "text"
         _show(context, run, results, others, actions, full=full)
     items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
     known = [failure_dict(each) for each in others]
-    return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
+    value = {"version": OUTPUT_VERSION, "run": run_dict(run), "items": items, "known": known, "actions": actions}
+    return CommandResult(value, exit_code(run))
 
 
 def _endpoints(state: State, name: str) -> str:
@@ -213,12 +215,12 @@ def failure_row(failure: KnownFailure) -> Row:
     return (item_text(*failure.key), Cell(failure.code, "dim" if failure.acknowledged else "red"), Cell(word, "dim"))
 
 
-_FAILURE_KEYS: Final = ("group", "name", "code", "source", "reason", "run", "acknowledged")
+FAILURE_KEYS: Final = ("group", "name", "code", "source", "reason", "run", "acknowledged")
 
 
 def failure_dict(failure: KnownFailure) -> dict[str, Any]:
     """Return a known failure for JSON."""
-    return {name: getattr(failure, name) for name in _FAILURE_KEYS}
+    return {name: getattr(failure, name) for name in FAILURE_KEYS}
 
 
 def _matching_failure(failures: Sequence[KnownFailure], item: str, sync: str) -> KnownFailure:
