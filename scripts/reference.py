@@ -1,4 +1,4 @@
-"""The generated parts of the reference: the schema of ``syncs.yaml``, the tables of its page, errors, and the probe's API.
+"""The generated parts of the reference: the schema of ``syncs.yaml``, the tables of its page, errors, the output's schemas, and the probe's API.
 
 ``python -m scripts.reference`` writes them. The page of ``syncs.yaml`` is edited manually, except for its tables of keys.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from scripts.openapi import document
+from scripts.output_schemas import schemas
 from syncline.config.sync import Gathering, Model, Sync, model_of
 from syncline.config.values import NAME_PATTERN
 from syncline.errors import CODES, Code
@@ -132,6 +133,7 @@ def files() -> dict[str, str]:
         SCHEMA_FILE: json.dumps(schema(), indent=2) + "\n",
         PAGE_FILE: page((ROOT / PAGE_FILE).read_text(encoding="utf-8")),
         "docs/reference/errors.md": errors_page(),
+        **{name: json.dumps(value, indent=2) + "\n" for name, value in schemas().items()},
         OPENAPI_FILE: json.dumps(document(), indent=2) + "\n",
     }
 

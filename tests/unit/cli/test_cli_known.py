@@ -148,3 +148,29 @@ def test_a_unique_name_needs_no_group(applied: Stack) -> None:
     result = applied.run("acknowledge", "prod", "2.0")
     assert result.exit_code == 2
     assert "2.0 is ambiguous: mirror/team/app:2.0 or mirror/team/base:2.0" in result.stderr
+
+
+def test_reports_as_files_have_known_failures_that_the_run_did_not_check(applied: Stack) -> None:
+    unread = failed(group="*", name="*", code="FORBIDDEN")
+    first = finish(applied, failed(name="a<b>"), failed(name="3.0"), unread)
+    assert applied.run("acknowledge", "prod", "3.0").exit_code == 0
+    second = finish(applied, unread)
+    table = applied.run("report", second.id, "--format", "csv").stdout.splitlines()
+    assert [line.split(",")[:3] for line in table[1:]] == [
+        ["*", "*", "known"],
+        ["mirror/team/base", "3.0", "known"],
+        ["mirror/team/base", "a<b>", "known"],
+    ]
+    assert table[2].endswith("UNAUTHORIZED,dr.example does not accept the credentials")
+    page = applied.run("report", second.id, "--format", "html").stdout
+    known = page[page.index("<h2>Known failures") :]
+    assert f"<td>{first.id}</td><td>yes</td>" in known
+    assert known.count("mirror/team/base:a&lt;b&gt;") == 1
+    assert "<dt>UNAUTHORIZED</dt><dd>Renew the credentials" in known
+
+
+def test_a_known_failure_that_the_run_met_has_one_row(applied: Stack) -> None:
+    finish(applied, failed())
+    run = finish(applied, failed())
+    assert len(applied.run("report", run.id, "--format", "csv").stdout.splitlines()) == 2
+    assert "<h2>Known failures" not in applied.run("report", run.id, "--format", "html").stdout

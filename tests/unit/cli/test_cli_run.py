@@ -331,6 +331,48 @@ def test_a_conflict_fails_a_plan(applied: Stack) -> None:
     ]
 
 
+def test_diff_shows_each_difference_with_both_fingerprints_and_exits_with_1(applied: Stack) -> None:
+    would = Result("mirror/team/app", "1.0", Outcome.WOULD_MOVE, GOOD, None, 3 * 1024 * 1024)
+    gone = Result("mirror/team/app", "0.9", Outcome.WOULD_REMOVE, None, OTHER)
+    with functions(applied, lambda run: applied.finish(run, would, gone, conflict(), skipped=5, extra=2)) as starts:
+        result = applied.run("diff", "prod", "--full", env={"COLUMNS": "250"})
+    assert starts[0].plan is True
+    assert result.exit_code == 1, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    assert lines[0] == ["conflict", "mirror/team/app:latest", GOOD, "→", OTHER]
+    assert lines[1] == ["TAG_DIFFERS:", "the", "target", "has", "another", "image"]
+    assert lines[2] == ["would", "remove", "mirror/team/app:0.9", "-", "→", OTHER]
+    assert lines[3][:5] == ["would", "move", "mirror/team/app:1.0", GOOD, "→"]
+    totals = "✗ prod: differs: 1 would move, 1 would be removed, 5 equal, 2 extra, 1 conflict, in "
+    assert result.stdout.splitlines()[4].startswith(totals)
+    assert applied.target.state.current_run("prod") is None
+
+
+def test_diff_of_equal_sides_exits_with_0(applied: Stack) -> None:
+    left_out = Result("east", "east/n/s.yaml", Outcome.LEFT_OUT, reason="a Secret")
+    with functions(applied, lambda run: applied.finish(run, left_out, skipped=5, extra=1)):
+        value = applied.json("diff", "prod")
+    assert value["different"] is False
+    assert (value["run"]["plan"], value["run"]["counts"]["skipped"]) == (True, 5)
+    assert [each["outcome"] for each in value["items"]] == ["left_out"]
+
+
+def test_diff_counts_an_item_that_could_not_be_compared_as_a_difference(applied: Stack) -> None:
+    with functions(applied, lambda run: applied.finish(run, failed(), skipped=5)):
+        assert applied.json("diff", "prod", code=1)["different"] is True
+
+
+def test_a_comparison_that_did_not_end_is_an_error(applied: Stack) -> None:
+    def lose(run: Run) -> None:
+        applied.target.state.cancel_run(run.sync, run.id)
+        applied.finish(run)
+
+    with functions(applied, lose):
+        result = applied.run("diff", "prod")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error RUN_CANCELLED: the comparison of prod (")
+
+
 def test_a_plan_may_run_beside_a_run(applied: Stack) -> None:
     current = applied.begin()
     with functions(applied, lambda run: applied.finish(run, skipped=1)):

@@ -7,7 +7,7 @@ that ``--help`` imports little.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -51,15 +51,27 @@ def _shared(
     return Context(stack or None, home, Output(as_json=as_json))
 
 
-def command(app: typer.Typer) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
+def command(app: typer.Typer, *examples: str) -> Callable[[Callable[..., CommandResult]], Callable[..., CommandResult]]:
     """Return a decorator that adds a function as a command to an app, with the shared options.
 
-    The first parameter of the function is the :class:`Context`.
+    The first parameter of the function is the :class:`Context`. An example is a line for a shell without `syncline`; it
+    may end with a comment.
     """
-    return partial(_add, app)
+    return partial(_add, app, examples)
 
 
-def _add(app: typer.Typer, function: Callable[..., CommandResult]) -> Callable[..., CommandResult]:
+def with_examples(examples: Sequence[str]) -> str | None:
+    """Return the end of a command's help: its examples, with aligned comments."""
+    parts = [each.partition("  # ")[::2] for each in examples]
+    width = max((len(line) for line, _ in parts), default=0)
+    lines = [f"  syncline {f'{line:{width}}  # {what}' if what else line}" for line, what in parts]
+    # click does not wrap a paragraph that begins with a backspace.
+    return "\n".join(["\b", "Examples:", *lines]) if lines else None
+
+
+def _add(
+    app: typer.Typer, examples: Sequence[str], function: Callable[..., CommandResult]
+) -> Callable[..., CommandResult]:
     _, *own = inspect.signature(function, eval_str=True).parameters.values()
     shared = inspect.signature(_shared, eval_str=True).parameters
 
@@ -72,5 +84,5 @@ def _add(app: typer.Typer, function: Callable[..., CommandResult]) -> Callable[.
 
     invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
     invoke.__annotations__ = {each.name: each.annotation for each in (*own, *shared.values())}
-    app.command(function.__name__, help=function.__doc__)(invoke)
+    app.command(function.__name__, help=function.__doc__, epilog=with_examples(examples))(invoke)
     return function

@@ -15,6 +15,7 @@ from syncline.cli.output import Cell, Row, number, plural, relative_time, size
 from syncline.cli.report_files import csv_report, html_report
 from syncline.cli.summary import (
     FOLD,
+    OUTPUT_VERSION,
     TRIGGERS,
     counts_text,
     ending_line,
@@ -28,7 +29,7 @@ from syncline.cli.summary import (
     with_display_groups,
 )
 from syncline.errors import CODES, CodeName, SynclineError, code_of
-from syncline.model import Result, Run
+from syncline.model import Outcome, Result, Run
 from syncline.store.failures import KnownFailure
 from syncline.store.runs import is_run_id
 from syncline.store.state import State
@@ -55,14 +56,16 @@ def report(context: Context, what: str | None, *, full: bool, form: str = "text"
     actions = {code: code_of(code).advice(kind.name) for code in codes}
     others = _other_failures(state, run, results)
     if form == "csv":
-        out.lines(csv_report(results))
+        out.lines(csv_report([*results, *_unmet(results, others)]))
     elif form == "html":
-        out.lines(html_report(run, results, actions, _endpoints(state, run.sync)))
+        advice = actions | {each.code: code_of(each.code).advice(kind.name) for each in others}
+        out.lines(html_report(run, results, others, advice, _endpoints(state, run.sync)))
     elif not out.as_json:
         _show(context, run, results, others, actions, full=full)
     items = [each.as_dict() | {"action": actions.get(each.code) if each.code else None} for each in results]
     known = [failure_dict(each) for each in others]
-    return CommandResult({"run": run_dict(run), "items": items, "known": known, "actions": actions}, exit_code(run))
+    value = {"version": OUTPUT_VERSION, "run": run_dict(run), "items": items, "known": known, "actions": actions}
+    return CommandResult(value, exit_code(run))
 
 
 def _endpoints(state: State, name: str) -> str:
@@ -97,6 +100,15 @@ def _other_failures(state: State, run: Run, results: Sequence[Result]) -> list[K
     checked = {(result.group, result.name) for result in results}
     others = [each for each in state.failures.all(run.sync) if each.acknowledged or each.key not in checked]
     return sorted(others, key=lambda each: each.key)
+
+
+def _unmet(results: Sequence[Result], others: Sequence[KnownFailure]) -> list[Result]:
+    """Return the known failures without a result in the run, as results."""
+    met = {(result.group, result.name) for result in results}
+    known = (each for each in others if each.key not in met)
+    return [
+        Result(each.group, each.name, Outcome.KNOWN, each.source, None, 0, each.code, each.reason) for each in known
+    ]
 
 
 def _show(  # noqa: PLR0913 - each is a part of the report
@@ -203,12 +215,12 @@ def failure_row(failure: KnownFailure) -> Row:
     return (item_text(*failure.key), Cell(failure.code, "dim" if failure.acknowledged else "red"), Cell(word, "dim"))
 
 
-_FAILURE_KEYS: Final = ("group", "name", "code", "source", "reason", "run", "acknowledged")
+FAILURE_KEYS: Final = ("group", "name", "code", "source", "reason", "run", "acknowledged")
 
 
 def failure_dict(failure: KnownFailure) -> dict[str, Any]:
     """Return a known failure for JSON."""
-    return {name: getattr(failure, name) for name in _FAILURE_KEYS}
+    return {name: getattr(failure, name) for name in FAILURE_KEYS}
 
 
 def _matching_failure(failures: Sequence[KnownFailure], item: str, sync: str) -> KnownFailure:

@@ -1,17 +1,19 @@
-"""``syncline run`` and ``syncline plan``."""
+"""``syncline run``, ``syncline plan`` and ``syncline diff``."""
 
 from __future__ import annotations
 
 import difflib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
-from syncline.cli.context import SOME_FAILED, CommandResult, Context
-from syncline.cli.output import number, plural, relative_time, rough_duration, size
+from syncline.cli.context import ALL_WELL, SOME_FAILED, CommandResult, Context
+from syncline.cli.output import duration, number, plural, relative_time, rough_duration, size
 from syncline.cli.run_progress import follow_run, interruptible, start_run
 from syncline.cli.summary import (
     FOLD,
+    counts_text,
     ending_line,
     exit_code,
     item_lines,
@@ -23,11 +25,15 @@ from syncline.cli.summary import (
 )
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
-from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.state import LOST_AFTER, State
 
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
+_DIFFERENT: Final = frozenset(
+    {Outcome.WOULD_MOVE, Outcome.WOULD_REMOVE, Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN}
+)
+"""Outcomes of a plan that are differences; items left out and extra ones are not, as for being in sync."""
 
 
 def run_all(
@@ -161,11 +167,9 @@ def show_ending(context: Context, run: Run, *, started: bool) -> CommandResult:
 
 def plan(context: Context, name: str, only: Sequence[str] | None) -> CommandResult:
     """Scan like a run and show what it would move. Allowed while a run is in progress, as it moves nothing."""
-    state, out = context.deployment.state, context.out
-    scope = scope_of(state, name, only)
-    over = follow_run(context, start_run(context.deployment, name, Trigger.MANUAL, scope, plan=True))
-    results = sorted(state.results(over.id), key=report_order)
-    out.table(item_lines(with_display_groups(kind_of(state, name), results), plan=True), fold=FOLD)
+    out = context.out
+    over, results = _planned(context, name, only)
+    _show_planned(context, name, results)
     out.line(*ending_line(over))
     known = sum(result.moved_bytes for result in results)
     if known:
@@ -174,6 +178,46 @@ def plan(context: Context, name: str, only: Sequence[str] | None) -> CommandResu
     if over.counts.would_move or over.counts.would_remove:
         out.hint(context.command(f"run {name} --wait"), "to do this")
     return CommandResult({"run": run_dict(over), "items": [result.as_dict() for result in results]}, exit_code(over))
+
+
+def diff(context: Context, name: str, only: Sequence[str] | None, *, full: bool) -> CommandResult:
+    """Compare source and target now, and show what differs.
+
+    The exit code is 1 if anything differs, as that of the program of this name. The functions compare, as for a plan:
+    they have the credentials and the network that a run has, which this machine may lack. An item that could not be
+    compared counts as different. Raises RUN_CANCELLED or NO_PROGRESS if the comparison did not end.
+    """
+    over, results = _planned(context, name, only)
+    if over.status is not RunStatus.DONE:
+        cancelled = over.status is RunStatus.CANCELLED
+        how = "was cancelled" if cancelled else "made no progress"
+        raise SynclineError(
+            "RUN_CANCELLED" if cancelled else "NO_PROGRESS", f"the comparison of {name} ({over.id}) {how}"
+        )
+    different = any(result.outcome in _DIFFERENT for result in results)
+    _show_planned(context, name, results, full=full)
+    counts = replace(over.counts, known=sum(each.outcome is Outcome.KNOWN for each in results), acknowledged=0)
+    mark, style = ("✗", "yellow") if different else ("✓", "green")
+    took = duration((over.ended or over.started) - over.started)
+    word = "differs" if different else "no differences"
+    context.out.line(f"{mark} {name}: {word}: {counts_text(counts)}, in {took}", style)
+    if over.counts.would_move or over.counts.would_remove:
+        context.out.hint(context.command(f"run {name} --wait"), "to make the target agree")
+    value = {"different": different, "run": run_dict(over), "items": [each.as_dict() for each in results]}
+    return CommandResult(value, SOME_FAILED if different else ALL_WELL)
+
+
+def _planned(context: Context, name: str, only: Sequence[str] | None) -> tuple[Run, list[Result]]:
+    """Plan a run of a sync to its end, and return it with its results in the order of a report."""
+    state = context.deployment.state
+    scope = scope_of(state, name, only)
+    over = follow_run(context, start_run(context.deployment, name, Trigger.MANUAL, scope, plan=True))
+    return over, sorted(state.results(over.id), key=report_order)
+
+
+def _show_planned(context: Context, name: str, results: Sequence[Result], *, full: bool = False) -> None:
+    shown = with_display_groups(kind_of(context.deployment.state, name), results)
+    context.out.table(item_lines(shown, full=full, plan=True), fold=FOLD)
 
 
 def scope_of(state: State, name: str, only: Sequence[str] | None) -> Scope:

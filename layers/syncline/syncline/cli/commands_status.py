@@ -19,6 +19,7 @@ from syncline.cli.output import Cell, Row, Style, number, plural, relative_time,
 from syncline.cli.run_progress import Throughput, follow_run, progress_words, state_words, waiting_reason
 from syncline.cli.schedules import list_schedules, next_time
 from syncline.cli.summary import (
+    OUTPUT_VERSION,
     TRIGGERS,
     counts_text,
     exit_code,
@@ -125,7 +126,8 @@ def status(context: Context, name: str | None, *, wait: bool) -> CommandResult:
     others = _dead_of_others(deployment, dead) if name is None else {}
     _show_dead(context, "dead letters" if name is None else "dead letters of all syncs", dead, others)
     _follow_up(context, statuses)
-    value: dict[str, Any] = {"engine": deployment.name, "console": deployment.outputs.get("ConsoleUrl")}
+    value: dict[str, Any] = {"version": OUTPUT_VERSION, "engine": deployment.name}
+    value["console"] = deployment.outputs.get("ConsoleUrl")
     value["syncs"] = [each.as_dict() for each in statuses]
     value["dead_letters"] = {step.value: count for step, count in dead.items()}
     if name is None:
@@ -156,7 +158,7 @@ def history(context: Context, name: str, limit: int) -> CommandResult:
         out.hint(context.command(f"run {name}"), "to start a run")
     elif len(runs) == limit:
         out.line(f"the latest {number(limit)} runs; --limit shows more", "dim")
-    return CommandResult({"name": name, "runs": [run_dict(run) for run in runs]})
+    return CommandResult({"version": OUTPUT_VERSION, "name": name, "runs": [run_dict(run) for run in runs]})
 
 
 def _wait(context: Context, name: str | None) -> CommandResult:

@@ -88,7 +88,7 @@ def _without_command(
     error_output.require_command(context)
 
 
-@command(app)
+@command(app, "up", "up --port 0  # on any free port")
 def up(
     context: Context,
     *,
@@ -103,7 +103,7 @@ def up(
     return commands_engine.up(context, port)
 
 
-@command(app)
+@command(app, "down")
 def down(context: Context) -> CommandResult:
     """Stop the engine on this machine and keep its state."""
     from syncline.cli import commands_engine  # noqa: PLC0415
@@ -111,7 +111,12 @@ def down(context: Context) -> CommandResult:
     return commands_engine.down(context)
 
 
-@command(app)
+@command(
+    app,
+    "apply",
+    "apply syncs.yaml --dry-run  # show what would change",
+    "apply --prune  # also remove syncs that are not in the file",
+)
 def apply(  # noqa: PLR0913 - each is an option
     context: Context,
     file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
@@ -128,7 +133,7 @@ def apply(  # noqa: PLR0913 - each is an option
     return commands_apply.apply(context, file, options)
 
 
-@command(app)
+@command(app, "init images", "init files backup.yaml", "init images syncs.yaml --example quay-to-dr")
 def init(
     context: Context,
     kind: Annotated[str, typer.Argument(help=f"Kind of the sync: {', '.join(KINDS)}.", metavar="KIND")],
@@ -142,7 +147,7 @@ def init(
     return commands_template.init(context, kind, file, example)
 
 
-@command(app)
+@command(app, "validate", "validate staging.yaml")
 def validate(
     context: Context,
     file: Annotated[Path, typer.Argument(help="File with the syncs.", metavar="FILE")] = Path("syncs.yaml"),
@@ -153,7 +158,7 @@ def validate(
     return commands_apply.validate(context, file)
 
 
-@command(app)
+@command(app, "delete prod")
 def delete(
     context: Context,
     name: Annotated[str, NAME],
@@ -166,7 +171,7 @@ def delete(
     return commands_apply.delete(context, name, yes=yes)
 
 
-@command(app)
+@command(app, "pause prod")
 def pause(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     """Pause a sync: its schedule, webhook and events start no runs."""
     from syncline.cli import commands_run  # noqa: PLC0415
@@ -174,7 +179,7 @@ def pause(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     return commands_run.pause(context, name)
 
 
-@command(app)
+@command(app, "resume prod")
 def resume(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     """Resume a paused sync, and start a run of it."""
     from syncline.cli import commands_run  # noqa: PLC0415
@@ -182,7 +187,7 @@ def resume(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     return commands_run.resume(context, name)
 
 
-@command(app)
+@command(app, "plan prod", "plan prod --only team/app")
 def plan(
     context: Context, name: Annotated[str, NAME], only: Annotated[list[str] | None, _ONLY] = None
 ) -> CommandResult:
@@ -192,7 +197,21 @@ def plan(
     return commands_run.plan(context, name, only)
 
 
-@command(app)
+@command(app, "diff prod", "diff prod --full --only team/app", "diff prod > /dev/null && echo in agreement")
+def diff(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    only: Annotated[list[str] | None, _ONLY] = None,
+    full: Annotated[bool, _flag("--full", "Show full digests and all reasons.")] = False,
+) -> CommandResult:
+    """Compare source and target now; exit code 1 if they differ."""
+    from syncline.cli import commands_run  # noqa: PLC0415
+
+    return commands_run.diff(context, name, only, full=full)
+
+
+@command(app, "run prod --wait  # follow it, and exit with its result", "run prod --only team/app", "run --all")
 def run(  # noqa: PLR0913 - each is an option
     context: Context,
     name: Annotated[str | None, typer.Argument(help="Name of the sync in syncs.yaml.", metavar="NAME")] = None,
@@ -210,7 +229,7 @@ def run(  # noqa: PLR0913 - each is an option
     return commands_run.run(context, name, only, wait=wait, allow_removals=allow_removals)
 
 
-@command(app)
+@command(app, "status", "status prod", "status --watch")
 def status(
     context: Context,
     name: Annotated[str | None, typer.Argument(help="Name of a sync. Defaults to all syncs.", metavar="NAME")] = None,
@@ -224,7 +243,7 @@ def status(
     return commands_status.watch(context, name) if watch else commands_status.status(context, name, wait=wait)
 
 
-@command(app)
+@command(app, "report prod", "report --full --json", "report prod --format html > report.html")
 def report(
     context: Context,
     what: Annotated[
@@ -236,7 +255,7 @@ def report(
     *,
     full: Annotated[bool, _flag("--full", "Show full digests and all reasons.")] = False,
     form: Annotated[
-        str, typer.Option("--format", help="text, csv, or html: one file for an auditor.", metavar="FORM")
+        str, typer.Option("--format", help="HTML is one file for an auditor.", metavar="text|csv|html")
     ] = "text",
 ) -> CommandResult:
     """Show each item of a run, and what to do about failures."""
@@ -245,7 +264,7 @@ def report(
     return commands_report.report(context, what, full=full, form=form)
 
 
-@command(app)
+@command(app, "history prod", "history prod --limit 100")
 def history(
     context: Context,
     name: Annotated[str, NAME],
@@ -258,7 +277,7 @@ def history(
     return commands_status.history(context, name, limit)
 
 
-@command(app)
+@command(app, "logs prod --since 30m", "logs prod --follow")
 def logs(
     context: Context,
     name: Annotated[str, NAME],
@@ -274,7 +293,7 @@ def logs(
     return commands_logs.logs(context, name, since=since, follow=follow)
 
 
-@command(app)
+@command(app, "explain TAG_DIFFERS")
 def explain(
     context: Context,
     code: Annotated[str, typer.Argument(help="Code of an error, as in a report.", metavar="CODE")],
@@ -285,7 +304,7 @@ def explain(
     return commands_report.explain(context, code)
 
 
-@command(app)
+@command(app, "retry prod --wait", "retry prod --drop team/app:1.0")
 def retry(
     context: Context,
     name: Annotated[str, NAME],
@@ -307,7 +326,7 @@ def retry(
     return commands_retry.retry(context, name, wait=wait, drop=drop or [])
 
 
-@command(app)
+@command(app, "acknowledge prod  # list the known failures", "acknowledge prod team/app:1.0")
 def acknowledge(
     context: Context,
     name: Annotated[str, NAME],
@@ -324,7 +343,7 @@ def acknowledge(
     return commands_report.acknowledge(context, name, items or [], undo=undo)
 
 
-@command(app)
+@command(app, "cancel prod")
 def cancel(
     context: Context,
     name: Annotated[str, NAME],
@@ -337,12 +356,12 @@ def cancel(
     return commands_retry.cancel(context, name)
 
 
-@command(app)
+@command(app, "secret set syncline/quay-prod#password < password.txt")
 def secret(
     context: Context,
-    action: Annotated[str, typer.Argument(help="The action: set.", metavar="ACTION")],
+    action: Annotated[str, typer.Argument(help="The action.", metavar="set")],
     name: Annotated[
-        str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.", metavar="NAME")
+        str, typer.Argument(help="NAME or NAME#KEY of a secret, or ssm:/PATH of a parameter.", metavar="SECRET")
     ],
 ) -> CommandResult:
     """Store a secret for the functions."""
@@ -351,7 +370,7 @@ def secret(
     return commands_secret.secret(context, action, name)
 
 
-@command(app)
+@command(app, "template deployment")
 def template(
     context: Context,
     folder: Annotated[
@@ -364,6 +383,25 @@ def template(
     from syncline.cli import commands_template  # noqa: PLC0415
 
     return commands_template.template(context, folder, overwrite=overwrite)
+
+
+@command(app, "completion bash > ~/.local/share/bash-completion/completions/syncline")
+def completion(
+    context: Context,
+    shell: Annotated[str, typer.Argument(help="The shell.", metavar="bash|zsh|fish")],
+) -> CommandResult:
+    """Print a script that completes commands, options and names in a shell."""
+    from syncline.cli import commands_completion  # noqa: PLC0415
+
+    return commands_completion.completion(context, shell, get_group(app))
+
+
+@command(app, "man | man -l -", "man > ~/.local/share/man/man1/syncline.1")
+def man(context: Context) -> CommandResult:
+    """Print the manual page."""
+    from syncline.cli import man_page  # noqa: PLC0415
+
+    return man_page.man(context, get_group(app))
 
 
 def main() -> None:

@@ -8,14 +8,16 @@ import io
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import Final
+from typing import Final, TypeVar
 
 from syncline import __version__
 from syncline.cli.summary import OUTCOMES, TRIGGERS, counts_text
 from syncline.errors import CodeName
 from syncline.escaping import escape
 from syncline.model import Result, Run
+from syncline.store.failures import KnownFailure
 
+_Row = TypeVar("_Row")
 COLUMNS: Final = ("group", "name", "outcome", "source", "target", "moved_bytes", "lag", "code", "reason")
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 """Beginnings of a cell that a spreadsheet would evaluate."""
@@ -57,8 +59,17 @@ def _cell(value: object) -> object:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
-def html_report(run: Run, results: Iterable[Result], actions: Mapping[CodeName, str], endpoints: str) -> Iterator[str]:
-    """Yield the lines of a page with the facts of a run, and a row for each result with both full digests."""
+def html_report(
+    run: Run,
+    results: Iterable[Result],
+    known: Sequence[KnownFailure],
+    actions: Mapping[CodeName, str],
+    endpoints: str,
+) -> Iterator[str]:
+    """Yield the lines of a page with the facts of a run, a row for each result with both full digests, and more failures.
+
+    ``known`` are the known failures of the sync that the run did not check, or that are acknowledged.
+    """
     title = f"{'plan' if run.plan else 'run'} {run.id} of {run.sync}"
     yield f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(title)}</title>'
     yield f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n</head>\n<body>'
@@ -76,11 +87,11 @@ def html_report(run: Run, results: Iterable[Result], actions: Mapping[CodeName, 
     }
     for name, value in facts.items():
         yield f"<dt>{name}</dt><dd>{_text(value)}</dd>"
-    yield "</dl>\n<table>\n<thead><tr>" + "".join(f"<th>{each}</th>" for each in _HEADS) + "</tr></thead>\n<tbody>"
-    for result in results:
-        cells = "".join(f"<td>{show(result)}</td>" for show in _HEADS.values())
-        yield f'<tr class="{result.outcome.value}">{cells}</tr>'
-    yield "</tbody>\n</table>"
+    yield "</dl>"
+    yield from _table(_HEADS, ((result, result.outcome.value) for result in results))
+    if known:
+        yield "<h2>Known failures that this run did not check, or that are acknowledged</h2>"
+        yield from _table(_KNOWN_HEADS, ((each, "" if each.acknowledged else "known") for each in known))
     if actions:
         yield "<h2>What to do</h2>\n<dl>"
         for code, action in actions.items():
@@ -98,6 +109,24 @@ _HEADS: Final[Mapping[str, Callable[[Result], str]]] = {
     "Lag in seconds": lambda result: "" if result.lag is None else f"{result.lag}",
     "Reason": lambda result: _text(": ".join(filter(None, (result.code, result.reason)))),
 }
+
+
+_KNOWN_HEADS: Final[Mapping[str, Callable[[KnownFailure], str]]] = {
+    "Item": lambda failure: _text(f"{failure.group}:{failure.name}"),
+    "Source": lambda failure: f"<code>{_text(failure.source or '')}</code>",
+    "Reason": lambda failure: _text(": ".join(filter(None, (failure.code, failure.reason)))),
+    "First failed in run": lambda failure: _text(failure.run),
+    "Acknowledged": lambda failure: "yes" if failure.acknowledged else "no",
+}
+
+
+def _table(heads: Mapping[str, Callable[[_Row], str]], rows: Iterable[tuple[_Row, str]]) -> Iterator[str]:
+    """Yield the lines of a table with a row of a class for each value."""
+    yield "<table>\n<thead><tr>" + "".join(f"<th>{each}</th>" for each in heads) + "</tr></thead>\n<tbody>"
+    for row, name in rows:
+        cells = "".join(f"<td>{show(row)}</td>" for show in heads.values())
+        yield f'<tr class="{name}">{cells}</tr>'
+    yield "</tbody>\n</table>"
 
 
 def _text(value: str) -> str:

@@ -16,6 +16,11 @@ from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import LAG_BOUNDS, Counts, Lags, Outcome, Result, Run, RunStatus, Scope, Trigger
 from syncline.store.failures import KnownFailure
 
+OUTPUT_VERSION: Final = 1
+"""Version of the objects that `report`, `history` and `status` print with ``--json``.
+
+A key that is added keeps it. docs/reference has their schemas, which `python -m scripts.reference` writes.
+"""
 TRIGGERS: Final = {
     Trigger.SCHEDULE: "by schedule",
     Trigger.WEBHOOK: "by webhook",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from syncline.cli import error_output
-from syncline.cli.command import new_app
+from syncline.cli.command import new_app, with_examples
 from syncline.cli.context import SOME_FAILED, CommandResult, Context
 from syncline.cli.output import Output
 
@@ -110,10 +110,10 @@ def _with_invalid_entries(answer: CommandResult, setup: Setup, out: Output) -> C
     return CommandResult({**answer.value, "invalid": reasons}, answer.code or SOME_FAILED)
 
 
-def _command(module: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def _command(module: str, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds a command with the shared options, given its signature and help.
 
-    The function of the same name in ``module`` implements it. It takes a setup, an output and the command's arguments.
+    ``examples`` begin with the name of the command. The function of the same name in ``module`` implements it. It takes a setup, an output and the command's arguments.
     """
 
     def add(function: Callable[..., None]) -> Callable[..., None]:
@@ -136,23 +136,24 @@ def _command(module: str) -> Callable[[Callable[..., None]], Callable[..., None]
 
         invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
         invoke.__annotations__ = {each.name: each.annotation for each in (*own, *shared.values())}
-        artifacts.command(function.__name__.replace("_", "-"), help=function.__doc__)(invoke)
+        epilog = with_examples([f"artifacts {each}" for each in examples])
+        artifacts.command(function.__name__.replace("_", "-"), help=function.__doc__, epilog=epilog)(invoke)
         return function
 
     return add
 
 
-@_command("listing")
+@_command("listing", "gh-list --limit 20")
 def gh_list() -> None:
     """List the latest builds with the metadata in their logs."""
 
 
-@_command("listing")
+@_command("listing", "gitlab-list")
 def gitlab_list() -> None:
     """List the registry's repositories and tags."""
 
 
-@_command("listing")
+@_command("listing", "xref", "xref --list-extra")
 def xref(
     *,
     list_extra: Annotated[
@@ -162,7 +163,7 @@ def xref(
     """Show which images of builds the registry lacks."""
 
 
-@_command("steps")
+@_command("steps", "download presto-92865fbce0d2-linux-amd64")
 def download(
     image_tag: Annotated[str, _TAG],
     *,
@@ -172,7 +173,7 @@ def download(
     """Download a build's artifacts."""
 
 
-@_command("steps")
+@_command("steps", "prepare presto-92865fbce0d2-linux-amd64")
 def prepare(
     image_tag: Annotated[str, _TAG],
     *,
@@ -182,7 +183,7 @@ def prepare(
     """Verify downloaded artifacts and write the upload plan."""
 
 
-@_command("steps")
+@_command("steps", "push presto-92865fbce0d2-linux-amd64 --yes")
 def push(  # noqa: PLR0913 - each is an option
     image_tag: Annotated[str, _TAG],
     *,
@@ -196,7 +197,7 @@ def push(  # noqa: PLR0913 - each is an option
     """Push prepared images to the registry."""
 
 
-@_command("steps")
+@_command("steps", "clean presto-92865fbce0d2-linux-amd64 --yes")
 def clean(
     image_tag: Annotated[str, _TAG],
     *,
@@ -206,7 +207,7 @@ def clean(
     """Remove the downloads of a build."""
 
 
-@_command("daemon")
+@_command("daemon", "daemon --interval 300", "daemon --once --retag-as-latest")
 def daemon(  # noqa: PLR0913 - each is an option
     *,
     downloads_dir: Annotated[Path, typer.Option(metavar="FOLDER", help="Ignored: nothing is written to disk.")] = Path(
@@ -222,7 +223,7 @@ def daemon(  # noqa: PLR0913 - each is an option
     """Sync new builds to the registry continuously, without files on disk."""
 
 
-@_command("steps")
+@_command("steps", "retag x86/presto:0.291 x86/presto:latest")
 def retag(
     source: Annotated[str, typer.Argument(metavar="REPOSITORY:TAG", help="Existing tag.", show_default=False)],
     destination: Annotated[

@@ -12,7 +12,11 @@ from syncline.cli.context import CommandResult, Context
 app = new_app()
 
 
-@command(app)
+@command(
+    app,
+    "restore cluster-backups production-east/default --to restored",
+    "restore cluster-backups production-east --to restored --at 9c0ffee",
+)
 def restore(  # noqa: PLR0913 - each is an option
     context: Context,
     name: Annotated[str, NAME],

@@ -13,7 +13,7 @@ from syncline.cli.context import CommandResult, Context
 app = new_app()
 
 
-@command(app)
+@command(app, "check customer-files")
 def check(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     """Check that source, target and reports of a sync of files respond."""
     from syncline.kinds.files.cli import state as command_state  # noqa: PLC0415
@@ -21,10 +21,10 @@ def check(context: Context, name: Annotated[str, NAME]) -> CommandResult:
     return command_state.check(context, name)
 
 
-@command(app)
+@command(app, "state export customer-files files.csv", "state diff customer-files files.csv  # with the current state")
 def state(  # noqa: PLR0913 - each is an argument of the command
     context: Context,
-    action: Annotated[str, typer.Argument(help="The action: export, diff or import.", metavar="ACTION")],
+    action: Annotated[str, typer.Argument(help="The action.", metavar="export|diff|import")],
     name: Annotated[str, NAME],
     file: Annotated[
         Path | None,
