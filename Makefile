@@ -24,7 +24,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes soak sim canaries fuzz mutate sbom audit release lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes soak sim canaries fuzz mutate docs links sbom audit release lint format bench sam-local lock clean environments
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -59,6 +59,12 @@ fuzz: environments .venv-fuzz/requirements.sha256 ## Fuzz all parsers for SECOND
 mutate: environments .venv-mutate/requirements.sha256 ## Mutate changed decisions and check that tests fail; FILES="...", ALL=1, SAMPLE=n, SAMPLE_SEED=n
 	@PYTHONHASHSEED=0 PYTHONPATH=layers/syncline:.:$$(echo .venv-mutate/lib/python3*/site-packages) nice $(bin)/python -m tests.mutation \
 		$(if $(ALL),--all) $(if $(SAMPLE),--sample $(SAMPLE)) $(if $(SAMPLE_SEED),--sample-seed $(SAMPLE_SEED)) $(if $(ALL)$(FILES),--record) $(FILES)
+
+docs: .venv-docs/requirements.sha256 ## Build the documentation site in .build/site; a broken link, anchor or lost page fails
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/python -m mkdocs build
+
+links: ## Request the external links of the documentation, and print those that are dead
+	@$(PYTHON) scripts/links
 
 sbom: ## Write a bill of materials (CycloneDX) of the pinned requirements to .build/sbom.json
 	@mkdir -p .build && $(PYTHON) scripts/sbom .build/sbom.json && echo .build/sbom.json
@@ -114,3 +120,6 @@ environments:
 
 .venv-mutate/requirements.sha256: requirements/mutate.txt
 	scripts/environment .venv-mutate requirements/mutate.txt
+
+.venv-docs/requirements.sha256: requirements/docs.txt
+	scripts/environment .venv-docs requirements/docs.txt

@@ -55,10 +55,10 @@ def needs_root(to_do: str) -> None:
         _skip(f"only root may {to_do}")
 
 
-def wants(path: str | None, how: str) -> str:
-    """Skip if a program that CI may lack too is absent; ``how`` describes how to get it."""
+def wants(path: str | None, how: str, *, ci_has_it: bool = False) -> str:
+    """Skip if a program is absent, in CI too unless ``ci_has_it``; ``how`` describes how to get it."""
     if path is None:
-        _skip(how, ci_has_it=False)
+        _skip(how, ci_has_it=ci_has_it)
     assert path is not None
     return path
 
