@@ -8,23 +8,15 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from syncline.cli.context import SOME_FAILED, CommandResult, Context
-from syncline.cli.output import number, plural, relative_time, rough_duration, size
-from syncline.cli.run_progress import follow_run, interruptible, start_run
-from syncline.cli.summary import (
-    FOLD,
-    ending_line,
-    exit_code,
-    item_lines,
-    item_name,
-    report_order,
-    run_dict,
-    scope_text,
-    with_display_groups,
-)
+from syncline.cli.run_progress import follow_run, interruptible
+from syncline.cli.summary import FOLD, ending_line, exit_code, item_lines, item_name, run_dict
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Run, Scope, Trigger
+from syncline.operations import start_run
+from syncline.run_text import report_order, scope_text, with_display_groups
 from syncline.store.state import LOST_AFTER, State
+from syncline.text import number, plural, relative_time, rough_duration, size
 
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
