@@ -18,7 +18,8 @@ from demo.settings import ROOT, SYNC, USER, Settings, credentials_file, home, is
 from syncline.cli import local_engine as engines
 from syncline.cli.deployment import deployment_of
 from syncline.cli.local_engine import Engine
-from syncline.cli.output import Output, duration, plural, size
+from syncline.cli.output import Output
+from syncline.text import duration, plural, size
 
 _SOME_FAILED: Final = 1
 _REPORT_LINES: Final = 9

@@ -36,7 +36,8 @@ NAMED: Final = re.compile(r"(?:#|---) (\S+)\n")
 RUNS: Final = """
 import sys
 from pathlib import Path
-from syncline.cli.summary import ending_line, item_row, with_display_groups
+from syncline.cli.summary import ending_line, item_row
+from syncline.run_text import with_display_groups
 from syncline.config.file import read_syncs
 from syncline.kinds.table import kind_info
 from tests.rig.chain import Chain

@@ -21,11 +21,11 @@ from unittest.mock import patch
 
 from syncline.cli import commands_retry
 from syncline.cli.applied_syncs import _put
-from syncline.cli.run_progress import start_run
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.config.sync import load_sync
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.operations import start_run
 from syncline.steps import discover
 from syncline.steps.engine import StepEngine
 from syncline.store import files

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Final
 from unicodedata import normalize
 
-from syncline.cli.run_progress import start_run
 from syncline.model import EVERYTHING, Outcome, Result, Run, Trigger
+from syncline.operations import start_run
 from tests.simulation.models.bucket_server import BucketServer, StoredObject
 from tests.simulation.models.file_manager import FileManagerServer
 from tests.simulation.resource_limits import usage

@@ -12,11 +12,11 @@ from itertools import count
 from typing import Any, Final
 from unittest.mock import patch
 
-from syncline.cli.run_progress import start_run
 from syncline.clients.s3.head import ObjectHead
 from syncline.kinds.files import wiring
 from syncline.kinds.files.kind import threads_for
 from syncline.model import EVERYTHING, Trigger
+from syncline.operations import start_run
 from tests.simulation.models.bucket import SimBucket
 from tests.simulation.models.bucket_server import BucketServer, StoredObject, Write
 from tests.simulation.models.file_manager import FileManagerServer, SimFileManager

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from typer.main import get_group
@@ -194,7 +194,7 @@ def test_each_command_has_examples_that_parse() -> None:
             words = shlex.split(example, comments=True)
             words = words[1 : next((at for at, word in enumerate(words) if word in {"<", ">", "|", "&&"}), None)]
             assert words[: len(node.path)] == list(node.path)
-            command = get_group(app)
+            command: Any = get_group(app)
             for name in node.path:
                 command = command.get_command(None, name)
             # Raises an exception for an argument or option that the command does not have.

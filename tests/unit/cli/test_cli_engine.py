@@ -16,9 +16,9 @@ from syncline.cli.local_engine import Engine
 from syncline.cli.local_engine import _free_port as free_port
 from syncline.cli.main import app
 from syncline.cli.output import Output
-from syncline.cli.summary import TRIGGERS
 from syncline.errors import SynclineError
 from syncline.model import Trigger
+from syncline.run_text import TRIGGERS
 from tests.unit.cli.cli_stack import SYNCS, Stack
 
 Start = Callable[..., None]

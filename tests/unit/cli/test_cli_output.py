@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from syncline import text as words
 from syncline.cli import output
 from syncline.cli.error_output import print_error
 from syncline.cli.output import Cell, Output
@@ -30,7 +31,7 @@ from syncline.model import Outcome, Result
     ],
 )
 def test_size(count: float, text: str) -> None:
-    assert output.size(count) == text
+    assert words.size(count) == text
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_size(count: float, text: str) -> None:
     ],
 )
 def test_duration(seconds: float, text: str) -> None:
-    assert output.duration(seconds) == text
+    assert words.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -69,28 +70,28 @@ def test_duration(seconds: float, text: str) -> None:
     ],
 )
 def test_rough_duration(seconds: float, text: str) -> None:
-    assert output.rough_duration(seconds) == text
+    assert words.rough_duration(seconds) == text
 
 
 def test_relative_time() -> None:
-    assert output.relative_time(1000.0, 1000.4) == "just now"
-    assert output.relative_time(1000.0, 1180.0) == "3 min ago"
-    assert output.relative_time(8200.0, 1000.0) == "in 2 h"
+    assert words.relative_time(1000.0, 1000.4) == "just now"
+    assert words.relative_time(1000.0, 1180.0) == "3 min ago"
+    assert words.relative_time(8200.0, 1000.0) == "in 2 h"
 
 
 def test_numbers() -> None:
-    assert [output.number(n) for n in (0, 0.25, 9.94, 9.96, 12.4, 12345)] == ["0", "0.2", "9.9", "10", "12", "12,345"]
-    assert [output.plural(n, "item") for n in (0, 1, 2000)] == ["0 items", "1 item", "2,000 items"]
-    assert output.plural(2, "repository", "repositories") == "2 repositories"
+    assert [words.number(n) for n in (0, 0.25, 9.94, 9.96, 12.4, 12345)] == ["0", "0.2", "9.9", "10", "12", "12,345"]
+    assert [words.plural(n, "item") for n in (0, 1, 2000)] == ["0 items", "1 item", "2,000 items"]
+    assert words.plural(2, "repository", "repositories") == "2 repositories"
 
 
 def test_digests_are_short_by_default() -> None:
     digest = "sha256:" + "ab" * 32
-    assert output.digest(digest) == "abababababab"
-    assert output.digest("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
-    assert output.digest("run:7.1") == "run:7.1"
-    assert output.digest(digest, full=True) == digest
-    assert output.digest(None) == "-"
+    assert words.digest(digest) == "abababababab"
+    assert words.digest("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
+    assert words.digest("run:7.1") == "run:7.1"
+    assert words.digest(digest, full=True) == digest
+    assert words.digest(None) == "-"
 
 
 def test_columns_are_aligned(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,21 +6,18 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from syncline.cli.run_progress import (
+from syncline.cli.run_progress import plain_lines, poll_interval, progress_words, silence_words
+from syncline.model import Counts
+from syncline.progress import (
     WINDOW,
     ProgressHistory,
     Sample,
     Throughput,
     ended_items,
     known_items,
-    plain_lines,
-    poll_interval,
-    progress_words,
     seconds_left,
-    silence_words,
     throughput,
 )
-from syncline.model import Counts
 
 MIB = 1024 * 1024
 

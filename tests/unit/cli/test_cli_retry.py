@@ -9,10 +9,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from syncline import messages
-from syncline.cli.commands_retry import RetryLetter, SortedLetters, delete_letters
 from syncline.errors import SynclineError
 from syncline.messages import Batch, Outgoing, QueuedLetter, Start, decode, encode, to_json
 from syncline.model import EVERYTHING, Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.operations import RetryLetter, SortedLetters, delete_letters
 from syncline.steps.engine import BatchWork
 from syncline.steps.results import answer_retry, mark_known
 from syncline.store.batches import BatchRecord
@@ -191,7 +191,7 @@ def test_only_the_first_of_many_repositories_are_named(applied: Stack) -> None:
 
 
 def test_dead_letters_beyond_one_run_are_kept(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.cli.commands_retry.LARGEST_SCOPE", 80)
+    monkeypatch.setattr("syncline.operations.LARGEST_SCOPE", 80)
     applied.add_dead_letters(*(f"mirror/team/r{n}" for n in range(8)))
     result = applied.run("retry", "prod")
     assert result.exit_code == 0, result.output

@@ -8,7 +8,7 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from syncline.cli.schedules import next_time
+from syncline.schedule import next_time
 
 
 def at(text: str) -> float:

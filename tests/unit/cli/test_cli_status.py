@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import pytest
 
-from syncline.cli.summary import source_and_target
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import SynclineError, stored_code
 from syncline.kinds.files.wiring import group_of
 from syncline.kinds.tokens.wiring import StoredListings
 from syncline.model import EVERYTHING, Counts, Outcome, Result, Scope, Trigger
+from syncline.run_text import source_and_target
 from syncline.steps.results import record_failures
 from syncline.store.batches import BatchRecord
 from syncline.store.state import State, first_batch

@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 from botocore.exceptions import ClientError
 
-from syncline.cli.run_progress import state_words, waiting_reason
+from syncline.cli.run_progress import state_words
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import EVERYTHING, Counts, Item, Run, RunStatus, Step, Trigger, Waiting
+from syncline.progress import waiting_reason
 from syncline.secrets import Secrets
 from syncline.store.batches import Progress
 from syncline.store.table import Database

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from syncline.cli.context import APPLIED_FILE
-from syncline.cli.run_progress import start_run
 from syncline.cli.schedules import delete_schedule, put_schedules
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 from syncline.model import EVERYTHING, Run, Trigger
+from syncline.operations import start_run
 
 if TYPE_CHECKING:
     from syncline.cli.deployment import Deployment

@@ -19,12 +19,13 @@ from syncline.cli.applied_syncs import (
 from syncline.cli.apply_checks import check_secrets, unreachable
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import NOT_DONE, CommandResult, Context
-from syncline.cli.output import Cell, Row, Style, plural
+from syncline.cli.output import Cell, Row, Style
 from syncline.cli.run_progress import follow_run
 from syncline.config.file import SyncsFile, read_syncs
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
+from syncline.text import plural
 
 if TYPE_CHECKING:
     from syncline.cli.deployment import Deployment

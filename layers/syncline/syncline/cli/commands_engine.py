@@ -8,8 +8,8 @@ from syncline.cli.context import APPLIED_FILE, CommandResult, Context
 from syncline.cli.deployment import Deployment, deployment_of
 from syncline.cli.local_engine import down as stop
 from syncline.cli.local_engine import up as start
-from syncline.cli.output import plural
 from syncline.cli.summary import run_dict
+from syncline.text import plural
 
 
 def up(context: Context, port: int | None) -> CommandResult:

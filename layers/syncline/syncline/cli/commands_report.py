@@ -11,28 +11,24 @@ from typing import Any, Final
 
 from syncline.cli.commands_run import config_of, config_with_runs, kind_of
 from syncline.cli.context import CommandResult, Context
-from syncline.cli.output import Cell, Row, number, plural, relative_time, size
+from syncline.cli.output import Cell, Row
 from syncline.cli.report_files import csv_report, html_report
-from syncline.cli.summary import (
-    FOLD,
-    OUTPUT_VERSION,
+from syncline.cli.summary import FOLD, OUTPUT_VERSION, ending_line, exit_code, item_lines, run_dict
+from syncline.errors import CODES, CodeName, SynclineError, code_of
+from syncline.model import Outcome, Result, Run
+from syncline.run_text import (
     TRIGGERS,
     counts_text,
-    ending_line,
-    exit_code,
-    item_lines,
     item_text,
     report_order,
-    run_dict,
     scope_text,
     source_and_target,
     with_display_groups,
 )
-from syncline.errors import CODES, CodeName, SynclineError, code_of
-from syncline.model import Outcome, Result, Run
 from syncline.store.failures import KnownFailure
 from syncline.store.runs import is_run_id
 from syncline.store.state import State
+from syncline.text import number, plural, relative_time, size
 
 FORMS: Final = ("text", "csv", "html")
 _FEW: Final = 20

@@ -9,24 +9,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED, CommandResult, Context
-from syncline.cli.output import duration, number, plural, relative_time, rough_duration, size
-from syncline.cli.run_progress import follow_run, interruptible, start_run
-from syncline.cli.summary import (
-    FOLD,
-    counts_text,
-    ending_line,
-    exit_code,
-    item_lines,
-    item_name,
-    report_order,
-    run_dict,
-    scope_text,
-    with_display_groups,
-)
+from syncline.cli.run_progress import follow_run, interruptible
+from syncline.cli.summary import FOLD, ending_line, exit_code, item_lines, item_name, run_dict
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Trigger
+from syncline.operations import start_run
+from syncline.run_text import counts_text, report_order, scope_text, with_display_groups
 from syncline.store.state import LOST_AFTER, State
+from syncline.text import duration, number, plural, relative_time, rough_duration, size
 
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
@@ -197,10 +188,10 @@ def diff(context: Context, name: str, only: Sequence[str] | None, *, full: bool)
     different = any(result.outcome in _DIFFERENT for result in results)
     _show_planned(context, name, results, full=full)
     counts = replace(over.counts, known=sum(each.outcome is Outcome.KNOWN for each in results), acknowledged=0)
-    mark, style = ("✗", "yellow") if different else ("✓", "green")
     took = duration((over.ended or over.started) - over.started)
     word = "differs" if different else "no differences"
-    context.out.line(f"{mark} {name}: {word}: {counts_text(counts)}, in {took}", style)
+    mark = "✗" if different else "✓"
+    context.out.line(f"{mark} {name}: {word}: {counts_text(counts)}, in {took}", "yellow" if different else "green")
     if over.counts.would_move or over.counts.would_remove:
         context.out.hint(context.command(f"run {name} --wait"), "to make the target agree")
     value = {"different": different, "run": run_dict(over), "items": [each.as_dict() for each in results]}

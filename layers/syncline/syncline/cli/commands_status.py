@@ -11,33 +11,25 @@ from itertools import islice
 from typing import Any, Final, NoReturn
 
 from syncline.cli.commands_report import failure_row, latest_run
-from syncline.cli.commands_retry import delete_verified, letters_by_sync
 from syncline.cli.commands_run import config_of, config_with_runs, show_ending
 from syncline.cli.context import CommandResult, Context
 from syncline.cli.deployment import Deployment
-from syncline.cli.output import Cell, Row, Style, number, plural, relative_time, rough_duration
-from syncline.cli.run_progress import Throughput, follow_run, progress_words, state_words, waiting_reason
-from syncline.cli.schedules import list_schedules, next_time
-from syncline.cli.summary import (
-    OUTPUT_VERSION,
-    TRIGGERS,
-    counts_text,
-    exit_code,
-    known_words,
-    lag_dict,
-    lag_text,
-    run_dict,
-    source_and_target,
-    with_display_groups,
-)
+from syncline.cli.output import Cell, Row, Style
+from syncline.cli.run_progress import follow_run, progress_words, state_words
+from syncline.cli.schedules import list_schedules
+from syncline.cli.summary import OUTPUT_VERSION, exit_code, lag_dict, run_dict
 from syncline.errors import SynclineError
 from syncline.escaping import escape
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import Lags, Run, RunStatus, Step, Trigger
-from syncline.schedule import seconds_of
+from syncline.operations import delete_verified, letters_by_sync
+from syncline.progress import Throughput, waiting_reason
+from syncline.run_text import TRIGGERS, counts_text, known_words, lag_text, source_and_target, with_display_groups
+from syncline.schedule import next_time, seconds_of
 from syncline.store.health import Health
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceList, InstanceLists
+from syncline.text import number, plural, relative_time, rough_duration
 
 _AT_ONCE: Final = 8
 _LETTERS_READ: Final = 500

@@ -11,10 +11,11 @@ from dataclasses import asdict
 from typing import Final, TypeVar
 
 from syncline import __version__
-from syncline.cli.summary import OUTCOMES, TRIGGERS, counts_text
+from syncline.cli.summary import OUTCOMES
 from syncline.errors import CodeName
 from syncline.escaping import escape
 from syncline.model import Result, Run
+from syncline.run_text import TRIGGERS, counts_text
 from syncline.store.failures import KnownFailure
 
 _Row = TypeVar("_Row")

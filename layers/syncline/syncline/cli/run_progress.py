@@ -1,32 +1,35 @@
-"""Start a run, follow it to its end, and show its progress."""
+"""Follow a run to its end, and show its progress."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.cli.aws import as_syncline_error
 from syncline.cli.context import Context, InterruptedWaitError
-from syncline.cli.output import count_phrases, number, plural, rough_duration, size
 from syncline.errors import SynclineError
 from syncline.escaping import escape
-from syncline.messages import Outgoing, Start
-from syncline.model import Counts, Run, RunStatus, Scope, Trigger, Waiting
-from syncline.store.batches import BatchRecord, Progress
-from syncline.store.runs import STALLED, new_run_id
-from syncline.store.state import LOST_AFTER, State, first_batch
+from syncline.model import Counts, Run, RunStatus
+from syncline.operations import request_report
+from syncline.progress import (
+    ProgressHistory,
+    Sample,
+    Throughput,
+    ended_items,
+    known_items,
+    seconds_left,
+    waiting_reason,
+)
+from syncline.store.batches import Progress
+from syncline.store.state import LOST_AFTER, State
+from syncline.text import count_phrases, number, plural, rough_duration, size
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-    from syncline.cli.deployment import Deployment
-    from syncline.store.failures import Key
 
 
 _FIRST_PAUSE: Final = 0.05
@@ -39,34 +42,6 @@ _PLAIN_QUIET_EVERY: Final = 30.0
 
 Show: TypeAlias = "Callable[[ProgressHistory, list[str]], None]"
 """A function that shows a history, with notes on the state of the run such as why it waits."""
-
-
-def start_run(  # noqa: PLR0913 - each is a fact of the run
-    deployment: Deployment,
-    sync: str,
-    trigger: Trigger,
-    scope: Scope,
-    *,
-    plan: bool = False,
-    allow_removals: int | None = None,
-    asked: Iterable[Key] = (),
-) -> Run:
-    """Start a run and send the message for its first scan; raises ALREADY_RUNNING.
-
-    If the message cannot be sent the run is ended, as no function would work on it.
-    """
-    state = deployment.state
-    run, root = state.begin_run(
-        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked
-    )
-    try:
-        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan))
-    except BaseException:
-        state.cancel_run(sync, run.id)
-        state.end_batch(root, BatchRecord(()), Counts())
-        state.finish_run(sync, run.id)
-        raise
-    return run
 
 
 @contextlib.contextmanager
@@ -118,16 +93,6 @@ def _until_over(context: Context, state: State, run: Run, show: Show) -> Run:
         if now - progressed > LOST_AFTER:
             return run
         time.sleep(poll_interval(now - began))
-
-
-def request_report(deployment: Deployment, run: Run) -> None:
-    """Send a message so that a function reports the end of a run that no function has ended.
-
-    If this fails, a message of the run that is still in flight has the same effect.
-    """
-    if not run.plan:
-        with contextlib.suppress(BotoCoreError, ClientError, SynclineError):
-            deployment.queues.send([Outgoing(first_batch(run))])
 
 
 @contextlib.contextmanager
@@ -192,77 +157,6 @@ def _progress_line(run: Run, history: ProgressHistory, notes: list[str]) -> Tabl
     return grid
 
 
-WINDOW: Final = 20.0
-"""Seconds over which throughput is measured."""
-_SHORTEST: Final = 1.0  # seconds between samples below which throughput is unknown
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """A run's counts at a time (seconds of a monotonic clock)."""
-
-    at: float
-    counts: Counts
-
-
-@dataclass(frozen=True, slots=True)
-class Throughput:
-    """Items ended and bytes sent, each per second."""
-
-    items: float = 0.0
-    bytes: float = 0.0
-
-
-def throughput(first: Sample, last: Sample) -> Throughput:
-    """Return the throughput between two samples, zero for less than a second."""
-    seconds = last.at - first.at
-    if seconds < _SHORTEST:
-        return Throughput()
-    items = max(ended_items(last.counts) - ended_items(first.counts), 0)
-    sent = max(last.counts.bytes - first.counts.bytes, 0)
-    return Throughput(items / seconds, sent / seconds)
-
-
-def ended_items(counts: Counts) -> int:
-    """Return the number of queued items that have ended. Conflicts are excluded, as the scan finds most of them."""
-    return counts.moved + counts.removed + counts.failed + counts.known + counts.cancelled
-
-
-def known_items(counts: Counts) -> int:
-    """Return the number of items queued so far, at least those that have ended."""
-    return max(counts.queued, ended_items(counts))
-
-
-def seconds_left(counts: Counts, items_per_second: float) -> float | None:
-    """Return the seconds until all items queued so far have ended; None if unknown."""
-    left = known_items(counts) - ended_items(counts)
-    if not left or items_per_second <= 0:
-        return None
-    return left / items_per_second
-
-
-@dataclass(slots=True)
-class ProgressHistory:
-    """The latest samples of a run while it is followed."""
-
-    _recent: deque[Sample] = field(default_factory=deque)
-
-    def add(self, sample: Sample) -> None:
-        self._recent.append(sample)
-        # Keep one sample from before the window, so that the samples span all of it.
-        while len(self._recent) > 2 and sample.at - self._recent[1].at >= WINDOW:
-            self._recent.popleft()
-
-    @property
-    def counts(self) -> Counts:
-        return self._recent[-1].counts if self._recent else Counts()
-
-    @property
-    def throughput(self) -> Throughput:
-        """The throughput of the last :data:`WINDOW` seconds; zero if nothing ended in them."""
-        return throughput(self._recent[0], self._recent[-1]) if self._recent else Throughput()
-
-
 def progress_words(counts: Counts, speed: Throughput) -> list[str]:
     """Return a run's progress as phrases, the most important first."""
     if known_items(counts):
@@ -285,14 +179,6 @@ def _moving(counts: Counts, speed: Throughput) -> list[str]:
     if left is not None:
         notes.append(f"about {rough_duration(max(left, 1.0))} left")
     return notes
-
-
-def waiting_reason(run: Run, progress: Progress, now: float) -> Waiting | None:
-    """Return the recorded reason why a run waits, if it has made no progress for a minute. ``now`` is in Unix seconds."""
-    waiting, advanced = run.waiting, max(progress.advanced, run.started)
-    if run.over or waiting is None or waiting.at < advanced or now - advanced < STALLED:
-        return None
-    return replace(waiting, since=max(waiting.since, advanced))
 
 
 def state_words(run: Run, progress: Progress, now: float) -> list[str]:

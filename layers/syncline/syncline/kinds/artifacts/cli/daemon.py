@@ -10,12 +10,13 @@ from itertools import groupby
 from typing import Any, Final
 
 from syncline.cli.context import SOME_FAILED, CommandResult
-from syncline.cli.output import Output, Style, size
+from syncline.cli.output import Output, Style
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.cli.setup import UNLIMITED, Setup
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.kinds.kind import Completed, Failure
 from syncline.model import EVERYTHING, Item, Outcome, Result
+from syncline.text import size
 
 _ATTEMPTS: Final = 3
 _AT_ONCE: Final = 2

@@ -6,10 +6,11 @@ import time
 from typing import Any
 
 from syncline.cli.context import SOME_FAILED, CommandResult
-from syncline.cli.output import Output, size
+from syncline.cli.output import Output
 from syncline.kinds.artifacts.builds import Build, Destination, UnreadableRun
 from syncline.kinds.artifacts.cli.setup import Setup
 from syncline.kinds.artifacts.discover import TagLists
+from syncline.text import size
 
 
 def gh_list(setup: Setup, out: Output) -> CommandResult:

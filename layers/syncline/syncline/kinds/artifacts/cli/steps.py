@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from syncline.cli.context import NOT_DONE, SOME_FAILED, CommandResult
-from syncline.cli.output import Output, size
+from syncline.cli.output import Output
 from syncline.clients.github.client import Artifact
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.reference import parse_repository, parse_tag
@@ -27,6 +27,7 @@ from syncline.kinds.artifacts.transfer import ImagePusher
 from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_complete, verify_items
 from syncline.kinds.kind import Failure
 from syncline.model import Item
+from syncline.text import size
 
 _AT_ONCE: Final = 2  # images pushed concurrently
 

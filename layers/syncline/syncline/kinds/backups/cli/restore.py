@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from syncline.cli.context import NOT_DONE, SOME_FAILED, CommandResult, Context
 from syncline.cli.error_output import error_dict
-from syncline.cli.output import Style, plural, size
+from syncline.cli.output import Style
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.escaping import escape
+from syncline.text import plural, size
 
 if TYPE_CHECKING:
     from syncline.kinds.backups.config import BackupsSync

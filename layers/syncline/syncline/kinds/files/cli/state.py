@@ -12,7 +12,6 @@ from typing import Final
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, CommandResult, Context
-from syncline.cli.output import plural
 from syncline.clients.http.client import Http
 from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
 from syncline.clients.s3.xml import ListedObject
@@ -28,6 +27,7 @@ from syncline.kinds.files.targets import Target, TargetFile
 from syncline.kinds.files.wiring import manager_at, records_of, target_at
 from syncline.secrets import Secrets
 from syncline.store.table import Database
+from syncline.text import plural
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.dependencies import Dependencies
 
