@@ -1,0 +1,130 @@
+"""Metrics of all syncs in Prometheus' text format."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from syncline.config.sync import Sync
+from syncline.model import LAG_BOUNDS, Counts
+from syncline.store.health import Health
+from syncline.store.totals import BUCKETS, Totals
+
+_LABELS: Final = ("sync", "kind")
+_LAG_BUCKETS: Final = tuple(
+    bound
+    for bound in LAG_BOUNDS
+    if bound in {5, 10, 30, 60, 300, 900, 1800, 3600, 10_800, 21_600, 43_200, 86_400, 259_200}
+)
+"""Buckets of lags that Prometheus gets, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """The figures of one sync.
+
+    ``health`` is None for a kind without runs, and ``current`` has the counts of the run in progress, None if there is
+    none. ``own`` are metrics that only its kind has, each with samples of this sync only.
+    """
+
+    sync: Sync
+    totals: Totals
+    health: Health | None
+    current: Counts | None
+    own: tuple[Metric, ...] = ()
+
+
+def exposition(figures: Iterable[Figures], now: float) -> bytes:
+    """Return the metrics in Prometheus' text format."""
+    return generate_latest(_Collected(list(figures), now))
+
+
+@dataclass(frozen=True, slots=True)
+class _Collected(Collector):
+    """The metrics of every sync, and those that only its kind has."""
+
+    figures: list[Figures]
+    now: float
+
+    def collect(self) -> Iterator[Metric]:
+        yield from _of_runs(self.figures)
+        yield from _of_health([each for each in self.figures if each.health is not None], self.now)
+        own: dict[str, Metric] = {}
+        for metric in (metric for each in self.figures for metric in each.own):
+            family = own.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family.samples += metric.samples
+        yield from own.values()
+
+
+def _of_runs(figures: list[Figures]) -> Iterator[Metric]:
+    labels = _LABELS
+    runs = HistogramMetricFamily("syncline_run_duration_seconds", "Duration of runs.", labels=labels)
+    failed = CounterMetricFamily("syncline_runs_failed", "Runs with failed items.", labels=labels)
+    items = CounterMetricFamily("syncline_items", "Items by outcome.", labels=(*labels, "outcome"))
+    moved = CounterMetricFamily("syncline_moved_bytes", "Bytes sent to targets.", labels=labels)
+    success = GaugeMetricFamily(
+        "syncline_last_success_timestamp_seconds", "The last run without failures.", labels=labels
+    )
+    known = GaugeMetricFamily("syncline_known_failures", "Items known to fail and not acknowledged.", labels=labels)
+    running = GaugeMetricFamily("syncline_running", "1 if a run is in progress.", labels=labels)
+    for each in figures:
+        values = (each.sync.name, each.sync.kind)
+        runs.add_metric(values, histogram_buckets(each.totals), each.totals.seconds)
+        failed.add_metric(values, each.totals.failed)
+        for outcome, count in each.totals.items.items():
+            items.add_metric((*values, outcome), count)
+        moved.add_metric(values, each.totals.bytes)
+        success.add_metric(values, each.totals.last_success)
+        known.add_metric(values, each.totals.known)
+        running.add_metric(values, float(each.current is not None))
+    yield from (runs, failed, items, moved, success, known, running)
+
+
+def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
+    """Yield the metrics of health and lag. A value that is unknown has no sample."""
+    lag = HistogramMetricFamily(
+        "syncline_lag_seconds", "Time from a change at the source to its verification at the target.", labels=_LABELS
+    )
+    gauges = {
+        "syncline_in_sync": "1 if the last complete scan found no difference and no item is known to fail.",
+        "syncline_last_verified_timestamp_seconds": "Start of the last scan after which the target had all of the source.",
+        "syncline_fresh_within_seconds": "The sync's fresh_within.",
+        "syncline_stale": "1 if the last verification is older than fresh_within.",
+        "syncline_paused": "1 if an operator has paused the sync.",
+        "syncline_items_pending": "Items of the run in progress that were found to differ and have not ended.",
+    }
+    families = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in gauges.items()}
+    for each in figures:
+        assert each.health is not None
+        health, fresh, current = each.health, each.sync.fresh_seconds, each.current
+        samples: dict[str, float | None] = {
+            "syncline_in_sync": None if health.in_sync is None else float(health.in_sync),
+            "syncline_last_verified_timestamp_seconds": health.verified or None,
+            "syncline_fresh_within_seconds": fresh,
+            "syncline_stale": None if fresh is None else float(health.is_stale(fresh, now)),
+            "syncline_paused": float(health.paused > 0),
+            "syncline_items_pending": 0.0 if current is None else float(max(0, current.queued - current.ended)),
+        }
+        values = (each.sync.name, each.sync.kind)
+        for name, value in samples.items():
+            if value is not None:
+                families[name].add_metric(values, value)
+        lags = each.totals.lags
+        bounds = [*((str(bound), float(lags.within(bound))) for bound in _LAG_BUCKETS), ("+Inf", float(lags.count))]
+        lag.add_metric(values, bounds, lags.seconds)
+    yield from (lag, *families.values())
+
+
+def histogram_buckets(totals: Totals) -> list[tuple[str, float]]:
+    """Return Prometheus' cumulative buckets; the last one counts all runs."""
+    rows: list[tuple[str, float]] = []
+    count = 0
+    for bound, within in zip((*map(str, map(float, BUCKETS)), "+Inf"), totals.durations, strict=True):
+        count += within
+        rows.append((bound, count))
+    return rows
