@@ -68,7 +68,15 @@ def worker(
     syncs = Syncs(dependencies.state, kind_builder(dependencies))
     bind = syncs.bind(dependencies.http, lambda run, what: slow(engine, run, what))
     engine = StepEngine(
-        dependencies.state, queues, syncs.kind_of, dependencies.clock, rng, sleep, every=every, bind=bind
+        dependencies.state,
+        queues,
+        syncs.kind_of,
+        dependencies.clock,
+        rng,
+        sleep,
+        every=every,
+        bind=bind,
+        traffic=syncs.traffic(dependencies.http),
     )
     return Worker(
         step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, dependencies.clock), engine)

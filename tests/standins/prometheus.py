@@ -1,4 +1,4 @@
-"""A real Prometheus that has stored pages of metrics from several times.
+"""A real Prometheus that has stored pages of metrics from several times, or that scrapes.
 
 with Prometheus(folder, {60.0: first, 120.0: second}) as prometheus:
     prometheus.query("increase(syncline_items_total[1h])", 120.0)
@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from tests.standins.nginx import free_ports
@@ -22,18 +22,23 @@ from tests.standins.programs import program
 
 
 class Prometheus:
-    """``pages`` are pages in the text format by the time, in Unix seconds, at which they were read."""
+    """``pages`` are pages in the text format by the time, in Unix seconds, at which they were read.
 
-    def __init__(self, folder: Path, pages: Mapping[float, str]) -> None:
+    ``config`` is the content of its file of configuration.
+    """
+
+    def __init__(self, folder: Path, pages: Mapping[float, str], config: str = "global: {}\n") -> None:
         self._folder = folder
         self._pages = pages
+        self._text = config
         self._port = free_ports(1)[0]
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        self._import()
+        if self._pages:
+            self._import()
         config = self._folder / "prometheus.yml"
-        config.write_text("global: {}\n")
+        config.write_text(self._text)
         command = [program("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={self._folder / 'data'}"]
         # The samples of a test are old; the long retention keeps them.
         command += [f"--web.listen-address=127.0.0.1:{self._port}", "--storage.tsdb.retention.time=100y"]
@@ -56,6 +61,11 @@ class Prometheus:
         with self._open(f"/api/v1/query?{urlencode({'query': text, 'time': at})}") as answer:
             result = json.load(answer)["data"]["result"]
         return {each["metric"]["sync"]: float(each["value"][1]) for each in result}
+
+    def get(self, path: str) -> Any:
+        """Return the data of a response of the API, such as ``/api/v1/rules``."""
+        with self._open(path) as answer:
+            return json.load(answer)["data"]
 
     def _import(self) -> None:
         """Store the pages, sorted by series as OpenMetrics requires."""

@@ -177,7 +177,7 @@ def test_a_run_is_over_if_it_is_done_cancelled_or_lost(status: RunStatus) -> Non
 def test_a_run_is_reported_with_its_field_names() -> None:
     run = Run("r", "images", 3, Trigger.MANUAL, Scope.of(["team/app"]), 1.0, RunStatus.LOST, ended=2.0)
     value = run.as_dict()
-    assert value.keys() == {each.name for each in fields(Run)} - {"lag_start", "lags"}
+    assert value.keys() == {each.name for each in fields(Run)} - {"lag_start", "lags", "traffic"}
     assert (value["id"], value["sync"], value["number"], value["ended"]) == ("r", "images", 3, 2.0)
     assert (type(value["trigger"]), value["trigger"]) == (str, "hand")
     assert (type(value["status"]), value["status"]) == (str, "lost")

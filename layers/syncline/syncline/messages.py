@@ -398,6 +398,40 @@ class Queues:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueDepth:
+    """The approximate numbers of messages in a queue, or in the dead-letter queue of ``queue``.
+
+    SQS does not tell the age of the oldest message except through CloudWatch.
+    """
+
+    queue: str
+    dead: bool
+    visible: int
+    in_flight: int
+    delayed: int
+
+
+def read_depth(sqs: SQSClient, url: str, queue: str, *, dead: bool) -> QueueDepth:
+    """Return the numbers of messages in a queue."""
+    response = sqs.get_queue_attributes(
+        QueueUrl=url,
+        AttributeNames=[
+            "ApproximateNumberOfMessages",
+            "ApproximateNumberOfMessagesNotVisible",
+            "ApproximateNumberOfMessagesDelayed",
+        ],
+    )
+    numbers = response["Attributes"]
+    return QueueDepth(
+        queue,
+        dead,
+        int(numbers["ApproximateNumberOfMessages"]),
+        int(numbers["ApproximateNumberOfMessagesNotVisible"]),
+        int(numbers["ApproximateNumberOfMessagesDelayed"]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class _Body:
     """A message for SendMessageBatch.
 

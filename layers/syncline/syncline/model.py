@@ -73,6 +73,12 @@ LAG_BOUNDS: Final = (
 """Upper bounds in seconds of the buckets of :class:`Lags`; the last bucket has none."""
 _LAG: Final = "lag"  # with the number of a bucket, the name of its counter
 _LAG_SECONDS: Final = "secondsOfLag"
+SYSTEMS: Final = ("source", "target", "both", "other")
+"""Systems of a sync. ``both`` is a server that is source and target, ``other`` one that these refer to."""
+STATUSES: Final = ("2xx", "3xx", "4xx", "429", "5xx", "error")
+"""Classes of responses by status; ``error`` is a request without a response."""
+_COUNTED: Final = (*STATUSES, "throttled", "waited")
+_TRAFFIC: Final = "traffic"
 LARGEST_SCOPE: Final = 100_000
 """Limit of the names that one scan covers, in bytes of JSON: its run is an item of the table, its batch a message."""
 _Value = TypeVar("_Value")
@@ -301,6 +307,39 @@ class Lags:
 
 
 @dataclass(frozen=True, slots=True)
+class Traffic:
+    """Counts of requests over HTTP by the system that they were sent to, and by a kind of count.
+
+    A system is one of :data:`SYSTEMS`. The kind of count is one of :data:`STATUSES` for the responses, ``throttled`` for
+    the responses that asked to slow down, or ``waited`` for the milliseconds that requests were held back for that.
+    """
+
+    counts: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    @classmethod
+    def from_counters(cls, counters: Mapping[str, Any]) -> Traffic:
+        """Return the traffic whose :attr:`counters` are among others."""
+        keys = {f"{_TRAFFIC}_{system}_{what}": (system, what) for system in SYSTEMS for what in _COUNTED}
+        return cls({key: int(counters[name]) for name, key in keys.items() if name in counters})
+
+    @classmethod
+    def total(cls, parts: Iterable[Traffic]) -> Traffic:
+        """Return the sum of several."""
+        counts = Counter[tuple[str, str]]()
+        for each in parts:
+            counts.update(each.counts)
+        return cls(counts)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """The traffic as counters by name, which can be added to those of another."""
+        return {f"{_TRAFFIC}_{system}_{what}": count for (system, what), count in self.counts.items() if count}
+
+
+NO_TRAFFIC: Final = Traffic()
+
+
+@dataclass(frozen=True, slots=True)
 class Waiting:
     """The reason why work of a run waits: the code and the text of an error.
 
@@ -321,7 +360,8 @@ class Run:
     `allow_removals` is the number of removals that the operator allowed for this run in place of the sync's limits, None
     if the limits apply. `config` is the digest of the configuration that the run began with and keeps, None for a run of
     a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did. `lag_start`
-    is the time since which a difference can exist (:mod:`syncline.store.health`). `lags` is empty until the run is over.
+    is the time since which a difference can exist (:mod:`syncline.store.health`). `lags` and `traffic` are empty until the
+    run is over.
     """
 
     id: str
@@ -339,6 +379,7 @@ class Run:
     waiting: Waiting | None = None
     lag_start: float = 0.0
     lags: Lags = field(default_factory=Lags)
+    traffic: Traffic = field(default_factory=Traffic)
 
     @property
     def over(self) -> bool:
@@ -348,7 +389,7 @@ class Run:
         """Return the run as JSON values with field names."""
         value = asdict(self)
         value |= {"trigger": self.trigger.value, "status": self.status.value, "scope": self.scope.groups}
-        del value["lag_start"], value["lags"]  # the command shows percentiles
+        del value["lag_start"], value["lags"], value["traffic"]  # the command shows percentiles
         return value
 
 

@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from syncline.environment import Environment
 from syncline.escaping import escape_json
-from syncline.model import Counts, Outcome, Result, Run
+from syncline.model import Counts, Outcome, Result, Run, Traffic
 from syncline.secrets import redact
 
 
@@ -67,6 +67,22 @@ def log_run_end(run: Run) -> None:
     if not counts.failed and not counts.known and run.ended is not None:
         ended.add_metric("LastSuccess", MetricUnit.Seconds, run.ended)  # Unix time
     ended.flush_metrics()
+    _record_traffic(run.traffic)
+
+
+def _record_traffic(traffic: Traffic) -> None:
+    """Record the requests of a run by system, for all syncs together: each further dimension is more metrics to pay for."""
+    by_system: dict[str, dict[str, int]] = {}
+    for (system, what), count in traffic.counts.items():
+        by_system.setdefault(system, {})[what] = count
+    for system, counts in by_system.items():
+        metrics = stack_metrics(system=system)
+        for what, count in counts.items():
+            if what == "waited":
+                metrics.add_metric("ThrottleWait", MetricUnit.Milliseconds, count)
+            else:
+                metrics.add_metric(f"Requests{what.capitalize()}", MetricUnit.Count, count)
+        metrics.flush_metrics()
 
 
 def log_operation(sync: str, name: str, data: Mapping[str, Any], gauges: Mapping[str, float]) -> None:

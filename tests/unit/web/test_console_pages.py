@@ -17,7 +17,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from syncline import __version__
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
-from syncline.model import LAG_BOUNDS, Counts, Lags
+from syncline.messages import QueueDepth
+from syncline.model import LAG_BOUNDS, STATUSES, Counts, Lags, Traffic
 from syncline.store.health import Health
 from syncline.store.totals import BUCKETS, Totals
 from syncline.web.console import Console
@@ -34,9 +35,11 @@ BOUNDS = ["1.0", "2.5", "5.0", "10.0", "30.0", "60.0", "120.0", "300.0", "600.0"
 CUMULATED = [1, 3, 6, 10, 15, 21, 28, 36, 45, 55, 66]
 
 
-def samples(*figures: Figures) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+def samples(
+    *figures: Figures, depths: Iterable[QueueDepth] = ()
+) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     """Return every sample by its name and its labels, in alphabetical order."""
-    families = text_string_to_metric_families(exposition(figures, NOW).decode())
+    families = text_string_to_metric_families(exposition(figures, NOW, depths).decode())
     return {(each.name, tuple(sorted(each.labels.items()))): each.value for fam in families for each in fam.samples}
 
 
@@ -47,6 +50,52 @@ def of_runs(name: str, seconds: float, **labels: str) -> dict[tuple[str, tuple[t
     for bound, count in zip(BOUNDS, CUMULATED, strict=True):
         found[f"{name}_bucket", tuple(sorted({**labels, "le": bound}.items()))] = count
     return found
+
+
+def test_requests_are_counted_by_system_and_status() -> None:
+    traffic = Traffic(
+        {("target", "2xx"): 7, ("target", "429"): 2, ("target", "throttled"): 3, ("target", "waited"): 1500}
+    )
+    found = samples(replace(IMAGES, totals=replace(TOTALS, traffic=traffic)))
+    labels = (("kind", "images"), ("status", "2xx"), ("sync", "shop"), ("system", "target"))
+    assert found["syncline_requests_total", labels] == 7
+    by_status = {
+        dict(key)["status"]: value for (name, key), value in found.items() if name == "syncline_requests_total"
+    }
+    assert by_status == dict.fromkeys(STATUSES, 0.0) | {"2xx": 7, "429": 2}, "a rate needs the zeros of a system in use"
+    own = (("kind", "images"), ("sync", "shop"), ("system", "target"))
+    assert found["syncline_throttled_requests_total", own] == 3
+    assert found["syncline_throttle_wait_seconds_total", own] == 1.5
+
+
+def test_unknown_values_have_no_sample() -> None:
+    found = {name for name, _ in samples(IMAGES, BACKUPS)}
+    assert not {name for name in found if name.startswith(("syncline_requests", "syncline_throttle", "syncline_queue"))}
+    assert not {"syncline_dead_letters", "syncline_run_started_timestamp_seconds"} & found
+
+
+def test_a_run_in_progress_has_its_times() -> None:
+    found = samples(replace(IMAGES, started=1_790_000_000.0, advanced=1_790_000_400.0))
+    labels = (("kind", "images"), ("sync", "shop"))
+    assert found["syncline_run_started_timestamp_seconds", labels] == 1_790_000_000.0
+    assert found["syncline_run_advanced_timestamp_seconds", labels] == 1_790_000_400.0
+    assert ("syncline_run_advanced_timestamp_seconds", labels) not in samples(
+        replace(IMAGES, started=1.0, advanced=0.0)
+    )
+
+
+def test_queues_are_counted_by_state_and_dead_letters_apart() -> None:
+    depths = [
+        QueueDepth("transfer", dead=False, visible=3, in_flight=2, delayed=1),
+        QueueDepth("transfer", dead=True, visible=4, in_flight=1, delayed=0),
+    ]
+    found = {key: value for key, value in samples(depths=depths).items() if "queue" in dict(key[1])}
+    assert found == {
+        ("syncline_queue_messages", (("queue", "transfer"), ("state", "visible"))): 3,
+        ("syncline_queue_messages", (("queue", "transfer"), ("state", "in_flight"))): 2,
+        ("syncline_queue_messages", (("queue", "transfer"), ("state", "delayed"))): 1,
+        ("syncline_dead_letters", (("queue", "transfer"),)): 5,
+    }
 
 
 def test_every_sync_has_the_figures_of_syncline() -> None:

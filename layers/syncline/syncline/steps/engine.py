@@ -17,7 +17,20 @@ from typing import Final
 from syncline.errors import SynclineError
 from syncline.kinds.kind import GRACE_SECONDS, Failure, Kind, RunObserver, StepContext
 from syncline.messages import Batch, DeadLetter, Outgoing, Queues, encode
-from syncline.model import Counts, Item, Outcome, Result, Run, RunStatus, Scope, Step, Trigger, json_bytes
+from syncline.model import (
+    NO_TRAFFIC,
+    Counts,
+    Item,
+    Outcome,
+    Result,
+    Run,
+    RunStatus,
+    Scope,
+    Step,
+    Traffic,
+    Trigger,
+    json_bytes,
+)
 from syncline.steps.results import (
     ALL,
     answer_retry,
@@ -152,7 +165,7 @@ class StepEngine:
     sync and ID, that may be over: nothing followed from a batch, or a batch could not end any more. `over` are those that
     are over and may have to be reported. `every` calls a function at an interval beside the work. `bind` limits the
     requests of a run's kind to a number of seconds, and ends them when a function returns True; the engine calls it
-    before each step, because kinds share their connections.
+    before each step, because kinds share their connections. `traffic` returns the requests of a sync since the last call.
     """
 
     state: State
@@ -165,6 +178,7 @@ class StepEngine:
     over: set[tuple[str, str]] = field(default_factory=set)
     every: Every = every
     bind: Callable[[Run, float, Callable[[], bool]], None] = lambda *_: None
+    traffic: Callable[[str], Traffic] = lambda _: NO_TRAFFIC
 
     def run_of(self, batch: Batch) -> Run | None:
         """Return the run of a batch, None if there is nothing to do for the batch.
@@ -247,7 +261,7 @@ class StepEngine:
         )
         counts = work.counts(results)
         made = BatchRecord(results, tuple(work.outgoing), dead)
-        record = self.state.end_batch(work.batch, made, counts, lease)
+        record = self.state.end_batch(work.batch, made, counts, lease, self.traffic(work.batch.sync))
         if record is None:
             logger.info("run is over", extra={"run": work.batch.run, "batch": work.batch.id})
             self.maybe_over.add((work.batch.sync, work.batch.run))  # or the function that was ending it has died

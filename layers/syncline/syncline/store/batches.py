@@ -4,7 +4,7 @@
 pk                     sk                    content
 =====================  ====================  =================================================================
 ``RUN#<id>#<shard>``   ``COUNTS``            a share of the run's counters
-``RUN#<id>#<shard>``   ``LAGS``              a share of the lags of its items
+``RUN#<id>#<shard>``   ``LAGS``              a share of the lags of its items, and of its requests
 ``RUN#<id>#<shard>``   ``BATCH#<id>``        a batch that has ended: its results, and what follows from it
 ``RUN#<id>#<shard>``   ``PART#<digest>#``    a part of a record that is too large for one item
 ``RUN#<id>#<shard>``   ``JOIN#<id>``         a scan that joined the run
@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from syncline.messages import Batch, DeadLetter, Outgoing, from_json, to_json
-from syncline.model import Counts, Lags, Result, portions
+from syncline.model import Counts, Lags, Result, Traffic, portions
 from syncline.store.runs import RETENTION
 from syncline.store.table import Store, number, pack, unpack
 
@@ -53,7 +53,7 @@ class Progress:
 
     `settled` is True if no batch is in progress. `latest` is the time of the latest commit, `advanced` that of the latest
     one that counted an item, and `own` that of the latest one of the run's first scan and of what followed from it.
-    `lags` are those of the items verified so far.
+    `lags` are those of the items verified so far, and `traffic` counts the requests of the batches that have ended.
     """
 
     counts: Counts
@@ -62,6 +62,7 @@ class Progress:
     advanced: float = 0.0
     own: float = 0.0
     lags: Lags = field(default_factory=Lags)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Batches(Store):
@@ -72,10 +73,12 @@ class Batches(Store):
         keys = [(_shard_key(run_id, shard), name) for shard in range(SHARDS) for name in ("COUNTS", "LAGS")]
         totals: dict[str, int] = {}
         lags: list[Lags] = []
+        traffic: list[Traffic] = []
         times = {"at": 0.0, "advanced": 0.0, "own": 0.0}
         for item in self._db.batch_get(keys):
             if item["sk"] == "LAGS":
                 lags.append(Lags.from_counters(item))
+                traffic.append(Traffic.from_counters(item))
                 continue
             for name, value in item.items():
                 if name in times:
@@ -83,7 +86,8 @@ class Batches(Store):
                 elif name not in ("pk", "sk", "expires", "closed"):
                     totals[name] = totals.get(name, 0) + int(value)
         balance = totals.pop("balance", 0)
-        return Progress(Counts(**totals), balance == 0, times["at"], times["advanced"], times["own"], Lags.total(lags))
+        by_time = (times["at"], times["advanced"], times["own"])
+        return Progress(Counts(**totals), balance == 0, *by_time, Lags.total(lags), Traffic.total(traffic))
 
     def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
         """Return how a batch ended, None if it has not."""
@@ -111,7 +115,7 @@ class Batches(Store):
         """Return the part of a transaction that announces a batch."""
         return self._count(run_id, batch_id, {"balance": _hash(batch_id)})
 
-    def _end(self, batch: Batch, record: BatchRecord, counts: Counts) -> list[dict[str, Any]]:
+    def _end(self, batch: Batch, record: BatchRecord, counts: Counts, traffic: Traffic) -> list[dict[str, Any]]:
         """Return the parts of a transaction that end a batch: they put its record and add its counts.
 
         The first is refused if the batch has ended before, the second if its run is closed.
@@ -123,10 +127,10 @@ class Batches(Store):
             self._db.put_request(item, "attribute_not_exists(pk)"),
             self._count(batch.run, batch.id, amounts, unless_closed=True, own=batch.scan is None),
         ]
-        if lags := Lags.of(record.results).counters:
-            # A row of their own, which earlier versions do not read.
-            adds = ", ".join(f"#{name} :{name}" for name in lags)
-            values = {"expires": self._expiry(RETENTION), **lags}
+        if more := Lags.of(record.results).counters | traffic.counters:
+            # A row of their own: earlier versions ignore it, or what they do not know of it.
+            adds = ", ".join(f"#{name} :{name}" for name in more)
+            values = {"expires": self._expiry(RETENTION), **more}
             shard = _shard_key(batch.run, _shard_of(batch.id))
             requests.append(self._db.update_request(shard, "LAGS", f"SET #expires = :expires ADD {adds}", values))
         return requests

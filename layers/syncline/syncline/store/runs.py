@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from syncline.errors import SynclineError, stored_code
-from syncline.model import Counts, Lags, Run, RunStatus, Scope, Trigger, Waiting
+from syncline.model import Counts, Lags, Run, RunStatus, Scope, Traffic, Trigger, Waiting
 from syncline.store.table import number
 
 RETENTION: Final = 30 * 24 * 3600
@@ -83,6 +83,7 @@ def run_from(item: dict[str, Any]) -> Run:
         waiting=_waiting(item.get("waiting")),
         lag_start=float(item.get("lagStart", 0)),
         lags=Lags.from_counters(item.get("lags", {})),
+        traffic=Traffic.from_counters(item.get("traffic", {})),
     )
 
 

@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from syncline.errors import SynclineError
 from syncline.messages import Batch
-from syncline.model import Counts, Run, RunStatus, Scope, Step, Trigger
-from syncline.store.batches import Batches, BatchRecord
+from syncline.model import NO_TRAFFIC, Counts, Run, RunStatus, Scope, Step, Traffic, Trigger
+from syncline.store.batches import Batches, BatchRecord, Progress
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
 from syncline.store.health import Health, health_request, pause_request, read_health, resume_request
@@ -164,7 +164,7 @@ class State(Configurations, Batches):
     def _end_lost(self, run: Run) -> None:
         self._close(run.id)
         progress = self.progress(run.id)
-        self._end_run(replace(run, counts=progress.counts, lags=progress.lags), RunStatus.LOST, joins=None)
+        self._end_run(_with_progress(run, progress), RunStatus.LOST, joins=None)
 
     def join_run(self, sync: str, own: str, scope: Scope) -> Batch | None:
         """Announce a further scan in the run in progress. Return None if there is none, or it is the run `own`.
@@ -277,7 +277,7 @@ class State(Configurations, Batches):
         self._close(run_id)
         self._cancel_open(run_id)
         progress = self.progress(run_id)
-        run = replace(run, counts=progress.counts, lags=progress.lags)
+        run = _with_progress(run, progress)
         run = replace(run, counts=settle(run))
         return self.run(sync, run_id) if self._end_run(run, RunStatus.CANCELLED, joins=None) else None
 
@@ -296,7 +296,7 @@ class State(Configurations, Batches):
         if not progress.settled:
             return self.end_cancelled(sync, run_id, settle) if is_cancelled else None
         status = RunStatus.CANCELLED if is_cancelled else RunStatus.DONE
-        run = replace(run, counts=progress.counts, lags=progress.lags)
+        run = _with_progress(run, progress)
         run = replace(run, counts=settle(run))
         # A scan that joined after the shards were read has changed `joins`; the run then continues.
         has_ended = self._end_run(run, status, joins=int(item.get("joins", 0)))
@@ -315,13 +315,15 @@ class State(Configurations, Batches):
         requests = [
             self._db.update_request(
                 *_run_key(run),
-                "SET #status = :status, #ended = :ended, #counts = :counts, #reports = :reports, #lags = :lags",
+                "SET #status = :status, #ended = :ended, #counts = :counts, #reports = :reports, #lags = :lags, "
+                "#traffic = :traffic",
                 {
                     "status": status.value,
                     "ended": number(now),
                     "counts": asdict(counts),
                     "reports": REPORTS,
                     "lags": run.lags.counters,
+                    "traffic": run.traffic.counters,
                 },
                 condition=condition,
                 extra=extra,
@@ -403,14 +405,19 @@ class State(Configurations, Batches):
         return None if run is None else run_from(run), None if record is None else self._record_from(record)
 
     def end_batch(
-        self, batch: Batch, record: BatchRecord, counts: Counts, lease: Lease | None = None
+        self,
+        batch: Batch,
+        record: BatchRecord,
+        counts: Counts,
+        lease: Lease | None = None,
+        traffic: Traffic = NO_TRAFFIC,
     ) -> BatchRecord | None:
         """End a batch exactly once: write its record, add its counts and release its lease, in one transaction.
 
         Return the record that counts: the given one or, if the batch had ended before, the stored one. Return None if
         its run was ended without it. Raises LEASE_LOST if another writer has taken the lease meanwhile.
         """
-        requests = self._end(batch, record, counts)
+        requests = self._end(batch, record, counts, traffic)
         if lease is not None:
             requests.append(self.leases.release_request(lease))
         refused = self._db.transact(requests)
@@ -432,6 +439,11 @@ class State(Configurations, Batches):
 def first_batch(run: Run) -> Batch:
     """Return the batch that a run begins with: a scan of its scope."""
     return Batch(run.id, run.sync, Step.DISCOVER, run.id, scope=run.scope, plan=run.plan)
+
+
+def _with_progress(run: Run, progress: Progress) -> Run:
+    """Return a run that is ending, with its counters."""
+    return replace(run, counts=progress.counts, lags=progress.lags, traffic=progress.traffic)
 
 
 def _run_key(run: Run) -> tuple[str, str]:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from syncline.model import Lags, Run
+from syncline.model import Lags, Run, Traffic
 from syncline.store.table import Database, number
 
 BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -36,6 +36,7 @@ class Totals:
     last_success: float
     known: int = 0
     lags: Lags = field(default_factory=Lags)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 def totals_update(database: Database, run: Run, ended: float, *, succeeded: bool) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def totals_update(database: Database, run: Run, ended: float, *, succeeded: bool
     bucket = next((n for n, bound in enumerate(BUCKETS) if seconds <= bound), _OVER)
     amounts: dict[str, Any] = {f"duration{bucket}": 1, "seconds": number(seconds)}
     amounts |= {name: counts[name] for name in (*_OUTCOMES, "bytes") if counts[name]}
-    amounts |= run.lags.counters
+    amounts |= run.lags.counters | run.traffic.counters
     if not succeeded:
         amounts["failedRuns"] = 1
     latest: dict[str, Any] = {"known": counts["known"]}
@@ -66,4 +67,5 @@ def read_totals(database: Database, sync: str) -> Totals:
         float(item.get("lastSuccess", 0)),
         int(item.get("known", 0)),
         Lags.from_counters(item),
+        Traffic.from_counters(item),
     )

@@ -12,6 +12,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from syncline import __version__
 from syncline.errors import SynclineError
+from syncline.messages import QueueDepth
 from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
@@ -22,12 +23,15 @@ from syncline.web.metrics import Figures, exposition
 class Console:
     """Answers requests. ``token`` returns the required bearer token, None if none is required.
 
+    ``depths`` returns those of the queues that can be read.
+
     ``clock`` returns Unix seconds.
     """
 
     figures: Callable[[], Iterable[Figures]]
     token: Callable[[], str | None]
     clock: Callable[[], float] = time.time
+    depths: Callable[[], Iterable[QueueDepth]] = tuple
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return the response to a function URL's event."""
@@ -50,7 +54,9 @@ class Console:
             return json_response(503, {"status": "unwell", "error": code})
         if path == "/health":
             return json_response(200, {"status": "ok", "version": __version__, "syncs": len(figures)})
-        return HttpResponse(200, exposition(figures, self.clock()), {"content-type": CONTENT_TYPE_LATEST})
+        return HttpResponse(
+            200, exposition(figures, self.clock(), self.depths()), {"content-type": CONTENT_TYPE_LATEST}
+        )
 
     def _is_authorized(self, given: str) -> bool:
         token = self.token()

@@ -11,7 +11,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from syncline.config.sync import Sync
-from syncline.model import LAG_BOUNDS, Counts
+from syncline.messages import QueueDepth
+from syncline.model import LAG_BOUNDS, STATUSES, Counts
 from syncline.store.health import Health
 from syncline.store.totals import BUCKETS, Totals
 
@@ -29,7 +30,8 @@ class Figures:
     """The figures of one sync.
 
     ``health`` is None for a kind without runs, and ``current`` has the counts of the run in progress, None if there is
-    none. ``own`` are metrics that only its kind has, each with samples of this sync only.
+    none. ``own`` are metrics that only its kind has, each with samples of this sync only. ``started`` and ``advanced`` are
+    the times at which the run in progress started and last counted an item, in Unix seconds.
     """
 
     sync: Sync
@@ -37,11 +39,13 @@ class Figures:
     health: Health | None
     current: Counts | None
     own: tuple[Metric, ...] = ()
+    started: float | None = None
+    advanced: float | None = None
 
 
-def exposition(figures: Iterable[Figures], now: float) -> bytes:
-    """Return the metrics in Prometheus' text format."""
-    return generate_latest(_Collected(list(figures), now))
+def exposition(figures: Iterable[Figures], now: float, depths: Iterable[QueueDepth] = ()) -> bytes:
+    """Return the metrics in Prometheus' text format. A queue that is not among ``depths`` has no sample."""
+    return generate_latest(_Collected(list(figures), now, list(depths)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +54,12 @@ class _Collected(Collector):
 
     figures: list[Figures]
     now: float
+    depths: list[QueueDepth]
 
     def collect(self) -> Iterator[Metric]:
         yield from _of_runs(self.figures)
+        yield from _of_requests(self.figures)
+        yield from _of_queues(self.depths)
         yield from _of_health([each for each in self.figures if each.health is not None], self.now)
         own: dict[str, Metric] = {}
         for metric in (metric for each in self.figures for metric in each.own):
@@ -85,6 +92,40 @@ def _of_runs(figures: list[Figures]) -> Iterator[Metric]:
     yield from (runs, failed, items, moved, success, known, running)
 
 
+def _of_requests(figures: list[Figures]) -> Iterator[Metric]:
+    """Yield the metrics of requests by system. They are written when a run ends, as the items are."""
+    labels = (*_LABELS, "system")
+    requests = CounterMetricFamily(
+        "syncline_requests", "Requests by the class of their response.", labels=(*labels, "status")
+    )
+    throttled = CounterMetricFamily("syncline_throttled_requests", "Responses that asked to slow down.", labels=labels)
+    waited = CounterMetricFamily(
+        "syncline_throttle_wait_seconds",
+        "Time that requests were held back because a system asked to slow down.",
+        labels=labels,
+    )
+    for each in figures:
+        values, counts = (each.sync.name, each.sync.kind), each.totals.traffic.counts
+        for system in {system: None for system, _ in counts}:
+            for status in STATUSES:
+                requests.add_metric((*values, system, status), counts.get((system, status), 0))
+            throttled.add_metric((*values, system), counts.get((system, "throttled"), 0))
+            waited.add_metric((*values, system), counts.get((system, "waited"), 0) / 1000)
+    yield from (requests, throttled, waited)
+
+
+def _of_queues(depths: list[QueueDepth]) -> Iterator[Metric]:
+    messages = GaugeMetricFamily("syncline_queue_messages", "Messages by queue and state.", labels=("queue", "state"))
+    dead = GaugeMetricFamily("syncline_dead_letters", "Dead letters of a queue.", labels=("queue",))
+    for depth in depths:
+        if depth.dead:
+            dead.add_metric((depth.queue,), depth.visible + depth.in_flight + depth.delayed)
+            continue
+        for state in ("visible", "in_flight", "delayed"):
+            messages.add_metric((depth.queue, state), getattr(depth, state))
+    yield from (messages, dead)
+
+
 def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
     """Yield the metrics of health and lag. A value that is unknown has no sample."""
     lag = HistogramMetricFamily(
@@ -96,6 +137,8 @@ def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
         "syncline_fresh_within_seconds": "The sync's fresh_within.",
         "syncline_stale": "1 if the last verification is older than fresh_within.",
         "syncline_paused": "1 if an operator has paused the sync.",
+        "syncline_run_started_timestamp_seconds": "Start of the run in progress.",
+        "syncline_run_advanced_timestamp_seconds": "The last time at which the run in progress counted an item.",
         "syncline_items_pending": "Items of the run in progress that were found to differ and have not ended.",
     }
     families = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in gauges.items()}
@@ -108,6 +151,8 @@ def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
             "syncline_fresh_within_seconds": fresh,
             "syncline_stale": None if fresh is None else float(health.is_stale(fresh, now)),
             "syncline_paused": float(health.paused > 0),
+            "syncline_run_started_timestamp_seconds": each.started,
+            "syncline_run_advanced_timestamp_seconds": each.advanced or None,
             "syncline_items_pending": 0.0 if current is None else float(max(0, current.queued - current.ended)),
         }
         values = (each.sync.name, each.sync.kind)

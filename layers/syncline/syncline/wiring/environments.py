@@ -8,6 +8,8 @@ from typing import Final
 
 from syncline.environment import FunctionEnvironment
 
+QUEUES: Final = ("discover", "transfer", "commit", "verify", "events")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiveEnvironment(FunctionEnvironment):
@@ -19,6 +21,22 @@ class ConsoleEnvironment(FunctionEnvironment):
     """``console_token`` is a reference to the bearer token that requests must have, empty for none."""
 
     console_token: str = ""
+    discover_queue: str
+    transfer_queue: str
+    commit_queue: str
+    verify_queue: str
+    events_queue: str
+    discover_dlq: str
+    transfer_dlq: str
+    commit_dlq: str
+    verify_dlq: str
+    events_dlq: str
+
+    @property
+    def queues(self) -> dict[tuple[str, bool], str]:
+        """The URLs of all queues, by the queue's name and if it has its dead letters."""
+        names = [f"{name}_{ending}" for name in QUEUES for ending in ("queue", "dlq")]
+        return {(name.partition("_")[0], name.endswith("_dlq")): getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -86,7 +86,15 @@ def worker(step: Step) -> Worker:
         dependencies.http, lambda run, what: engine.note_waiting(run.sync, run.id, SynclineError("TOO_SLOW", what), 0)
     )
     queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
-    engine = StepEngine(dependencies.state, queues, syncs.kind_of, time.time, chance, bind=bind)
+    engine = StepEngine(
+        dependencies.state,
+        queues,
+        syncs.kind_of,
+        time.time,
+        chance,
+        bind=bind,
+        traffic=syncs.traffic(dependencies.http),
+    )
     return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, time.time), engine))
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+from syncline.clients.http.addresses import Address
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import MIN_RATE
-from syncline.config.sync import Sync, load_sync
+from syncline.config.sync import Model, Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.kinds.table import KINDS
-from syncline.model import Run
+from syncline.model import Run, Traffic
 from syncline.store.state import State
 from syncline.store.syncs import config_digest
 from syncline.wiring.dependencies import Dependencies
@@ -22,8 +24,12 @@ _KINDS_KEPT: Final = 2
 """Kinds kept of a sync: of the applied configuration, and of that with which the run in progress began."""
 
 
-_BuiltKind = tuple[Kind, int]
-"""A sync's kind, and the lowest rate of bodies that its configuration accepts, in bytes a second."""
+class _BuiltKind(NamedTuple):
+    """A sync's kind, the lowest rate of bodies that its configuration accepts in bytes a second, and its servers."""
+
+    kind: Kind
+    slowest: int
+    systems: Mapping[str, str]
 
 
 class Syncs:
@@ -55,7 +61,7 @@ class Syncs:
         if run.config is None:
             return self.kind(run.sync)
         built = self._kinds.get(run.sync, {}).get(run.config)
-        return built[0] if built else self._built(run.sync, run.config, self._state.config_of(run.sync, run.config))
+        return built.kind if built else self._built(run.sync, run.config, self._state.config_of(run.sync, run.config))
 
     def bind(
         self, http: Http, slow: Callable[[Run, str], None] = lambda _run, _what: None
@@ -66,15 +72,29 @@ class Syncs:
         """
 
         def end(run: Run, seconds: float, halted: Callable[[], bool]) -> None:
+            http.take_traffic()  # of work that did not end
             http.set_deadline(seconds, halted, self._slowest(run), lambda what: slow(run, what))
 
         return end
+
+    def traffic(self, http: Http) -> Callable[[str], Traffic]:
+        """Return a function that returns the requests of ``http`` since its last call, by the systems of a sync."""
+
+        def taken(name: str) -> Traffic:
+            kinds = self._kinds.get(name, {})
+            systems = kinds[next(reversed(kinds))].systems if kinds else {}
+            counts = Counter[tuple[str, str]]()
+            for (host, what), count in http.take_traffic().items():
+                counts[_system_of(host, systems), what] += count
+            return Traffic(counts)
+
+        return taken
 
     def _slowest(self, run: Run) -> int:
         """Return the lowest rate that the sync of a run accepts. Its kind has been built."""
         kinds = self._kinds.get(run.sync, {})
         built = kinds.get(run.config or next(reversed(kinds), ""))
-        return MIN_RATE if built is None else built[1]
+        return MIN_RATE if built is None else built.slowest
 
     def _built(self, name: str, digest: str, text: str) -> Kind:
         kinds = self._kinds.setdefault(name, {})
@@ -82,11 +102,28 @@ class Syncs:
         built = kinds.pop(digest, None)
         if built is None:
             sync = load_sync(text)
-            built = (self._build(sync), sync.slowest)
+            built = _BuiltKind(self._build(sync), sync.slowest, _systems_of(sync))
         while len(kinds) >= _KINDS_KEPT:
             del kinds[next(iter(kinds))]
         kinds[digest] = built
-        return built[0]
+        return built.kind
+
+
+def _systems_of(sync: Sync) -> dict[str, str]:
+    """Return the system of each host that the source or the target of a sync names."""
+    systems: dict[str, str] = {}
+    for role in ("source", "target"):
+        part = getattr(sync, role, None)
+        for each in part.addresses() if isinstance(part, Model) else ():
+            address = Address.parse(each.url)
+            if address is not None:
+                systems[address.host] = role if systems.get(address.host, role) == role else "both"
+    return systems
+
+
+def _system_of(host: str, systems: Mapping[str, str]) -> str:
+    """Return the system of a host. Its first label may be a bucket, as in ``bucket.s3.eu-central-1.amazonaws.com``."""
+    return systems.get(host) or systems.get(host.partition(".")[2]) or "other"
 
 
 def changed_groups_of(sync: Sync, event: object, now: float) -> tuple[str, ...]:

@@ -91,6 +91,33 @@ def test_verdicts_are_counted(measured: Measure) -> None:
 
 
 @pytest.mark.parametrize(
+    ("verdict", "reason", "milliseconds", "late"),
+    [
+        (Verdict.SYNCED, Reason.ALL_AGREE, 2000.0, False),
+        (Verdict.SYNCED, Reason.ALL_AGREE, 2000.1, True),
+        (Verdict.PARTIALLY, Reason.SOME_DO_NOT, 10.0, True),
+        (Verdict.UNKNOWN, Reason.LIST_STALE, 0.0, True),
+        (Verdict.NOT_SYNCED, Reason.TOKEN_EXPIRED, 0.0, None),
+        (Verdict.NOT_SYNCED, Reason.ORIGIN_REFUSES, 40.0, None),
+    ],
+)
+def test_the_objective_counts_tokens_that_could_be_replicated(
+    measured: Measure, verdict: Verdict, reason: Reason, milliseconds: float, late: bool | None
+) -> None:
+    result = ProbeResult(verdict, reason, milliseconds=milliseconds)
+    found = measured("probe", lambda counts: counts.verdict("gateway", result))
+    assert found.get(_of("AgreementLate", service="probe")) == (None if late is None else [int(late)])
+    counts = PrometheusMetrics()
+    counts.verdict("gateway", result)
+
+    def value(name: str, **more: str) -> float | None:
+        return counts.registry.get_sample_value(name, {"sync": "gateway", **more})
+
+    assert value("syncline_agreement_checks_total") == (None if late is None else 1)
+    assert value("syncline_agreement_seconds_bucket", le="2.0") == (None if late is None else int(not late))
+
+
+@pytest.mark.parametrize(
     ("alarm", "function", "count", "bad"),
     [
         ("CanaryFailedAlarm", "canary", lambda counts: counts.canary_round("gateway", RESULTS, 1), 1),

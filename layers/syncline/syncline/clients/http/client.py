@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import TracebackType
@@ -112,12 +113,23 @@ class Http:
     def __init__(self, policy: RetryPolicy | None = None) -> None:
         self.policy = policy or RetryPolicy()
         self._made = 0
+        self._traffic = Counter[tuple[str, str]]()
         self._made_lock = threading.Lock()
 
     @property
     def requests_made(self) -> int:
         """Number of requests sent so far, including retries."""
         return self._made
+
+    def take_traffic(self) -> Mapping[tuple[str, str], int]:
+        """Return the counts since the last call, by host and kind of count (:class:`~syncline.model.Traffic`)."""
+        with self._made_lock:
+            taken, self._traffic = self._traffic, Counter()
+        return taken
+
+    def _count(self, host: str, what: str, amount: int = 1) -> None:
+        with self._made_lock:
+            self._traffic[host, what] += amount
 
     def set_deadline(
         self,
@@ -175,6 +187,8 @@ class Http:
                     HOST_THROTTLE.ease(address.host)
                     return response
                 error = response.error()
+                if error.code.name == "THROTTLED" or failures.is_slow_down(response.status, response.body):
+                    self._count(address.host, "throttled")
             except SynclineError as failure:
                 error = _as_time_short(failure, policy)
                 if streamed:
@@ -193,7 +207,8 @@ class Http:
 
     def _wait(self, address: Address, policy: RetryPolicy) -> None:
         """Wait until the host may get the next request. Raises THROTTLED, RUN_CANCELLED or TIME_SHORT."""
-        HOST_THROTTLE.wait(address.host, policy)
+        if waited := HOST_THROTTLE.wait(address.host, policy):
+            self._count(address.host, "waited", round(waited * 1000))
         if policy.halted():
             raise SynclineError("RUN_CANCELLED", f"no request was sent to {address.host}: the run was cancelled")
         if policy.expired:
@@ -203,7 +218,13 @@ class Http:
         """Send a request once and return the response, with its body unless ``stream``."""
         with self._made_lock:
             self._made += 1
-        answer = Transfer(request, limits)
+        host = request.address.host
+        try:
+            answer = Transfer(request, limits)
+        except SynclineError:
+            self._count(host, "error")
+            raise
+        self._count(host, _class_of(answer.status))
         method, url = request.method, request.address.url
         if stream and answer.status < 300:
             return Response(method, url, answer.status, answer.headers, b"", answer)
@@ -221,6 +242,13 @@ class Http:
         if not answer.ended and answer.status < 400:
             raise SynclineError("BAD_ANSWER", f"{method} {redacted(url)}: the response came before the body was sent")
         return Response(method, url, answer.status, answer.headers, content, answer)
+
+
+def _class_of(status: int) -> str:
+    """Return the class of a status, one of :data:`syncline.model.STATUSES`."""
+    if status == 429:
+        return "429"
+    return f"{status // 100}xx" if status < 600 else "error"
 
 
 def _as_time_short(failure: SynclineError, policy: RetryPolicy) -> SynclineError:

@@ -95,6 +95,11 @@ def is_throttled(status: int, headers: Mapping[str, str]) -> bool:
     return status == 429 or (status == 403 and retry_after(headers) is not None)
 
 
+def is_slow_down(status: int, body: bytes) -> bool:
+    """Return True for the response with which an S3 service asks to slow down."""
+    return status == 503 and b"<Code>SlowDown" in body[:4096]
+
+
 def _until(pause: float | None) -> str:
     return f"; it asks to wait until {utc_time_in(pause)}" if pause is not None and pause > LONG_PAUSE else ""
 

@@ -104,14 +104,17 @@ class HostThrottle:
         self._hosts: dict[str, _Host] = {}
         self._lock = threading.Lock()
 
-    def wait(self, name: str, policy: RetryPolicy) -> None:
-        """Wait until the host may get the next request. Raises THROTTLED at once if ``policy`` does not allow the pause."""
+    def wait(self, name: str, policy: RetryPolicy) -> float:
+        """Wait until the host may get the next request, and return the seconds.
+
+        Raises THROTTLED at once if ``policy`` does not allow the pause.
+        """
         if name not in self._hosts:  # the usual case costs no lock
-            return
+            return 0.0
         with self._lock:
             host = self._hosts.get(name)
             if host is None:
-                return
+                return 0.0
             now = policy.clock()
             pause = max(0.0, host.start - now)
             if not policy.allows(pause):
@@ -122,6 +125,7 @@ class HostThrottle:
         if pause > LONG_PAUSE:
             policy.on_pause(name, pause)
         policy.wait(pause)
+        return pause
 
     def slow_down(self, name: str, pause: float, policy: RetryPolicy) -> None:
         """After a 429, send nothing for ``pause`` seconds, then space the requests."""

@@ -82,6 +82,23 @@ class InstanceResult:
         return self.state is TokenState.FAILED or (self.state is TokenState.PENDING and self.last_status != _REFUSED)
 
 
+OBJECTIVE_SECONDS: Final = 2.0
+"""Seconds within which instances should agree."""
+_NOT_REPLICATED: Final = frozenset(
+    {
+        Reason.ORIGIN_REFUSES,
+        Reason.TOKEN_EXPIRED,
+        Reason.TOKEN_MISSING,
+        Reason.TOKEN_INVALID,
+        Reason.TOKEN_TOO_LONG,
+        Reason.ORIGIN_MISSING,
+        Reason.ORIGIN_INVALID,
+        Reason.ORIGIN_AMBIGUOUS,
+        Reason.NO_SUCH_SYNC,
+    }
+)
+"""Reasons for which the request is at fault: no replication could have made its token known."""
+
 Quorum: TypeAlias = int | Literal["all", "majority"]
 """The asked instances that must have the token: all, more than half, or so many."""
 
@@ -103,6 +120,13 @@ class ProbeResult:
     origin: InstanceResult | None = None
     needed: int = 0
     milliseconds: float = 0.0
+
+    @property
+    def late(self) -> bool | None:
+        """Return True if the instances did not agree within :data:`OBJECTIVE_SECONDS`; None if they could not."""
+        if self.reason in _NOT_REPLICATED:
+            return None
+        return self.verdict is not Verdict.SYNCED or self.milliseconds > OBJECTIVE_SECONDS * 1000
 
     @property
     def yes(self) -> int:
