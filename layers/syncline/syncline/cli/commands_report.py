@@ -13,7 +13,7 @@ from syncline.cli.commands_run import config_of, config_with_runs, kind_of
 from syncline.cli.context import CommandResult, Context
 from syncline.cli.output import Cell, Row
 from syncline.cli.report_files import csv_report, html_report
-from syncline.cli.summary import FOLD, OUTPUT_VERSION, ending_line, exit_code, item_lines, run_dict
+from syncline.cli.summary import OUTPUT_VERSION, ending_line, exit_code, item_lines, run_dict
 from syncline.errors import CODES, CodeName, SynclineError, code_of
 from syncline.model import Outcome, Result, Run
 from syncline.run_text import (
@@ -125,7 +125,7 @@ def _show(  # noqa: PLR0913 - each is a part of the report
     if run.scope.groups is not None:
         out.line(f"only {scope_text(run.scope)}")
     kind = kind_of(context.deployment.state, run.sync)
-    out.table(item_lines(with_display_groups(kind, results), full=full, plan=run.plan), fold=FOLD)
+    out.table(item_lines(with_display_groups(kind, results), full=full, plan=run.plan))
     if others:
         out.line(f"known failures of {run.sync} that this run did not check, or that are acknowledged:")
         out.table([failure_row(each) for each in with_display_groups(kind, others[:_FEW])], indent=2)

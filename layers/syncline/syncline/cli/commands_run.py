@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED, CommandResult, Context
 from syncline.cli.run_progress import follow_run, interruptible
-from syncline.cli.summary import FOLD, ending_line, exit_code, item_lines, item_name, run_dict
+from syncline.cli.summary import ending_line, exit_code, item_lines, item_name, run_dict
 from syncline.errors import SynclineError
 from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Scope, Trigger
@@ -208,7 +208,7 @@ def _planned(context: Context, name: str, only: Sequence[str] | None) -> tuple[R
 
 def _show_planned(context: Context, name: str, results: Sequence[Result], *, full: bool = False) -> None:
     shown = with_display_groups(kind_of(context.deployment.state, name), results)
-    context.out.table(item_lines(shown, full=full, plan=True), fold=FOLD)
+    context.out.table(item_lines(shown, full=full, plan=True))
 
 
 def scope_of(state: State, name: str, only: Sequence[str] | None) -> Scope:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 from typing import IO, Any, Final, Literal
 
+from syncline.cli import layout
 from syncline.escaping import escape
 
 Style = Literal["", "bold", "dim", "red", "green", "yellow", "cyan"]
@@ -67,28 +66,31 @@ class Output:
                 return answer in ("y", "yes")
 
     def line(self, text: str = "", style: Style = "") -> None:
-        """Write a line of text."""
+        """Write a line of text, wrapped to the terminal."""
         if not self.as_json:
-            write(styled(escape(text), style, sys.stdout))
+            lines = layout.wrap(escape(text), layout.columns())
+            write("\n".join(styled(each, style, sys.stdout) for each in lines))
 
-    def table(
-        self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = (), fold: int | None = None
-    ) -> None:
+    def table(self, rows: Iterable[Row | str], *, indent: int = 0, head: Sequence[str] = ()) -> None:
         """Write rows with aligned columns, below a head if there are any; a string is a separate line.
 
-        A row wider than the terminal continues on a second line from its cell ``fold``.
+        What does not fit the terminal continues on further lines (:mod:`syncline.cli.layout`).
         """
         if self.as_json:
             return
         lines = [escape(row) if isinstance(row, str) else [_cell(each) for each in row] for row in rows]
         if head and lines:
             lines.insert(0, [Cell(word, "dim") for word in head])
-        widths = _widths(line for line in lines if not isinstance(line, str))
-        if fold is not None:
-            lines = _folded(lines, widths, fold)
-        shown = (line if isinstance(line, str) else _row(line, widths, sys.stdout) for line in lines)
+        columns = layout.columns()
+        limit = None if columns is None else columns - indent
+        widths = layout.column_widths([line for line in lines if not isinstance(line, str)], limit)
+        shown = [
+            text
+            for line in lines
+            for text in (layout.wrap(line, limit) if isinstance(line, str) else _row(line, widths, limit))
+        ]
         # One write for the complete table: a report may have thousands of rows.
-        if lines:
+        if shown:
             write("\n".join(" " * indent + line for line in shown))
 
     def clear(self) -> None:
@@ -103,8 +105,12 @@ class Output:
             sys.stdout.flush()
 
     def hint(self, command: str, why: str) -> None:
-        """Suggest the next command to type."""
-        self.line(f"→ {command}  {why}", "dim")
+        """Suggest the next command to type; it is not divided, so that it can be copied."""
+        if not self.as_json:
+            whole, limit = escape(f"→ {command}  {why}"), layout.columns()
+            fits = limit is None or layout.display_width(whole) <= limit
+            for each in [whole] if fits else [escape(f"→ {command}"), *layout.wrap(f"  {escape(why)}", limit)]:
+                write(styled(each, "dim", sys.stdout))
 
     def json(self, value: dict[str, Any]) -> None:
         """Write the JSON object if ``as_json``."""
@@ -128,37 +134,9 @@ def _cell(value: Cell | str) -> Cell:
     return replace(value, text=escape(value.text)) if isinstance(value, Cell) else Cell(escape(value))
 
 
-def _folded(lines: Sequence[str | list[Cell]], widths: list[int], fold: int) -> list[str | list[Cell]]:
-    """Split rows that are wider than the terminal; the column before ``fold`` gets the width that the others need."""
-    columns = shutil.get_terminal_size().columns
-    indent = sum(widths[: fold - 1]) + 2 * (fold - 1)
-    available = columns - indent - sum(widths[fold:]) - 2 * (len(widths) - fold)
-    folded: list[str | list[Cell]] = []
-    widest = 0
-    for line in lines:
-        if isinstance(line, str) or len(line[fold - 1].text) <= available:
-            widest = widest if isinstance(line, str) else max(widest, len(line[fold - 1].text))
-            folded.append(line)
-            continue
-        folded.append(_row(line[:fold], widths, sys.stdout))
-        if any(cell.text for cell in line[fold:]):
-            folded.append(" " * indent + "  ".join(cell.text for cell in line[fold:] if cell.text))
-    if widths:
-        widths[fold - 1] = widest
-    return folded
-
-
-def _widths(rows: Iterable[Sequence[Cell]]) -> list[int]:
-    return [max(len(cell.text) for cell in column if cell) for column in zip_longest(*rows)]
-
-
-def _row(row: Sequence[Cell], widths: Sequence[int], stream: IO[str]) -> str:
-    parts = []
-    for cell, width in zip(row, widths, strict=False):
-        padding = " " * (width - len(cell.text))
-        text = styled(cell.text, cell.style, stream)
-        parts.append(padding + text if cell.right else text + padding)
-    return "  ".join(parts).rstrip()
+def _row(row: Sequence[Cell], widths: Sequence[int], limit: int | None) -> Iterator[str]:
+    for line in layout.row_lines(row, widths, limit):
+        yield "".join(" " * before + styled(cell.text, cell.style, sys.stdout) for before, cell in line)
 
 
 def styled(text: str, style: Style, stream: IO[str]) -> str:

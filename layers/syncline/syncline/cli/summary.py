@@ -30,8 +30,6 @@ _STYLES: Final[dict[Outcome, Style]] = {
 OUTCOMES: Final = {outcome: (word, _STYLES.get(outcome, "dim")) for outcome, word in OUTCOME_WORDS.items()}
 """The outcomes in the order of a report, with the word and style of each."""
 _IN_PLAN: Final = {Outcome.LEFT_OUT: "would leave out"}
-FOLD: Final = 2
-"""The cell of an item's row at which a long row continues on a second line."""
 
 
 def exit_code(run: Run) -> int:
