@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from syncline.cli import commands_logs
+from syncline.cli.engine_log import rotate
 from tests.unit.cli.cli_stack import Stack
 
 ENGINE = "2026-12-01 10:52:17 INFO [lambda] ESM: Lambda syncline-discover output:\n"
@@ -89,6 +90,41 @@ def test_new_lines_are_followed_across_a_restart(applied: Stack, monkeypatch: py
         "second",
         "third",
         "fourth",
+    ]
+
+
+def test_lines_are_followed_across_rotations(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(applied, line("first"))
+
+    def rotate_twice(_: float) -> None:
+        write(applied, line("second"))
+        assert rotate(applied.home, most=1)
+        write(applied, line("third"))
+        assert rotate(applied.home, most=1)
+        write(applied, line("fourth"))
+
+    def rotate_without_lines(_: float) -> None:
+        for _each in range(12):
+            write(applied, ENGINE)
+            assert rotate(applied.home, most=1)
+        write(applied, line("fifth"))
+
+    def stop(_: float) -> None:
+        raise KeyboardInterrupt
+
+    steps = iter([rotate_twice, lambda _: None, rotate_without_lines, stop])
+
+    def sleep(seconds: float) -> None:
+        next(steps)(seconds)
+
+    monkeypatch.setattr("syncline.cli.commands_logs.time.sleep", sleep)
+    result = applied.run("logs", "prod", "--follow")
+    assert [each.split("  ")[2] for each in result.stdout.splitlines() if "  " in each] == [
+        "first",
+        "second",
+        "third",
+        "fourth",
+        "fifth",
     ]
 
 

@@ -20,7 +20,7 @@ OTHER: Final = f"/_aws/lambda-url/{'b' * 32}/hooks/sync"
 def process(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import the module from its folder, as the engine's Python does."""
     monkeypatch.syspath_prepend(str(Path(engine.__file__).parent))
-    for name in ("engine_process", "engine_state"):
+    for name in ("engine_process", "engine_state", "engine_log"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import engine_process  # type: ignore[import-not-found]  # noqa: PLC0415 - found by the path above
 
@@ -94,3 +94,39 @@ def test_a_failed_call_no_longer_counts(process: ModuleType) -> None:
                 await status(serve, URL)
 
     asyncio.run(fail_often())
+
+
+class Lambda:
+    """The module of ministack that executes functions."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        self._execute_function_with_config_scope = lambda _function, event: result | {"event": event}
+
+
+class App:
+    def __init__(self, result: dict[str, Any]) -> None:
+        self.module = Lambda(result)
+
+    def _get_module(self, name: str) -> Lambda:
+        assert name == "lambda_svc"
+        return self.module
+
+
+def test_the_output_of_a_scheduled_function_is_logged(process: ModuleType, caplog: pytest.LogCaptureFixture) -> None:
+    app = App({"body": {}, "log": '{"operation": "watch"}'})
+    process._log_scheduled_functions(app)
+    with caplog.at_level("INFO", "lambda"):
+        result = app.module._execute_function_with_config_scope(
+            {"config": {"FunctionName": "syncline-watch"}}, {"a": 1}
+        )
+    assert result["event"] == {"a": 1}
+    assert caplog.messages == ['Lambda syncline-watch output:\n{"operation": "watch"}']
+
+
+def test_a_scheduled_function_that_fails_is_logged_without_its_message(
+    process: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = App({"body": {"errorType": "KeyError", "errorMessage": "a secret"}, "error": True, "log": ""})
+    process._log_scheduled_functions(app)
+    app.module._execute_function_with_config_scope({"FunctionName": "syncline-watch"}, {})
+    assert caplog.messages == ["Lambda syncline-watch failed: KeyError"]

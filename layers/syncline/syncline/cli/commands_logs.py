@@ -8,14 +8,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import CommandResult, Context
 from syncline.cli.deployment import Deployment
+from syncline.cli.engine_log import open_files
 from syncline.cli.output import Style
 from syncline.errors import SynclineError
 from syncline.schedule import DURATION, seconds_of
@@ -45,46 +46,47 @@ def logs(context: Context, name: str, *, since: str, follow: bool) -> CommandRes
     start = context.now() - seconds_of(since)
     if follow and out.as_json:
         raise SynclineError("USAGE", "--follow prints lines as they come; leave out --json")
+
+    def wanted(line: Line) -> bool:
+        return line.get("sync") == name and _time(line) >= start
+
     source = (
-        _of_engine(deployment.home)
+        _of_engine(deployment.home, wanted, start)
         if deployment.home is not None
         else _of_cloudwatch(deployment, str(context.stack), name, start)
     )
     lines: list[Line] = []
     for batch in source:
-        for line in batch:
-            if line.get("sync") == name and _time(line) >= start:
-                if out.as_json:
-                    lines.append(line)
-                else:
-                    out.line(_text(line), _STYLES.get(str(line.get("level")), ""))
+        for line in filter(wanted, batch):
+            if out.as_json:
+                lines.append(line)
+            else:
+                out.line(_text(line), _STYLES.get(str(line.get("level")), ""))
         if not follow:
             break
         time.sleep(_POLL_SECONDS)
     return CommandResult({"name": name, "lines": lines})
 
 
-def _of_engine(home: Path) -> Iterator[list[Line]]:
-    """Yield the lines of the engine's log, and on each further call those that were added."""
-    lines: list[Line] = []
-    with suppress(FileNotFoundError), (home / "engine.log.1").open(encoding="utf-8", errors="replace") as file:
-        lines = list(_parsed(file))
-    path = home / "engine.log"
+def _of_engine(home: Path, wanted: Callable[[Line], bool], start: float) -> Iterator[list[Line]]:
+    """Yield the wanted lines of the engine's log since a time, and on each further call those that were added.
+
+    The log may be rotated between two calls, also more than once.
+    """
+    at, inode = 0, None
     while True:
-        try:
-            file = path.open(encoding="utf-8", errors="replace")
-        except FileNotFoundError:
-            yield lines
-            lines = []
-            continue
-        with file:
-            while True:
-                lines += _parsed(_complete_lines(file))
-                yield lines
-                lines = []
-                if not path.exists() or os.fstat(file.fileno()).st_ino != path.stat().st_ino:
-                    lines += _parsed(_complete_lines(file))  # the engine was started again, with a new file
-                    break
+        lines: list[Line] = []
+        with ExitStack() as stack:
+            files = open_files(home, stack)
+            inodes = [os.fstat(file.fileno()).st_ino for file in files]
+            first = inodes.index(inode) if inode in inodes else 0
+            for file, each in list(zip(files, inodes, strict=True))[first:]:
+                file.seek(at if each == inode else 0)
+                if each == inode or os.fstat(file.fileno()).st_mtime >= start:
+                    lines += filter(wanted, _parsed(_complete_lines(file)))
+            if files:
+                at, inode = files[-1].tell(), inodes[-1]
+        yield lines
 
 
 def _complete_lines(file: TextIO) -> Iterator[str]:

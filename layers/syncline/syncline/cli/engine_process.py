@@ -20,6 +20,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
 
+import engine_log  # type: ignore[import-not-found]  # beside this file
 import engine_state  # type: ignore[import-not-found]  # beside this file
 
 Event = dict[str, Any]
@@ -47,6 +48,8 @@ def main(home: Path, endpoint: str) -> None:
     _read_concurrency_as_number(app)
     _share_queues_fairly(app)
     _drop_metrics(app)
+    _log_scheduled_functions(app)
+    engine_log.keep_rotating(home)
     app.app = _limit_bodies(_limit_concurrency(app.app))
     saver = engine_state.StateSaver(app, home, endpoint)
     app._load_persisted_state = saver.load
@@ -123,6 +126,25 @@ def _drop_metrics(app: Any) -> None:
     name = "_emit_lambda_metrics"
     getattr(module, name)  # fails if another version has renamed it
     setattr(module, name, lambda *_, **__: None)
+
+
+def _log_scheduled_functions(app: Any) -> None:
+    """Log the output of functions that a schedule invokes: ministack 1.5 logs only that of queues and requests."""
+    module = app._get_module("lambda_svc")
+    execute: Callable[..., dict[str, Any]] = module._execute_function_with_config_scope
+    logger = logging.getLogger("lambda")
+
+    def logged(function: dict[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        result = execute(function, event)
+        name = (function.get("config") or function).get("FunctionName")
+        if output := result.get("log"):
+            logger.info("Lambda %s output:\n%s", name, output)
+        if result.get("error"):  # the message of the error may quote an event; the function logs it redacted
+            body = result.get("body")
+            logger.error("Lambda %s failed: %s", name, body.get("errorType") if isinstance(body, dict) else "unknown")
+        return result
+
+    module._execute_function_with_config_scope = logged
 
 
 def _limit_concurrency(serve: Application) -> Application:

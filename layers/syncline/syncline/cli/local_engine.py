@@ -33,7 +33,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
-from syncline.cli import deploy
+from syncline.cli import deploy, engine_log
 from syncline.cli.programs import ProgramError, last_lines, reason
 from syncline.cli.project import writable
 from syncline.errors import SynclineError
@@ -42,7 +42,6 @@ DEFAULT_PORT: Final = 4577
 _HOST: Final = "127.0.0.1"
 _START_SECONDS: Final = 120  # it loads its state first
 _STOP_SECONDS: Final = 30
-_LOG_BYTES: Final = 50 << 20
 _HEALTH: Final = "/_ministack/health"
 _PROGRAM: Final = Path(__file__).with_name("engine_process.py")
 
@@ -140,7 +139,7 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
         say("the engine was killed; resuming from its last save, a few seconds earlier")
     engine = before or Engine(DEFAULT_PORT)
     engine = replace(engine, port=_free_port(engine.port if port is None else port), unclean=forced or engine.unclean)
-    state, temporary, log = home / "state", home / "tmp", home / "engine.log"
+    state, temporary, log = home / "state", home / "tmp", home / engine_log.NAME
     moved = before is not None and before.port != engine.port
     if moved or not _has_state(home):
         engine = replace(engine, key=None)  # nothing is deployed, or to another address
@@ -149,8 +148,7 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
     _end_orphans(temporary)
     _remove_leftovers(temporary)
     _write_record(home, engine)
-    if log.exists() and log.stat().st_size > _LOG_BYTES:
-        log.replace(home / "engine.log.1")
+    engine_log.rotate(home)
     for name in ("pid", "save"):
         (home / name).unlink(missing_ok=True)
     begin = log.stat().st_size if log.exists() else 0
