@@ -76,10 +76,36 @@ def test_only_limits_the_scope(applied: Stack) -> None:
 
 
 def test_only_refuses_a_repository_outside_the_sync(applied: Stack) -> None:
-    result = applied.run("run", "prod", "--only", "team/other")
+    for name, hint in (
+        ("other/other", "it selects team/app, team/base"),
+        ("team/ap", "did you mean team/app?"),
+        ("mirror/team/base", "did you mean team/base?"),
+    ):
+        result = applied.run("run", "prod", "--only", name)
+        assert result.exit_code == 2
+        what = f"error USAGE: prod does not select the repository {name}; {hint}"
+        assert result.stderr.splitlines()[0] == what
+    assert applied.target.state.runs("prod") == []
+    assert applied.started() == []
+
+
+BACKUPS = """\
+syncs:
+  night:
+    kind: backups
+    source: {bucket: dumps}
+    target: {bucket: copies}
+    select: {clusters: {include: [production-east, "staging-*"]}}
+"""
+
+
+def test_only_suggests_a_cluster(stack: Stack) -> None:
+    assert stack.apply(BACKUPS).exit_code == 0, stack.apply(BACKUPS).output
+    result = stack.run("plan", "night", "--only", "production-eats")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[0] == "error USAGE: prod does not select the repository team/other"
-    assert applied.target.state.current_run("prod") is None
+    what = "error USAGE: production-eats is not a cluster that night selects; did you mean production-east?"
+    assert result.stderr.splitlines()[0] == what
+    assert stack.started() == []
 
 
 def test_only_refuses_more_than_one_scan_can_cover(applied: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

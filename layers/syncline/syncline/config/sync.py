@@ -8,10 +8,10 @@ value that could be a secret.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Annotated, NamedTuple
+from typing import Annotated, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 
@@ -34,6 +34,11 @@ from syncline.ownership import Limits
 from syncline.patterns import allows
 from syncline.schedule import seconds_of
 from syncline.secrets import Reference
+
+_NAMED: Final = 5
+"""Known names that a message lists."""
+_CLOSE: Final = 0.75
+"""Similarity of a name that a message suggests, of 1."""
 
 
 class ServerAddress(NamedTuple):
@@ -197,6 +202,18 @@ class Sync(Model):
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         """Return the groups for names of the source. Raises USAGE for a name that the sync does not select."""
         raise SynclineError("USAGE", f"{self.name} can only be scanned completely: it has no part {names[0]}")
+
+
+def near_names(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message on an unknown name: the known name that is close to it, or else some known ones."""
+    import difflib  # noqa: PLC0415 - functions have no use for it
+
+    names = sorted(known)
+    if near := difflib.get_close_matches(name, names, n=1, cutoff=_CLOSE):
+        return f"; did you mean {near[0]}?"
+    more = len(names) - _NAMED
+    listed = ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+    return f"; it selects {listed}" if names else ""
 
 
 def model_of(kind: str) -> type[Sync]:

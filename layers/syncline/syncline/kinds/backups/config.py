@@ -23,7 +23,7 @@ from pydantic import (
 from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
-from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
+from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Number,
@@ -36,6 +36,7 @@ from syncline.config.values import (
     server_of,
 )
 from syncline.errors import SynclineError
+from syncline.patterns import literal_start
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
 CLUSTER: Final = "{cluster}"
@@ -396,7 +397,8 @@ class BackupsSync(Sync):
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         for name in names:
             if not self.select.clusters.allows(name) or "/" in name:
-                raise SynclineError("USAGE", f"{name} is not a cluster that {self.name} selects")
+                hint = near_names(name, (each for each in self.select.clusters.include if literal_start(each) == each))
+                raise SynclineError("USAGE", f"{name} is not a cluster that {self.name} selects{hint}")
         return tuple(f"{name}/" for name in names)
 
 

@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field, StrictBool, StrictInt
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import Model, Patterns, ServerAddress, Sync
+from syncline.config.sync import Model, Patterns, ServerAddress, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Organizations,
@@ -193,7 +193,11 @@ class ImagesSync(Sync):
     def groups_of(self, names: Sequence[str]) -> tuple[str, ...]:
         for name in names:
             if not self.takes_repository(name):
-                raise SynclineError("USAGE", f"{self.name} does not select the repository {name}")
+                source = self.source_repository(name)  # for the name in a report, which is that of the target
+                mistaken = source is not None and self.takes_repository(source)
+                known = filter(self.takes_repository, self.source.repositories or ())
+                hint = f"; did you mean {source}?" if mistaken else near_names(name, known)
+                raise SynclineError("USAGE", f"{self.name} does not select the repository {name}{hint}")
         return tuple(self.target_repository(name) for name in names)
 
 
