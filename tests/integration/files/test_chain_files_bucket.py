@@ -45,3 +45,21 @@ class TestToAnotherBucket:
         assert run.counts.moved == 40
         assert run.counts.requests == 40 + 4  # the copies, a listing of each side, and one of each folder
         assert set(chain.results(run)) == {key for key, _ in chain.records.scan()}
+
+    def test_a_plan_says_where_a_run_may_find_a_conflict(self, chain: FilesChain) -> None:
+        chain.make_bucket("target-planned")
+        target = {**chain.endpoint("target-planned"), "prefix": f"{chain.name}/"}
+        chain.configure(target=target)
+        chain.upload("ours", b"one")
+        chain.run()
+        chain.upload("ours", b"changed")
+        chain.upload("new", b"new")
+        chain.upload("theirs", b"one")
+        chain.bucket_called("target-planned").put(f"{chain.name}/theirs", b"another")
+        chain.start(plan=True)
+        chain.pump.run()
+        reasons = {result.name: result.reason for result in chain.state.results(chain.latest().id)}
+        assert (reasons["ours"], reasons["new"]) == (None, None)
+        assert reasons["theirs"] is not None
+        assert reasons["theirs"].startswith("the target has a file that this sync did not write: a conflict")
+        assert chain.results(chain.run())["theirs"].code == "FILE_DIFFERS"

@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 
 from syncline.cli.layout import display_width, wrap
-from syncline.cli.output import Cell, Output
+from syncline.cli.output import Cell, Output, Row
 from syncline.errors import CODES
 from syncline.model import Outcome, Result, Trigger
 from tests.unit.cli.cli_stack import SYNCS, Stack, conflict, failed, moved
@@ -96,7 +96,7 @@ def test_a_row_that_fits_is_one_line_and_others_continue(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
-    rows = [
+    rows: list[Row] = [
         ("short", "yes", Cell("7", right=True)),
         ("日本語", "no", Cell("12", right=True)),
         ("a name of thirty-five characters too", "yes", "and the end"),

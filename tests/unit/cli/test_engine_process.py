@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -96,11 +97,14 @@ def test_a_failed_call_no_longer_counts(process: ModuleType) -> None:
     asyncio.run(fail_often())
 
 
+Execute = Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]
+
+
 class Lambda:
     """The module of ministack that executes functions."""
 
     def __init__(self, result: dict[str, Any]) -> None:
-        self._execute_function_with_config_scope = lambda _function, event: result | {"event": event}
+        self._execute_function_with_config_scope: Execute = lambda _function, event: result | {"event": event}
 
 
 class App:

@@ -73,7 +73,7 @@ def _of_engine(home: Path, wanted: Callable[[Line], bool], start: float) -> Iter
 
     The log may be rotated between two calls, also more than once.
     """
-    at, inode = 0, None
+    at, inode = 0, -1
     while True:
         lines: list[Line] = []
         with ExitStack() as stack:

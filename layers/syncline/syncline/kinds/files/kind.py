@@ -45,6 +45,8 @@ T = TypeVar("T")
 Turn = Callable[[str, int, Callable[[], float]], AbstractContextManager[object] | None]
 """Takes one of a number of turns at a target for the seconds that the function has left; None if all are taken."""
 
+_FOREIGN: Final = "the target has a file that this sync did not write: a conflict, unless its bytes are equal"
+
 
 @dataclass(frozen=True, slots=True)
 class Files:
@@ -82,13 +84,18 @@ class Files:
         return self._in_turn(transfer.items, items, context)
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:  # noqa: ARG002 - nothing is read
-        """Yield WOULD_REMOVE or WOULD_MOVE for each item, and nothing for those that a run would only check again."""
+        """Yield WOULD_REMOVE or WOULD_MOVE for each item, and nothing for those that a run would only check again.
+
+        A plan reads no bytes, so it cannot tell a conflict from a file that is equal and adopted; its reason says so.
+        """
         for item in items:
             task = Task.of(item)
             if task.operation == "remove":
                 yield would_remove(item)
             elif task.operation != "confirm":
-                yield would_move(item)
+                listed = self.target.is_listed and task.operation == "put" and bool(item.target)
+                foreign = listed and item.target != task.ours and not self.sync.overwrite
+                yield would_move(item, _FOREIGN if foreign else None)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[VerifyResult]:
         verification = FileVerification(self.sync, self.target, self.state.records, context, self._threads)
