@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from syncline.cli.commands_report import FAILURE_KEYS
 from syncline.cli.summary import OUTPUT_VERSION
 from syncline.kinds.table import KINDS
-from syncline.model import Counts, Result, Run, Step, Waiting
+from syncline.model import EVERYTHING, Counts, Result, Run, Step, Trigger, Waiting
 from syncline.store.failures import KnownFailure
 
 FILES: Final = {name: f"docs/reference/{name}.schema.json" for name in ("report", "history", "status")}
@@ -18,7 +18,6 @@ _CODE: Final = {"type": "string", "pattern": "^[A-Z_]+$", "description": "A code
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _TIME: Final = {"type": "number", "description": "Unix seconds."}
-_NOT_IN_RUN: Final = {"lag_start", "lags"}
 _LAG: Final = "Upper bound in seconds; null without items, or if there is no bound."
 
 
@@ -107,7 +106,7 @@ def _status() -> dict[str, Any]:
 
 
 def _run() -> dict[str, Any]:
-    names = tuple(each.name for each in fields(Run) if each.name not in _NOT_IN_RUN)
+    names = tuple(Run("", "", 0, Trigger.MANUAL, EVERYTHING, 0.0).as_dict())
     scope = _nullable(_list(_TEXT)) | {"description": "The groups that the run covers, null for everything."}
     return _of(
         Run,
