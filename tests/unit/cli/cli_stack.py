@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from typer.testing import CliRunner, Result
 
+from syncline import __version__
 from syncline.cli.deployment import Deployment, deployment_of
 from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
@@ -205,6 +206,7 @@ def _made(port: int) -> Deployment:
 @cache
 def _target(port: int) -> Deployment:
     outputs = {
+        "Version": __version__,
         "TableName": "syncline-table",
         "ScheduleGroupName": "syncline",
         "SchedulerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/syncline-scheduler",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
     from syncline.cli.local_engine import Engine
+    from syncline.clients.http.client import Http
     from syncline.secrets import Secrets
+    from syncline.wiring.dependencies import Dependencies
 
 _CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
 
@@ -114,6 +116,15 @@ class Deployment:
         from syncline.secrets import Secrets  # noqa: PLC0415 - only `apply` needs secrets
 
         return Secrets(lambda: self.client("secretsmanager"), lambda: self.client("ssm"), local=self.local)
+
+    def dependencies(self, http: Http, clock: Callable[[], float]) -> Dependencies:
+        """Return what kinds are built from. References to variables mean those of the functions."""
+        from syncline.secrets import Secrets  # noqa: PLC0415 - only few commands need secrets
+        from syncline.wiring.dependencies import Dependencies  # noqa: PLC0415
+
+        clients = (lambda: self.client("secretsmanager"), lambda: self.client("ssm"))
+        secrets = Secrets(*clients, self.environ or {}, local=self.local)
+        return Dependencies(secrets, http, self.state, Database(self.table), clock)
 
 
 def stack_deployment(stack: str) -> Deployment:
