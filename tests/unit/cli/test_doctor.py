@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,9 +25,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from syncline.cli.context import Context
+from syncline.cli.output import Output
+from syncline.cli.stack_checks import StackChecks
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import CODES, SynclineError
 from syncline.kinds.table import KINDS
+from syncline.messages import Start
 from syncline.model import Outcome, Step, Trigger
 from syncline.model import Result as ItemResult
 from syncline.store.table import Database
@@ -44,7 +47,7 @@ from tests.standins.gitlab import TOKEN as GITLAB_TOKEN
 from tests.standins.gitlab import GitLabServer
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.programs import needs
-from tests.standins.s3 import ACCESS, SECRET, S3Server
+from tests.standins.s3 import ACCESS, SECRET, Answer, S3Server
 from tests.unit.cli.cli_stack import Stack
 
 USER, PASSWORD = "robot", "password-of-the-tests"
@@ -330,12 +333,12 @@ def absent_bucket(world: World) -> None:
 
 
 def another_region(world: World) -> None:
-    answer = (301, {"x-amz-bucket-region": "eu-west-1"}, b"<Error><Code>PermanentRedirect</Code></Error>")
+    answer: Answer = (301, {"x-amz-bucket-region": "eu-west-1"}, b"<Error><Code>PermanentRedirect</Code></Error>")
     world.parts["s3"].hook = lambda _method, bucket, _key, _query: answer if bucket == "shop" else None
 
 
 def writes_denied(world: World) -> None:
-    answer = (403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
+    answer: Answer = (403, {}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>")
     world.parts["s3"].hook = lambda method, _bucket, _key, _query: answer if method == "PUT" else None
 
 
@@ -361,6 +364,10 @@ def expired_gitlab_token(world: World) -> None:
     world.parts["gitlab"].before = lambda _method, target: (
         json_reply({"message": "401 Unauthorized: Token is expired"}, 401) if "projects" in target else None
     )
+
+
+def narrow_gitlab_token(world: World) -> None:
+    world.parts["gitlab"].token_scopes = ("read_registry",)
 
 
 def expired_github_token(world: World) -> None:
@@ -401,7 +408,7 @@ def change_schedule(world: World, **changes: Any) -> None:
     scheduler = world.stack.target.scheduler
     found = scheduler.get_schedule(Name="sync", GroupName="syncline")
     names = ("Name", "GroupName", "ScheduleExpression", "FlexibleTimeWindow", "Target", "State")
-    scheduler.update_schedule(**{**{name: found[name] for name in names}, **changes})  # type: ignore[arg-type, literal-required]
+    scheduler.update_schedule(**{**{name: found[name] for name in names}, **changes})  # type: ignore[literal-required]
 
 
 def dead_letters(world: World) -> None:
@@ -428,6 +435,7 @@ AFTER: Final[dict[str, tuple[str, Callable[[World], Any], tuple[str, str, str]]]
     "missing git repository": ("backups", absent_git_repository, ("target", "REPOSITORY_ABSENT", "not found")),
     "protected branch": ("backups", protected_branch, ("runs", "BRANCH_PROTECTED", "main a.yaml")),
     "expired GitLab token": ("artifacts", expired_gitlab_token, ("target.api", "UNAUTHORIZED", "expired")),
+    "narrow GitLab token": ("artifacts", narrow_gitlab_token, ("target.api", "FORBIDDEN", "scope read_api")),
     "expired GitHub token": ("artifacts", expired_github_token, ("source", "UNAUTHORIZED", "Bad credentials")),
     "exhausted rate limit": ("artifacts", exhausted_rate_limit, ("source", "THROTTLED", "rate limit exceeded")),
     "missing secret": ("files", remove_secret("s3"), ("source.auth.secret_key", "SECRET_MISSING", "does not exist")),
@@ -522,6 +530,10 @@ def absent_queue(stack: Stack) -> None:
     stack.target.queues.sqs.delete_queue(QueueUrl=stack.target.queues.urls[Step.VERIFY])
 
 
+def absent_watch(stack: Stack) -> None:
+    stack.target.scheduler.delete_schedule(Name="syncline-watch")
+
+
 def set_output(stack: Stack, name: str, value: str | None) -> None:
     record = json.loads((stack.home / "engine.json").read_text())
     record["outputs"] |= {name: value}
@@ -539,6 +551,7 @@ def older_version(stack: Stack) -> None:
 
 STACKS: Final[dict[str, tuple[Callable[[Stack], None], tuple[str, str, str]]]] = {
     "missing table": (absent_table, ("table", "TABLE_ABSENT", "syncline-table")),
+    "missing watch": (absent_watch, ("functions", "SCHEDULE_ABSENT", "syncline-watch")),
     "missing queue": (absent_queue, ("queues", "QUEUE_ABSENT", "syncline-verify does not exist")),
     "other version": (other_version, ("functions", "VERSION_DIFFERS", "version 0.0.9 is deployed")),
     "version without a number": (older_version, ("functions", "VERSION_DIFFERS", "without a number")),
@@ -559,9 +572,23 @@ def test_an_engine_that_does_not_run_is_one_failure(stack: Stack, tmp_path: Path
 
 
 def test_a_full_disk_is_one_failure(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.cli.stack_checks.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
+    monkeypatch.setattr("syncline.cli.stack_checks.shutil.disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 1000))
     with made(stack, tmp_path, "files") as world:
         assert_one_failure(world, ("disk", "DISK_FULL", "1000 B are free"))
+
+
+def test_a_message_that_waits_for_long_on_aws_is_a_warning(stack: Stack) -> None:
+    remote = replace(stack.target, home=None)
+    remote.queues.start(Start("sync", Trigger.MANUAL))
+    dimensions = [{"Name": "QueueName", "Value": "syncline-discover"}]
+    point = {"MetricName": "ApproximateAgeOfOldestMessage", "Dimensions": dimensions, "Value": 7200.0}
+    remote.client("cloudwatch").put_metric_data(Namespace="AWS/SQS", MetricData=[point])
+    context = Context("syncline", None, Output())
+    chains = StackChecks(context, remote, frozenset()).chains()
+    (line,) = [each for each in run_checks([CheckGroup("", "", chains)])[""] if each.what == "queues"]
+    assert line.verdict is CheckVerdict.WARNING
+    assert line.text.startswith("messages wait: discover for 2 h")
+    assert "syncline logs NAME --stack syncline" in line.action
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -614,6 +641,31 @@ def test_a_certificate_that_expires_soon_is_a_warning(stack: Stack, tmp_path: Pa
     (line,) = [each for each in lines if each["part"] == "source" and each["what"] == "certificate"]
     assert line["verdict"] == "warning"
     assert "expires on" in line["text"]
+
+
+@pytest.mark.parametrize("zone", ["UTC", "+0100"])
+def test_a_github_token_that_expires_soon_and_a_low_rate_limit_are_warnings(
+    zone: str, stack: Stack, tmp_path: Path
+) -> None:
+    soon = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time.time() + 3 * 86_400))
+    headers = {"X-RateLimit-Limit": "5000", "X-RateLimit-Remaining": "12"}
+    headers["GitHub-Authentication-Token-Expiration"] = f"{soon} {zone}"
+    answer = Reply(200, b'{"total_count": 0, "workflow_runs": []}', headers)
+    with made(stack, tmp_path, "artifacts") as world:
+        world.parts["github"].before = lambda _method, target: answer if "/runs" in target else None
+        warned = {each["what"]: each["text"] for each in checked(world, code=0) if each["verdict"] == "warning"}
+    assert warned == {
+        "token": f"the token expires on {soon[:10]}",
+        "rate limit": "12 of 5000 requests of this hour are left",
+    }
+
+
+def test_a_gitlab_token_that_expires_soon_is_a_warning(stack: Stack, tmp_path: Path) -> None:
+    soon = time.strftime("%Y-%m-%d", time.gmtime(time.time() + 3 * 86_400))
+    with made(stack, tmp_path, "artifacts") as world:
+        world.parts["gitlab"].token_expires = soon
+        (line,) = [each for each in checked(world, code=0) if each["part"] == "target.api" and each["what"] == "token"]
+    assert (line["verdict"], line["text"]) == ("warning", f"the token expires on {soon}")
 
 
 def test_nothing_is_written(stack: Stack, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
@@ -40,6 +41,9 @@ _RUNS: Final = 20
 _LITTLE: Final = 2 << 30
 _TOO_LITTLE: Final = 200 << 20
 """Free bytes on the engine's disk below which a warning is given, and below which saving its state may fail."""
+_OLD: Final = 3600.0
+"""Age in seconds of a waiting message above which a warning is given."""
+_DEPLOY: Final = "Deploy the stack again (`syncline up`, or `sam deploy`)."
 _NOT_FOUND: Final = ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "ResourceNotFoundException")
 
 
@@ -78,8 +82,10 @@ class StackChecks:
 
     def chains(self) -> list[CheckChain]:
         """Return the checks of the functions, the table, the queues and the disk."""
+        watch = Check("watch", partial(coded, self.deployment, self._watch), _DEPLOY)
         found = [
             CheckChain("functions", [self._check("version", self._version)]),
+            CheckChain("functions", [watch]),
             CheckChain("table", [self._check("table", self._table)]),
             CheckChain("queues", [self._check("queues", self._queues), self._check("dead letters", self._others)]),
         ]
@@ -97,6 +103,22 @@ class StackChecks:
             raise SynclineError("VERSION_DIFFERS", f"{other} is deployed; this command is version {__version__}")
         return f"version {deployed} is deployed, which is that of this command"
 
+    def _watch(self) -> str:
+        """Check that the watch is started, without which no alarm tells that a sync is stale."""
+        scheduler = self.deployment.scheduler
+        name = f"{self._queue_name(Step.DISCOVER).removesuffix('-discover')}-watch"
+        try:
+            found = scheduler.get_schedule(Name=name, GroupName="default")
+        except scheduler.exceptions.ResourceNotFoundException:
+            what = f"the schedule {name}, which starts the watch over stale syncs, does not exist"
+            raise SynclineError("SCHEDULE_ABSENT", what) from None
+        if found.get("State") == "DISABLED":
+            raise SynclineError("SCHEDULE_DISABLED", f"the schedule {name}, which starts the watch, is disabled")
+        return f"the watch over stale syncs is started by {found.get('ScheduleExpression', '')}"
+
+    def _queue_name(self, step: Step) -> str:
+        return self.deployment.queues.urls[step].rpartition("/")[2]
+
     def _table(self) -> str:
         name = self.deployment.output("TableName")
         try:
@@ -110,8 +132,8 @@ class StackChecks:
             raise SynclineError("TABLE_ABSENT", f"the table {name} is {found['TableStatus']}")
         return f"the table {name} can be read; it has {plural(len(self.names), 'sync')}"
 
-    def _queues(self) -> str:
-        queues, counts = self.deployment.queues, []
+    def _queues(self) -> str | Observation:
+        queues, counts, old = self.deployment.queues, list[str](), list[str]()
         for step in Step:
             for url in (queues.urls[step], queues.dead_urls[step]):
                 try:
@@ -124,7 +146,35 @@ class StackChecks:
                     waiting = int(attributes["ApproximateNumberOfMessages"])
                     flying = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
                     counts.append(f"{step.value} {number(waiting)} waiting, {number(flying)} in progress")
+                    age = self._oldest(step) if waiting else None
+                    old += [f"{step.value} for {rough_duration(age)}"] if age is not None and age > _OLD else []
+        if old:
+            logs = self.context.command("logs NAME")
+            return warning(
+                f"messages wait: {', '.join(old)} ({'; '.join(counts)})",
+                f"`{logs}` shows if the functions work; a long run waits, too.",
+            )
         return "; ".join(counts)
+
+    def _oldest(self, step: Step) -> float | None:
+        """Return the age in seconds of the oldest message, None where it is unknown: only CloudWatch tells it."""
+        if self.deployment.local:
+            return None
+        now = datetime.fromtimestamp(self.context.now(), UTC)
+        try:
+            found = self.deployment.client("cloudwatch").get_metric_statistics(
+                Namespace="AWS/SQS",
+                MetricName="ApproximateAgeOfOldestMessage",
+                Dimensions=[{"Name": "QueueName", "Value": self._queue_name(step)}],
+                StartTime=now - timedelta(minutes=15),
+                EndTime=now + timedelta(minutes=1),
+                Period=60,
+                Statistics=["Maximum"],
+            )["Datapoints"]
+        except ClientError:
+            return None  # the permission is not needed for anything else
+        newest = max(found, key=lambda each: each["Timestamp"], default=None)
+        return None if newest is None else float(newest["Maximum"])
 
     def _others(self) -> str | Observation:
         """Report dead letters of syncs that are not applied; each sync has a check of its own letters."""

@@ -99,12 +99,16 @@ class GitHubLimits:
 
     @classmethod
     def of(cls, response: Response) -> GitHubLimits:
-        remaining, limit = (response.header(f"X-RateLimit-{name}").strip() for name in ("Remaining", "Limit"))
         expires = None
-        with suppress(ValueError):  # "2026-12-31 23:59:59 UTC" or with an offset
-            text = response.header("GitHub-Authentication-Token-Expiration").strip().replace(" UTC", "+00:00")
-            expires = datetime.fromisoformat(text.replace(" ", "T", 1).replace(" ", "")).timestamp()
-        return cls(*(int(each) if each.isascii() and each.isdigit() else None for each in (remaining, limit)), expires)
+        with suppress(ValueError):  # "2026-12-31 23:59:59 UTC" or "2026-12-31 23:59:59 +0100"
+            day, moment, zone = response.header("GitHub-Authentication-Token-Expiration").split()
+            expires = datetime.fromisoformat(f"{day}T{moment}{'+00:00' if zone == 'UTC' else zone}").timestamp()
+        return cls(_count(response, "X-RateLimit-Remaining"), _count(response, "X-RateLimit-Limit"), expires)
+
+
+def _count(response: Response, header: str) -> int | None:
+    text = response.header(header).strip()
+    return int(text[:12]) if text.isascii() and text.isdigit() else None
 
 
 @dataclass(eq=False, repr=False)

@@ -38,7 +38,11 @@ def chains(sync: Sync, parts: Dependencies, *, local: bool) -> list[CheckChain]:
     gitlab = gitlab_at(target, parts.secrets, parts.http)
     if target.api is not None and gitlab is not None:
         address = ServerAddress(target.api.url, target.ca, target.proxy)
-        api = [*server_checks(address, parts), Check("list", lambda: _listing(gitlab))]
+        api = [
+            *server_checks(address, parts),
+            Check("list", lambda: _listing(gitlab)),
+            Check("token", lambda: _token(gitlab)),
+        ]
         found.append(CheckChain("target.api", api))
     return found
 
@@ -73,10 +77,7 @@ class _GitHubChecks:
             return warning("no token is configured", action)
         if expires is None:
             return "the token is accepted; GitHub names no time of expiry"
-        day = datetime.fromtimestamp(expires, UTC).date()
-        if expires - time.time() < _EXPIRES_SOON:
-            return warning(f"the token expires on {day}", "Create a new token and store it before that day.")
-        return f"the token is accepted, until {day}"
+        return _until(datetime.fromtimestamp(expires, UTC))
 
     def rate(self) -> str | Observation:
         limits = self._limits
@@ -97,3 +98,27 @@ def _listing(gitlab: GitLab) -> str:
         what = f"GitLab has no project {gitlab.project}, or the token may not see it ({error.what})"
         raise SynclineError("NOT_FOUND", what) from None
     return f"the repositories of {gitlab.project} can be listed"
+
+
+def _token(gitlab: GitLab) -> str | Observation:
+    try:
+        found = gitlab.own_token()
+    except SynclineError as error:
+        if not error.is_any("UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND"):
+            raise
+        return unchecked("the token is accepted; this GitLab does not describe it")  # before version 15.5
+    if found is None:
+        return unchecked("the token is accepted; GitLab describes no job or OAuth token")
+    if not found.scopes & {"api", "read_api"}:
+        scopes = ", ".join(sorted(found.scopes)) or "none"
+        raise SynclineError("FORBIDDEN", f"the token needs the scope read_api; its scopes are {scopes}")
+    if found.expires is None:
+        return "the token is accepted, and does not expire"
+    return _until(datetime.fromisoformat(found.expires).replace(tzinfo=UTC))
+
+
+def _until(end: datetime) -> str | Observation:
+    """Return the observation of a token that expires at ``end``."""
+    if end.timestamp() - time.time() < _EXPIRES_SOON:
+        return warning(f"the token expires on {end.date()}", "Create a new token and store it before that day.")
+    return f"the token is accepted, until {end.date()}"
