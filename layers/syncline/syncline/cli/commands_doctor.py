@@ -12,13 +12,14 @@ from syncline.cli.aws import as_syncline_error
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, CommandResult, Context
 from syncline.cli.deployment import Deployment
-from syncline.cli.output import Style, plural
+from syncline.cli.output import Style
 from syncline.cli.stack_checks import StackChecks, SyncChecks
-from syncline.cli.summary import source_and_target
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
+from syncline.run_text import source_and_target
+from syncline.text import plural
 from syncline.wiring.checks import CheckGroup, CheckLine, CheckVerdict, run_checks
 from syncline.wiring.doctor import chains_of
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from syncline.wiring.dependencies import Dependencies
 
 _CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
+
+_MAKING: Final = threading.Lock()
+"""Botocore makes clients in one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Deployment:
 
     def client(self, service: str) -> Any:
         """Return a new boto3 client."""
-        return self.session.client(service, **self._arguments)  # type: ignore[call-overload]
+        with _MAKING:
+            return self.session.client(service, **self._arguments)  # type: ignore[call-overload]
 
     @property
     def _arguments(self) -> dict[str, Any]:

@@ -16,17 +16,19 @@ from botocore.exceptions import BotoCoreError, ClientError
 from syncline import __version__
 from syncline.cli.apply_checks import check_reference, denied_by_prefix
 from syncline.cli.aws import as_syncline_error
-from syncline.cli.commands_retry import letters_by_sync
-from syncline.cli.output import number, plural, relative_time, rough_duration, size
-from syncline.cli.schedules import next_time
-from syncline.cli.summary import TRIGGERS, counts_text, exit_code
+from syncline.cli.summary import exit_code
 from syncline.clients.http.addresses import DIRECT
 from syncline.clients.http.client import Http
 from syncline.config.sync import Sync, Webhook
 from syncline.errors import SynclineError
 from syncline.kinds.table import kind_info
+from syncline.messages import read_depth
 from syncline.model import Outcome, Run, Step, Trigger
+from syncline.operations import letters_by_sync
+from syncline.run_text import TRIGGERS, counts_text
+from syncline.schedule import next_time
 from syncline.secrets import Reference, references_in
+from syncline.text import number, plural, relative_time, rough_duration, size
 from syncline.wiring.checks import Check, CheckChain, Observation, unchecked, warning
 
 if TYPE_CHECKING:
@@ -135,18 +137,18 @@ class StackChecks:
     def _queues(self) -> str | Observation:
         queues, counts, old = self.deployment.queues, list[str](), list[str]()
         for step in Step:
-            for url in (queues.urls[step], queues.dead_urls[step]):
+            for dead, url in ((False, queues.urls[step]), (True, queues.dead_urls[step])):
                 try:
-                    attributes = queues.sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+                    depth = read_depth(queues.sqs, url, step.value, dead=dead)
                 except ClientError as error:
                     if error.response.get("Error", {}).get("Code") not in _NOT_FOUND:
                         raise
                     raise SynclineError("QUEUE_ABSENT", f"the queue {url.rpartition('/')[2]} does not exist") from None
-                if url == queues.urls[step]:
-                    waiting = int(attributes["ApproximateNumberOfMessages"])
-                    flying = int(attributes.get("ApproximateNumberOfMessagesNotVisible", 0))
-                    counts.append(f"{step.value} {number(waiting)} waiting, {number(flying)} in progress")
-                    age = self._oldest(step) if waiting else None
+                if not dead:
+                    counts.append(
+                        f"{step.value} {number(depth.visible)} waiting, {number(depth.in_flight)} in progress"
+                    )
+                    age = self._oldest(step) if depth.visible else None
                     old += [f"{step.value} for {rough_duration(age)}"] if age is not None and age > _OLD else []
         if old:
             logs = self.context.command("logs NAME")
