@@ -39,6 +39,8 @@ class ApiServer(ABC):
         assert kind is not None or not self.recorder.violations, self.recorder.violations
 
     def _handle(self, request: Request) -> Reply:
+        if request.target == "/":  # the front page of the server is not part of the API
+            return Reply(200)
         return self.answer(request.method, request.target, request.headers, request.read())
 
     def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> Reply:

@@ -7,6 +7,7 @@ Checked against GitLab's description of its API (see :mod:`tests.standins.openap
   a deploy token is none of these (401). Without a token a private project is 404;
 - lists have 20 entries a page, 100 at most; ``Link`` is absolute and has ``first``, ``next`` and ``last``; ``X-Total``
   is absent above 10,000; tags are listed by name, without digests;
+- ``personal_access_tokens/self`` describes a personal, project or group token (https://docs.gitlab.com/api/personal_access_tokens/);
 - a project is named by its number or by its path with ``%2F``.
 """
 
@@ -66,11 +67,15 @@ class GitLabServer(ApiServer):
         self.content = content
         self.project = project
         self.public = public
+        self.token_scopes: tuple[str, ...] = ("read_api",)
+        self.token_expires: str | None = None  # a date
         self._ids: dict[str, int] = {}
 
     def own_answer(self, method: str, target: str, headers: Mapping[str, str]) -> Reply:
         known = self._is_authenticated(headers)
         parts = urlsplit(target)
+        if parts.path == "/api/v4/personal_access_tokens/self" and method == "GET":
+            return self._own_token(headers)
         match = re.fullmatch(r"/api/v4/projects/([^/]+)/registry/repositories(?:/(\d+)/tags(?:/([^/]+))?)?", parts.path)
         if match is None or method != "GET":
             raise refusal(404, "404 Not Found")
@@ -90,6 +95,14 @@ class GitLabServer(ApiServer):
             raise refusal(404, "404 Tag Not Found")
         details = {"digest": tags[path][name], "total_size": 350224384, "created_at": "2026-01-06T16:49:51.272+00:00"}
         return json_reply({**self._tag(path, name), **details, "revision": "2" * 64, "short_revision": "2" * 9})
+
+    def _own_token(self, headers: Mapping[str, str]) -> Reply:
+        """Return the description of a personal, project or group token; others have none (401)."""
+        if "private-token" not in headers:
+            raise refusal(401, "401 Unauthorized")
+        times = {"created_at": "2026-01-07T21:50:18.000Z", "last_used_at": None, "expires_at": self.token_expires}
+        state = {"revoked": False, "active": True, "scopes": list(self.token_scopes)}
+        return json_reply({"id": 7, "name": "syncline", "description": None, "user_id": 1, **times, **state})
 
     def _is_authenticated(self, headers: Mapping[str, str]) -> bool:
         """Return True if the caller is authenticated. Refuse a wrong token."""

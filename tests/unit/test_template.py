@@ -16,6 +16,7 @@ import pytest
 from cfnlint.api import ManualArgs, lint  # type: ignore[import-untyped]
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
+from syncline import __version__
 from syncline.cli import deploy
 from syncline.errors import SynclineError
 from syncline.kinds.tokens import wiring as tokens
@@ -47,6 +48,7 @@ OUTPUTS: Final = {
     "EventsQueueArn",
     "ConsoleUrl",
     "ReceiveUrl",
+    "Version",
     "Kinds",
     "ProbeUrl",
     "ScheduleGroupName",
@@ -111,6 +113,10 @@ def test_cfn_lint_finds_no_fault_in_the_translated_template(translated: dict[str
 
 def test_the_template_has_all_outputs(translated: dict[str, Any]) -> None:
     assert set(translated["Outputs"]) == OUTPUTS
+
+
+def test_the_template_names_the_version_of_the_package(translated: dict[str, Any]) -> None:
+    assert translated["Outputs"]["Version"]["Value"] == __version__
 
 
 def test_two_stacks_in_an_account_share_no_name(translated: dict[str, Any]) -> None:

@@ -23,7 +23,9 @@ CodeName = Literal[
     "GIT_FAILED", "REPOSITORY_ABSENT", "HOST_KEY_REFUSED", "BRANCH_PROTECTED", "BRANCH_INVALID", "BRANCH_BLOCKED",
     "BRANCH_MOVED", "OVER_LIMIT", "DISK_FULL", "PATH_COLLIDES", "WOULD_OVERWRITE", "ENTRY_UNSUPPORTED",
     "SECRET_SEALED", "SECRETS_UNSEEN", "SECRET_SUSPECTED", "LEASE_HELD", "LEASE_LOST", "TIME_SHORT", "RUN_CANCELLED",
-    "NO_PROGRESS", "STEP_DIED", "MESSAGE_INVALID", "MESSAGE_VERSION", "MESSAGE_REFUSED", "INTERNAL",
+    "NO_PROGRESS", "STEP_DIED", "MESSAGE_INVALID", "MESSAGE_VERSION", "MESSAGE_REFUSED", "CLOCK_DIFFERS",
+    "SCHEDULE_ABSENT", "SCHEDULE_DISABLED", "SCHEDULE_SILENT", "DEAD_LETTERS", "TABLE_ABSENT", "QUEUE_ABSENT",
+    "VERSION_DIFFERS", "INTERNAL",
 ]  # fmt: skip
 """The names in the table below, in its order, as a type: mypy reports a name that has no row."""
 
@@ -153,6 +155,15 @@ _ROWS: Final = (
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's, or its sync cannot read an event.", "Find out what else sends to the queue. The message was dropped and counted as `MessagesDropped`; a full scan finds what an event would have named."),
     Code("MESSAGE_VERSION", True, "A message was written by another version of Syncline.", "Nothing during an upgrade. If it is in a dead-letter queue afterwards, `syncline retry NAME` with the new version puts it back."),
     Code("MESSAGE_REFUSED", False, "The queue rejects the message of an item: it is too large, or its content is not allowed.", "Exclude the item that the message names, or shorten its name at the source; all other items were processed."),
+    # Found by `syncline doctor`
+    Code("CLOCK_DIFFERS", False, "The clock of a server and that of this machine differ by more than five minutes. Signatures and tokens are then rejected.", "Compare both with the right time (`date -u`), and start time synchronization where it is wrong (`timedatectl set-ntp true`)."),
+    Code("SCHEDULE_ABSENT", False, "A sync has a schedule in syncs.yaml, but EventBridge Scheduler does not have it, or has another one.", "Run `syncline apply` with the file that has the sync; it writes the schedule again."),
+    Code("SCHEDULE_DISABLED", False, "The schedule of an enabled sync is disabled in EventBridge Scheduler, so no run starts.", "Run `syncline apply` with the file that has the sync; it enables the schedule again."),
+    Code("SCHEDULE_SILENT", False, "The time of a scheduled run has passed, and no run has started.", "Start a run with `syncline run NAME --wait`. If it ends well, check that the scheduler's role may send to the discover queue."),
+    Code("DEAD_LETTERS", False, "Items of a sync were given up after their retries.", "`syncline report NAME` shows the reasons; once they are removed, `syncline retry NAME` puts the items back."),
+    Code("TABLE_ABSENT", False, "The stack's table does not exist, or is not ready.", "Deploy the stack again (`syncline up`, or `sam deploy`), then run `syncline apply`; the next run adopts what the target has."),
+    Code("QUEUE_ABSENT", False, "A queue of the stack does not exist.", "Deploy the stack again (`syncline up`, or `sam deploy`)."),
+    Code("VERSION_DIFFERS", False, "The deployed functions are of another version than this command.", "Deploy this version (`syncline up`, or `sam deploy`), or use the command of the deployed version."),
     Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation ID.", alone="Report it with the output of the command with `SYNCLINE_DEBUG=1`."),
 )  # fmt: skip
 

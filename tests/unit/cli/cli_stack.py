@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from typer.testing import CliRunner, Result
 
+from syncline import __version__
 from syncline.cli.deployment import Deployment, deployment_of
 from syncline.cli.local_engine import Engine
 from syncline.cli.main import app
@@ -196,6 +197,15 @@ def _made(port: int) -> Deployment:
         KeySchema=[{"AttributeName": "pk", "KeyType": "HASH"}, {"AttributeName": "sk", "KeyType": "RANGE"}],
     )
     target.scheduler.create_schedule_group(Name="syncline")
+    target.scheduler.create_schedule(
+        Name="syncline-watch",
+        ScheduleExpression="rate(1 minute)",
+        FlexibleTimeWindow={"Mode": "OFF"},
+        Target={
+            "Arn": f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:syncline-watch",
+            "RoleArn": f"arn:aws:iam::{ACCOUNT}:role/syncline-functions",
+        },
+    )
     for url in (*target.queues.urls.values(), *target.queues.dead_urls.values()):
         made = target.queues.sqs.create_queue(QueueName=url.rpartition("/")[2])
         assert made["QueueUrl"] == url
@@ -205,6 +215,7 @@ def _made(port: int) -> Deployment:
 @cache
 def _target(port: int) -> Deployment:
     outputs = {
+        "Version": __version__,
         "TableName": "syncline-table",
         "ScheduleGroupName": "syncline",
         "SchedulerRoleArn": f"arn:aws:iam::{ACCOUNT}:role/syncline-scheduler",

@@ -55,7 +55,7 @@ def check_secrets(deployment: Deployment, syncs: Iterable[Sync]) -> list[str]:
     A warning names a reference that cannot be checked, because only the functions are allowed to read it.
     """
     used = [(sync.name, path, reference) for sync in syncs for path, reference in references_in(sync)]
-    found = {reference: _check(deployment, reference) for reference in {each for _, _, each in used}}
+    found = {reference: check_reference(deployment, reference) for reference in {each for _, _, each in used}}
     problems, codes, warnings = list[SecretProblem](), list[CodeName](), set[str]()
     for name, path, reference in used:
         match denied_by_prefix(deployment, path, reference) or found[reference]:
@@ -77,7 +77,7 @@ def missing_secrets(deployment: Deployment, syncs: Iterable[Sync]) -> list[str]:
         return [problem.text() for problem in error.problems]
 
 
-def _check(deployment: Deployment, reference: Reference) -> SynclineError | str | None:
+def check_reference(deployment: Deployment, reference: Reference) -> SynclineError | str | None:
     """Return the error or warning for a reference, None if it resolves."""
     if reference.scheme == "env":
         return _check_variable(deployment, reference)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +27,14 @@ if TYPE_CHECKING:
     from mypy_boto3_scheduler import EventBridgeSchedulerClient
 
     from syncline.cli.local_engine import Engine
+    from syncline.clients.http.client import Http
     from syncline.secrets import Secrets
+    from syncline.wiring.dependencies import Dependencies
 
 _CONFIG: Final = Config(retries={"mode": "standard", "max_attempts": 4}, connect_timeout=5, read_timeout=20)
+
+_MAKING: Final = threading.Lock()
+"""Botocore makes clients in one thread at a time."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,8 @@ class Deployment:
 
     def client(self, service: str) -> Any:
         """Return a new boto3 client."""
-        return self.session.client(service, **self._arguments)  # type: ignore[call-overload]
+        with _MAKING:
+            return self.session.client(service, **self._arguments)  # type: ignore[call-overload]
 
     @property
     def _arguments(self) -> dict[str, Any]:
@@ -114,6 +121,15 @@ class Deployment:
         from syncline.secrets import Secrets  # noqa: PLC0415 - only `apply` needs secrets
 
         return Secrets(lambda: self.client("secretsmanager"), lambda: self.client("ssm"), local=self.local)
+
+    def dependencies(self, http: Http, clock: Callable[[], float]) -> Dependencies:
+        """Return what kinds are built from. References to variables mean those of the functions."""
+        from syncline.secrets import Secrets  # noqa: PLC0415 - only few commands need secrets
+        from syncline.wiring.dependencies import Dependencies  # noqa: PLC0415
+
+        clients = (lambda: self.client("secretsmanager"), lambda: self.client("ssm"))
+        secrets = Secrets(*clients, self.environ or {}, local=self.local)
+        return Dependencies(secrets, http, self.state, Database(self.table), clock)
 
 
 def stack_deployment(stack: str) -> Deployment:

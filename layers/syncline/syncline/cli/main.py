@@ -36,6 +36,10 @@ _ALLOW_REMOVALS: Final = typer.Option(
 )
 
 
+_FORMER: Final = {"test": "doctor", "--health-check": "doctor", "check": "doctor"}
+"""Words that the replaced services and earlier versions have for a command."""
+
+
 def _flag(name: str, text: str) -> Any:
     """Return an option without a value, with its help."""
     return typer.Option(name, help=text, show_default=False)
@@ -53,6 +57,9 @@ class Commands(TyperGroup):
         if cmd_name not in self._kinds:
             return super().get_command(ctx, cmd_name)
         return get_group(import_module(f"syncline.kinds.{self._kinds[cmd_name]}.cli.main").app).commands[cmd_name]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, [_FORMER.get(args[0], args[0]), *args[1:]] if args else args)
 
     def main(self, *args: Any, **extra: Any) -> Any:
         error_output.replace_unencodable()
@@ -241,6 +248,17 @@ def status(
     from syncline.cli import commands_status  # noqa: PLC0415
 
     return commands_status.watch(context, name) if watch else commands_status.status(context, name, wait=wait)
+
+
+@command(app, "doctor", "doctor prod", "doctor --json")
+def doctor(
+    context: Context,
+    name: Annotated[str | None, typer.Argument(help="Name of a sync. Defaults to all syncs.", metavar="NAME")] = None,
+) -> CommandResult:
+    """Check all that the syncs need, without changing anything."""
+    from syncline.cli import commands_doctor  # noqa: PLC0415
+
+    return commands_doctor.doctor(context, name)
 
 
 @command(app, "report prod", "report --full --json", "report prod --format html > report.html")

@@ -7,6 +7,7 @@ The package ``kinds/<name>/`` has these modules, found by their names and import
 ``wiring``             ``Builder``, unless the kind has no runs; ``changed_groups``, if its syncs take webhooks or events
 ``events``             ``sources_in(body)``, if ``has_events``: the sources that an event of another form than S3's names
 ``wiring_console``     ``metrics(sync, totals, database)``, if ``has_metrics``: metrics beside those of every sync
+``wiring_doctor``      ``chains(sync, dependencies)``: the checks of its sources and targets. Without it, their addresses are checked
 ``cli.main``           ``app``, if it has ``commands``: they are declared there
 =====================  ===================================================================================================
 """
@@ -51,7 +52,7 @@ KINDS: Final = {
             source=("source.bucket",),
             target=("target.bucket", "target.file_manager"),
             part="a key or a folder/",
-            commands=("check", "state"),
+            commands=("state",),
             has_events=True,
             groups_hidden=True,
         ),

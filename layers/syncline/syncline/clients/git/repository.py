@@ -355,6 +355,21 @@ class RemoteBranch:
             if not self._git.wait(error, attempt):
                 raise error
 
+    def check_push(self) -> None:
+        """Raise FORBIDDEN or another error if the server does not let these credentials push. Nothing is sent to it.
+
+        A dry run opens a push, for which the server checks the credentials, and ends before the first object. The rules
+        of a branch apply later, so a protected branch is not noticed.
+        """
+        nobody = Person("Syncline", "syncline@localhost")
+        commit = self.commit(NewCommit("A commit that stays here", nobody, nobody, 0), {})
+        done = self._local.run(
+            "push", "--dry-run", "--porcelain", "origin", f"+{commit}:{self._ref}", accept=range(-64, 256)
+        )
+        if done.status:
+            message = f"{done.err}\n{done.out.decode('utf-8', 'replace')}"
+            raise self._local.failure("push", CommandResult(done.status, b"", message))
+
     def _push(self, commit: str) -> SynclineError | None:
         lease = f"--force-with-lease={self._ref}:{self.tip.oid if self.tip else ''}"
         done = self._local.run(

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -89,6 +89,28 @@ class Artifact:
     created: str
 
 
+@dataclass(frozen=True, slots=True)
+class GitHubLimits:
+    """The rate limit and the expiry of a token (Unix seconds), as a response states them; None if it does not."""
+
+    remaining: int | None = None
+    limit: int | None = None
+    expires: float | None = None
+
+    @classmethod
+    def of(cls, response: Response) -> GitHubLimits:
+        expires = None
+        with suppress(ValueError):  # "2026-12-31 23:59:59 UTC" or "2026-12-31 23:59:59 +0100"
+            day, moment, zone = response.header("GitHub-Authentication-Token-Expiration").split()
+            expires = datetime.fromisoformat(f"{day}T{moment}{'+00:00' if zone == 'UTC' else zone}").timestamp()
+        return cls(_count(response, "X-RateLimit-Remaining"), _count(response, "X-RateLimit-Limit"), expires)
+
+
+def _count(response: Response, header: str) -> int | None:
+    text = response.header(header).strip()
+    return int(text[:12]) if text.isascii() and text.isdigit() else None
+
+
 @dataclass(eq=False, repr=False)
 class GitHub:
     """The API of one GitHub server. Safe for concurrent use by threads. ``prefix`` is ``/api/v3`` at GitHub Enterprise.
@@ -116,6 +138,15 @@ class GitHub:
         listing = f"the runs of {file} at {self.endpoint.host}"
         entries = EntryReader(listing, on_invalid, _number_of, limits=IN_MEMORY_LIMITS)
         return read_linked_pages(self.endpoint, target, self._get, entries, _run, "workflow_runs")
+
+    def check_runs(self, repository: str, workflow: str) -> GitHubLimits:
+        """Request one run of a workflow, and return the limits of the token.
+
+        Raises NOT_FOUND for an unknown repository or workflow, THROTTLED for an exhausted rate limit.
+        """
+        file = quote(workflow.rpartition("/")[2], safe="")
+        target = f"{self._repository(repository)}/actions/workflows/{file}/runs?per_page=1"
+        return GitHubLimits.of(self._get(target))
 
     def run(self, repository: str, run_id: int) -> WorkflowRun:
         """Return one run. Raises BAD_ANSWER if its entry is invalid."""

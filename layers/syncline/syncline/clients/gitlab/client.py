@@ -2,6 +2,7 @@
 
 - ``GET /projects/:id/registry/repositories`` and ``.../repositories/:id/tags`` list 100 entries per page, with
   ``Link: rel="next"``. Long lists have no counts (``X-Total``). Tags are listed without digests.
+- ``GET /personal_access_tokens/self`` describes a personal, project or group token: its scopes and day of expiry.
 - ``GET .../tags/:name`` returns digest, size and creation time of one tag.
 - Personal, project and group tokens are sent in ``PRIVATE-TOKEN``, job tokens in ``JOB-TOKEN``. Deploy tokens work for
   the registry only: with them, the registry lists the tags.
@@ -59,6 +60,14 @@ class GitLabTag:
     created: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class TokenDetails:
+    """The scopes of a token, and the day at whose beginning (UTC) it expires, None if it does not."""
+
+    scopes: frozenset[str]
+    expires: str | None
+
+
 @dataclass(eq=False, repr=False)
 class GitLab:
     """The API of one GitLab, for one project (path or number). Safe for concurrent use by threads.
@@ -97,6 +106,15 @@ class GitLab:
             size if isinstance(size, int) else None,
             created if isinstance(created, str) else None,
         )
+
+    def own_token(self) -> TokenDetails | None:
+        """Return the details of the token in use, None for a kind of token of which GitLab has none."""
+        if self.kind != "personal":
+            return None
+        value = self._get("/api/v4/personal_access_tokens/self").json_object()
+        scopes, expires = value.get("scopes"), value.get("expires_at")
+        listed = scopes if isinstance(scopes, list) else ()
+        return TokenDetails(frozenset(map(str, listed)), expires if isinstance(expires, str) else None)
 
     def _path(self, rest: str = "") -> str:
         return f"/api/v4/projects/{quote(self.project, safe='')}/registry/repositories{rest}"

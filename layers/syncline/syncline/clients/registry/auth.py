@@ -200,6 +200,25 @@ class RegistryAuth:
         who = "without credentials" if credentials is None else f"as {credentials.username or 'the holder of a token'}"
         return SynclineError("UNAUTHORIZED", f"{error.what} (requested {who} for {needed})")
 
+    @property
+    def uses_tokens(self) -> bool:
+        """True once the registry has asked for a token of a token server."""
+        return self._challenge is not None and self._challenge.scheme == "bearer"
+
+    def granted(self, scopes: Scopes) -> frozenset[str] | None:
+        """Return the actions on the repository of ``scopes`` that its token lists; None if the token lists none.
+
+        A token server grants a part of what was requested, as the claim ``access`` of a JWT.
+        """
+        header = self.header(scopes) if self.uses_tokens else None
+        access = jwt_claims(header.removeprefix("Bearer ")).get("access") if header else None
+        if not isinstance(access, list):
+            return None
+        names = {scope.split(":")[1] for scope in scopes}
+        entries = [each for each in access if isinstance(each, dict) and each.get("name") in names]
+        listed = (each.get("actions") for each in entries)
+        return frozenset(str(action) for actions in listed if isinstance(actions, list) for action in actions)
+
     def _kept_token(self, scopes: Scopes) -> _Token | None:
         now = self._clock()
         for key in (scopes, _with_push(scopes)):

@@ -74,6 +74,8 @@ NO_API: Final = 60.0
 
 _ACCEPTED: Final = (*MANIFEST_TYPES, *ARTIFACT_TYPES)
 _ACCEPT: Final = {"Accept": ", ".join(_ACCEPTED)}
+_NO_UPLOAD: Final = "00000000-0000-4000-8000-000000000000"
+_NO_DIGEST: Final = f"sha256:{'0' * 64}"
 _CATALOG: Final = ("registry:catalog:*",)
 _SETTLING: Final = frozenset({"DIGEST_INVALID", "MANIFEST_BLOB_UNKNOWN"})
 _CONTENT_RANGE: Final = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
@@ -158,6 +160,37 @@ class Registry:
         if answer.status not in (200, 404):
             raise answer.error()
         return answer.status == 200
+
+    def check_credentials(self) -> None:
+        """Raise UNAUTHORIZED if the registry rejects the credentials, NOT_FOUND if it is no registry."""
+        answer = self._transport.fetch("GET", "/v2/", ())
+        if answer.status != 200:
+            raise answer.error()
+
+    @property
+    def creates_on_request(self) -> bool:
+        """True if the request for the permission to push may create a repository: token servers of Quay and GitLab do."""
+        return self._transport.uses_tokens
+
+    def check_push(self, repository: str) -> None:
+        """Raise FORBIDDEN, READ_ONLY or another error if the credentials may not push. Leave nothing at the registry.
+
+        The permissions listed in the token decide. If there is no list, an upload that does not exist is completed:
+        registries check the permission before they answer 404 or 400. A new upload would leave files even if it is
+        cancelled (docker-registry 2.8).
+        """
+        granted = self._transport.granted(push_scopes(repository))
+        if granted is not None and not granted & {"push", "*"}:
+            what = (
+                f"the token that {self.host} issued for {repository} grants no push, only {', '.join(sorted(granted))}"
+            )
+            raise SynclineError("FORBIDDEN", what.removesuffix(", only "))
+        target = f"/v2/{repository}/blobs/uploads/{_NO_UPLOAD}?digest={_NO_DIGEST}"
+        answer = self._transport.send("PUT", target, push_scopes(repository), body=b"")
+        if answer.status == 405:
+            raise SynclineError("READ_ONLY", answer.error().what)
+        if answer.status not in (400, 404) or "NAME_UNKNOWN" in error_codes(answer.body):
+            raise answer.error()
 
     def manifest_digest(self, repository: str, reference: str) -> str | None:
         """Return the digest of a tag, None if the tag does not exist. Sends HEAD, then GET if HEAD returns no digest."""

@@ -163,6 +163,15 @@ class RegistryTransport:
                 return answer
         raise AssertionError  # the loop has no other end
 
+    @property
+    def uses_tokens(self) -> bool:
+        """True if the registry has asked for a token of a token server."""
+        return self._auth.uses_tokens
+
+    def granted(self, scopes: Scopes) -> frozenset[str] | None:
+        """Return the actions that a token for ``scopes`` lists, None if it lists none or no token is used."""
+        return self._auth.granted(scopes)
+
     def _accepts(self, authorization: str) -> bool:
         """Return True if the registry accepts an ``Authorization`` header, independent of any repository."""
         headers = {"Authorization": authorization}

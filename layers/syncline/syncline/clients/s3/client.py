@@ -42,6 +42,9 @@ from syncline.errors import SynclineError
 MAX_COPY: Final = 5 * 1024**3
 """Bytes of the largest object that one request copies; a larger one is copied in parts."""
 
+_NO_UPLOAD: Final = "syncline-doctor"
+"""The ID of no upload."""
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectStream:
@@ -203,6 +206,19 @@ class Bucket:
         response = self._requests.request("GET", key, {"acl": ""})
         with read_xml(response):
             return xml.grants(response.body)
+
+    def check_write(self, key: str) -> None:
+        """Raise FORBIDDEN, BUCKET_ABSENT or another error if the keys may not write the object. Write nothing.
+
+        A part is sent for an upload that does not exist. Services check the permission (`s3:PutObject`) before they
+        answer NoSuchUpload.
+        """
+        response = self._requests.send("PUT", key, {"partNumber": "1", "uploadId": _NO_UPLOAD}, body=b"")
+        if response.status == 200:
+            raise response.protocol_error("the service accepted a part of an upload that does not exist")
+        error = self._requests.error(response)
+        if error.code.name != "UPLOAD_LOST":
+            raise error
 
     # -- writing -------------------------------------------------------------------------------------------------
 

@@ -29,16 +29,18 @@ class Builder:
         return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
-        return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), self._api(config))
+        return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), quay_at(config, self._parts))
 
-    def _api(self, config: ImagesEndpoint) -> Quay | None:
-        if config.api is None or config.api_url is None:
-            return None
-        token, secrets = config.api.token, self._parts.secrets
-        endpoint = Endpoint.parse(config.api_url, route=route_of(secrets, config.ca, config.proxy))
-        if token is None:
-            return Quay(endpoint, lambda: None, self._parts.http)
-        return Quay(endpoint, lambda: secrets.resolve(token), self._parts.http, lambda: secrets.refresh(token))
+
+def quay_at(config: ImagesEndpoint, parts: Dependencies) -> Quay | None:
+    """Return the client of a registry's own API, None if the sync does not name it."""
+    if config.api is None or config.api_url is None:
+        return None
+    token, secrets = config.api.token, parts.secrets
+    endpoint = Endpoint.parse(config.api_url, route=route_of(secrets, config.ca, config.proxy))
+    if token is None:
+        return Quay(endpoint, lambda: None, parts.http)
+    return Quay(endpoint, lambda: secrets.resolve(token), parts.http, lambda: secrets.refresh(token))
 
 
 def changed_groups(sync: Sync, event: object, _now: float) -> tuple[str, ...]:

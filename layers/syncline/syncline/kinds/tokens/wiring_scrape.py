@@ -85,23 +85,27 @@ class Scraping:
         """Return a function for each source of a sync that lists its instances."""
         policy = RetryPolicy(deadline=time.monotonic() + DEADLINE)
         return [
-            partial(Cluster(self._login(source), policy).instances, _source(source)) for source in sync.sources.values()
+            partial(Cluster(login_of(source, self.secrets), policy).instances, source_of(source))
+            for source in sync.sources.values()
         ]
 
-    def _login(self, source: InstancesSource) -> ClusterLogin:
-        ca = None if source.ca is None else self.secrets.text(source.ca)
-        match source.auth:
-            case KubeconfigLogin(kubeconfig=reference, context=context):
-                return Kubeconfig(partial(self.secrets.resolve, reference), context)
-            case TokenLogin(token=reference):
-                return BearerToken(source.api or "", partial(self._token, reference), ca)
-            case EksLogin(eks=cluster, region=region):
-                return BearerToken(source.api or "", partial(_eks_token, cluster, region), ca)
-            case _:
-                return InCluster()
 
-    def _token(self, reference: Reference, renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
-        return self.secrets.refresh(reference) if renewed else self.secrets.resolve(reference)
+def login_of(source: InstancesSource, secrets: Secrets) -> ClusterLogin:
+    """Return the login at the cluster of a source."""
+    ca = None if source.ca is None else secrets.text(source.ca)
+    match source.auth:
+        case KubeconfigLogin(kubeconfig=reference, context=context):
+            return Kubeconfig(partial(secrets.resolve, reference), context)
+        case TokenLogin(token=reference):
+            return BearerToken(source.api or "", partial(_token, secrets, reference), ca)
+        case EksLogin(eks=cluster, region=region):
+            return BearerToken(source.api or "", partial(_eks_token, cluster, region), ca)
+        case _:
+            return InCluster()
+
+
+def _token(secrets: Secrets, reference: Reference, renewed: bool) -> str:  # noqa: FBT001 - a callback's argument
+    return secrets.refresh(reference) if renewed else secrets.resolve(reference)
 
 
 def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa: FBT001 - a callback's only argument
@@ -114,7 +118,8 @@ def _eks_token(cluster: str, region: str | None, _renewed: bool) -> str:  # noqa
     return token
 
 
-def _source(source: InstancesSource) -> InstanceSource:
+def source_of(source: InstancesSource) -> InstanceSource:
+    """Return what is listed at the cluster of a source."""
     if source.service is not None:
         return ServiceSource(source.namespace, source.service, source.port)
     assert isinstance(source.port, int)

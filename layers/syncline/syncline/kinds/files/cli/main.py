@@ -13,14 +13,6 @@ from syncline.cli.context import CommandResult, Context
 app = new_app()
 
 
-@command(app, "check customer-files")
-def check(context: Context, name: Annotated[str, NAME]) -> CommandResult:
-    """Check that source, target and reports of a sync of files respond."""
-    from syncline.kinds.files.cli import state as command_state  # noqa: PLC0415
-
-    return command_state.check(context, name)
-
-
 @command(app, "state export customer-files files.csv", "state diff customer-files files.csv  # with the current state")
 def state(  # noqa: PLR0913 - each is an argument of the command
     context: Context,

@@ -1,4 +1,4 @@
-"""``syncline check`` and ``syncline state``: the connections of a sync of files, and its records as CSV."""
+"""``syncline state``: the records of a sync of files as CSV."""
 
 from __future__ import annotations
 
@@ -13,20 +13,18 @@ from typing import Final
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import SOME_FAILED, CommandResult, Context
 from syncline.clients.http.client import Http
-from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
+from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.clients.s3.xml import ListedObject
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.escaping import escape
 from syncline.kinds.files import state_csv
-from syncline.kinds.files.config import FileManagerTarget, FilesSync
+from syncline.kinds.files.config import FilesSync
 from syncline.kinds.files.kind import threads_for
 from syncline.kinds.files.parallel import in_parallel
 from syncline.kinds.files.records import Record, Row
 from syncline.kinds.files.targets import Target, TargetFile
-from syncline.kinds.files.wiring import manager_at, records_of, target_at
-from syncline.secrets import Secrets
-from syncline.store.table import Database
+from syncline.kinds.files.wiring import records_of, target_at
 from syncline.text import plural
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.dependencies import Dependencies
@@ -36,33 +34,6 @@ _MAX_NAMED: Final = 5
 """Most paths that a message names."""
 _BATCH: Final = 500
 """Records written at a time."""
-
-
-def check(context: Context, name: str) -> CommandResult:
-    """Request source, target and reports of a sync, one by one; exit 1 if one of them fails.
-
-    Raises NO_SUCH_SYNC, or USAGE for a sync that is not of files.
-    """
-    sync = _sync_of(context, name, "`check` is only for syncs of files")
-    parts, out = _dependencies(context), context.out
-    endpoints = {"source": sync.source, "target": sync.target, "reports": sync.reports}
-    checked: dict[str, str] = {}
-    for what, endpoint in endpoints.items():
-        if endpoint is None:
-            continue
-        try:
-            if isinstance(endpoint, FileManagerTarget):
-                manager_at(endpoint, parts).check()
-            else:
-                bucket_at(endpoint, parts).page(endpoint.prefix, limit=1, on_invalid=ignore)
-        except SynclineError as error:
-            checked[what] = str(error)
-            out.line(f"{what}: {error}", "red")
-            out.line(f"→ {error.code.advice('files')}", "dim")
-        else:
-            checked[what] = "answers"
-            out.line(f"{what}: answers")
-    return CommandResult({"checked": checked}, 0 if set(checked.values()) == {"answers"} else SOME_FAILED)
 
 
 def state(  # noqa: PLR0913 - what the command takes
@@ -75,8 +46,8 @@ def state(  # noqa: PLR0913 - what the command takes
     """
     if action not in ACTIONS:
         raise SynclineError("USAGE", f"unknown action {action!r}; use one of {', '.join(ACTIONS)}")
-    sync = _sync_of(context, name, "only syncs of files have such a state")
-    commands = _StateCommands(context, sync, _dependencies(context))
+    sync = _sync_of(context, name)
+    commands = _StateCommands(context, sync, context.deployment.dependencies(Http(), context.now))
     if action == "export":
         return commands.export(file, reports=reports)
     if file is None:
@@ -84,19 +55,11 @@ def state(  # noqa: PLR0913 - what the command takes
     return commands.diff(file, newer, reports=reports) if action == "diff" else commands.import_(file)
 
 
-def _sync_of(context: Context, name: str, rule: str) -> FilesSync:
+def _sync_of(context: Context, name: str) -> FilesSync:
     sync = load_sync(config_of(context.deployment.state, name))
     if not isinstance(sync, FilesSync):
-        raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; {rule}")
+        raise SynclineError("USAGE", f"{name} is a sync of {sync.kind}; only syncs of files have such a state")
     return sync
-
-
-def _dependencies(context: Context) -> Dependencies:
-    deployment = context.deployment
-    clients = (lambda: deployment.client("secretsmanager"), lambda: deployment.client("ssm"))
-    # References to variables mean those of the functions, not of the user's shell.
-    secrets = Secrets(*clients, deployment.environ or {}, local=deployment.local)
-    return Dependencies(secrets, Http(), deployment.state, Database(deployment.table), context.now)
 
 
 @dataclass(frozen=True, slots=True)

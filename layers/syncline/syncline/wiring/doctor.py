@@ -1,0 +1,21 @@
+"""Builds the checks of a sync, which its kind has."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from syncline.config.sync import Sync
+from syncline.kinds.table import kind_info
+from syncline.wiring.checks import CheckChain
+from syncline.wiring.dependencies import Dependencies
+from syncline.wiring.server_checks import address_chains
+
+
+def chains_of(sync: Sync, parts: Dependencies, *, local: bool) -> list[CheckChain]:
+    """Return the checks of a sync's sources and targets. ``local`` is True for the engine on this machine."""
+    module = f"syncline.kinds.{kind_info(sync.kind).name}.wiring_doctor"
+    if find_spec(module) is None:
+        return address_chains(sync, parts)
+    found: list[CheckChain] = import_module(module).chains(sync, parts, local=local)
+    return found
