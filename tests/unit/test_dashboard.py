@@ -126,16 +126,16 @@ def test_the_dashboard_shows_metrics_that_are_emitted(dashboard: dict[str, Any],
             shown |= set(names)
             continue
         name, *pairs = rest
-        dimensions = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        values = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if first == "Syncline":
-            assert (name, frozenset(dimensions)) in emitted.names, title
-            assert all(value in emitted.values[key] for key, value in dimensions.items()), dimensions
+            assert (name, frozenset(values)) in emitted.names, title
+            assert all(value in emitted.values[key] for key, value in values.items()), values
             shown.add(name)
         elif first == "AWS/SQS":
             assert name in _SQS
-            assert dimensions["QueueName"] in queues
+            assert values["QueueName"] in queues
         else:
-            assert (first, dimensions.keys()) == ("AWS/Lambda", {"FunctionName"})
+            assert (first, set(values)) == ("AWS/Lambda", {"FunctionName"})
             assert name in _LAMBDA
     assert {"SyncsStale", "VerificationAge", "Requests429", "ThrottleWait", "AgreementLate", "RunsFailed"} <= shown
 
