@@ -18,7 +18,7 @@ _CODE: Final = {"type": "string", "pattern": "^[A-Z_]+$", "description": "A code
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
 _TIME: Final = {"type": "number", "description": "Unix seconds."}
-_NOT_IN_RUN: Final = {"lag_start", "lags"}
+_NOT_IN_RUN: Final = {"lag_start", "lags", "traffic"}
 _LAG: Final = "Upper bound in seconds; null without items, or if there is no bound."
 
 

@@ -190,3 +190,13 @@ def test_every_queue_has_an_alarm_for_old_messages() -> None:
     }
     queues = {name for name, each in resources.items() if each["Type"] == "AWS::SQS::Queue"}
     assert watched == {name for name in queues if not name.endswith("DeadLetterQueue")}
+
+
+def test_the_reference_describes_every_metric_and_alarm(emitted: Emitted) -> None:
+    page = (grants.TEMPLATE.parent / "docs" / "reference" / "metrics.md").read_text()
+    assert {name for name, _ in emitted.names if f"`{name}`" not in page} == set()
+    alarms = {
+        name for name, each in grants.translated()["Resources"].items() if each["Type"] == "AWS::CloudWatch::Alarm"
+    }
+    families = re.compile(r"(?:DeadLetters|QueueAge|Errors)Alarm$")
+    assert {name for name in alarms if not families.search(name) and f"`{name}`" not in page} == set()
