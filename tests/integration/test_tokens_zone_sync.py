@@ -15,6 +15,7 @@ from syncline.kinds.tokens.ask import AskSchedule
 from syncline.kinds.tokens.config import ZoneSync
 from syncline.kinds.tokens.probe import ProbeRules
 from syncline.kinds.tokens.verdict import Reason, Verdict
+from tests.rig.container import Container, cluster_of, slices_of, sync_of
 from tests.rig.tokens import rules, verdict
 from tests.standins.nginx import Gateway
 from tests.standins.programs import needs
@@ -100,3 +101,17 @@ def test_the_stand_in_refuses_as_nginx_does(three: Gateway) -> None:
     for (method, path), (wanted, code) in refusals.items():
         status, answer = ask(three, method, path)
         assert (status, answer["error"]["status"], answer["error"]["code"]) == (wanted, wanted, code)
+
+
+def test_the_container_tells_the_cause(three: Gateway) -> None:
+    with cluster_of(three) as api:
+        api.put("endpointslices", "gateway", slices_of(three.listed, three.port))
+        zone_sync = {"port": three.sync_port, "plain_http": True}
+        sync = sync_of(three, api, zone_sync=zone_sync, retry_for=2 * three.interval)
+        with Container({"gateway": sync}) as container:
+            container.wait_until_ready()
+            three.put(0, "login")
+            body = container.synced("login", three.instances[0].name).json
+            assert (body["verdict"], body["causes"]) == ("NotSynced", ["1 record pending on gateway-000"])
+            verdicts = [line for line in map(json.loads, container.log.read_text().splitlines()) if "verdict" in line]
+    assert [line["causes"] for line in verdicts] == [body["causes"]]
