@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -15,7 +15,7 @@ from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.metrics import CloudWatchMetrics
 from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 from syncline.kinds.tokens.wiring_scrape import ScrapeResult
-from syncline.model import EVERYTHING, STATUSES, SYSTEMS, Counts, Run, RunStatus, Traffic, Trigger
+from syncline.model import EVERYTHING, STATUSES, SYSTEMS, Lags, Run, RunStatus, Traffic, Trigger
 from tests.rig import grants
 
 STACK: Final = "one"
@@ -50,10 +50,8 @@ def emitted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "verify")
     traffic = Traffic({(system, what): 1 for system in SYSTEMS for what in (*STATUSES, "throttled", "waited")})
-    run = Run(
-        "r1", "a/sync", 7, Trigger.MANUAL, EVERYTHING, 1.0, RunStatus.DONE, ended=2.0, counts=Counts(), traffic=traffic
-    )
-    telemetry.log_run_end(run)
+    run = Run("r1", "a/sync", 7, Trigger.MANUAL, EVERYTHING, 1.0, RunStatus.DONE, ended=2.0)
+    telemetry.log_run_end(replace(run, traffic=traffic, lags=Lags({1: 1})))
     record()
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "watch")
     telemetry.record_health(1, 2)
@@ -137,7 +135,15 @@ def test_the_dashboard_shows_metrics_that_are_emitted(dashboard: dict[str, Any],
         else:
             assert (first, set(values)) == ("AWS/Lambda", {"FunctionName"})
             assert name in _LAMBDA
-    assert {"SyncsStale", "VerificationAge", "Requests429", "ThrottleWait", "AgreementLate", "RunsFailed"} <= shown
+    assert {
+        "SyncsStale",
+        "VerificationAge",
+        "Requests429",
+        "ThrottleWait",
+        "AgreementLate",
+        "RunsFailed",
+        "Lag",
+    } <= shown
 
 
 def test_every_queue_and_function_is_shown(dashboard: dict[str, Any]) -> None:

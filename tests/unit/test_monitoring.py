@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -152,7 +153,7 @@ def test_the_how_to_has_a_valid_configuration_and_every_alert() -> None:
 
 def test_promtool_accepts_the_configuration_of_the_how_to(tmp_path: Path) -> None:
     page = (DEPLOY.parent / "docs" / "how-to" / "watch-with-prometheus.md").read_text()
-    config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
+    block = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "prometheus.yml").write_text(textwrap.dedent(block))
     done = promtool("check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr

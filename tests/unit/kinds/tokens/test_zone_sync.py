@@ -40,6 +40,7 @@ def test_the_documented_example_is_read() -> None:
         b'{"zones": {"a": {"records_pending": "1"}}, "status": {"nodes_online": 1}}',
         b'{"zones": {"a": {"records_pending": -1}}, "status": {"nodes_online": 1}}',
         b'{"zones": {}, "status": {"nodes_online": true}}',
+        b'{"zones": {}, "status": {"nodes_online": 9223372036854775808}}',
         b'{"zones": {}, "status": null}',
         b"[" * 100_000,
     ],

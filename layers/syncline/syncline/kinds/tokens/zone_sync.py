@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _EXPLAINED: Final = frozenset({Reason.SOME_DO_NOT, Reason.SOME_UNKNOWN, Reason.TOO_FEW, Reason.NOT_IN_TIME})
 _MOST_CAUSES: Final = 5
+_LIMIT: Final = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class NodeState:
             peers = value["status"]["nodes_online"]
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError("the response has no counters of zone_sync") from error
-        if not all(type(each) is int and each >= 0 for each in (*zones, peers)):
+        if not all(type(each) is int and 0 <= each < _LIMIT for each in (*zones, peers)):
             raise ValueError("a counter of zone_sync is no number")
         return cls(sum(zones), peers)
 
