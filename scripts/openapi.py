@@ -59,6 +59,7 @@ class Body:
     synced: Annotated[int, "The number of them that have it."]
     unknown: Annotated[int, "The number of them without a usable response."]
     ms: Annotated[float, "Milliseconds until the verdict."]
+    causes: Annotated[tuple[str, ...], "The causes that nginx's counters of zone_sync name, if they are read."]
     list: Annotated[ListBody | None, "The list of instances on which the verdict is based."]
     instances: Annotated[tuple[InstanceBody, ...], "Each instance that was asked."]
 

@@ -37,6 +37,7 @@ from syncline.clients.replicas.client import MAX_HEAD, ReplicaRequest, _Head
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.clients.s3.xml import NotXmlError, _page, _plain_page, completion, error_code, grants, list_page, parse
+from syncline.kinds.tokens.zone_sync import NodeState, causes_of
 from tests.fuzz.target import PLANTED, Finding, Target, must, refusals
 from tests.standins.made_up import Naps
 
@@ -282,6 +283,12 @@ def _probe(data: bytes) -> None:
             must(not {b"content-length", b"transfer-encoding"} <= fields, "a response has two lengths")
     must(not known or head.status is not None, "a response without a status is reported")
     must(head.size <= MAX_HEAD or bool(head.garbage), "a head is longer than its limit")
+    with suppress(ValueError):
+        state = NodeState.parse(data)
+        must(
+            all(0 <= each < 1 << 63 for each in (state.pending // len(data), state.peers)), "a counter is out of range"
+        )
+        must(len(causes_of({"a": state}, 2)) <= 2, "an instance has more causes than counters")
 
 
 def _cluster(data: bytes) -> None:
@@ -448,7 +455,16 @@ TARGETS = (
             _json({"file_path": "/a", "permissions": "rw-r--r--", "owner": "o", "group": "g"}),
         ),
     ),
-    Target("probe", _probe, (_CHUNKED, b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine", b"HTTP/1.0 204 no\n\n")),
+    Target(
+        "probe",
+        _probe,
+        (
+            _CHUNKED,
+            b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfine",
+            b"HTTP/1.0 204 no\n\n",
+            _json({"zones": {"a": {"records_pending": 7, "records_total": 9}}, "status": {"nodes_online": 1}}),
+        ),
+    ),
     Target(
         "cluster",
         _cluster,

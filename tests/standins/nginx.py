@@ -50,7 +50,7 @@ http {{
     keepalive_requests 1000000;
     init_worker_by_lua_block {{
         require("zone_sync").start {{ address = "{address}", sync_port = {sync_port}, peers_file = "{peers}",
-            interval = {interval}, delay = {delay}, deaf = {deaf} }}
+            interval = {interval}, delay = {delay}, deaf = {deaf}, mute = {mute} }}
     }}
     server {{
         listen {address}:{port} ssl backlog=1024;
@@ -69,6 +69,7 @@ http {{
             zone.take(zone.body())
         }} }}
         location /keys/ {{ client_max_body_size 1m; content_by_lua_block {{ require("zone_sync").keys() }} }}
+        location /api/ {{ content_by_lua_block {{ require("zone_sync").api() }} }}
         location = /all {{ content_by_lua_block {{
             ngx.print(table.concat(ngx.shared.zone:get_keys(0), "\\n"))
         }} }}
@@ -80,6 +81,7 @@ http {{
 class Nginx:
     """One instance. ``delay`` (seconds) makes its answers slow; one that is ``deaf`` never receives its peers' keys.
 
+    One that is ``mute`` never sends its own keys, which stay pending.
     ``buffers`` bounds the heads of requests; nginx's own default are four of 8 KiB.
     """
 
@@ -88,7 +90,7 @@ class Nginx:
         self.address = address
         self._folder = folder / name
         self._folder.mkdir()
-        self._settings = {"delay": 0, "deaf": "false", "keepalive": 75, "buffers": "4 8k", **settings}
+        self._settings = {"delay": 0, "deaf": "false", "mute": "false", "keepalive": 75, "buffers": "4 8k", **settings}
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:

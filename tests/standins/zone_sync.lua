@@ -67,7 +67,7 @@ local function tell(address, body)
 end
 
 local function round(premature)
-    if premature then return end
+    if premature or M.mute then return end
     local lines = {}
     while true do
         local line = ngx.shared.changes:rpop("changes")
@@ -133,6 +133,41 @@ function M.keys()
     else
         return ngx.exit(405)
     end
+end
+
+local function connected(address)
+    local peer = ngx.socket.tcp()
+    peer:settimeouts(200, 200, 200)
+    local found = peer:connect(address, M.sync_port)
+    if found then peer:close() end
+    return found ~= nil
+end
+
+local function refuse(status, text, code)
+    ngx.status = status
+    ngx.print(string.format('{"error":{"status":%d,"text":"%s","code":"%s"},"request_id":"%s",'
+        .. '"href":"https://nginx.org/en/docs/http/ngx_http_api_module.html"}', status, text, code, ngx.var.request_id))
+end
+
+-- /api/9/stream/zone_sync of ngx_http_api_module, with the counters of this store. Other paths, versions and methods
+-- are refused as there. A peer counts as online if it accepts connections.
+function M.api()
+    ngx.header["Content-Type"] = "application/json"
+    local version, path = ngx.var.uri:match("^/api/(%d+)/(.*)$")
+    version = tonumber(version)
+    if not version or version < 3 or version > 9 then return refuse(404, "unknown version", "UnknownVersion") end
+    if path ~= "stream/zone_sync" and path ~= "stream/zone_sync/" then
+        return refuse(404, "path not found", "PathNotFound")
+    end
+    if ngx.req.get_method() ~= "GET" then return refuse(405, "method disabled", "MethodDisabled") end
+    local online = 0
+    for _, address in ipairs(M.peers()) do
+        if address ~= M.address and connected(address) then online = online + 1 end
+    end
+    local pending = ngx.shared.changes:llen("changes") or 0
+    local total = #ngx.shared.zone:get_keys(0)
+    ngx.print(string.format('{"zones":{"zone":{"records_pending":%d,"records_total":%d}},"status":{"bytes_in":0,'
+        .. '"msgs_in":0,"msgs_out":0,"bytes_out":0,"nodes_online":%d}}', pending, total, online))
 end
 
 return M

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import pytest
@@ -15,7 +15,7 @@ from syncline.kinds.tokens.canary import CanaryCheck, CheckOutcome, CheckResult
 from syncline.kinds.tokens.metrics import CloudWatchMetrics
 from syncline.kinds.tokens.verdict import ProbeResult, Reason, Verdict
 from syncline.kinds.tokens.wiring_scrape import ScrapeResult
-from syncline.model import EVERYTHING, STATUSES, SYSTEMS, Counts, Run, RunStatus, Traffic, Trigger
+from syncline.model import EVERYTHING, STATUSES, SYSTEMS, Lags, Run, RunStatus, Traffic, Trigger
 from tests.rig import grants
 
 STACK: Final = "one"
@@ -50,10 +50,8 @@ def emitted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "verify")
     traffic = Traffic({(system, what): 1 for system in SYSTEMS for what in (*STATUSES, "throttled", "waited")})
-    run = Run(
-        "r1", "a/sync", 7, Trigger.MANUAL, EVERYTHING, 1.0, RunStatus.DONE, ended=2.0, counts=Counts(), traffic=traffic
-    )
-    telemetry.log_run_end(run)
+    run = Run("r1", "a/sync", 7, Trigger.MANUAL, EVERYTHING, 1.0, RunStatus.DONE, ended=2.0)
+    telemetry.log_run_end(replace(run, traffic=traffic, lags=Lags({1: 1})))
     record()
     monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "watch")
     telemetry.record_health(1, 2)
@@ -126,18 +124,26 @@ def test_the_dashboard_shows_metrics_that_are_emitted(dashboard: dict[str, Any],
             shown |= set(names)
             continue
         name, *pairs = rest
-        dimensions = dict(zip(pairs[::2], pairs[1::2], strict=True))
+        values = dict(zip(pairs[::2], pairs[1::2], strict=True))
         if first == "Syncline":
-            assert (name, frozenset(dimensions)) in emitted.names, title
-            assert all(value in emitted.values[key] for key, value in dimensions.items()), dimensions
+            assert (name, frozenset(values)) in emitted.names, title
+            assert all(value in emitted.values[key] for key, value in values.items()), values
             shown.add(name)
         elif first == "AWS/SQS":
             assert name in _SQS
-            assert dimensions["QueueName"] in queues
+            assert values["QueueName"] in queues
         else:
-            assert (first, dimensions.keys()) == ("AWS/Lambda", {"FunctionName"})
+            assert (first, set(values)) == ("AWS/Lambda", {"FunctionName"})
             assert name in _LAMBDA
-    assert {"SyncsStale", "VerificationAge", "Requests429", "ThrottleWait", "AgreementLate", "RunsFailed"} <= shown
+    assert {
+        "SyncsStale",
+        "VerificationAge",
+        "Requests429",
+        "ThrottleWait",
+        "AgreementLate",
+        "RunsFailed",
+        "Lag",
+    } <= shown
 
 
 def test_every_queue_and_function_is_shown(dashboard: dict[str, Any]) -> None:
@@ -190,3 +196,13 @@ def test_every_queue_has_an_alarm_for_old_messages() -> None:
     }
     queues = {name for name, each in resources.items() if each["Type"] == "AWS::SQS::Queue"}
     assert watched == {name for name in queues if not name.endswith("DeadLetterQueue")}
+
+
+def test_the_reference_describes_every_metric_and_alarm(emitted: Emitted) -> None:
+    page = (grants.TEMPLATE.parent / "docs" / "reference" / "metrics.md").read_text()
+    assert {name for name, _ in emitted.names if f"`{name}`" not in page} == set()
+    alarms = {
+        name for name, each in grants.translated()["Resources"].items() if each["Type"] == "AWS::CloudWatch::Alarm"
+    }
+    families = re.compile(r"(?:DeadLetters|QueueAge|Errors)Alarm$")
+    assert {name for name in alarms if not families.search(name) and f"`{name}`" not in page} == set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import textwrap
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -131,4 +132,28 @@ def test_each_alert_is_tested_by_promtool() -> None:
 @pytest.mark.parametrize("page", [console_page, container_page])
 def test_metrics_follow_the_rules_for_names(page: Any) -> None:
     done = promtool("check", "metrics", text=page())
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_reference_describes_every_metric() -> None:
+    page = (DEPLOY.parent / "docs" / "reference" / "metrics.md").read_text()
+    families = [*text_string_to_metric_families(console_page()), *text_string_to_metric_families(container_page())]
+    names = {f"{each.name}_total" if each.type == "counter" else each.name for each in families}
+    names = {name for name in names if not name.endswith("_created")}  # of the library, for counters
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+def test_the_how_to_has_a_valid_configuration_and_every_alert() -> None:
+    page = (DEPLOY.parent / "docs" / "how-to" / "watch-with-prometheus.md").read_text()
+    config = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    assert {job["job_name"] for job in config["scrape_configs"]} == {"syncline", "syncline-tokens"}
+    assert config["rule_files"] == [RULES.name]
+    assert {rule["alert"] for rule in rules() if "alert" in rule} <= set(re.findall(r"`(Syncline\w+)`", page))
+
+
+def test_promtool_accepts_the_configuration_of_the_how_to(tmp_path: Path) -> None:
+    page = (DEPLOY.parent / "docs" / "how-to" / "watch-with-prometheus.md").read_text()
+    block = page.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "prometheus.yml").write_text(textwrap.dedent(block))
+    done = promtool("check", "config", "--syntax-only", str(tmp_path / "prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from samcli.yamlhelper import yaml_parse  # type: ignore[import-untyped]
 
-from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, Trigger
+from syncline.model import EVERYTHING, LAG_BOUNDS, Counts, Lags, Outcome, Result, Run, RunStatus, Trigger
 from syncline.secrets import register
 from syncline.telemetry import log_batch_end, log_operation, log_run_end, logger, record_health, record_sync_health
 
@@ -178,3 +179,20 @@ def test_the_alarms_of_health_use_the_metric_of_the_watch(
     assert dimensions["service"] == line["service"] == "watch"
     assert line[alarm["MetricName"]] == [2.0]
     assert (line["SyncsOutOfSync"], alarm["Threshold"]) == ([3.0], 0 if name == "SyncStaleAlarm" else 1)
+
+
+@pytest.mark.parametrize(
+    ("buckets", "values"),
+    [
+        ({}, None),
+        ({1: 1}, [2.0]),
+        ({1: 2, 5: 1}, [2.0, 2.0, 10.0]),
+        ({1: 900, 5: 100}, [2.0] * 45 + [10.0] * 5),
+        ({len(LAG_BOUNDS): 1}, [LAG_BOUNDS[-1]]),
+    ],
+)
+def test_lags_are_recorded_by_their_distribution(
+    printed: Callable[[], list[dict[str, Any]]], buckets: dict[int, int], values: list[float] | None
+) -> None:
+    log_run_end(replace(ended_run(moved=1), lags=Lags(buckets)))
+    assert printed()[1].get("Lag") == values

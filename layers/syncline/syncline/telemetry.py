@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from syncline.environment import Environment
 from syncline.escaping import escape_json
-from syncline.model import Counts, Outcome, Result, Run, Traffic
+from syncline.model import LAG_BOUNDS, Counts, Lags, Outcome, Result, Run, Traffic
 from syncline.secrets import redact
 
 
@@ -36,6 +36,8 @@ class RedactingFormatter(LambdaPowertoolsFormatter):
 
 
 logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
+_MOST_VALUES: Final = 50
+"""Limit of the values of one metric in a line: with 100, which CloudWatch allows, Powertools ends the line early."""
 _STACK: Final = Environment.read().stack
 _COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed", "known")
 
@@ -66,8 +68,17 @@ def log_run_end(run: Run) -> None:
     ended.add_metric("RunsFailed", MetricUnit.Count, int(counts.failed + counts.known > 0))
     if not counts.failed and not counts.known and run.ended is not None:
         ended.add_metric("LastSuccess", MetricUnit.Seconds, run.ended)  # Unix time
+    for lag in _lag_values(run.lags):
+        ended.add_metric("Lag", MetricUnit.Seconds, lag)
     ended.flush_metrics()
     _record_traffic(run.traffic)
+
+
+def _lag_values(lags: Lags) -> list[float]:
+    """Return values from which CloudWatch computes the percentiles of lags, one for each item if they are few."""
+    number = min(lags.count, _MOST_VALUES)
+    bounds = (lags.percentile((at + 0.5) / number) for at in range(number))
+    return [min(bound, LAG_BOUNDS[-1]) for bound in bounds if bound is not None]
 
 
 def _record_traffic(traffic: Traffic) -> None:

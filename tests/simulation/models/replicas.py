@@ -334,7 +334,10 @@ class SimReplicas(ReplicaClient):
         self._gateways = gateways
         self._calls = calls
 
-    def send(self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None]) -> ReplicaRequest:
+    def send(
+        self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None], *, with_body: bool = False
+    ) -> ReplicaRequest:
+        assert not with_body, "the syncs of the simulation read no counters"
         exchange = ReplicaRequest(address, request, done)
         calls, machine = self._calls, self._calls.machine
         process, faults = calls.process, calls.faults

@@ -42,6 +42,7 @@ def body_of(sync: str | None, token_hash: str | None, result: ProbeResult, listi
         "synced": result.yes,
         "unknown": result.unknown,
         "ms": round(result.milliseconds, 3),
+        "causes": list(result.causes),
         "list": None if listing is None else _list(listing),
         "instances": [_instance(each) for each in result.instances],
     }

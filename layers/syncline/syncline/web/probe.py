@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from syncline.kinds.tokens.directory import DirectoryEntry
 from syncline.kinds.tokens.probe import origin_problem, problem_of, short_hash
@@ -92,7 +92,7 @@ class ProbeApi:
         reason = result.reason
         if entry is not None:
             self.observe(entry.sync, result)
-        fields = {
+        fields: dict[str, Any] = {
             "sync": sync,
             "token": token_hash,
             "origin": redact(origin) if reason not in (Reason.ORIGIN_INVALID, Reason.ORIGIN_MISSING) else None,
@@ -103,6 +103,8 @@ class ProbeApi:
             "asked": len(result.instances),
             "ms": round(result.milliseconds, 1),
         }
+        if result.causes:
+            fields["causes"] = list(result.causes)
         log = logger.info if result.verdict is Verdict.SYNCED else logger.warning
         log("verdict", extra=fields)
         body = body_of(sync, token_hash, result, None if entry is None else entry.listing)

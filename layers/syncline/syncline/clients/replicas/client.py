@@ -73,11 +73,12 @@ _BROKEN: Final = frozenset(
 
 
 class ReplicaResponse(NamedTuple):
-    """The result of one request: a status, or the reason for its absence with details."""
+    """The result of one request: a status, or the reason for its absence with details. ``body`` only if it was requested."""
 
     status: int | None
     reason: FailureReason | None = None
     detail: str = ""
+    body: bytes = b""
 
     @property
     def text(self) -> str:
@@ -90,14 +91,23 @@ class ReplicaResponse(NamedTuple):
 class ReplicaRequest:
     """A running request. :attr:`done` is called once with the response, unless :meth:`cancel` is called first."""
 
-    __slots__ = ("address", "cancelled", "done", "linger", "request")
+    __slots__ = ("address", "body", "cancelled", "done", "linger", "request")
 
-    def __init__(self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None]) -> None:
+    def __init__(
+        self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None], body: bytearray | None = None
+    ) -> None:
         self.address = address
+        self.body = body  # where the body is collected, None if it is dropped
         self.request = request
         self.done = done
         self.cancelled = False
         self.linger: Callable[[], None] | None = None
+
+    def collect(self, data: bytes) -> int | None:
+        """Add a part of the body; libcurl's callback."""
+        assert self.body is not None
+        self.body += data
+        return _ABORT if len(self.body) > MAX_BODY else None
 
     def cancel(self) -> None:
         """Cancel the request. Its connection is kept if the response is complete soon."""
@@ -186,9 +196,14 @@ class ReplicaClient:
         self._sweeper: asyncio.TimerHandle | None = None
         self._used = False  # since the last sweep
 
-    def send(self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None]) -> ReplicaRequest:
-        """Send ``request`` to a replica. ``done`` may be called before this returns."""
-        exchange = ReplicaRequest(address, request, done)
+    def send(
+        self, address: Address, request: bytes, done: Callable[[ReplicaResponse], None], *, with_body: bool = False
+    ) -> ReplicaRequest:
+        """Send ``request`` to a replica. ``done`` may be called before this returns.
+
+        ``with_body`` reports the response only when its body is complete.
+        """
+        exchange = ReplicaRequest(address, request, done, bytearray() if with_body else None)
         if self._url_of(address) is None:
             done(ReplicaResponse(None, FailureReason.REFUSED_ADDRESS, "not the address of an instance"))
             return exchange
@@ -221,7 +236,9 @@ class ReplicaClient:
             self._open()
         self._used = True
         easy = self._idle.pop() if self._idle else self._handle()
-        plain = self._prepare(easy, exchange.address, exchange.request)
+        plain = self._prepare(easy, exchange.address, exchange.request) and exchange.body is None
+        if exchange.body is not None:
+            easy.setopt(pycurl.WRITEFUNCTION, exchange.collect)
         head = self._running[easy] = _Head(easy, exchange, self._known, plain=plain)
         easy.setopt(pycurl.HEADERFUNCTION, head.take)
         self._busy[exchange.address] = self._busy.get(exchange.address, 0) + 1
@@ -345,11 +362,15 @@ class ReplicaClient:
             queued, good, bad = self._multi.info_read()
             for easy, number, words in [*((easy, 0, "") for easy in good), *bad]:
                 head = self._running[easy]
-                if head.status is None:
+                body = head.exchange.body
+                if head.status is None or (body is not None and number):
                     answers.append((head, _failure(head, number, words)))
+                elif body is not None:
+                    answers.append((head, ReplicaResponse(head.status, body=bytes(body))))
                 self._release(head)
         for head in self._known:
-            answers.append((head, ReplicaResponse(head.status)))
+            if head.exchange.body is None:
+                answers.append((head, ReplicaResponse(head.status)))
             self._linger(head)
         self._known.clear()
         for head, answer in answers:

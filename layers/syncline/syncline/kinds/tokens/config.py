@@ -244,6 +244,20 @@ class Request(Model):
     body: Annotated[str, Field(max_length=4096)] = Field("", description="The body.", examples=['{"{key}": "{value}"}'])
 
 
+class ZoneSync(Model):
+    """The API of nginx Plus at each instance, whose counters of zone_sync explain why instances do not agree."""
+
+    port: Annotated[StrictInt, Field(ge=1, le=65535)] = Field(
+        description="The port of the API at each instance.", examples=[8080]
+    )
+    path: Path = Field(
+        "/api/9/stream/zone_sync", description="The path of the counters.", examples=["/api/9/stream/zone_sync"]
+    )
+    plain_http: StrictBool = Field(
+        False, description="Use HTTP without TLS. With TLS, `ca` and `server_name` of `check` apply."
+    )
+
+
 class Canary(Model):
     """A key that is written through one instance and watched at the others."""
 
@@ -288,6 +302,9 @@ class TokensSync(Sync):
     )
     stale_after: Seconds = Field(
         180, description="The age in seconds after which a list of instances is not used.", examples=[60]
+    )
+    zone_sync: ZoneSync | None = Field(
+        None, description="The counters of zone_sync, which are read if instances do not agree."
     )
     canary: Canary | None = Field(None, description="Keys that are written to check and measure replication.")
 

@@ -16,9 +16,10 @@ from syncline.clients.http.addresses import host_name
 from syncline.clients.http.jwt import jwt_claims
 from syncline.clients.replicas.client import ReplicaClient
 from syncline.kinds.tokens.ask import AskLoad, AskSchedule, OngoingQuestion, Question
-from syncline.kinds.tokens.config import Check
+from syncline.kinds.tokens.config import Check, ZoneSync
 from syncline.kinds.tokens.listing import Listing
 from syncline.kinds.tokens.verdict import ProbeResult, Quorum, Reason, Verdict
+from syncline.kinds.tokens.zone_sync import ZoneSyncReader
 
 LONGEST_TOKEN: Final = 16 * 1024
 """Bytes. nginx accepts 8 KiB in one header field by default and refuses longer ones itself."""
@@ -40,6 +41,7 @@ class ProbeRules:
     schedule: AskSchedule
     stale_after: float
     ca: str | None = None
+    zone_sync: ZoneSync | None = None
 
 
 class Prober:
@@ -61,6 +63,9 @@ class Prober:
         authorities = None if check.plain_http else rules.ca or ""
         connecting = max(_CONNECTING, rules.schedule.deadline / 2)
         self.replicas = ReplicaClient(loop, authorities, check.server_name or host_name(check.host), connecting)
+        self._zone_sync: ZoneSyncReader | None = None
+        if rules.zone_sync is not None:
+            self._zone_sync = ZoneSyncReader(rules.zone_sync, check, rules.ca, loop, connecting)
         head = f"Host: {check.host}\r\nUser-Agent: syncline/{__version__}\r\nAccept: */*\r\nCookie: {check.cookie}="
         self._head = f"GET {check.path} HTTP/1.1\r\n{head}".encode()
 
@@ -77,7 +82,10 @@ class Prober:
         shared = [one for one in origins if one is not known and one.serves]
         request = self._head + token.encode() + b"\r\n\r\n"
         question = Question(request, others, controls, shared, self.rules.quorum, self.rules.schedule)
-        return await OngoingQuestion(self._loop, self.replicas, question, self._rng, self._load).run()
+        asking = OngoingQuestion(self._loop, self.replicas, question, self._rng, self._load).run()
+        if self._zone_sync is None:
+            return await asking
+        return await self._zone_sync.explain(asking, listing.instances, self.rules.schedule)
 
     def _without_asking(self, token: str, listing: Listing) -> Reason | None:
         if problem := problem_of(token):
@@ -91,6 +99,8 @@ class Prober:
     def close(self) -> None:
         """Close the connections. Requests in progress end by themselves."""
         self.replicas.close()
+        if self._zone_sync is not None:
+            self._zone_sync.close()
 
 
 def origin_problem(origin: str) -> Reason | None:

@@ -112,7 +112,10 @@ def needed_of(quorum: Quorum, asked: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """A verdict with its evidence. ``milliseconds`` is the time taken; ``origin`` is the control read."""
+    """A verdict with its evidence. ``milliseconds`` is the time taken; ``origin`` is the control read.
+
+    ``causes`` are sentences on the replication that explain why instances do not agree.
+    """
 
     verdict: Verdict
     reason: Reason
@@ -120,6 +123,7 @@ class ProbeResult:
     origin: InstanceResult | None = None
     needed: int = 0
     milliseconds: float = 0.0
+    causes: tuple[str, ...] = ()
 
     @property
     def late(self) -> bool | None:

@@ -101,7 +101,7 @@ def rules_of(sync: TokensSync, secrets: Secrets) -> ProbeRules:
     """Return the rules for asking a sync's instances. Raises the error of a reference that cannot be resolved."""
     schedule = AskSchedule.of(sync.sync_interval, sync.retry_for, sync.deadline)
     ca = None if sync.check.ca is None else secrets.text(sync.check.ca)
-    return ProbeRules(sync.check, sync.quorum, schedule, sync.stale_after, ca)
+    return ProbeRules(sync.check, sync.quorum, schedule, sync.stale_after, ca, sync.zone_sync)
 
 
 class StoredMemories:
