@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
-import sys
-import threading
 import uuid
 from collections.abc import Iterator, Mapping
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,65 +15,28 @@ from scripts.openapi import document
 from tests.rig.container import CANARY, TOKEN, Container, cluster_of, sync_of, wait_for
 from tests.rig.manifests import FILE
 from tests.sam.docker_engine import Engine
-from tests.sam.lambda_image import IMAGE, ensure_image, pull
+from tests.sam.image_builds import SECONDS, base_image, built_image, package_index
 from tests.sam.world import TOP
 from tests.standins.kubernetes import KubernetesApi
 from tests.standins.nginx import Gateway
-from tests.standins.programs import needing, needs, program
+from tests.standins.programs import needs, program
 
 # If the base cannot be pulled, debootstrap makes it, which takes minutes.
 pytestmark = pytest.mark.timeout(1200)
 
 DOCKERFILE: Final = TOP / "deploy" / "Dockerfile"
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-SECONDS: Final = 600
 
 
 @pytest.fixture(scope="module")
-def base(bare_engine: Engine) -> str:
-    """Return the base image: the Dockerfile's default, or the replacement of the Lambda image."""
-    (default,) = re.findall(r"^ARG PYTHON=(\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
-    if pull(bare_engine, default):
-        return str(default)
-    with needing("debootstrap"):
-        ensure_image(bare_engine)
-    return IMAGE
-
-
-class _SilentHandler(SimpleHTTPRequestHandler):
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is the base class's
-        """Log nothing."""
-
-
-@pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Serve an index (PEP 503) on loopback with the packages of the image, for builds without a network."""
-    files, folder = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("index")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary=:all:"]
-    requirements = str(TOP / "requirements" / "container.txt")
-    subprocess.run([*pip, "--dest", str(files), "--requirement", requirements], check=True, timeout=SECONDS)
-    for wheel in files.iterdir():
-        project = folder / re.sub(r"[-_.]+", "-", wheel.name.partition("-")[0]).lower()
-        project.mkdir(exist_ok=True)
-        shutil.move(wheel, project)
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_SilentHandler, directory=str(folder))) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def image(bare_engine: Engine, base: str, index: str) -> Iterator[str]:
+def image(bare_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     needs("docker")
-    name = f"syncline.test/tokens:{uuid.uuid4().hex[:12]}"
-    command = [program("docker"), "build", "--file", str(DOCKERFILE), "--tag", name, "--network", "host"]
-    command += ["--build-arg", f"PYTHON={base}", "--build-arg", f"PIP_INDEX_URL={index}", str(TOP)]
-    done = subprocess.run(
-        command, env=bare_engine.environment, capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield name
-    bare_engine.client.images.remove(name, force=True)
+    base = base_image(bare_engine, DOCKERFILE)
+    with (
+        package_index(tmp_path_factory.mktemp("index"), "container") as index,
+        built_image(bare_engine, DOCKERFILE, base, index) as name,
+    ):
+        yield name
 
 
 class Pod(Container):

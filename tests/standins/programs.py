@@ -14,6 +14,7 @@ PACKAGES: Final = {
     "nginx": "nginx libnginx-mod-http-lua",
     "promtool": "prometheus",
     "sshd": "openssh-server",
+    "systemd-analyze": "systemd",
 }  # packages that have another name than the program
 
 

@@ -259,26 +259,35 @@ def test_helm_requires_a_sync(program: str) -> None:
     assert "syncs is empty: set at least one sync" in caught.value.stderr
 
 
-def test_the_image_matches_the_chart() -> None:
-    text = (ROOT / "deploy" / "Dockerfile").read_text()
-    copied = [match[1] for match in re.finditer(r"^COPY (?!--from)(\S+) ", text, re.MULTILINE)]
+@pytest.mark.parametrize("folder", ["deploy", "deploy/one-machine"])
+def test_an_image_copies_files_that_exist_and_runs_without_root(folder: str) -> None:
+    text = (ROOT / folder / "Dockerfile").read_text()
+    copied = [
+        word for match in re.finditer(r"^COPY (?!--from)(.+) \S+$", text, re.MULTILINE) for word in match[1].split()
+    ]
+    assert copied
     assert all((ROOT / each).exists() for each in copied)
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert {f"!{each}" for each in copied} <= set(ignored)
-    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", text, re.MULTILINE)
-    assert importlib.util.find_spec(json.loads(entry)[-1]) is not None
+    kept = [line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"]
+    assert all((ROOT / each).exists() for each in kept)
+    assert [each for each in copied if not any(name == each or name.startswith(f"{each}/") for name in kept)] == []
     assert re.findall(r"^USER (\S+)$", text, re.MULTILINE) == ["65532:65532"]
-    assert "--require-hashes" in text
+    assert "--require-hashes" in text or "scripts/environment" in text
 
 
-def test_the_container_has_the_same_versions_as_the_functions() -> None:
+def test_the_image_of_tokens_matches_the_chart() -> None:
+    (entry,) = re.findall(r"^ENTRYPOINT (.+)$", (ROOT / "deploy" / "Dockerfile").read_text(), re.MULTILINE)
+    assert importlib.util.find_spec(json.loads(entry)[-1]) is not None
+
+
+@pytest.mark.parametrize(("image", "complete"), [("container", "kubernetes"), ("machine", "layer")])
+def test_an_image_has_the_same_versions_as_the_functions(image: str, complete: str) -> None:
     def pinned(name: str) -> dict[str, str]:
         lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
         pairs = [line.split(" ")[0].split("==") for line in lines if "==" in line and not line.startswith((" ", "#"))]
         return {package: version.split(";")[0] for package, version in pairs}
 
-    container = pinned("container")
-    assert pinned("kubernetes").keys() <= container.keys()
+    container = pinned(image)
+    assert pinned(complete).keys() <= container.keys()
     for name in ("kubernetes", "layer", "tools"):
         others = pinned(name)
         assert {package: others[package] for package in container.keys() & others.keys()} == {

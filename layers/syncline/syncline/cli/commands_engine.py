@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from syncline.cli.context import APPLIED_FILE, CommandResult, Context
@@ -9,12 +10,27 @@ from syncline.cli.deployment import Deployment, deployment_of
 from syncline.cli.local_engine import down as stop
 from syncline.cli.local_engine import up as start
 from syncline.cli.summary import run_dict
+from syncline.errors import SynclineError
 from syncline.text import plural
 
 
-def up(context: Context, port: int | None) -> CommandResult:
-    """Start the engine, deploy, and restore the applied syncs if the engine has lost them."""
+def up(context: Context, port: int | None, *, foreground: bool) -> CommandResult:
+    """Start the engine, deploy, and restore the applied syncs if the engine has lost them.
+
+    With ``foreground``, return when the engine is stopped. Raises ENGINE_FAILED if it ends otherwise.
+    """
     context.refuse_stack("syncline up")
+    if not foreground:
+        return _up(context, port)
+    if context.out.as_json:
+        raise SynclineError("USAGE", "--foreground prints the engine's log as it comes; leave out --json")
+    from syncline.cli.foreground import run  # noqa: PLC0415 - only services need it
+
+    run(context.home, partial(_up, context, port), say=context.out.line)
+    return CommandResult()
+
+
+def _up(context: Context, port: int | None) -> CommandResult:
     out = context.out
     engine = start(context.home, context.project, port=port, say=out.line)
     deployment = deployment_of(engine, context.home)

@@ -117,6 +117,12 @@ def describe(home: Path) -> Engine | None:
     return _read_record(home) if _is_running(home) else None
 
 
+def runs_after_changes(home: Path) -> bool:
+    """Wait for the end of an `up` or `down` by another process; return True if an engine runs then."""
+    with _prepared(home), _locked(home / "up.lock"):
+        return _is_running(home)
+
+
 def environment_of(home: Path) -> dict[str, str]:
     """Return the environment of the engine's functions, for ``env:`` references.
 

@@ -103,11 +103,14 @@ def up(
         int | None,
         typer.Option(help="Port to listen on (0 picks a free one). Defaults to the previous port.", min=0, max=65535),
     ] = None,
+    foreground: Annotated[
+        bool, _flag("--foreground", "Stay in the foreground: print the engine's log, and stop the engine at SIGTERM.")
+    ] = False,
 ) -> CommandResult:
     """Start the engine on this machine."""
     from syncline.cli import commands_engine  # noqa: PLC0415
 
-    return commands_engine.up(context, port)
+    return commands_engine.up(context, port, foreground=foreground)
 
 
 @command(app, "down")
