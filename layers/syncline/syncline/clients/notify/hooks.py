@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +19,13 @@ from syncline.clients.http.addresses import DIRECT, Address, Route, is_refused, 
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.retry import RetryPolicy
 from syncline.errors import SynclineError
-from syncline.secrets import redact, register
+from syncline.secrets import redact
 
 SECONDS: Final = 10.0
 """Limit for a request, with its connection and its answer."""
 _ANSWER: Final = 4096
+_LONG_PART: Final = 8
+"""Characters from which a part of a URL may be its secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +40,6 @@ class HookClient:
         address = Address.parse(self.url)
         if address is None or "@" in self.url.partition("://")[2].partition("/")[0]:
             raise SynclineError("CONFIG_INVALID", "the secret of a hook is not a URL such as https://host/path")
-        register(address.target.lstrip("/"))
 
     def slack(self, text: str) -> None:
         """Send a text to an incoming webhook of Slack. Raises the errors of :meth:`Http.request` and its status."""
@@ -76,11 +78,14 @@ class HookClient:
             raise SynclineError(error.code.name, self._safe(error.what), retry_after=error.retry_after) from None
 
     def _safe(self, what: str) -> str:
-        """Return an error's text with the URL shortened to its origin."""
+        """Return an error's text with the URL shortened to its origin, also where the server repeats a part of it."""
         address = Address.parse(self.url)
         assert address is not None
         for form in (self.url, redacted(self.url), redacted(address.url)):
             what = what.replace(form, address.origin)
+        for part in re.split(r"[/?&=]", address.target):
+            if len(part) >= _LONG_PART:
+                what = what.replace(part, "…")
         return redact(what)
 
 

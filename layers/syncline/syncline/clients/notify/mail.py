@@ -58,7 +58,7 @@ class MailServer:
         timer: threading.Timer | None = None
         try:
             client = self._client()
-            timer = threading.Timer(SECONDS, _close, (client,))  # a server may send one byte after another
+            timer = threading.Timer(SECONDS, _end, (client,))  # a server may send one byte after another
             timer.daemon = True
             timer.start()
             client.connect(self.host, self.port)
@@ -77,12 +77,13 @@ class MailServer:
             if timer is not None:
                 timer.cancel()
             if client is not None:
-                _close(client)
+                client.close()
 
     def _client(self) -> smtplib.SMTP:
-        if self.tls == "always":
-            return _TlsClient(timeout=_TIMEOUT, context=self._context())
-        return _Client(timeout=_TIMEOUT)
+        always = self.tls == "always"
+        client: Any = _TlsClient(timeout=_TIMEOUT, context=self._context()) if always else _Client(timeout=_TIMEOUT)
+        client._host = self.host  # noqa: SLF001 - STARTTLS needs it, and only a constructor that connects sets it
+        return client  # type: ignore[no-any-return]
 
     def _context(self) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -114,13 +115,12 @@ class _TlsClient(smtplib.SMTP_SSL):
         return self.context.wrap_socket(connection, server_hostname=host)
 
 
-def _close(client: smtplib.SMTP) -> None:
-    """Close the connection at once, also while another thread reads from it."""
+def _end(client: smtplib.SMTP) -> None:
+    """End the connection while another thread reads from it."""
     connection = client.sock
     if connection is not None:
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
-    client.close()
 
 
 def _code_of(error: smtplib.SMTPException) -> tuple[CodeName, str]:
