@@ -318,7 +318,7 @@ def _fifo_event(queue: str, batch: Batch) -> dict[str, Any]:
     return event
 
 
-def _queue_event(queue: str, message: Start | Batch | dict[str, Any]) -> dict[str, Any]:
+def _queue_event(queue: str, message: Start | Batch | Hint | dict[str, Any]) -> dict[str, Any]:
     """Return an SQS event with one message."""
     body = compact_json(message) if isinstance(message, dict) else encode(message)
     identity = str(uuid.uuid5(uuid.NAMESPACE_URL, body))

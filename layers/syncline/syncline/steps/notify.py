@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -143,12 +143,20 @@ class Notifier:
                 return
         self.queues.hint(name, _TWIN_DELAY)
 
-    def test(self, sync: Sync) -> dict[str, SynclineError | None]:
-        """Send a test notification to each channel of a sync. Return the error of each channel, None if it has it."""
-        now = self.clock()
-        notice = Notice(_id(sync.name, "test", now), "test", sync.name, IN_SYNC, 0.0, now, stack=self.stack)
-        names = sync.notify.channels if sync.notify is not None else ()
-        return {name: self._error_of(sync, name, notice, None) for name in names}
+    def test(self, name: str) -> dict[str, dict[str, str] | None]:
+        """Send a test notification to each channel of a sync. Return the error of each, None for one that accepted it.
+
+        Raises NO_SUCH_SYNC, and USAGE for a sync without channels.
+        """
+        sync, now = load_sync(self.state.sync_config(name)), self.clock()
+        if sync.notify is None or not sync.notify.channels:
+            raise SynclineError("USAGE", f"{name} has no channels; add `notify` to it in syncs.yaml, and apply that")
+        notice = Notice(_id(name, "test", now), "test", name, IN_SYNC, 0.0, now, stack=self.stack)
+        errors = dict(self._send(sync, sync.notify.channels, notice, None))
+        return {
+            channel: None if error is None else {"code": error.code.name, "what": error.what}
+            for channel, error in sorted(errors.items())
+        }
 
     # -- what is due
 
@@ -232,18 +240,25 @@ class Notifier:
     def _deliver(self, sync: Sync, alert: Alert, due: list[str], beat: Beat | None) -> None:
         """Send to all channels at the same time, and note each as soon as it has answered."""
         notice = None if alert.notice is None else Notice.from_json(alert.notice)
-        with ThreadPoolExecutor(len(due), thread_name_prefix="notify") as pool:
-            sending = {pool.submit(self._error_of, sync, channel, notice, beat): channel for channel in due}
-            for number, done in enumerate(as_completed(sending), 1):
-                after = self._noted(sync, alert, sending[done], beat, done.result())
-                stored = self.alerts.put(sync.name, replace(after, claimed=0.0) if number == len(due) else after)
-                if stored is None:
-                    logger.warning("another function has taken over the notification", extra={"sync": sync.name})
-                    return
-                alert = stored
+        for number, (channel, error) in enumerate(self._send(sync, due, notice, beat), 1):
+            after = self._noted(sync, alert, channel, beat, error)
+            stored = self.alerts.put(sync.name, replace(after, claimed=0.0) if number == len(due) else after)
+            if stored is None:
+                logger.warning("another function has taken over the notification", extra={"sync": sync.name})
+                return
+            alert = stored
         waits = [each.at - self.clock() for channel, each in alert.left.items() if channel in due]
         if waits:
             self.queues.hint(sync.name, max(1, round(min(waits)) + 1))
+
+    def _send(
+        self, sync: Sync, channels: Sequence[str], notice: Notice | None, beat: Beat | None
+    ) -> Iterator[tuple[str, SynclineError | None]]:
+        """Send to channels at the same time. Yield each with its error as soon as it has answered."""
+        with ThreadPoolExecutor(len(channels), thread_name_prefix="notify") as pool:
+            sending = {pool.submit(self._error_of, sync, channel, notice, beat): channel for channel in channels}
+            for done in as_completed(sending):
+                yield sending[done], done.result()
 
     def _noted(self, sync: Sync, alert: Alert, channel: str, beat: Beat | None, error: SynclineError | None) -> Alert:
         """Return the record after an attempt to deliver to a channel."""

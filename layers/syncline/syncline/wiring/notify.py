@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import boto3
+from botocore.config import Config
 
 from syncline.clients.notify.aws import publish, send_mail
 from syncline.clients.notify.hooks import HookClient
@@ -24,7 +25,9 @@ from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.environments import ENVIRONMENTS
 from syncline.wiring.functions import AWS_CONFIG, dependencies_of, queues_of
 
-_SMTP_PORT = {"starttls": 587, "always": 465, "never": 25}
+_SMTP_PORT: Final = {"starttls": 587, "always": 465, "never": 25}
+_PATIENCE: Final = Config(connect_timeout=5, read_timeout=8, retries={"mode": "standard", "max_attempts": 2})
+"""Limits of a call: the function has a minute, and tries a channel again later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,8 @@ def channels_of(dependencies: Dependencies) -> AllChannels:
     """Return the channels, with clients of AWS that are made on first use."""
     return AllChannels(
         dependencies,
-        cache(lambda region: boto3.client("sns", region_name=region, config=AWS_CONFIG)),
-        cache(lambda: boto3.client("ses", config=AWS_CONFIG)),
+        cache(lambda region: boto3.client("sns", region_name=region, config=_PATIENCE)),
+        cache(lambda: boto3.client("ses", config=_PATIENCE)),
     )
 
 
@@ -100,3 +103,11 @@ def notifier() -> Notifier:
         time.time,
         environment.stack,
     )
+
+
+def sent_test(name: str) -> dict[str, Any]:
+    """Send a test notification to each channel of a sync; return their results, or an error, for the command."""
+    try:
+        return {"channels": notifier().test(name)}
+    except SynclineError as error:
+        return {"error": {"code": error.code.name, "what": error.what}}
