@@ -397,3 +397,12 @@ def test_the_count_is_complete_beyond_the_limit_of_read_failures(world: World, m
     fail_items(world, 12)
     world.run()
     assert world.channels.sent[0][1].count == 12
+
+
+def test_a_scan_that_failed_completely_is_named_in_words(world: World) -> None:
+    def refuse(*_: Any) -> Any:
+        raise SynclineError("FORBIDDEN", "the robot may not list")
+
+    world.steps.kind.look = refuse
+    world.run()
+    assert world.channels.sent[0][1].examples[0].item == "(complete scan)"

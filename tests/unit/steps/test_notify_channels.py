@@ -196,3 +196,18 @@ def test_a_channel_that_was_removed_meanwhile_is_a_configuration_error(notifier:
     sync = applied(notifier)
     with pytest.raises(SynclineError, match="CONFIG_INVALID"):
         notifier.channels.send(sync, "slack", Notice("id", "test", NAME, "in sync", 0, NOW))
+
+
+def test_a_secret_that_was_replaced_is_read_again_after_a_refusal(
+    notifier: Notifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Secrets, "_MIN_AGE", 0.0)
+    with ScriptedServer() as server:
+        server.on("POST", "/old", Reply(200), Reply(404))
+        server.on("POST", "/new", Reply(200))
+        applied(notifier, slack={"url": "env:SLACK_URL"})
+        for path in ("old", "new"):
+            monkeypatch.setenv("SLACK_URL", f"{server.url}/{path}")
+            assert notifier.test(NAME) == {"slack": None}
+        assert len(server.asked("POST", "/old")) == 2
+        assert len(server.asked("POST", "/new")) == 1

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from syncline.cli.context import ALL_WELL, SOME_FAILED, CommandResult, Context
-from syncline.errors import SynclineError, code_of
+from syncline.errors import SynclineError
 
 
 def notify(context: Context, action: str, name: str) -> CommandResult:
@@ -24,10 +24,11 @@ def notify(context: Context, action: str, name: str) -> CommandResult:
         if failure is None:
             context.out.line(f"✓ {channel}")
         else:
-            code: Any = failure["code"]
-            context.out.line(f"✗ {channel}  {code}: {failure['what']}")
-            context.out.line(f"  → {code_of(code).action}")
+            context.out.line(f"✗ {channel}  {failure['code']}: {failure['what']}")
     failed = any(failure is not None for failure in channels.values())
+    if failed:
+        again = context.command(f"notify test {name}")
+        context.out.line(f"→ correct the cause, or `notify` in syncs.yaml and apply it; then  {again}")
     return CommandResult({"sync": name, "channels": channels}, SOME_FAILED if failed else ALL_WELL)
 
 

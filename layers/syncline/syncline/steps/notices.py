@@ -328,7 +328,9 @@ def beat_of(runs: Sequence[Run]) -> Beat | None:
                 return Beat(f"{run.id}/start", "start", f"run {run.id} of {run.sync} has started")
         elif failed or run.status is not RunStatus.DONE:
             what = f"{counts.moved} moved, {failed} failed or in conflict"
-            return Beat(f"{run.id}/end", "fail", f"run {run.id} of {run.sync} is {run.status.value}: {what}")
+            return Beat(
+                f"{run.id}/end", "fail", f"run {run.id} of {run.sync} did not succeed ({run.status.value}): {what}"
+            )
         elif run.scope.everything:
             what = f"{counts.moved} moved, {counts.removed} removed, {counts.skipped} equal"
             return Beat(f"{run.id}/end", "success", f"run {run.id} of {run.sync} succeeded: {what}")

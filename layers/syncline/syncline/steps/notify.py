@@ -23,6 +23,7 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
+from syncline.kinds.table import KINDS
 from syncline.messages import Hint, Queues, decode
 from syncline.model import Outcome, Run
 from syncline.secrets import redact
@@ -40,6 +41,7 @@ from syncline.steps.notices import (
     condition_of,
     decide,
 )
+from syncline.steps.results import ALL
 from syncline.store.alerts import Alert, Alerts, Delivery
 from syncline.store.failures import KnownFailure
 from syncline.store.health import Health
@@ -215,12 +217,14 @@ class Notifier:
             # One of each code first.
             firsts = {each.code: each for each in reversed(failures)}.values()
             chosen = [*firsts, *(each for each in failures if each not in firsts)][:EXAMPLES]
-            examples = [Example.of(_item(each.group, each.name), each.code, each.reason) for each in chosen]
+            examples = [Example.of(_item(sync, each.group, each.name), each.code, each.reason) for each in chosen]
         elif condition.state == CONFLICT and last is not None:
             count = last.counts.conflict
             found = (each for each in self.state.results(last.id) if each.outcome is Outcome.CONFLICT)
             some = itertools.islice(found, EXAMPLES)
-            examples = [Example.of(_item(each.group, each.name), each.code or "", each.reason or "") for each in some]
+            examples = [
+                Example.of(_item(sync, each.group, each.name), each.code or "", each.reason or "") for each in some
+            ]
         since = before.since if condition.state == IN_SYNC else condition.since
         return Notice(
             _id(sync.name, event, now),
@@ -289,8 +293,11 @@ class Notifier:
         return None
 
 
-def _item(group: str, name: str) -> str:
-    return f"{group}:{name}" if group else name
+def _item(sync: Sync, group: str, name: str) -> str:
+    """Return an item in words. Groups of some kinds are shares of the names, which mean nothing to people."""
+    if name == ALL:
+        return "(complete scan)" if group == ALL or KINDS[sync.kind].groups_hidden else f"{group} (complete scan)"
+    return name if KINDS[sync.kind].groups_hidden else f"{group}:{name}"
 
 
 def _id(sync: str, event: str, at: float) -> str:

@@ -18,6 +18,7 @@ from syncline.config.notify import Email, Hook
 from syncline.config.sync import Sync
 from syncline.config.values import split_host
 from syncline.errors import SynclineError
+from syncline.secrets import references_in
 from syncline.steps.notices import Beat, Notice
 from syncline.steps.notify import Notifier
 from syncline.store.alerts import Alerts
@@ -40,6 +41,20 @@ class AllChannels:
 
     def send(self, sync: Sync, channel: str, notice: Notice) -> None:
         """Send a notification to a channel. Raises the errors of its client and of :meth:`Secrets.resolve`."""
+        self._renewing(getattr(sync.notify, channel), lambda: self._send(sync, channel, notice))
+
+    def _renewing(self, part: object, send: Callable[[], None]) -> None:
+        """Call a function again after a permanent refusal if a secret of its channel was replaced meanwhile."""
+        secrets = self.dependencies.secrets
+        before = {reference: secrets.resolve(reference) for _, reference in references_in(part)}
+        try:
+            send()
+        except SynclineError as error:
+            if error.retried or all(secrets.refresh(each) == value for each, value in before.items()):
+                raise
+            send()
+
+    def _send(self, sync: Sync, channel: str, notice: Notice) -> None:
         rules = sync.notify
         assert rules is not None
         if channel == "slack" and rules.slack is not None:
@@ -56,8 +71,9 @@ class AllChannels:
 
     def beat(self, sync: Sync, beat: Beat) -> None:
         """Call the URL of a sync's heartbeat. Raises as :meth:`send`."""
-        assert sync.heartbeat is not None
-        self._hook(sync.heartbeat).beat(beat.phase, beat.text)
+        heartbeat = sync.heartbeat
+        assert heartbeat is not None
+        self._renewing(heartbeat, lambda: self._hook(heartbeat).beat(beat.phase, beat.text))
 
     def _hook(self, hook: Hook) -> HookClient:
         secrets = self.dependencies.secrets
