@@ -66,6 +66,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
         "kinds.kind",
         "kinds.table",
         "messages",
+        "run_text",
         "secrets",
         "steps",
         "store",

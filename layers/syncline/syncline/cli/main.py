@@ -388,10 +388,10 @@ def secret(
     return commands_secret.secret(context, action, name)
 
 
-@command(app, "notify test prod-to-dr")
+@command(app, "notify test prod")
 def notify(
     context: Context,
-    action: Annotated[str, typer.Argument(help="The action: test.", metavar="ACTION")],
+    action: Annotated[str, typer.Argument(help="The action.", metavar="test")],
     name: Annotated[str, NAME],
 ) -> CommandResult:
     """Send a test notification to each channel of a sync."""

@@ -23,9 +23,10 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
-from syncline.kinds.table import KINDS
+from syncline.kinds.table import kind_info
 from syncline.messages import Hint, Queues, decode
 from syncline.model import Outcome, Run
+from syncline.run_text import item_text, with_display_groups
 from syncline.secrets import redact
 from syncline.steps.engine import step_error
 from syncline.steps.notices import (
@@ -41,7 +42,6 @@ from syncline.steps.notices import (
     condition_of,
     decide,
 )
-from syncline.steps.results import ALL
 from syncline.store.alerts import Alert, Alerts, Delivery
 from syncline.store.failures import KnownFailure
 from syncline.store.health import Health
@@ -217,13 +217,14 @@ class Notifier:
             # One of each code first.
             firsts = {each.code: each for each in reversed(failures)}.values()
             chosen = [*firsts, *(each for each in failures if each not in firsts)][:EXAMPLES]
-            examples = [Example.of(_item(sync, each.group, each.name), each.code, each.reason) for each in chosen]
+            shown = with_display_groups(kind_info(sync.kind), chosen)
+            examples = [Example.of(item_text(each.group, each.name), each.code, each.reason) for each in shown]
         elif condition.state == CONFLICT and last is not None:
             count = last.counts.conflict
             found = (each for each in self.state.results(last.id) if each.outcome is Outcome.CONFLICT)
-            some = itertools.islice(found, EXAMPLES)
+            some = with_display_groups(kind_info(sync.kind), itertools.islice(found, EXAMPLES))
             examples = [
-                Example.of(_item(sync, each.group, each.name), each.code or "", each.reason or "") for each in some
+                Example.of(item_text(each.group, each.name), each.code or "", each.reason or "") for each in some
             ]
         since = before.since if condition.state == IN_SYNC else condition.since
         return Notice(
@@ -291,13 +292,6 @@ class Notifier:
         except Exception as error:  # noqa: BLE001 - a defect in one channel must not stop the others
             return step_error(error)
         return None
-
-
-def _item(sync: Sync, group: str, name: str) -> str:
-    """Return an item in words. Groups of some kinds are shares of the names, which mean nothing to people."""
-    if name == ALL:
-        return "(complete scan)" if group == ALL or KINDS[sync.kind].groups_hidden else f"{group} (complete scan)"
-    return name if KINDS[sync.kind].groups_hidden else f"{group}:{name}"
 
 
 def _id(sync: str, event: str, at: float) -> str:
