@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from scripts.openapi import document
 from scripts.output_schemas import schemas
-from syncline.config.sync import Gathering, Model, Sync, model_of
+from syncline.config.model import Model
+from syncline.config.sync import Gathering, Sync, model_of
 from syncline.config.values import NAME_PATTERN
 from syncline.errors import CODES, Code
 from syncline.kinds.table import KINDS
@@ -50,7 +51,11 @@ def schema() -> dict[str, Any]:
                 "type": "object",
                 "propertyNames": {"pattern": NAME_PATTERN},
                 "additionalProperties": {"oneOf": kinds},
-            }
+            },
+            "notify": {
+                "description": "The notifications of all syncs with runs that have no `notify` of their own.",
+                "$ref": "#/$defs/Notify",
+            },
         },
         "$defs": {name: _tidy(value) for name, value in sorted(definitions.items())},
     }

@@ -28,6 +28,7 @@ from syncline.clients.s3.requests import BucketRequests
 from syncline.kinds.tokens.wiring_canary import Canaries
 from syncline.kinds.tokens.wiring_probe import ProbeFunction
 from syncline.kinds.tokens.wiring_scrape import Scraping
+from syncline.steps.notify import Notifier
 from syncline.steps.worker import Worker
 from syncline.web.console import Console
 from syncline.web.receive import Receiver
@@ -46,6 +47,7 @@ _ENTRIES: Final[list[tuple[type, str, Callable[[Any], str]]]] = [
     (ProbeFunction, "handle", lambda _: "Probe"),
     (Scraping, "scrape", lambda _: "Scrape"),
     (Canaries, "run", lambda _: "Canary"),
+    (Notifier, "handle", lambda _: "Notify"),
 ]
 """Method that does each function's work, and the name of the function that calls it."""
 _NOT_CALLED: Final = {
@@ -160,7 +162,9 @@ def _table(name: str) -> str:
     return f"arn:aws:dynamodb:eu-central-1:123456789012:table/{name}"
 
 
-def needed_for(service: str, operation: str, asked: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def needed_for(  # noqa: C901 - one case for each service
+    service: str, operation: str, asked: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     """Yield the actions that an AWS call needs, each with the ARN of its resource."""
     match service, operation:
         case "dynamodb", "TransactWriteItems":
@@ -184,6 +188,10 @@ def needed_for(service: str, operation: str, asked: Mapping[str, Any]) -> Iterat
             )
         case "ssm", _:
             yield f"ssm:{operation}", f"arn:aws:ssm:eu-central-1:123456789012:parameter/{asked['Name'].lstrip('/')}"
+        case "sns", _:
+            yield f"sns:{operation}", asked["TopicArn"]
+        case "ses", _:
+            yield f"ses:{operation}", f"arn:aws:ses:eu-central-1:123456789012:identity/{asked['Source']}"
         case _:
             yield f"{service}:{operation}", "*"
 

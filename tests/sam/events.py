@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote_plus
 
-from syncline.messages import Batch, Start, encode
+from syncline.messages import Batch, Hint, Start, encode
 from syncline.model import Item, Scope, Step, Trigger, compact_json
 from tests.standins.registry import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, sha256
 
@@ -57,6 +57,8 @@ TRANSFER: Final = SCAN.child(0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG,
 VERIFY: Final = TRANSFER.child(
     0, step=Step.VERIFY, items=(Item(REPOSITORY, TAG, DIGEST, detail={"bytes": len(CONFIG) + len(LAYER)}),)
 )
+
+HINT: Final = Hint(SYNC)
 
 BUILDS: Final = "presto-images"
 WORKFLOW_RUN: Final[dict[str, Any]] = {
@@ -226,6 +228,7 @@ def events() -> dict[str, Any]:
         "scrape/schedule.json": _schedule_event("scrape"),
         "canary/schedule.json": _schedule_event("canary"),
         "watch/schedule.json": _schedule_event("watch"),
+        "notify/queue.json": _queue_event("notify", HINT),
     }
 
 
@@ -315,7 +318,7 @@ def _fifo_event(queue: str, batch: Batch) -> dict[str, Any]:
     return event
 
 
-def _queue_event(queue: str, message: Start | Batch | dict[str, Any]) -> dict[str, Any]:
+def _queue_event(queue: str, message: Start | Batch | Hint | dict[str, Any]) -> dict[str, Any]:
     """Return an SQS event with one message."""
     body = compact_json(message) if isinstance(message, dict) else encode(message)
     identity = str(uuid.uuid5(uuid.NAMESPACE_URL, body))

@@ -24,6 +24,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.tokens.config import TokensSync
 from syncline.messages import Batch, Outgoing, Start, decode
 from syncline.model import EVERYTHING, Counts, Outcome, RunStatus, Scope, Step, Trigger
+from syncline.store.alerts import Alerts
 from syncline.store.batches import BatchRecord
 from syncline.store.events import EventStore
 from syncline.store.table import Database, number
@@ -312,6 +313,18 @@ def a_stale_sync_is_found(world: World, event: str) -> None:
     assert world.invoke(event) == {"stale": ["stale"]}
 
 
+def a_stale_sync_is_notified(world: World, event: str) -> None:
+    """A sync that was applied two hours ago, and never ran. The topic accepts the notification."""
+    topic = session().client("sns", endpoint_url=world.stack.endpoint).create_topic(Name="syncline-alerts")["TopicArn"]
+    sync = json.loads(world.state.sync_config(SYNC)) | {"fresh_within": "1h", "notify": {"sns": topic}}
+    world.state.put_sync(SYNC, json.dumps(sync))
+    item = {"pk": f"SYNC#{SYNC}", "sk": "HEALTH", "expected": number(time.time() - 7200)}
+    _database(world).put(item)
+    assert world.invoke(event) == NOTHING_FAILED
+    alert = Alerts(_database(world)).get(SYNC)
+    assert (alert.told, dict(alert.left)) == ("stale", {})
+
+
 EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "receive/quay-push.json": a_push_is_queued,
     "receive/distribution-push.json": a_push_is_queued,
@@ -334,6 +347,7 @@ EFFECTS: Final[dict[str, Callable[[World, str], None]]] = {
     "scrape/schedule.json": instances_are_listed,
     "canary/schedule.json": canaries_are_checked,
     "watch/schedule.json": a_stale_sync_is_found,
+    "notify/queue.json": a_stale_sync_is_notified,
 }
 
 

@@ -61,7 +61,18 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/tokens/container.py": ("config", "kinds.tokens", "secrets", "telemetry", "web", *SHARED),
     "kinds/tokens/*.py": ("clients", "config", "kinds.kind", "kinds.tokens", "telemetry", *SHARED),
     "kinds/*.py": ("clients", "config", "kinds", "running_hash", "store.backup_records", *SHARED),
-    "steps/*.py": ("config", "kinds.kind", "messages", "secrets", "steps", "store", "telemetry", *SHARED),
+    "steps/*.py": (
+        "config",
+        "kinds.kind",
+        "kinds.table",
+        "messages",
+        "run_text",
+        "secrets",
+        "steps",
+        "store",
+        "telemetry",
+        *SHARED,
+    ),
     # The probe is the web side of tokens.
     "web/*.py": (
         "config",

@@ -12,7 +12,8 @@ import yaml
 
 from scripts.reference import PAGE_FILE, SCHEMA_FILE, files, schema
 from syncline.config.file import ConfigInvalid, parse_syncs, read_syncs
-from syncline.config.sync import Gathering, Model, Removals, Sync, model_of
+from syncline.config.model import Model
+from syncline.config.sync import Gathering, Removals, Sync, model_of
 from syncline.kinds.table import KINDS
 
 ROOT = Path(__file__).parents[2]

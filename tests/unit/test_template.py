@@ -21,9 +21,11 @@ from syncline.cli import deploy
 from syncline.errors import SynclineError
 from syncline.kinds.tokens import wiring as tokens
 from syncline.model import Step
+from syncline.steps.notify import CLAIM_SECONDS
 from syncline.wiring import functions
 from syncline.wiring.console import console
 from syncline.wiring.environments import ENVIRONMENTS
+from syncline.wiring.notify import notifier
 from syncline.wiring.watch import watch
 from tests.rig import grants
 
@@ -33,7 +35,7 @@ TOP: Final = Path(__file__).parents[2]
 SOURCE: Final = TOP / "template.yaml"
 STEPS: Final = [step.value.capitalize() for step in Step]
 TOKENS: Final = ["Scrape", "Probe", "Canary"]
-FUNCTIONS: Final = ["Receive", "Console", *STEPS, *TOKENS, "Watch"]
+FUNCTIONS: Final = ["Receive", "Console", *STEPS, *TOKENS, "Watch", "Notify"]
 OUTPUTS: Final = {
     "TableName",
     "DiscoverQueueUrl",
@@ -165,6 +167,22 @@ def test_the_visibility_timeout_exceeds_the_time_of_the_function(step: str, reso
     assert resources[f"{step}Queue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout + window
 
 
+def test_hints_are_delivered_to_notify_one_by_one(resources: Resources) -> None:
+    mapping = resources["NotifyFunctionQueue"]["Properties"]
+    assert referred(mapping["EventSourceArn"]) == "NotifyQueue"
+    assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+    assert mapping["BatchSize"] == 1
+    timeout = resources["NotifyFunction"]["Properties"]["Timeout"]
+    assert resources["NotifyQueue"]["Properties"]["VisibilityTimeout"] >= 6 * timeout
+    assert timeout < CLAIM_SECONDS
+
+
+def test_notify_publishes_to_topics_with_the_prefix_of_this_account_alone() -> None:
+    allowed_to = {each.action: each.resource for each in grants.grants_of("Notify")}
+    assert allowed_to["sns:Publish"] == "arn:aws:sns:*:123456789012:syncline-*"
+    assert allowed_to["ses:SendEmail"] == "arn:aws:ses:eu-central-1:123456789012:identity/*"
+
+
 def test_every_queue_has_a_dead_letter_queue_of_its_own(resources: Resources) -> None:
     queues = of_type(resources, "AWS::SQS::Queue")
     dead = {name: each for name, each in queues.items() if "RedrivePolicy" not in each}
@@ -269,7 +287,7 @@ def test_a_function_may_send_only_to_the_queues_in_its_environment(name: str, re
         assert allowed(role, "sqs:SendMessage") == set()
         return
     assert allowed(role, "sqs:SendMessage") == queues - {"EventsQueue"}
-    received = {f"{name}Queue"} if name in STEPS else set()
+    received = {f"{name}Queue"} if name in (*STEPS, "Notify") else set()
     assert allowed(role, "sqs:ReceiveMessage") == received | ({"EventsQueue"} if name == "Discover" else set())
     assert allowed(role, "dynamodb:GetItem") == {"Table"}
 
@@ -369,6 +387,7 @@ BUILDERS: Final[dict[str, Callable[[], object]]] = {
     "probe": tokens.prober.__wrapped__,
     "canary": tokens.canaries.__wrapped__,
     "watch": watch.__wrapped__,
+    "notify": notifier.__wrapped__,
 }
 
 

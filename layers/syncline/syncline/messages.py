@@ -1,7 +1,8 @@
 """Messages on the queues; the only module that knows their bodies.
 
 A :class:`Start` asks for a scan, and a :class:`Batch` is one step's part of a run. Work that was given up stays in the
-step's dead-letter queue as a :class:`DeadLetter`, with its reason. A message of another sender, such as the notification
+step's dead-letter queue as a :class:`DeadLetter`, with its reason. A :class:`Hint` names a sync of which a
+notification may be due. A message of another sender, such as the notification
 of a bucket, is a :class:`Notification`.
 
 Commits use a FIFO queue with one message group for each target reference, so they are carried out one after another and
@@ -58,6 +59,13 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
+class Hint:
+    """A hint that a notification of a sync may be due."""
+
+    sync: str
+
+
+@dataclass(frozen=True, slots=True)
 class Notification:
     """A message of another sender, as JSON values."""
 
@@ -109,7 +117,7 @@ class Batch:
         return self.items[0].group
 
 
-_Message = TypeVar("_Message", Start, Batch)
+_Message = TypeVar("_Message", Start, Batch, Hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +174,13 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
 """Functions that read the JSON values of fields, where these are not the values of the fields."""
 
 
-def to_json(message: Start | Batch | DeadLetter) -> dict[str, Any]:
+def to_json(message: Start | Batch | DeadLetter | Hint) -> dict[str, Any]:
     """Return a message as JSON values, without those that have their defaults."""
     if isinstance(message, DeadLetter):
         body = {"v": VERSION, "type": "dead", "code": message.code, "reason": message.reason}
         body |= {"item": list(message.item)} if message.item is not None else {}
         return body | {"batch": to_json(message.batch)}
-    body = {"v": VERSION, "type": "start" if isinstance(message, Start) else "batch"}
+    body = {"v": VERSION, "type": type(message).__name__.lower()}
     for each in fields(message):
         value = getattr(message, each.name)
         if value != each.default or each.name in _ALWAYS:
@@ -192,12 +200,12 @@ def _json_value(value: Any) -> Any:
             return value
 
 
-def encode(message: Start | Batch | DeadLetter) -> str:
+def encode(message: Start | Batch | DeadLetter | Hint) -> str:
     """Return a message as the body of an SQS message."""
     return compact_json(to_json(message))
 
 
-def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
+def from_json(body: Any) -> Start | Batch | DeadLetter | Hint | Notification:
     """Return a message. Raises MESSAGE_VERSION for another version, and MESSAGE_INVALID naming the fault."""
     if isinstance(body, dict) and "v" not in body:
         return Notification(body)
@@ -208,6 +216,8 @@ def from_json(body: Any) -> Start | Batch | DeadLetter | Notification:
         match body["type"]:
             case "start":
                 return _read(Start, body)
+            case "hint":
+                return _read(Hint, body)
             case "batch":
                 read = _read(Batch, body)
                 return replace(read, items=_with_times(read.items, body[_CHANGED])) if _CHANGED in body else read
@@ -238,7 +248,7 @@ def _with_times(items: Sequence[Item], times: Sequence[int | None]) -> tuple[Ite
     return tuple(replace(item, changed=changed) for item, changed in zip(items, times, strict=True))
 
 
-def decode(body: str) -> Start | Batch | DeadLetter | Notification:
+def decode(body: str) -> Start | Batch | DeadLetter | Hint | Notification:
     """Return the message in the body of an SQS message; raises MESSAGE_INVALID or MESSAGE_VERSION."""
     try:
         value = json.loads(body)
@@ -261,7 +271,7 @@ class QueuedLetter:
             message = decode(self.body)
         except SynclineError:
             return None
-        return None if isinstance(message, Notification) else message
+        return None if isinstance(message, Notification | Hint) else message
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,13 +279,21 @@ class Queues:
     """The queues of a stack.
 
     `urls` and `dead_urls` are the URLs by step of those that the function uses. `events` is the URL of the queue that
-    sources notify.
+    sources notify, and `notify` that of the queue of hints.
     """
 
     sqs: SQSClient
     urls: Mapping[Step, str]
     dead_urls: Mapping[Step, str] = field(default_factory=dict)
     events: str | None = None
+    notify: str | None = None
+
+    def hint(self, sync: str, delay: int = 0) -> None:
+        """Queue a hint that a notification of a sync may be due in `delay` seconds. Raises MESSAGE_REFUSED."""
+        if self.notify is None:
+            raise SynclineError("MESSAGE_INVALID", "the function has no queue of hints")
+        for _, why in self._send_all(self.notify, [_Body(encode(Hint(sync)), min(delay, MAX_DELAY), sync)]):
+            raise SynclineError("MESSAGE_REFUSED", f"cannot queue a hint for {sync}: {why}")
 
     def start(self, start: Start, delay: int = 0) -> None:
         """Queue a scan that begins in `delay` seconds. Raises MESSAGE_REFUSED."""
@@ -346,7 +364,7 @@ class Queues:
         manual invocation of a function.
         """
         seconds = max(0, min(int(seconds), 43_200))
-        urls = (*self.urls.values(), self.events or "")
+        urls = (*self.urls.values(), self.events or "", self.notify or "")
         url = next((url for url in urls if url.rpartition("/")[2] == queue), None)
         if url is None:
             raise SynclineError("MESSAGE_INVALID", f"the function has no queue {queue!r}")

@@ -135,6 +135,14 @@ def record_health(stale: int, out_of_sync: int) -> None:
     metrics.flush_metrics()
 
 
+def log_undelivered(sync: str, channel: str, why: str) -> None:
+    """Log and count a notification that a channel of a sync did not accept and that is not sent again."""
+    logger.error("notification not delivered", extra={"sync": sync, "channel": channel, "why": why})
+    metrics = stack_metrics()
+    metrics.add_metric("NotificationsFailed", MetricUnit.Count, 1)
+    metrics.flush_metrics()
+
+
 def log_dropped_message(why: str, sync: str | None = None) -> None:
     """Log and count a message or an event that no sync accepts, so that it cannot be retried."""
     logger.warning("message dropped", extra={"sync": sync, "why": why} if sync else {"why": why})

@@ -102,7 +102,7 @@ def test_a_sync_that_cannot_be_read_counts_as_stale(steps: Steps, counted: Count
     """It was applied by another version, so that no run of it would work either."""
     steps.state.remove_sync(SYNC)
     steps.state.put_sync("newer", '{"kind": "images", "of": "another version"}')
-    watched = watch_of(steps.state, steps.clock.time)
+    watched = watch_of(steps.state, steps.database, steps.queues, steps.clock.time)
     for _ in range(2):
         assert watched.measure() == ["newer"]
     assert [value for name, value in counted if name == "SyncsStale"] == [1, 1]

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
-from syncline.config.sync import ServerAddress, Sync
+from syncline.config.model import ServerAddress
+from syncline.config.sync import Sync
 from syncline.errors import CodeName, SynclineError
 from syncline.secrets import Reference, Secrets, references_in
 from syncline.wiring.dependencies import route_of

@@ -391,6 +391,18 @@ def secret(
     return commands_secret.secret(context, action, name)
 
 
+@command(app, "notify test prod")
+def notify(
+    context: Context,
+    action: Annotated[str, typer.Argument(help="The action.", metavar="test")],
+    name: Annotated[str, NAME],
+) -> CommandResult:
+    """Send a test notification to each channel of a sync."""
+    from syncline.cli import commands_notify  # noqa: PLC0415
+
+    return commands_notify.notify(context, action, name)
+
+
 @command(app, "template deployment")
 def template(
     context: Context,

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
 from syncline.config.findings import Finding, Location
-from syncline.config.sync import Model, ServerAddress
+from syncline.config.model import Model, ServerAddress
 from syncline.config.values import (
     KeyPath,
     Proxy,

@@ -20,6 +20,8 @@ from pydantic_core import ErrorDetails
 from syncline.config.circles import circles_between
 from syncline.config.findings import Finding, conflicts_between
 from syncline.config.messages import closest, inner_path, keys_at, message_for, suggestion, without_echoes
+from syncline.config.model import Model
+from syncline.config.notify import Notify
 from syncline.config.sync import Sync, model_of
 from syncline.config.values import LONGEST_CA, KeyPath
 from syncline.config.yaml_nodes import Node, Position, YamlProblem, compose
@@ -30,7 +32,8 @@ LARGEST: Final = 1024 * 1024
 """Largest file in bytes."""
 _ENDPOINT_KEYS: Final = frozenset({"name", "source", "target", "select"})
 """Keys that decide where a sync reads and writes."""
-_SECRET_KEYS: Final = frozenset({"auth", "api", "webhook", "ca"})
+_FILE_KEYS: Final = ("syncs", "notify")
+_SECRET_KEYS: Final = frozenset({"auth", "api", "webhook", "ca", "notify", "heartbeat"})
 """Keys below which messages do not repeat unknown keys, which may be secrets."""
 
 
@@ -115,11 +118,13 @@ class _Reading:
         self._folder = folder
         self._applied = applied
         self._comparable: list[Sync] = []  # also syncs with problems in other keys
+        self._notify: Notify | None = None
         self.problems: list[Problem] = []
         self.warnings: list[Problem] = []
 
     def syncs(self) -> dict[str, Sync]:
         entries = self._entries()
+        self._notify = self._default_notify()
         found = {name: sync for name, node in entries.items() if (sync := self._sync(name, node))}
         self._comparable += [sync for sync in self._applied if sync.name not in entries]
         conflicts = conflicts_between([reach for sync in self._comparable for reach in sync.reaches()])
@@ -141,8 +146,9 @@ class _Reading:
             self._report((), "the file is not a mapping; begin it with syncs: and put each sync's name below it")
             return {}
         for key in self._root.value:
-            if key != "syncs":
-                self._report((key,), f"is not a valid key; {suggestion(key, ['syncs'])}allowed: syncs", key=True)
+            if key not in _FILE_KEYS:
+                allowed = f"{suggestion(key, _FILE_KEYS)}allowed: {', '.join(_FILE_KEYS)}"
+                self._report((key,), f"is not a valid key; {allowed}", key=True)
         syncs = self._root.value.get("syncs")
         if syncs is not None and isinstance(syncs.value, dict):
             return syncs.value
@@ -166,7 +172,24 @@ class _Reading:
         if "name" in node.value:
             self._report((*path, "name"), "is not a valid key; the sync's name is the key above it", key=True)
         data = {key: value.plain() for key, value in node.value.items() if key != "name"} | {"name": name}
+        if self._notify is not None and KINDS[given].has_runs:
+            data.setdefault("notify", self._notify)
         return self._validated(path, model_of(given), data, self._read_authorities(path, data))
+
+    def _default_notify(self) -> Notify | None:
+        """Return the notifications of all syncs that have none of their own, None if there are none."""
+        node = self._root.value.get("notify") if isinstance(self._root.value, dict) else None
+        if node is None:
+            return None
+        path: KeyPath = ("notify",)
+        data = node.plain()
+        self._read_authorities(path, data)
+        try:
+            return Notify.model_validate(data)
+        except ValidationError as error:
+            for details in without_echoes(error.errors(include_url=False), Notify):
+                self._report_details(path, Notify, details)
+        return None
 
     def _read_authorities(self, path: KeyPath, data: dict[str, Any]) -> list[KeyPath]:
         """Replace each ``ca: file:…`` by the text of the file. Remove those that fail, and return their paths."""
@@ -212,14 +235,14 @@ class _Reading:
             self._comparable.append(sync)
         return sync if complete and not found else None
 
-    def _report_details(self, path: KeyPath, model: type[Sync], details: ErrorDetails) -> None:
+    def _report_details(self, path: KeyPath, model: type[Model], details: ErrorDetails) -> None:
         inner = inner_path(details["loc"])
         if inner == ("name",):
             self._report(path, message_for(details, model), key=True)
         elif details["type"] == "extra_forbidden":
             allowed = keys_at(model, details["loc"][:-1])
             key = str(inner[-1])
-            secretive = bool(_SECRET_KEYS & set(inner[:-1])) and not closest(key, allowed)
+            secretive = bool(_SECRET_KEYS & {*path, *inner[:-1]}) and not closest(key, allowed)
             position = self._root.position_of((*path, *inner), key=True)
             shown = (*path, *(inner[:-1] if secretive else inner))
             text = "has an invalid key" if secretive else "is not a valid key"

@@ -12,8 +12,8 @@ from typing import Any, Final, get_args
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from syncline.config.model import Model
 from syncline.config.registry import BasicAuth, TokenAuth
-from syncline.config.sync import Model
 from syncline.config.values import KeyPath
 
 _FORMS: Final[dict[str, type[Model]]] = {"<basic>": BasicAuth, "<token>": TokenAuth}

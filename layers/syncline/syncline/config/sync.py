@@ -8,19 +8,20 @@ value that could be a secret.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Annotated, Final, NamedTuple
+from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from pydantic import Field, StrictBool, StrictInt, ValidationError
 
 from syncline.config.circles import Flow
 from syncline.config.findings import Finding, Reach
+from syncline.config.model import Model
+from syncline.config.notify import Heartbeat, Notify
 from syncline.config.values import (
     STORED,
     Duration,
-    KeyPath,
     Name,
     Number,
     Pattern,
@@ -33,37 +34,11 @@ from syncline.kinds.table import KINDS
 from syncline.ownership import Limits
 from syncline.patterns import allows
 from syncline.schedule import seconds_of
-from syncline.secrets import Reference
 
 _NAMED: Final = 5
 """Known names that a message lists."""
 _CLOSE: Final = 0.75
 """Similarity of a name that a message suggests, of 1."""
-
-
-class ServerAddress(NamedTuple):
-    """The URL of a server, its certificate authority and proxy, and the path of the URL in the sync."""
-
-    url: str
-    ca: str | Reference | None = None
-    proxy: str | Reference | None = None
-    path: KeyPath = ()
-
-
-class Model(BaseModel):
-    """The base of all parts of the configuration: frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    def addresses(self) -> Iterator[ServerAddress]:
-        """Yield the addresses of the servers in this part of the configuration."""
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            parts = value.items() if isinstance(value, dict) else [(None, value)]
-            for key, part in parts:
-                if isinstance(part, Model):
-                    path = (name,) if key is None else (name, str(key))
-                    yield from (each._replace(path=(*path, *each.path)) for each in part.addresses())
 
 
 class Patterns(Model):
@@ -159,11 +134,24 @@ class Sync(Model):
         "`status` shows it, and the stack raises its alarm. Set it to at least twice the interval of the schedule.",
         examples=["2h"],
     )
+    notify: Notify | None = Field(
+        None,
+        description="Channels that are notified when the sync stops being in sync, and when it is in sync again. Defaults to "
+        "`notify` of the file; `{}` sends nothing.",
+    )
+    heartbeat: Heartbeat | None = Field(
+        None, description="URL that is called when a run of everything starts and ends."
+    )
 
     @property
     def fresh_seconds(self) -> float | None:
         """`fresh_within` in seconds; None without it or if the sync is disabled, which is then never stale."""
         return None if self.fresh_within is None or not self.enabled else seconds_of(self.fresh_within)
+
+    @property
+    def notifies(self) -> bool:
+        """True if the sync has channels for notifications or a heartbeat."""
+        return bool(self.notify is not None and self.notify.channels) or self.heartbeat is not None
 
     def problems(self) -> list[Finding]:
         """Return problems between the keys of this sync."""
@@ -171,9 +159,13 @@ class Sync(Model):
 
     def warnings(self) -> list[Finding]:
         """Return findings about values that are allowed but probably unintended, or dangerous."""
+        found = []
         if self.timezone is not None and not (self.schedule or "").startswith("cron("):
-            return [Finding(("timezone",), "has no effect without a cron schedule")]
-        return []
+            found.append(Finding(("timezone",), "has no effect without a cron schedule"))
+        given = [name for name in ("notify", "heartbeat") if getattr(self, name) is not None]
+        if given and not KINDS[self.kind].has_runs:
+            found += [Finding((name,), f"has no effect: a sync of {self.kind} has no runs") for name in given]
+        return found
 
     def reaches(self) -> list[Reach]:
         """Return what the sync can write at each target, to find two syncs that write the same."""

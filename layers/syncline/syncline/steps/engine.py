@@ -166,6 +166,7 @@ class StepEngine:
     are over and may have to be reported. `every` calls a function at an interval beside the work. `bind` limits the
     requests of a run's kind to a number of seconds, and ends them when a function returns True; the engine calls it
     before each step, because kinds share their connections. `traffic` returns the requests of a sync since the last call.
+    `changed` is called with the name of a sync of which a run has begun or ended.
     """
 
     state: State
@@ -179,6 +180,7 @@ class StepEngine:
     every: Every = every
     bind: Callable[[Run, float, Callable[[], bool]], None] = lambda *_: None
     traffic: Callable[[str], Traffic] = lambda _: NO_TRAFFIC
+    changed: Callable[[str], None] = lambda _: None
 
     def run_of(self, batch: Batch) -> Run | None:
         """Return the run of a batch, None if there is nothing to do for the batch.
@@ -352,6 +354,8 @@ class StepEngine:
             if run is not None:
                 log_run_end(run)
                 self.over.add((sync, run_id))
+                if not run.plan:
+                    self.changed(sync)
         for sync, run_id in sorted(self.over):
             failed = self._report(sync, run_id, left() + 2 * GRACE_SECONDS) or failed
         self.maybe_over.clear()

@@ -19,16 +19,18 @@ class Watch:
     """Measures the health of syncs. ``clock`` returns Unix seconds.
 
     ``syncs`` yields the applied ones, and adds the names of those that this version cannot read to ``unread``. Nothing
-    is known of these, so they count as stale.
+    is known of these, so they count as stale. ``hint`` is called for each sync of which a notification may be due.
     """
 
     syncs: Callable[[], Iterable[tuple[Sync, Health]]]
     unread: list[str]
     clock: Callable[[], float]
+    is_due: Callable[[Sync, Health, float], bool] = lambda _sync, _health, _now: False
+    hint: Callable[[str], None] = lambda _: None
 
     def measure(self) -> list[str]:
         """Record the metrics of all syncs, and log the stale ones; return their names."""
-        now, stale, out_of_sync = self.clock(), list[str](), 0
+        now, stale, out_of_sync, due = self.clock(), list[str](), 0, list[str]()
         self.unread.clear()
         for sync, health in self.syncs():
             age = now - health.lag_start
@@ -37,6 +39,10 @@ class Watch:
                 stale.append(sync.name)
                 log_stale(sync.name, str(sync.fresh_within), age, health.verified)
             record_sync_health(sync.name, health.in_sync, age if health.lag_start else None)
+            if sync.notifies and self.is_due(sync, health, now):
+                due.append(sync.name)
         stale += self.unread
         record_health(len(stale), out_of_sync)
+        for name in due:
+            self.hint(name)
         return stale

@@ -220,6 +220,8 @@ class Worker:
             return False
         if batch is None:
             return True
+        if batch.id == batch.run and not batch.plan:  # the first batch of a run, not a scan that joins one
+            self.engine.changed(batch.sync)
         self._batch(batch, received, left)
         if start.run is not None or batch.run == run_id:
             return True

@@ -46,6 +46,7 @@ class DiscoverEnvironment(FunctionEnvironment):
     commit_queue: str
     events_queue: str
     discover_dlq: str
+    notify_queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +54,7 @@ class TransferEnvironment(FunctionEnvironment):
     transfer_queue: str
     verify_queue: str
     transfer_dlq: str
+    notify_queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +63,7 @@ class CommitEnvironment(FunctionEnvironment):
     commit_queue: str
     verify_queue: str
     commit_dlq: str
+    notify_queue: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +73,14 @@ class VerifyEnvironment(FunctionEnvironment):
     commit_queue: str
     verify_queue: str
     verify_dlq: str
+    notify_queue: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotifyEnvironment(FunctionEnvironment):
+    """The environment of the functions that only send hints, and of the one that reads them."""
+
+    notify_queue: str
 
 
 ENVIRONMENTS: Final[Mapping[str, type[FunctionEnvironment]]] = {
@@ -82,6 +93,7 @@ ENVIRONMENTS: Final[Mapping[str, type[FunctionEnvironment]]] = {
     "scrape": FunctionEnvironment,
     "probe": FunctionEnvironment,
     "canary": FunctionEnvironment,
-    "watch": FunctionEnvironment,
+    "watch": NotifyEnvironment,
+    "notify": NotifyEnvironment,
 }
 """The environment of each function by its name."""

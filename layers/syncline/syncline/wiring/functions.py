@@ -34,7 +34,8 @@ from syncline.steps.verify import verify
 from syncline.steps.worker import StepFunction, Worker
 from syncline.store.events import EventStore
 from syncline.store.state import State
-from syncline.store.table import Database
+from syncline.store.table import AWS_ERRORS, Database
+from syncline.telemetry import logger
 from syncline.web.receive import Receiver
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.environments import ENVIRONMENTS
@@ -62,7 +63,7 @@ def queues_of(environment: FunctionEnvironment, sqs: SQSClient) -> Queues:
     values = asdict(environment)
     urls = {step: values[name] for step in Step if (name := f"{step.value}_queue") in values}
     dead_urls = {step: values[name] for step in Step if (name := f"{step.value}_dlq") in values}
-    return Queues(sqs, urls, dead_urls, values.get("events_queue"))
+    return Queues(sqs, urls, dead_urls, values.get("events_queue"), values.get("notify_queue"))
 
 
 @cache
@@ -94,8 +95,25 @@ def worker(step: Step) -> Worker:
         chance,
         bind=bind,
         traffic=syncs.traffic(dependencies.http),
+        changed=hinting(syncs.config, queues.hint),
     )
     return Worker(step, STEPS[step], engine, gatherer(syncs, EventStore(dependencies.database, time.time), engine))
+
+
+def hinting(config: Callable[[str], Sync], hint: Callable[[str], None]) -> Callable[[str], None]:
+    """Return a function that sends a hint for a sync, if it has notifications or a heartbeat.
+
+    A hint that cannot be sent does not stop the step: the function `watch` sends another one.
+    """
+
+    def changed(sync: str) -> None:
+        try:
+            if config(sync).notifies:
+                hint(sync)
+        except (*AWS_ERRORS, SynclineError) as error:
+            logger.warning("hint not sent", extra={"sync": sync, "why": str(error)})
+
+    return changed
 
 
 def gatherer(syncs: Syncs, event_store: EventStore, engine: StepEngine) -> EventGatherer:

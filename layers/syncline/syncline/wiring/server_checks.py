@@ -17,8 +17,9 @@ from syncline.clients.http.listings import ignore
 from syncline.clients.registry.client import Registry
 from syncline.clients.s3.client import Bucket
 from syncline.config.buckets import BucketEndpoint
+from syncline.config.model import ServerAddress
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import ServerAddress, Sync
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.checks import Check, CheckChain, Observation, unchecked, warning

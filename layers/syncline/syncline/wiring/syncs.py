@@ -11,7 +11,8 @@ from typing import Any, Final, NamedTuple
 from syncline.clients.http.addresses import Address
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import MIN_RATE
-from syncline.config.sync import Model, Sync, load_sync
+from syncline.config.model import Model
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Kind
 from syncline.kinds.table import KINDS

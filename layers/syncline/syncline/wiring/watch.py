@@ -9,23 +9,35 @@ from functools import cache
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
+from syncline.messages import Queues
+from syncline.steps.notices import beat_of
+from syncline.steps.notify import is_due
 from syncline.steps.watch import Watch
+from syncline.store.alerts import Alerts
 from syncline.store.health import Health
 from syncline.store.state import State
+from syncline.store.table import Database
 from syncline.telemetry import logger
 from syncline.wiring.environments import ENVIRONMENTS
 
+_RUNS = 10
 
-def watch_of(state: State, clock: Callable[[], float] = time.time) -> Watch:
+
+def watch_of(state: State, database: Database, queues: Queues, clock: Callable[[], float] = time.time) -> Watch:
     """Return the watch over the syncs of a table that have runs."""
+    alerts = Alerts(database)
 
     def syncs() -> Iterator[tuple[Sync, Health]]:
         for sync in applied_syncs(state, unread):
             if KINDS[sync.kind].has_runs:
                 yield sync, state.health(sync.name)
 
+    def needs_hint(sync: Sync, health: Health, now: float) -> bool:
+        beat = beat_of(state.runs(sync.name, _RUNS)) if sync.heartbeat is not None else None
+        return is_due(sync, health, alerts.get(sync.name), beat, now)
+
     unread: list[str] = []
-    return Watch(syncs, unread, clock)
+    return Watch(syncs, unread, clock, needs_hint, queues.hint)
 
 
 def applied_syncs(state: State, unread: list[str] | None = None) -> Iterator[Sync]:
@@ -42,6 +54,11 @@ def applied_syncs(state: State, unread: list[str] | None = None) -> Iterator[Syn
 @cache
 def watch() -> Watch:
     """Return the watch of the function. Raises CONFIG_INVALID if a variable is missing."""
-    from syncline.wiring.functions import dependencies_of  # noqa: PLC0415
+    import boto3  # noqa: PLC0415
 
-    return watch_of(dependencies_of(ENVIRONMENTS["watch"].read("watch")).state)
+    from syncline.wiring.functions import AWS_CONFIG, dependencies_of, queues_of  # noqa: PLC0415
+
+    environment = ENVIRONMENTS["watch"].read("watch")
+    dependencies = dependencies_of(environment)
+    queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
+    return watch_of(dependencies.state, dependencies.database, queues)

@@ -11,8 +11,9 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from syncline.config.findings import Area, Finding, Reach
+from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import Model, ServerAddress, Sync
+from syncline.config.sync import Sync
 from syncline.config.templates import TemplateText
 from syncline.config.values import KeyPath, Proxy, SecretReference, ServerAuthority, Url, is_loopback
 

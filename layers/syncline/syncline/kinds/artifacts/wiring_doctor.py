@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 
 from syncline.clients.github.client import GitHub, GitHubLimits
 from syncline.clients.gitlab.client import GitLab
-from syncline.config.sync import ServerAddress, Sync
+from syncline.config.model import ServerAddress
+from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.config import ArtifactsSync
 from syncline.kinds.artifacts.wiring import github_at, gitlab_at

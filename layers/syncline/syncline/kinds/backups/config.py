@@ -23,7 +23,8 @@ from pydantic import (
 from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
-from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync, near_names
+from syncline.config.model import Model, ServerAddress
+from syncline.config.sync import Gathering, Patterns, Removals, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Number,

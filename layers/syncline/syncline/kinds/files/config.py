@@ -12,7 +12,8 @@ from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt
 from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
-from syncline.config.sync import Gathering, Model, Patterns, Removals, ServerAddress, Sync
+from syncline.config.model import Model, ServerAddress
+from syncline.config.sync import Gathering, Patterns, Removals, Sync
 from syncline.config.values import (
     Duration,
     KeyPath,

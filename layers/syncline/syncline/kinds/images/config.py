@@ -10,8 +10,9 @@ from pydantic import ConfigDict, Field, StrictBool, StrictInt
 
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
+from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import Model, Patterns, ServerAddress, Sync, near_names
+from syncline.config.sync import Patterns, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Organizations,

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from itertools import islice
 
 from syncline.clients.registry.client import Registry
-from syncline.config.sync import ServerAddress, Sync
+from syncline.config.model import ServerAddress
+from syncline.config.sync import Sync
 from syncline.kinds.images.config import ImagesEndpoint, ImagesSync
 from syncline.kinds.images.wiring import quay_at
 from syncline.wiring.checks import Check, CheckChain, Observation, warning

@@ -19,7 +19,8 @@ from pydantic import (
 )
 
 from syncline.config.findings import Finding
-from syncline.config.sync import Model, ServerAddress, Sync
+from syncline.config.model import Model, ServerAddress
+from syncline.config.sync import Sync
 from syncline.config.values import Authority, Host, Name, SecretReference, Url
 
 _DNS_LABEL: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
