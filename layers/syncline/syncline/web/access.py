@@ -63,23 +63,6 @@ class Access:
     local: bool
     clock: Callable[[], float] = time.time
 
-    def check_query(self, request: HttpRequest) -> None:
-        """Raise HttpError (400) for a token in the address, where proxies and browsers keep it."""
-        if not request.query:
-            return
-        token = self.token()
-        try:
-            fields = parse_qsl(request.query, keep_blank_values=True, max_num_fields=50)
-        except ValueError:
-            raise HttpError(400, "the address has too many fields") from None
-        for name, value in fields:
-            if name.lower() in _TOKEN_NAMES or (token is not None and same(token, value)):
-                raise HttpError(
-                    400,
-                    "a token does not belong in an address, where logs and browsers keep it; replace it, as others may "
-                    "know it now, and send the new one in the header `Authorization: Bearer …` or by the login form",
-                )
-
     def check_host(self, request: HttpRequest) -> None:
         """Raise HttpError (421) on one machine if the browser names another host.
 
@@ -152,6 +135,24 @@ class Access:
         secure = "; Secure" if self.is_https(request) else ""
         name = self._cookie_name(request)
         return f"{name}={value}; Max-Age={seconds}; Path=/; HttpOnly; SameSite=Strict{secure}"
+
+
+def check_query(request: HttpRequest, required_token: Callable[[], str | None]) -> None:
+    """Raise HttpError (400) for a token in the address, where proxies and browsers keep it."""
+    if not request.query:
+        return
+    token = required_token()
+    try:
+        fields = parse_qsl(request.query, keep_blank_values=True, max_num_fields=50)
+    except ValueError:
+        raise HttpError(400, "the address has too many fields") from None
+    for name, value in fields:
+        if name.lower() in _TOKEN_NAMES or (token is not None and same(token, value)):
+            raise HttpError(
+                400,
+                "a token does not belong in an address, where logs and browsers keep it; replace it, as others may "
+                "know it now, and send the new one in the header `Authorization: Bearer …` or by the login form",
+            )
 
 
 def host_of(request: HttpRequest, *, local: bool) -> str:

@@ -15,6 +15,7 @@ from syncline.errors import SynclineError
 from syncline.messages import QueueDepth
 from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
+from syncline.web.access import check_query
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
 from syncline.web.metrics import Figures, exposition
 
@@ -48,6 +49,8 @@ class Console:
             return self.pages().answer(request)
         if request.method not in ("GET", "HEAD"):
             return json_response(405, {"error": "use GET or HEAD"}, allow="GET, HEAD")
+        if path == "/metrics":
+            check_query(request, self.token)
         try:
             # The health check needs no token, as load balancers use it.
             if path == "/metrics" and not self._is_authorized(request.headers.get("authorization", "")):

@@ -41,7 +41,7 @@ from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
 from syncline.text import duration, number, relative_time, rough_duration, size
 from syncline.web import views
-from syncline.web.access import Access, Visitor
+from syncline.web.access import Access, Visitor, check_query
 from syncline.web.assets import asset, asset_path
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse
 from syncline.web.reports import MOST_ITEMS, Reports, TooManyItemsError
@@ -144,7 +144,7 @@ class Page:
     def __post_init__(self) -> None:
         try:
             self.query = _fields(self.request.query)
-        except HttpError:  # `Access.check_query` refuses it
+        except HttpError:  # `check_query` refuses it
             self.query = {}
 
     def answer(self) -> HttpResponse:
@@ -153,7 +153,7 @@ class Page:
         path = request.path
         if path.startswith("/static/") and request.method in ("GET", "HEAD") and (file := asset(path)) is not None:
             return file
-        access.check_query(request)
+        check_query(request, access.token)
         access.check_host(request)
         self.visitor = access.visitor(request)
         if request.method == "POST":
@@ -424,6 +424,7 @@ def _environment() -> jinja2.Environment:
         "iso": _iso,
         "item": _item_name,
         "number": number,
+        "past": _past,
         "quote": partial(quote, safe=""),
         "rough": rough_duration,
         "size": size,
@@ -450,6 +451,11 @@ def _item_name(item: Result | KnownFailure) -> str:
 
 def _iso(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment))
+
+
+def _past(moment: float, now: float) -> str:
+    """Return a time in the past relative to now; absolute if another machine's clock says that it is still to come."""
+    return relative_time(moment, now) if moment < now + 1 else _utc(moment)
 
 
 def _utc(moment: float) -> str:
