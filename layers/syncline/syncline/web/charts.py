@@ -18,6 +18,7 @@ _TOP: Final = 10
 _BOTTOM: Final = 22
 _BASE: Final = HEIGHT - _BOTTOM
 _STEPS: Final = (1, 2, 5)
+_LEAST: Final = 0.001  # smaller values are drawn like this one
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ def chart(
     known = [value for _, values in columns for value in values.values() if value is not None and math.isfinite(value)]
     if not known or max(known) <= 0:
         return None
-    top, low = max(known), min((value for value in known if value > 0), default=1.0)
+    top, low = max(*known, _LEAST), max(min(value for value in known if value > 0), _LEAST)
     if logarithmic:
         low, top = 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(top * 1.001))
     step = (WIDTH - _LEFT - _RIGHT) / len(columns)
