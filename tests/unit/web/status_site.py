@@ -129,7 +129,7 @@ class Site:
             content = gzip.decompress(base64.b64decode(content)).decode()
         return Answer(response["statusCode"], response["headers"], content, response.get("cookies", ()))
 
-    def post(self, path: str, form: Mapping[str, str] | None = None, **headers: str) -> Answer:
+    def post(self, path: str, form: Mapping[str, str] | None = None, /, **headers: str) -> Answer:
         """Send a form as a browser does, with the value against requests of other sites."""
         origin = "http://127.0.0.1:4577" if self.local else "https://abc.lambda-url.eu-central-1.on.aws"
         given = {"sec-fetch-site": "same-origin", "origin": origin} | {
