@@ -271,6 +271,7 @@ def test_the_console_may_write_only_if_a_parameter_says_so(resources: Resources)
         "dynamodb:Query",
         "logs:CreateLogStream",
         "logs:PutLogEvents",
+        "sqs:GetQueueAttributes",
     }
 
 

@@ -22,7 +22,7 @@ from syncline.progress import (
     seconds_left,
     waiting_reason,
 )
-from syncline.run_text import counts_text, is_bad, source_and_target
+from syncline.run_text import is_bad, source_and_target
 from syncline.schedule import DURATION, next_time, seconds_of
 from syncline.store.batches import Progress
 from syncline.store.overview import SyncState
@@ -258,8 +258,3 @@ def throughput_chart(runs: Sequence[Run]) -> Chart | None:
 
 def _label(run: Run) -> str:
     return time.strftime("%d %b %H:%M", time.gmtime(run.started))
-
-
-def run_words(run: Run) -> str:
-    """Return the counts of a run as text; "unknown" for one in progress whose counts were not read."""
-    return counts_text(run.counts) if run.over else "in progress"
