@@ -412,6 +412,7 @@ def test_stale_data_says_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None
     assert site.ask("/").has("Table not reachable since 15:13 UTC"), "since the first failure"
     assert "stale-banner" in site.ask("/", "live=1").text
     monkeypatch.undo()
+    site.clock.now += 5
     assert "stale-banner" not in site.ask("/").text
 
 

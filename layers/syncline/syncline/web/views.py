@@ -33,6 +33,8 @@ from syncline.web.charts import Chart, chart
 
 _REMEMBERED: Final = 64
 _RATES: Final = 64
+_RETRIED_AFTER: Final = 5.0
+"""Seconds after which a table that could not be read is read again."""
 _Value = TypeVar("_Value")
 
 
@@ -51,29 +53,36 @@ class LastKnown:
         self._clock = clock
         self._values: OrderedDict[object, Any] = OrderedDict()
         self._since: float | None = None
+        self._failed = 0.0
 
     def get(self, key: object, read: Callable[[], _Value]) -> Known[_Value]:
         """Return a value that was just read or, if the table cannot be read, the last one.
 
         Raises AWS_UNAVAILABLE if there is none.
         """
+        if self._since is not None and 0 <= self._clock() - self._failed < _RETRIED_AFTER:
+            return self._remembered(key, self._since)  # a page reads several values, and each attempt takes seconds
         try:
             value = read()
         except (*AWS_ERRORS, SynclineError) as error:
             if isinstance(error, SynclineError) and not error.is_any("AWS_UNAVAILABLE"):
                 raise
             logger.error("console cannot read the table", extra={"why": str(error)})
-            self._since = self._clock() if self._since is None else self._since
-            if key in self._values:
-                return Known(self._values[key], self._since)
-            what = f"the table cannot be read since {clock_time(self._since)}, and nothing is known from before"
-            raise SynclineError("AWS_UNAVAILABLE", what) from None
+            self._failed = self._clock()
+            self._since = self._failed if self._since is None else self._since
+            return self._remembered(key, self._since)
         self._since = None
         self._values.pop(key, None)
         self._values[key] = value
         if len(self._values) > _REMEMBERED:
             self._values.popitem(last=False)
         return Known(value)
+
+    def _remembered(self, key: object, since: float) -> Known[Any]:
+        if key in self._values:
+            return Known(self._values[key], since)
+        what = f"the table cannot be read since {clock_time(since)}, and nothing is known from before"
+        raise SynclineError("AWS_UNAVAILABLE", what) from None
 
 
 def clock_time(moment: float) -> str:

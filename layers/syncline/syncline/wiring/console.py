@@ -8,6 +8,8 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from botocore.config import Config
+
 from syncline.config.sync import Sync
 from syncline.kinds.table import KINDS
 from syncline.messages import QueueDepth, Queues
@@ -98,14 +100,17 @@ def console() -> Console:
 
     environment = ConsoleEnvironment.read("console")
     dependencies, depths = dependencies_of(environment), QueueDepths(environment.queues)
+    import boto3  # noqa: PLC0415 - imported with the functions' wiring
+
+    # A page shows what it knows if the table does not respond, well before the function's own time is over.
+    quick = AWS_CONFIG.merge(Config(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=4))
+    table = boto3.resource("dynamodb", config=quick).Table(environment.table)
     queues = None
     if environment.console_actions == "true":
-        import boto3  # noqa: PLC0415
-
         queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
     return console_of(
-        dependencies.state,
-        dependencies.database,
+        State(table),
+        Database(table),
         dependencies.secrets,
         environment.console_token,
         depths,
