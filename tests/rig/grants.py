@@ -40,10 +40,12 @@ _PSEUDO: Final = {
     "AWS::AccountId": "123456789012",
     "AWS::StackName": "syncline",
 }
+_ACTING: Final = "ActingConsole"
+"""The console in a stack with ConsoleActions; another one may only read."""
 _ENTRIES: Final[list[tuple[type, str, Callable[[Any], str]]]] = [
     (Worker, "handle", lambda worker: str(worker.step.value).capitalize()),
     (Receiver, "handle", lambda _: "Receive"),
-    (Console, "handle", lambda _: "Console"),
+    (Console, "handle", lambda console: _ACTING if _acts(console) else "Console"),
     (ProbeFunction, "handle", lambda _: "Probe"),
     (Scraping, "scrape", lambda _: "Scrape"),
     (Canaries, "run", lambda _: "Canary"),
@@ -102,9 +104,11 @@ def translated() -> dict[str, Any]:
 def grants_of(function: str) -> tuple[Grant, ...]:
     """Return the grants of a function's role."""
     resources = translated()["Resources"]
-    role = resources[f"{function}Role"]["Properties"]
+    role = resources[f"{'Console' if function == _ACTING else function}Role"]["Properties"]
     documents = [policy["PolicyDocument"] for policy in role["Policies"]]
     managed = [_chosen(each)["Ref"] for each in role["ManagedPolicyArns"]]
+    if function != _ACTING:
+        managed = [each for each in managed if each != "ConsoleActionsPolicy"]
     documents += [resources[name]["Properties"]["PolicyDocument"] for name in managed]
     return tuple(
         Grant(action, _text(resource), "Condition" in statement)
@@ -113,6 +117,11 @@ def grants_of(function: str) -> tuple[Grant, ...]:
         for action in _listed(statement["Action"])
         for resource in _listed(statement["Resource"])
     )
+
+
+def _acts(console: Console) -> bool:
+    """Return True for a console that starts and cancels runs."""
+    return console.pages is not None and console.pages().deployment is not None
 
 
 def _chosen(value: Any) -> Any:
@@ -262,11 +271,13 @@ def unused(seen: Iterable[tuple[str, str, str]]) -> list[str]:
     """Return the used grants that are not in ``seen``, for a report."""
     some = set(seen)
     functions = [name.removesuffix("Function") for name in translated()["Resources"] if name.endswith("Function")]
+    only_acting = set(grants_of(_ACTING)) - set(grants_of("Console"))
     return [
         f"{function}Role: {grant.action} on {grant.resource}"
-        for function in functions
+        for function in (*functions, _ACTING)
         for grant in grants_of(function)
-        if (function, grant.action, grant.resource) not in some
+        if (function != _ACTING or grant in only_acting)
+        and (function, grant.action, grant.resource) not in some
         and not any(fnmatchcase(grant.action, each) for each in _NOT_CALLED)
     ]
 

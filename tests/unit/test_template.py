@@ -245,7 +245,8 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
         assert [each["Ref"] for each in managed if "Ref" in each] == own
         chosen = {each["Fn::If"][0]: each["Fn::If"][1]["Ref"] for each in managed if "Fn::If" in each}
         subnets = {"InSubnets": "SubnetsPolicy"} if name.removesuffix("Role") in TOKENS else {}
-        assert chosen == {"HasKey": "KeyPolicy"} | subnets
+        actions = {"HasConsoleActions": "ConsoleActionsPolicy"} if name == "ConsoleRole" else {}
+        assert chosen == {"HasKey": "KeyPolicy"} | subnets | actions
         assert not [
             action
             for each in statements(resources[name]["Properties"])
@@ -273,7 +274,26 @@ def test_a_url_without_signatures_has_both_permissions(resources: Resources) -> 
     ]
 
 
-@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_console_may_write_only_if_a_parameter_says_so(resources: Resources) -> None:
+    assert resources["ConsoleActionsPolicy"]["Condition"] == "HasConsoleActions"
+    policy = resources["ConsoleActionsPolicy"]["Properties"]
+    queues = {f"{step}Queue" for step in STEPS}
+    assert allowed(policy, "sqs:SendMessage") == queues
+    assert allowed(policy, "sqs:ReceiveMessage") == {f"{step}DeadLetterQueue" for step in STEPS}
+    assert allowed(policy, "dynamodb:PutItem") == {"Table"}
+    role = resources["ConsoleRole"]["Properties"]
+    actions = {action for each in statements(role) for action in listed(each["Action"])}
+    assert actions == {
+        "dynamodb:BatchGetItem",
+        "dynamodb:GetItem",
+        "dynamodb:Query",
+        "logs:CreateLogStream",
+        "logs:PutLogEvents",
+        "sqs:GetQueueAttributes",
+    }
+
+
+@pytest.mark.parametrize("name", [each for each in FUNCTIONS if each != "Console"])
 def test_a_function_may_send_only_to_the_queues_in_its_environment(name: str, resources: Resources) -> None:
     variables = resources[f"{name}Function"]["Properties"]["Environment"]["Variables"]
     queues = {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from itertools import islice
+from typing import TYPE_CHECKING, Final, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -18,7 +20,10 @@ from syncline.run_text import item_text
 from syncline.store.batches import BatchRecord
 from syncline.store.failures import Key
 from syncline.store.runs import new_run_id
-from syncline.store.state import State, first_batch
+from syncline.store.state import CANCELLED_AFTER, State, first_batch
+
+if TYPE_CHECKING:
+    from syncline.config.sync import Sync
 
 
 class Deployment(Protocol):
@@ -137,6 +142,44 @@ class SortedLetters:
         return [*self.others, *(each.letter for each in (*self.beyond, *self.given_up))]
 
 
+def retry_letters(deployment: Deployment, sync: Sync, most: int | None = None) -> tuple[SortedLetters, Run | None]:
+    """Start a run over the items of a sync's dead letters, and put stranded work back into its queue.
+
+    Return the letters and the run, None if no run was needed. `most` limits the letters read of each step. Raises
+    ALREADY_RUNNING, unless work was put back for the run in progress.
+    """
+    queues = deployment.queues
+    letters = sort_letters(deployment.state, sync.name, read_letters(queues, most=most), sync.scan_group)
+    try:
+        _put_back(queues, letters)
+        delete_letters(deployment, sync.name, letters.verified)
+        run = _begin(deployment, sync.name, letters)
+    finally:
+        for letter in letters.kept:
+            queues.release_letter(letter)
+    return letters, run
+
+
+def _begin(deployment: Deployment, name: str, letters: SortedLetters) -> Run | None:
+    """Start the run over given-up items; None if there are none, or if work was put back for a run in progress."""
+    if not letters.given_up:
+        return None
+    try:
+        return start_run(deployment, name, Trigger.RETRY, letters.scope, asked=letters.asked)
+    except SynclineError as error:
+        if error.code.name == "ALREADY_RUNNING" and letters.stranded:
+            return None
+        raise
+
+
+def request_end(deployment: Deployment, run: Run) -> None:
+    """Send a message so that a function ends a cancelled run, if the functions that work on it do not.
+
+    Nothing else may be in flight for the run: a message was lost, or waits for a long time.
+    """
+    deployment.queues.send([Outgoing(first_batch(run), math.ceil(CANCELLED_AFTER) + 1)])
+
+
 def delete_verified(deployment: Deployment, name: str) -> int:
     """Delete the dead letters of a sync whose items were verified since, and return their number."""
     if not deployment.state.failures.has_solved(name):
@@ -165,10 +208,10 @@ def delete_letters(deployment: Deployment, name: str, letters: Iterable[RetryLet
     failures.forget(name, solved, max(solved.values(), default=""))
 
 
-def read_letters(queues: Queues, steps: Iterable[Step] = Step) -> list[QueuedLetter]:
-    """Return all dead letters of the steps, hidden from other readers for a while."""
+def read_letters(queues: Queues, steps: Iterable[Step] = Step, most: int | None = None) -> list[QueuedLetter]:
+    """Return the dead letters of the steps, `most` of each, hidden from other readers for a while."""
     with ThreadPoolExecutor(len(Step)) as pool:
-        found = pool.map(lambda step: list(queues.dead_letters(step, hidden_for=_HIDDEN)), steps)
+        found = pool.map(lambda step: list(islice(queues.dead_letters(step, hidden_for=_HIDDEN), most)), steps)
         return [letter for letters in found for letter in letters]
 
 
@@ -237,7 +280,7 @@ def _scope(work: Batch | Start, scan_group: Callable[[str, str], str]) -> Scope:
     return Scope.of(scan_group(item.group, item.name) for item in items) if items else work.scope
 
 
-def put_back(queues: Queues, letters: SortedLetters) -> None:
+def _put_back(queues: Queues, letters: SortedLetters) -> None:
     """Put stranded work back into its queue; idempotent."""
     for letter, work in letters.stranded:
         if isinstance(work, Start):

@@ -12,6 +12,7 @@ from typing import Any, Final
 import pytest
 
 from syncline.cli import local_engine as engine
+from syncline.web.access import REAL_HOST
 
 URL: Final = f"/_aws/lambda-url/{'a' * 32}/hooks/sync"
 OTHER: Final = f"/_aws/lambda-url/{'b' * 32}/hooks/sync"
@@ -134,3 +135,25 @@ def test_a_scheduled_function_that_fails_is_logged_without_its_message(
     process._log_scheduled_functions(app)
     app.module._execute_function_with_config_scope({"FunctionName": "syncline-watch"}, {})
     assert caplog.messages == ["Lambda syncline-watch failed: KeyError"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "named"),
+    [
+        ([(b"host", b"evil.example")], [(b"x-syncline-host", b"evil.example")]),
+        ([(b"host", b"evil.example"), (b"x-syncline-host", b"127.0.0.1")], [(b"x-syncline-host", b"evil.example")]),
+        ([(b"x-syncline-host", b"127.0.0.1")], []),
+    ],
+    ids=["named", "forged", "forged-without-a-host"],
+)
+def test_a_function_learns_the_host_that_the_client_named(
+    process: ModuleType, sent: list[tuple[bytes, bytes]], named: list[tuple[bytes, bytes]]
+) -> None:
+    seen: list[Any] = []
+
+    async def serve(scope: Any, _receive: Any, _send: Any) -> None:
+        seen.append(scope["headers"])
+
+    asyncio.run(process._name_host(serve)({"type": "http", "path": URL, "headers": sent}, None, None))
+    assert [each for each in seen[0] if each[0] == process._HOST_HEADER] == named
+    assert process._HOST_HEADER.decode() == REAL_HOST

@@ -181,7 +181,7 @@ def test_metrics_require_the_token(table: Table) -> None:
 
 
 def test_unknown_paths_and_methods_are_refused(table: Table) -> None:
-    assert ask(table, "/")["statusCode"] == 404
+    assert ask(table, "/nothing", "env:CONSOLE", authorization="Bearer a-console-token")["statusCode"] == 404
     event = {"rawPath": "/health", "requestContext": {"http": {"method": "POST"}}}
     console = console_of(State(table), Database(table), Secrets(_fail_if_called, _fail_if_called, {}), "")
     assert console.handle(event)["statusCode"] == 405

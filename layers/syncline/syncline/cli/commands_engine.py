@@ -36,13 +36,23 @@ def _up(context: Context, port: int | None) -> CommandResult:
     deployment = deployment_of(engine, context.home)
     found = _restore_syncs(context, deployment, unclean=engine.unclean)
     out.line(f"the engine is up at {engine.endpoint}; its state is in {context.home}", "green")
+    if console := deployment.outputs.get("ConsoleUrl"):
+        out.line(f"the status page: {console}")
     if found["runs"]:
         out.hint(context.command("status"), "to see the progress of the runs")
     elif deployment.state.sync_names():
         out.hint(context.command("status"), "to see the state of the syncs")
     else:
         out.hint(context.command("apply"), "to apply syncs.yaml")
-    return CommandResult({"endpoint": engine.endpoint, "home": str(context.home), "unclean": engine.unclean, **found})
+    return CommandResult(
+        {
+            "endpoint": engine.endpoint,
+            "console": deployment.outputs.get("ConsoleUrl"),
+            "home": str(context.home),
+            "unclean": engine.unclean,
+            **found,
+        }
+    )
 
 
 def _restore_syncs(context: Context, deployment: Deployment, *, unclean: bool) -> dict[str, Any]:

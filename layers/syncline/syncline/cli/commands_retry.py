@@ -11,17 +11,15 @@ from syncline.cli.context import CommandResult, Context
 from syncline.cli.run_progress import follow_run
 from syncline.cli.summary import ending_line, run_dict
 from syncline.errors import SynclineError
-from syncline.model import Run, RunStatus, Trigger
+from syncline.model import Run, RunStatus
 from syncline.operations import (
     SortedLetters,
-    delete_letters,
     delete_verified,
     letters_by_sync,
-    put_back,
     read_letters,
     request_report,
+    retry_letters,
     sort_letters,
-    start_run,
 )
 from syncline.run_text import item_text, scope_text
 from syncline.text import number, plural
@@ -52,27 +50,8 @@ def retry(context: Context, name: str, *, wait: bool, drop: Sequence[str] = ()) 
         raise
     if drop:
         return _drop(context, name, drop)
-    letters = sort_letters(state, name, read_letters(queues), sync.scan_group)
-    try:
-        put_back(queues, letters)
-        delete_letters(context.deployment, name, letters.verified)
-        run = _begin(context, name, letters)
-    finally:
-        for letter in letters.kept:
-            queues.release_letter(letter)
+    letters, run = retry_letters(context.deployment, sync)
     return _report(context, sync, letters, run, wait=wait)
-
-
-def _begin(context: Context, name: str, letters: SortedLetters) -> Run | None:
-    """Start the run over given-up items; None if there are none, or if work was put back for a run in progress."""
-    if not letters.given_up:
-        return None
-    try:
-        return start_run(context.deployment, name, Trigger.RETRY, letters.scope, asked=letters.asked)
-    except SynclineError as error:
-        if error.code.name == "ALREADY_RUNNING" and letters.stranded:
-            return None
-        raise
 
 
 def _list(context: Context, name: str) -> CommandResult:

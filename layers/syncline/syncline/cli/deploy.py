@@ -25,6 +25,9 @@ Say = Callable[[str], None]
 _BUCKET: Final = "syncline-artifacts"  # as samconfig.toml names it
 _FUNCTION_URLS: Final = ("ReceiveUrl", "ConsoleUrl", "ProbeUrl")
 _OPEN: Final = ("ConsoleAuth=NONE", "ProbeAuth=NONE")  # only this machine reaches their addresses
+# Whoever reaches the status page on this machine also reaches the engine's API, which asks for no credentials: a page that
+# only shows would protect nothing. Requests that other sites cause are refused.
+_ACTING: Final = "ConsoleActions=true"
 
 
 SESSION: Final = {"region_name": REGION, "aws_access_key_id": "local", "aws_secret_access_key": "local"}
@@ -87,7 +90,7 @@ def deploy(project: Path, home: Path, endpoint: str, python: Path, say: Say) -> 
     }
     config = ["--config-file", str(project / "samconfig.toml"), "--config-env", "local"]
     # Requests are not signed: only this machine reaches the engine.
-    parameters = ["--parameter-overrides", f"LambdaRuntime={runtime}", *_OPEN, *_concurrency()]
+    parameters = ["--parameter-overrides", f"LambdaRuntime={runtime}", *_OPEN, _ACTING, *_concurrency()]
     say("building the functions")
     template = str(project / "template.yaml")
     build = ["build", "--template-file", template, "--build-dir", str(home / "build")]

@@ -30,6 +30,7 @@ Application = Callable[[Event, Receive, Send], Awaitable[None]]
 """An ASGI application."""
 
 _FUNCTION_URLS: Final = "/_aws/lambda-url/"
+_HOST_HEADER: Final = b"x-syncline-host"  # as in syncline.web.access
 _BODY_SECONDS: Final = 8  # a sender gives up after about ten
 _BODY_BYTES: Final = 6 << 20  # Lambda's limit
 _AT_ONCE: Final = 4 * (os.cpu_count() or 1)
@@ -50,7 +51,7 @@ def main(home: Path, endpoint: str) -> None:
     _drop_metrics(app)
     _log_scheduled_functions(app)
     engine_log.keep_rotating(home)
-    app.app = _limit_bodies(_limit_concurrency(app.app))
+    app.app = _name_host(_limit_bodies(_limit_concurrency(app.app)))
     saver = engine_state.StateSaver(app, home, endpoint)
     app._load_persisted_state = saver.load
     app.save_all = saver.save_last
@@ -170,6 +171,22 @@ def _limit_concurrency(serve: Application) -> Application:
         await asyncio.shield(work)
 
     return limited
+
+
+def _name_host(serve: Application) -> Application:
+    """Tell functions the host that a client named, as ministack replaces the header with the one that AWS would send.
+
+    The status page refuses the names of other sites: a site could point its name to this machine.
+    """
+
+    async def naming(scope: Event, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(_FUNCTION_URLS):
+            named = [value for name, value in scope["headers"] if name == b"host"]
+            kept = [each for each in scope["headers"] if each[0] != _HOST_HEADER]
+            scope = {**scope, "headers": [*kept, *((_HOST_HEADER, value) for value in named[:1])]}
+        await serve(scope, receive, send)
+
+    return naming
 
 
 def _limit_bodies(serve: Application) -> Application:

@@ -70,24 +70,7 @@ class Batches(Store):
 
     def progress(self, run_id: str) -> Progress:
         """Return a run's counters, read from all shards."""
-        keys = [(_shard_key(run_id, shard), name) for shard in range(SHARDS) for name in ("COUNTS", "LAGS")]
-        totals: dict[str, int] = {}
-        lags: list[Lags] = []
-        traffic: list[Traffic] = []
-        times = {"at": 0.0, "advanced": 0.0, "own": 0.0}
-        for item in self._db.batch_get(keys):
-            if item["sk"] == "LAGS":
-                lags.append(Lags.from_counters(item))
-                traffic.append(Traffic.from_counters(item))
-                continue
-            for name, value in item.items():
-                if name in times:
-                    times[name] = max(times[name], float(value))
-                elif name not in ("pk", "sk", "expires", "closed"):
-                    totals[name] = totals.get(name, 0) + int(value)
-        balance = totals.pop("balance", 0)
-        by_time = (times["at"], times["advanced"], times["own"])
-        return Progress(Counts(**totals), balance == 0, *by_time, Lags.total(lags), Traffic.total(traffic))
+        return progress_of(self._db.batch_get(progress_keys(run_id)))
 
     def batch_record(self, run_id: str, batch_id: str) -> BatchRecord | None:
         """Return how a batch ended, None if it has not."""
@@ -233,6 +216,32 @@ class Batches(Store):
     @staticmethod
     def _record_key(run_id: str, batch_id: str, prefix: str = "BATCH") -> tuple[str, str]:
         return _shard_key(run_id, _shard_of(batch_id)), f"{prefix}#{batch_id}"
+
+
+def progress_keys(run_id: str) -> list[tuple[str, str]]:
+    """Return the keys of the items with the counters of a run."""
+    return [(_shard_key(run_id, shard), name) for shard in range(SHARDS) for name in ("COUNTS", "LAGS")]
+
+
+def progress_of(items: Iterable[dict[str, Any]]) -> Progress:
+    """Return the sum of the counters in the items of a run's shards."""
+    totals: dict[str, int] = {}
+    lags: list[Lags] = []
+    traffic: list[Traffic] = []
+    times = {"at": 0.0, "advanced": 0.0, "own": 0.0}
+    for item in items:
+        if item["sk"] == "LAGS":
+            lags.append(Lags.from_counters(item))
+            traffic.append(Traffic.from_counters(item))
+            continue
+        for name, value in item.items():
+            if name in times:
+                times[name] = max(times[name], float(value))
+            elif name not in ("pk", "sk", "expires", "closed"):
+                totals[name] = totals.get(name, 0) + int(value)
+    balance = totals.pop("balance", 0)
+    by_time = (times["at"], times["advanced"], times["own"])
+    return Progress(Counts(**totals), balance == 0, *by_time, Lags.total(lags), Traffic.total(traffic))
 
 
 def _shard_key(run_id: str, shard: int) -> str:

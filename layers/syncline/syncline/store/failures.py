@@ -31,6 +31,8 @@ Key = tuple[str, str]
 SHARDS: Final = 8
 LETTER_KEPT: Final = 14 * 24 * 3600
 """Seconds for which a dead letter stays in its queue, as in template.yaml."""
+_PAGE_READS: Final = 3 * SHARDS
+"""Reads for one page: solved records in between are passed over."""
 _KEPT: Final = 90 * 24 * 3600
 """Seconds after which a failure is deleted that no run has met again."""
 
@@ -92,6 +94,26 @@ class Failures(Store):
             for item in self._db.query(f"FAILED#{sync}#{shard}"):
                 if "solved" not in item:
                     yield _failure_from(item)
+
+    def page(self, sync: str, after: str, limit: int) -> tuple[list[KnownFailure], str | None]:
+        """Return some failures that are not solved, and the position after them, None at the end.
+
+        `after` is such a position, "" for the beginning. The order is fixed, but means nothing.
+        """
+        shard_text, _, last = after.partition("-")
+        shard, found = int(shard_text or 0), list[KnownFailure]()
+        for _ in range(_PAGE_READS):
+            if shard >= SHARDS:
+                return found, None
+            items = list(self._db.query_beyond(f"FAILED#{sync}#{shard}", last or "0", limit + 1))
+            for item in items:
+                if "solved" not in item:
+                    if len(found) == limit:
+                        return found, f"{shard}-{last}"
+                    found.append(_failure_from(item))
+                last = str(item["sk"])
+            shard, last = (shard, last) if len(items) > limit else (shard + 1, "")
+        return found, f"{shard}-{last}"
 
     def write(self, sync: str, failures: Iterable[KnownFailure]) -> None:
         """Write records, replacing those of the same items."""

@@ -6,6 +6,7 @@ notes the time from which a verification is expected. The item does not expire.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +70,11 @@ class Health:
 
 def read_health(database: Database, sync: str) -> Health:
     """Return the health of a sync."""
-    item = database.get(f"SYNC#{sync}", "HEALTH") or {}
+    return health_from(database.get(f"SYNC#{sync}", "HEALTH") or {})
+
+
+def health_from(item: Mapping[str, Any]) -> Health:
+    """Return the health that an item holds; that of a sync of which nothing is known for an empty item."""
     in_sync = item.get("inSync")
     times = (float(item.get(name, 0)) for name in ("since", "verified", "expected", "paused", "scanned"))
     return Health(None if in_sync is None else bool(in_sync), *times)

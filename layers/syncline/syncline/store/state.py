@@ -239,6 +239,11 @@ class State(Configurations, Batches):
         """Return the latest runs of a sync, newest first."""
         return [run_from(item) for item in self._db.query(f"SYNC#{sync}", "RUN#", newest_first=True, limit=limit)]
 
+    def runs_before(self, sync: str, before: str, limit: int) -> list[Run]:
+        """Return the latest runs of a sync that began before the run with the ID `before`, newest first."""
+        found = self._db.query_beyond(f"SYNC#{sync}", f"RUN#{before}", limit, newest_first=True)
+        return [run_from(item) for item in found if str(item["sk"]).startswith("RUN#")]
+
     def current_run(self, sync: str) -> Run | None:
         """Return the run in progress, if any."""
         current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}

@@ -72,6 +72,15 @@ class Database:
             KeyConditionExpression="pk = :pk AND sk <= :last", ExpressionAttributeValues={":pk": pk, ":last": last}
         )
 
+    def query_beyond(self, pk: str, start: str, limit: int, *, newest_first: bool = False) -> Iterator[dict[str, Any]]:
+        """Yield the items under `pk` whose `sk` is after `start` or, with `newest_first`, before it; `limit` at most."""
+        return self._pages(
+            limit,
+            KeyConditionExpression=f"pk = :pk AND sk {'<' if newest_first else '>'} :start",
+            ExpressionAttributeValues={":pk": pk, ":start": start},
+            ScanIndexForward=not newest_first,
+        )
+
     def sort_keys(self, pk: str, prefix: str) -> Iterator[str]:
         """Yield the sort keys under `pk` that begin with `prefix` ("" for all), in order, without the items' content."""
         for item in self._pages(**_key_condition(pk, prefix), ProjectionExpression="sk"):

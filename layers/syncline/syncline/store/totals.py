@@ -14,6 +14,8 @@ from syncline.store.table import Database, number
 
 BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Upper bounds in seconds of the histogram of durations."""
+LATEST_RUN: Final = "latestRun"
+"""The attribute with the ID of the run that ended last and was not a plan."""
 _OUTCOMES: Final = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed")
 _OVER: Final = len(BUCKETS)
 
@@ -48,7 +50,7 @@ def totals_update(database: Database, run: Run, ended: float, *, succeeded: bool
     amounts |= run.lags.counters | run.traffic.counters
     if not succeeded:
         amounts["failedRuns"] = 1
-    latest: dict[str, Any] = {"known": counts["known"]}
+    latest: dict[str, Any] = {"known": counts["known"], LATEST_RUN: run.id}
     latest |= {"lastSuccess": number(ended)} if succeeded else {}
     expression = "SET " + ", ".join(f"#{name} = :{name}" for name in latest)
     expression += " ADD " + ", ".join(f"#{name} :{name}" for name in amounts)

@@ -1,4 +1,4 @@
-"""Console: the health check, and metrics for Prometheus."""
+"""Console: the health check, metrics for Prometheus, and the status page."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hmac
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
@@ -15,23 +15,27 @@ from syncline.errors import SynclineError
 from syncline.messages import QueueDepth
 from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
+from syncline.web.access import check_query
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse, json_response, respond
 from syncline.web.metrics import Figures, exposition
+
+if TYPE_CHECKING:
+    from syncline.web.status import StatusPages
 
 
 @dataclass(frozen=True, slots=True)
 class Console:
     """Answers requests. ``token`` returns the required bearer token, None if none is required.
 
-    ``depths`` returns those of the queues that can be read.
-
-    ``clock`` returns Unix seconds.
+    ``clock`` returns Unix seconds. ``depths`` returns those of the queues that can be read. ``pages`` returns the status
+    page, which is built when it is asked for.
     """
 
     figures: Callable[[], Iterable[Figures]]
     token: Callable[[], str | None]
     clock: Callable[[], float] = time.time
     depths: Callable[[], Iterable[QueueDepth]] = tuple
+    pages: Callable[[], StatusPages] | None = None
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return the response to a function URL's event."""
@@ -40,9 +44,13 @@ class Console:
     def _answer(self, request: HttpRequest) -> HttpResponse:
         path = request.path.rstrip("/")
         if path not in ("/health", "/metrics"):
-            raise HttpError(404, "not found; use /health or /metrics")
+            if self.pages is None:
+                raise HttpError(404, "not found; use /health or /metrics")
+            return self.pages().answer(request)
         if request.method not in ("GET", "HEAD"):
             return json_response(405, {"error": "use GET or HEAD"}, allow="GET, HEAD")
+        if path == "/metrics":
+            check_query(request, self.token)
         try:
             # The health check needs no token, as load balancers use it.
             if path == "/metrics" and not self._is_authorized(request.headers.get("authorization", "")):

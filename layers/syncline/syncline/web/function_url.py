@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,18 @@ class HttpError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """A request. The names in ``headers`` are in lower case; values are unchecked. ``text`` is the body, maybe as base64."""
+    """A request. The names in ``headers`` are in lower case; values are unchecked. ``text`` is the body, maybe as base64.
+
+    ``query`` is the query string as it was sent, and ``cookies`` are the cookies, each as ``name=value``.
+    """
 
     method: str
     path: str
     headers: Mapping[str, str]
     text: str = ""
     is_base64: bool = False
+    query: str = ""
+    cookies: Sequence[str] = ()
 
     def body(self, limit: int) -> bytes:
         """Return the body. Raises HttpError if it has more than ``limit`` bytes, which is checked before decoding."""
@@ -41,12 +46,13 @@ class HttpRequest:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A response; ``is_gzip`` is True if the body is compressed with gzip."""
+    """A response; ``is_gzip`` is True if the body is compressed with gzip. ``cookies`` are values of Set-Cookie."""
 
     status: int
     body: bytes
     headers: Mapping[str, str]
     is_gzip: bool = False
+    cookies: Sequence[str] = ()
 
 
 def json_response(status: int, value: object, **headers: str) -> HttpResponse:
@@ -67,14 +73,24 @@ def request_of(event: dict[str, Any]) -> HttpRequest:
     """Return the request of a function URL's event."""
     headers = {str(name).lower(): str(value) for name, value in (event.get("headers") or {}).items()}
     method = str(event["requestContext"]["http"]["method"]).upper()
+    # Lambda takes the cookies out of the headers.
+    cookies = event.get("cookies") or headers.get("cookie", "").split(";")
     return HttpRequest(
-        method, str(event["rawPath"]), headers, event.get("body") or "", bool(event.get("isBase64Encoded"))
+        method,
+        str(event["rawPath"]),
+        headers,
+        event.get("body") or "",
+        bool(event.get("isBase64Encoded")),
+        str(event.get("rawQueryString") or ""),
+        tuple(str(each).strip() for each in cookies),
     )
 
 
 def response_of(response: HttpResponse) -> dict[str, Any]:
     """Return the response in the form that Lambda expects."""
     result: dict[str, Any] = {"statusCode": response.status, "headers": dict(response.headers)}
+    if response.cookies:
+        result["cookies"] = list(response.cookies)
     if response.is_gzip:
         result["headers"]["content-encoding"] = "gzip"
         return result | {"body": base64.b64encode(response.body).decode(), "isBase64Encoded": True}

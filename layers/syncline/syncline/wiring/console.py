@@ -1,19 +1,24 @@
-"""Builds the console: health, and the metrics of all syncs."""
+"""Builds the console: health, the metrics of all syncs, and the status page."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from botocore.config import Config
+
 from syncline.config.sync import Sync
 from syncline.kinds.table import KINDS
-from syncline.messages import QueueDepth
+from syncline.messages import QueueDepth, Queues
 from syncline.secrets import Reference, Secrets
+from syncline.store.overview import Overview
 from syncline.store.state import State
 from syncline.store.table import Database
 from syncline.store.totals import Totals, read_totals
+from syncline.web.access import Access
 from syncline.web.console import Console
 from syncline.web.metrics import Figures
 from syncline.wiring.environments import ConsoleEnvironment
@@ -23,14 +28,43 @@ from syncline.wiring.watch import applied_syncs
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
+    from syncline.web.status import StatusPages
 
-def console_of(
-    state: State, database: Database, secrets: Secrets, token: str, depths: Callable[[], Iterable[QueueDepth]] = tuple
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """The state and the queues with which the status page starts and cancels runs."""
+
+    state: State
+    queues: Queues
+
+
+def console_of(  # noqa: PLR0913 - each is a fact of the function
+    state: State,
+    database: Database,
+    secrets: Secrets,
+    token: str,
+    depths: Callable[[], Iterable[QueueDepth]] = tuple,
+    *,
+    signed: bool = False,
+    local: bool = False,
+    queues: Queues | None = None,
 ) -> Console:
     """Return the console of a table; ``token`` is a reference to the bearer token of requests, empty for none.
 
-    ``depths`` returns those of the queues that can be read.
+    ``depths`` returns those of the queues that can be read. ``signed`` and ``local`` are those of :class:`syncline.web.access.Access`. With ``queues``, the status page starts and
+    cancels runs.
     """
+
+    def required_token() -> str | None:
+        return secrets.resolve(Reference.parse(token)) if token else None
+
+    @cache
+    def pages() -> StatusPages:
+        from syncline.web.status import StatusPages  # noqa: PLC0415 - only visitors of the page need it
+
+        access = Access(required_token, signed, local)
+        return StatusPages(state, Overview(database), access, None if queues is None else Stack(state, queues))
 
     def figures() -> Iterator[Figures]:
         for sync in applied_syncs(state):
@@ -49,7 +83,7 @@ def console_of(
                 advanced=None if progress is None else progress.advanced,
             )
 
-    return Console(figures, lambda: secrets.resolve(Reference.parse(token)) if token else None, depths=depths)
+    return Console(figures, required_token, depths=depths, pages=pages)
 
 
 def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric, ...]:
@@ -62,10 +96,25 @@ def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric
 @cache
 def console() -> Console:
     """Return the console of the function. Raises CONFIG_INVALID if a variable is missing."""
-    from syncline.wiring.functions import dependencies_of  # noqa: PLC0415
+    from syncline.wiring.functions import AWS_CONFIG, dependencies_of, queues_of  # noqa: PLC0415
 
     environment = ConsoleEnvironment.read("console")
     dependencies, depths = dependencies_of(environment), QueueDepths(environment.queues)
+    import boto3  # noqa: PLC0415 - imported with the functions' wiring
+
+    # A page shows what it knows if the table does not respond, well before the function's own time is over.
+    quick = AWS_CONFIG.merge(Config(retries={"mode": "standard", "max_attempts": 2}, connect_timeout=2, read_timeout=4))
+    table = boto3.resource("dynamodb", config=quick).Table(environment.table)
+    queues = None
+    if environment.console_actions == "true":
+        queues = queues_of(environment, boto3.client("sqs", config=AWS_CONFIG))
     return console_of(
-        dependencies.state, dependencies.database, dependencies.secrets, environment.console_token, depths
+        State(table),
+        Database(table),
+        dependencies.secrets,
+        environment.console_token,
+        depths,
+        signed=environment.console_auth == "AWS_IAM",
+        local=bool(environment.engine),
+        queues=queues,
     )

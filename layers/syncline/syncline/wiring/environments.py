@@ -18,9 +18,15 @@ class ReceiveEnvironment(FunctionEnvironment):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleEnvironment(FunctionEnvironment):
-    """``console_token`` is a reference to the bearer token that requests must have, empty for none."""
+    """``console_token`` is a reference to the bearer token that requests must have, empty for none.
+
+    ``console_auth`` is the authorization of the function URL, and ``console_actions`` is "true" if the status page may
+    start and cancel runs, with the queues.
+    """
 
     console_token: str = ""
+    console_auth: str = "NONE"
+    console_actions: str = "false"
     discover_queue: str
     transfer_queue: str
     commit_queue: str
