@@ -59,7 +59,9 @@ class Browser:
         self._console: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
-        home = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="syncline-browser-", ignore_cleanup_errors=True))
+        home = self._stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="syncline-browser-", ignore_cleanup_errors=True)
+        )
         options = webdriver.ChromeOptions()
         options.binary_location = program("chromium")
         for argument in (*_ARGUMENTS, *(["--no-sandbox"] if os.geteuid() == 0 else [])):
@@ -155,7 +157,9 @@ class Browser:
                 if value := condition():
                     return value
             if time.monotonic() > end:
-                raise AssertionError(f"{what}: not within {_WAIT_SECONDS:.0f} s; {self.driver.current_url}\n{self.text}")
+                raise AssertionError(
+                    f"{what}: not within {_WAIT_SECONDS:.0f} s; {self.driver.current_url}\n{self.text}"
+                )
             time.sleep(0.02)
 
     def wait_for_text(self, text: str) -> None:
