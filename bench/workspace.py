@@ -85,8 +85,15 @@ class Functions:
     """The deployed functions, controlled through the command ``syncline``."""
 
     def __init__(self, home: Path) -> None:
-        self._home = home
+        self.home = home
         self._applied = 0
+
+    @property
+    def endpoint(self) -> str:
+        """The URL of the engine's AWS API."""
+        running = engine.describe(self.home)
+        assert running is not None
+        return running.endpoint
 
     def apply(self, config: Mapping[str, Any]) -> str:
         """Apply ``config`` as the only sync, under a new name and therefore without state; return the name."""
@@ -97,7 +104,7 @@ class Functions:
 
     def apply_all(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
         """Apply these syncs, by name, and remove all others."""
-        file = self._home / "syncs.yaml"
+        file = self.home / "syncs.yaml"
         file.write_text(json.dumps({"syncs": configs}))  # JSON is YAML
         self._syncline("apply", str(file), "--prune", "--offline")
 
@@ -120,21 +127,19 @@ class Functions:
 
     def output(self, name: str) -> str:
         """Return an output of the stack, such as a function URL."""
-        running = engine.describe(self._home)
+        running = engine.describe(self.home)
         assert running is not None
         return running.outputs[name]
 
     def invoke(self, function: str) -> Any:
         """Invoke a function like a schedule; return its response."""
-        running = engine.describe(self._home)
-        assert running is not None
-        client = local_session().client("lambda", endpoint_url=running.endpoint, config=LOCAL_CONFIG)
+        client = local_session().client("lambda", endpoint_url=self.endpoint, config=LOCAL_CONFIG)
         response = client.invoke(FunctionName=f"{deploy.STACK}-{function}", Payload=b"{}")
         return json.loads(response["Payload"].read())
 
     def processes(self, function: str) -> list[int]:
         """Return the IDs of a function's processes; none on systems without /proc."""
-        argument = f"{self._home}/tmp/ministack-lambda-syncline-{function}-".encode()
+        argument = f"{self.home}/tmp/ministack-lambda-syncline-{function}-".encode()
         found = []
         for command in Path("/proc").glob("[0-9]*/cmdline"):
             try:
@@ -145,7 +150,7 @@ class Functions:
         return found
 
     def _syncline(self, *arguments: str) -> dict[str, Any]:
-        command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self._home), "--json"]
+        command = [sys.executable, "-m", "syncline.cli.main", *arguments, "--home", str(self.home), "--json"]
         environ = {name: value for name, value in os.environ.items() if not name.startswith("SYNCLINE_")}
         done = subprocess.run(
             command, env=environ, cwd=ROOT, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS
