@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Final
 
 PACKAGES: Final = {
+    "chromedriver": "chromium-driver",
     "docker": "docker.io",
     "dockerd": "docker.io",
     "nginx": "nginx libnginx-mod-http-lua",

@@ -1,0 +1,133 @@
+"""The status page of the deployed console in a real browser: runs that it starts, shows, retries and cancels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from bench.workspace import Functions
+from syncline.cli import local_engine as engine
+from tests.rig.browser import PROGRAMS, Browser
+from tests.standins.oci import Fault, OciRegistry
+from tests.standins.programs import needs
+
+TOP: Final = Path(__file__).parents[2]
+SYNC: Final = "live"
+IMAGES: Final = 12
+
+
+@pytest.fixture(scope="module")
+def functions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Functions]:
+    needs(*PROGRAMS)
+    home = tmp_path_factory.mktemp("home")
+    engine.up(home, TOP, port=0)
+    yield Functions(home)
+    engine.down(home)
+
+
+@pytest.fixture
+def browser() -> Iterator[Browser]:
+    with Browser() as browser:
+        yield browser
+        browser.check("127.0.0.1")
+
+
+@pytest.fixture
+def registries() -> Iterator[tuple[OciRegistry, OciRegistry]]:
+    with OciRegistry() as source, OciRegistry() as target:
+        yield source, target
+
+
+class Gate:
+    """Holds reads of blobs until they are let through, so that a run stays in progress."""
+
+    def __init__(self, source: OciRegistry) -> None:
+        self._permits = threading.Semaphore(0)
+        source.before = self._before
+
+    def let(self, count: int) -> None:
+        """Let that many more reads through."""
+        self._permits.release(count)
+
+    def _before(self, method: str, target: str) -> None:
+        if method == "GET" and "/blobs/" in target:
+            self._permits.acquire(timeout=30)
+
+
+def fill(source: OciRegistry, label: str) -> None:
+    for number in range(IMAGES):
+        source.store.add_image(f"team/app-{number:02}", label, f"{label} {number}".encode())
+
+
+def apply(functions: Functions, source: OciRegistry, target: OciRegistry) -> None:
+    ends = [{"registry": each.host, "plain_http": True} for each in (source, target)]
+    functions.apply_all({SYNC: {"kind": "images", "source": {**ends[0], "catalog": True}, "target": ends[1]}})
+
+
+def open_sync(browser: Browser, functions: Functions) -> None:
+    """Open the page of all syncs and follow the link to the sync; note the document."""
+    browser.open(functions.output("ConsoleUrl"))
+    browser.find(f'#syncs tr[data-sync="{SYNC}"] a').click()
+    browser.wait_until(lambda: browser.all("#runs") or browser.all("#facts"), "the sync was not opened")
+
+
+def press(browser: Browser, action: str) -> None:
+    browser.find(f"#action-{action} button").click()
+    browser.wait_until(lambda: browser.all("#notice"), f"{action}: no notice")
+    browser.script("window.sameDocument = true")
+
+
+def test_a_run_is_started_and_followed_without_a_reload(
+    browser: Browser, functions: Functions, registries: tuple[OciRegistry, OciRegistry]
+) -> None:
+    source, target = registries
+    fill(source, "1.0")
+    gate = Gate(source)
+    apply(functions, source, target)
+    open_sync(browser, functions)
+    press(browser, "run")
+    browser.wait_for("#live .progress")
+    gate.let(6)
+    before = browser.find("#live").text
+    browser.wait_until(lambda: browser.find("#live").text != before, "the figures did not change")
+    gate.let(10 * IMAGES)
+    browser.wait_for('#live .state[data-state="in-sync"]')
+    assert browser.script("return window.sameDocument"), "the page was loaded again"
+    assert target.store.tags()
+
+
+def test_what_failed_is_retried(
+    browser: Browser, functions: Functions, registries: tuple[OciRegistry, OciRegistry]
+) -> None:
+    source, target = registries
+    fill(source, "2.0")
+    target.fault("PUT", "/manifests/", Fault(403), times=None)
+    apply(functions, source, target)
+    open_sync(browser, functions)
+    press(browser, "run")
+    browser.wait_for('#failures tr[data-code="FORBIDDEN"]')
+    target.heal()
+    browser.open(browser.driver.current_url)
+    press(browser, "retry")
+    browser.wait_for('#live .state[data-state="in-sync"]')
+    browser.wait_until(lambda: not browser.all("#failures tr[data-code]"), "the failures are still shown")
+
+
+def test_a_run_is_cancelled(
+    browser: Browser, functions: Functions, registries: tuple[OciRegistry, OciRegistry]
+) -> None:
+    source, target = registries
+    fill(source, "3.0")
+    gate = Gate(source)
+    apply(functions, source, target)
+    open_sync(browser, functions)
+    press(browser, "run")
+    browser.wait_for("#live .progress")
+    browser.wait_for("#action-cancel button")
+    press(browser, "cancel")
+    gate.let(10 * IMAGES)
+    browser.wait_until(lambda: "cancel" in browser.find("#live").text.lower(), "the run was not cancelled")
