@@ -29,11 +29,20 @@ def functions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Functions]:
     engine.down(home)
 
 
-@pytest.fixture
-def browser() -> Iterator[Browser]:
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    needs(*PROGRAMS)
     with Browser() as browser:
         yield browser
-        browser.check("127.0.0.1")
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """Return a browser that has seen nothing; after the test it must have met no error and no other host."""
+    chromium.reset()
+    yield chromium
+    chromium.forget_complaints("htmx:sendError", "htmx:afterRequest")  # a poll that leaving the page has aborted
+    chromium.check("127.0.0.1")
 
 
 @pytest.fixture
