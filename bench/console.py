@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from bench.measure import Row, in_turns
+from bench.measure import MeasurementError, Row, in_turns
 from bench.workspace import ROOT, Workspace
 from syncline.cli.aws import LOCAL_CONFIG, local_session
 from tests.rig import console_state
@@ -66,15 +66,17 @@ def search(workspace: Workspace) -> list[Row]:
     """Measure searches among 100,000 items of a run, each for another text."""
     seed = _fill(workspace)
     run = f"{workspace.functions.output('ConsoleUrl')}runs/{quote(console_state.LARGE)}/{seed.large_run}"
+    first: list[float] = []
     times: list[float] = []
     for number in range(_SEARCHES + 1):
         wanted = f"app-{(number * 7919) % console_state.ITEMS:06}"
         began = time.perf_counter()
         body = _get(f"{run}?{urlencode({'q': wanted})}")
-        if number:
-            times.append(1000 * (time.perf_counter() - began))
-        assert wanted.encode() in body, f"{wanted} was not found"
+        (times if number else first).append(1000 * (time.perf_counter() - began))
+        if f"team/{wanted}".encode() not in body:
+            raise MeasurementError(f"{wanted} was not found")
     return [
+        Row("console.search.first", "ms", first, note="the first search of a run, which loads its report"),
         Row("console.search.p50", "ms", [statistics.median(times)]),
         Row(
             "console.search.p95",

@@ -224,15 +224,18 @@ class Browser:
         return [_finding(each) for each in found["violations"] if each["impact"] in _GRAVE]
 
     def overflow(self) -> list[str]:
-        """Return the elements that make the page scroll sideways; none if it does not."""
+        """Return the elements that scroll sideways, and those that make the page do so; none if all fits its width."""
         code = """
-            const root = document.documentElement, limit = root.clientWidth, found = [];
-            if (root.scrollWidth <= limit && document.body.scrollWidth <= limit) return [];
-            for (const each of document.body.querySelectorAll('*')) {
-                const right = each.getBoundingClientRect().right;
-                if (right > limit + 1) found.push(`${Math.round(right)}: ${each.outerHTML.slice(0, 120)}`);
+            const root = document.documentElement, limit = root.clientWidth, all = [...document.body.querySelectorAll('*')];
+            const name = each => each.outerHTML.slice(0, 120);
+            const found = all.filter(each => each.scrollWidth > each.clientWidth + 1
+                && ['auto', 'scroll'].includes(getComputedStyle(each).overflowX)).map(each => `scrolls: ${name(each)}`);
+            if (root.scrollWidth > limit) {
+                found.push(`${root.scrollWidth} of ${limit} pixels`);
+                const wide = all.filter(each => each.getBoundingClientRect().right > limit + 1);
+                found.push(...wide.slice(0, 5).map(each => `wide: ${name(each)}`));
             }
-            return [`${root.scrollWidth} of ${limit} pixels`, ...found.slice(0, 10)];
+            return found;
         """
         return list(self.script(code))
 
