@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from bench.workspace import Functions
 from syncline.cli import local_engine as engine
@@ -78,15 +79,18 @@ def apply(functions: Functions, source: OciRegistry, target: OciRegistry) -> Non
 
 
 def open_sync(browser: Browser, functions: Functions) -> None:
-    """Open the page of all syncs and follow the link to the sync; note the document."""
+    """Open the page of all syncs, and follow the link to the sync."""
     browser.open(functions.output("ConsoleUrl"))
     browser.find(f'#syncs tr[data-sync="{SYNC}"] a').click()
-    browser.wait_until(lambda: browser.all("#runs") or browser.all("#facts"), "the sync was not opened")
+    browser.wait_for("#facts")
 
 
 def press(browser: Browser, action: str) -> None:
-    browser.find(f"#action-{action} button").click()
-    browser.wait_until(lambda: browser.all("#notice"), f"{action}: no notice")
+    """Press the button of an action by keyboard, and mark the document that says so."""
+    browser.wait_for(f"#action-{action} button")
+    browser.tab_to(f"#action-{action} button")
+    browser.press(Keys.ENTER)
+    browser.wait_for("#notice")
     browser.script("window.sameDocument = true")
 
 
@@ -106,7 +110,7 @@ def test_a_run_is_started_and_followed_without_a_reload(
     gate.let(10 * IMAGES)
     browser.wait_for('#live .state[data-state="in-sync"]')
     assert browser.script("return window.sameDocument"), "the page was loaded again"
-    assert target.store.tags()
+    assert len(target.store.tags()) == IMAGES
 
 
 def test_what_failed_is_retried(
@@ -118,12 +122,15 @@ def test_what_failed_is_retried(
     apply(functions, source, target)
     open_sync(browser, functions)
     press(browser, "run")
-    browser.wait_for('#failures tr[data-code="FORBIDDEN"]')
+    browser.wait_for('#runs [data-state="failed"]')
+    open_sync(browser, functions)
+    assert len(browser.all('#failures tr[data-code="FORBIDDEN"]')) == IMAGES
     target.heal()
-    browser.open(browser.driver.current_url)
     press(browser, "retry")
-    browser.wait_for('#live .state[data-state="in-sync"]')
-    browser.wait_until(lambda: not browser.all("#failures tr[data-code]"), "the failures are still shown")
+    browser.wait_for('#runs tr:first-child [data-state="done"]')
+    open_sync(browser, functions)
+    assert not browser.all("#failures tr[data-code]")
+    assert len(target.store.tags()) == IMAGES
 
 
 def test_a_run_is_cancelled(

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from selenium import webdriver
@@ -93,8 +93,8 @@ class Browser:
         self.cdp("Emulation.setScriptExecutionDisabled", value=False)
         self.set_scheme("light")
         self.set_size(*_SIZE)
-        self.driver.get_log("performance")
-        self.driver.get_log("browser")
+        self._log("performance")
+        self._log("browser")
         self._messages.clear()
         self._console.clear()
 
@@ -124,7 +124,7 @@ class Browser:
 
     def script(self, code: str, *arguments: Any) -> Any:
         """Run JavaScript in the page and return its value."""
-        return self.driver.execute_script(code, *arguments)  # type: ignore[no-untyped-call]
+        return self.driver.execute_script(code, *arguments)
 
     def press(self, *keys: str) -> None:
         """Press keys one after another, where the focus is."""
@@ -197,7 +197,7 @@ class Browser:
 
     def complaints(self) -> list[str]:
         """Return what the browser reported since the reset: errors of scripts, violations of the policy, failed requests."""
-        self._console += self.driver.get_log("browser")
+        self._console += self._log("browser")
         return [each["message"] for each in self._console if each["level"] in ("SEVERE", "WARNING")]
 
     def forget_complaints(self, *texts: str) -> None:
@@ -219,7 +219,7 @@ class Browser:
             const options = rules.length ? {resultTypes: ['violations'], runOnly: rules} : {resultTypes: ['violations']};
             axe.run(document, options).then(done, error => done({error: String(error)}));
         """
-        found = self.driver.execute_async_script(run, list(rules))  # type: ignore[no-untyped-call]
+        found = self.driver.execute_async_script(run, list(rules))
         assert "error" not in found, found["error"]
         return [_finding(each) for each in found["violations"] if each["impact"] in _GRAVE]
 
@@ -252,8 +252,12 @@ class Browser:
         code = "const [e] = performance.getEntriesByName('first-contentful-paint'); return e ? e.startTime : null"
         return float(self.wait_until(lambda: self.script(code), "nothing was painted"))
 
+    def _log(self, name: str) -> list[dict[str, Any]]:
+        """Return the entries of a log since the last call."""
+        return cast("list[dict[str, Any]]", self.driver.get_log(name))  # type: ignore[no-untyped-call]
+
     def _events(self, method: str) -> list[dict[str, Any]]:
-        for entry in self.driver.get_log("performance"):
+        for entry in self._log("performance"):
             self._messages.append(json.loads(entry["message"])["message"])
         return [each for each in self._messages if each["method"] == method]
 
