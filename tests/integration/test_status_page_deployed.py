@@ -17,7 +17,6 @@ from tests.standins.oci import Fault, OciRegistry
 from tests.standins.programs import needs
 
 TOP: Final = Path(__file__).parents[2]
-SYNC: Final = "live"
 IMAGES: Final = 12
 
 
@@ -73,15 +72,15 @@ def fill(source: OciRegistry, label: str) -> None:
         source.store.add_image(f"team/app-{number:02}", label, f"{label} {number}".encode())
 
 
-def apply(functions: Functions, source: OciRegistry, target: OciRegistry) -> None:
+def apply(functions: Functions, name: str, source: OciRegistry, target: OciRegistry) -> None:
     ends = [{"registry": each.host, "plain_http": True} for each in (source, target)]
-    functions.apply_all({SYNC: {"kind": "images", "source": {**ends[0], "catalog": True}, "target": ends[1]}})
+    functions.apply_all({name: {"kind": "images", "source": {**ends[0], "catalog": True}, "target": ends[1]}})
 
 
-def open_sync(browser: Browser, functions: Functions) -> None:
+def open_sync(browser: Browser, functions: Functions, name: str) -> None:
     """Open the page of all syncs, and follow the link to the sync."""
     browser.open(functions.output("ConsoleUrl"))
-    browser.find(f'#syncs tr[data-sync="{SYNC}"] a').click()
+    browser.find(f'#syncs tr[data-sync="{name}"] a').click()
     browser.wait_for("#facts")
 
 
@@ -100,8 +99,8 @@ def test_a_run_is_started_and_followed_without_a_reload(
     source, target = registries
     fill(source, "1.0")
     gate = Gate(source)
-    apply(functions, source, target)
-    open_sync(browser, functions)
+    apply(functions, "followed", source, target)
+    open_sync(browser, functions, "followed")
     press(browser, "run")
     browser.wait_for("#live .progress")
     gate.let(6)
@@ -119,16 +118,16 @@ def test_what_failed_is_retried(
     source, target = registries
     fill(source, "2.0")
     target.fault("PUT", "/manifests/", Fault(403), times=None)
-    apply(functions, source, target)
-    open_sync(browser, functions)
+    apply(functions, "retried", source, target)
+    open_sync(browser, functions, "retried")
     press(browser, "run")
     browser.wait_for('#runs [data-state="failed"]')
-    open_sync(browser, functions)
+    open_sync(browser, functions, "retried")
     assert len(browser.all('#failures tr[data-code="FORBIDDEN"]')) == IMAGES
     target.heal()
     press(browser, "retry")
     browser.wait_for('#runs tr:first-child [data-state="done"]')
-    open_sync(browser, functions)
+    open_sync(browser, functions, "retried")
     assert not browser.all("#failures tr[data-code]")
     assert len(target.store.tags()) == IMAGES
 
@@ -139,8 +138,8 @@ def test_a_run_is_cancelled(
     source, target = registries
     fill(source, "3.0")
     gate = Gate(source)
-    apply(functions, source, target)
-    open_sync(browser, functions)
+    apply(functions, "cancelled", source, target)
+    open_sync(browser, functions, "cancelled")
     press(browser, "run")
     browser.wait_for("#live .progress")
     browser.wait_for("#action-cancel button")

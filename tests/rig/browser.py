@@ -44,8 +44,8 @@ _ARGUMENTS: Final = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
     "--force-device-scale-factor=1",
 )
-_WAIT_SECONDS: Final = 20.0
-_PAGE_SECONDS: Final = 30
+_WAIT_SECONDS: Final = 60.0
+_PAGE_SECONDS: Final = 60
 _SIZE: Final = (1280, 900)
 _MOST_TABS: Final = 300
 _GRAVE: Final = ("serious", "critical")
