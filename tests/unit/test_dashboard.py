@@ -57,7 +57,10 @@ def emitted(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
     telemetry.record_health(1, 2)
     telemetry.record_sync_health("a/sync", in_sync=True, age=5.0)
     record()
-    for service in ("receive", "discover"):
+    monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", "notify")
+    telemetry.log_undelivered("a/sync", "slack", "403")
+    record()
+    for service in ("receive", "discover", "notify"):
         monkeypatch.setenv("POWERTOOLS_SERVICE_NAME", service)
         telemetry.log_dropped_message("unknown")
         record()
