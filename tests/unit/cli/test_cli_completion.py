@@ -19,6 +19,7 @@ from syncline.cli.command_tree import command_tree
 from syncline.cli.main import app
 from syncline.cli.man_page import page
 from syncline.kinds.table import KINDS
+from tests.standins.programs import wants
 from tests.unit.cli.cli_stack import ROOT, in_process
 
 TREE: Final = command_tree(get_group(app))
@@ -50,9 +51,7 @@ FISH: Final = "source {script}; complete -C {line}"
 def complete(request: pytest.FixtureRequest, tmp_path: Path) -> Complete:
     """Return a function that completes a line in a real shell, in a folder with the file ``syncs.yaml``."""
     shell = request.param
-    program = shutil.which(shell)
-    if program is None:
-        pytest.skip(f"needs {shell}")
+    program = wants(shutil.which(shell), f"needs {shell}", ci_has_it=True)
     folder = tmp_path / "here"
     folder.mkdir()
     (folder / "syncs.yaml").touch()
@@ -153,7 +152,7 @@ def test_the_manual_page_has_no_warnings(tmp_path: Path) -> None:
     }
     found = [(program, options) for name, options in checks.items() if (program := shutil.which(name))]
     if not found:
-        pytest.skip("needs groff, man or mandoc")
+        wants(None, "needs groff, man or mandoc", ci_has_it=True)
     for program, options in found:
         done = subprocess.run(
             [program, *options, str(page_file)], check=False, capture_output=True, text=True, timeout=60

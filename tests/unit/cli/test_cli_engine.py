@@ -60,7 +60,8 @@ def test_the_first_up_starts_the_engine(stack: Stack, starts: Start) -> None:
     lines = result.stdout.splitlines()
     assert lines[0] == "starting the engine"
     assert lines[1] == f"the engine is up at {stack.target.endpoint}; its state is in {stack.home}"
-    assert lines[2].startswith("→ syncline apply")
+    assert lines[2] == f"the status page: {stack.target.outputs['ConsoleUrl']}"
+    assert lines[3].startswith("→ syncline apply")
 
 
 def test_up_after_a_clean_stop_starts_no_scan(stack: Stack, starts: Start) -> None:
@@ -70,6 +71,7 @@ def test_up_after_a_clean_stop_starts_no_scan(stack: Stack, starts: Start) -> No
     assert value == {
         "endpoint": stack.target.endpoint,
         "home": str(stack.home),
+        "console": stack.target.outputs["ConsoleUrl"],
         "unclean": False,
         "restored": [],
         "runs": [],
