@@ -157,3 +157,73 @@ def test_a_function_learns_the_host_that_the_client_named(
     asyncio.run(process._name_host(serve)({"type": "http", "path": URL, "headers": sent}, None, None))
     assert [each for each in seen[0] if each[0] == process._HOST_HEADER] == named
     assert process._HOST_HEADER.decode() == REAL_HOST
+
+
+API: Final = [(b"host", b"127.0.0.1:4577"), (b"x-amz-target", b"secretsmanager.GetSecretValue")]
+
+
+def access(process: ModuleType, path: str, headers: list[tuple[bytes, bytes]], kind: str = "http") -> tuple[bool, Any]:
+    """Send a request; return True if the engine got it, and the first event of the response."""
+    reached, events = list[Any](), list[Any]()
+
+    async def serve(scope: Any, _receive: Any, _send: Any) -> None:
+        reached.append(scope)
+
+    async def send(event: Any) -> None:
+        events.append(event)
+
+    asyncio.run(process._refuse_browsers(serve)({"type": kind, "path": path, "headers": headers}, None, send))
+    return bool(reached), events[0] if events else None
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [*API, (b"origin", b"https://evil.example")],
+        [*API, (b"origin", b"null")],
+        [*API, (b"sec-fetch-site", b"cross-site")],
+        [*API, (b"sec-fetch-mode", b"no-cors")],
+        [(b"host", b"evil.example:4577")],
+        [(b"host", b"127.0.0.1.evil.example")],
+        [(b"host", b"localhost.evil.example:4577")],
+        [(b"host", b"127.0.0.1"), (b"host", b"evil.example")],
+        [(b"host", b"%s.lambda-url.us-east-1.evil.example" % (b"a" * 32)), (b"x-syncline-host", b"127.0.0.1")],
+    ],
+)
+@pytest.mark.parametrize("path", ["/", "/bucket/key", "/_ministack/reset", "/_aws/lambda-url/", "/_aws/lambda-url//x"])
+def test_a_site_in_a_browser_cannot_use_the_aws_api(
+    process: ModuleType, path: str, headers: list[tuple[bytes, bytes]]
+) -> None:
+    """The API needs no credentials and allows every site to read its responses, among them the stored secrets."""
+    reached, response = access(process, path, headers)
+    assert not reached
+    assert response["status"] == 403
+    assert not [name for name, _ in response["headers"] if name.startswith(b"access-control")]
+
+
+@pytest.mark.parametrize("host", [b"127.0.0.1:4577", b"localhost:4577", b"bucket.localhost:4577", b"[::1]:4577"])
+def test_a_program_uses_the_aws_api(process: ModuleType, host: bytes) -> None:
+    assert access(process, "/", [(b"host", host), *API[1:]])[0]
+    assert access(process, "/", [])[0], "HTTP/1.0 has no Host"
+
+
+def test_a_function_url_checks_its_requests_itself(process: ModuleType) -> None:
+    """A webhook may come through a proxy with another name, and the status page is for browsers."""
+    headers = [(b"host", b"hooks.example"), (b"origin", b"https://hooks.example"), (b"sec-fetch-site", b"same-origin")]
+    assert access(process, URL, headers)[0]
+
+
+def test_the_engine_accepts_no_websocket(process: ModuleType) -> None:
+    assert access(process, "/", API, "websocket") == (False, {"type": "websocket.close"})
+
+
+def test_the_host_is_named_on_any_path(process: ModuleType) -> None:
+    """The ID of a function may also be in the name of the host, for ministack."""
+    seen: list[Any] = []
+
+    async def serve(scope: Any, _receive: Any, _send: Any) -> None:
+        seen.append(scope["headers"])
+
+    sent = [(b"host", b"a.lambda-url.x.localhost"), (b"x-syncline-host", b"127.0.0.1")]
+    asyncio.run(process._name_host(serve)({"type": "http", "path": "/syncs/x", "headers": sent}, None, None))
+    assert [each for each in seen[0] if each[0] == process._HOST_HEADER] == [(process._HOST_HEADER, sent[0][1])]

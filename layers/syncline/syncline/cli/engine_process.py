@@ -12,6 +12,7 @@ import itertools
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -30,7 +31,10 @@ Application = Callable[[Event, Receive, Send], Awaitable[None]]
 """An ASGI application."""
 
 _FUNCTION_URLS: Final = "/_aws/lambda-url/"
+_FUNCTION_PATH: Final = re.compile(f"{_FUNCTION_URLS}[^/]")  # without an ID, ministack takes it for the AWS API
 _HOST_HEADER: Final = b"x-syncline-host"  # as in syncline.web.access
+_OF_BROWSERS: Final = (b"origin", b"sec-fetch-site", b"sec-fetch-mode")
+_LOOPBACK: Final = re.compile(rb"(?:(?:[a-z0-9-]+\.)*localhost|127(?:\.[0-9]{1,3}){3}|\[::1\])(?::[0-9]{1,5})?")
 _BODY_SECONDS: Final = 8  # a sender gives up after about ten
 _BODY_BYTES: Final = 6 << 20  # Lambda's limit
 _AT_ONCE: Final = 4 * (os.cpu_count() or 1)
@@ -51,7 +55,7 @@ def main(home: Path, endpoint: str) -> None:
     _drop_metrics(app)
     _log_scheduled_functions(app)
     engine_log.keep_rotating(home)
-    app.app = _name_host(_limit_bodies(_limit_concurrency(app.app)))
+    app.app = _refuse_browsers(_name_host(_limit_bodies(_limit_concurrency(app.app))))
     saver = engine_state.StateSaver(app, home, endpoint)
     app._load_persisted_state = saver.load
     app.save_all = saver.save_last
@@ -173,6 +177,27 @@ def _limit_concurrency(serve: Application) -> Application:
     return limited
 
 
+def _refuse_browsers(serve: Application) -> Application:
+    """Refuse browsers access to the AWS API, which has no credentials here: it holds secrets, and can stop everything.
+
+    Any site that is open in a browser of this machine could use it otherwise: ministack allows all sites to read its
+    responses (CORS), and a site can point its own name to this machine. Function URLs check their requests themselves.
+    """
+
+    async def refusing(scope: Event, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close"})
+            return
+        if scope["type"] == "http" and not _FUNCTION_PATH.match(scope["path"]):
+            hosts = [value.lower() for name, value in scope["headers"] if name == b"host"]
+            if any(name in _OF_BROWSERS for name, _ in scope["headers"]) or not all(map(_LOOPBACK.fullmatch, hosts)):
+                await _refuse(send, 403, "this AWS API is for programs of this machine, not for browsers")
+                return
+        await serve(scope, receive, send)
+
+    return refusing
+
+
 def _name_host(serve: Application) -> Application:
     """Tell functions the host that a client named, as ministack replaces the header with the one that AWS would send.
 
@@ -180,7 +205,7 @@ def _name_host(serve: Application) -> Application:
     """
 
     async def naming(scope: Event, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(_FUNCTION_URLS):
+        if scope["type"] == "http":  # ministack also reaches a function by the name of the host
             named = [value for name, value in scope["headers"] if name == b"host"]
             kept = [each for each in scope["headers"] if each[0] != _HOST_HEADER]
             scope = {**scope, "headers": [*kept, *((_HOST_HEADER, value) for value in named[:1])]}
