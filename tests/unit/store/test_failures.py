@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
 from syncline.errors import CodeName
 from syncline.model import Outcome, Result
-from syncline.store.failures import LETTER_KEPT, SHARDS, Failures, KnownFailure
+from syncline.store.failures import LETTER_KEPT, SHARDS, Failures, KnownFailure, _record_key
 from syncline.store.table import Database
 from tests.rig.pump import Clock
 
@@ -93,6 +94,17 @@ def test_a_solved_failure_is_found_but_not_listed(failures: Failures) -> None:
     assert not failures.has_solved(SYNC)
     failures.solve(SYNC, [], LATER)
     assert not failures.has_solved(SYNC)
+
+
+def test_the_last_page_has_no_position_after_it(failures: Failures) -> None:
+    """Solved records are passed over: here the reads of one page end just with the last of them."""
+    numbers, solved = count(), dict[str, list[KnownFailure]]()
+    while len(solved) < SHARDS or min(map(len, solved.values())) < 7:
+        each = replace(BAD, name=f"{next(numbers)}")
+        shard = solved.setdefault(_record_key(SYNC, each.key)[0], [])
+        shard += [each] if len(shard) < 7 else []
+    failures.solve(SYNC, [each for shard in solved.values() for each in shard], LATER)
+    assert failures.page(SYNC, "", 2) == ([], None)
 
 
 def test_a_sync_has_failures_until_they_are_cleared(failures: Failures) -> None:

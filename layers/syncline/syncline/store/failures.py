@@ -113,7 +113,7 @@ class Failures(Store):
                     found.append(_failure_from(item))
                 last = str(item["sk"])
             shard, last = (shard, last) if len(items) > limit else (shard + 1, "")
-        return found, f"{shard}-{last}"
+        return found, f"{shard}-{last}" if shard < SHARDS else None
 
     def write(self, sync: str, failures: Iterable[KnownFailure]) -> None:
         """Write records, replacing those of the same items."""
