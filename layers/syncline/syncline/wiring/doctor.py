@@ -6,16 +6,29 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from syncline.config.sync import Sync
+from syncline.errors import SynclineError
 from syncline.kinds.table import kind_info
-from syncline.wiring.checks import CheckChain
+from syncline.wiring.checks import Check, CheckChain
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.server_checks import address_chains
 
 
 def chains_of(sync: Sync, parts: Dependencies, *, local: bool) -> list[CheckChain]:
-    """Return the checks of a sync's sources and targets. ``local`` is True for the engine on this machine."""
+    """Return the checks of a sync's sources and targets. ``local`` is True for the engine on this machine.
+
+    If a client cannot be built, such as for a proxy whose secret is missing, that is a failed check, and the servers are
+    checked without credentials.
+    """
     module = f"syncline.kinds.{kind_info(sync.kind).name}.wiring_doctor"
     if find_spec(module) is None:
         return address_chains(sync, parts)
-    found: list[CheckChain] = import_module(module).chains(sync, parts, local=local)
+    try:
+        found: list[CheckChain] = import_module(module).chains(sync, parts, local=local)
+    except SynclineError as error:
+        problem = error
+
+        def raise_problem() -> str:
+            raise problem
+
+        return [*address_chains(sync, parts), CheckChain("sync", [Check("clients", raise_problem)])]
     return found
