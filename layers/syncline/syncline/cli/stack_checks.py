@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -39,7 +40,11 @@ T = TypeVar("T")
 
 _LATE: Final = 600.0
 """Seconds after the time of a schedule within which a run must have started."""
+_JOINED: Final = 120.0
+"""Seconds after the time of a schedule within which its start may join a run: EventBridge is up to a minute late."""
 _RUNS: Final = 20
+_DUE: Final = 500
+"""Most times of a schedule that are compared with its runs."""
 _LITTLE: Final = 2 << 30
 _TOO_LITTLE: Final = 200 << 20
 """Free bytes on the engine's disk below which a warning is given, and below which saving its state may fail."""
@@ -269,21 +274,33 @@ class SyncChecks:
         sync, now = self.sync, self.context.now()
         if sync.schedule is None or not sync.enabled:
             return "no run starts by schedule"
-        if self.deployment.state.health(sync.name).paused:
+        health = self.deployment.state.health(sync.name)
+        if health.paused:
             resume = self.context.command(f"resume {sync.name}")
             return warning("the sync is paused, so its schedule starts no run", f"`{resume}` resumes it.")
         found = self.deployment.scheduler.get_schedule(
             Name=sync.name, GroupName=self.deployment.output("ScheduleGroupName")
         )
-        runs = [run for run in self.deployment.state.runs(sync.name, _RUNS) if not run.plan]
-        ends = [run.ended or now for run in runs]  # a start during a run joins it
-        since = max([found["LastModificationDate"].timestamp(), *(run.started for run in runs), *ends])
-        due = next_time(sync.schedule, sync.timezone, since, since)
-        if due is not None and now - due > _LATE:
-            what = f"a run was due {relative_time(due, now)} by {sync.schedule}, and none has started"
+        latest = self.deployment.state.runs(sync.name, _RUNS)
+        runs = [run for run in latest if not run.plan]
+        scheduled = next((run.started for run in runs if run.trigger is Trigger.SCHEDULE), None)
+        is_cut = scheduled is None and len(latest) == _RUNS  # an earlier run may be of the schedule
+        begun = latest[-1].started if is_cut else scheduled or 0.0
+        since = max(found["LastModificationDate"].timestamp(), health.expected, begun)
+        due = list(islice(self._due(sync.schedule, since, now - _LATE), _DUE))
+        missed = [moment for moment in due if not any(_answers(run, moment, now) for run in runs)]
+        if missed and (not is_cut or missed == due):
+            what = f"a run was due {relative_time(missed[-1], now)} by {sync.schedule}, and none has started"
             raise SynclineError("SCHEDULE_SILENT", what)
         upcoming = next_time(sync.schedule, sync.timezone, now, since)
         return "no run is due" if upcoming is None else f"the next run starts {relative_time(upcoming, now)}"
+
+    def _due(self, schedule: str, since: float, until: float) -> Iterator[float]:
+        """Yield the times of the schedule after `since` and before `until`."""
+        moment = next_time(schedule, self.sync.timezone, since, since)
+        while moment is not None and moment < until:
+            yield moment
+            moment = next_time(schedule, self.sync.timezone, moment, since)
 
     # -- webhook -----------------------------------------------------------------------------------------------------
 
@@ -347,3 +364,9 @@ class SyncChecks:
             return unchecked("no complete scan has ended yet")
         state = f"{'in sync' if health.in_sync else 'not in sync'} for {rough_duration(now - health.since)}"
         return state if health.in_sync else warning(state, report)
+
+
+def _answers(run: Run, due: float, now: float) -> bool:
+    """Return True if a run is the one that was due at a time, or was in progress then, so that the start joined it."""
+    late = _LATE if run.trigger is Trigger.SCHEDULE else _JOINED
+    return run.started <= due + late and (run.ended or now) >= due
