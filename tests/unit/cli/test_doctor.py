@@ -12,9 +12,13 @@ from typing import Any, Final
 import pytest
 
 from syncline.cli.context import Context
+from syncline.clients.replicas.instances import Instance
 from syncline.kinds.table import KINDS
 from syncline.model import Outcome, Trigger
 from syncline.model import Result as ItemResult
+from syncline.store.runs import run_id_of
+from syncline.store.table import Database
+from syncline.store.tokens import InstanceLists
 from tests.rig.server import Reply, Request, Server, json_reply
 from tests.standins.certificates import Authority
 from tests.standins.oci import Fault
@@ -298,3 +302,92 @@ def test_a_schedule_that_does_not_start_is_one_failure(
         monkeypatch.setattr(Context, "now", lambda _: time.time() + 3 * 3600)
         monkeypatch.setattr("syncline.wiring.server_checks.LONGEST_SKEW", 1e9)
         assert_one_failure(world, ("schedule", "SCHEDULE_SILENT", "was due 2 h ago"))
+
+
+def through_proxy(secret: str) -> Callable[[World], None]:
+    """Let the target be reached by a proxy that a secret holds."""
+
+    def change(world: World) -> None:
+        world.stack.target.client("secretsmanager").create_secret(Name="t/proxy", SecretString=secret)
+        flow, block = "target: {", "target:\n      "
+        start = flow if flow in world.text else block
+        world.replace(start, f"{start}proxy: 'secret:t/proxy'{', ' if start == flow else chr(10) + ' ' * 6}")
+
+    return change
+
+
+PROXIED: Final = ("images", "files", "managed_files", "backups", "artifacts")
+
+
+@pytest.mark.parametrize("kind", PROXIED)
+def test_a_missing_secret_of_a_proxy_is_one_failure(kind: str, stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, kind, through_proxy("http://127.0.0.1:9")) as world:
+        remove_secret("proxy")(world)
+        assert_one_failure(world, ("target.proxy", "SECRET_MISSING", "secret:t/proxy does not exist"))
+
+
+@pytest.mark.parametrize("kind", PROXIED)
+def test_an_invalid_proxy_is_one_failure_without_its_password(kind: str, stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, kind, through_proxy("http://user:proxy-password@a:port")) as world:
+        assert_one_failure(world, ("target", "CONFIG_INVALID", "`proxy` is not of the form"))
+        assert "proxy-password" not in stack.run("doctor").output
+
+
+def answering(status: int) -> Callable[[World], None]:
+    """Let every replica give the same answer to the request that checks a token."""
+
+    def change(world: World) -> None:
+        servers = [world.stop.enter_context(Server(lambda _: Reply(status), "127.0.0.1")) for _ in range(2)]
+        instances = [Instance(f"nginx-{each.port}", "127.0.0.1", each.port) for each in servers]
+        lists = InstanceLists(Database(world.stack.target.table), time.time)
+        lists.put("sync", [each.as_json() for each in instances], time.time() + 1)
+
+    return change
+
+
+def test_replicas_that_accept_any_token_are_one_failure(stack: Stack, tmp_path: Path) -> None:
+    """With such a path, every token would count as in agreement at once."""
+    with made(stack, tmp_path, "tokens", answering(200)) as world:
+        assert_one_failure(world, ("instances", "CONFIG_INVALID", "accept a token that does not exist"))
+
+
+@pytest.mark.parametrize("status", [404, 302, 500])
+def test_replicas_that_answer_otherwise_are_a_warning(status: int, stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, "tokens", answering(status)) as world:
+        (line,) = [each for each in checked(world, code=0) if each["what"] == "replicas"]
+    assert line["verdict"] == "warning"
+    assert f"answered {status}" in line["text"]
+    assert "check.path" in line["action"]
+
+
+def test_a_file_manager_s_permission_to_write_is_not_called_checked(stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, "managed_files") as world:
+        (line,) = [each for each in checked(world) if each["what"] == "write"]
+    assert line["verdict"] == "unchecked"
+
+
+def test_a_silent_schedule_is_found_between_runs_of_a_webhook(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deliveries every 20 minutes do not make up for a schedule that has started nothing for hours."""
+    with made(stack, tmp_path, "images") as world:
+        begin = time.time()
+        monkeypatch.setattr("syncline.wiring.server_checks.LONGEST_SKEW", 1e9)
+        for number in range(1, 15):
+            moment = begin + 1200 * number + 400
+            monkeypatch.setattr(stack.target.state, "_clock", lambda moment=moment: moment)
+            stack.finish(stack.begin("sync", trigger=Trigger.WEBHOOK, name=run_id_of(moment, b"12345")))
+        monkeypatch.setattr(Context, "now", lambda _: begin + 1200 * 14 + 460)
+        assert_one_failure(world, ("schedule", "SCHEDULE_SILENT", "none has started"))
+
+
+def test_a_start_that_joined_a_run_is_no_silence(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with made(stack, tmp_path, "images") as world:
+        begin = time.time()
+        monkeypatch.setattr("syncline.wiring.server_checks.LONGEST_SKEW", 1e9)
+        monkeypatch.setattr(stack.target.state, "_clock", lambda: begin + 3000)
+        run = stack.begin("sync", trigger=Trigger.WEBHOOK, name=run_id_of(begin + 3000, b"12345"))
+        monkeypatch.setattr(stack.target.state, "_clock", lambda: begin + 4000)
+        stack.finish(run)
+        monkeypatch.setattr(Context, "now", lambda _: begin + 6000)
+        assert failures(world) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from syncline.config.sync import Sync
 from syncline.kinds.files.config import FileManagerTarget, FilesSync
 from syncline.kinds.files.wiring import manager_at
-from syncline.wiring.checks import Check, CheckChain
+from syncline.wiring.checks import Check, CheckChain, Observation, unchecked
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.server_checks import bucket_chain, server_checks
 
@@ -35,5 +35,8 @@ def _manager_chain(config: FileManagerTarget, parts: Dependencies) -> CheckChain
         found = manager.get(f"{config.prefix}syncline-doctor")
         return f"files can be looked up{'' if found is None else '; one is called syncline-doctor'}"
 
+    def write() -> Observation:
+        return unchecked("a file manager tells only at a write if the token may write; see the last run")
+
     addresses = [check for address in config.addresses() for check in server_checks(address, parts)]
-    return CheckChain("target", [*addresses, Check("health", health), Check("files", files)])
+    return CheckChain("target", [*addresses, Check("health", health), Check("files", files), Check("write", write)])

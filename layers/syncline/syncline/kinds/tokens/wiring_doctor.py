@@ -25,6 +25,9 @@ from syncline.wiring.server_checks import server_checks
 
 _WITHIN = 6.0
 """Seconds for the responses of all replicas."""
+_ACCEPTED, _UNKNOWN = 200, 401
+"""Statuses of an instance for a token that it has, and for one that it does not have."""
+_PATH = "Set `check.path` to a path that answers 200 to a valid token and 401 to any other."
 _INSIDE = "from this machine; the functions may reach the network of the cluster"
 
 
@@ -44,10 +47,13 @@ def _cluster_chain(name: str, source: InstancesSource, parts: Dependencies, *, l
         reason = unchecked("only a process in the cluster can use its service account; see the list of instances")
         return CheckChain(part, [Check("list", lambda: reason)])
 
-    def listing() -> str:
+    def listing() -> str | Observation:
         policy = RetryPolicy(attempts=1, deadline=time.monotonic() + _WITHIN)
         instances = Cluster(login_of(source, parts.secrets), policy).instances(source_of(source))
-        return f"the cluster lists {len(instances)} instances in {source.namespace}"
+        text = f"the cluster lists {len(instances)} instances in {source.namespace}"
+        if not any(each.serves for each in instances):
+            return warning(f"{text}, and none of them serves", "Check the service or the labels, and its pods.")
+        return text
 
     addresses = [check for address in source.addresses() for check in server_checks(address, parts)]
     return CheckChain(part, [*addresses, Check("list", listing)], lenient="" if local else _INSIDE)
@@ -78,7 +84,7 @@ class _StoredList:
 
 
 def _probe(sync: TokensSync, parts: Dependencies, listing: Listing) -> str | Observation:
-    """Request the path of the check from each instance that serves. Any status is an answer."""
+    """Request the path of the check from each instance that serves, with a token that does not exist: 401 is right."""
     instances = [each for each in listing.instances if each.serves]
     if not instances:
         return unchecked("no instance is listed")
@@ -87,7 +93,17 @@ def _probe(sync: TokensSync, parts: Dependencies, listing: Listing) -> str | Obs
     if silent:
         what = f"{len(silent)} of {len(instances)} instances do not answer: {'; '.join(silent[:3])}"
         raise SynclineError("UNREACHABLE", what)
-    return f"all {len(instances)} instances answer"
+    accepting = [each for each, answer in answers if answer.status == _ACCEPTED]
+    if accepting:
+        what = (
+            f"{len(accepting)} of {len(instances)} instances accept a token that does not exist; correct `check.path`"
+        )
+        raise SynclineError("CONFIG_INVALID", what)
+    others = [f"{each.name} ({each.where}) {answer.text}" for each, answer in answers if answer.status != _UNKNOWN]
+    if others:
+        what = f"{len(others)} of {len(instances)} instances do not answer 401 to an unknown token: {others[0]}"
+        return warning(what, _PATH)
+    return f"all {len(instances)} instances answer, and refuse an unknown token"
 
 
 async def _ask(
@@ -96,7 +112,8 @@ async def _ask(
     loop = asyncio.get_running_loop()
     prober = Prober(rules_of(sync, parts.secrets), loop)
     check = sync.check
-    head = f"GET {check.path} HTTP/1.1\r\nHost: {check.host}\r\nUser-Agent: syncline/{__version__}\r\n\r\n".encode()
+    agent = f"User-Agent: syncline/{__version__}\r\nCookie: {check.cookie}=syncline-doctor"
+    head = f"GET {check.path} HTTP/1.1\r\nHost: {check.host}\r\n{agent}\r\n\r\n".encode()
     futures = {instance.where: loop.create_future() for instance in instances}
 
     def answered(where: str, answer: ReplicaResponse) -> None:
