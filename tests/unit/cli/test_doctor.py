@@ -137,6 +137,12 @@ def writes_denied(world: World) -> None:
     world.parts["s3"].hook = lambda method, _bucket, _key, _query: answer if method == "PUT" else None
 
 
+def reads_denied(world: World) -> None:
+    """Deny the content, as KMS does without the permission to decrypt: the head and the listing are still answered."""
+    denied: Answer = (403, {}, b"<Error><Code>AccessDenied</Code><Message>kms:Decrypt</Message></Error>")
+    world.parts["s3"].hook = lambda method, _bucket, key, _query: denied if method == "GET" and key else None
+
+
 def read_only_repository(world: World) -> None:
     world.parts["bare"].git("config", "http.receivepack", "false")
 
@@ -214,6 +220,7 @@ AFTER: Final[dict[str, tuple[str, Callable[[World], Any], tuple[str, str, str]]]
     "missing bucket": ("files", absent_bucket, ("target", "BUCKET_ABSENT", "shop-copy")),
     "bucket in another region": ("files", another_region, ("source", "REDIRECTED", "eu-west-1, not in us-east-1")),
     "writes denied": ("files", writes_denied, ("target", "FORBIDDEN", "AccessDenied")),
+    "reads denied": ("files", reads_denied, ("source", "FORBIDDEN", "AccessDenied")),
     "wrong token of a file manager": ("managed_files", unhealthy_manager, ("target", "UNAUTHORIZED", "401")),
     "read-only repository": ("backups", read_only_repository, ("target", "FORBIDDEN", "git push")),
     "wrong git token": ("backups", wrong_git_token, ("target", "UNAUTHORIZED", "rejected the credentials")),

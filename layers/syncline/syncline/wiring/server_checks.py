@@ -129,11 +129,19 @@ def _list(bucket: Bucket, config: BucketEndpoint) -> str:
 
 
 def _read(bucket: Bucket, prefix: str) -> str | Observation:
-    found = bucket.page(prefix, limit=1, on_invalid=ignore).objects
+    found = bucket.page(prefix, limit=_TRIED, on_invalid=ignore).objects
     if not found:
         where = f"below {prefix} in {bucket}" if prefix else f"in {bucket}"
         return warning(f"no object is {where}", "Check `bucket` and `prefix` if there should be some.")
-    bucket.head(found[0].key, confirm=False)
+    # The head alone is answered also without the permission to decrypt. An empty object has no first byte.
+    first = next((each for each in found if each.size), found[0])
+    try:
+        with bucket.open(first.key, end=1 if first.size else None) as stream:
+            stream.read(1)
+    except SynclineError as error:
+        if error.code.name != "OBJECT_ARCHIVED":
+            raise
+        return warning(f"{error.what}; other objects were not tried", error.code.action)
     return f"objects of {bucket} can be read"
 
 
