@@ -106,7 +106,7 @@ def test_a_client_sends_the_token_in_a_header(site: Site) -> None:
     assert site.ask("/", accept="application/json").text == '{"error": "the bearer token is missing", "code": null}'
 
 
-@pytest.mark.parametrize("query", ["token=x", "Access_Token=", f"page={TOKEN}", f"a=1&q={TOKEN}", "api_key=1"])
+@pytest.mark.parametrize("query", ["token=x", "Access_Token=", f"page={TOKEN}", f"a=1&q={TOKEN}", "api_key=1", TOKEN])
 @pytest.mark.parametrize("path", ["/", "/login", "/syncs/prod", "/metrics"])
 def test_a_token_in_the_address_is_refused_with_advice(site: Site, path: str, query: str) -> None:
     answer = site.ask(path, query)
@@ -156,6 +156,8 @@ def test_the_host_header_of_the_engine_means_nothing_on_aws(site: Site) -> None:
         {"origin": "https://evil.example"},
         {"origin": "null"},
         {"origin": "https://127.0.0.1:4577"},
+        {"origin": "https://[no-address"},
+        {"origin": "null", "host": ""},
     ],
 )
 def test_a_form_of_another_site_is_refused(site: Site, headers: dict[str, str]) -> None:
@@ -163,6 +165,13 @@ def test_a_form_of_another_site_is_refused(site: Site, headers: dict[str, str]) 
     site.post("/login", {"token": TOKEN})
     assert site.post("/logout", {"csrf": ""}).status == 403
     assert site.post("/logout", **headers).status == 403
+
+
+def test_a_form_over_plain_http_is_refused_where_the_page_has_https(site: Site) -> None:
+    """Somebody on the network may send any content of an address without TLS."""
+    site.post("/login", {"token": TOKEN})
+    assert site.post("/logout", origin="http://abc.lambda-url.eu-central-1.on.aws").status == 403
+    assert site.post("/logout").status == 303
 
 
 def test_a_large_form_is_refused(site: Site) -> None:
