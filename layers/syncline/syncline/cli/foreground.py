@@ -7,18 +7,19 @@ that a service manager starts both again.
 
 from __future__ import annotations
 
+import fcntl
 import io
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from syncline.cli.local_engine import describe, down, runs_after_changes
+from syncline.cli.local_engine import describe, down, prepared, runs_after_changes
 from syncline.errors import SynclineError
 
 _POLL_SECONDS: Final = 1.0
@@ -64,8 +65,28 @@ class EngineLog:
 def run(home: Path, start: Callable[[], object], *, say: Say) -> None:
     """Start the engine with ``start``, and attend to it until it is stopped.
 
-    Raises ENGINE_FAILED if the engine ends and nobody has stopped it.
+    Raises ENGINE_FAILED if the engine ends and nobody has stopped it, and if another process attends to it already: each
+    would stop the engine of the other.
     """
+    with _alone(home):
+        _run(home, start, say=say)
+
+
+@contextmanager
+def _alone(home: Path) -> Iterator[None]:
+    """Hold the right to attend to the engine in the block; raises ENGINE_FAILED."""
+    with prepared(home):
+        lock = (home / "foreground.lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = f"another `syncline up --foreground` attends to the engine in {home}; stop that one first"
+            raise SynclineError("ENGINE_FAILED", what) from None
+        yield
+
+
+def _run(home: Path, start: Callable[[], object], *, say: Say) -> None:
     address = os.environ.pop("NOTIFY_SOCKET", "")  # the functions inherit this environment
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # lines of this command and of the log stay in order

@@ -71,7 +71,7 @@ def up(home: Path, project: Path, *, port: int | None = None, say: deploy.Say = 
     message before each slow step. Raises ENGINE_FAILED naming the log file to read.
     """
     home, project = home.absolute(), project.absolute()
-    with _prepared(home), _locked(home / "up.lock"):
+    with prepared(home), _locked(home / "up.lock"):
         project = writable(project, home)
         python = deploy.environment(project, home / "sam.log", say)
         engine = describe(home)
@@ -105,7 +105,7 @@ def down(home: Path, *, say: deploy.Say = print) -> bool:
     home = home.absolute()
     if not home.is_dir():
         return False
-    with _prepared(home), _locked(home / "up.lock"):
+    with prepared(home), _locked(home / "up.lock"):
         if not _is_running(home):
             return False
         _stop(home, say)
@@ -119,7 +119,7 @@ def describe(home: Path) -> Engine | None:
 
 def runs_after_changes(home: Path) -> bool:
     """Wait for the end of an `up` or `down` by another process; return True if an engine runs then."""
-    with _prepared(home), _locked(home / "up.lock"):
+    with prepared(home), _locked(home / "up.lock"):
         return _is_running(home)
 
 
@@ -173,7 +173,7 @@ def _start(home: Path, python: Path, port: int | None, say: deploy.Say) -> Engin
 
 
 def _stop(home: Path, say: deploy.Say) -> None:
-    if not _wait_until((home / "pid").exists, _START_SECONDS):
+    if not _wait_until(lambda: _pid(home) is not None, _START_SECONDS):
         raise SynclineError("ENGINE_FAILED", f"the engine is starting but has not written its process ID; see {home}")
     pid = int((home / "pid").read_text())
     os.kill(pid, signal.SIGTERM)
@@ -183,6 +183,14 @@ def _stop(home: Path, say: deploy.Say) -> None:
         _wait_until(lambda: not _is_running(home), _STOP_SECONDS)
     elif (home / "unsaved").exists():
         say(f"the engine could not save all of its state; see {home / 'engine.log'}")
+
+
+def _pid(home: Path) -> int | None:
+    """Return the process ID of the engine, None if it is not written yet."""
+    try:
+        return int((home / "pid").read_text())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _launch(home: Path, python: Path, engine: Engine, log: Path) -> None:
@@ -315,7 +323,7 @@ def _is_running(home: Path) -> bool:
 
 
 @contextmanager
-def _prepared(home: Path) -> Iterator[None]:
+def prepared(home: Path) -> Iterator[None]:
     """Create the home if needed; raise errors of its files in the block as ENGINE_FAILED."""
     try:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)  # the state may hold secrets
