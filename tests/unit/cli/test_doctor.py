@@ -398,3 +398,21 @@ def test_a_start_that_joined_a_run_is_no_silence(stack: Stack, tmp_path: Path, m
         stack.finish(run)
         monkeypatch.setattr(Context, "now", lambda _: begin + 6000)
         assert failures(world) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_failure(stack: Stack, tmp_path: Path) -> None:
+    """A link that points to nothing, and a file in place of a folder."""
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    (tmp_path / "file").touch()
+
+    def into(folder: Path) -> Callable[[World], None]:
+        def change(world: World) -> None:
+            start = world.text.index("    target:")
+            world.text = f"{world.text[:start]}    target: {{directory: {folder}}}\n"
+
+        return change
+
+    with made(stack, tmp_path, "backups", into(tmp_path / "link" / "below")) as world:
+        assert_one_failure(world, ("target", "FILE_REFUSED", "link is no folder"))
+        assert stack.apply(f"syncs:\n  sync:{world.text.replace('link', 'file')}").exit_code == 0
+        assert_one_failure(world, ("target", "FILE_REFUSED", "file is no folder"))

@@ -69,7 +69,8 @@ class _Repository:
 
 def _folder(folder: Path) -> str | Observation:
     """Check that the nearest existing folder can be written, and the free space there."""
-    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    # `lexists` also finds a link that points to nothing, and raises nothing below a folder that cannot be searched.
+    existing = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise SynclineError("FILE_REFUSED", f"{existing} is no folder that can be written")
     free = shutil.disk_usage(existing).free
