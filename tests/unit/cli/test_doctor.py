@@ -416,3 +416,15 @@ def test_a_folder_that_cannot_be_made_is_one_failure(stack: Stack, tmp_path: Pat
         assert_one_failure(world, ("target", "FILE_REFUSED", "link is no folder"))
         assert stack.apply(f"syncs:\n  sync:{world.text.replace('link', 'file')}").exit_code == 0
         assert_one_failure(world, ("target", "FILE_REFUSED", "file is no folder"))
+
+
+def test_more_dead_letters_than_a_check_can_read_are_one_failure(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the check has no result in time, names the queues as unreachable, and leaves the letters hidden."""
+    monkeypatch.setattr("syncline.cli.stack_checks._MOST_LETTERS", 2)
+    with made(stack, tmp_path, "images") as world:
+        stack.add_dead_letters("a", "b", sync="sync")
+        assert_one_failure(world, ("runs", "DEAD_LETTERS", "2 dead letters"))
+        stack.add_dead_letters("c", sync="another")
+        assert_one_failure(world, ("queues", "DEAD_LETTERS", "there are 3 dead letters"))

@@ -45,6 +45,8 @@ _JOINED: Final = 120.0
 _RUNS: Final = 20
 _DUE: Final = 500
 """Most times of a schedule that are compared with its runs."""
+_MOST_LETTERS: Final = 2000
+"""Most dead letters that are read, which hides them for a moment: a check has 15 seconds."""
 _LITTLE: Final = 2 << 30
 _TOO_LITTLE: Final = 200 << 20
 """Free bytes on the engine's disk below which a warning is given, and below which saving its state may fail."""
@@ -85,7 +87,7 @@ class StackChecks:
     dead: Once[Counter[str]] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "dead", Once(lambda: letters_by_sync(self.deployment.queues)))
+        object.__setattr__(self, "dead", Once(self._count_letters))
 
     def chains(self) -> list[CheckChain]:
         """Return the checks of the functions, the table, the queues and the disk."""
@@ -99,6 +101,15 @@ class StackChecks:
         if self.deployment.home is not None:
             found.append(CheckChain("disk", [Check("free space", self._disk)]))
         return found
+
+    def _count_letters(self) -> Counter[str]:
+        """Return the number of dead letters of each sync. Raises DEAD_LETTERS if a check cannot read so many."""
+        queues = self.deployment.queues
+        waiting = sum(read_depth(queues.sqs, queues.dead_urls[step], step.value, dead=True).visible for step in Step)
+        if waiting > _MOST_LETTERS:
+            what = f"there are {number(waiting)} dead letters, which are too many to tell those of each sync"
+            raise SynclineError("DEAD_LETTERS", what)
+        return letters_by_sync(queues)
 
     def _check(self, what: str, run: Callable[[], str | Observation]) -> Check:
         return Check(what, partial(coded, self.deployment, run))
