@@ -217,6 +217,14 @@ def test_quiet_hours_hold_what_is_not_urgent_and_the_state_at_their_end_counts()
     assert decide(alert, FAILS, rules, night + 3 * HOUR)[1] == FAILING
 
 
+def test_a_recovery_that_is_held_in_quiet_hours_does_not_delay_an_urgent_state() -> None:
+    rules = RULES.model_copy(update={"quiet": "00:00-06:00", "urgent": ("stale",)})
+    night = dt.datetime(2026, 1, 6, 1, tzinfo=dt.UTC).timestamp()
+    well = Condition(IN_SYNC, night, stale_at=night + HOUR)
+    alert, event = decide(Alert(told=FAILING), well, rules, night)
+    assert (event, alert.wake) == (None, night + HOUR)
+
+
 # -- the state of a sync
 
 

@@ -399,6 +399,38 @@ def test_the_count_is_complete_beyond_the_limit_of_read_failures(world: World, m
     assert world.channels.sent[0][1].count == 12
 
 
+def test_a_new_failure_is_notified_beside_more_acknowledged_ones_than_are_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.steps.notify._MOST_FAILURES", 5)
+    fail_items(world, 12)
+    world.run()
+    for failure in list(world.steps.state.failures.all(SYNC)):
+        world.steps.state.failures.acknowledge(SYNC, failure, acknowledged=True)
+    world.run()
+    fail_items(world, 13)
+    world.run()
+    assert world.channels.events() == ["failing", "failing"]
+    assert (world.channels.sent[-1][1].count, world.channels.sent[-1][1].examples[0].item) == (1, "team/app:v12")
+
+
+def test_a_record_of_a_newer_version_is_read_without_its_unknown_fields(world: World) -> None:
+    world.channels.failing = {"sns": [SynclineError("SERVER_ERROR", "503")]}
+    fail_items(world)
+    world.run()
+    row = world.steps.database.get(f"SYNC#{SYNC}", "ALERT")
+    assert row is not None
+    alert = json.loads(row["alert"])
+    alert["left"]["sns"] |= {"via": "eu"}
+    alert["notice"] |= {"severity": 3, "codes": ["NEW_CODE"]}
+    alert["notice"]["examples"][0] |= {"size": 7}
+    world.steps.database.put({**row, "alert": json.dumps({**alert, "severity": 3})})
+    world.steps.clock.sleep(20)
+    world.notifier().notify(SYNC)
+    assert world.channels.events() == ["failing"]
+    assert "NEW_CODE: Use the version of Syncline that reported it." in world.channels.sent[-1][1].text
+
+
 def test_a_scan_that_failed_completely_is_named_in_words(world: World) -> None:
     def refuse(*_: Any) -> Any:
         raise SynclineError("FORBIDDEN", "the robot may not list")

@@ -193,8 +193,7 @@ class Notifier:
     def _failures(self, name: str) -> list[KnownFailure]:
         if not self.state.failures.any(name):
             return []
-        found = itertools.islice(self.state.failures.all(name), _MOST_FAILURES)
-        return [each for each in found if not each.acknowledged]
+        return list(itertools.islice(self.state.failures.open(name), _MOST_FAILURES))
 
     def _notice(  # noqa: PLR0913, PLR0917 - the facts of a notification
         self,

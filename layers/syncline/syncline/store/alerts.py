@@ -66,14 +66,18 @@ class Alerts:
         self._db = database
 
     def get(self, sync: str) -> Alert:
-        """Return the notifications of a sync; an empty record if nothing was notified yet."""
+        """Return the notifications of a sync; an empty record if nothing was notified yet.
+
+        Fields that only another version of Syncline knows are left out.
+        """
         item = self._db.get(f"SYNC#{sync}", _KEY)
         if item is None:
             return Alert()
         values = {name: value for name, value in json.loads(item["alert"]).items() if name in _NAMES}
         for name in ("codes", "sent"):
             values[name] = tuple(values.get(name, ()))
-        values["left"] = {name: Delivery(**each) for name, each in values.get("left", {}).items()}
+        left = values.get("left", {}).items()
+        values["left"] = {name: Delivery(int(each.get("tries", 0)), float(each.get("at", 0.0))) for name, each in left}
         return Alert(**values, version=str(item["version"]))
 
     def put(self, sync: str, alert: Alert) -> Alert | None:
