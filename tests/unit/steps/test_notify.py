@@ -17,6 +17,7 @@ from syncline.model import EVERYTHING, Item, Outcome, Result, Trigger
 from syncline.steps.notices import Beat, Notice, beat_of
 from syncline.steps.notify import CLAIM_SECONDS, HEARTBEAT, MAX_TRIES, Notifier, is_due
 from syncline.store.alerts import Alerts
+from syncline.store.state import CANCELLED_AFTER
 from syncline.wiring.functions import hinting
 from tests.rig.made_up import SYNC, MadeUp, Steps
 from tests.rig.made_up import steps as made_steps
@@ -344,6 +345,20 @@ def test_each_run_sends_hints_when_it_begins_and_ends_only_if_the_sync_notifies(
     configs[SYNC] = TOLD.model_copy(update={"notify": None, "heartbeat": None})
     world.steps.run()
     assert len(hints.sent) == 2
+
+
+def test_a_run_that_the_command_ended_sends_a_hint_with_its_report(world: World) -> None:
+    hints = Hints()
+    steps = world.steps
+    steps.engine = replace(steps.engine, changed=hinting(lambda _name: TOLD, hints.hint))
+    run, root = steps.begin()
+    steps.state.cancel_run(SYNC, run.id)
+    steps.clock.sleep(CANCELLED_AFTER)
+    assert steps.state.end_cancelled(SYNC, run.id) is not None
+    assert hints.sent == []
+    steps.put(root)
+    steps.pump.run()
+    assert hints.sent == [(SYNC, 0)]
 
 
 def test_a_hint_that_cannot_be_sent_does_not_stop_the_run() -> None:

@@ -190,6 +190,8 @@ class StepEngine:
         run, record = self.state.open_batch(batch)
         if run is not None and run.over:
             self.over.add((batch.sync, batch.run))  # the function that ended it may not have reported that
+            if batch.id == batch.run and not batch.plan:  # the command, which ended it, sends this batch
+                self.changed(batch.sync)
         if run is None:
             # Runs expire, or the table was lost; a scan finds what is missing.
             logger.warning("batch of an unknown run")
