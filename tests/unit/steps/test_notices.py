@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import zoneinfo
 from dataclasses import replace
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -205,6 +207,19 @@ def test_quiet_hours_end_at_their_time_of_day(quiet: str | None, hour: str, unti
     now = dt.datetime.fromisoformat(hour).replace(tzinfo=zone).timestamp()
     end = None if until is None else dt.datetime.fromisoformat(until).replace(tzinfo=zone).timestamp()
     assert quiet_until(quiet, now) == end
+
+
+def test_quiet_hours_have_their_time_zone_on_a_machine_without_the_database_of_time_zones() -> None:
+    """Such as the image of a Lambda function."""
+    noon = dt.datetime(2026, 1, 6, 12, 30, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+    zoneinfo.reset_tzpath(())
+    ZoneInfo.clear_cache()
+    try:
+        assert quiet_until("12:00-13:00 Europe/Berlin", noon) == noon + HOUR / 2
+    finally:
+        zoneinfo.reset_tzpath()
+    pinned = (Path(__file__).parents[3] / "requirements" / "layer.txt").read_text()
+    assert "\ntzdata==" in pinned
 
 
 def test_quiet_hours_hold_what_is_not_urgent_and_the_state_at_their_end_counts() -> None:
