@@ -240,6 +240,7 @@ def test_what_cannot_be_delivered_is_counted_and_given_up(world: World, counted:
         world.steps.clock.sleep(world.hints.sent[-1][1])
         world.notifier().notify(SYNC)
     assert [name for name, _ in counted if name == "NotificationsFailed"] == ["NotificationsFailed"] * 2
+    assert world.alerts.get(SYNC).given_up == 2
     assert len(world.hints.sent) == MAX_TRIES - 1
     assert dict(world.alerts.get(SYNC).left) == {}
 

@@ -274,6 +274,7 @@ class Notifier:
             return replace(alert, left={**left, channel: Delivery(tries, self.clock() + delay)})
         if error is not None:
             log_undelivered(sync.name, channel, str(error))
+            alert = replace(alert, given_up=alert.given_up + 1)
         else:
             logger.info("notified", extra={"sync": sync.name, "channel": channel})
         done = replace(alert, left=left, notice=alert.notice if set(left) - {HEARTBEAT} else None)

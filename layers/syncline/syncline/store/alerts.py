@@ -36,7 +36,8 @@ class Alert:
     changes, and ``looked`` a digest of what was known at the latest decision.
 
     ``notice`` is the notification that is being delivered, and ``left`` the channels that lack it. ``beat`` is the latest
-    run whose heartbeat was sent, with its phase. A function that delivers has the right to until ``claimed``.
+    run whose heartbeat was sent, with its phase. A function that delivers has the right to until ``claimed``. ``given_up``
+    counts the deliveries that failed for good.
     """
 
     told: str = ""
@@ -53,6 +54,7 @@ class Alert:
     left: Mapping[str, Delivery] = field(default_factory=dict)
     beat: str = ""
     claimed: float = 0.0
+    given_up: int = 0
     version: str | None = None
 
 

@@ -72,8 +72,8 @@ class MailServer:
         except smtplib.SMTPException as error:
             raise self._error(*_code_of(error)) from None
         except (ssl.SSLError, OSError) as error:
-            refused = isinstance(error, ssl.SSLError) and not line.ended
-            code: CodeName = "TLS_FAILED" if refused else "UNREACHABLE"
+            is_refused_by_tls = isinstance(error, ssl.SSLError) and not line.ended
+            code: CodeName = "TLS_FAILED" if is_refused_by_tls else "UNREACHABLE"
             raise self._error(code, f"no end after {SECONDS:.0f} s" if line.ended else str(error)) from None
         finally:
             timer.cancel()
@@ -110,12 +110,12 @@ class _Line:
         Raises ADDRESS_REFUSED if that is a refused address, whatever its name was.
         """
         failure = OSError(f"{host} has no address")
-        for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        for *_, (address, *_) in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             left = min(_TIMEOUT, self._deadline - monotonic())
             if left <= 0:
                 break
             try:
-                connection = socket.create_connection(address[:2], left)
+                connection = socket.create_connection((str(address), port), left)
             except OSError as error:
                 failure = error
                 continue
