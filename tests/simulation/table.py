@@ -233,6 +233,8 @@ class ModelTable:
         Limit: int | None = None,  # noqa: N803
         ExclusiveStartKey: Mapping[str, str] | None = None,  # noqa: N803
         ProjectionExpression: str | None = None,  # noqa: N803
+        FilterExpression: str | None = None,  # noqa: N803
+        ExpressionAttributeNames: Mapping[str, str] | None = None,  # noqa: N803
     ) -> dict[str, Any]:
         assert ConsistentRead, "an eventually consistent read"
         shape = _KEY_CONDITION.fullmatch(KeyConditionExpression)
@@ -240,7 +242,9 @@ class ModelTable:
             raise ValidationError(f"unsupported query: {KeyConditionExpression}, {ProjectionExpression}, {Limit}")
         test, used = condition_of(KeyConditionExpression)
         values = {name: stored(value) for name, value in ExpressionAttributeValues.items()}
-        check_used(used, {}, values)
+        names = ExpressionAttributeNames or {}
+        passes, more_used = (None, frozenset[str]()) if FilterExpression is None else condition_of(FilterExpression)
+        check_used(used | more_used, names, values)
         pk = values[shape[1]]
         _key({"pk": pk, "sk": values[shape[2] or shape[3]] if shape[2] or shape[3] else "any"})
         order = self._order.get(pk, [])
@@ -251,14 +255,16 @@ class ModelTable:
                 raise ValidationError(f"the start key {ExclusiveStartKey} is not in the partition {pk}")
             keys = [sk for sk in keys if (sk > start if ScanIndexForward else sk < start)]
         found: list[Item] = []
-        size = 0
+        read = size = 0
         for sk in keys:
             item = self.partitions[pk][sk]
             if not test(item, {}, values):
                 continue
-            found.append({"sk": sk} if ProjectionExpression == "sk" else _copy(item))
+            read += 1
             size += _size(item)
-            if len(found) == Limit or size > self.page:
+            if passes is None or passes(item, names, values):  # what does not pass is read all the same
+                found.append({"sk": sk} if ProjectionExpression == "sk" else _copy(item))
+            if read == Limit or size > self.page:
                 return {"Items": found, "LastEvaluatedKey": {"pk": pk, "sk": sk}}
         return {"Items": found}
 

@@ -71,6 +71,8 @@ def test_secrets_in_a_url_are_not_shown() -> None:
         "fe80::1%eth0",
         "FD00:EC2::254",
         "::ffff:169.254.169.254",
+        "64:ff9b::a9fe:a9fe",
+        "2002:a9fe:a9fe::1",
         "100.100.100.200",
         "metadata.google.internal",
         "Metadata.Google.Internal.",

@@ -8,6 +8,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.policy import SMTP
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -107,6 +109,73 @@ def test_a_server_that_never_answers_is_given_up(drips: bool, monkeypatch: pytes
     with silent_server(drips=drips) as port:
         error = failed(MailServer("127.0.0.1", port, "never"))
     assert (error.code.name, error.retried) == ("UNREACHABLE", True)
+
+
+@contextmanager
+def dripping_handshake(*greeting: bytes) -> Iterator[int]:
+    """Run a server that sends its greeting, reads a line after each part, and then sends a TLS record byte by byte."""
+    stopped = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                try:
+                    for each in greeting:
+                        connection.sendall(each)
+                        connection.recv(1000)
+                    connection.sendall(b"\x16\x03\x03\x40\x00\x02\x00\x3f\x00")
+                    while not stopped.wait(0.02):
+                        connection.sendall(b"x")
+                except OSError:
+                    pass  # the client has closed the connection
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        stopped.set()
+        thread.join(10)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    ("tls", "greeting"), [("always", ()), ("starttls", (b"220 x\r\n", b"250-x\r\n250 STARTTLS\r\n", b"220 go\r\n"))]
+)
+def test_a_tls_handshake_without_an_end_is_given_up(
+    tls: Any, greeting: tuple[bytes, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mailing, "SECONDS", 0.5)
+    with dripping_handshake(*greeting) as port:
+        error = failed(MailServer("127.0.0.1", port, tls))
+    assert (error.code.name, error.retried) == ("UNREACHABLE", True)
+
+
+def test_a_name_with_many_silent_addresses_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, waits = [0.0], list[float]()
+
+    def connect(_address: Any, timeout: float) -> Any:
+        waits.append(timeout)
+        now[0] += timeout
+        raise TimeoutError("timed out")
+
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{n}", 25)) for n in range(8)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_a, **_k: found)
+    monkeypatch.setattr(socket, "create_connection", connect)
+    monkeypatch.setattr(mailing, "monotonic", lambda: now[0])
+    error = failed(MailServer("mail.prod.example", 25, "never"))
+    assert (error.code.name, error.retried) == ("UNREACHABLE", True)
+    assert sum(waits) <= mailing.SECONDS
+    assert len(waits) > 1
+
+
+def test_the_name_of_this_machine_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_up(*_: Any) -> str:
+        raise AssertionError("a reverse look-up has no deadline")
+
+    monkeypatch.setattr("smtplib.socket", SimpleNamespace(**{**vars(socket), "getfqdn": look_up}))
+    with MailListener() as listener:
+        MailServer("127.0.0.1", listener.port, "never").send(MESSAGE)
+    assert len(listener.accepted) == 1
 
 
 def test_a_closed_port_is_unreachable() -> None:

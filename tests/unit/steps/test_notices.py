@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
+import zoneinfo
 from dataclasses import replace
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -207,6 +209,19 @@ def test_quiet_hours_end_at_their_time_of_day(quiet: str | None, hour: str, unti
     assert quiet_until(quiet, now) == end
 
 
+def test_quiet_hours_have_their_time_zone_on_a_machine_without_the_database_of_time_zones() -> None:
+    """Such as the image of a Lambda function."""
+    noon = dt.datetime(2026, 1, 6, 12, 30, tzinfo=ZoneInfo("Europe/Berlin")).timestamp()
+    zoneinfo.reset_tzpath(())
+    ZoneInfo.clear_cache()
+    try:
+        assert quiet_until("12:00-13:00 Europe/Berlin", noon) == noon + HOUR / 2
+    finally:
+        zoneinfo.reset_tzpath()
+    pinned = (Path(__file__).parents[3] / "requirements" / "layer.txt").read_text()
+    assert "\ntzdata==" in pinned
+
+
 def test_quiet_hours_hold_what_is_not_urgent_and_the_state_at_their_end_counts() -> None:
     rules = RULES.model_copy(update={"quiet": "00:00-06:00", "urgent": ("stale",)})
     night = dt.datetime(2026, 1, 6, 3, tzinfo=dt.UTC).timestamp()
@@ -215,6 +230,14 @@ def test_quiet_hours_hold_what_is_not_urgent_and_the_state_at_their_end_counts()
     assert decide(alert, Condition(STALE, night), rules, night + 1)[1] == STALE
     assert decide(alert, WELL, rules, night + 3 * HOUR)[1] is None
     assert decide(alert, FAILS, rules, night + 3 * HOUR)[1] == FAILING
+
+
+def test_a_recovery_that_is_held_in_quiet_hours_does_not_delay_an_urgent_state() -> None:
+    rules = RULES.model_copy(update={"quiet": "00:00-06:00", "urgent": ("stale",)})
+    night = dt.datetime(2026, 1, 6, 1, tzinfo=dt.UTC).timestamp()
+    well = Condition(IN_SYNC, night, stale_at=night + HOUR)
+    alert, event = decide(Alert(told=FAILING), well, rules, night)
+    assert (event, alert.wake) == (None, night + HOUR)
 
 
 # -- the state of a sync

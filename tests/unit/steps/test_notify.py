@@ -17,6 +17,7 @@ from syncline.model import EVERYTHING, Item, Outcome, Result, Trigger
 from syncline.steps.notices import Beat, Notice, beat_of
 from syncline.steps.notify import CLAIM_SECONDS, HEARTBEAT, MAX_TRIES, Notifier, is_due
 from syncline.store.alerts import Alerts
+from syncline.store.state import CANCELLED_AFTER
 from syncline.wiring.functions import hinting
 from tests.rig.made_up import SYNC, MadeUp, Steps
 from tests.rig.made_up import steps as made_steps
@@ -239,6 +240,7 @@ def test_what_cannot_be_delivered_is_counted_and_given_up(world: World, counted:
         world.steps.clock.sleep(world.hints.sent[-1][1])
         world.notifier().notify(SYNC)
     assert [name for name, _ in counted if name == "NotificationsFailed"] == ["NotificationsFailed"] * 2
+    assert world.alerts.get(SYNC).given_up == 2
     assert len(world.hints.sent) == MAX_TRIES - 1
     assert dict(world.alerts.get(SYNC).left) == {}
 
@@ -346,6 +348,20 @@ def test_each_run_sends_hints_when_it_begins_and_ends_only_if_the_sync_notifies(
     assert len(hints.sent) == 2
 
 
+def test_a_run_that_the_command_ended_sends_a_hint_with_its_report(world: World) -> None:
+    hints = Hints()
+    steps = world.steps
+    steps.engine = replace(steps.engine, changed=hinting(lambda _name: TOLD, hints.hint))
+    run, root = steps.begin()
+    steps.state.cancel_run(SYNC, run.id)
+    steps.clock.sleep(CANCELLED_AFTER)
+    assert steps.state.end_cancelled(SYNC, run.id) is not None
+    assert hints.sent == []
+    steps.put(root)
+    steps.pump.run()
+    assert hints.sent == [(SYNC, 0)]
+
+
 def test_a_hint_that_cannot_be_sent_does_not_stop_the_run() -> None:
     def refuse(_name: str) -> None:
         raise SynclineError("AWS_UNAVAILABLE", "no queue")
@@ -397,6 +413,38 @@ def test_the_count_is_complete_beyond_the_limit_of_read_failures(world: World, m
     fail_items(world, 12)
     world.run()
     assert world.channels.sent[0][1].count == 12
+
+
+def test_a_new_failure_is_notified_beside_more_acknowledged_ones_than_are_read(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.steps.notify._MOST_FAILURES", 5)
+    fail_items(world, 12)
+    world.run()
+    for failure in list(world.steps.state.failures.all(SYNC)):
+        world.steps.state.failures.acknowledge(SYNC, failure, acknowledged=True)
+    world.run()
+    fail_items(world, 13)
+    world.run()
+    assert world.channels.events() == ["failing", "failing"]
+    assert (world.channels.sent[-1][1].count, world.channels.sent[-1][1].examples[0].item) == (1, "team/app:v12")
+
+
+def test_a_record_of_a_newer_version_is_read_without_its_unknown_fields(world: World) -> None:
+    world.channels.failing = {"sns": [SynclineError("SERVER_ERROR", "503")]}
+    fail_items(world)
+    world.run()
+    row = world.steps.database.get(f"SYNC#{SYNC}", "ALERT")
+    assert row is not None
+    alert = json.loads(row["alert"])
+    alert["left"]["sns"] |= {"via": "eu"}
+    alert["notice"] |= {"severity": 3, "codes": ["NEW_CODE"]}
+    alert["notice"]["examples"][0] |= {"size": 7}
+    world.steps.database.put({**row, "alert": json.dumps({**alert, "severity": 3})})
+    world.steps.clock.sleep(20)
+    world.notifier().notify(SYNC)
+    assert world.channels.events() == ["failing"]
+    assert "NEW_CODE: Use the version of Syncline that reported it." in world.channels.sent[-1][1].text
 
 
 def test_a_scan_that_failed_completely_is_named_in_words(world: World) -> None:

@@ -16,6 +16,7 @@ from syncline.config.sync import load_sync
 from syncline.messages import Batch
 from syncline.model import Counts, Scope, Trigger
 from syncline.secrets import Secrets
+from syncline.store.alerts import Alert, Alerts
 from syncline.store.backup_index import BackupIndex
 from syncline.store.backup_records import FileCount
 from syncline.store.batches import BatchRecord
@@ -158,6 +159,14 @@ def test_a_plan_is_not_counted(table: Table) -> None:
     assert state.finish_run("clusters", started.id) is not None
     assert sum(read_totals(Database(table), "clusters").durations) == 0
     assert len(read_totals(Database(table), "clusters").durations) == len(BUCKETS) + 1
+
+
+def test_notifications_that_were_given_up_are_read_for_syncs_that_notify(table: Table) -> None:
+    notifying = {**BACKUPS, "heartbeat": {"url": "https://hc.example/1"}}
+    State(table).put_sync("clusters", load_sync(json.dumps(notifying)).model_dump_json())
+    assert "syncline_notifications_failed_total{" not in ask(table, "/metrics")["body"]
+    Alerts(Database(table)).put("clusters", Alert(given_up=3))
+    assert 'syncline_notifications_failed_total{kind="backups",sync="clusters"} 3.0' in ask(table, "/metrics")["body"]
 
 
 def test_the_console_is_healthy(table: Table) -> None:

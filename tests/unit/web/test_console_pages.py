@@ -74,6 +74,15 @@ def test_unknown_values_have_no_sample() -> None:
     assert not {"syncline_dead_letters", "syncline_run_started_timestamp_seconds"} & found
 
 
+def test_notifications_that_were_given_up_are_counted_once_one_was_due() -> None:
+    labels = (("kind", "images"), ("sync", "shop"))
+    found = samples(replace(IMAGES, given_up=0), BACKUPS)
+    assert {key: value for key, value in found.items() if "notifications" in key[0]} == {
+        ("syncline_notifications_failed_total", labels): 0
+    }
+    assert samples(replace(IMAGES, given_up=2))["syncline_notifications_failed_total", labels] == 2
+
+
 def test_a_run_in_progress_has_its_times() -> None:
     found = samples(replace(IMAGES, started=1_790_000_000.0, advanced=1_790_000_400.0))
     labels = (("kind", "images"), ("sync", "shop"))

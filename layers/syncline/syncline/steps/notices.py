@@ -120,7 +120,9 @@ def decide(  # noqa: PLR0911 - one for each reason to be silent
         return replace(alert, wake=_wake(alert, condition, rules)), None
     held = None if state in rules.urgent else quiet_until(rules.quiet, now)
     if held is not None:
-        return replace(alert, wake=held), None
+        # It may become stale before their end, and that may be urgent.
+        stale_at = condition.stale_at if state not in BAD else None
+        return replace(alert, wake=held if stale_at is None else min(held, stale_at)), None
     if len(alert.sent) >= MOST_AN_HOUR:
         return replace(alert, wake=alert.sent[0] + HOUR), None
     if len(alert.sent) == MOST_AN_HOUR - 1:
@@ -220,8 +222,10 @@ class Notice:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Notice:
-        examples = tuple(Example(**each) for each in value["examples"])
-        return cls(**{**value, "codes": tuple(value["codes"]), "examples": examples})
+        """Return a stored notification, without fields that only another version of Syncline knows."""
+        known = {name: value[name] for name in cls.__slots__ if name in value}
+        examples = tuple(Example(each["item"], each["code"], each["reason"]) for each in value["examples"])
+        return cls(**{**known, "codes": tuple(value["codes"]), "examples": examples})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

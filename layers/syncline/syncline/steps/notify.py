@@ -193,8 +193,7 @@ class Notifier:
     def _failures(self, name: str) -> list[KnownFailure]:
         if not self.state.failures.any(name):
             return []
-        found = itertools.islice(self.state.failures.all(name), _MOST_FAILURES)
-        return [each for each in found if not each.acknowledged]
+        return list(itertools.islice(self.state.failures.open(name), _MOST_FAILURES))
 
     def _notice(  # noqa: PLR0913, PLR0917 - the facts of a notification
         self,
@@ -275,6 +274,7 @@ class Notifier:
             return replace(alert, left={**left, channel: Delivery(tries, self.clock() + delay)})
         if error is not None:
             log_undelivered(sync.name, channel, str(error))
+            alert = replace(alert, given_up=alert.given_up + 1)
         else:
             logger.info("notified", extra={"sync": sync.name, "channel": channel})
         done = replace(alert, left=left, notice=alert.notice if set(left) - {HEARTBEAT} else None)

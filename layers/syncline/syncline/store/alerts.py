@@ -36,7 +36,8 @@ class Alert:
     changes, and ``looked`` a digest of what was known at the latest decision.
 
     ``notice`` is the notification that is being delivered, and ``left`` the channels that lack it. ``beat`` is the latest
-    run whose heartbeat was sent, with its phase. A function that delivers has the right to until ``claimed``.
+    run whose heartbeat was sent, with its phase. A function that delivers has the right to until ``claimed``. ``given_up``
+    counts the deliveries that failed for good.
     """
 
     told: str = ""
@@ -53,6 +54,7 @@ class Alert:
     left: Mapping[str, Delivery] = field(default_factory=dict)
     beat: str = ""
     claimed: float = 0.0
+    given_up: int = 0
     version: str | None = None
 
 
@@ -66,14 +68,18 @@ class Alerts:
         self._db = database
 
     def get(self, sync: str) -> Alert:
-        """Return the notifications of a sync; an empty record if nothing was notified yet."""
+        """Return the notifications of a sync; an empty record if nothing was notified yet.
+
+        Fields that only another version of Syncline knows are left out.
+        """
         item = self._db.get(f"SYNC#{sync}", _KEY)
         if item is None:
             return Alert()
         values = {name: value for name, value in json.loads(item["alert"]).items() if name in _NAMES}
         for name in ("codes", "sent"):
             values[name] = tuple(values.get(name, ()))
-        values["left"] = {name: Delivery(**each) for name, each in values.get("left", {}).items()}
+        left = values.get("left", {}).items()
+        values["left"] = {name: Delivery(int(each.get("tries", 0)), float(each.get("at", 0.0))) for name, each in left}
         return Alert(**values, version=str(item["version"]))
 
     def put(self, sync: str, alert: Alert) -> Alert | None:

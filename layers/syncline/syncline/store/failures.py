@@ -95,6 +95,12 @@ class Failures(Store):
                 if "solved" not in item:
                     yield _failure_from(item)
 
+    def open(self, sync: str) -> Iterator[KnownFailure]:
+        """Yield every failure that is neither solved nor acknowledged, in no order. The table reads the others alone."""
+        for shard in range(SHARDS):
+            for item in self._db.query_without(f"FAILED#{sync}#{shard}", absent="solved", untrue="acknowledged"):
+                yield _failure_from(item)
+
     def page(self, sync: str, after: str, limit: int) -> tuple[list[KnownFailure], str | None]:
         """Return some failures that are not solved, and the position after them, None at the end.
 

@@ -81,6 +81,19 @@ class Database:
             ScanIndexForward=not newest_first,
         )
 
+    def query_without(self, pk: str, *, absent: str, untrue: str) -> Iterator[dict[str, Any]]:
+        """Yield the items under `pk` that lack the attribute `absent` and of which `untrue` is not True.
+
+        The table reads the others too, but does not return them.
+        """
+        condition = _key_condition(pk, "")
+        return self._pages(
+            KeyConditionExpression=condition["KeyConditionExpression"],
+            FilterExpression="attribute_not_exists(#absent) AND (attribute_not_exists(#untrue) OR #untrue <> :true)",
+            ExpressionAttributeNames={"#absent": absent, "#untrue": untrue},
+            ExpressionAttributeValues={**condition["ExpressionAttributeValues"], ":true": True},
+        )
+
     def sort_keys(self, pk: str, prefix: str) -> Iterator[str]:
         """Yield the sort keys under `pk` that begin with `prefix` ("" for all), in order, without the items' content."""
         for item in self._pages(**_key_condition(pk, prefix), ProjectionExpression="sk"):

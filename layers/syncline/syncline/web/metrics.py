@@ -31,7 +31,8 @@ class Figures:
 
     ``health`` is None for a kind without runs, and ``current`` has the counts of the run in progress, None if there is
     none. ``own`` are metrics that only its kind has, each with samples of this sync only. ``started`` and ``advanced`` are
-    the times at which the run in progress started and last counted an item, in Unix seconds.
+    the times at which the run in progress started and last counted an item, in Unix seconds. ``given_up`` counts the
+    notifications that could not be delivered, None for a sync without a record of them.
     """
 
     sync: Sync
@@ -41,6 +42,7 @@ class Figures:
     own: tuple[Metric, ...] = ()
     started: float | None = None
     advanced: float | None = None
+    given_up: int | None = None
 
 
 def exposition(figures: Iterable[Figures], now: float, depths: Iterable[QueueDepth] = ()) -> bytes:
@@ -60,6 +62,7 @@ class _Collected(Collector):
         yield from _of_runs(self.figures)
         yield from _of_requests(self.figures)
         yield from _of_queues(self.depths)
+        yield _of_notifications(self.figures)
         yield from _of_health([each for each in self.figures if each.health is not None], self.now)
         own: dict[str, Metric] = {}
         for metric in (metric for each in self.figures for metric in each.own):
@@ -124,6 +127,17 @@ def _of_queues(depths: list[QueueDepth]) -> Iterator[Metric]:
         for state in ("visible", "in_flight", "delayed"):
             messages.add_metric((depth.queue, state), getattr(depth, state))
     yield from (messages, dead)
+
+
+def _of_notifications(figures: list[Figures]) -> Metric:
+    """Return the metric of notifications. A sync for which none was ever due has no sample."""
+    failed = CounterMetricFamily(
+        "syncline_notifications_failed", "Notifications and heartbeats that were given up.", labels=_LABELS
+    )
+    for each in figures:
+        if each.given_up is not None:
+            failed.add_metric((each.sync.name, each.sync.kind), each.given_up)
+    return failed
 
 
 def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:

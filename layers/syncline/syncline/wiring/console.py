@@ -14,6 +14,7 @@ from syncline.config.sync import Sync
 from syncline.kinds.table import KINDS
 from syncline.messages import QueueDepth, Queues
 from syncline.secrets import Reference, Secrets
+from syncline.store.alerts import Alerts
 from syncline.store.overview import Overview
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -66,6 +67,12 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
         access = Access(required_token, signed, local)
         return StatusPages(state, Overview(database), access, None if queues is None else Stack(state, queues))
 
+    alerts = Alerts(database)
+
+    def given_up(sync: Sync) -> int | None:
+        alert = alerts.get(sync.name) if sync.notifies else None
+        return None if alert is None or alert.version is None else alert.given_up
+
     def figures() -> Iterator[Figures]:
         for sync in applied_syncs(state):
             current = state.current_run(sync.name)
@@ -81,6 +88,7 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
                 _own_metrics(sync, totals, database),
                 started=None if current is None else current.started,
                 advanced=None if progress is None else progress.advanced,
+                given_up=given_up(sync),
             )
 
     return Console(figures, required_token, depths=depths, pages=pages)

@@ -28,6 +28,7 @@ _REFUSED_ADDRESSES: Final = frozenset(
         "192.0.0.192",  # Oracle Cloud
     )
 )
+_TRANSLATED: Final = ipaddress.IPv6Network("64:ff9b::/96")
 _HOST: Final = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 # RFC 3986, section 3.2.1. git and libcurl disagree on where other characters end the user and password.
 _USER: Final = r"[A-Za-z0-9._~!$&'()*+,;=%-]+"
@@ -169,11 +170,18 @@ def is_refused(name: str) -> bool:
         address = ipaddress.ip_address(bare if ":" in bare else socket.inet_aton(bare))
     except (ValueError, OSError):
         return bare in _REFUSED_NAMES or (f".{bare}".endswith(".localhost") and _on_lambda())
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
+    if isinstance(address, ipaddress.IPv6Address):
+        address = _embedded(address) or address
     if (address.is_loopback or address.is_unspecified) and _on_lambda():
         return True
     return address.is_link_local or address in _REFUSED_ADDRESSES
+
+
+def _embedded(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """Return the IPv4 address that an IPv6 address stands for: mapped, translated (RFC 6052), or by 6to4 (RFC 3056)."""
+    if address in _TRANSLATED:
+        return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
 
 
 def _on_lambda() -> bool:

@@ -75,6 +75,9 @@ class HookClient:
                     raise _refusal(self.url, response)
                 response.read(_ANSWER)
         except SynclineError as error:
+            if error.code.name == "TIME_SHORT":
+                what = f"{self._safe(self.url)} did not answer completely within {SECONDS:.0f} s"
+                raise SynclineError("UNREACHABLE", what) from None
             raise SynclineError(error.code.name, self._safe(error.what), retry_after=error.retry_after) from None
 
     def _safe(self, what: str) -> str:

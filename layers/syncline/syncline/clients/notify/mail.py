@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import format_datetime, localtime
+from time import monotonic
 from typing import Any, Final, Literal
 
 from syncline.clients.http.addresses import is_refused
@@ -54,12 +55,12 @@ class MailServer:
         Raises UNREACHABLE, TLS_FAILED, ADDRESS_REFUSED, UNAUTHORIZED, SERVER_ERROR for a temporary refusal (4yz), and
         REFUSED for a permanent one (5yz), also of one recipient.
         """
+        line = _Line(monotonic() + SECONDS)
+        timer = threading.Timer(SECONDS, line.end)  # a server may send one byte after another
+        timer.daemon = True
         client: smtplib.SMTP | None = None
-        timer: threading.Timer | None = None
         try:
-            client = self._client()
-            timer = threading.Timer(SECONDS, _end, (client,))  # a server may send one byte after another
-            timer.daemon = True
+            client = self._client(line)
             timer.start()
             client.connect(self.host, self.port)
             if self.tls == "starttls":
@@ -71,17 +72,17 @@ class MailServer:
         except smtplib.SMTPException as error:
             raise self._error(*_code_of(error)) from None
         except (ssl.SSLError, OSError) as error:
-            code: CodeName = "TLS_FAILED" if isinstance(error, ssl.SSLError) else "UNREACHABLE"
-            raise self._error(code, str(error)) from None
+            is_refused_by_tls = isinstance(error, ssl.SSLError) and not line.ended
+            code: CodeName = "TLS_FAILED" if is_refused_by_tls else "UNREACHABLE"
+            raise self._error(code, f"no end after {SECONDS:.0f} s" if line.ended else str(error)) from None
         finally:
-            if timer is not None:
-                timer.cancel()
+            timer.cancel()
+            line.close()
             if client is not None:
                 client.close()
 
-    def _client(self) -> smtplib.SMTP:
-        always = self.tls == "always"
-        client: Any = _TlsClient(timeout=_TIMEOUT, context=self._context()) if always else _Client(timeout=_TIMEOUT)
+    def _client(self, line: _Line) -> smtplib.SMTP:
+        client: Any = _TlsClient(line, self._context()) if self.tls == "always" else _Client(line)
         client._host = self.host  # noqa: SLF001 - STARTTLS needs it, and only a constructor that connects sets it
         return client  # type: ignore[no-any-return]
 
@@ -95,32 +96,74 @@ class MailServer:
         return SynclineError(code, redact(f"{self.host}:{self.port}: {why[:_LONGEST_REASON]}"))
 
 
-def _checked(connection: socket.socket) -> socket.socket:
-    """Return a connection. Raises ADDRESS_REFUSED if its peer is a refused address, whatever its name was."""
-    peer = str(connection.getpeername()[0])
-    if is_refused(peer):
-        connection.close()
-        raise SynclineError("ADDRESS_REFUSED", f"{peer} is a link-local or metadata address")
-    return connection
+class _Line:
+    """The connection to a mail server, which can be ended while another thread uses it, also in a TLS handshake."""
+
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._handle: socket.socket | None = None
+        self.ended = False
+
+    def connect(self, host: str, port: int) -> socket.socket:
+        """Connect to the first address that accepts before the deadline.
+
+        Raises ADDRESS_REFUSED if that is a refused address, whatever its name was.
+        """
+        failure = OSError(f"{host} has no address")
+        for *_, (address, *_) in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            left = min(_TIMEOUT, self._deadline - monotonic())
+            if left <= 0:
+                break
+            try:
+                connection = socket.create_connection((str(address), port), left)
+            except OSError as error:
+                failure = error
+                continue
+            peer = str(connection.getpeername()[0])
+            if is_refused(peer):
+                connection.close()
+                raise SynclineError("ADDRESS_REFUSED", f"{peer} is a link-local or metadata address")
+            connection.settimeout(_TIMEOUT)
+            self._handle = connection.dup()  # TLS takes over the descriptor of the other one
+            if self.ended:
+                self.end()
+            return connection
+        raise failure
+
+    def end(self) -> None:
+        """End the connection while another thread uses it."""
+        self.ended = True
+        if self._handle is not None:
+            with suppress(OSError):
+                self._handle.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
+
+
+def _own_name() -> str:
+    """Return the name for the server's greeting. The default of smtplib is a reverse look-up without a deadline."""
+    name = socket.gethostname()
+    return name if "." in name else "[127.0.0.1]"
 
 
 class _Client(smtplib.SMTP):
-    def _get_socket(self, host: str, port: int, timeout: float) -> Any:
-        return _checked(socket.create_connection((host, port), timeout))
+    def __init__(self, line: _Line) -> None:
+        super().__init__(local_hostname=_own_name(), timeout=_TIMEOUT)
+        self._line = line
+
+    def _get_socket(self, host: str, port: int, timeout: float) -> Any:  # noqa: ARG002 - the line has a deadline
+        return self._line.connect(host, port)
 
 
 class _TlsClient(smtplib.SMTP_SSL):
-    def _get_socket(self, host: str, port: int, timeout: float) -> Any:
-        connection = _checked(socket.create_connection((host, port), timeout))
-        return self.context.wrap_socket(connection, server_hostname=host)
+    def __init__(self, line: _Line, context: ssl.SSLContext) -> None:
+        super().__init__(local_hostname=_own_name(), timeout=_TIMEOUT, context=context)
+        self._line = line
 
-
-def _end(client: smtplib.SMTP) -> None:
-    """End the connection while another thread reads from it."""
-    connection = client.sock
-    if connection is not None:
-        with suppress(OSError):
-            connection.shutdown(socket.SHUT_RDWR)
+    def _get_socket(self, host: str, port: int, timeout: float) -> Any:  # noqa: ARG002 - the line has a deadline
+        return self.context.wrap_socket(self._line.connect(host, port), server_hostname=host)
 
 
 def _code_of(error: smtplib.SMTPException) -> tuple[CodeName, str]:
