@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from syncline.web.function_url import HttpError, HttpRequest
 
@@ -107,10 +107,9 @@ class Access:
 
     def check_form(self, request: HttpRequest, visitor: Visitor | None, csrf: str) -> None:
         """Raise HttpError (403) for a form that another site has sent. `visitor` is None before the login."""
-        origin = request.headers.get("origin")
-        host = host_of(request, local=self.local)
+        own = f"{'https' if self.is_https(request) else 'http'}://{host_of(request, local=self.local)}"
         is_foreign = request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
-        if is_foreign or (origin is not None and urlsplit(origin).netloc.lower() != host):
+        if is_foreign or request.headers.get("origin", own).lower() != own:
             raise HttpError(403, "the request came from another site; use the buttons of this page")
         if visitor is not None and visitor.session and not same(visitor.csrf, csrf):
             raise HttpError(403, "the form is too old; go back, reload the page and try again")
@@ -147,7 +146,7 @@ def check_query(request: HttpRequest, required_token: Callable[[], str | None]) 
     except ValueError:
         raise HttpError(400, "the address has too many fields") from None
     for name, value in fields:
-        if name.lower() in _TOKEN_NAMES or (token is not None and same(token, value)):
+        if name.lower() in _TOKEN_NAMES or (token is not None and (same(token, value) or same(token, name))):
             raise HttpError(
                 400,
                 "a token does not belong in an address, where logs and browsers keep it; replace it, as others may "
