@@ -29,6 +29,8 @@ class Stack:
     def __init__(self, chain: FilesChain) -> None:
         self.state, self.table, self.queues = chain.state, chain.table, chain.queues
 
+    dependencies = Deployment.dependencies
+
     def client(self, service: str) -> Any:
         raise AssertionError(f"nothing is asked of {service}")
 

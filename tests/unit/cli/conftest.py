@@ -28,12 +28,6 @@ def skip_server_checks(request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         monkeypatch.setattr("syncline.cli.commands_apply.unreachable", lambda *_: [])
 
 
-@pytest.fixture(autouse=True)
-def unlimited_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ignore the width of the terminal that runs the tests."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-
 @pytest.fixture
 def checks_servers() -> None:
     """Enable the check of servers in `apply`."""
