@@ -21,7 +21,7 @@ from syncline.errors import SynclineError
 from syncline.messages import Start
 from syncline.model import Step, Trigger
 from syncline.wiring.checks import Check, CheckChain, CheckGroup, CheckVerdict, run_checks
-from tests.rig.server import Reply
+from tests.rig.server import Reply, Request, Server
 from tests.standins.certificates import Authority
 from tests.standins.oci import OciRegistry
 from tests.unit.cli.cli_stack import Stack
@@ -30,6 +30,7 @@ from tests.unit.cli.doctor_worlds import (
     absent_bucket,
     assert_one_failure,
     checked,
+    closed_port,
     deleted_schedule,
     made,
     set_output,
@@ -112,7 +113,7 @@ def test_a_failure_is_a_line_with_its_code_and_a_line_with_the_remedy(stack: Sta
     at = next(number for number, line in enumerate(lines) if line.startswith("  ✗ "))
     assert lines[at].startswith("  ✗ schedule: SCHEDULE_ABSENT: the schedule rate(1 hour) of sync does not exist")
     assert lines[at + 1].startswith("    → Run `syncline apply`")
-    assert lines[-1] == "checked from this machine, where the functions run, too"
+    assert lines[-1] == "checked from this machine, where the functions run as well"
     assert lines[-2].startswith("1 problem, ")
 
 
@@ -124,7 +125,58 @@ def test_all_syncs_are_checked_and_a_failure_in_common_is_reported_once(stack: S
         lines = json.loads(stack.run("doctor", "--json").stdout)["checks"]
     assert {each["sync"] for each in lines} == {None, "one", "two"}
     assert [each["sync"] for each in lines if each["verdict"] == "failed"] == ["one"]
-    assert any(each["text"] == "the same failure as above: one target" for each in lines if each["sync"] == "two")
+    assert any(each["text"] == "the same failure as above: one target list" for each in lines if each["sync"] == "two")
+
+
+def test_dead_letters_do_not_hide_how_the_last_run_ended(stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, "images") as world:
+        stack.add_dead_letters("mirror/team/app", sync="sync")
+        lines = {each["what"]: each for each in checked(world) if each["part"] == "runs"}
+    assert lines["dead letters"]["verdict"] == "failed"
+    assert lines["last run"]["text"] == "no run has ended yet"
+    assert lines["health"]["text"] == "no complete scan has ended yet"
+
+
+def test_advice_names_the_sync_and_the_options_of_the_call(stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, "images") as world:
+        stack.add_dead_letters("mirror/team/app", sync="sync")
+        (action,) = [each["action"] for each in checked(world) if each["code"] == "DEAD_LETTERS"]
+    assert action.startswith("`syncline report sync")
+    assert "`syncline retry sync" in action
+    assert "NAME" not in action
+
+
+def test_channels_and_heartbeats_are_checked_and_get_nothing(stack: Stack, tmp_path: Path) -> None:
+    received: list[Request] = []
+
+    def hook(request: Request) -> Reply:
+        received.append(request)
+        return Reply(200)
+
+    with Server(hook) as server:
+        url = f"http://127.0.0.1:{server.port}"
+
+        def notifying(world: World) -> None:
+            stack.target.client("secretsmanager").create_secret(Name="t/slack", SecretString=f"{url}/services/hidden")
+            world.text += f"""    notify:
+      slack: {{url: "secret:t/slack"}}
+      webhook: {{url: "{url}/hook", secret: "secret:t/hook"}}
+      email: {{sender: a@b.example, to: [c@d.example], smtp: {{host: "{closed_port()}", tls: never}}}}
+    heartbeat: {{url: "http://{closed_port()}/beat"}}
+"""
+
+        with made(stack, tmp_path, "images", notifying) as world:
+            received.clear()
+            lines = {each["part"]: each for each in checked(world) if each["what"] == "server"}
+    assert {part: line["verdict"] for part, line in lines.items()} == {
+        "notify.slack": "ok",
+        "notify.webhook": "ok",
+        "notify.email": "failed",
+        "heartbeat": "failed",
+    }
+    assert lines["heartbeat"]["code"] == "UNREACHABLE"
+    assert "hidden" not in str(lines)
+    assert received == []
 
 
 def test_an_unknown_name_is_an_error(stack: Stack) -> None:

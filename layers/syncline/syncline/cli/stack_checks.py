@@ -52,7 +52,10 @@ _TOO_LITTLE: Final = 200 << 20
 """Free bytes on the engine's disk below which a warning is given, and below which saving its state may fail."""
 _OLD: Final = 3600.0
 """Age in seconds of a waiting message above which a warning is given."""
-_DEPLOY: Final = "Deploy the stack again (`syncline up`, or `sam deploy`)."
+_WATCH: Final = (
+    "Enable it, or create it with the name in the message and the properties in template.yaml (on one machine with "
+    "`aws --endpoint-url`). A new deployment does neither."
+)
 _NOT_FOUND: Final = ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "ResourceNotFoundException")
 
 
@@ -91,7 +94,7 @@ class StackChecks:
 
     def chains(self) -> list[CheckChain]:
         """Return the checks of the functions, the table, the queues and the disk."""
-        watch = Check("watch", partial(coded, self.deployment, self._watch), _DEPLOY)
+        watch = Check("watch", partial(coded, self.deployment, self._watch), _WATCH)
         found = [
             CheckChain("functions", [self._check("version", self._version)]),
             CheckChain("functions", [watch]),
@@ -245,8 +248,8 @@ class SyncChecks:
             address = partial(self._webhook, self.sync.webhook)
             checks = [self._check("webhook", address), self._check("delivery", self._delivery)]
             yield CheckChain("webhook", checks, by_functions=True)
-        named = {"dead letters": self._dead, "last run": self._last, "health": self._health}
-        yield CheckChain("runs", [self._check(what, run) for what, run in named.items()], by_functions=True)
+        for what, run in {"dead letters": self._dead, "last run": self._last, "health": self._health}.items():
+            yield CheckChain("runs", [self._check(what, run)], by_functions=True)
 
     def _check(self, what: str, run: Callable[[], str | Observation]) -> Check:
         return Check(what, partial(coded, self.deployment, run))
