@@ -52,8 +52,8 @@ class Code:
 
 _SLOWER: Final = "Nothing if it passes; otherwise lower `concurrency` of the sync."
 _RECREATE: Final = (
-    "Create it with the name in the message and the properties in template.yaml (on one machine with `aws --endpoint-url`). "
-    "A new deployment does not create it again."
+    "Create it with its name, which `syncline doctor` shows, and its properties in template.yaml (on one machine with "
+    "`aws --endpoint-url`). A new deployment does not create it again."
 )
 _RESTORED: Final = (
     "Compare the file that the message names. If the restored one is right, restore again with `--overwrite`."

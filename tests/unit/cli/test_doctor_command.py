@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from botocore.exceptions import ClientError
 
+from syncline.cli.aws import as_syncline_error
 from syncline.cli.context import Context
 from syncline.cli.output import Output
 from syncline.cli.stack_checks import StackChecks
@@ -75,6 +77,17 @@ def test_a_broken_stack_is_one_failure(case: str, stack: Stack, tmp_path: Path) 
     with made(stack, tmp_path, "files") as world:
         breaks(stack)
         assert_one_failure(world, expected)
+
+
+def test_other_commands_fail_with_the_code_of_the_doctor(stack: Stack) -> None:
+    absent_table(stack)
+    result = stack.run("status")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error TABLE_ABSENT: the table of the engine at ")
+    assert "`syncline doctor` shows" in result.stderr
+    response: Any = {"Error": {"Code": "AWS.SimpleQueueService.NonExistentQueue"}}
+    error = as_syncline_error(ClientError(response, "SendMessage"), "syncline", local=False)
+    assert (error.code.name, error.what) == ("QUEUE_ABSENT", "a queue of syncline does not exist (SendMessage)")
 
 
 def test_an_engine_that_does_not_run_is_one_failure(stack: Stack, tmp_path: Path) -> None:
