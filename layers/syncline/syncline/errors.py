@@ -24,7 +24,7 @@ CodeName = Literal[
     "BRANCH_MOVED", "OVER_LIMIT", "DISK_FULL", "PATH_COLLIDES", "WOULD_OVERWRITE", "ENTRY_UNSUPPORTED",
     "SECRET_SEALED", "SECRETS_UNSEEN", "SECRET_SUSPECTED", "LEASE_HELD", "LEASE_LOST", "TIME_SHORT", "RUN_CANCELLED",
     "NO_PROGRESS", "STEP_DIED", "MESSAGE_INVALID", "MESSAGE_VERSION", "MESSAGE_REFUSED", "CLOCK_DIFFERS",
-    "SCHEDULE_ABSENT", "SCHEDULE_DISABLED", "SCHEDULE_SILENT", "DEAD_LETTERS", "TABLE_ABSENT", "QUEUE_ABSENT",
+    "SCHEDULE_ABSENT", "SCHEDULE_DISABLED", "SCHEDULE_SILENT", "DEAD_LETTERS", "TABLE_ABSENT", "QUEUE_ABSENT", "QUEUE_UNREAD",
     "VERSION_DIFFERS", "INTERNAL",
 ]  # fmt: skip
 """The names in the table below, in its order, as a type: mypy reports a name that has no row."""
@@ -167,6 +167,7 @@ _ROWS: Final = (
     Code("DEAD_LETTERS", False, "Items of a sync were given up after their retries.", "`syncline report NAME` shows the reasons; once they are removed, `syncline retry NAME` puts the items back."),
     Code("TABLE_ABSENT", False, "The stack's table does not exist, or is not ready.", _RECREATE + " Then run `syncline apply`; the next run adopts what the target has."),
     Code("QUEUE_ABSENT", False, "A queue of the stack does not exist.", _RECREATE),
+    Code("QUEUE_UNREAD", False, "No function takes the messages of a queue: its event source mapping is disabled or missing, or its function does not exist.", "Enable the mapping (`aws lambda update-event-source-mapping --enabled --uuid UUID`; on one machine with `--endpoint-url`), or create what is missing with its properties in template.yaml. Waiting messages are then processed."),
     Code("VERSION_DIFFERS", False, "The deployed functions are of another version than this command.", "Deploy this version (`syncline up`, or `sam deploy`), or use the command of the deployed version."),
     Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation ID.", alone="Report it with the output of the command with `SYNCLINE_DEBUG=1`."),
 )  # fmt: skip

@@ -151,7 +151,7 @@ def test_an_engine_without_our_outputs_is_an_error(stack: Stack) -> None:
 
 def test_a_missing_table_is_an_error(stack: Stack) -> None:
     stack.target.client("dynamodb").delete_table(TableName="syncline-table")
-    assert first_line(stack.run("status")).startswith("error ENGINE_ABSENT: the engine at ")
+    assert first_line(stack.run("status")).startswith("error TABLE_ABSENT: the table of the engine at ")
 
 
 def test_the_local_engine_ignores_aws_profiles(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from tests.unit.cli.cli_stack import Stack
 from tests.unit.cli.doctor_worlds import (
     World,
     absent_bucket,
+    add_functions,
     assert_one_failure,
     checked,
     closed_port,
@@ -50,6 +51,25 @@ def absent_queue(stack: Stack) -> None:
     stack.target.queues.sqs.delete_queue(QueueUrl=stack.target.queues.urls[Step.VERIFY])
 
 
+def absent_function(stack: Stack) -> None:
+    stack.target.client("lambda").delete_function(FunctionName="syncline-transfer")
+
+
+def _mapping(stack: Stack) -> str:
+    (found,) = stack.target.client("lambda").list_event_source_mappings(FunctionName="syncline-transfer")[
+        "EventSourceMappings"
+    ]
+    return str(found["UUID"])
+
+
+def disabled_mapping(stack: Stack) -> None:
+    stack.target.client("lambda").update_event_source_mapping(UUID=_mapping(stack), Enabled=False)
+
+
+def absent_mapping(stack: Stack) -> None:
+    stack.target.client("lambda").delete_event_source_mapping(UUID=_mapping(stack))
+
+
 def absent_watch(stack: Stack) -> None:
     stack.target.scheduler.delete_schedule(Name="syncline-watch")
 
@@ -66,6 +86,9 @@ STACKS: Final[dict[str, tuple[Callable[[Stack], None], tuple[str, str, str]]]] =
     "missing table": (absent_table, ("table", "TABLE_ABSENT", "syncline-table")),
     "missing watch": (absent_watch, ("functions", "SCHEDULE_ABSENT", "syncline-watch")),
     "missing queue": (absent_queue, ("queues", "QUEUE_ABSENT", "syncline-verify does not exist")),
+    "missing function": (absent_function, ("queues", "QUEUE_UNREAD", "the function syncline-transfer of the queue")),
+    "disabled mapping": (disabled_mapping, ("queues", "QUEUE_UNREAD", "of the queue syncline-transfer is disabled")),
+    "missing mapping": (absent_mapping, ("queues", "QUEUE_UNREAD", "syncline-transfer has no event source mapping")),
     "other version": (other_version, ("functions", "VERSION_DIFFERS", "version 0.0.9 is deployed")),
     "version without a number": (older_version, ("functions", "VERSION_DIFFERS", "without a number")),
 }
@@ -200,6 +223,7 @@ def test_an_unknown_name_is_an_error(stack: Stack) -> None:
 
 @pytest.mark.parametrize("word", ["test", "--health-check", "check"])
 def test_the_words_of_the_replaced_services_run_it(word: str, stack: Stack) -> None:
+    add_functions(stack)
     result = stack.run(word)
     assert result.exit_code == 0
     assert "✓ table: " in result.stdout
