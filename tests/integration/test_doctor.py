@@ -21,6 +21,7 @@ from tests.standins.registry import Registry
 from tests.standins.s3 import ACCESS, SECRET, S3Server
 from tests.standins.token_server import TokenServer, User
 from tests.unit.cli.cli_stack import Stack, made_stack
+from tests.unit.cli.doctor_worlds import add_functions
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,7 @@ def moto_port() -> Iterator[int]:
 @pytest.fixture
 def stack(moto_port: int, tmp_path: Path) -> Iterator[Stack]:
     with made_stack(moto_port, tmp_path) as made:
+        add_functions(made)
         yield made
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from textwrap import dedent
 from typing import Final
 
 import pytest
@@ -30,16 +31,23 @@ from tests.standins.programs import needs
 TOP: Final = Path(__file__).parents[2]
 LIST: Final = Path(__file__).with_name("documented_commands.yaml")
 PAGES: Final = ["README.md", *sorted(str(path.relative_to(TOP)) for path in (TOP / "docs").rglob("*.md"))]
-EXECUTED: Final = ("docs/tutorials/first-sync.md", "docs/reference/commands.md", "README.md")
+EXECUTED: Final = (
+    "docs/tutorials/first-sync.md",
+    "docs/reference/commands.md",
+    "docs/how-to/find-a-missing-copy.md",
+    "README.md",
+)
 """The pages with commands that are executed, in this order, which ends with `make down`."""
-BLOCK: Final = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK: Final = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PROGRAM: Final = re.compile(
     r"(?:[A-Z_]+=\S+ )?(?:syncline|make|sam|docker|helm|aws|curl|git|python3?|ruff|mypy|pytest|cd|mkdir|cp|rm|tar|alias"
-    r"|useradd|userdel|systemctl|journalctl|ssh-keygen|sha256sum|/opt/syncline/bin/pip)\b(?! ─)(?!:)"
+    r"|promtool|useradd|userdel|systemctl|journalctl|ssh-keygen|sha256sum|/opt/syncline/bin/pip)\b(?! ─)(?!:)"
 )
 SECONDS: Final = 240
 CONFLICTS: Final = "syncline run prod --wait"
 """commands.md shows this command twice: as a success, and with a conflict."""
+REFUSED: Final = "syncline doctor prod"
+"""commands.md shows this command with a password that the target refuses."""
 WRONG: Final = """syncs:
   prod:
     kind: images
@@ -55,6 +63,7 @@ VARIABLE: Final = {
     r"\b[0-9a-f]{12}\b|sha256:[0-9a-f]{4,64}…?": "<digest>",
     r"<time>(?: <time>)+": "<time>",
     r"lambda-url/\w+/": "lambda-url/<id>/",
+    r"(?<=on the disk of )\S+": "<home>",
     r" +": " ",
 }
 
@@ -75,9 +84,9 @@ class Command:
 
 def _commands(page: str) -> Iterator[Command]:
     for match in BLOCK.finditer((TOP / page).read_text()):
-        if match[1] not in ("", "sh", "console"):
+        if match[2] not in ("", "sh", "console"):
             continue
-        block = match[2].replace("\\\n", " ")
+        block = dedent(match[3]).replace("\\\n", " ")
         if "$ " in {line[:2] for line in block.splitlines()}:
             for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
                 text, *shown = part.splitlines()
@@ -119,16 +128,20 @@ class Sample:
 
     def execute(self, command: Command) -> str:
         """Execute a command and return its output; `make run` only once."""
-        text = command.text.replace("NAME", "prod-to-dr")
+        text = command.text.replace("NAME", "prod-to-dr").replace("PART", "web/frontend")
         begun = self._outputs.get("make run", "").partition(f"$ {text}\n")[2]
         if begun and command.shown:
             return begun  # `make run` has run and shown this command
         if text == CONFLICTS and text in self._executed:
             self.change_target()
+        if text == REFUSED:
+            self.set_password("wrong")
         self._executed.append(text)
         made = re.fullmatch(r"make (\w+)", text)
         if made is None:
             output = self.shell(text)
+            if text == REFUSED:
+                self.set_password()
             if text == "syncline down":
                 self.shell("syncline up")  # the commands that follow need it
             return output
@@ -150,13 +163,20 @@ class Sample:
         """Push another image under a tag that the sync prod has copied."""
         self.push("dr", "mirror/org/repo000", "v0")
 
+    def set_password(self, password: str = "") -> None:
+        """Store the password with which the sync prod logs in to its target: by default the right one."""
+        value = password or (self.home / "sample" / "password").read_text()
+        (self.home / "password.txt").write_text(value)
+        assert "FAILED" not in self.shell("syncline secret set syncline/dr#password < password.txt")
+
     def shell(self, text: str) -> str:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SYNCLINE_", "AWS_"))}
+        left_out = ("SYNCLINE_", "AWS_", "COLUMNS")  # without COLUMNS, lines into a pipe are not wrapped
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         environ = kept | {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": os.pathsep.join([str(TOP / "layers" / "syncline"), str(TOP)]),
             "SYNCLINE_HOME": str(self.home),
-            "COLUMNS": "200",
+            "HOME": str(self.home),
         }
         done = subprocess.run(
             ["bash", "-c", text],
@@ -169,7 +189,7 @@ class Sample:
             check=False,
             timeout=SECONDS,
         )
-        explained = done.stdout.startswith("error ") or "\n✗ " in done.stdout  # a page may show a failure
+        explained = re.search(r"^(?:error | *✗ )", done.stdout, re.MULTILINE)  # a page may show a failure
         return done.stdout if done.returncode == 0 or explained else f"{done.stdout}\nFAILED"
 
 
@@ -184,7 +204,8 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sample]:
 def _prepare_commands(sample: Sample) -> None:
     """Apply what the examples of commands.md assume: the syncs prod and night, and two files."""
     sample.push("prod", "org/repo000", "v0", "v1", "v2")
-    target = {**_endpoint(sample.settings, "dr"), "prefix": "mirror"}
+    sample.set_password()
+    target = {**_endpoint(sample.settings, "dr", "secret:syncline/dr#password"), "prefix": "mirror"}
     source = {**_endpoint(sample.settings, "prod"), "repositories": ["org/repo000"]}
     prod = {"kind": "images", "schedule": "rate(1 hour)", "source": source, "target": target}
     shop = {"kind": "files", "source": {"bucket": "shop"}, "target": {"bucket": "mirror"}}
@@ -193,11 +214,12 @@ def _prepare_commands(sample: Sample) -> None:
     assert "FAILED" not in sample.shell("syncline apply")
     syncs.write_text(yaml.safe_dump({"syncs": {"prod": prod, "shop-files": shop}}))
     (sample.home / "wrong.yaml").write_text(WRONG)
-    (sample.home / "password.txt").write_text("a password\n")
+    for folder in (".local/share/bash-completion/completions", ".zfunc", ".config/fish/completions"):
+        (sample.home / folder).mkdir(parents=True)
 
 
-def _endpoint(settings: Settings, name: str) -> dict[str, object]:
-    secret = {"username": "sample", "password": "secret:syncline/sample#password"}
+def _endpoint(settings: Settings, name: str, password: str = "secret:syncline/sample#password") -> dict[str, object]:
+    secret = {"username": "sample", "password": password}
     return {"registry": settings.host(name), "plain_http": True, "auth": secret}
 
 

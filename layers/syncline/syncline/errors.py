@@ -24,7 +24,7 @@ CodeName = Literal[
     "BRANCH_MOVED", "OVER_LIMIT", "DISK_FULL", "PATH_COLLIDES", "WOULD_OVERWRITE", "ENTRY_UNSUPPORTED",
     "SECRET_SEALED", "SECRETS_UNSEEN", "SECRET_SUSPECTED", "LEASE_HELD", "LEASE_LOST", "TIME_SHORT", "RUN_CANCELLED",
     "NO_PROGRESS", "STEP_DIED", "MESSAGE_INVALID", "MESSAGE_VERSION", "MESSAGE_REFUSED", "CLOCK_DIFFERS",
-    "SCHEDULE_ABSENT", "SCHEDULE_DISABLED", "SCHEDULE_SILENT", "DEAD_LETTERS", "TABLE_ABSENT", "QUEUE_ABSENT",
+    "SCHEDULE_ABSENT", "SCHEDULE_DISABLED", "SCHEDULE_SILENT", "DEAD_LETTERS", "TABLE_ABSENT", "QUEUE_ABSENT", "QUEUE_UNREAD",
     "VERSION_DIFFERS", "INTERNAL",
 ]  # fmt: skip
 """The names in the table below, in its order, as a type: mypy reports a name that has no row."""
@@ -47,10 +47,14 @@ class Code:
     def advice(self, kind: str = "", *, engine: bool = True) -> str:
         """Return the operator's action for a sync of `kind`, or for a command without an engine."""
         advice = self.by_kind.get(kind, self.action)
-        return advice if engine else self.alone or advice.replace("run `syncline retry`", "run the command again")
+        return advice if engine else self.alone or advice.replace("run `syncline retry NAME`", "run the command again")
 
 
 _SLOWER: Final = "Nothing if it passes; otherwise lower `concurrency` of the sync."
+_RECREATE: Final = (
+    "Create it with its name, which `syncline doctor` shows, and its properties in template.yaml (on one machine with "
+    "`aws --endpoint-url`). A new deployment does not create it again."
+)
 _RESTORED: Final = (
     "Compare the file that the message names. If the restored one is right, restore again with `--overwrite`."
 )
@@ -77,36 +81,36 @@ _ROWS: Final = (
     Code("AWS_DENIED", False, "AWS denied the call: wrong or missing credentials or permissions.", "Check `aws sts get-caller-identity` and the permissions of that identity."),
     Code("AWS_UNAVAILABLE", True, "AWS, or the local engine, did not respond or throttled the call.", "Nothing if it passes; otherwise check the region, the endpoint and the health of the service."),
     # Any remote server
-    Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the host name does not resolve.", "Check the address, DNS and firewall between the functions and the server.", alone="Check the address, DNS and firewall between this machine and the server."),
+    Code("UNREACHABLE", True, "No connection: refused, timed out, reset, or the host name does not resolve.", "Check that the server runs, then the address, DNS and the firewall between the functions and the server.", alone="Check that the server runs, then the address, DNS and the firewall between this machine and the server."),
     Code("TOO_SLOW", True, "A body was sent or received at less than `slowest` bytes per second over 30 seconds of waiting.", "Check the load of the server that the message names and the network in between; a lower `slowest` of the sync allows a lower rate."),
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or the server does not speak TLS on that port.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow the message."),
     Code("PROXY_REFUSED", False, "The proxy of an endpoint rejects the request (407), or a connection to the server (4xx).", "Allow the server's host and port at the proxy, or correct the proxy and its credentials in syncs.yaml."),
     Code("THROTTLED", True, "The server throttles requests (429), or a rate limit is exhausted.", "Nothing if it passes; otherwise find out what else sends requests with the same credentials.", {"images": _SLOWER, "backups": _SLOWER}),
     Code("SERVER_ERROR", True, "The server, or a proxy in front of it, failed (5xx).", "Check the server's log at the time of the failure."),
-    Code("UNAUTHORIZED", False, "The server rejects the credentials (401). They are not sent again for a minute, so that no account is locked.", "Renew the credentials that `auth` refers to, then run `syncline retry`."),
-    Code("FORBIDDEN", False, "The credentials are valid but lack a permission (403).", "Grant the permission that the message names at that server, then run `syncline retry`.", _GRANTS),
+    Code("UNAUTHORIZED", False, "The server rejects the credentials (401). They are not sent again for a minute, so that no account is locked.", "Renew the credentials that `auth` refers to, then run `syncline retry NAME`."),
+    Code("FORBIDDEN", False, "The credentials are valid but lack a permission (403).", "Grant the permission that the message names at that server, then run `syncline retry NAME`.", _GRANTS),
     Code("NOT_FOUND", False, "The server does not have the requested resource (404).", "Nothing if it was removed in the meantime; the next scan sees that. Otherwise correct the name."),
     Code("BAD_ANSWER", True, "The server's response violates the protocol: truncated, not JSON, or without a required field.", "If it persists, check that the address is that of the server and not of a login page or proxy."),
-    Code("TOO_LARGE", False, "The server rejects the size (413).", "Raise the limit of the server or of the proxy in front of it, then run `syncline retry`."),
-    Code("REFUSED", False, "The server rejects the request (4xx).", "Correct what the server reports in the message, then run `syncline retry`."),
+    Code("TOO_LARGE", False, "The server rejects the size (413).", "Raise the limit of the server or of the proxy in front of it, then run `syncline retry NAME`."),
+    Code("REFUSED", False, "The server rejects the request (4xx).", "Correct what the server reports in the message, then run `syncline retry NAME`."),
     Code("ADDRESS_REFUSED", False, "The address is not allowed: it is link-local, a cloud's metadata service or, for a function on AWS, loopback.", "Correct the address in syncs.yaml, or find out why the server redirects there."),
     Code("REDIRECTED", False, "The server redirects to a server or address that the sync does not name, so the request was not sent there.", "If the address that the message names is right, write it in syncs.yaml in place of the old one; otherwise correct the public address in the server's own configuration."),
-    Code("TARGET_FULL", False, "The target has no space left: its disk is full, or a quota is used up.", "Free space at the target or raise its quota, then run `syncline retry`."),
+    Code("TARGET_FULL", False, "The target has no space left: its disk is full, or a quota is used up.", "Free space at the target or raise its quota, then run `syncline retry NAME`."),
     # Listings
-    Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what it names at the source; then run `syncline retry`."),
-    Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: it is no longer at the source, or the sync no longer selects it.", "If that is intended, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise restore the source or the selection, then run `syncline retry`."),
+    Code("SOURCE_ABSENT", False, "The source does not have what syncs.yaml or the command line names.", "Correct the name, or create what it names at the source; then run `syncline retry NAME`."),
+    Code("ITEM_GONE", False, "A retry did not find the item of a dead letter: it is no longer at the source, or the sync no longer selects it.", "If that is intended, drop the letter: `syncline retry NAME --drop ITEM`. Otherwise restore the source or the selection, then run `syncline retry NAME`."),
     Code("LISTING_INCOMPLETE", True, "A listing repeats itself, was cut off, or is empty where it cannot be.", "If it persists, check the server's log for the cause.", {"images": "Check the API token: for an invalid one, Quay returns an empty list instead of an error.", "artifacts": "If it persists and the message names a run, start the workflow again: GitHub lists at most 1000 runs, and that one is older. Otherwise check the server's log."}),
     Code("LISTING_TOO_LONG", False, "A listing exceeds the limit of entries, pages or bytes of one listing. No item of it was processed.", "If the server really has so many entries, divide them: name repositories or a prefix in syncs.yaml, or exclude the repository that the message names. Otherwise the listing has no end: check the server's log."),
     Code("ENTRY_INVALID", False, "One entry of a listing violates the protocol: it is null, has no name or an invalid one, or a field has the wrong type. All other entries were read.", "Correct or remove the entry that the message names at its server, or exclude it by its name."),
     # Objects and files
     Code("BUCKET_ABSENT", False, "The service has no such bucket, or these credentials may not see it.", "Correct `bucket` or `endpoint` in syncs.yaml, or create the bucket."),
-    Code("OBJECT_ARCHIVED", False, "The object is in an archive storage class (such as S3 Glacier) and cannot be read until it is restored there.", "Restore the object at the source (`aws s3api restore-object`), then run `syncline retry`; or exclude it."),
+    Code("OBJECT_ARCHIVED", False, "The object is in an archive storage class (such as S3 Glacier) and cannot be read until it is restored there.", "Restore the object at the source (`aws s3api restore-object`), then run `syncline retry NAME`; or exclude it."),
     Code("SOURCE_CHANGED", True, "The object was replaced while it was being read.", "Nothing; it is read again."),
     Code("FILE_DIFFERS", False, "The target has another file at this path, and the sync may not overwrite.", "Decide which is right: delete the target's file, or set `overwrite: true`.", {"backups": "Decide which is right. If it is the source's, delete the file in the repository, and the next run writes it."}),
-    Code("FILE_TOO_SLOW", False, "The file would take longer than the timeout of one function, and the target's API accepts a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then run `syncline retry`."),
+    Code("FILE_TOO_SLOW", False, "The file would take longer than the timeout of one function, and the target's API accepts a file in one request only.", "Raise the timeout of the transfer function as the message says, exclude the file, or speed up the target; then run `syncline retry NAME`."),
     Code("TARGET_CHANGED", False, "The object at the target was created or replaced by another writer between check and write.", "Decide which is right: delete the target's object, or set `overwrite: true`.", {"backups": _RESTORED}),
     Code("LINK_REFUSED", False, "A symbolic link in the target's folder has the path of a folder or file. Links below the target's root are never followed.", "Replace the link with what it points to, or make that folder the target of a separate sync."),
-    Code("FILE_REFUSED", False, "This machine cannot read or write a file: missing permission, read-only file system, or a name that is too long.", "Remove the cause that the message states (most often the owner or mode of the folder), then run `syncline retry`."),
+    Code("FILE_REFUSED", False, "This machine cannot read or write a file: missing permission, read-only file system, or a name that is too long.", "Remove the cause that the message states (most often the owner or mode of the folder), then run `syncline retry NAME`."),
     Code("PATH_REFUSED", False, "The key is not a valid or safe path at the target: it has `..`, an empty part, a control character, or a name that git reserves.", "Rename the object at its source, or exclude it."),
     Code("REMOVALS_CAPPED", False, "The sync would remove more from the target than its `removals` allow.", "Check that the source has lost nothing. If the removals are intended, allow them for one run: `syncline run NAME --allow-removals N`."),
     # Images
@@ -118,7 +122,7 @@ _ROWS: Final = (
     Code("READ_ONLY", False, "The target repository does not accept pushes (mirror or read-only state).", "Change the repository's state at the target, or exclude it."),
     Code("UPLOAD_LOST", True, "The target no longer has an upload that was in progress.", "Nothing; the next attempt uploads that layer from the start."),
     Code("NOT_ARRIVED", True, "After the transfer, the target does not have the item, or has another version of it.", "If it persists, find out what else writes to the target or removes from it."),
-    Code("BLOB_DAMAGED", False, "The target has a blob of another size than its manifest states, and keeps it although the right bytes were sent.", "Remove the blob that the message names from the target's storage, then run `syncline retry`; nothing was tagged."),
+    Code("BLOB_DAMAGED", False, "The target has a blob of another size than its manifest states, and keeps it although the right bytes were sent.", "Remove the blob that the message names from the target's storage, then run `syncline retry NAME`; nothing was tagged."),
     Code("SIZE_DIFFERS", False, "A blob at the source does not have the size that its manifest states.", "If it has fewer bytes, the source has lost some; otherwise its manifest is wrong. In both cases push the image again."),
     Code("INDEX_INCOMPLETE", False, "The target rejects an index because some of its images are not at the source.", "Push the missing images to the source, use a target that accepts such an index, or exclude the tag."),
     Code("FOREIGN_LAYERS_REFUSED", False, "The target rejects an image with foreign layers, whose content is at other addresses (`urls`).", "Allow their addresses at the target (docker-registry: `validation.manifests.urls.allow`), or exclude the tag."),
@@ -150,8 +154,8 @@ _ROWS: Final = (
     Code("LEASE_LOST", True, "The lease on the group expired or was taken by another writer.", "Nothing; the writer that holds the lease does the work again."),
     Code("TIME_SHORT", True, "The function's time ended before the item was finished; another function continues it.", "Nothing."),
     Code("RUN_CANCELLED", True, "A request was aborted: its run was cancelled, or its lease was lost.", "Nothing."),
-    Code("NO_PROGRESS", False, "A scan or an item was continued many times without progress.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then run `syncline retry`."),
-    Code("STEP_DIED", False, "The function died several times with this item (out of memory, killed, or timed out), or AWS denied its calls.", "Check the function's log at the time of the failure, then run `syncline retry`."),
+    Code("NO_PROGRESS", False, "A scan or an item was continued many times without progress.", "Check the speed of source and target, and whether the target keeps uploads; raise the function's timeout, then run `syncline retry NAME`."),
+    Code("STEP_DIED", False, "The function died several times with this item (out of memory, killed, or timed out), or AWS denied its calls.", "Check the function's log at the time of the failure, then run `syncline retry NAME`."),
     Code("MESSAGE_INVALID", False, "A message on a queue is not one of Syncline's, or its sync cannot read an event.", "Find out what else sends to the queue. The message was dropped and counted as `MessagesDropped`; a full scan finds what an event would have named."),
     Code("MESSAGE_VERSION", True, "A message was written by another version of Syncline.", "Nothing during an upgrade. If it is in a dead-letter queue afterwards, `syncline retry NAME` with the new version puts it back."),
     Code("MESSAGE_REFUSED", False, "The queue rejects the message of an item: it is too large, or its content is not allowed.", "Exclude the item that the message names, or shorten its name at the source; all other items were processed."),
@@ -161,8 +165,9 @@ _ROWS: Final = (
     Code("SCHEDULE_DISABLED", False, "The schedule of an enabled sync is disabled in EventBridge Scheduler, so no run starts.", "Run `syncline apply` with the file that has the sync; it enables the schedule again."),
     Code("SCHEDULE_SILENT", False, "The time of a scheduled run has passed, and no run has started.", "Start a run with `syncline run NAME --wait`. If it ends well, check that the scheduler's role may send to the discover queue."),
     Code("DEAD_LETTERS", False, "Items of a sync were given up after their retries.", "`syncline report NAME` shows the reasons; once they are removed, `syncline retry NAME` puts the items back."),
-    Code("TABLE_ABSENT", False, "The stack's table does not exist, or is not ready.", "Deploy the stack again (`syncline up`, or `sam deploy`), then run `syncline apply`; the next run adopts what the target has."),
-    Code("QUEUE_ABSENT", False, "A queue of the stack does not exist.", "Deploy the stack again (`syncline up`, or `sam deploy`)."),
+    Code("TABLE_ABSENT", False, "The stack's table does not exist, or is not ready.", _RECREATE + " Then run `syncline apply`; the next run adopts what the target has."),
+    Code("QUEUE_ABSENT", False, "A queue of the stack does not exist.", _RECREATE),
+    Code("QUEUE_UNREAD", False, "No function takes the messages of a queue: its event source mapping is disabled or missing, or its function does not exist.", "Enable the mapping (`aws lambda update-event-source-mapping --enabled --uuid UUID`; on one machine with `--endpoint-url`), or create what is missing with its properties in template.yaml. Waiting messages are then processed."),
     Code("VERSION_DIFFERS", False, "The deployed functions are of another version than this command.", "Deploy this version (`syncline up`, or `sam deploy`), or use the command of the deployed version."),
     Code("INTERNAL", True, "A defect in Syncline.", "Report it with the log lines of this correlation ID.", alone="Report it with the output of the command with `SYNCLINE_DEBUG=1`."),
 )  # fmt: skip

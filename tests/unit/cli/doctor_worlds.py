@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from syncline.clients.replicas.instances import Instance
 from syncline.errors import CODES
+from syncline.model import Step
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceLists
 from tests.rig.server import Reply, Server
@@ -181,6 +182,7 @@ def made(stack: Stack, folder: Path, kind: str, change: Callable[[World], None] 
     manager = stack.target.client("secretsmanager")
     for name, value in SECRETS.items():
         manager.create_secret(Name=f"t/{name}", SecretString=value)
+    add_functions(stack)
     world = World(stack, folder, "sync")
     with world.stop:
         WORLDS[kind](world)
@@ -189,6 +191,20 @@ def made(stack: Stack, folder: Path, kind: str, change: Callable[[World], None] 
         result = stack.apply(f"syncs:\n  sync:{world.text}")
         assert result.exit_code == 0, result.output
         yield world
+
+
+def add_functions(stack: Stack) -> None:
+    """Create the functions that take the messages of the queues."""
+    trust = json.dumps({"Version": "2012-10-17", "Statement": []})
+    role = stack.target.client("iam").create_role(RoleName="functions", AssumeRolePolicyDocument=trust)["Role"]["Arn"]
+    functions, queues = stack.target.client("lambda"), stack.target.queues
+    for step in Step:
+        name = f"syncline-{step.value}"
+        functions.create_function(
+            FunctionName=name, Runtime="python3.11", Role=role, Handler="app.handler", Code={"ZipFile": b"content"}
+        )
+        queue = queues.sqs.get_queue_attributes(QueueUrl=queues.urls[step], AttributeNames=["QueueArn"])
+        functions.create_event_source_mapping(FunctionName=name, EventSourceArn=queue["Attributes"]["QueueArn"])
 
 
 def assert_one_failure(world: World, expected: tuple[str, str, str]) -> None:

@@ -260,7 +260,8 @@ def test_an_absent_file_is_an_error(stack: Stack) -> None:
     result = stack.run("apply", "nowhere.yaml")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[0] == (
-        "error USAGE: cannot read nowhere.yaml: No such file or directory; pass the path of the file with the syncs"
+        "error USAGE: cannot read nowhere.yaml: No such file or directory; pass the path of the file with the syncs, "
+        "or write one with `syncline init KIND`"
     )
 
 

@@ -106,6 +106,14 @@ def test_an_absent_engine_is_an_error(tmp_path: Path) -> None:
         assert "`syncline up` starts one" in result.stderr
 
 
+def test_an_engine_that_has_ended_is_named_with_its_log(tmp_path: Path) -> None:
+    (tmp_path / "engine.log").write_text("killed\n")
+    result = run("status", "--home", str(tmp_path))
+    assert (
+        first_line(result) == f"error ENGINE_ABSENT: no engine runs in {tmp_path}; its log is {tmp_path / 'engine.log'}"
+    )
+
+
 def test_an_absent_engine_is_an_error_as_json(tmp_path: Path) -> None:
     result = run("status", "--json", "--home", str(tmp_path))
     assert result.exit_code == 2
@@ -143,7 +151,7 @@ def test_an_engine_without_our_outputs_is_an_error(stack: Stack) -> None:
 
 def test_a_missing_table_is_an_error(stack: Stack) -> None:
     stack.target.client("dynamodb").delete_table(TableName="syncline-table")
-    assert first_line(stack.run("status")).startswith("error ENGINE_ABSENT: the engine at ")
+    assert first_line(stack.run("status")).startswith("error TABLE_ABSENT: the table of the engine at ")
 
 
 def test_the_local_engine_ignores_aws_profiles(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,7 +161,7 @@ def test_a_report_lists_failures_and_conflicts_first(applied: Stack) -> None:
     assert lines[5].split() == ["moved", "mirror/team/app:1.0", "aaaaaaaaaaaa", "on", "both", "sides", "3.0", "MiB"]
     assert all(len(line) <= 80 for line in lines[1:6])
     assert "TAG_DIFFERS (1): The target has another image under this tag, and the sync may not overwrite." in lines
-    assert "→ Renew the credentials that `auth` refers to, then run `syncline retry`." in lines
+    assert "→ Renew the credentials that `auth` refers to, then run `syncline retry NAME`." in lines
     assert lines[-3].startswith("✗ prod: 1 moved (3.0 MiB), 7 equal, 1 conflict, 1 failed, in ")
     assert lines[-2] == "3.0 MiB sent, 7 requests to source and target"
     assert lines[-1].startswith("→ syncline retry prod")

@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
+from botocore.exceptions import ClientError
 
+from syncline.cli.aws import as_syncline_error
 from syncline.cli.context import Context
 from syncline.cli.output import Output
 from syncline.cli.stack_checks import StackChecks
@@ -21,15 +23,17 @@ from syncline.errors import SynclineError
 from syncline.messages import Start
 from syncline.model import Step, Trigger
 from syncline.wiring.checks import Check, CheckChain, CheckGroup, CheckVerdict, run_checks
-from tests.rig.server import Reply
+from tests.rig.server import Reply, Request, Server
 from tests.standins.certificates import Authority
 from tests.standins.oci import OciRegistry
 from tests.unit.cli.cli_stack import Stack
 from tests.unit.cli.doctor_worlds import (
     World,
     absent_bucket,
+    add_functions,
     assert_one_failure,
     checked,
+    closed_port,
     deleted_schedule,
     made,
     set_output,
@@ -45,6 +49,25 @@ def absent_table(stack: Stack) -> None:
 
 def absent_queue(stack: Stack) -> None:
     stack.target.queues.sqs.delete_queue(QueueUrl=stack.target.queues.urls[Step.VERIFY])
+
+
+def absent_function(stack: Stack) -> None:
+    stack.target.client("lambda").delete_function(FunctionName="syncline-transfer")
+
+
+def _mapping(stack: Stack) -> str:
+    (found,) = stack.target.client("lambda").list_event_source_mappings(FunctionName="syncline-transfer")[
+        "EventSourceMappings"
+    ]
+    return str(found["UUID"])
+
+
+def disabled_mapping(stack: Stack) -> None:
+    stack.target.client("lambda").update_event_source_mapping(UUID=_mapping(stack), Enabled=False)
+
+
+def absent_mapping(stack: Stack) -> None:
+    stack.target.client("lambda").delete_event_source_mapping(UUID=_mapping(stack))
 
 
 def absent_watch(stack: Stack) -> None:
@@ -63,6 +86,9 @@ STACKS: Final[dict[str, tuple[Callable[[Stack], None], tuple[str, str, str]]]] =
     "missing table": (absent_table, ("table", "TABLE_ABSENT", "syncline-table")),
     "missing watch": (absent_watch, ("functions", "SCHEDULE_ABSENT", "syncline-watch")),
     "missing queue": (absent_queue, ("queues", "QUEUE_ABSENT", "syncline-verify does not exist")),
+    "missing function": (absent_function, ("queues", "QUEUE_UNREAD", "the function syncline-transfer of the queue")),
+    "disabled mapping": (disabled_mapping, ("queues", "QUEUE_UNREAD", "of the queue syncline-transfer is disabled")),
+    "missing mapping": (absent_mapping, ("queues", "QUEUE_UNREAD", "syncline-transfer has no event source mapping")),
     "other version": (other_version, ("functions", "VERSION_DIFFERS", "version 0.0.9 is deployed")),
     "version without a number": (older_version, ("functions", "VERSION_DIFFERS", "without a number")),
 }
@@ -74,6 +100,17 @@ def test_a_broken_stack_is_one_failure(case: str, stack: Stack, tmp_path: Path) 
     with made(stack, tmp_path, "files") as world:
         breaks(stack)
         assert_one_failure(world, expected)
+
+
+def test_other_commands_fail_with_the_code_of_the_doctor(stack: Stack) -> None:
+    absent_table(stack)
+    result = stack.run("status")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error TABLE_ABSENT: the table of the engine at ")
+    assert "`syncline doctor` shows" in result.stderr
+    response: Any = {"Error": {"Code": "AWS.SimpleQueueService.NonExistentQueue"}}
+    error = as_syncline_error(ClientError(response, "SendMessage"), "syncline", local=False)
+    assert (error.code.name, error.what) == ("QUEUE_ABSENT", "a queue of syncline does not exist (SendMessage)")
 
 
 def test_an_engine_that_does_not_run_is_one_failure(stack: Stack, tmp_path: Path) -> None:
@@ -112,7 +149,7 @@ def test_a_failure_is_a_line_with_its_code_and_a_line_with_the_remedy(stack: Sta
     at = next(number for number, line in enumerate(lines) if line.startswith("  ✗ "))
     assert lines[at].startswith("  ✗ schedule: SCHEDULE_ABSENT: the schedule rate(1 hour) of sync does not exist")
     assert lines[at + 1].startswith("    → Run `syncline apply`")
-    assert lines[-1] == "checked from this machine, where the functions run, too"
+    assert lines[-1] == "checked from this machine, where the functions run as well"
     assert lines[-2].startswith("1 problem, ")
 
 
@@ -124,7 +161,58 @@ def test_all_syncs_are_checked_and_a_failure_in_common_is_reported_once(stack: S
         lines = json.loads(stack.run("doctor", "--json").stdout)["checks"]
     assert {each["sync"] for each in lines} == {None, "one", "two"}
     assert [each["sync"] for each in lines if each["verdict"] == "failed"] == ["one"]
-    assert any(each["text"] == "the same failure as above: one target" for each in lines if each["sync"] == "two")
+    assert any(each["text"] == "the same failure as above: one target list" for each in lines if each["sync"] == "two")
+
+
+def test_dead_letters_do_not_hide_how_the_last_run_ended(stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, "images") as world:
+        stack.add_dead_letters("mirror/team/app", sync="sync")
+        lines = {each["what"]: each for each in checked(world) if each["part"] == "runs"}
+    assert lines["dead letters"]["verdict"] == "failed"
+    assert lines["last run"]["text"] == "no run has ended yet"
+    assert lines["health"]["text"] == "no complete scan has ended yet"
+
+
+def test_advice_names_the_sync_and_the_options_of_the_call(stack: Stack, tmp_path: Path) -> None:
+    with made(stack, tmp_path, "images") as world:
+        stack.add_dead_letters("mirror/team/app", sync="sync")
+        (action,) = [each["action"] for each in checked(world) if each["code"] == "DEAD_LETTERS"]
+    assert action.startswith("`syncline report sync")
+    assert "`syncline retry sync" in action
+    assert "NAME" not in action
+
+
+def test_channels_and_heartbeats_are_checked_and_get_nothing(stack: Stack, tmp_path: Path) -> None:
+    received: list[Request] = []
+
+    def hook(request: Request) -> Reply:
+        received.append(request)
+        return Reply(200)
+
+    with Server(hook) as server:
+        url = f"http://127.0.0.1:{server.port}"
+
+        def notifying(world: World) -> None:
+            stack.target.client("secretsmanager").create_secret(Name="t/slack", SecretString=f"{url}/services/hidden")
+            world.text += f"""    notify:
+      slack: {{url: "secret:t/slack"}}
+      webhook: {{url: "{url}/hook", secret: "secret:t/hook"}}
+      email: {{sender: a@b.example, to: [c@d.example], smtp: {{host: "{closed_port()}", tls: never}}}}
+    heartbeat: {{url: "http://{closed_port()}/beat"}}
+"""
+
+        with made(stack, tmp_path, "images", notifying) as world:
+            received.clear()
+            lines = {each["part"]: each for each in checked(world) if each["what"] == "server"}
+    assert {part: line["verdict"] for part, line in lines.items()} == {
+        "notify.slack": "ok",
+        "notify.webhook": "ok",
+        "notify.email": "failed",
+        "heartbeat": "failed",
+    }
+    assert lines["heartbeat"]["code"] == "UNREACHABLE"
+    assert "hidden" not in str(lines)
+    assert received == []
 
 
 def test_an_unknown_name_is_an_error(stack: Stack) -> None:
@@ -135,6 +223,7 @@ def test_an_unknown_name_is_an_error(stack: Stack) -> None:
 
 @pytest.mark.parametrize("word", ["test", "--health-check", "check"])
 def test_the_words_of_the_replaced_services_run_it(word: str, stack: Stack) -> None:
+    add_functions(stack)
     result = stack.run(word)
     assert result.exit_code == 0
     assert "✓ table: " in result.stdout

@@ -43,7 +43,11 @@ _DENIED_CODES: Final = {
     "MissingAuthenticationToken", "NotAuthorized", "OptInRequired", "SignatureDoesNotMatch",
     "UnrecognizedClientException",
 }  # fmt: skip
-_GONE_CODES: Final = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist", "ResourceNotFoundException"}
+_NO_QUEUE: Final = {"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"}
+_TABLE_CALLS: Final = {
+    "BatchGetItem", "BatchWriteItem", "DeleteItem", "DescribeTable", "GetItem", "PutItem", "Query", "Scan",
+    "TransactWriteItems", "UpdateItem",
+}  # fmt: skip
 
 
 def as_syncline_error(error: aws.BotoCoreError | aws.ClientError, where: str, *, local: bool) -> SynclineError:
@@ -68,7 +72,11 @@ def _error_response(error: aws.ClientError, where: str) -> SynclineError:
     what = f"{where} refuses {error.operation_name} ({code}): {words}"
     if code in _DENIED_CODES or status in (401, 403):
         return SynclineError("AWS_DENIED", what)
-    if code in _GONE_CODES:
+    if code in _NO_QUEUE:
+        return SynclineError("QUEUE_ABSENT", f"a queue of {where} does not exist ({error.operation_name})")
+    if code == "ResourceNotFoundException" and error.operation_name in _TABLE_CALLS:
+        return SynclineError("TABLE_ABSENT", f"the table of {where} does not exist ({error.operation_name})")
+    if code == "ResourceNotFoundException":
         return SynclineError("ENGINE_ABSENT", what)
     return SynclineError("AWS_UNAVAILABLE", what)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -29,6 +30,7 @@ _MARKS: Final[Mapping[CheckVerdict, tuple[str, Style]]] = {
     CheckVerdict.FAILED: ("✗", "red"),
     CheckVerdict.UNCHECKED: ("\N{EN DASH}", "dim"),
 }
+_COMMAND: Final = re.compile(r"`syncline ([a-z ]+) NAME((?: [^`]*)?)`")
 STACK: Final = "the stack"
 """Name of the group of the checks that do not belong to a sync."""
 
@@ -52,7 +54,18 @@ def doctor(context: Context, name: str | None) -> CommandResult:
         checks = SyncChecks(context, deployment, sync, http, stack.dead)
         chains = [*checks.before(), *chains_of(sync, parts, local=deployment.local), *checks.after()]
         groups.append(CheckGroup(sync.name, sync.kind, chains))
-    return _result(context, {**run_checks(groups), **unread}, configs)
+    found = {**run_checks(groups), **unread}
+    named = {
+        each: lines if each == STACK else [_for_sync(context, each, line) for line in lines]
+        for each, lines in found.items()
+    }
+    return _result(context, named, configs)
+
+
+def _for_sync(context: Context, name: str, line: CheckLine) -> CheckLine:
+    """Return the line with the sync's name in the commands of its advice."""
+    action = _COMMAND.sub(lambda match: f"`{context.command(f'{match[1]} {name}{match[2]}')}`", line.action)
+    return replace(line, action=action)
 
 
 def _names(deployment: Deployment) -> list[str]:
@@ -126,5 +139,5 @@ def _as_dict(line: CheckLine) -> dict[str, Any]:
 
 def _viewpoint(context: Context) -> str:
     if context.stack is None:
-        return "checked from this machine, where the functions run, too"
+        return "checked from this machine, where the functions run as well"
     return "checked from this machine and with your permissions; the network and the role of the functions may differ"

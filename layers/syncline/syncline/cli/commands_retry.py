@@ -131,6 +131,7 @@ def _report_letters(context: Context, name: str, letters: SortedLetters, run: Ru
         out.line(f"{count} of {name} kept until that run ends", "yellow")
     elif not letters.stranded and not letters.verified:
         out.line(f"{name} has no dead letters to retry")
+        out.hint(context.command(f"run {name} --wait"), "to scan everything")
     if letters.beyond:
         more, command = plural(len(letters.beyond), "dead letter"), context.command(f"retry {name}")
         out.line(f"{more} of {name} kept, more than one run can cover; run `{command}` again", "yellow")

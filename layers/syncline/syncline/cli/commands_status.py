@@ -132,7 +132,7 @@ def status(context: Context, name: str | None, *, wait: bool) -> CommandResult:
 def watch(context: Context, name: str | None) -> NoReturn:
     """Show the state again and again, on a cleared screen at a terminal. Raises USAGE with --json."""
     if context.out.as_json:
-        raise SynclineError("USAGE", "--watch shows the state again and again; leave out --json")
+        raise SynclineError("USAGE", "--watch repeats its output; leave out --json")
     while True:
         context.out.clear()
         status(context, name, wait=False)

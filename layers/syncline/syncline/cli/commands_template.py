@@ -44,10 +44,12 @@ def init(context: Context, kind: str, file: Path, example: str | None) -> Comman
         with file.open("x", encoding="utf-8") as new:
             new.write(text)
     except FileExistsError:
-        raise SynclineError("USAGE", f"{file} exists; name another file, or copy from `examples`") from None
+        raise SynclineError(
+            "USAGE", f"{file} exists and is not changed; name another file: syncline init {kind} FILE"
+        ) from None
     except OSError as error:
         raise SynclineError("USAGE", f"cannot write {file}: {error.strerror or error}") from error
-    context.out.line(f"{file} has the example {example or names[0]} of {kind}", "green")
+    context.out.line(f"{file} is written: the example {example or names[0]} of {kind}", "green")
     if others := [name for name in names if name != (example or names[0])]:
         context.out.line(f"other examples, for --example: {', '.join(others)}")
     context.out.hint(f"syncline validate {shlex.quote(str(file))}", "to check it after you have edited it")

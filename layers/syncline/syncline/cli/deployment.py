@@ -154,11 +154,15 @@ def stack_deployment(stack: str) -> Deployment:
 
 def local_deployment(home: Path) -> Deployment:
     """Return the engine that ``syncline up`` started in ``home``; raises ENGINE_ABSENT."""
+    from syncline.cli import engine_log  # noqa: PLC0415 - not needed for a stack on AWS
     from syncline.cli.local_engine import describe  # noqa: PLC0415 - not needed for a stack on AWS
 
     engine = describe(home)
     if engine is None:
-        raise SynclineError("ENGINE_ABSENT", f"no engine runs in {home}")
+        log = home / engine_log.NAME
+        raise SynclineError(
+            "ENGINE_ABSENT", f"no engine runs in {home}" + (f"; its log is {log}" if log.exists() else "")
+        )
     return deployment_of(engine, home)
 
 

@@ -52,7 +52,10 @@ _TOO_LITTLE: Final = 200 << 20
 """Free bytes on the engine's disk below which a warning is given, and below which saving its state may fail."""
 _OLD: Final = 3600.0
 """Age in seconds of a waiting message above which a warning is given."""
-_DEPLOY: Final = "Deploy the stack again (`syncline up`, or `sam deploy`)."
+_WATCH: Final = (
+    "Enable it, or create it with the name in the message and the properties in template.yaml (on one machine with "
+    "`aws --endpoint-url`). A new deployment does neither."
+)
 _NOT_FOUND: Final = ("QueueDoesNotExist", "AWS.SimpleQueueService.NonExistentQueue", "ResourceNotFoundException")
 
 
@@ -91,12 +94,13 @@ class StackChecks:
 
     def chains(self) -> list[CheckChain]:
         """Return the checks of the functions, the table, the queues and the disk."""
-        watch = Check("watch", partial(coded, self.deployment, self._watch), _DEPLOY)
+        queues = {"queues": self._queues, "dead letters": self._others, "functions": self._readers}
+        watch = Check("watch", partial(coded, self.deployment, self._watch), _WATCH)
         found = [
             CheckChain("functions", [self._check("version", self._version)]),
             CheckChain("functions", [watch]),
             CheckChain("table", [self._check("table", self._table)]),
-            CheckChain("queues", [self._check("queues", self._queues), self._check("dead letters", self._others)]),
+            CheckChain("queues", [self._check(what, run) for what, run in queues.items()]),
         ]
         if self.deployment.home is not None:
             found.append(CheckChain("disk", [Check("free space", self._disk)]))
@@ -174,6 +178,30 @@ class StackChecks:
             )
         return "; ".join(counts)
 
+    def _readers(self) -> str | Observation:
+        """Check that each queue has a function that takes its messages; otherwise runs wait forever."""
+        functions, queues = self.deployment.client("lambda"), self.deployment.queues
+        for step in Step:
+            queue = self._queue_name(step)
+            asked = queues.sqs.get_queue_attributes(QueueUrl=queues.urls[step], AttributeNames=["QueueArn"])
+            try:
+                found = functions.list_event_source_mappings(EventSourceArn=asked["Attributes"]["QueueArn"])
+                mappings = found["EventSourceMappings"]
+                enabled = [each for each in mappings if each["State"] not in ("Disabled", "Disabling")]
+                for each in enabled:
+                    functions.get_function_configuration(FunctionName=each["FunctionArn"])
+            except functions.exceptions.ResourceNotFoundException:
+                what = f"the function {each['FunctionArn'].rpartition(':')[2]} of the queue {queue} does not exist"
+                raise SynclineError("QUEUE_UNREAD", what) from None
+            except ClientError:
+                return unchecked("your credentials may not list event source mappings and functions")
+            if not mappings:
+                raise SynclineError("QUEUE_UNREAD", f"the queue {queue} has no event source mapping to a function")
+            if not enabled:
+                what = f"the event source mapping {mappings[0]['UUID']} of the queue {queue} is disabled"
+                raise SynclineError("QUEUE_UNREAD", what)
+        return "a function takes the messages of each queue"
+
     def _oldest(self, step: Step) -> float | None:
         """Return the age in seconds of the oldest message, None where it is unknown: only CloudWatch tells it."""
         if self.deployment.local:
@@ -245,8 +273,8 @@ class SyncChecks:
             address = partial(self._webhook, self.sync.webhook)
             checks = [self._check("webhook", address), self._check("delivery", self._delivery)]
             yield CheckChain("webhook", checks, by_functions=True)
-        named = {"dead letters": self._dead, "last run": self._last, "health": self._health}
-        yield CheckChain("runs", [self._check(what, run) for what, run in named.items()], by_functions=True)
+        for what, run in {"dead letters": self._dead, "last run": self._last, "health": self._health}.items():
+            yield CheckChain("runs", [self._check(what, run)], by_functions=True)
 
     def _check(self, what: str, run: Callable[[], str | Observation]) -> Check:
         return Check(what, partial(coded, self.deployment, run))

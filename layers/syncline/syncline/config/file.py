@@ -73,7 +73,7 @@ def read_syncs(path: Path, applied: Iterable[Sync] = ()) -> SyncsFile:
         with path.open("rb") as file:
             data = file.read(LARGEST + 1)
     except OSError as error:
-        what = f"cannot read {path}: {error.strerror}; pass the path of the file with the syncs"
+        what = f"cannot read {path}: {error.strerror}; pass the path of the file with the syncs, or write one with `syncline init KIND`"
         raise SynclineError("USAGE", what) from None
     return parse_syncs(data, name=path.name, folder=path.parent, applied=applied)
 

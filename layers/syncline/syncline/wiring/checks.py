@@ -111,7 +111,7 @@ def run_checks(groups: Sequence[CheckGroup], within: float = WITHIN) -> dict[str
             (group.name, [pool.submit(_lines, chain, group.kind, within) for chain in group.chains]) for group in groups
         ]
         found = {name: [line for future in futures for line in future.result()] for name, futures in started}
-    first: dict[tuple[str, str], tuple[str, str]] = {}
+    first: dict[tuple[str, str], tuple[str, str, str]] = {}
     for name, lines in found.items():
         codes = {line.code for line in lines if line.failed and not line.by_functions}
         for number, line in enumerate(lines):
@@ -119,7 +119,7 @@ def run_checks(groups: Sequence[CheckGroup], within: float = WITHIN) -> dict[str
                 text = f"the functions have met the same problem: {line.text}"
                 lines[number] = replace(line, verdict=CheckVerdict.UNCHECKED, text=text, code="", action="")
                 continue
-            place = (name, line.part)
+            place = (name, line.part, line.what)
             if line.failed and first.setdefault((line.code, line.text), place) != place:
                 again = f"the same failure as above: {' '.join(first[line.code, line.text])}"
                 lines[number] = replace(line, verdict=CheckVerdict.UNCHECKED, text=again, code="", action="")

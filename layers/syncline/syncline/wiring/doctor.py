@@ -10,15 +10,19 @@ from syncline.errors import SynclineError
 from syncline.kinds.table import kind_info
 from syncline.wiring.checks import Check, CheckChain
 from syncline.wiring.dependencies import Dependencies
-from syncline.wiring.server_checks import address_chains
+from syncline.wiring.server_checks import address_chains, notification_chains
 
 
 def chains_of(sync: Sync, parts: Dependencies, *, local: bool) -> list[CheckChain]:
-    """Return the checks of a sync's sources and targets. ``local`` is True for the engine on this machine.
+    """Return the checks of a sync's sources and targets, and of the servers that it notifies.
 
-    If a client cannot be built, such as for a proxy whose secret is missing, that is a failed check, and the servers are
-    checked without credentials.
+    ``local`` is True for the engine on this machine. If a client cannot be built, such as for a proxy whose secret is
+    missing, that is a failed check, and the servers are checked without credentials.
     """
+    return [*_chains_of_kind(sync, parts, local=local), *notification_chains(sync, parts)]
+
+
+def _chains_of_kind(sync: Sync, parts: Dependencies, *, local: bool) -> list[CheckChain]:
     module = f"syncline.kinds.{kind_info(sync.kind).name}.wiring_doctor"
     if find_spec(module) is None:
         return address_chains(sync, parts)

@@ -26,7 +26,8 @@ from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.environments import ENVIRONMENTS
 from syncline.wiring.functions import AWS_CONFIG, dependencies_of, queues_of
 
-_SMTP_PORT: Final = {"starttls": 587, "always": 465, "never": 25}
+SMTP_PORT: Final = {"starttls": 587, "always": 465, "never": 25}
+"""The default port of a mail server, by its `tls`."""
 _PATIENCE: Final = Config(connect_timeout=5, read_timeout=8, retries={"mode": "standard", "max_attempts": 2})
 """Limits of a call: the function has a minute, and tries a channel again later."""
 
@@ -88,7 +89,7 @@ class AllChannels:
         host, port = split_host(smtp.host)
         server = MailServer(
             host.strip("[]"),
-            port or _SMTP_PORT[smtp.tls],
+            port or SMTP_PORT[smtp.tls],
             smtp.tls,
             None if smtp.user is None else secrets.text(smtp.user),
             None if smtp.password is None else secrets.resolve(smtp.password),

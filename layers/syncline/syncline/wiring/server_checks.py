@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,12 +19,15 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.s3.client import Bucket
 from syncline.config.buckets import BucketEndpoint
 from syncline.config.model import ServerAddress
+from syncline.config.notify import Hook, Notify
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Sync
+from syncline.config.values import split_host
 from syncline.errors import SynclineError
 from syncline.wiring.buckets import bucket_at
 from syncline.wiring.checks import Check, CheckChain, Observation, unchecked, warning
 from syncline.wiring.dependencies import Dependencies, route_of
+from syncline.wiring.notify import SMTP_PORT
 
 LONGEST_SKEW: Final = 300.0
 """Seconds by which clocks may differ: S3 refuses signatures after 15 minutes, token servers earlier."""
@@ -84,7 +88,7 @@ class _HttpServer:
                 raise
             return unchecked(f"{host} asks requests without credentials to slow down")
         if seconds is None:
-            return unchecked(f"{host} does not tell its time")
+            return unchecked(f"{host} sends no `Date`, so its clock cannot be compared")
         seconds += time.time() - self.parts.clock()
         if abs(seconds) <= LONGEST_SKEW:
             return f"the clocks of {host} and of this machine agree"
@@ -193,5 +197,34 @@ def check_push(registry: Registry, names: Iterator[str]) -> str | Observation:
 
 
 def address_chains(sync: Sync, parts: Dependencies) -> list[CheckChain]:
-    """Return the checks of all servers of a sync without credentials."""
-    return [CheckChain(".".join(map(str, address.path)), server_checks(address, parts)) for address in sync.addresses()]
+    """Return the checks of all servers of a sync without credentials, except those that are notified."""
+    return [
+        CheckChain(".".join(map(str, address.path)), server_checks(address, parts))
+        for address in sync.addresses()
+        if address.path[0] not in ("notify", "heartbeat")
+    ]
+
+
+# -- notifications -----------------------------------------------------------------------------------------------------
+
+
+def notification_chains(sync: Sync, parts: Dependencies) -> list[CheckChain]:
+    """Return the checks of the servers that get the notifications and heartbeats of a sync. Nothing is sent."""
+    channels = sync.notify or Notify()
+    hooks = {"notify.slack": channels.slack, "notify.webhook": channels.webhook, "heartbeat": sync.heartbeat}
+    checks: dict[str, Callable[[], str | Observation]] = {
+        name: partial(_reach_hook, hook, parts) for name, hook in hooks.items() if hook is not None
+    }
+    if channels.email is not None and channels.email.smtp is not None:
+        host, port = split_host(channels.email.smtp.host)
+        checks["notify.email"] = partial(_connected, host, port or SMTP_PORT[channels.email.smtp.tls])
+    return [CheckChain(part, [Check("server", run)]) for part, run in checks.items()]
+
+
+def _reach_hook(hook: Hook, parts: Dependencies) -> str | Observation:
+    address = Address.parse(parts.secrets.text(hook.url))
+    if address is None:
+        raise SynclineError("CONFIG_INVALID", "the secret of the URL has no URL such as https://host/path")
+    server = _HttpServer(ServerAddress(address.origin, hook.ca, hook.proxy), parts)
+    connected = server.connection()
+    return server.certificate() if address.scheme == "https" else connected
