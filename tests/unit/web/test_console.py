@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,10 +22,11 @@ from syncline.store.backup_records import FileCount
 from syncline.store.batches import BatchRecord
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import BUCKETS, read_totals
+from syncline.store.totals import BUCKETS
 from syncline.wiring.console import console_of
 from tests.rig.run_ids import made_run_id
 from tests.rig.stack import new_table
+from tests.rig.totals import read_totals
 from tests.standins.programs import needs
 from tests.standins.prometheus import Prometheus
 
@@ -205,6 +206,14 @@ def test_an_unreadable_sync_does_not_hide_the_figures_of_others(table: Table) ->
     assert json.loads(ask(table, "/health")["body"])["syncs"] == 1
 
 
+def counted(name: str, read: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
+    def read_and_count(*given: Any, **named: Any) -> Any:
+        calls.append(name)
+        return read(*given, **named)
+
+    return read_and_count
+
+
 def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     state = State(table)
     for number in range(24):
@@ -215,12 +224,7 @@ def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pyt
         assert state.finish_run(name, started.id) is not None
     calls: list[str] = []
     for call in ("get", "batch_get", "query", "sort_keys"):
-
-        def counted(*given: Any, _name: str = call, _read: Any = getattr(Database, call), **named: Any) -> Any:
-            calls.append(_name)
-            return _read(*given, **named)
-
-        monkeypatch.setattr(Database, call, counted)
+        monkeypatch.setattr(Database, call, counted(call, getattr(Database, call), calls))
     text = ask(table, "/metrics")["body"]
     assert text.count("syncline_running{") == 24
     assert sorted(calls) == ["batch_get", "batch_get", "sort_keys"]

@@ -57,11 +57,6 @@ def totals_update(database: Database, run: Run, ended: float, *, succeeded: bool
     return database.update_request(f"SYNC#{run.sync}", "TOTALS", expression, amounts | latest)
 
 
-def read_totals(database: Database, sync: str) -> Totals:
-    """Return the totals of a sync."""
-    return totals_from(database.get(f"SYNC#{sync}", "TOTALS") or {})
-
-
 def totals_from(item: Mapping[str, Any]) -> Totals:
     """Return the totals in an item of the table."""
     return Totals(
