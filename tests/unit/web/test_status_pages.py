@@ -80,7 +80,7 @@ def test_a_verified_sync_shows_since_when(site: Site) -> None:
     assert text.startswith("prod images in sync for 1 h 1 h ago (within 2h)")
     assert "done 1 h ago , by schedule: 1 moved (1.0 KiB)" in text
     assert text.endswith("0")
-    assert site.ask("/").has("1 of 1 syncs need no attention")
+    assert site.ask("/").has("The sync is in sync.")
 
 
 def test_a_sync_with_failures_is_not_in_sync(site: Site) -> None:
@@ -88,7 +88,31 @@ def test_a_sync_with_failures_is_not_in_sync(site: Site) -> None:
     text = row(site.ask("/").text, "data-sync", "prod")
     assert "not in sync for" in text
     assert "1 moved (1.0 KiB), 1 failed" in text
-    assert site.ask("/").has("0 of 1 syncs need no attention")
+    assert text.endswith("1"), "failing items"
+    assert site.ask("/").has("1 of 1 sync needs attention: 1 not in sync.")
+
+
+def test_syncs_that_need_attention_come_first(site: Site) -> None:
+    for name in ("a", "b", "c", "d", "e", "f"):
+        site.apply(name, fresh_within="2h" if name == "e" else None)
+    for number, name in enumerate(("b", "d", "e", "prod", "f")):
+        site.end(site.begin(name, number + 1), failed("v1") if name == "f" else moved("v1"))
+    site.clock.now += 2 * 3600 + 60
+    site.end(site.begin("prod", 8), moved("v1"))
+    site.state.pause("c")
+    site.begin("d", 9)
+    answer = site.ask("/")
+    assert re.findall(r'data-sync="([^"]*)"', answer.text) == ["f", "e", "a", "d", "b", "c", "prod"]
+    assert answer.has('id="summary">3 of 7 syncs need attention: 1 not in sync, 1 stale, 1 unknown.<')
+
+
+def test_the_summary_is_never_better_than_what_is_known(site: Site) -> None:
+    site.end(site.begin(), moved("v1"))
+    site.apply("second")
+    site.end(site.begin("second", 2), moved("v1"))
+    assert site.ask("/").has("All 2 syncs are in sync.")
+    site.apply("gateway", kind="tokens", sources=["a"], schedule=None)
+    assert site.ask("/").has("None of 3 syncs needs attention.")
 
 
 def test_stale_paused_and_disabled_syncs_say_so(site: Site) -> None:
@@ -219,6 +243,28 @@ def test_known_failures_show_reason_code_and_advice(site: Site) -> None:
     )
     assert "team/app:v2" in row(acknowledged, "data-code", "UNREACHABLE")
     assert f'href="../runs/prod/{run}"' in text
+
+
+def test_known_failures_are_updated_with_the_state(site: Site) -> None:
+    assert site.ask("/syncs/prod", "live=1").has('id="no-failures">No known failures')
+    run = site.end(site.begin(), *(failed(f"v{n}") for n in range(3)))
+    site.state.failures.write("prod", [KnownFailure.of(failed(f"v{n}"), run.id, 0.0) for n in range(3)])
+    answer = site.ask("/syncs/prod", "live=1")
+    assert answer.text.lstrip().startswith('<div id="live"')
+    assert answer.text.count('<tr data-code="UNREACHABLE">') == 3
+    assert answer.has("<dt>Failing items</dt><dd>3, 0 acknowledged")
+
+
+def test_a_reload_repeats_no_action_and_keeps_the_position(site: Site) -> None:
+    def reload(query: str) -> str:
+        found = re.search(r'id="reload" href="([^"]*)"', site.ask("/syncs/prod", query).text)
+        assert found is not None
+        return found[1]
+
+    assert reload("done=run") == reload("") == "?"
+    assert reload("failures=0-00&done=retry") == "?failures=0-00"
+    assert reload("failures=x") == "?", "an invalid address is not repeated"
+    assert "done" not in (re.search(r'hx-get="([^"]*)"', site.ask("/syncs/prod", "done=run").text) or [""])[0]
 
 
 def failure_pages(site: Site) -> Iterator[list[str]]:

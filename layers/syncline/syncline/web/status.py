@@ -182,8 +182,9 @@ class Page:
         states = self._read("all", self.pages.overview.read)
         now = self.pages.clock()
         syncs = [views.sync_view(each, self.pages._rates, now) for each in states]  # noqa: SLF001 - of one module
-        is_running = any(each.activity for each in syncs)
-        return self._render("syncs.html", "syncs_live.html", syncs=syncs, every=_FAST if is_running else _SLOW)
+        values: dict[str, Any] = {"syncs": views.by_attention(syncs), "summary": views.summary(syncs)}
+        values["every"] = _FAST if any(each.activity for each in syncs) else _SLOW
+        return self._render("syncs.html", "syncs_live.html", **values)
 
     def _sync(self, name: str) -> HttpResponse:
         pages = self.pages
@@ -196,13 +197,10 @@ class Page:
         runs = older if before else latest
         values: dict[str, Any] = {"sync": sync, "every": _FAST if sync.activity else _SLOW, "before": before}
         values |= {"runs": runs[:_RUNS], "older": runs[_RUNS - 1].id if len(runs) > _RUNS else None}
-        if not self._is_live:
-            failures, more = self._read(
-                ("failures", name, after), lambda: pages.state.failures.page(name, after, _FAILURES)
-            )
-            shown = with_display_groups(sync.kind, failures)
-            values |= {"failures": [each for each in shown if not each.acknowledged], "more": more, "after": after}
-            values |= {"acknowledged": [each for each in shown if each.acknowledged]}
+        failures, more = self._read(("failures", name, after), lambda: self._load_failures(name, after))
+        shown = with_display_groups(sync.kind, failures)
+        values |= {"failures": [each for each in shown if not each.acknowledged], "more": more, "after": after}
+        values |= {"acknowledged": [each for each in shown if each.acknowledged]}
         lags = views.lag_chart(latest, duration)
         values |= {"lags": lags, "throughput": views.throughput_chart(latest)}
         return self._render("sync.html", "sync_live.html", **values, notice=_NOTICES.get(self.query.get("done", "")))
@@ -250,6 +248,10 @@ class Page:
             for name, number in links.items()
         }
         return values | {"page": page, "last": last, **addresses}
+
+    def _load_failures(self, name: str, after: str) -> tuple[list[KnownFailure], str | None]:
+        failures = self.pages.state.failures
+        return failures.page(name, after, _FAILURES) if failures.any(name) else ([], None)
 
     def _load_run(self, name: str, run_id: str) -> tuple[Run, Progress | None]:
         run = self.pages.state.run(name, run_id)
@@ -332,6 +334,7 @@ class Page:
     def _render(self, template: str, part: str | None = None, **values: Any) -> HttpResponse:
         """Return a page, or only the part of it that is updated."""
         live, visitor = self._is_live and part is not None, self.visitor
+        kept = {name: value for name, value in self.query.items() if name not in ("done", "live")}
         values |= {
             "root": self._root,
             "version": __version__,
@@ -343,7 +346,8 @@ class Page:
             if template != "error.html"
             else False,
             "part": part,
-            "here": f"?{urlencode({**self.query, 'live': '1'}, errors='replace')}",
+            "reload": "?" if template == "error.html" else f"?{urlencode(kept, errors='replace')}",
+            "here": f"?{urlencode({**kept, 'live': '1'}, errors='replace')}",
         }
         body = _environment().get_template(part if live and part is not None else template).render(values)
         cookies = (visitor.cookie,) if visitor is not None and visitor.cookie else ()
