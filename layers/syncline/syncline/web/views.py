@@ -178,7 +178,7 @@ class SyncView:
 
     @property
     def attention(self) -> str | None:
-        """The reason for which somebody should look at it: not in sync, stale or unknown; None if there is none."""
+        """The reason for which somebody has to act: not in sync, stale or unknown; None if there is none."""
         if self.state == "not-in-sync" or self.failing:
             return "not in sync"
         if self.stale:
