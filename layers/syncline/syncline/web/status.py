@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from syncline import __version__
 from syncline.config.sync import load_sync
 from syncline.errors import Code, CodeName, SynclineError, code_of
 from syncline.escaping import escape
-from syncline.kinds.table import kind_info
+from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Trigger
 from syncline.operations import Deployment, request_end, request_report, retry_letters, start_run
 from syncline.run_text import (
@@ -44,7 +44,7 @@ from syncline.web import views
 from syncline.web.access import Access, Visitor, check_query
 from syncline.web.assets import asset, asset_path
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse
-from syncline.web.reports import MOST_ITEMS, Reports, TooManyItemsError
+from syncline.web.reports import MOST_ITEMS, Reports, TooManyItemsError, check_size
 
 if TYPE_CHECKING:
     import jinja2
@@ -227,11 +227,11 @@ class Page:
         outcome = next((each for each in Outcome if each.value == chosen), None)
         values: dict[str, Any] = {"q": text, "outcome": outcome, "outcomes": {}, "too_many": False}
         version = run.ended if progress is None else progress.latest
-        results = partial(self.pages.state.results, run.id)
         try:
+            check_size(run.counts)
             # Not remembered like other values: reports are large, and those of ended runs stay as they are.
             report = self.pages._reports.get(  # noqa: SLF001
-                run.id, version, lambda: with_display_groups(sync.kind, results())
+                run.id, version, lambda: self._load_items(run.id, sync.kind)
             )
         except TooManyItemsError:
             return values | {"too_many": True, "limit": MOST_ITEMS, "items": [], "found": None}
@@ -248,6 +248,10 @@ class Page:
             for name, number in links.items()
         }
         return values | {"page": page, "last": last, **addresses}
+
+    def _load_items(self, run_id: str, kind: KindInfo) -> Iterator[Result]:
+        for each in self.pages.state.results(run_id, at_once=True):
+            yield from with_display_groups(kind, (each,))
 
     def _load_failures(self, name: str, after: str) -> tuple[list[KnownFailure], str | None]:
         failures = self.pages.state.failures
