@@ -160,8 +160,8 @@ class Site:
 
 
 @contextmanager
-def acting_site() -> Iterator[Site]:
-    """Provide a page that starts and cancels runs, with queues of moto."""
+def acting_site(*, signed: bool = False) -> Iterator[Site]:
+    """Provide a page that starts and cancels runs, with queues of moto; on AWS if its requests are ``signed``."""
     with mock_aws():
         sqs = boto3.client("sqs", region_name="eu-central-1")
 
@@ -177,7 +177,7 @@ def acting_site() -> Iterator[Site]:
             for step in Step
         }
         with new_table() as table:
-            yield Site(table, queues=Queues(sqs, urls, dead))
+            yield Site(table, signed=signed, local=not signed, queues=Queues(sqs, urls, dead))
 
 
 def fifo_of(step: Step) -> bool:
