@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ from tests.rig.stack import new_table
 from tests.rig.totals import read_totals
 from tests.standins.programs import needs
 from tests.standins.prometheus import Prometheus
+from tests.unit.web.status_site import counted_calls
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -206,14 +207,6 @@ def test_an_unreadable_sync_does_not_hide_the_figures_of_others(table: Table) ->
     assert json.loads(ask(table, "/health")["body"])["syncs"] == 1
 
 
-def counted(name: str, read: Callable[..., Any], calls: list[str]) -> Callable[..., Any]:
-    def read_and_count(*given: Any, **named: Any) -> Any:
-        calls.append(name)
-        return read(*given, **named)
-
-    return read_and_count
-
-
 def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     state = State(table)
     for number in range(24):
@@ -222,9 +215,7 @@ def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pyt
         started, batch = state.begin_run(name, made_run_id(number), Trigger.MANUAL, Scope())
         state.end_batch(batch, BatchRecord((), (), ()), Counts())
         assert state.finish_run(name, started.id) is not None
-    calls: list[str] = []
-    for call in ("get", "batch_get", "query", "sort_keys"):
-        monkeypatch.setattr(Database, call, counted(call, getattr(Database, call), calls))
+    calls = counted_calls(monkeypatch)
     text = ask(table, "/metrics")["body"]
     assert text.count("syncline_running{") == 24
     assert sorted(calls) == ["batch_get", "batch_get", "sort_keys"]

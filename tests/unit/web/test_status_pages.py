@@ -17,7 +17,7 @@ from syncline.store.state import State
 from syncline.web.reports import MOST_ITEMS
 from tests.rig.run_ids import made_run_id
 from tests.rig.stack import new_table
-from tests.unit.web.status_site import DIGEST, Site
+from tests.unit.web.status_site import DIGEST, Site, counted_calls
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -285,6 +285,15 @@ def test_every_failure_is_on_one_page(site: Site) -> None:
     pages = list(failure_pages(site))
     assert sorted(name for page in pages for name in page) == sorted(f"team/app:v{n}" for n in range(60, 230))
     assert max(map(len, pages)) == 50
+
+
+def test_a_page_of_many_failures_takes_few_calls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = site.end(site.begin(), failed("v1"))
+    site.state.failures.write("prod", (KnownFailure.of(failed(f"v{n}"), run.id, 0.0) for n in range(2_000)))
+    calls = counted_calls(monkeypatch)
+    assert site.ask("/syncs/prod").text.count("<tr data-code=") == 50
+    # The sync, its runs, the mark that it has failures, and one page of them.
+    assert calls == ["batch_get", "batch_get", "query", "get", "query_beyond"]
 
 
 @pytest.mark.parametrize("query", ["before=x", "failures=9-00", "failures=x", "failures=0-GG", "before=20260101"])

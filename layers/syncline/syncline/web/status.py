@@ -193,8 +193,9 @@ class Page:
         if (before and not is_run_id(before)) or (after and not _CURSOR.fullmatch(after)):
             raise HttpError(400, "the address has an invalid position; go back to the first page")
         latest = self._read(("runs", name), lambda: pages.state.runs(name, _CHARTED)) if sync.kind.has_runs else []
-        older = self._read(("runs", name, before), lambda: pages.state.runs_before(name, before, _RUNS + 1))
-        runs = older if before else latest
+        runs = latest
+        if before:
+            runs = self._read(("runs", name, before), lambda: pages.state.runs_before(name, before, _RUNS + 1))
         values: dict[str, Any] = {"sync": sync, "every": _FAST if sync.activity else _SLOW, "before": before}
         values |= {"runs": runs[:_RUNS], "older": runs[_RUNS - 1].id if len(runs) > _RUNS else None}
         failures, more = self._read(("failures", name, after), lambda: self._load_failures(name, after))
