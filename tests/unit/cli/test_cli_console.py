@@ -74,7 +74,7 @@ class Lambda:
         path, _, query = request.target.partition("?")
         headers = {name: value for name, value in request.headers.items() if name != "cookie"}
         event: dict[str, Any] = {"rawPath": path, "rawQueryString": query}
-        event |= {"headers": headers | {"x-forwarded-proto": "https"}}
+        event |= {"headers": headers | {"x-forwarded-proto": "http"}}
         event |= {"cookies": [each for each in request.headers.get("cookie", "").split("; ") if each]}
         event |= {"body": base64.b64encode(request.body).decode(), "isBase64Encoded": True}
         response = self.site.console.handle(event | {"requestContext": {"http": {"method": request.method}}})
