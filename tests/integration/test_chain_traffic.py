@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from syncline.model import Lags, Traffic
-from syncline.store.totals import read_totals
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, small
+from tests.rig.totals import read_totals
 from tests.standins.oci import throttled
 
 pytestmark = pytest.mark.moto

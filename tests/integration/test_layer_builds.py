@@ -100,3 +100,16 @@ def test_a_layer_is_rebuilt_if_the_list_of_removed_parts_changes(tmp_path: Path)
     prune.write_text(f"{prune.read_text()}\nrm -rf kubernetes/stream\n")
     build(tmp_path, "kubernetes")
     assert len(list((tmp_path / ".build").glob("*/*"))) == 2
+
+
+def test_the_layer_has_every_file_of_the_package(tmp_path: Path) -> None:
+    layer, package = project(tmp_path, "syncline"), TOP / "layers" / "syncline" / "syncline"
+    shutil.copytree(package, layer / "syncline", dirs_exist_ok=True)
+    built = build(tmp_path, "syncline") / "python" / "syncline"
+
+    def files(folder: Path) -> set[str]:
+        return {str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file() and each.suffix != ".pyc"}
+
+    found = files(built)
+    assert found == files(package)
+    assert {"web/templates/base.html", "web/static/status.css", "web/static/htmx.min.js"} <= found

@@ -34,7 +34,7 @@ from syncline.store.health import read_health
 from syncline.store.leases import Lease
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import read_totals
+from tests.rig.totals import read_totals
 from tests.simulation import resource_limits
 from tests.simulation.captured_output import captured_output
 from tests.simulation.expressions import Item

@@ -192,9 +192,9 @@ class Result:
         return cls(item.group, item.name, Outcome.CANCELLED, item.source, item.target)
 
     @classmethod
-    def from_json(cls, value: list[Any]) -> Result:
+    def from_json(cls, value: list[Any], lag: int | None = None) -> Result:
         group, name, outcome, source, target, moved_bytes, code, reason = value
-        return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason)
+        return cls(group, name, Outcome(outcome), source, target, moved_bytes, code, reason, lag)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the result as JSON values with field names."""

@@ -13,11 +13,11 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
-from syncline.store.totals import read_totals
 from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
 from tests.rig.pump import Duplicates
+from tests.rig.totals import read_totals
 
 MINUTE: Final = 60.0
 HOUR: Final = 3600.0

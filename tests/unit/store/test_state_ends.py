@@ -14,9 +14,10 @@ from syncline.model import EVERYTHING, Counts, Outcome, Result, Run, RunStatus, 
 from syncline.store.batches import SHARDS, BatchRecord
 from syncline.store.runs import RETENTION, is_run_id, new_run_id
 from syncline.store.state import LOST_AFTER, REPORTS, State
-from syncline.store.totals import BUCKETS, read_totals
+from syncline.store.totals import BUCKETS
 from tests.rig.pump import Clock
 from tests.rig.run_ids import made_run_id
+from tests.rig.totals import read_totals
 
 SYNC = "images"
 RUN, NEXT = made_run_id(1), made_run_id(2)

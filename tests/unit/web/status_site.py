@@ -6,13 +6,14 @@ import base64
 import gzip
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import urlencode
 
 import boto3
+import pytest
 from moto import mock_aws
 
 from syncline.messages import Batch, Queues, Start, decode
@@ -160,8 +161,8 @@ class Site:
 
 
 @contextmanager
-def acting_site() -> Iterator[Site]:
-    """Provide a page that starts and cancels runs, with queues of moto."""
+def acting_site(*, signed: bool = False) -> Iterator[Site]:
+    """Provide a page that starts and cancels runs, with queues of moto; on AWS if its requests are ``signed``."""
     with mock_aws():
         sqs = boto3.client("sqs", region_name="eu-central-1")
 
@@ -177,7 +178,23 @@ def acting_site() -> Iterator[Site]:
             for step in Step
         }
         with new_table() as table:
-            yield Site(table, queues=Queues(sqs, urls, dead))
+            yield Site(table, signed=signed, local=not signed, queues=Queues(sqs, urls, dead))
+
+
+def counted_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of each read of the table is added from now on."""
+    calls: list[str] = []
+
+    def counted(name: str, read: Callable[..., Any]) -> Callable[..., Any]:
+        def read_and_count(*given: Any, **named: Any) -> Any:
+            calls.append(name)
+            return read(*given, **named)
+
+        return read_and_count
+
+    for name in ("get", "batch_get", "query", "query_beyond", "sort_keys"):
+        monkeypatch.setattr(Database, name, counted(name, getattr(Database, name)))
+    return calls
 
 
 def fifo_of(step: Step) -> bool:

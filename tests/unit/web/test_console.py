@@ -22,12 +22,14 @@ from syncline.store.backup_records import FileCount
 from syncline.store.batches import BatchRecord
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import BUCKETS, read_totals
+from syncline.store.totals import BUCKETS
 from syncline.wiring.console import console_of
 from tests.rig.run_ids import made_run_id
 from tests.rig.stack import new_table
+from tests.rig.totals import read_totals
 from tests.standins.programs import needs
 from tests.standins.prometheus import Prometheus
+from tests.unit.web.status_site import counted_calls
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -39,6 +41,8 @@ BACKUPS: Final = {
     "source": {"bucket": "cluster-backups"},
     "target": {"repository": REPOSITORY},
 }
+
+ENDS: Final = {"source": {"bucket": "here"}, "target": {"bucket": "there"}}
 
 
 @pytest.fixture
@@ -176,10 +180,10 @@ def test_the_console_is_healthy(table: Table) -> None:
 
 
 def test_the_console_is_unhealthy_if_the_table_fails(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: State) -> list[str]:
+    def refuse(*_: object) -> list[str]:
         raise ClientError({"Error": {"Code": "InternalServerError"}}, "Query")
 
-    monkeypatch.setattr(State, "sync_names", refuse)
+    monkeypatch.setattr(Database, "sort_keys", refuse)
     assert ask(table, "/health")["statusCode"] == ask(table, "/metrics")["statusCode"] == 503
 
 
@@ -201,3 +205,17 @@ def test_an_unreadable_sync_does_not_hide_the_figures_of_others(table: Table) ->
     State(table).put_sync("newer", '{"kind": "backups", "of": "another version"}')
     assert ask(table, "/metrics")["statusCode"] == 200
     assert json.loads(ask(table, "/health")["body"])["syncs"] == 1
+
+
+def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = State(table)
+    for number in range(24):
+        name = f"clusters-{number}"
+        state.put_sync(name, load_sync(json.dumps(BACKUPS | {"name": name, "kind": "files", **ENDS})).model_dump_json())
+        started, batch = state.begin_run(name, made_run_id(number), Trigger.MANUAL, Scope())
+        state.end_batch(batch, BatchRecord((), (), ()), Counts())
+        assert state.finish_run(name, started.id) is not None
+    calls = counted_calls(monkeypatch)
+    text = ask(table, "/metrics")["body"]
+    assert text.count("syncline_running{") == 24
+    assert sorted(calls) == ["batch_get", "batch_get", "sort_keys"]

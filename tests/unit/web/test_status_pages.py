@@ -17,7 +17,7 @@ from syncline.store.state import State
 from syncline.web.reports import MOST_ITEMS
 from tests.rig.run_ids import made_run_id
 from tests.rig.stack import new_table
-from tests.unit.web.status_site import DIGEST, Site
+from tests.unit.web.status_site import DIGEST, Site, counted_calls
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb.service_resource import Table
@@ -80,7 +80,7 @@ def test_a_verified_sync_shows_since_when(site: Site) -> None:
     assert text.startswith("prod images in sync for 1 h 1 h ago (within 2h)")
     assert "done 1 h ago , by schedule: 1 moved (1.0 KiB)" in text
     assert text.endswith("0")
-    assert site.ask("/").has("1 of 1 syncs need no attention")
+    assert site.ask("/").has("The sync is in sync.")
 
 
 def test_a_sync_with_failures_is_not_in_sync(site: Site) -> None:
@@ -88,7 +88,31 @@ def test_a_sync_with_failures_is_not_in_sync(site: Site) -> None:
     text = row(site.ask("/").text, "data-sync", "prod")
     assert "not in sync for" in text
     assert "1 moved (1.0 KiB), 1 failed" in text
-    assert site.ask("/").has("0 of 1 syncs need no attention")
+    assert text.endswith("1"), "failing items"
+    assert site.ask("/").has("1 of 1 sync needs attention: 1 not in sync.")
+
+
+def test_syncs_that_need_attention_come_first(site: Site) -> None:
+    for name in ("a", "b", "c", "d", "e", "f"):
+        site.apply(name, fresh_within="2h" if name == "e" else None)
+    for number, name in enumerate(("b", "d", "e", "prod", "f")):
+        site.end(site.begin(name, number + 1), failed("v1") if name == "f" else moved("v1"))
+    site.clock.now += 2 * 3600 + 60
+    site.end(site.begin("prod", 8), moved("v1"))
+    site.state.pause("c")
+    site.begin("d", 9)
+    answer = site.ask("/")
+    assert re.findall(r'data-sync="([^"]*)"', answer.text) == ["f", "e", "a", "d", "b", "c", "prod"]
+    assert answer.has('id="summary">3 of 7 syncs need attention: 1 not in sync, 1 stale, 1 unknown.<')
+
+
+def test_the_summary_is_never_better_than_what_is_known(site: Site) -> None:
+    site.end(site.begin(), moved("v1"))
+    site.apply("second")
+    site.end(site.begin("second", 2), moved("v1"))
+    assert site.ask("/").has("All 2 syncs are in sync.")
+    site.apply("gateway", kind="tokens", sources=["a"], schedule=None)
+    assert site.ask("/").has("None of 3 syncs needs attention.")
 
 
 def test_stale_paused_and_disabled_syncs_say_so(site: Site) -> None:
@@ -221,6 +245,28 @@ def test_known_failures_show_reason_code_and_advice(site: Site) -> None:
     assert f'href="../runs/prod/{run}"' in text
 
 
+def test_known_failures_are_updated_with_the_state(site: Site) -> None:
+    assert site.ask("/syncs/prod", "live=1").has('id="no-failures">No known failures')
+    run = site.end(site.begin(), *(failed(f"v{n}") for n in range(3)))
+    site.state.failures.write("prod", [KnownFailure.of(failed(f"v{n}"), run.id, 0.0) for n in range(3)])
+    answer = site.ask("/syncs/prod", "live=1")
+    assert answer.text.lstrip().startswith('<div id="live"')
+    assert answer.text.count('<tr data-code="UNREACHABLE">') == 3
+    assert answer.has("<dt>Failing items</dt><dd>3, 0 acknowledged")
+
+
+def test_a_reload_repeats_no_action_and_keeps_the_position(site: Site) -> None:
+    def reload(query: str) -> str:
+        found = re.search(r'id="reload" href="([^"]*)"', site.ask("/syncs/prod", query).text)
+        assert found is not None
+        return found[1]
+
+    assert reload("done=run") == reload("") == "?"
+    assert reload("failures=0-00&done=retry") == "?failures=0-00"
+    assert reload("failures=x") == "?", "an invalid address is not repeated"
+    assert "done" not in (re.search(r'hx-get="([^"]*)"', site.ask("/syncs/prod", "done=run").text) or [""])[0]
+
+
 def failure_pages(site: Site) -> Iterator[list[str]]:
     query = ""
     while True:
@@ -239,6 +285,15 @@ def test_every_failure_is_on_one_page(site: Site) -> None:
     pages = list(failure_pages(site))
     assert sorted(name for page in pages for name in page) == sorted(f"team/app:v{n}" for n in range(60, 230))
     assert max(map(len, pages)) == 50
+
+
+def test_a_page_of_many_failures_takes_few_calls(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = site.end(site.begin(), failed("v1"))
+    site.state.failures.write("prod", (KnownFailure.of(failed(f"v{n}"), run.id, 0.0) for n in range(2_000)))
+    calls = counted_calls(monkeypatch)
+    assert site.ask("/syncs/prod").text.count("<tr data-code=") == 50
+    # The sync, its runs, the mark that it has failures, and one page of them.
+    assert calls == ["batch_get", "batch_get", "query", "get", "query_beyond"]
 
 
 @pytest.mark.parametrize("query", ["before=x", "failures=9-00", "failures=x", "failures=0-GG", "before=20260101"])
@@ -300,9 +355,9 @@ def test_the_report_of_an_ended_run_is_read_once(site: Site, monkeypatch: pytest
     calls: list[str] = []
     read = State.results
 
-    def counted(state: State, run_id: str) -> Iterator[Result]:
+    def counted(state: State, run_id: str, **given: bool) -> Iterator[Result]:
         calls.append(run_id)
-        return read(state, run_id)
+        return read(state, run_id, **given)
 
     monkeypatch.setattr(State, "results", counted)
     for _ in range(3):
@@ -332,6 +387,7 @@ def test_a_run_that_ends_shows_its_items_with_a_new_page(site: Site) -> None:
 def test_a_report_beyond_the_limit_names_the_command(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     run = site.end(site.begin(), *(moved(f"v{n}") for n in range(12)))
     monkeypatch.setattr("syncline.web.reports.MOST_ITEMS", 11)
+    monkeypatch.setattr(State, "results", None)  # the counts of the run are enough to know
     answer = site.ask(f"/runs/prod/{run.id}")
     assert answer.status == 200
     assert answer.has(f"syncline report {run.id}")
@@ -436,7 +492,7 @@ def test_without_earlier_data_nothing_is_known(site: Site, monkeypatch: pytest.M
 def test_a_report_that_cannot_be_read_is_an_error_and_not_empty(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     run = site.end(site.begin(), moved("v1"))
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise EndpointConnectionError(endpoint_url="https://dynamodb.example")
 
     monkeypatch.setattr(State, "results", refuse)

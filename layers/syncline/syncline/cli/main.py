@@ -254,6 +254,24 @@ def status(
     return commands_status.watch(context, name) if watch else commands_status.status(context, name, wait=wait)
 
 
+@command(app, "console", "console --stack syncline --port 8080 --no-browser")
+def console(
+    context: Context,
+    *,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            help="Port of 127.0.0.1 for a page with signed requests. Defaults to a free one.", min=0, max=65535
+        ),
+    ] = None,
+    no_browser: Annotated[bool, _flag("--no-browser", "Do not open a browser.")] = False,
+) -> CommandResult:
+    """Open the status page; sign its requests if the stack asks for it."""
+    from syncline.cli import commands_console  # noqa: PLC0415
+
+    return commands_console.console(context, port, no_browser=no_browser)
+
+
 @command(app, "doctor", "doctor prod", "doctor --json")
 def doctor(
     context: Context,

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import starmap
 from typing import Any, Final
 
 from syncline.messages import Batch, DeadLetter, Outgoing, from_json, to_json
@@ -77,9 +79,12 @@ class Batches(Store):
         item = self._db.get(*self._record_key(run_id, batch_id))
         return None if item is None else self._record_from(item)
 
-    def results(self, run_id: str) -> Iterator[Result]:
-        """Yield every result of a run, in no order. Items found equal have none."""
-        for item in self._records(run_id):
+    def results(self, run_id: str, *, at_once: bool = False) -> Iterator[Result]:
+        """Yield every result of a run, in no order. Items found equal have none.
+
+        With ``at_once`` all shards are read at the same time and kept in memory, about 80 bytes for each result.
+        """
+        for item in self._records_at_once(run_id) if at_once else self._records(run_id):
             yield from self._results_of(item)
 
     def add_results(self, run_id: str, name: str, results: Iterable[Result], *, queued: int = 0) -> Counts:
@@ -168,6 +173,14 @@ class Batches(Store):
         for shard in range(SHARDS):
             yield from self._db.query(_shard_key(run_id, shard), "BATCH#")
 
+    def _records_at_once(self, run_id: str) -> Iterator[dict[str, Any]]:
+        def read(shard: int) -> list[dict[str, Any]]:
+            return list(self._db.query(_shard_key(run_id, shard), "BATCH#"))
+
+        with ThreadPoolExecutor(SHARDS) as pool:
+            for records in pool.map(read, range(SHARDS)):
+                yield from records
+
     def _record_item(self, run_id: str, batch_id: str, record: BatchRecord) -> dict[str, Any]:
         """Return the item of a record. Content that is too large for it is written here already, in parts."""
         pk, sk = self._record_key(run_id, batch_id)
@@ -205,13 +218,11 @@ class Batches(Store):
         return BatchRecord(tuple(self._results_of(item)), tuple(map(Outgoing.from_json, outgoing)), tuple(letters))
 
     def _results_of(self, item: dict[str, Any]) -> Iterator[Result]:
-        """Yield the results in a record, with their lags."""
-        results = map(Result.from_json, unpack(self._content(item, "results")))
+        """Return the results in a record, with their lags."""
+        results = unpack(self._content(item, "results"))
         if "lags" not in item:
-            yield from results
-            return
-        for result, lag in zip(results, unpack(self._content(item, "lags")), strict=True):
-            yield replace(result, lag=lag)
+            return map(Result.from_json, results)
+        return starmap(Result.from_json, zip(results, unpack(self._content(item, "lags")), strict=True))
 
     @staticmethod
     def _record_key(run_id: str, batch_id: str, prefix: str = "BATCH") -> tuple[str, str]:

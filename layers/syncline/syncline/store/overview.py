@@ -12,7 +12,7 @@ from syncline.store.batches import Progress, progress_keys, progress_of
 from syncline.store.health import Health, health_from
 from syncline.store.runs import run_from
 from syncline.store.table import Database
-from syncline.store.totals import LATEST_RUN
+from syncline.store.totals import LATEST_RUN, Totals, totals_from
 
 _AT_ONCE: Final = 8
 _CALL: Final = 100
@@ -29,13 +29,15 @@ class SyncState:
     """The state of one sync.
 
     `config` is its configuration as JSON, and `applied` the time at which it was applied in Unix seconds, 0 if unknown.
-    `current` is the run in progress, with its `progress`; `last` is the latest run that has ended and was not a plan.
+    `totals` are those of all runs. `current` is the run in progress, with its `progress`; `last` is the latest run that
+    has ended and was not a plan.
     """
 
     name: str
     config: str
     applied: float
     health: Health
+    totals: Totals
     current: Run | None = None
     progress: Progress | None = None
     last: Run | None = None
@@ -91,7 +93,8 @@ def _state(
 ) -> SyncState:
     config = rows[f"SYNC#{name}", "CONFIG"]
     health = health_from(rows.get((f"SYNC#{name}", "HEALTH"), {}))
-    state = SyncState(name, str(config["config"]), float(config.get("at", 0)), health, last=last)
+    totals = totals_from(rows.get((f"SYNC#{name}", "TOTALS"), {}))
+    state = SyncState(name, str(config["config"]), float(config.get("at", 0)), health, totals, last=last)
     if current is None:
         return state
     progress = progress_of(runs[key] for key in progress_keys(current.id) if key in runs)

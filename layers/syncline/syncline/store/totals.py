@@ -57,9 +57,8 @@ def totals_update(database: Database, run: Run, ended: float, *, succeeded: bool
     return database.update_request(f"SYNC#{run.sync}", "TOTALS", expression, amounts | latest)
 
 
-def read_totals(database: Database, sync: str) -> Totals:
-    """Return the totals of a sync."""
-    item = database.get(f"SYNC#{sync}", "TOTALS") or {}
+def totals_from(item: Mapping[str, Any]) -> Totals:
+    """Return the totals in an item of the table."""
     return Totals(
         tuple(int(item.get(f"duration{n}", 0)) for n in range(_OVER + 1)),
         float(item.get("seconds", 0)),

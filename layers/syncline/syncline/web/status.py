@@ -9,7 +9,7 @@ from __future__ import annotations
 import gzip
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from syncline import __version__
 from syncline.config.sync import load_sync
 from syncline.errors import Code, CodeName, SynclineError, code_of
 from syncline.escaping import escape
-from syncline.kinds.table import kind_info
+from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import EVERYTHING, Outcome, Result, Run, RunStatus, Trigger
 from syncline.operations import Deployment, request_end, request_report, retry_letters, start_run
 from syncline.run_text import (
@@ -44,7 +44,7 @@ from syncline.web import views
 from syncline.web.access import Access, Visitor, check_query
 from syncline.web.assets import asset, asset_path
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse
-from syncline.web.reports import MOST_ITEMS, Reports, TooManyItemsError
+from syncline.web.reports import MOST_ITEMS, Reports, TooManyItemsError, check_size
 
 if TYPE_CHECKING:
     import jinja2
@@ -182,8 +182,9 @@ class Page:
         states = self._read("all", self.pages.overview.read)
         now = self.pages.clock()
         syncs = [views.sync_view(each, self.pages._rates, now) for each in states]  # noqa: SLF001 - of one module
-        is_running = any(each.activity for each in syncs)
-        return self._render("syncs.html", "syncs_live.html", syncs=syncs, every=_FAST if is_running else _SLOW)
+        values: dict[str, Any] = {"syncs": views.by_attention(syncs), "summary": views.summary(syncs)}
+        values["every"] = _FAST if any(each.activity for each in syncs) else _SLOW
+        return self._render("syncs.html", "syncs_live.html", **values)
 
     def _sync(self, name: str) -> HttpResponse:
         pages = self.pages
@@ -192,17 +193,15 @@ class Page:
         if (before and not is_run_id(before)) or (after and not _CURSOR.fullmatch(after)):
             raise HttpError(400, "the address has an invalid position; go back to the first page")
         latest = self._read(("runs", name), lambda: pages.state.runs(name, _CHARTED)) if sync.kind.has_runs else []
-        older = self._read(("runs", name, before), lambda: pages.state.runs_before(name, before, _RUNS + 1))
-        runs = older if before else latest
+        runs = latest
+        if before:
+            runs = self._read(("runs", name, before), lambda: pages.state.runs_before(name, before, _RUNS + 1))
         values: dict[str, Any] = {"sync": sync, "every": _FAST if sync.activity else _SLOW, "before": before}
         values |= {"runs": runs[:_RUNS], "older": runs[_RUNS - 1].id if len(runs) > _RUNS else None}
-        if not self._is_live:
-            failures, more = self._read(
-                ("failures", name, after), lambda: pages.state.failures.page(name, after, _FAILURES)
-            )
-            shown = with_display_groups(sync.kind, failures)
-            values |= {"failures": [each for each in shown if not each.acknowledged], "more": more, "after": after}
-            values |= {"acknowledged": [each for each in shown if each.acknowledged]}
+        failures, more = self._read(("failures", name, after), lambda: self._load_failures(name, after))
+        shown = with_display_groups(sync.kind, failures)
+        values |= {"failures": [each for each in shown if not each.acknowledged], "more": more, "after": after}
+        values |= {"acknowledged": [each for each in shown if each.acknowledged]}
         lags = views.lag_chart(latest, duration)
         values |= {"lags": lags, "throughput": views.throughput_chart(latest)}
         return self._render("sync.html", "sync_live.html", **values, notice=_NOTICES.get(self.query.get("done", "")))
@@ -229,11 +228,11 @@ class Page:
         outcome = next((each for each in Outcome if each.value == chosen), None)
         values: dict[str, Any] = {"q": text, "outcome": outcome, "outcomes": {}, "too_many": False}
         version = run.ended if progress is None else progress.latest
-        results = partial(self.pages.state.results, run.id)
         try:
+            check_size(run.counts)
             # Not remembered like other values: reports are large, and those of ended runs stay as they are.
             report = self.pages._reports.get(  # noqa: SLF001
-                run.id, version, lambda: with_display_groups(sync.kind, results())
+                run.id, version, lambda: self._load_items(run.id, sync.kind)
             )
         except TooManyItemsError:
             return values | {"too_many": True, "limit": MOST_ITEMS, "items": [], "found": None}
@@ -250,6 +249,14 @@ class Page:
             for name, number in links.items()
         }
         return values | {"page": page, "last": last, **addresses}
+
+    def _load_items(self, run_id: str, kind: KindInfo) -> Iterator[Result]:
+        for each in self.pages.state.results(run_id, at_once=True):
+            yield from with_display_groups(kind, (each,))
+
+    def _load_failures(self, name: str, after: str) -> tuple[list[KnownFailure], str | None]:
+        failures = self.pages.state.failures
+        return failures.page(name, after, _FAILURES) if failures.any(name) else ([], None)
 
     def _load_run(self, name: str, run_id: str) -> tuple[Run, Progress | None]:
         run = self.pages.state.run(name, run_id)
@@ -332,6 +339,7 @@ class Page:
     def _render(self, template: str, part: str | None = None, **values: Any) -> HttpResponse:
         """Return a page, or only the part of it that is updated."""
         live, visitor = self._is_live and part is not None, self.visitor
+        kept = {name: value for name, value in self.query.items() if name not in ("done", "live")}
         values |= {
             "root": self._root,
             "version": __version__,
@@ -343,7 +351,8 @@ class Page:
             if template != "error.html"
             else False,
             "part": part,
-            "here": f"?{urlencode({**self.query, 'live': '1'}, errors='replace')}",
+            "reload": "?" if template == "error.html" else f"?{urlencode(kept, errors='replace')}",
+            "here": f"?{urlencode({**kept, 'live': '1'}, errors='replace')}",
         }
         body = _environment().get_template(part if live and part is not None else template).render(values)
         cookies = (visitor.cookie,) if visitor is not None and visitor.cookie else ()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -28,11 +28,13 @@ from syncline.store.batches import Progress
 from syncline.store.overview import SyncState
 from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
-from syncline.text import number, size
+from syncline.text import count_phrases, number, size
 from syncline.web.charts import Chart, chart
 
 _REMEMBERED: Final = 64
 _RATES: Final = 64
+_REASONS: Final = ("not in sync", "stale", "unknown")
+"""The reasons for which a sync needs attention, the most urgent first."""
 _RETRIED_AFTER: Final = 5.0
 """Seconds after which a table that could not be read is read again."""
 _Value = TypeVar("_Value")
@@ -138,7 +140,10 @@ class Rates:
 
 @dataclass(frozen=True, slots=True)
 class SyncView:
-    """One sync on a page. Times are in Unix seconds, None if unknown; `state` is the value that styles and tests use."""
+    """One sync on a page. Times are in Unix seconds, None if unknown; `state` is the value that styles and tests use.
+
+    `failing` counts the items that the last run has failed, and the earlier failures that it has not solved.
+    """
 
     name: str
     kind: KindInfo
@@ -153,7 +158,7 @@ class SyncView:
     activity: Activity | None
     last: Run | None
     next: float | None
-    known: int | None
+    failing: int | None
     acknowledged: int | None
 
     @property
@@ -172,9 +177,35 @@ class SyncView:
         return source_and_target(self.config)
 
     @property
-    def is_good(self) -> bool:
-        """True if nobody has to do anything."""
-        return self.state != "not-in-sync" and not self.stale and not self.known
+    def attention(self) -> str | None:
+        """The reason for which somebody has to act: not in sync, stale or unknown; None if there is none."""
+        if self.state == "not-in-sync" or self.failing:
+            return "not in sync"
+        if self.stale:
+            return "stale"
+        is_expected = self.kind.has_runs and self.enabled and self.paused is None and self.activity is None
+        return "unknown" if self.state == "unknown" and is_expected else None
+
+
+def by_attention(syncs: Iterable[SyncView]) -> list[SyncView]:
+    """Return the syncs that need attention, then those with a run in progress, then the others; each by name."""
+
+    def order(sync: SyncView) -> tuple[int, str]:
+        rank = len(_REASONS) + (sync.activity is None) if sync.attention is None else _REASONS.index(sync.attention)
+        return rank, sync.name
+
+    return sorted(syncs, key=order)
+
+
+def summary(syncs: Sequence[SyncView]) -> str:
+    """Return how many syncs need attention, and why, as one sentence."""
+    reasons = Counter(sync.attention for sync in syncs if sync.attention is not None)
+    if found := reasons.total():
+        needed = f"{number(found)} of {number(len(syncs))} {'sync needs' if len(syncs) == 1 else 'syncs need'}"
+        return f"{needed} attention: {', '.join(count_phrases(*((reasons[each], each) for each in _REASONS)))}."
+    if all(sync.state == "in-sync" for sync in syncs):
+        return f"All {number(len(syncs))} syncs are in sync." if len(syncs) > 1 else "The sync is in sync."
+    return f"None of {number(len(syncs))} syncs needs attention."
 
 
 def sync_view(sync: SyncState, rates: Rates, now: float) -> SyncView:
@@ -200,7 +231,7 @@ def sync_view(sync: SyncState, rates: Rates, now: float) -> SyncView:
         activity,
         sync.last,
         _next_start(config, sync, now) if enabled and not health.paused else None,
-        None if sync.last is None else sync.last.counts.known,
+        None if sync.last is None else sync.last.counts.failed + sync.last.counts.known,
         None if sync.last is None else sync.last.counts.acknowledged,
     )
 

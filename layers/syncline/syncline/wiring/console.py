@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from botocore.config import Config
 
-from syncline.config.sync import Sync
+from syncline.config.sync import Sync, load_sync
+from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
 from syncline.messages import QueueDepth, Queues
 from syncline.secrets import Reference, Secrets
@@ -18,13 +19,13 @@ from syncline.store.alerts import Alerts
 from syncline.store.overview import Overview
 from syncline.store.state import State
 from syncline.store.table import Database
-from syncline.store.totals import Totals, read_totals
+from syncline.store.totals import Totals
+from syncline.telemetry import logger
 from syncline.web.access import Access
 from syncline.web.console import Console
 from syncline.web.metrics import Figures
 from syncline.wiring.environments import ConsoleEnvironment
 from syncline.wiring.queue_depths import QueueDepths
-from syncline.wiring.watch import applied_syncs
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -74,19 +75,20 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
         return None if alert is None or alert.version is None else alert.given_up
 
     def figures() -> Iterator[Figures]:
-        for sync in applied_syncs(state):
-            current = state.current_run(sync.name)
-            progress = None if current is None else state.progress(current.id)
-            counts = None if progress is None else progress.counts
-            totals = read_totals(database, sync.name)
-            health = state.health(sync.name) if KINDS[sync.kind].has_runs else None
+        for each in Overview(database).read():
+            try:
+                sync = load_sync(each.config)
+            except SynclineError as error:  # of another version
+                logger.error("sync not read", extra={"sync": each.name, "code": error.code.name, "why": error.what})
+                continue
+            progress = each.progress
             yield Figures(
                 sync,
-                totals,
-                health,
-                counts,
-                _own_metrics(sync, totals, database),
-                started=None if current is None else current.started,
+                each.totals,
+                each.health if KINDS[sync.kind].has_runs else None,
+                None if progress is None else progress.counts,
+                _own_metrics(sync, each.totals, database),
+                started=None if each.current is None else each.current.started,
                 advanced=None if progress is None else progress.advanced,
                 given_up=given_up(sync),
             )
