@@ -136,12 +136,15 @@ class Site:
         given = {"sec-fetch-site": "same-origin", "origin": origin} | {
             k.replace("_", "-"): v for k, v in headers.items()
         }
-        content = {"csrf": self.csrf()} if form is None else dict(form)
+        content = self.hidden_fields() if form is None else dict(form)
         return self.ask(path, method="POST", body=urlencode(content), **given)
 
     def csrf(self) -> str:
-        found = re.search(r'name="csrf" value="([0-9a-f]*)"', self.ask("/syncs/prod").text)
-        return "" if found is None else found[1]
+        return self.hidden_fields().get("csrf", "")
+
+    def hidden_fields(self) -> dict[str, str]:
+        """Return the hidden fields of the forms on the page of a sync."""
+        return dict(re.findall(r'type="hidden" name="([a-z]+)" value="([^"]*)"', self.ask("/syncs/prod").text))
 
     def apply(self, name: str = "prod", **changes: Any) -> None:
         """Store the configuration of a sync."""

@@ -140,7 +140,7 @@ def test_one_machine_serves_its_own_names(table: Table, host: str) -> None:
 )
 def test_one_machine_refuses_other_names(table: Table, host: str) -> None:
     """A site could point its name to this machine."""
-    assert Site(table).ask("/", x_syncline_host=host).status == 421
+    assert {Site(table).ask(path, x_syncline_host=host).status for path in ("/", "/metrics", "/health")} == {421}
 
 
 def test_the_host_header_of_the_engine_means_nothing_on_aws(site: Site) -> None:

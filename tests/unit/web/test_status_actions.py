@@ -109,6 +109,16 @@ def test_a_run_is_cancelled_and_a_function_ends_it(site: Site) -> None:
     assert waiting["Attributes"]["ApproximateNumberOfMessagesDelayed"] == "1", first_batch(run).id
 
 
+def test_a_run_that_began_after_the_page_was_shown_is_not_cancelled(site: Site) -> None:
+    shown = site.begin()
+    form = site.hidden_fields()
+    assert form["run"] == shown.id
+    site.end(shown)
+    later = site.begin(number=2)
+    assert site.post("/syncs/prod/cancel", form).headers["location"] == "../prod?done=idle"
+    assert site.state.run("prod", later.id).status is RunStatus.RUNNING
+
+
 def test_a_lost_run_is_ended_and_reported(site: Site) -> None:
     run = site.begin()
     site.clock.now += 3 * 3600
@@ -150,6 +160,8 @@ def test_a_sync_without_runs_is_refused(site: Site) -> None:
 
 
 def test_the_page_shows_buttons_only_where_they_work(site: Site) -> None:
+    assert 'id="action-cancel"' not in site.ask("/syncs/prod").text, "no run is in progress"
+    site.begin()
     text = site.ask("/syncs/prod").text
     for action in ACTIONS:
         assert f'<form id="action-{action}" method="post" action="prod/{action}">' in text

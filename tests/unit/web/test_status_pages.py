@@ -238,7 +238,7 @@ def test_known_failures_show_reason_code_and_advice(site: Site) -> None:
     site.state.failures.write("prod", [one, replace(two, acknowledged=True)])
     text = site.ask("/syncs/prod").text
     known, acknowledged = text.split('<table id="acknowledged"')
-    assert "team/app:v1 UNREACHABLE no connection to dr.example Check the address" in row(
+    assert "team/app:v1 UNREACHABLE no connection to dr.example Check that the server runs, then the address" in row(
         known, "data-code", "UNREACHABLE"
     )
     assert "team/app:v2" in row(acknowledged, "data-code", "UNREACHABLE")
@@ -316,7 +316,7 @@ def test_a_run_shows_its_items_with_both_digests(site: Site) -> None:
     run = site.end(site.begin(), failed("v1"), moved("v2"))
     answer = site.ask(f"/runs/prod/{run.id}")
     assert row(answer.text, "data-outcome", "failed").startswith(
-        "team/app:v1 failed UNREACHABLE no connection to dr.example Check the address"
+        "team/app:v1 failed UNREACHABLE no connection to dr.example Check that the server runs, then the address"
     )
     assert f"{DIGEST} {OTHER} 0 B unknown" in row(answer.text, "data-outcome", "failed")
     assert row(answer.text, "data-outcome", "moved") == f"team/app:v2 moved {DIGEST} {DIGEST} 1.0 KiB 7.0 s"
@@ -392,6 +392,16 @@ def test_a_report_beyond_the_limit_names_the_command(site: Site, monkeypatch: py
     assert answer.status == 200
     assert answer.has(f"syncline report {run.id}")
     assert MOST_ITEMS > 100_000
+
+
+def test_a_defect_of_a_page_is_logged_and_shows_no_text_of_the_exception(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("syncline.web.views.summary", lambda _: 1 / 0)
+    answer = site.ask("/")
+    assert answer.status == 500
+    assert answer.has("the log of the function console has the reason")
+    assert "division" not in answer.text
 
 
 NAMES = (

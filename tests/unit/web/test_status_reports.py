@@ -66,7 +66,7 @@ def test_the_reports_read_last_are_kept() -> None:
         reads.append(name)
         return [Result("a", "v" * 1000, Outcome.MOVED)]
 
-    kept = Reports(5000)
+    kept = Reports(3000)
     for name in ("one", "two", "one", "three", "two", "one"):
         kept.get(name, 1.0, lambda name=name: read(name))  # type: ignore[misc]
     assert reads == ["one", "two", "three", "two", "one"]
@@ -86,6 +86,36 @@ def test_too_many_items_are_refused_before_they_are_kept(monkeypatch: pytest.Mon
     assert len(Report.of([Result("a", "v", Outcome.MOVED)] * 3)) == 3
     with pytest.raises(TooManyItemsError):
         Report.of([Result("a", "v", Outcome.MOVED)] * 4)
+
+
+def test_a_report_of_too_many_bytes_is_refused_before_all_is_read() -> None:
+    """Names have up to 1,024 bytes: the function has 512 MB of memory."""
+    results = (
+        Result("g", f"{number}" + "x" * 900, Outcome.FAILED, code="FORBIDDEN", reason="y" * 300)
+        for number in range(100_000)
+    )
+    with pytest.raises(TooManyItemsError):
+        Report.of(results)
+    assert next(results, None) is not None
+
+
+def test_others_are_dropped_before_a_report_is_read() -> None:
+    kept = Reports(100_000)
+    kept.get("one", 1.0, lambda: [Result("g", "x" * 60_000, Outcome.MOVED)])
+
+    def read() -> list[Result]:
+        assert list(kept._reports) == []
+        return [Result("g", "x" * 60_000, Outcome.MOVED)]
+
+    kept.get("two", 1.0, read)
+    assert list(kept._reports) == ["two"]
+
+
+def test_reports_without_items_do_not_accumulate() -> None:
+    kept = Reports()
+    for number in range(1000):
+        kept.get(str(number), 1.0, list)
+    assert len(kept._reports) < 100
 
 
 @given(st.lists(st.none() | st.floats(0, 1e9) | st.just(float("inf")), min_size=1, max_size=20), st.booleans())

@@ -28,7 +28,7 @@ class Console:
     """Answers requests. ``token`` returns the required bearer token, None if none is required.
 
     ``clock`` returns Unix seconds. ``depths`` returns those of the queues that can be read. ``pages`` returns the status
-    page, which is built when it is asked for.
+    page, which is built when it is asked for. ``check_host`` raises HttpError for a host that is not served.
     """
 
     figures: Callable[[], Iterable[Figures]]
@@ -36,6 +36,7 @@ class Console:
     clock: Callable[[], float] = time.time
     depths: Callable[[], Iterable[QueueDepth]] = tuple
     pages: Callable[[], StatusPages] | None = None
+    check_host: Callable[[HttpRequest], None] = lambda _: None
 
     def handle(self, event: dict[str, Any]) -> dict[str, Any]:
         """Return the response to a function URL's event."""
@@ -49,6 +50,7 @@ class Console:
             return self.pages().answer(request)
         if request.method not in ("GET", "HEAD"):
             return json_response(405, {"error": "use GET or HEAD"}, allow="GET, HEAD")
+        self.check_host(request)
         if path == "/metrics":
             check_query(request, self.token)
         try:

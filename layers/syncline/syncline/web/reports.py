@@ -16,13 +16,16 @@ from syncline.run_text import OUTCOME_WORDS, report_order
 
 MOST_ITEMS: Final = 250_000
 """Items of a report that the page shows; `syncline report` shows any number."""
-_CACHE_BYTES: Final = 96 << 20
+_MOST_BYTES: Final = 48 << 20
+"""Bytes of the items and of their searched text. A report takes about four times as much while it is made."""
+_CACHE_BYTES: Final = 48 << 20
+_MOST_REPORTS: Final = 32
 _QUERIES: Final = 8
 """Latest searches whose results are kept for each report: the pages of a search do not repeat it."""
 
 
 class TooManyItemsError(Exception):
-    """A report has more than :data:`MOST_ITEMS` items."""
+    """A report has too many items, or too long ones, for the memory of the function."""
 
 
 def check_size(counts: Counts) -> None:
@@ -47,11 +50,14 @@ class Report:
     def of(cls, results: Iterable[Result]) -> Report:
         """Return the report with these results; raises TooManyItemsError."""
         lines: list[tuple[tuple[int, str, str], bytes, bytes, Outcome]] = []
+        size = 0
         for result in results:
-            if len(lines) == MOST_ITEMS:
-                raise TooManyItemsError
             packed = marshal.dumps((*result.to_json(), result.lag))  # takes a fifth of the time of JSON
-            lines.append((report_order(result), packed, _searched(result), result.outcome))
+            text = _searched(result)
+            size += len(packed) + len(text)
+            if len(lines) == MOST_ITEMS or size > _MOST_BYTES:
+                raise TooManyItemsError
+            lines.append((report_order(result), packed, text, result.outcome))
         lines.sort(key=lambda line: line[0])
         ranges: dict[Outcome, range] = {}
         for position, line in enumerate(lines):
@@ -107,7 +113,7 @@ class Report:
 
 
 class Reports:
-    """The reports that were read last, up to a number of bytes."""
+    """The reports that were read last: the latest one, and others up to a number of bytes."""
 
     def __init__(self, limit: int = _CACHE_BYTES) -> None:
         self._limit = limit
@@ -116,11 +122,20 @@ class Reports:
     def get(self, run_id: str, version: object, read: Callable[[], Iterable[Result]]) -> Report:
         """Return the report of a run. `version` changes if there is more to read; raises TooManyItemsError."""
         found = self._reports.pop(run_id, None)
-        report = found[1] if found is not None and found[0] == version else Report.of(read())
+        if found is not None and found[0] == version:
+            report = found[1]
+        else:
+            self._make_room()
+            report = Report.of(read())
         self._reports[run_id] = (version, report)
-        while len(self._reports) > 1 and sum(each.size for _, each in self._reports.values()) > self._limit:
-            self._reports.popitem(last=False)
         return report
+
+    def _make_room(self) -> None:
+        """Drop the reports that were used least recently, until the others are within the limit."""
+        while self._reports and (
+            len(self._reports) >= _MOST_REPORTS or sum(each.size for _, each in self._reports.values()) > self._limit
+        ):
+            self._reports.popitem(last=False)
 
 
 def _searched(result: Result) -> bytes:

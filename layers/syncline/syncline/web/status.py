@@ -44,7 +44,7 @@ from syncline.web import views
 from syncline.web.access import Access, Visitor, check_query
 from syncline.web.assets import asset, asset_path
 from syncline.web.function_url import HttpError, HttpRequest, HttpResponse
-from syncline.web.reports import MOST_ITEMS, Reports, TooManyItemsError, check_size
+from syncline.web.reports import Reports, TooManyItemsError, check_size
 
 if TYPE_CHECKING:
     import jinja2
@@ -90,7 +90,7 @@ _NOTICES: Final = {
     "retry": "Failed items are being retried. A dead letter stays until its item is verified.",
     "nothing": "None of the dead letters that were read is of this sync. The command `syncline retry` reads all of them.",
     "cancel": "The run is being cancelled. What is being written is finished first, which takes ten seconds at most.",
-    "idle": "No run is in progress.",
+    "idle": "That run is no longer in progress; nothing was cancelled.",
 }
 
 
@@ -123,6 +123,9 @@ class StatusPages:
             response = page.error(503, f"AWS did not answer ({type(error).__name__})", code_of("AWS_UNAVAILABLE"))
         except SynclineError as error:
             response = page.error(_STATUS_OF.get(error.code.name, 500), error.what, error.code)
+        except Exception:  # noqa: BLE001 - the text of any other error is for the log alone
+            logger.exception("page failed")
+            response = page.error(500, "the page could not be made; the log of the function console has the reason")
         headers = {**_HEADERS, **response.headers}
         if self.access.is_https(request):
             headers["strict-transport-security"] = "max-age=31536000"
@@ -211,7 +214,7 @@ class Page:
         if not is_run_id(run_id):
             raise SynclineError("NO_SUCH_RUN", f"there is no run {escape(run_id[:100])!r}")
         sync = self._state_of(name)
-        run, progress = self._read(("run", run_id), lambda: self._load_run(name, run_id))
+        run, progress = self._read(("run", name, run_id), lambda: self._load_run(name, run_id))
         activity = None if progress is None else pages._rates.activity(run, progress)  # noqa: SLF001
         view = views.sync_view(sync, pages._rates, pages.clock())  # noqa: SLF001
         values: dict[str, Any] = {"sync": view, "run": run, "activity": activity}
@@ -235,7 +238,7 @@ class Page:
                 run.id, version, lambda: self._load_items(run.id, sync.kind)
             )
         except TooManyItemsError:
-            return values | {"too_many": True, "limit": MOST_ITEMS, "items": [], "found": None}
+            return values | {"too_many": True, "items": [], "found": None}
         found = report.search(text, outcome)
         last = max(1, -(-len(found) // _ITEMS))
         page = min(max(_whole(self.query.get("page", "1")), 1), last)
@@ -301,7 +304,7 @@ class Page:
                 sync = self._state_of(name)
                 if self.unreachable is not None:
                     raise SynclineError("AWS_UNAVAILABLE", "the table cannot be read, so nothing was started")
-                done = _ACTIONS[action](deployment, sync)
+                done = _ACTIONS[action](deployment, sync, form)
                 logger.info("action", extra={"action": action, "sync": name, "done": done})
                 return self._redirect(f"../{name}?done={done}")
         raise HttpError(404, "there is no such form")
@@ -359,21 +362,22 @@ class Page:
         return HttpResponse(200, body.encode(), {}, cookies=cookies)
 
 
-def _run(deployment: Deployment, sync: SyncState) -> str:
+def _run(deployment: Deployment, sync: SyncState, _: Mapping[str, str]) -> str:
     _with_runs(sync)
     start_run(deployment, sync.name, Trigger.MANUAL, EVERYTHING)
     return "run"
 
 
-def _retry(deployment: Deployment, sync: SyncState) -> str:
+def _retry(deployment: Deployment, sync: SyncState, _: Mapping[str, str]) -> str:
     _with_runs(sync)
     letters, run = retry_letters(deployment, load_sync(sync.config), _LETTERS)
     return "retry" if run is not None or letters.stranded or letters.verified else "nothing"
 
 
-def _cancel(deployment: Deployment, sync: SyncState) -> str:
+def _cancel(deployment: Deployment, sync: SyncState, form: Mapping[str, str]) -> str:
+    """Cancel the run that the visitor has seen; another one may have begun since."""
     current = deployment.state.current_run(sync.name)
-    if current is None or current.over:
+    if current is None or current.over or current.id != form.get("run"):
         return "idle"
     run = deployment.state.cancel_run(sync.name, current.id)
     if run.status is RunStatus.LOST:
@@ -383,7 +387,11 @@ def _cancel(deployment: Deployment, sync: SyncState) -> str:
     return "cancel"
 
 
-_ACTIONS: Final[dict[str, Callable[[Deployment, SyncState], str]]] = {"run": _run, "retry": _retry, "cancel": _cancel}
+_ACTIONS: Final[dict[str, Callable[[Deployment, SyncState, Mapping[str, str]], str]]] = {
+    "run": _run,
+    "retry": _retry,
+    "cancel": _cancel,
+}
 
 
 def _with_runs(sync: SyncState) -> None:

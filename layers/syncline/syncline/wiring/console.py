@@ -61,11 +61,12 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
     def required_token() -> str | None:
         return secrets.resolve(Reference.parse(token)) if token else None
 
+    access = Access(required_token, signed, local)
+
     @cache
     def pages() -> StatusPages:
         from syncline.web.status import StatusPages  # noqa: PLC0415 - only visitors of the page need it
 
-        access = Access(required_token, signed, local)
         return StatusPages(state, Overview(database), access, None if queues is None else Stack(state, queues))
 
     alerts = Alerts(database)
@@ -93,7 +94,7 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
                 given_up=given_up(sync),
             )
 
-    return Console(figures, required_token, depths=depths, pages=pages)
+    return Console(figures, required_token, depths=depths, pages=pages, check_host=access.check_host)
 
 
 def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric, ...]:
