@@ -496,7 +496,7 @@ def test_without_earlier_data_nothing_is_known(site: Site, monkeypatch: pytest.M
         answer = site.ask(path)
         assert answer.status == 503
         assert answer.has("Nothing is known</h1>")
-        assert answer.has("AWS_UNAVAILABLE</code>: the table cannot be read since")
+        assert answer.has("AWS_UNAVAILABLE</code>: the table has not been reachable since")
 
 
 def test_a_report_that_cannot_be_read_is_an_error_and_not_empty(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,7 +198,7 @@ class Notify(Model):
     quiet: Annotated[str, AfterValidator(_check_quiet)] | None = Field(
         None,
         description="Hours in which nothing is sent, with a time zone (default UTC). At their end one notification says what "
-        "has changed, if the state then is another one than before.",
+        "has changed, if the state has changed by then.",
         examples=["22:00-07:00 Europe/Berlin"],
     )
     urgent: tuple[TellableState, ...] = Field(

@@ -1,6 +1,6 @@
 """The decision when a notification of a sync is due, and its text. Everything here is pure.
 
-A notification is due when the state of a sync is another one than was notified last, or a sync fails with a code that
+A notification is due when the state of a sync differs from the one notified last, or a sync fails with a code that
 was not. At most three are sent in an hour: the third one says that the state changes again and again, and nothing follows
 until it has not changed for an hour. In quiet hours nothing is decided, so that at their end the state of that time
 counts.
@@ -248,9 +248,9 @@ class Notice:
         """The commands to run next."""
         name = self.sync
         return {
-            FAILING: (f"syncline report {name}", f"syncline retry {name}"),
+            FAILING: (f"syncline doctor {name}", f"syncline report {name}", f"syncline retry {name}"),
             CONFLICT: (f"syncline report {name}",),
-            STALE: (f"syncline status {name}", f"syncline run {name}"),
+            STALE: (f"syncline doctor {name}", f"syncline run {name}"),
         }.get(self.state, (f"syncline status {name}",) if self.event == FLAPPING else ())
 
     @property
@@ -332,9 +332,8 @@ def beat_of(runs: Sequence[Run]) -> Beat | None:
                 return Beat(f"{run.id}/start", "start", f"run {run.id} of {run.sync} has started")
         elif failed or run.status is not RunStatus.DONE:
             what = f"{counts.moved} moved, {failed} failed or in conflict"
-            return Beat(
-                f"{run.id}/end", "fail", f"run {run.id} of {run.sync} did not succeed ({run.status.value}): {what}"
-            )
+            ending = "failed" if run.status is RunStatus.DONE else f"was {run.status.value}"
+            return Beat(f"{run.id}/end", "fail", f"run {run.id} of {run.sync} {ending}: {what}")
         elif run.scope.everything:
             what = f"{counts.moved} moved, {counts.removed} removed, {counts.skipped} equal"
             return Beat(f"{run.id}/end", "success", f"run {run.id} of {run.sync} succeeded: {what}")

@@ -83,7 +83,7 @@ class LastKnown:
     def _remembered(self, key: object, since: float) -> Known[Any]:
         if key in self._values:
             return Known(self._values[key], since)
-        what = f"the table cannot be read since {clock_time(since)}, and nothing is known from before"
+        what = f"the table has not been reachable since {clock_time(since)}, and nothing was read before that"
         raise SynclineError("AWS_UNAVAILABLE", what) from None
 
 
