@@ -17,7 +17,7 @@ import pytest
 from moto import mock_aws
 
 from syncline.messages import Batch, Queues, Start, decode
-from syncline.model import Counts, Result, Run, Scope, Step, Trigger
+from syncline.model import Counts, Outcome, Result, Run, Scope, Step, Trigger
 from syncline.secrets import Secrets
 from syncline.store.batches import BatchRecord
 from syncline.store.state import State, first_batch
@@ -41,6 +41,7 @@ CONFIG: Final = {
     "target": {"registry": "dr.example"},
 }
 DIGEST: Final = "sha256:" + "a" * 64
+OTHER: Final = "sha256:" + "b" * 64
 
 
 def no_client() -> Any:
@@ -210,3 +211,18 @@ def sent(site: Site, step: Step = Step.DISCOVER) -> list[Start | Batch]:
     response = site.queues.sqs.receive_message(QueueUrl=site.queues.urls[step], MaxNumberOfMessages=10)
     found = [decode(message["Body"]) for message in response.get("Messages", [])]
     return [each for each in found if isinstance(each, Start | Batch)]
+
+
+def moved(name: str, lag: int | None = 7) -> Result:
+    return Result("team/app", name, Outcome.MOVED, DIGEST, DIGEST, 1024, lag=lag)
+
+
+def failed(name: str, reason: str = "no connection to dr.example") -> Result:
+    return Result("team/app", name, Outcome.FAILED, DIGEST, OTHER, 0, "UNREACHABLE", reason)
+
+
+def row(text: str, attribute: str, value: str) -> str:
+    """Return the row of a table with an attribute, without tags."""
+    found = re.search(rf'<tr {attribute}="{re.escape(value)}">(.*?)</tr>', text, re.DOTALL)
+    assert found is not None, text
+    return " ".join(re.sub(r"<[^>]+>", " ", found[1]).split())
