@@ -132,7 +132,9 @@ def _next_steps(settings: Settings) -> list[tuple[str, str]]:
     password = f"$(cat {_typed_path(home() / 'sample' / 'password')})"
     image = f"{settings.host('dr')}/{SIGNED[0]}:{SIGNED[1]}"
     docker = f"docker --config {_typed_path(credentials_file().parent)} run --rm {image}"
+    engine = engines.describe(home())
     return [
+        *([("the status page", engine.outputs["ConsoleUrl"])] if engine is not None else []),
         ("each sync and its last run", f"{syncline} status"),
         ("each image with its digests", f"{syncline} report --full"),
         ("push a new image to prod", "make push"),

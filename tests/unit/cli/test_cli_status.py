@@ -52,7 +52,7 @@ def test_status_of_all(stack: Stack) -> None:
 
 def test_status_names_the_console(applied: Stack) -> None:
     address = applied.target.output("ConsoleUrl")
-    assert row(applied.run("status").stdout, "console:") == f"console: {address}"
+    assert row(applied.run("status").stdout, "the status page:") == f"the status page: {address}"
     assert applied.json("status")["console"] == address
 
 

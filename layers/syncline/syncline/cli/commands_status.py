@@ -217,7 +217,7 @@ def _show_all(context: Context, statuses: Sequence[SyncStatus]) -> None:
     out = context.out
     out.line(context.deployment.name, "dim")
     if console := context.deployment.outputs.get("ConsoleUrl"):
-        out.line(f"console: {console}", "dim")
+        out.line(f"the status page: {console}", "dim")
     if not statuses:
         out.line("no syncs have been applied")
     out.table([_row(context, each) for each in statuses], head=("SYNC", "NOW", "NEXT", "LAST RUN"))
