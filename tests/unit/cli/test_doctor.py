@@ -281,6 +281,21 @@ def test_a_webhook_that_is_unreachable_is_one_failure(hooked: tuple[World, list[
     assert_one_failure(world, ("webhook", "UNREACHABLE", "connection refused"))
 
 
+def test_a_target_with_the_same_code_does_not_hide_a_webhook(stack: Stack, tmp_path: Path) -> None:
+    def prepare(world: World) -> None:
+        with_webhook(world)
+        nobody_listens(world)
+
+    with made(stack, tmp_path, "images", prepare) as world:
+        set_output(stack, "ReceiveUrl", f"http://{closed_port()}/")
+        failed = [each for each in checked(world) if each["verdict"] == "failed"]
+        assert sorted((each["part"], each["code"]) for each in failed) == [
+            ("target", "UNREACHABLE"),
+            ("webhook", "UNREACHABLE"),
+        ]
+        assert {each["checked_by"] for each in failed} == {"this machine"}
+
+
 def test_the_latest_delivery_is_shown(hooked: tuple[World, list[int]]) -> None:
     world, _ = hooked
     world.stack.finish(world.stack.begin("sync", trigger=Trigger.WEBHOOK))

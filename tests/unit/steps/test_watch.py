@@ -7,12 +7,14 @@ from dataclasses import replace
 from typing import Final
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from syncline.config.sync import Sync
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
+from syncline.store.health import Health
 from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
 from tests.rig.made_up import steps as made_steps
@@ -247,3 +249,24 @@ def _refusing(name: str, code: CodeName) -> Callable[[Item, StepContext], Answer
         return Completed(item, 10)
 
     return move
+
+
+def test_a_hint_that_fails_stops_neither_the_metrics_nor_the_hints_of_others(steps: Steps, counted: Counted) -> None:
+    beat = {"url": "https://beat.example/ping"}
+    syncs = [Sync(name=name, kind="made-up", heartbeat=beat) for name in ("one", "two", "three")]
+    hinted: list[str] = []
+
+    def hint(name: str) -> None:
+        if name == "one":
+            raise SynclineError("MESSAGE_REFUSED", "SQS does not accept it")
+        hinted.append(name)
+
+    def is_due(sync: Sync, _health: Health, _now: float) -> bool:
+        if sync.name == "two":
+            raise EndpointConnectionError(endpoint_url="https://dynamodb.example")
+        return True
+
+    health = steps.state.health(SYNC)
+    Watch(lambda: [(sync, health) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
+    assert hinted == ["three"]
+    assert ("SyncsStale", 0) in counted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -154,8 +155,17 @@ def test_actions_need_a_form(site: Site) -> None:
 
 
 def test_a_sync_without_runs_is_refused(site: Site) -> None:
-    site.apply("gateway", kind="tokens", sources=["a"], schedule=None)
-    assert site.post("/syncs/gateway/run").status in (400, 409)
+    sync = {
+        "name": "gateway",
+        "kind": "tokens",
+        "sources": {"here": {"namespace": "gateway", "service": "nginx"}},
+        "check": {"host": "gateway.example", "plain_http": True},
+    }
+    site.state.put_sync("gateway", json.dumps(sync))
+    answer = site.post("/syncs/gateway/run")
+    assert answer.status == 400
+    assert answer.has("gateway has no runs")
+    assert sent(site) == []
     assert "action-run" not in site.ask("/syncs/gateway").text
 
 

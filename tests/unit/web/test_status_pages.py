@@ -214,6 +214,12 @@ def test_runs_are_paged(site: Site) -> None:
     assert query == ""
 
 
+def test_a_sync_that_never_ran_costs_no_search_for_its_latest_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = counted_calls(monkeypatch)
+    assert site.ask("/").status == 200
+    assert "query" not in calls
+
+
 def test_known_failures_show_reason_code_and_advice(site: Site) -> None:
     run = made_run_id(1)
     one, two = (KnownFailure.of(failed(name), run, site.clock.now) for name in ("v1", "v2"))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -174,7 +174,7 @@ class StackChecks:
             logs = self.context.command("logs NAME")
             return warning(
                 f"messages wait: {', '.join(old)} ({'; '.join(counts)})",
-                f"`{logs}` shows if the functions work; a long run waits, too.",
+                f"`{logs}` shows whether the functions work; messages of a long run also wait.",
             )
         return "; ".join(counts)
 
@@ -189,18 +189,26 @@ class StackChecks:
                 mappings = found["EventSourceMappings"]
                 enabled = [each for each in mappings if each["State"] not in ("Disabled", "Disabling")]
                 for each in enabled:
-                    functions.get_function_configuration(FunctionName=each["FunctionArn"])
-            except functions.exceptions.ResourceNotFoundException:
-                what = f"the function {each['FunctionArn'].rpartition(':')[2]} of the queue {queue} does not exist"
-                raise SynclineError("QUEUE_UNREAD", what) from None
-            except ClientError:
+                    self._function(functions, each["FunctionArn"], queue)
+            except ClientError as error:
+                code = as_syncline_error(error, self.deployment.name, local=self.deployment.local).code.name
+                if code != "AWS_DENIED":
+                    raise
                 return unchecked("your credentials may not list event source mappings and functions")
             if not mappings:
                 raise SynclineError("QUEUE_UNREAD", f"the queue {queue} has no event source mapping to a function")
             if not enabled:
                 what = f"the event source mapping {mappings[0]['UUID']} of the queue {queue} is disabled"
                 raise SynclineError("QUEUE_UNREAD", what)
-        return "a function takes the messages of each queue"
+        return "functions take the messages of the queues of all steps"
+
+    def _function(self, functions: Any, arn: str, queue: str) -> None:
+        """Raise QUEUE_UNREAD if a function does not exist."""
+        try:
+            functions.get_function_configuration(FunctionName=arn)
+        except functions.exceptions.ResourceNotFoundException:
+            what = f"the function {arn.rpartition(':')[2]} of the queue {queue} does not exist"
+            raise SynclineError("QUEUE_UNREAD", what) from None
 
     def _oldest(self, step: Step) -> float | None:
         """Return the age in seconds of the oldest message, None where it is unknown: only CloudWatch tells it."""
@@ -271,8 +279,8 @@ class SyncChecks:
         yield CheckChain("schedule", [self._check("schedule", self._schedule), self._check("start", self._fired)])
         if self.sync.webhook is not None:
             address = partial(self._webhook, self.sync.webhook)
-            checks = [self._check("webhook", address), self._check("delivery", self._delivery)]
-            yield CheckChain("webhook", checks, by_functions=True)
+            yield CheckChain("webhook", [self._check("webhook", address)])
+            yield CheckChain("webhook", [self._check("delivery", self._delivery)], by_functions=True)
         for what, run in {"dead letters": self._dead, "last run": self._last, "health": self._health}.items():
             yield CheckChain("runs", [self._check(what, run)], by_functions=True)
 

@@ -51,7 +51,7 @@ from syncline.telemetry import log_dropped_message, log_undelivered, logger
 
 HEARTBEAT: Final = "heartbeat"
 MAX_TRIES: Final = 6
-"""Attempts to deliver a notification to a channel: over about fifteen minutes."""
+"""Attempts to deliver a notification to a channel: within about eight minutes."""
 CLAIM_SECONDS: Final = 70.0
 """Seconds for which a function may deliver: longer than it can live."""
 _FIRST_DELAY: Final = 15.0

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from syncline.config.sync import Sync
+from syncline.errors import SynclineError
 from syncline.store.health import Health
-from syncline.telemetry import log_stale, record_health, record_sync_health
+from syncline.store.table import AWS_ERRORS
+from syncline.telemetry import log_stale, logger, record_health, record_sync_health
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class Watch:
 
     def measure(self) -> list[str]:
         """Record the metrics of all syncs, and log the stale ones; return their names."""
-        now, stale, out_of_sync, due = self.clock(), list[str](), 0, list[str]()
+        now, stale, out_of_sync, notified = self.clock(), list[str](), 0, list[tuple[Sync, Health]]()
         self.unread.clear()
         for sync, health in self.syncs():
             age = now - health.lag_start
@@ -39,10 +41,18 @@ class Watch:
                 stale.append(sync.name)
                 log_stale(sync.name, str(sync.fresh_within), age, health.verified)
             record_sync_health(sync.name, health.in_sync, age if health.lag_start else None)
-            if sync.notifies and self.is_due(sync, health, now):
-                due.append(sync.name)
+            if sync.notifies:
+                notified.append((sync, health))
         stale += self.unread
         record_health(len(stale), out_of_sync)
-        for name in due:
-            self.hint(name)
+        for sync, health in notified:
+            self._hint(sync, health, now)
         return stale
+
+    def _hint(self, sync: Sync, health: Health, now: float) -> None:
+        """Send a hint if one is due. An error is logged: the next round tries again, and other syncs have theirs."""
+        try:
+            if self.is_due(sync, health, now):
+                self.hint(sync.name)
+        except (*AWS_ERRORS, SynclineError) as error:
+            logger.warning("hint not sent", extra={"sync": sync.name, "why": str(error)})

@@ -59,9 +59,9 @@ class Overview:
         last = {name: run for name in names if (run := _text(rows, name, "TOTALS", LATEST_RUN))}
         keys = [(f"SYNC#{name}", f"RUN#{run}") for runs in (current, last) for name, run in runs.items()]
         runs = self._get([*dict.fromkeys(keys), *(key for run in current.values() for key in progress_keys(run))])
-        # The latest run of a sync whose totals an earlier version wrote.
+        # The latest run of a sync whose totals an earlier version wrote; without totals no run has ended.
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            without = [name for name in names if name not in last]
+            without = [name for name in names if name not in last and (f"SYNC#{name}", "TOTALS") in rows]
             older = dict(zip(without, pool.map(self._latest, without), strict=True))
 
         def run_of(name: str, ids: dict[str, str]) -> Run | None:

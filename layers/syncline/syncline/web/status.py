@@ -18,6 +18,7 @@ from urllib.parse import parse_qs, quote, urlencode
 
 from syncline import __version__
 from syncline.config.sync import load_sync
+from syncline.config.values import NAME_PATTERN
 from syncline.errors import Code, CodeName, SynclineError, code_of
 from syncline.escaping import escape
 from syncline.kinds.table import KindInfo, kind_info
@@ -401,7 +402,7 @@ def _with_runs(sync: SyncState) -> None:
 
 
 def _is_name(text: str) -> bool:
-    return re.fullmatch(r"[a-z0-9][a-z0-9-]{0,62}", text) is not None
+    return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 def _whole(text: str) -> int:

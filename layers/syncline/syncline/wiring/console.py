@@ -54,8 +54,8 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
 ) -> Console:
     """Return the console of a table; ``token`` is a reference to the bearer token of requests, empty for none.
 
-    ``depths`` returns those of the queues that can be read. ``signed`` and ``local`` are those of :class:`syncline.web.access.Access`. With ``queues``, the status page starts and
-    cancels runs.
+    ``depths`` returns those of the queues that can be read. ``signed`` and ``local`` are those of
+    :class:`syncline.web.access.Access`. With ``queues``, the status page starts and cancels runs.
     """
 
     def required_token() -> str | None:

@@ -12,6 +12,7 @@ from syncline.config.sync import Sync
 from syncline.errors import SynclineError
 from syncline.kinds.backups.config import BackupsSync, DirectoryTarget, GitTarget
 from syncline.kinds.backups.wiring import repository_of
+from syncline.text import size
 from syncline.wiring.checks import Check, CheckChain, Observation, unchecked, warning
 from syncline.wiring.dependencies import Dependencies
 from syncline.wiring.server_checks import bucket_chain, server_checks
@@ -74,5 +75,5 @@ def _folder(folder: Path) -> str | Observation:
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
         raise SynclineError("FILE_REFUSED", f"{existing} is no folder that can be written")
     free = shutil.disk_usage(existing).free
-    text = f"{folder} can be written; {free / _LITTLE:.1f} GiB are free"
+    text = f"{folder} can be written; {size(free)} are free"
     return warning(text, "Free space on that disk.") if free < _LITTLE else text

@@ -77,7 +77,7 @@ class _StoredList:
         listing = self.read()
         problem = listing.problem(self._parts.clock(), self._sync.stale_after)
         if problem is not None:
-            action = "Wait for the next scrape; if that changes nothing, read `syncline logs` of the sync."
+            action = "Wait for the next scrape; if that changes nothing, `syncline logs NAME` shows why."
             return warning(f"the list cannot be used ({problem.value})", action)
         serving = sum(each.serves for each in listing.instances)
         return f"{serving} of {len(listing.instances)} listed instances serve"
