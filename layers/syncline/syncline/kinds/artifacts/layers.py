@@ -30,6 +30,13 @@ T = TypeVar("T")
 
 SEGMENT: Final = 4 * 1024 * 1024  # bytes of a layer that are compressed together; another value makes other digests
 LEVEL: Final = 1
+_START: Final = 16
+"""Bytes of a segment that are flushed on their own; another value makes other digests.
+
+The assembly code of ISA-L (2.32, ``.write_first_byte`` in igzip_icf_body_h1_gr_bt.asm) enters the third position of a
+stream into its hash table under the hash of the stream's address, so the result depends on that address. Code without
+this fault begins the stream if no more than 16 bytes are flushed, and enters a position if there are at least 4.
+"""
 HEADER: Final = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
 """Header of a gzip member: deflate, no name, no time, no system."""
 _LAST_BLOCK: Final = b"\x03\x00"
@@ -42,7 +49,11 @@ _WORTH_CLAIMING: Final = 1024 * 1024
 def packed_segment(data: bytes) -> bytes:
     """Return the deflate blocks of a segment, none of them marked as the last."""
     compressor = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, -15)
-    return compressor.compress(data) + compressor.flush(isal_zlib.Z_SYNC_FLUSH)
+    view = memoryview(data)
+    parts = [view[:_START], view[_START:]] if len(view) > _START else [view]
+    return b"".join(
+        packed for part in parts for packed in (compressor.compress(part), compressor.flush(isal_zlib.Z_SYNC_FLUSH))
+    )
 
 
 def trailer(crc: int, size: int) -> bytes:
