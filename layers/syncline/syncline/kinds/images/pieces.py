@@ -120,7 +120,8 @@ class _Sending:
 
     def state(self) -> dict[str, Any]:
         """Return the state from which the upload is resumed, as JSON values."""
-        return {"upload": self.upload.state(), "marks": self.marks[-1:]}
+        # The latest mark may be of bytes that were read but did not reach the target.
+        return {"upload": self.upload.state(), "marks": self.marks[-2:]}
 
     def finish(self) -> None:
         """Close the upload. Raises SIZE_DIFFERS or DIGEST_MISMATCH if the bytes were not the blob's."""
