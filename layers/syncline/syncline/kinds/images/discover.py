@@ -10,8 +10,8 @@ from functools import partial
 from typing import Any, Final
 
 from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
-from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import is_same_manifest
+from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import TargetNotes
@@ -433,7 +433,7 @@ class ImageScan:
         equal = {item.name for item, yes in zip(differing, same, strict=True) if yes}
         return [replace(item, target=item.source) if item.name in equal else item for item in items]
 
-    def _digests(self, registry: Registry, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
+    def _digests(self, registry: ImageStore, repository: str, tags: dict[str, Tag]) -> dict[str, str | None]:
         """Return the digest of each tag, None if it no longer exists; several are requested at a time."""
         unknown = [tag for tag, listed in tags.items() if listed.digest is None]
         digests = self._requests.map(partial(registry.manifest_digest, repository), unknown)

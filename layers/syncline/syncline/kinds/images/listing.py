@@ -15,8 +15,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from syncline.clients.http.listings import LISTING_START, InvalidEntry, ListingPosition, OnInvalid
-from syncline.clients.registry.client import Registry
 from syncline.clients.registry.quay import Quay
+from syncline.clients.registry.store import ImageStore
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.model import compact_json
@@ -31,7 +31,7 @@ _NOT_SEEN: Final[tuple[CodeName, ...]] = ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZE
 class RegistryClients:
     """The clients of a registry and, where it has one, of its own API, which lists tags with their digests."""
 
-    registry: Registry
+    registry: ImageStore
     api: Quay | None
 
 
@@ -253,7 +253,7 @@ def target_repositories(
     return found
 
 
-def nothing_listed(registry: Registry, listing: str) -> SynclineError:
+def nothing_listed(registry: ImageStore, listing: str) -> SynclineError:
     """Return the error for an empty listing, which may be a fault of the registry."""
     return SynclineError("LISTING_INCOMPLETE", f"the listing of {listing} at {registry.host} is empty")
 

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from syncline.clients.http.read_ahead import read_ahead
-from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import hash_matches, hasher
-from syncline.clients.registry.upload import BlobUpload
+from syncline.clients.registry.store import BlobWriter, ImageStore
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.running_hash import RunningHash
@@ -45,9 +44,9 @@ class InterruptedUploadError(Exception):
 class CopyRoute:
     """The repository that blobs are copied from, and the one that they are copied to."""
 
-    source: Registry
+    source: ImageStore
     source_repository: str
-    target: Registry
+    target: ImageStore
     target_repository: str
 
 
@@ -74,7 +73,7 @@ def send_in_pieces(route: CopyRoute, blob: Descriptor, stored: dict[str, Any] | 
     return reached - begun
 
 
-def _opened(route: CopyRoute, stored: dict[str, Any] | None) -> tuple[BlobUpload, int, list[Any]]:
+def _opened(route: CopyRoute, stored: dict[str, Any] | None) -> tuple[BlobWriter, int, list[Any]]:
     """Return the ``stored`` upload, or a new one, with its offset and its marks."""
     if stored is not None:
         upload = route.target.resume_upload(route.target_repository, stored["upload"])
@@ -96,7 +95,7 @@ class _Sending:
 
     route: CopyRoute
     blob: Descriptor
-    upload: BlobUpload
+    upload: BlobWriter
     context: StepContext
     marks: list[Any]
 

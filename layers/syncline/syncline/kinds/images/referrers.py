@@ -17,7 +17,7 @@ from functools import partial
 from typing import Final
 
 from syncline.clients.http.listings import OnInvalid
-from syncline.clients.registry.client import Registry, TagTakenError
+from syncline.clients.registry.client import TagTakenError
 from syncline.clients.registry.manifest import (
     INDEX_TYPES,
     OCI_INDEX,
@@ -27,6 +27,7 @@ from syncline.clients.registry.manifest import (
     referrers_tag,
 )
 from syncline.clients.registry.reference import is_digest
+from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.patterns import is_signature_tag, signature_subject
 
@@ -37,7 +38,7 @@ ENDINGS: Final = ("", ".sig", ".att", ".sbom")
 _FILE_SYSTEMS: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
 
 
-def manifest_or_none(registry: Registry, repository: str, reference: str, media_type: str = "") -> Manifest | None:
+def manifest_or_none(registry: ImageStore, repository: str, reference: str, media_type: str = "") -> Manifest | None:
     """Return a manifest by tag or digest, None if the repository does not have it."""
     try:
         return registry.manifest(repository, reference, media_type)
@@ -50,7 +51,7 @@ def manifest_or_none(registry: Registry, repository: str, reference: str, media_
 class Referrers:
     """The referrers of the manifests of one repository. ``odd`` is called with unreadable entries of their lists."""
 
-    def __init__(self, registry: Registry, repository: str, odd: OnInvalid) -> None:
+    def __init__(self, registry: ImageStore, repository: str, odd: OnInvalid) -> None:
         self._registry = registry
         self._repository = repository
         self._odd = odd
@@ -117,7 +118,7 @@ def attached_tags_of(manifest: Manifest) -> list[str]:
 class AttachedTags:
     """The attached tags of one repository. Whoever changes them holds the repository's lease."""
 
-    def __init__(self, registry: Registry, repository: str) -> None:
+    def __init__(self, registry: ImageStore, repository: str) -> None:
         self.manifest = partial(registry.manifest, repository)
         self._registry = registry
         self._repository = repository

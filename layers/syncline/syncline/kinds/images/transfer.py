@@ -17,8 +17,9 @@ from functools import partial
 from typing import Any, Final
 
 from syncline.clients.http.listings import InvalidEntry, ignore
-from syncline.clients.registry.client import Registry, TagTakenError
+from syncline.clients.registry.client import TagTakenError
 from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest, referrers_tag
+from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
@@ -194,7 +195,7 @@ def conflict(item: Item, reason: str = "") -> Result:
 
 
 def is_replaceable(
-    item: Item, target: Registry, source: AttachedTags, notes: TargetNotes, new: Manifest | None = None
+    item: Item, target: ImageStore, source: AttachedTags, notes: TargetNotes, new: Manifest | None = None
 ) -> bool:
     """Return True if a tag that differs may be replaced even if the sync does not overwrite.
 
@@ -420,7 +421,7 @@ def _offset(upload: dict[str, Any] | None) -> int:
     return 0 if upload is None else int(upload["upload"]["offset"])
 
 
-def child_at(registry: Registry, repository: str, child: Descriptor) -> Manifest | int | None:
+def child_at(registry: ImageStore, repository: str, child: Descriptor) -> Manifest | int | None:
     """Return an index's entry as a registry has it: the manifest, the size of the blob, or None if it is absent.
 
     Some registries fail when a blob is requested as a manifest, so an entry that does not look like a manifest is

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from syncline.clients.http.listings import ignore
-from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest
+from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
@@ -29,7 +29,7 @@ class Origin:
     moved on, and repositories whose verification failed are noted.
     """
 
-    registry: Registry
+    registry: ImageStore
     repository: Callable[[str], str]
     referrers: bool = True
     notes: TargetNotes | None = None
@@ -38,7 +38,7 @@ class Origin:
 class ImageVerification:
     """Verification of images at one target registry. Each part of a repository is requested once."""
 
-    def __init__(self, target: Registry, origin: Origin | None = None) -> None:
+    def __init__(self, target: ImageStore, origin: Origin | None = None) -> None:
         """``origin`` is asked for the referrers of the images, and for children that the target lacks."""
         self._target = target
         self._origin = origin
