@@ -84,5 +84,5 @@ def _add(
 
     invoke.__signature__ = inspect.Signature([*own, *shared.values()])  # type: ignore[attr-defined]
     invoke.__annotations__ = {each.name: each.annotation for each in (*own, *shared.values())}
-    app.command(function.__name__, help=function.__doc__, epilog=with_examples(examples))(invoke)
+    app.command(function.__name__.rstrip("_"), help=function.__doc__, epilog=with_examples(examples))(invoke)
     return function

@@ -45,7 +45,14 @@ class KindInfo:
 KINDS: Final = {
     kind.name: kind
     for kind in (
-        KindInfo("images", "ImagesSync", source=("source.registry",), target=("target.registry",), part="a repository"),
+        KindInfo(
+            "images",
+            "ImagesSync",
+            source=("source.registry",),
+            target=("target.registry",),
+            part="a repository",
+            commands=("copy", "export", "import"),
+        ),
         KindInfo(
             "files",
             "FilesSync",
