@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, ClassVar, Final
 
 from syncline.clients.folder.directory import Directory
 from syncline.clients.layout.contents import (
@@ -51,6 +51,9 @@ class LayoutFolder(LayoutReader):
     Call :meth:`flush` at the end: the index is written from time to time only.
     """
 
+    own_files: ClassVar[frozenset[str]] = frozenset()
+    """Files that a new layout may have already."""
+
     def __init__(self, path: Path, name: str) -> None:
         """Raises ARCHIVE_INVALID if there is something other than a layout, and the errors of the folder."""
         self.directory = Directory(path)
@@ -62,7 +65,7 @@ class LayoutFolder(LayoutReader):
         if self._files.find(MARKER) is not None or self._files.find(INDEX) is not None:
             marker, index = (read_file(self._files, each, name) for each in (MARKER, INDEX))
             contents = Contents.parse(marker, index, name)
-        elif any(entry for entry in self.directory.walk()):
+        elif any(path not in self.own_files for path, _ in self.directory.walk()):
             raise damaged(f"{name} is not empty and no OCI layout; name another folder")
         super().__init__(name, contents)
 
