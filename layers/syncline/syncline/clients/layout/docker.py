@@ -20,7 +20,6 @@ from syncline.clients.layout.contents import (
     Contents,
     IndexEntry,
     MemoryBlob,
-    Name,
     StoredBlob,
     TarFiles,
     blob_path,
@@ -37,7 +36,6 @@ LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 MANIFEST: Final = "manifest.json"
 _MOST_LAYERS: Final = 1000
 _PACKED: Final = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
-_DOCKER_HUB: Final = "docker.io/"
 
 
 class DockerArchive(LayoutReader):
@@ -171,8 +169,3 @@ def _hex(blob: Descriptor) -> str:
 
 def _ending(layer: Descriptor) -> str:
     return ".tar.gz" if layer.media_type.endswith("gzip") else ".tar"
-
-
-def docker_name(name: Name) -> str:
-    """Return a name as Docker shows it: without its public registry."""
-    return str(name).removeprefix(_DOCKER_HUB).removeprefix("library/")

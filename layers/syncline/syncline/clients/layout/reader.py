@@ -26,6 +26,7 @@ from syncline.clients.registry.store import BlobWriter, ImageStore
 from syncline.errors import SynclineError
 
 CHUNK: Final = 1024 * 1024
+_DOCKER_HUB: Final = "docker.io/"
 MOST_BREAKS: Final = 5
 """Broken connections that reading one blob tolerates."""
 LARGEST_MANIFEST: Final = 4 * 1024 * 1024
@@ -106,13 +107,12 @@ class LayoutReader:
             if not self.entries:
                 raise SynclineError("SOURCE_ABSENT", f"{self.host} has no images")
             return next(iter(self._tags), None)
-        # The short name of an image that also has a full one.
-        matches = {
-            entry.names[0] for entry in self.entries for each in entry.names if str(each) == name or each[1] == name
-        }
         exact = Name.parse(name)
         if exact in self._tags:
             return exact
+        # Docker leaves out its public registry, and containerd's full name has the short one beside it.
+        short = _short(name)
+        matches = {e.names[0] for e in self.entries if any(name == n.tag or short == _short(str(n)) for n in e.names)}
         if len(matches) == 1:
             return matches.pop()
         known = f"it has {', '.join(names[:5])}" if names else "its images have no names"
@@ -248,6 +248,10 @@ class Layout(LayoutReader):
 
     def find(self, digest: str) -> StoredBlob | None:
         return self.files.find(blob_path(digest))
+
+
+def _short(name: str) -> str:
+    return name.removeprefix(_DOCKER_HUB).removeprefix("library/")
 
 
 def digest_of_blob(blob: StoredBlob, digest: str) -> str:
