@@ -269,8 +269,8 @@ class TestDocker:
         assert outcomes(copy_with_daemon(other, f"docker-daemon:{loaded}", code=1)) == ["conflict"]
         assert outcomes(copy_with_daemon(other, f"docker-daemon:{loaded}", "--overwrite")) == ["moved"]
 
-    def test_an_absent_image_of_the_daemon_is_an_error(self, docker: Run, image: str) -> None:
-        assert docker
+    @pytest.mark.usefixtures("docker")
+    def test_an_absent_image_of_the_daemon_is_an_error(self, image: str) -> None:
         assert copy_with_daemon("docker-daemon:absent/never:v1", image, code=2)["error"]["code"] == "SOURCE_ABSENT"
 
     def test_without_a_daemon_the_error_says_so(

@@ -44,7 +44,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/table.py": (),
     "kinds/kind.py": ("errors", "model"),
     # A configuration imports no client: `apply` must start fast.
-    "kinds/*/cli/*.py": ("cli", "clients", "config", "kinds", "secrets", "store", "wiring", *SHARED),
+    "kinds/*/cli/*.py": ("cli", "clients", "config", "kinds", "run_text", "secrets", "store", "wiring", *SHARED),
     "kinds/*/config.py": ("config", "kinds.*.config", "secrets", *SHARED),
     "kinds/*/wiring*.py": (
         "clients",
@@ -146,7 +146,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "prometheus_client": ("kinds/backups/wiring_console.py", "kinds/tokens/metrics.py", "web/*", "wiring/console.py"),
     "pycurl": ("clients/*",),
     "urllib3": ("clients/kubernetes/*",),
-    "docker": ("clients/registry/docker_credentials.py",),
+    "docker": ("clients/layout/daemon.py", "clients/registry/docker_credentials.py"),
     "pydantic": ("cli/*", "config/*", "kinds/*/cli/*", "kinds/*/config.py", "secrets.py"),
     "yaml": ("cli/*", "clients/kubernetes/*", "config/*", "kinds/backups/*"),
 }

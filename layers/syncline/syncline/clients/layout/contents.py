@@ -7,6 +7,7 @@ Images that Docker and containerd saved have their full name in another annotati
 
 from __future__ import annotations
 
+import io
 import json
 import stat
 from collections.abc import Mapping
@@ -153,9 +154,10 @@ class FolderFiles:
         status = self.directory.stat(path)
         if status is None:
             return None
+        if stat.S_ISLNK(status.st_mode):
+            raise SynclineError("LINK_REFUSED", f"{self.directory.root}/{path} is a symbolic link")
         if not stat.S_ISREG(status.st_mode):
-            kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
-            raise SynclineError("LINK_REFUSED", f"{self.directory.root}/{path} is {kind}")
+            raise SynclineError("FILE_REFUSED", f"{self.directory.root}/{path} is not a regular file")
         return _FolderFile(self.directory, path, status.st_size)
 
     def names(self) -> list[str]:
@@ -217,6 +219,4 @@ class MemoryBlob:
         return len(self.content)
 
     def open(self) -> BinaryIO:
-        import io  # noqa: PLC0415
-
         return io.BytesIO(self.content)

@@ -51,6 +51,8 @@ class DockerArchive(LayoutReader):
             raise damaged(f"{name} is no archive of `docker save`: it has no {MANIFEST}")
         try:
             images = json.loads(self._archive.content(MANIFEST, LARGEST_JSON))
+            if not isinstance(images, list) or not images:
+                raise TypeError  # noqa: TRY301 - reported below
             entries = [entry for image in images for entry in self._entries(image)]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise damaged(f"{name}: the {MANIFEST} of the archive is invalid") from None

@@ -90,7 +90,7 @@ class Report:
         """Print and keep results. Equal images are only counted if there are many."""
         for result in results:
             self.results.append(result)
-            self._out.table(item_lines([result], full=True))
+            self._out.table(item_lines([result]))
 
     def count_equal(self, number: int) -> None:
         self._equal += number
