@@ -7,12 +7,15 @@ import json
 import os
 import shutil
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from syncline.clients.registry.client import BlobStream
+from syncline.errors import SynclineError
 from tests.standins import saved
 from tests.standins.programs import needs, program
 from tests.standins.registry import Registry
@@ -219,6 +222,53 @@ class TestLayouts:
         absent = copy(layout, f"docker-archive:{tmp_path}/x.tar:a:b", "--platform", "linux/arm64", code=2)
         assert absent["error"]["code"] == "SOURCE_ABSENT"
         assert "linux/amd64" in absent["error"]["what"]
+
+
+class TestLargeLayers:
+    LAYER = b"0123456789abcdef" * (40 * 65_536)  # is sent in pieces
+
+    @pytest.fixture
+    def large(self, registry: Registry, namespace: str) -> str:
+        registry.push_image(f"{namespace}/large", "v1", [self.LAYER])
+        return f"{registry.host}/{namespace}/large:v1"
+
+    @pytest.mark.parametrize("form", ["oci", "oci-archive", "docker-archive"])
+    def test_they_are_copied_there_and_back(self, large: str, tmp_path: Path, form: str) -> None:
+        place = f"{form}:{tmp_path}/image:large:v1"
+        assert outcomes(copy(large, place)) == ["moved"]
+        back = copy(place, large.replace("/large:", "/back:"))
+        assert outcomes(back) == ["moved"]
+
+    def test_a_broken_connection_does_not_break_the_copy(
+        self, large: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, count = BlobStream.read, 0
+
+        def break_off(self: BlobStream, *size: int) -> bytes:
+            nonlocal count
+            count += 1
+            if count in {20, 35}:
+                raise SynclineError("UNREACHABLE", "the connection broke")
+            return read(self, *size)
+
+        monkeypatch.setattr(BlobStream, "read", break_off)
+        for form in ("oci", "docker-archive"):
+            count = 0
+            place = f"{form}:{tmp_path}/{form}:large:v1"
+            assert outcomes(copy(large, place)) == ["moved"]
+            assert count > 35
+        layer = tmp_path / "oci/blobs/sha256" / saved.sha(self.LAYER)
+        assert layer.read_bytes() == self.LAYER
+
+    def test_memory_does_not_grow_with_them(self, large: str, tmp_path: Path) -> None:
+        for form in ("oci", "oci-archive", "docker-archive"):
+            place = f"{form}:{tmp_path}/{form}:large:v1"
+            for source, target in ((large, place), (place, large.replace("/large:", f"/{form}:"))):
+                tracemalloc.start()
+                copy(source, target)
+                _, peak = tracemalloc.get_traced_memory()
+                tracemalloc.stop()
+                assert peak < 20 * 1024 * 1024
 
 
 class TestDocker:
