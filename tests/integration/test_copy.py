@@ -268,7 +268,7 @@ class TestLargeLayers:
                 copy(source, target)
                 _, peak = tracemalloc.get_traced_memory()
                 tracemalloc.stop()
-                assert peak < 20 * 1024 * 1024
+                assert peak < 16 * 1024 * 1024
 
 
 class TestDocker:

@@ -205,7 +205,7 @@ def read_file(files: LayoutFiles, path: str, where: str, limit: int = LARGEST_JS
     if found.size > limit:
         raise damaged(f"{where}: {path} has {found.size} bytes, more than the {limit} that are read")
     with found.open() as file:
-        return file.read(limit + 1)
+        return file.read(found.size)
 
 
 @dataclass(frozen=True, slots=True)

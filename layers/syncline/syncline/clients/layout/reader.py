@@ -156,7 +156,7 @@ class LayoutReader:
         if found.size > LARGEST_MANIFEST:
             raise SynclineError("MANIFEST_INVALID", f"{where} has {found.size} bytes, too many for a manifest")
         with found.open() as file:
-            body = file.read(LARGEST_MANIFEST + 1)
+            body = file.read(found.size)
         if not digest_matches(digest, body):
             raise SynclineError("DIGEST_MISMATCH", f"{where} has other bytes than those of {digest}")
         stated = media_type or next(
