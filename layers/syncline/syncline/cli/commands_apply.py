@@ -58,6 +58,7 @@ def apply(context: Context, file: Path, options: ApplyOptions) -> CommandResult:
     if not options.prune:
         read = read_syncs(file, _loadable(before.values()))
     _check_kinds(deployment, read.syncs.values())
+    _check_paths(deployment, read.syncs.values())
     unchecked = check_secrets(deployment, read.syncs.values())
     if not options.offline:
         unchecked += unreachable(read.syncs.values(), deployment.secrets)
@@ -117,6 +118,18 @@ def _check_kinds(deployment: Deployment, syncs: Iterable[Sync]) -> None:
             remedy = "run `syncline up` to deploy this version" if deployment.local else "deploy this version"
             what = f"{deployment.name} does not support {sync.kind}, the kind of {sync.name}; {remedy}"
             raise SynclineError("ENGINE_ABSENT", what)
+
+
+def _check_paths(deployment: Deployment, syncs: Iterable[Sync]) -> None:
+    """Raise CONFIG_INVALID if a sync names a path of this machine, and the functions run elsewhere."""
+    for sync in syncs:
+        for path in [] if deployment.local else sync.local_paths():
+            what = (
+                f"{sync.name}.{'.'.join(map(str, path))} is a path, but the functions of {deployment.name} run on AWS"
+            )
+            raise SynclineError(
+                "CONFIG_INVALID", f"{what}; copy with `syncline copy`, or use the engine on this machine"
+            )
 
 
 def _loadable(configs: Iterable[str]) -> Iterator[Sync]:

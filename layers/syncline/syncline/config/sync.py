@@ -22,6 +22,7 @@ from syncline.config.notify import Heartbeat, Notify
 from syncline.config.values import (
     STORED,
     Duration,
+    KeyPath,
     Name,
     Number,
     Pattern,
@@ -166,6 +167,10 @@ class Sync(Model):
         if given and not KINDS[self.kind].has_runs:
             found += [Finding((name,), f"has no effect: a sync of {self.kind} has no runs") for name in given]
         return found
+
+    def local_paths(self) -> list[KeyPath]:
+        """Return the keys whose values are paths of the machine that the functions run on."""
+        return []
 
     def reaches(self) -> list[Reach]:
         """Return what the sync can write at each target, to find two syncs that write the same."""

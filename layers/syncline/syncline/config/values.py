@@ -101,7 +101,7 @@ def is_loopback(registry: str) -> bool:
     return _LOOPBACK.fullmatch(split_host(registry)[0]) is not None
 
 
-def _check_host(text: str) -> str:
+def check_host(text: str) -> str:
     split_host(text)
     return text
 
@@ -245,7 +245,7 @@ Proxy: TypeAlias = Annotated[
         examples=["http://proxy.example:3128"],
     ),
 ]
-Host: TypeAlias = Annotated[str, AfterValidator(_check_host), _HOST_SCHEMA]
+Host: TypeAlias = Annotated[str, AfterValidator(check_host), _HOST_SCHEMA]
 Realm: TypeAlias = Annotated[str, AfterValidator(_check_realm), _HOST_SCHEMA]
 Schedule: TypeAlias = Annotated[str, AfterValidator(check_schedule), text_schema(pattern=r"^(rate|cron)\(.+\)$")]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_check_timezone)]

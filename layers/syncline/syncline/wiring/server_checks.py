@@ -16,6 +16,7 @@ from syncline.clients.http.addresses import Address, Route
 from syncline.clients.http.connection import certificate_of, clock_difference, connect
 from syncline.clients.http.listings import ignore
 from syncline.clients.registry.client import Registry
+from syncline.clients.registry.store import ImageStore
 from syncline.clients.s3.client import Bucket
 from syncline.config.buckets import BucketEndpoint
 from syncline.config.model import ServerAddress
@@ -170,7 +171,7 @@ def _credentials(registry: Registry) -> str:
     return f"{registry.host} accepts the credentials"
 
 
-def check_pull(registry: Registry, names: Sequence[str]) -> str:
+def check_pull(registry: ImageStore, names: Sequence[str]) -> str:
     """Raise SOURCE_ABSENT for a repository that does not exist, and FORBIDDEN for one that may not be pulled."""
     for name in names[:_TRIED]:
         if not registry.has_repository(name):

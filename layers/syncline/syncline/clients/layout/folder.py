@@ -41,6 +41,7 @@ from syncline.errors import SynclineError
 UPLOADS: Final = ".syncline-uploads"
 """Folder with blobs that are written in pieces."""
 SUMS: Final = "sha256sums"
+LOCK: Final = ".syncline-lock"
 _INTERVAL: Final = 2.0
 """Seconds between two writes of the index while images are added."""
 
@@ -51,7 +52,7 @@ class LayoutFolder(LayoutReader):
     Call :meth:`flush` at the end: the index is written from time to time only.
     """
 
-    own_files: ClassVar[frozenset[str]] = frozenset()
+    own_files: ClassVar[frozenset[str]] = frozenset({LOCK})
     """Files that a new layout may have already."""
 
     def __init__(self, path: Path, name: str) -> None:
@@ -73,6 +74,8 @@ class LayoutFolder(LayoutReader):
         return self._files.find(blob_path(digest))
 
     def begin_upload(self, repository: str) -> BlobWriter:  # noqa: ARG002 - blobs belong to all repositories
+        if self._files.find(MARKER) is None:
+            self.save()  # so that what an interrupted copy leaves is a layout
         return _FolderUpload(self.directory, f"{UPLOADS}/{secrets.token_hex(8)}", 0)
 
     def resume_upload(self, repository: str, state: Mapping[str, Any]) -> BlobWriter:  # noqa: ARG002
@@ -108,10 +111,14 @@ class LayoutFolder(LayoutReader):
 
     def flush(self) -> None:
         """Write the index if it changed, and remove unfinished uploads."""
+        self.save()
+        self.directory.remove_tree(UPLOADS)
+
+    def save(self) -> None:
+        """Write the index if it changed."""
         with self._lock:
             if self._is_changed or self._files.find(MARKER) is None:
                 self._write()
-            self.directory.remove_tree(UPLOADS)
 
     def _set(self, name: Name, manifest: Manifest) -> None:
         """Point a name at a manifest, in place of another one."""
@@ -130,6 +137,7 @@ class LayoutFolder(LayoutReader):
         return entry
 
     def _write(self) -> None:
+        self.directory.remove(SUMS)  # it would be wrong
         with self.directory.replace(MARKER) as file:
             file.write(json.dumps({"imageLayoutVersion": VERSION}).encode())
         with self.directory.replace(INDEX) as file:
@@ -194,7 +202,7 @@ def sums_of(directory: Directory) -> Iterator[tuple[str, str]]:
         folder, _, name = path.rpartition("/")
         if folder == "blobs/sha256":
             yield path, name
-        elif not path.startswith(UPLOADS) and path != SUMS:
+        elif not path.startswith(UPLOADS) and path not in (SUMS, LOCK):
             hash_ = hashlib.sha256()
             with directory.open(path) as file:
                 while data := file.read(CHUNK):
@@ -212,7 +220,9 @@ def write_sums(directory: Directory) -> None:
 def pack(directory: Directory, file: BinaryIO) -> None:
     """Write a layout as a tar file, the small files first."""
     writer = TarWriter(file)
-    paths = sorted((path.startswith("blobs/"), path) for path, _ in directory.walk() if not path.startswith(UPLOADS))
+    paths = sorted(
+        (path.startswith("blobs/"), path) for path, _ in directory.walk() if not path.startswith((UPLOADS, LOCK))
+    )
     for _, path in paths:
         with directory.open(path) as content:
             writer.add_file(path, content)

@@ -143,7 +143,7 @@ class ExportRecord:
 class BundleFolder(LayoutFolder):
     """The layout of a bundle in the making. Blobs of earlier bundles count as present."""
 
-    own_files = frozenset({UNFINISHED})
+    own_files = frozenset({*LayoutFolder.own_files, UNFINISHED})
 
     def __init__(self, directory: Directory, name: str, record: ExportRecord) -> None:
         super().__init__(directory.root, name)

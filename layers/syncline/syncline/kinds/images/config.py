@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, StrictBool, StrictInt
+from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt
 
 from syncline.config.circles import Flow, excluding
-from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
+from syncline.config.findings import EVERYWHERE, Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Patterns, Sync, near_names
@@ -20,8 +21,10 @@ from syncline.config.values import (
     Repositories,
     SecretReference,
     Url,
+    check_host,
     is_loopback,
     split_host,
+    text_schema,
 )
 from syncline.errors import SynclineError
 from syncline.patterns import is_signature_tag, literal_start
@@ -43,12 +46,51 @@ class QuayApi(Model):
     )
 
 
-class ImagesEndpoint(RegistryEndpoint):
-    """A registry of images and, optionally, its own API."""
+LAYOUTS: Final = ("oci", "oci-archive", "docker-archive")
+"""Places beside registries: OCI layouts in folders and files, and files of `docker save`."""
 
+
+def _check_place(text: str) -> str:
+    transport, colon, path = text.partition(":")
+    if not colon or transport not in LAYOUTS:
+        return check_host(text)
+    if not path.startswith("/") or posixpath.normpath(path) != path:
+        raise ValueError(
+            f"has no absolute path without `.` and `..` after {transport}:, such as {transport}:/srv/images"
+        )
+    return text
+
+
+Place: TypeAlias = Annotated[
+    str,
+    AfterValidator(_check_place),
+    text_schema(pattern=rf"^(?:[A-Za-z0-9.:\[\]-]+|(?:{'|'.join(LAYOUTS)}):/.*)$"),
+]
+
+
+class ImagesEndpoint(RegistryEndpoint):
+    """A registry of images and, optionally, its own API; or images on the disk of this machine."""
+
+    registry: Place = Field(
+        description="The registry's host and port, without scheme or path. For the engine on one machine also a layout "
+        "on its disk: `oci:FOLDER`, or for a source `oci-archive:FILE` or `docker-archive:FILE`, with absolute paths.",
+        examples=["quay.prod.example:8443", "oci:/srv/images"],
+    )
     api: QuayApi | None = Field(None, description="The registry's own API, if it has one.")
 
+    @property
+    def layout(self) -> tuple[str, str] | None:
+        """The transport and path of a layout or archive; None for a registry."""
+        transport, _, path = self.registry.partition(":")
+        return (transport, path) if transport in LAYOUTS and path.startswith("/") else None
+
+    @property
+    def location(self) -> Location:
+        return super().location if self.layout is None else ("layout", self.layout[1])
+
     def addresses(self) -> Iterator[ServerAddress]:
+        if self.layout is not None:
+            return
         yield from super().addresses()
         if self.api is not None and self.api.url is not None:
             yield ServerAddress(self.api.url, self.ca, self.proxy, ("api", "url"))
@@ -61,6 +103,8 @@ class ImagesEndpoint(RegistryEndpoint):
         return self.api.url or f"{'http' if self.plain_http else 'https'}://{self.registry}"
 
     def plain_text_warnings(self, path: KeyPath) -> Iterator[Finding]:
+        if self.layout is not None:
+            return
         yield from super().plain_text_warnings(path)
         if self.api is None or self.api.token is None or self.api_url is None:
             return
@@ -156,7 +200,7 @@ class ImagesSync(Sync):
         return is_signature_tag(tag) or self.select.tags.allows(tag)
 
     def problems(self) -> list[Finding]:
-        return [*_selector_problems(self), *_loop_problems(self)]
+        return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self)]
 
     def warnings(self) -> list[Finding]:
         return [
@@ -165,6 +209,10 @@ class ImagesSync(Sync):
             *super().warnings(),
             *_idle_warnings(self),
         ]
+
+    def local_paths(self) -> list[KeyPath]:
+        sides = (("source", self.source), ("target", self.target))
+        return [(name, "registry") for name, endpoint in sides if endpoint.layout is not None]
 
     def reaches(self) -> list[Reach]:
         areas = tuple(Area(self.target_repository(area.start), area.exact) for area in _source_areas(self))
@@ -252,6 +300,14 @@ def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
             f'add "{sync.target.prefix}/**" to select.repositories.exclude',
             rests_on,
         )
+
+
+def _layout_problems(sync: ImagesSync) -> Iterator[Finding]:
+    if sync.target.layout is not None and sync.target.layout[0] != "oci":
+        yield Finding(("target", "registry"), "is a file, which is written only as a whole; write oci:FOLDER")
+    for name, endpoint in (("source", sync.source), ("target", sync.target)):
+        if endpoint.layout is not None and endpoint.api is not None:
+            yield Finding((name, "api"), "is for a registry; remove it", ((name, "registry"),))
 
 
 def _source_areas(sync: ImagesSync) -> list[Area]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.registry.quay import Quay
+from syncline.clients.registry.store import ImageStore
 from syncline.config.sync import Sync
-from syncline.kinds.images.config import ImagesEndpoint, ImagesSync
+from syncline.kinds.images.config import ImagesEndpoint, ImagesSync, ImagesTarget
 from syncline.kinds.images.events import repositories_in
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -29,7 +32,19 @@ class Builder:
         return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
-        return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), quay_at(config, self._parts))
+        return RegistryClients(store_at(config, self._parts), quay_at(config, self._parts))
+
+
+def store_at(config: ImagesEndpoint, parts: Dependencies) -> ImageStore:
+    """Return the client of a registry, or of a layout or archive on this machine."""
+    if config.layout is None:
+        return registry_at(config, parts.secrets, parts.http)
+    from syncline.clients.layout.shared import shared_folder, shared_reader  # noqa: PLC0415 - few syncs need it
+
+    transport, path = config.layout
+    if isinstance(config, ImagesTarget):
+        return shared_folder(Path(path), config.registry)
+    return shared_reader(transport, Path(path), config.registry)
 
 
 def quay_at(config: ImagesEndpoint, parts: Dependencies) -> Quay | None:

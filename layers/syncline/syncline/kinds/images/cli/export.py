@@ -24,10 +24,9 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
-from syncline.kinds.images.wiring import quay_at
+from syncline.kinds.images.wiring import quay_at, store_at
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Item, Result
-from syncline.wiring.registries import registry_at
 
 _RECORDS: Final = "exports"
 
@@ -95,7 +94,7 @@ def _begin(directory: Directory, name: str, record: ExportRecord) -> None:
 def _copy(context: Context, process: Process, sync: ImagesSync, folder: BundleFolder, report: Report) -> None:
     """Copy what differs from earlier bundles, page by page."""
     parts = context.deployment.dependencies(process.http, context.now)
-    source = RegistryClients(registry_at(sync.source, parts.secrets, parts.http), quay_at(sync.source, parts))
+    source = RegistryClients(store_at(sync.source, parts), quay_at(sync.source, parts))
     facts = ProcessFacts()
     notes, locations = TargetNotes(facts, folder.host), BlobLocations(facts)
     # A bundle in the making has no foreign images: what it has under a tag is an earlier state.
