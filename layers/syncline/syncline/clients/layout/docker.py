@@ -35,6 +35,7 @@ CONFIG_TYPE: Final = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE: Final = "application/vnd.oci.image.layer.v1.tar"
 MANIFEST: Final = "manifest.json"
 _MOST_LAYERS: Final = 1000
+_DEEPEST: Final = 4
 _PACKED: Final = {b"\x1f\x8b": "+gzip", b"\x28\xb5": "+zstd"}
 
 
@@ -75,20 +76,28 @@ class DockerArchive(LayoutReader):
         if self._archive.find(INDEX) is None:
             return None
         config = f"sha256:{str(image['Config']).removesuffix('.json').rpartition('/')[2]}"
-        for entry in json.loads(self._archive.content(INDEX, LARGEST_JSON))["manifests"]:
+        for found in self._stored_manifests(json.loads(self._archive.content(INDEX, LARGEST_JSON))):
+            parts = found.blobs()
+            # Docker 25.0.0 leaves out repeated layers.
+            complete = len(found.layers()) == len(image["Layers"]) and all(map(self._has, parts))
+            if complete and parts[0].digest == config:
+                return found
+        return None
+
+    def _stored_manifests(self, index: dict[str, Any], depth: int = 0) -> Iterator[Manifest]:
+        """Yield the manifests of an index and of those below it that the archive has."""
+        for entry in index["manifests"] if depth <= _DEEPEST else ():
             digest = str(entry["digest"])
             if not is_digest(digest) or self._archive.find(blob_path(digest)) is None:
                 continue
             body = self._archive.content(blob_path(digest), LARGEST_MANIFEST)
             value = json.loads(body)
-            media_type = str(value.get("mediaType") or entry.get("mediaType"))
-            if "layers" not in value or digest_of(body) != digest or value["config"]["digest"] != config:
+            if digest_of(body) != digest:
                 continue
-            found = Manifest(digest, media_type, body)
-            # Docker 25.0.0 leaves out repeated layers.
-            if len(found.layers()) == len(image["Layers"]) and all(self._has(blob) for blob in found.blobs()):
-                return found
-        return None
+            if "manifests" in value:
+                yield from self._stored_manifests(value, depth + 1)
+            elif "layers" in value:
+                yield Manifest(digest, str(value.get("mediaType") or entry.get("mediaType")), body)
 
     def _has(self, blob: Descriptor) -> bool:
         member = self._archive.find(blob_path(blob.digest))

@@ -89,10 +89,9 @@ class LayoutFolder(LayoutReader):
             self._set(Name(repository, reference), manifest)
         elif manifest.subject is not None:
             with self._lock:
-                self._by_subject()
-                if manifest.digest not in {each.descriptor.digest for each in self.entries}:
+                if manifest.digest not in self._by_subject().get(manifest.subject.digest, {}):
                     self._append(manifest, {})
-                self._note_subject(manifest)
+                    self._note_subject(manifest)
         return True
 
     def put_tag(
