@@ -19,6 +19,7 @@ from syncline.clients.layout.docker import DockerArchive
 from syncline.clients.layout.folder import LOCK, LayoutFolder
 from syncline.clients.layout.reader import Layout, LayoutReader
 from syncline.clients.registry.manifest import Manifest
+from syncline.clients.registry.reference import parse_repository
 from syncline.clients.registry.store import BlobWriter, ImageStore
 from syncline.errors import SynclineError
 
@@ -47,13 +48,18 @@ class SharedReader:
     def catalog_pages(
         self, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
     ) -> Iterator[ListingPage[list[str]]]:
-        """Yield the repositories; images whose name is only a tag are an invalid entry."""
+        """Yield the repositories; one that no registry can have is an invalid entry, such as that of a name without one."""
         for names, position in self.current.catalog_pages(on_invalid, start):
-            if "" in names:
-                where = f"the images of {self.current.host} without a repository"
-                what = f"{where} cannot be synced, only copied: `syncline copy`"
-                on_invalid(InvalidEntry(where, None, SynclineError("REFERENCE_INVALID", what)))
-            yield ListingPage([name for name in names if name], position)
+            found: list[str] = []
+            for name in names:
+                try:
+                    found.append(parse_repository(name))
+                except SynclineError as error:
+                    where = f"repository {name!r}" if name else "the images without a repository in their names"
+                    what = f"{where} of {self.current.host} cannot be synced, only copied with `syncline copy`"
+                    invalid = SynclineError("REFERENCE_INVALID", f"{what} ({error.what})" if name else what)
+                    on_invalid(InvalidEntry(where, None, invalid))
+            yield ListingPage(found, position)
 
     def _stamp(self) -> tuple[int, ...]:
         try:
