@@ -67,8 +67,9 @@ def export(context: Context, name: str, to: Path, *, full: bool) -> CommandResul
                 pack(directory, file)
             shutil.rmtree(directory.root)
     record.save(records, f"{name}.json")
+    result = report.end(f"{bundle.id} → {to}", bundle=bundle.id, predecessor=bundle.predecessor)
     context.out.hint(f"syncline import {to.name} --to REGISTRY", "at the other side")
-    return report.end(f"{bundle.id} → {to}", bundle=bundle.id, predecessor=bundle.predecessor)
+    return result
 
 
 def _begin(directory: Directory, name: str, record: ExportRecord) -> None:
