@@ -5,154 +5,67 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from moto import mock_aws
 
 from syncline.kinds.images import signatures
-from syncline.model import Outcome, Run
-from tests.rig.chain import Chain
-from tests.standins.programs import needs
+from syncline.model import Outcome
+from tests.rig.signed_images import (
+    BY_KEY,
+    FULCIO,
+    IDENTITY,
+    ISSUER,
+    KEY,
+    KEYLESS,
+    KEYS,
+    NOW,
+    OTHER_FULCIO,
+    OTHER_KEY,
+    OTHER_REKOR,
+    PROVEN,
+    REKOR,
+    SIGNED_AT,
+    SUBJECT,
+    Place,
+    Signing,
+    VerifiedChain,
+    attested,
+    image,
+    keyless,
+    keyless_attested,
+    keyless_bundle,
+    keyless_message,
+    of_another,
+    signed,
+)
 from tests.standins.registry import Registry
 from tests.standins.sigstore import (
     OCI_INDEX,
+    OCI_MANIFEST,
     PROVENANCE,
     SIGN,
-    Fulcio,
+    SIMPLE_SIGNING,
     Json,
     Layer,
     Leaf,
-    Rekor,
     attestation_layer,
     bundle_layer,
     compact,
-    dsse_entry,
     envelope,
     hashedrekord,
-    intoto_entry,
     key_layer,
     keyless_notes,
     manifest_of,
     message_signature,
-    new_key,
     pem,
     public_pem,
-    push_referrers,
-    push_tag,
     sign,
     simple_payload,
     statement,
 )
-
-SUBJECT: Final = "https://github.com/acme/app/.github/workflows/release.yml@refs/heads/main"
-ISSUER: Final = "https://token.actions.githubusercontent.com"
-NOW: Final = 1_790_000_000.0  # when the clock of a chain begins
-SIGNED_AT: Final = NOW - 30 * 86_400
-KEY: Final = new_key()
-KEYS: Final = {kind: new_key(kind) for kind in ("p384", "rsa", "ed25519")}
-OTHER_KEY: Final = new_key()
-FULCIO: Final = Fulcio()
-OTHER_FULCIO: Final = Fulcio()
-REKOR: Final = Rekor()
-OTHER_REKOR: Final = Rekor()
-SIGNER: Final = Leaf()
-BY_KEY: Final[Json] = {"public_key": public_pem(KEY)}
-IDENTITY: Final[Json] = {"issuer": ISSUER, "subject": SUBJECT, "ca": FULCIO.ca, "log_key": REKOR.pem}
-KEYLESS: Final[Json] = {"identity": IDENTITY}
-PROVEN: Final[Json] = {"attestation": PROVENANCE}
-
-
-@dataclass
-class Place:
-    """A repository of the source with one image; the methods sign it."""
-
-    registry: Registry
-    repository: str
-    image: str
-
-    def tag(self, *layers: Layer, ending: str = ".sig") -> None:
-        push_tag(self.registry, self.repository, self.image, ending, layers)
-
-    def refer(self, *layers: Layer) -> None:
-        push_referrers(self.registry, self.repository, self.image, *layers)
-
-    @property
-    def payload(self) -> bytes:
-        return simple_payload(self.image)
-
-    @property
-    def manifest(self) -> bytes:
-        return manifest_of(self.registry, self.repository, self.image)
-
-
-Signing = Callable[[Place], object]
-
-
-def signed(place: Place) -> None:
-    place.tag(key_layer(place.payload, KEY))
-
-
-def keyless(
-    place: Place,
-    *,
-    subject: str = SUBJECT,
-    issuer: str = ISSUER,
-    fulcio: Fulcio = FULCIO,
-    rekor: Rekor = REKOR,
-    at: float = SIGNED_AT,
-    leaf: Leaf = SIGNER,
-    logged_after: float = 60,
-    change: Callable[[Layer], Layer] = lambda layer: layer,
-) -> None:
-    """Sign without a key, in cosign's form. `change` alters the layer."""
-    key, chain = fulcio.issue(subject, issuer, at, leaf)
-    kind, payload, notes = key_layer(place.payload, key)
-    made = base64.b64decode(notes["dev.cosignproject.cosign/signature"])
-    entry = rekor.add(hashedrekord(payload, made, pem(chain[0])), at + logged_after)
-    place.tag(change((kind, payload, notes | keyless_notes(chain, entry))))
-
-
-def keyless_bundle(
-    place: Place, predicate: str = SIGN, rekor: Rekor = REKOR, change: Callable[[Json], object] = lambda _entry: None
-) -> None:
-    """Sign without a key, as a bundle that refers to the image. `change` alters the entry of the log."""
-    key, chain = FULCIO.issue(SUBJECT, ISSUER, SIGNED_AT)
-    made = envelope(statement(place.image, predicate), key)
-    entry = rekor.add(dsse_entry(made, pem(chain[0])), SIGNED_AT + 60)
-    change(entry)
-    place.refer(bundle_layer({"dsseEnvelope": made}, chain, entry))
-
-
-def keyless_message(place: Place) -> None:
-    key, chain = FULCIO.issue(SUBJECT, ISSUER, SIGNED_AT)
-    content = message_signature(place.manifest, key)
-    made = base64.b64decode(content["messageSignature"]["signature"])
-    entry = REKOR.add(hashedrekord(place.manifest, made, pem(chain[0])), SIGNED_AT + 60)
-    place.refer(bundle_layer(content, chain, entry))
-
-
-def attested(place: Place, predicate: str = PROVENANCE, key: Any = KEY) -> None:
-    place.tag(attestation_layer(envelope(statement(place.image, predicate), key)), ending=".att")
-
-
-def keyless_attested(place: Place, *, with_payload_hash: bool = True) -> None:
-    key, chain = FULCIO.issue(SUBJECT, ISSUER, SIGNED_AT)
-    made = envelope(statement(place.image), key)
-    body = intoto_entry(made, pem(chain[0]), with_payload_hash=with_payload_hash)
-    place.tag(attestation_layer(made, chain, REKOR.add(body, SIGNED_AT + 60)), ending=".att")
-
-
-def of_another(place: Place) -> Place:
-    """Return another repository, whose image's signatures are put at this image."""
-    other = place.registry.push_image(place.repository, "other", (b"another image",))
-    place.registry.authorized("DELETE", f"/v2/{place.repository}/manifests/{other}")
-    return Place(place.registry, place.repository, other)
-
 
 TRUSTED: Final[dict[str, tuple[Json, Signing]]] = {
     "a key, by tag": (BY_KEY, signed),
@@ -244,7 +157,7 @@ def child_only(place: Place) -> None:
     """Make the image an index of which only the child is signed."""
     signed(place)
     entry = {
-        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "mediaType": OCI_MANIFEST,
         "digest": place.image,
         "size": len(place.manifest),
     }
@@ -285,7 +198,7 @@ UNTRUSTED: Final[dict[str, tuple[Json, Signing, str]]] = {
     ),
     "a signature that is no base64": (
         BY_KEY,
-        lambda p: p.tag(("application/vnd.dev.cosign.simplesigning.v1+json", p.payload, {})),
+        lambda p: p.tag((SIMPLE_SIGNING, p.payload, {})),
         "the signature is not base64",
     ),
     "the name of another image": (BY_KEY | {"reference": "registry.example/other/*"}, signed, "it names the image"),
@@ -347,49 +260,14 @@ def _later(layer: Layer) -> Layer:
     return changed_note(name, json.dumps(value))(layer)
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Registry, Registry]]:
-    needs("docker-registry")
-    with ExitStack() as stack, mock_aws():
-        yield stack.enter_context(Registry()), stack.enter_context(Registry())
-
-
-class VerifiedChain(Chain):
-    """A chain between two registries that verifies the images of one repository."""
-
-    def __init__(self, pair: tuple[Registry, Registry], repository: str, *rules: Json, **more: Any) -> None:
-        super().__init__("prod-to-dr", {"KEY": public_pem(KEY)})
-        self.source, self.target = pair
-        self.repository = repository
-        ends = {
-            "source": {"registry": self.source.host, "plain_http": True, "repositories": [repository]},
-            "target": {"registry": self.target.host, "plain_http": True},
-        }
-        self.apply({"kind": "images", **ends, "verify": list(rules), **more})
-
-    def at_target(self) -> list[str]:
-        answer = self.target.request("GET", f"/v2/{self.repository}/tags/list")
-        return [] if answer.status == 404 else sorted(json.loads(answer.body)["tags"])
-
-    def plan(self) -> Run:
-        self.clock.sleep(1)
-        self.start(plan=True)
-        self.pump.run()
-        return self.latest()
-
-
-def image(registry: Registry, repository: str) -> Place:
-    return Place(registry, repository, registry.push_image(repository, "v1", (f"the layer of {repository}".encode(),)))
-
-
 @pytest.mark.parametrize("case", TRUSTED)
 def test_a_signed_image_is_copied_with_its_signatures(
-    pair: tuple[Registry, Registry], namespace: str, case: str
+    open_registries: tuple[Registry, Registry], namespace: str, case: str
 ) -> None:
     rule, signing = TRUSTED[case]
-    place = image(pair[0], f"{namespace}/app")
+    place = image(open_registries[0], f"{namespace}/app")
     signing(place)
-    chain = VerifiedChain(pair, place.repository, rule)
+    chain = VerifiedChain(open_registries, place.repository, rule)
     assert {each.outcome for each in (chain.plan(), chain.results())[1].values()} == {Outcome.WOULD_MOVE}
     counts = chain.run().counts
     assert (counts.untrusted, counts.failed, counts.conflict) == (0, 0, 0), chain.results()
@@ -400,13 +278,13 @@ def test_a_signed_image_is_copied_with_its_signatures(
 
 @pytest.mark.parametrize("case", UNTRUSTED)
 def test_an_image_without_the_signature_is_not_copied(
-    pair: tuple[Registry, Registry], namespace: str, case: str
+    open_registries: tuple[Registry, Registry], namespace: str, case: str
 ) -> None:
     rule, signing, why = UNTRUSTED[case]
-    place = image(pair[0], f"{namespace}/app")
+    place = image(open_registries[0], f"{namespace}/app")
     signing(place)
-    top = f"sha256:{hashlib.sha256(manifest_of(pair[0], place.repository, 'v1')).hexdigest()}"
-    chain = VerifiedChain(pair, place.repository, rule)
+    top = f"sha256:{hashlib.sha256(manifest_of(open_registries[0], place.repository, 'v1')).hexdigest()}"
+    chain = VerifiedChain(open_registries, place.repository, rule)
     for run in (chain.plan, chain.run, chain.run):
         counts = run().counts
         result = chain.results()[place.repository, "v1"]
@@ -417,7 +295,7 @@ def test_an_image_without_the_signature_is_not_copied(
         assert (counts.untrusted, counts.failed) == (1, 0)
     assert "v1" not in chain.at_target()
     for path in (f"manifests/{place.image}", f"manifests/{top}", f"blobs/{_layer(place)}"):
-        assert pair[1].request("GET", f"/v2/{place.repository}/{path}").status == 404
+        assert open_registries[1].request("GET", f"/v2/{place.repository}/{path}").status == 404
     assert chain.state.health("prod-to-dr").in_sync is False
     assert not chain.dead()
 
