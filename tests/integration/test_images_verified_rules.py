@@ -83,6 +83,9 @@ class TestImagesUnderOtherNames:
         chain.run()
         assert outcomes(chain)[tag] is outcomes(chain)["v1"] is Outcome.UNTRUSTED
         assert "v1" not in chain.at_target()
+        result = chain.results()[place.repository, "v1"]
+        assert result.source == place.image
+        assert "which refers to it, can be run as an image" in str(result.reason)
 
     def test_an_sbom_that_refers_to_a_signed_image_is_copied(
         self, open_registries: tuple[Registry, Registry], namespace: str

@@ -17,6 +17,8 @@ from syncline.errors import SynclineError
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate, ExtensionType
 
+    _T = TypeVar("_T", bound=ExtensionType)
+
 LONGEST_CHAIN: Final = 6
 """Certificates between a signer's and an authority's."""
 _ISSUER_V1: Final = "1.3.6.1.4.1.57264.1.1"
@@ -24,7 +26,6 @@ _ISSUER_V2: Final = "1.3.6.1.4.1.57264.1.8"
 _OTHER_NAME: Final = "1.3.6.1.4.1.57264.1.7"
 _HASHES: Final = frozenset({"sha256", "sha384", "sha512", None})  # None: Ed25519
 _UTF8_STRING: Final = 0x0C
-_T = TypeVar("_T", bound="ExtensionType")
 
 
 def load_authorities(pem: str, where: str) -> tuple[Certificate, ...]:

@@ -303,4 +303,4 @@ def _is_certificate(encoded: Any, certificate: Certificate) -> bool:
 def _shown(value: object) -> str:
     """Return a foreign value for a message, shortened."""
     text = str(value)
-    return repr(text if len(text) <= 200 else f"{text[:200]}…")
+    return ascii(text if len(text) <= 200 else f"{text[:200]}…")

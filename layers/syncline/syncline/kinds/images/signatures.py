@@ -38,6 +38,8 @@ LARGEST_TOGETHER: Final = 64 * 1024 * 1024
 """Bytes of the payloads, envelopes and bundles of one image."""
 _NAMED: Final = 3
 """Reasons that a message names."""
+_LONGEST: Final = 300
+"""Characters of these reasons: the results of a chunk fit an item of the table, whatever a signature contains."""
 _CONFIGS: Final = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
 _SKIPPED: Final = ("MANIFEST_INVALID", "MANIFEST_UNSUPPORTED", "NOT_FOUND", "BAD_ANSWER")
 """Codes of entries that cannot be read and are passed over."""
@@ -124,16 +126,15 @@ class RepositoryTrust:
                 reasons.append(str(error))
                 continue
             if claim.predicate != rule.attestation:
-                reasons.append(f"it is {_kind(claim.predicate)}")
+                reasons.append("it is a signature" if claim.predicate is None else f"it is {claim.predicate[:200]!a}")
             elif accepts is not None and not any(map(accepts, claim.names)):
-                reasons.append(f"it names the image {', '.join(claim.names)[:200] or 'not at all'}")
+                reasons.append(f"it names the image {', '.join(claim.names)[:200]!a}")
             else:
                 return
         why = _summary(reasons) if reasons else "the source has none"
         raise UntrustedError(
             found.manifest.digest,
-            f"{self._repository}@{found.manifest.digest} needs {_kind(rule.attestation)} by {rule.signer} "
-            f"(rule {number} of `verify`), but {why}",
+            f"it needs {_kind(rule.attestation)} by {rule.signer} (rule {number} of `verify`), but {why}",
         )
 
     def _signer_check(self, number: int, rule: SignatureRule) -> Callable[[Evidence], None]:
@@ -256,8 +257,10 @@ def _summary(reasons: Sequence[str]) -> str:
     counted = Counter(reasons).most_common()
     named = [f"{reason} ({count} times)" if count > 1 else reason for reason, count in counted[:_NAMED]]
     more = len(counted) - _NAMED
-    return "; ".join(named) + (f"; and for {plural(more, 'other reason')}" if more > 0 else "")
+    text = "; ".join(named)
+    text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text + (f"; and for {plural(more, 'other reason')}" if more > 0 else "")
 
 
 def _kind(predicate: str | None) -> str:
-    return "a signature" if predicate is None else f"an attestation {predicate[:200]}"
+    return "a signature" if predicate is None else f"an attestation {predicate}"

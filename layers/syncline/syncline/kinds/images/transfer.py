@@ -176,6 +176,14 @@ class RepositoryCopy:
                 self._attached_names = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
             return tag in self._attached_names
 
+    def _check_referrer(self, manifest: Manifest, referrer: Manifest) -> None:
+        """Check a referrer of an image. Raises UntrustedError for the image, since its referrers belong to it."""
+        try:
+            self._trust.check_attached(referrer)
+        except UntrustedError as error:
+            what = f"{referrer.digest}, which refers to it, can be run as an image: {error.what}"
+            raise UntrustedError(manifest.digest, what) from None
+
     def _copy_referrers(self, manifest: Manifest, progress: ImageProgress) -> bool:
         """Copy the referrers of an image that the target does not list, and return False if time was short."""
         if self._sync.referrers == "none":
@@ -186,7 +194,7 @@ class RepositoryCopy:
         for _, referrer, listed in compare_referrers(source, target, manifest):
             if listed:
                 continue
-            self._trust.check_attached(referrer)
+            self._check_referrer(manifest, referrer)
             if self._context.over or not self._parts.copy(referrer, progress):
                 return False
             try:
