@@ -51,6 +51,14 @@ def registry_pair() -> Iterator[RegistryPair]:
         yield RegistryPair(_registry(stack, Htpasswd(USERS)), _registry(stack, Htpasswd(USERS)))
 
 
+@pytest.fixture(scope="module")
+def open_registries() -> Iterator[tuple[Registry, Registry]]:
+    """Yield two registries without passwords, for chains between them."""
+    needs("docker-registry")
+    with mock_aws(), Registry() as source, Registry() as target:
+        yield source, target
+
+
 @pytest.fixture(scope="session")
 def _token_registry_pair() -> Iterator[TokenRegistryPair]:
     with contextlib.ExitStack() as stack:

@@ -21,6 +21,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import EVERYTHING, Item, Result
 from tests.standins.oci import OciRegistry
@@ -71,7 +72,7 @@ class Sync:
         http, memory = Http(RetryPolicy(attempts=2, base=0.02)), ProcessFacts()
         notes = TargetNotes(memory, target.host)
         there, here = side(source, http), side(target, http)
-        self.kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)
+        self.kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes, trust=Trust((), str))
 
     def discover(self) -> list[Item]:
         pages = list(self.kind.discover(EVERYTHING, None, TIME))

@@ -18,6 +18,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Result, Scope
 from tests.standins.made_up import Naps
@@ -69,7 +70,13 @@ class World:
             RegistryClients(Registry(Endpoint("http", end.host), lambda: None, http), None) for end in self.ends
         )
         kind = Images(
-            sync, there, here, http, locations=BlobLocations(memory), notes=TargetNotes(memory, self.here.host)
+            sync,
+            there,
+            here,
+            http,
+            locations=BlobLocations(memory),
+            notes=TargetNotes(memory, self.here.host),
+            trust=Trust((), str),
         )
         pages = list(kind.discover(Scope.of([NAME]), None, TIME))
         failed: list[tuple[str, str]] = [

@@ -19,6 +19,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.standins.oci import OciRegistry
@@ -74,7 +75,7 @@ def copy(
     http = Http(RetryPolicy(attempts=3, base=0.02))
     there, here, memory = side(source, http), side(target, http), NoMemory()
     notes = TargetNotes(memory, target.host)
-    kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes)
+    kind = Images(sync, there, here, http, locations=BlobLocations(memory), notes=notes, trust=Trust((), str))
     scope = Scope.of(repositories) if named else EVERYTHING
     pages = list(kind.discover(scope, None, TIME))
     assert not [each for page in pages for each in page.failures]

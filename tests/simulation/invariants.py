@@ -188,7 +188,7 @@ def wrong_lags(run: Run, results: list[Result]) -> Iterator[str]:
 def wrong_health(run: Run, health: Health, lags: Lags, runs: list[Run]) -> Iterator[str]:
     """Yield the errors in the health of a sync whose latest run was a complete scan, and in the lags of all its runs."""
     counts = run.counts
-    verified = not (counts.failed or counts.known or counts.conflict)
+    verified = not (counts.failed or counts.known or counts.conflict or counts.untrusted)
     if health.in_sync is not (verified and not counts.acknowledged):
         yield f"the sync counts as {'' if health.in_sync else 'not '}in sync: {counts}"
     if (health.verified == run.started) is not verified:

@@ -371,7 +371,7 @@ class Simulation:
         results = list(self.state.results(run.id))
         wrong = [*world.check_full_run(run, results), *missing_dead_letters(run, results, self.stack.sqs)]
         counts = run.counts
-        work = counts.moved + counts.removed + counts.conflict + counts.failed + counts.known
+        work = counts.moved + counts.removed + counts.conflict + counts.untrusted + counts.failed + counts.known
         kind = self.plan.worlds[self.worlds.index(world)]
         wrong += resource_limits.exceeded(kind, max(size, world.size()), work, used)
         self.violations += [f"{world.name}: run {run.id}: {each}" for each in wrong]
@@ -432,7 +432,8 @@ def _miscounted(run: Run, results: list[Result], world: World) -> Iterator[str]:
             yield f"{each.group}:{each.name} has the same result twice: {each}"
         seen.add(key)
     tally = {outcome: sum(each.outcome is outcome for each in results) for outcome in Outcome}
-    for outcome in (Outcome.MOVED, Outcome.REMOVED, Outcome.CONFLICT, Outcome.FAILED, Outcome.CANCELLED):
+    refused = (Outcome.CONFLICT, Outcome.UNTRUSTED)
+    for outcome in (Outcome.MOVED, Outcome.REMOVED, *refused, Outcome.FAILED, Outcome.CANCELLED):
         if getattr(counts, outcome.value) != tally[outcome]:
             yield f"{getattr(counts, outcome.value)} counted as {outcome}, but {tally[outcome]} results have it"
     # A known failure that the same run solved is not counted at its end.

@@ -162,7 +162,7 @@ def test_counts_add_up_results_and_items_without_a_result() -> None:
 
 
 def test_only_queued_items_with_an_outcome_have_ended() -> None:
-    ended = {"moved", "removed", "cancelled", "failed", "known", "conflict"}
+    ended = {"moved", "removed", "cancelled", "failed", "known", "conflict", "untrusted"}
     for each in fields(Counts):
         assert Counts(**{each.name: 3}).ended == (3 if each.name in ended else 0), each.name
     assert Counts(moved=1, removed=2, cancelled=4, failed=8, known=16, conflict=32).ended == 63

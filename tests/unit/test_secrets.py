@@ -98,6 +98,7 @@ def test_references_in_a_sync_are_listed_with_their_paths() -> None:
       auth: {username: bot, password: "secret:prod#password"}
       api: {kind: quay, token: "ssm:/prod/api"}
     target: {registry: dr.example, ca: "secret:ca", proxy: "secret:proxy", auth: {token: "env:DR"}}
+    verify: [{public_key: "ssm:/cosign.pub"}]
 """).syncs
     assert {path: str(reference) for path, reference in references_in(syncs["a"])} == {
         "webhook.secret": "env:HOOK",
@@ -106,6 +107,7 @@ def test_references_in_a_sync_are_listed_with_their_paths() -> None:
         "target.auth.token": "env:DR",
         "target.ca": "secret:ca",
         "target.proxy": "secret:proxy",
+        "verify[0].public_key": "ssm:/cosign.pub",
     }
 
 

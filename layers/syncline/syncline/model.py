@@ -45,6 +45,7 @@ class Outcome(StrEnum):
     REMOVED = "removed"
     EXTRA = "extra"  # only at the target, and not ours
     CONFLICT = "conflict"
+    UNTRUSTED = "untrusted"  # a signature that the sync requires is absent or invalid
     FAILED = "failed"
     KNOWN = "known"  # failed in an earlier run with the same code and source
     WOULD_MOVE = "would_move"  # only in a plan
@@ -205,7 +206,8 @@ class Result:
 class Counts:
     """The items of a run by outcome, the `bytes` sent to the target, and the `requests` made to source and target.
 
-    `queued` counts the items found to differ, each of which ends as moved, removed, conflict, failed or cancelled. An
+    `queued` counts the items found to differ, each of which ends as moved, removed, conflict,
+    untrusted, failed or cancelled. An
     item that turns out to be equal counts as `skipped` and no longer as queued; likewise one that is left out.
 
     `left_out` counts items that the selection or the rule for Secrets excludes, and keys of which the target cannot hold
@@ -222,6 +224,7 @@ class Counts:
     removed: int = 0
     extra: int = 0
     conflict: int = 0
+    untrusted: int = 0
     failed: int = 0
     known: int = 0
     acknowledged: int = 0
@@ -234,7 +237,7 @@ class Counts:
     @property
     def ended(self) -> int:
         """The number of queued items that have ended."""
-        return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict
+        return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict + self.untrusted
 
     @classmethod
     def of(cls, results: Iterable[Result], *, equal: int = 0, **more: int) -> Counts:

@@ -45,7 +45,7 @@ def throughput(first: Sample, last: Sample) -> Throughput:
 
 def ended_items(counts: Counts) -> int:
     """Return the number of queued items that have ended. Conflicts are excluded, as the scan finds most of them."""
-    return counts.moved + counts.removed + counts.failed + counts.known + counts.cancelled
+    return counts.moved + counts.removed + counts.untrusted + counts.failed + counts.known + counts.cancelled
 
 
 def known_items(counts: Counts) -> int:

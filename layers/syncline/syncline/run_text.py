@@ -31,6 +31,7 @@ ResultOrFailure = TypeVar("ResultOrFailure", Result, KnownFailure)
 OUTCOME_WORDS: Final = {
     Outcome.FAILED: "failed",
     Outcome.KNOWN: "known failure",
+    Outcome.UNTRUSTED: "untrusted",
     Outcome.CONFLICT: "conflict",
     Outcome.CANCELLED: "cancelled",
     Outcome.REMOVED: "removed",
@@ -59,7 +60,7 @@ _NAMED: Final = 5
 
 
 def is_bad(counts: Counts) -> bool:
-    return bool(counts.failed or counts.known or counts.conflict)
+    return bool(counts.failed or counts.known or counts.conflict or counts.untrusted)
 
 
 def counts_text(counts: Counts) -> str:
@@ -73,6 +74,7 @@ def counts_text(counts: Counts) -> str:
         (counts.left_out, "left out"),
         (counts.extra, "extra"),
         (counts.conflict, "conflict", "conflicts"),
+        (counts.untrusted, "untrusted"),
         (counts.failed, "failed"),
     )
     parts += known_words(counts.known, counts.acknowledged)

@@ -80,6 +80,9 @@ def references_in(part: object, path: str = "") -> Iterator[tuple[str, Reference
     elif isinstance(part, BaseModel | dict):
         for name, inner in part.items() if isinstance(part, dict) else part:
             yield from references_in(inner, f"{path}.{name}" if path else str(name))
+    elif isinstance(part, tuple):
+        for number, inner in enumerate(part):
+            yield from references_in(inner, f"{path}[{number}]")
 
 
 class _UnreadableError(Exception):

@@ -39,7 +39,7 @@ logger = Logger(logger_formatter=RedactingFormatter(), utc=True)
 _MOST_VALUES: Final = 50
 """Limit of the values of one metric in a line: with 100, which CloudWatch allows, Powertools ends the line early."""
 _STACK: Final = Environment.read().stack
-_COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed", "known")
+_COUNTED = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "untrusted", "failed", "known")
 
 
 def stack_metrics(**dimensions: str) -> EphemeralMetrics:
@@ -57,7 +57,7 @@ def log_run_end(run: Run) -> None:
     seconds = round((run.ended or run.started) - run.started, 3)
     fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
     fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
-    log = logger.warning if counts.failed + counts.known + counts.conflict else logger.info
+    log = logger.warning if counts.failed + counts.known + counts.conflict + counts.untrusted else logger.info
     log("run ended", extra=fields)
     ended = stack_metrics(sync=run.sync)
     for name in _COUNTED:

@@ -139,6 +139,14 @@ INVALID = {
     "a ca without form": (source("repositories: [a], ca: §ca.pem"), "syncs.a.source.ca", "write file:PATH"),
     "a ca that is no certificate": (source('repositories: [a], ca: §"-----BEGIN CERTIFICATE-----\\nhunter2\\n-----END CERTIFICATE-----"'), "syncs.a.source.ca", "is not a valid certificate"),
     "a ca that is a private key": (source('repositories: [a], ca: §"-----BEGIN EC PRIVATE KEY-----\\nhunter2"'), "syncs.a.source.ca", "contains a private key"),
+    # signatures
+    "a rule without a signer": (one(f"kind: images\n{SOURCE}{TARGET}verify:\n  - §repositories: {{include: [a]}}"), "syncs.a.verify[0]", "names no signer"),
+    "a rule with two signers": (one(f"kind: images\n{SOURCE}{TARGET}verify:\n  - §public_key: env:A\n    identity: {{issuer: i, subject: s, ca: env:C, log_key: env:L}}"), "syncs.a.verify[0]", "names two signers"),
+    "a public key that is not there": (one(f"kind: images\n{SOURCE}{TARGET}verify:\n  - public_key: §file:/nonexistent.pub"), "syncs.a.verify[0].public_key", "No such file or directory"),
+    "a public key without form": (one(f"kind: images\n{SOURCE}{TARGET}verify:\n  - public_key: §cosign.pub"), "syncs.a.verify[0].public_key", "write file:PATH"),
+    "a public key that is none": (one(f'kind: images\n{SOURCE}{TARGET}verify:\n  - public_key: §"-----BEGIN PUBLIC KEY-----\\nhunter2\\n-----END PUBLIC KEY-----"'), "syncs.a.verify[0].public_key", "is not a valid public key"),
+    "a private key for a public one": (one(f'kind: images\n{SOURCE}{TARGET}verify:\n  - public_key: §"-----BEGIN EC PRIVATE KEY-----\\nhunter2"'), "syncs.a.verify[0].public_key", "contains a private key"),
+    "a subject that is no pattern": (one(f'kind: images\n{SOURCE}{TARGET}verify:\n  - identity: {{issuer: i, subject: §"re:(", ca: env:C, log_key: env:L}}'), "syncs.a.verify[0].identity.subject", "is not a regular expression"),
     # the proxy
     "a proxy with password": (source("repositories: [a], proxy: §'http://ann:hunter2@proxy.example:3128'"), "syncs.a.source.proxy", "store the URL with them as a secret"),
     "a proxy without scheme": (source("repositories: [a], proxy: §'ann:hunter2@proxy.example:3128'"), "syncs.a.source.proxy", "write http://host:port"),

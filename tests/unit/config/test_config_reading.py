@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from syncline.config.file import LARGEST, ConfigInvalid, parse_syncs, read_syncs
-from syncline.config.sync import Sync
+from syncline.config.sync import Sync, load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 
@@ -142,6 +142,41 @@ def test_an_invalid_authority_is_refused(tmp_path: Path, content: bytes, words: 
         parse_syncs(source("repositories: [a], ca: file:ca.pem").encode(), folder=tmp_path)
     (problem,) = raised.value.problems
     assert words in problem.message
+    assert "hunter2" not in problem.message
+
+
+def test_public_keys_in_a_list_of_rules_are_read_relative_to_the_file(tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(pem * 2)
+    (tmp_path / "ca.pem").write_bytes(certificate())
+    identity = "{issuer: i, subject: s, ca: file:ca.pem, log_key: file:key.pub}"
+    rules = f"    verify: [{{public_key: file:key.pub}}, {{identity: {identity}}}]\n"
+    sync = images(parse_syncs((source("repositories: [a]") + rules).encode(), folder=tmp_path).syncs["a"])
+    by_key, keyless = sync.verify
+    assert by_key.public_key == (pem * 2).decode()
+    assert keyless.identity is not None
+    assert (keyless.identity.ca, keyless.identity.log_key) == ((tmp_path / "ca.pem").read_text(), pem.decode() * 2)
+    assert load_sync(sync.model_dump_json()) == sync
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "contains no public key"),
+        (b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "is not a valid public key"),
+        (b"-----BEGIN PUBLIC KEY-----\n-----BEGIN PRIVATE KEY-----\nhunter2", "contains a private key"),
+        (b"x" * 20_000, "larger than 16384 bytes"),
+    ],
+)
+def test_an_invalid_public_key_is_refused(tmp_path: Path, content: bytes, words: str) -> None:
+    (tmp_path / "key.pub").write_bytes(content)
+    text = source("repositories: [a]") + "    verify: [{public_key: file:key.pub}]\n"
+    with pytest.raises(ConfigInvalid) as raised:
+        parse_syncs(text.encode(), folder=tmp_path)
+    (problem,) = raised.value.problems
+    assert words in problem.message
+    assert problem.path == "syncs.a.verify[0].public_key"
     assert "hunter2" not in problem.message
 
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import pytest
 
 from syncline.config.sync import Sync, model_of
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Failure, Page
 from syncline.messages import Hint, Queues, decode
 from syncline.model import EVERYTHING, Item, Outcome, Result, Trigger
@@ -132,16 +132,16 @@ def test_many_items_that_fail_alike_are_one_notification_and_recovery_is_one(wor
     assert failing.examples[0].reason == "the robot may not push"
 
 
-def test_a_conflict_is_notified_with_examples(world: World) -> None:
-    world.steps.kind.pages = [
-        Page("p", results=tuple(
-            Result("team/app", f"v{n}", Outcome.CONFLICT, "a", "b", 0, "TAG_DIFFERS", "it differs") for n in range(4)
-        ))
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    ("outcome", "code"), [(Outcome.CONFLICT, "TAG_DIFFERS"), (Outcome.UNTRUSTED, "IMAGE_UNTRUSTED")]
+)
+def test_items_that_were_refused_are_notified_with_examples(world: World, outcome: Outcome, code: CodeName) -> None:
+    refused = tuple(Result("team/app", f"v{n}", outcome, "a", "b", 0, code, "why") for n in range(4))
+    world.steps.kind.pages = [Page("p", results=refused)]
     world.run()
     ((_, notice), _) = world.channels.sent
-    assert (notice.event, notice.count, len(notice.examples)) == ("conflict", 4, 3)
-    assert notice.examples[0].code == "TAG_DIFFERS"
+    assert (notice.event, notice.count, len(notice.examples)) == (outcome.value, 4, 3)
+    assert notice.examples[0].code == code
 
 
 def test_another_code_is_another_notification(world: World) -> None:

@@ -19,7 +19,7 @@ OWN = Batch(RUN, SYNC, Step.TRANSFER, "own")
 JOINED = replace(OWN, id="joined", scan="scan-1")
 OTHER = replace(OWN, id="other", scan="scan-2")
 COUNTED_ONCE = {Outcome.EQUAL, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED}
-MET_AGAIN = {Outcome.CONFLICT, Outcome.FAILED}
+MET_AGAIN = {Outcome.CONFLICT, Outcome.UNTRUSTED, Outcome.FAILED}
 TAKEN = {Outcome.MOVED, Outcome.REMOVED, *MET_AGAIN}
 
 

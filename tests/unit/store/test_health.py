@@ -35,7 +35,10 @@ HEALTHS = st.builds(
 COUNTS = st.builds(
     Counts,
     **{name: st.integers(0, 2) for name in ("queued", "moved", "skipped", "removed", "extra", "left_out")},
-    **{name: st.sampled_from([0, 0, 1]) for name in ("conflict", "failed", "known", "acknowledged", "cancelled")},
+    **{
+        name: st.sampled_from([0, 0, 1])
+        for name in ("conflict", "untrusted", "failed", "known", "acknowledged", "cancelled")
+    },
 )
 
 
@@ -133,7 +136,7 @@ def test_a_sync_is_only_in_sync_after_a_complete_scan_that_left_no_difference(
     before: Health, run: Run, status: RunStatus, counts: Counts
 ) -> None:
     after = before.after(run, status, counts, ENDED)
-    left = counts.failed or counts.known or counts.conflict or counts.cancelled
+    left = counts.failed or counts.known or counts.conflict or counts.untrusted or counts.cancelled
     complete = status is RunStatus.DONE and (run.scope.everything or before.scanned > 0)
     scanned = run.started if run.scope.everything else before.scanned
     if after.in_sync and not before.in_sync:

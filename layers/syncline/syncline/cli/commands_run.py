@@ -22,7 +22,7 @@ from syncline.text import duration, number, plural, relative_time, rough_duratio
 _SHOWN: Final = 5
 """Failed items named at the end of a run; the report names all."""
 _DIFFERENT: Final = frozenset(
-    {Outcome.WOULD_MOVE, Outcome.WOULD_REMOVE, Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN}
+    {Outcome.WOULD_MOVE, Outcome.WOULD_REMOVE, Outcome.CONFLICT, Outcome.UNTRUSTED, Outcome.FAILED, Outcome.KNOWN}
 )
 """Outcomes of a plan that are differences; items left out and extra ones are not, as for being in sync."""
 
@@ -142,7 +142,11 @@ def show_ending(context: Context, run: Run, *, started: bool) -> CommandResult:
     out.line(*ending_line(run))
     if exit_code(run):
         state = context.deployment.state
-        failed = [each for each in state.results(run.id) if each.outcome in (Outcome.FAILED, Outcome.CONFLICT)]
+        failed = [
+            each
+            for each in state.results(run.id)
+            if each.outcome in (Outcome.FAILED, Outcome.CONFLICT, Outcome.UNTRUSTED)
+        ]
         bad = sorted(with_display_groups(kind_of(state, run.sync), failed), key=report_order)
         for result in bad[:_SHOWN]:
             out.line(f"  {item_name(result)}: {result.code}: {result.reason}")

@@ -12,7 +12,7 @@ from syncline.cli.context import CommandResult, Context
 
 _EXIT_CODES: Final = {
     "0": "Success.",
-    "1": "Some items failed or conflict, the run was cancelled or lost, or source and target differ (diff).",
+    "1": "Some items failed, conflict or are untrusted, the run was cancelled or lost, or source and target differ (diff).",
     "2": "The command failed: wrong usage or configuration, no engine, no access.",
     "130": "Interrupted.",
 }

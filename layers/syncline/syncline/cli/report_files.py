@@ -30,9 +30,9 @@ td { overflow-wrap: anywhere; }
 code { font-size: 12px; }
 dt { float: left; clear: left; width: 9rem; font-weight: 600; }
 dd { margin-left: 9.5rem; }
-.failed, .known { color: #a40000; } .conflict { color: #8a5a00; }
+.failed, .known, .untrusted { color: #a40000; } .conflict { color: #8a5a00; }
 @media (prefers-color-scheme: dark) { body { color: #e6e6e6; background: #161616; } th, td { border-color: #444; }
-.failed, .known { color: #ff8a80; } .conflict { color: #ffd180; } }
+.failed, .known, .untrusted { color: #ff8a80; } .conflict { color: #ffd180; } }
 """
 
 

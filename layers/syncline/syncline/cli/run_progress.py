@@ -166,7 +166,7 @@ def progress_words(counts: Counts, speed: Throughput) -> list[str]:
         notes = count_phrases(*scanned, (counts.left_out, "left out"), (counts.extra, "extra"))
         notes.insert(0, "scanning")
     failures = (counts.failed, "failed"), (counts.known, "known failure", "known failures")
-    return notes + count_phrases(*failures, (counts.conflict, "conflict", "conflicts"))
+    return notes + count_phrases(*failures, (counts.conflict, "conflict", "conflicts"), (counts.untrusted, "untrusted"))
 
 
 def _moving(counts: Counts, speed: Throughput) -> list[str]:

@@ -20,6 +20,7 @@ A key that is added keeps it. docs/reference has their schemas, which `python -m
 _STYLES: Final[dict[Outcome, Style]] = {
     Outcome.FAILED: "red",
     Outcome.KNOWN: "red",
+    Outcome.UNTRUSTED: "red",
     Outcome.CONFLICT: "yellow",
     Outcome.CANCELLED: "yellow",
     Outcome.REMOVED: "",
@@ -33,7 +34,7 @@ _IN_PLAN: Final = {Outcome.LEFT_OUT: "would leave out"}
 
 
 def exit_code(run: Run) -> int:
-    """Return 1 for a run with failures, conflicts or unacknowledged known failures, or one cancelled or lost; else 0."""
+    """Return 1 for a run with failures, conflicts, untrusted items or unacknowledged known failures, or one cancelled or lost; else 0."""
     return SOME_FAILED if is_bad(run.counts) or run.status in (RunStatus.CANCELLED, RunStatus.LOST) else ALL_WELL
 
 

@@ -8,8 +8,9 @@ are collected before any is raised.
 from __future__ import annotations
 
 import itertools
+import re
 import ssl
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from syncline.config.messages import closest, inner_path, keys_at, message_for, 
 from syncline.config.model import Model
 from syncline.config.notify import Notify
 from syncline.config.sync import Sync, model_of
-from syncline.config.values import LONGEST_CA, KeyPath
+from syncline.config.values import LONGEST_CA, LONGEST_KEYS, KeyPath
 from syncline.config.yaml_nodes import Node, Position, YamlProblem, compose
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
@@ -192,21 +193,24 @@ class _Reading:
         return None
 
     def _read_authorities(self, path: KeyPath, data: dict[str, Any]) -> list[KeyPath]:
-        """Replace each ``ca: file:…`` by the text of the file. Remove those that fail, and return their paths."""
+        """Replace each ``ca: file:…``, and public keys likewise, by the text of the file.
+
+        Remove those that fail, and return the removed paths.
+        """
         failed = []
         for inner, part in list(_mappings(data)):
-            value = part.get("ca")
-            if not isinstance(value, str):
-                continue
-            try:
-                if value.startswith("file:"):
-                    part["ca"] = _read_file(self._folder / Path(value.removeprefix("file:")).expanduser())
-                if "-----BEGIN" in part["ca"]:
-                    _check_certificates(part["ca"])
-            except (ValueError, RuntimeError) as error:  # RuntimeError for a ~user that does not exist
-                self._report((*path, *inner, "ca"), str(error))
-                del part["ca"]
-                failed.append((*inner, "ca"))
+            for key, check in _CHECKS.items():
+                value = part.get(key)
+                if not isinstance(value, str):
+                    continue
+                try:
+                    if value.startswith("file:"):
+                        part[key] = _read_file(self._folder / Path(value.removeprefix("file:")).expanduser(), key)
+                    if "-----BEGIN" in part[key]:
+                        check(part[key])
+                except (ValueError, RuntimeError) as error:  # RuntimeError for a ~user that does not exist
+                    self._report((*path, *inner, key), str(error))
+                    failed.append(_drop(data, (*inner, key)))
         return failed
 
     def _validated(self, path: KeyPath, model: type[Sync], data: dict[str, Any], dropped: list[KeyPath]) -> Sync | None:
@@ -257,11 +261,12 @@ def _dotted(path: KeyPath) -> str:
 
 
 def _mappings(value: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, dict[str, Any]]]:
-    """Yield every mapping in `value` with its path."""
+    """Yield every mapping in `value`, also in its lists, with its path."""
     if isinstance(value, dict):
         yield path, value
-        for key, inner in value.items():
-            yield from _mappings(inner, (*path, key))
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield from _mappings(each, (*path, key))
 
 
 def _drop(data: dict[str, Any], path: KeyPath) -> KeyPath:
@@ -288,20 +293,20 @@ def _depends(finding: Finding, dropped: Iterable[KeyPath]) -> bool:
     return any(a[: len(b)] == b or b[: len(a)] == a for a in rests_on for b in dropped)
 
 
-def _read_file(path: Path) -> str:
-    """Return the text of a certificate file. Raises ValueError with the reason."""
+def _read_file(path: Path, key: str) -> str:
+    """Return the text of a file of certificates for `ca`, else of public keys. Raises ValueError with the reason."""
+    what, longest = ("CERTIFICATE", LONGEST_CA) if key == "ca" else ("PUBLIC KEY", LONGEST_KEYS)
     try:
         with path.open("rb") as file:
-            data = file.read(LONGEST_CA + 1)
+            data = file.read(longest + 1)
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}; write a path relative to syncs.yaml") from None
-    if len(data) > LONGEST_CA:
-        raise ValueError(
-            f"file {path} is larger than {LONGEST_CA} bytes; use only the authority that signed the server's certificate"
-        )
+    if len(data) > longest:
+        only = "the authority that signed the server's certificate" if key == "ca" else "the keys that are needed"
+        raise ValueError(f"file {path} is larger than {longest} bytes; use only {only}")
     text = data.decode("utf-8", "replace")
-    if "-----BEGIN CERTIFICATE-----" not in text:
-        raise ValueError(f"file {path} contains no certificate; use a PEM file with -----BEGIN CERTIFICATE-----")
+    if f"-----BEGIN {what}-----" not in text:
+        raise ValueError(f"file {path} contains no {what.lower()}; use a PEM file with -----BEGIN {what}-----")
     return text
 
 
@@ -313,3 +318,25 @@ def _check_certificates(text: str) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
         raise ValueError("is not a valid certificate; copy it unchanged in PEM form") from None
+
+
+def _check_public_keys(text: str) -> None:
+    """Check that the public keys in `text` can be read. Raises ValueError."""
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415 - slow to import, for signatures only
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key  # noqa: PLC0415
+
+    if "PRIVATE KEY" in text:
+        raise ValueError("contains a private key; write only the public key")
+    for each in re.findall("-----BEGIN PUBLIC KEY-----.*?(?:-----END PUBLIC KEY-----|$)", text, re.DOTALL):
+        try:
+            load_pem_public_key(each.encode())
+        except (ValueError, UnsupportedAlgorithm):
+            raise ValueError("is not a valid public key; copy it unchanged in PEM form") from None
+
+
+_CHECKS: Final[dict[str, Callable[[str], None]]] = {
+    "ca": _check_certificates,
+    "public_key": _check_public_keys,
+    "log_key": _check_public_keys,
+}
+"""Keys whose values are PEM texts, and the checks of these."""

@@ -39,6 +39,8 @@ ORGANIZATION_PATTERN: Final = rf"^{_PART}$"
 _LONGEST_REPOSITORY: Final = 255
 LONGEST_CA: Final = 128 * 1024
 """Characters of a certificate: a sync is one item of the table, which holds 400 KB."""
+LONGEST_KEYS: Final = 16 * 1024
+"""Characters of the public keys in one value."""
 _HOST: Final = re.compile(
     r"(?P<name>(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*\.?"
     r"|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
@@ -46,6 +48,7 @@ _HOST: Final = re.compile(
 STORED: Final = {"stored": True}
 """The validation context for a stored sync, which was checked before."""
 _CERTIFICATE: Final = "-----BEGIN CERTIFICATE-----"
+_PUBLIC_KEY: Final = "-----BEGIN PUBLIC KEY-----"
 _LOOPBACK: Final = re.compile(r"localhost|.*\.localhost|127\.[0-9.]+|\[::1\]")
 
 
@@ -203,6 +206,26 @@ def _parse_ca(value: Any) -> str | Reference:
         ) from None
 
 
+def _parse_public_keys(value: Any) -> str | Reference:
+    if isinstance(value, str) and "PRIVATE KEY" in value:
+        raise ValueError("contains a private key; write only the public key")
+    if isinstance(value, str) and _PUBLIC_KEY in value:
+        if len(value) > LONGEST_KEYS:
+            raise ValueError(f"is longer than {LONGEST_KEYS} characters; write only the keys that are needed")
+        return value
+    try:
+        return _parse_reference(value)
+    except ValueError:
+        raise ValueError(
+            "is not a public key; write file:PATH, secret:NAME, ssm:/PATH, env:NAME or the PEM text"
+        ) from None
+
+
+def _check_text_pattern(text: str) -> str:
+    compile_pattern(text)
+    return text
+
+
 def _parse_proxy(value: Any) -> str | Reference:
     if isinstance(value, str) and value.startswith("http") and "@" in value:
         raise ValueError(
@@ -228,6 +251,9 @@ TextOrReference: TypeAlias = Annotated[
     str | Reference, PlainValidator(_parse_text_or_reference), _AS_TEXT, text_schema(minLength=1)
 ]
 Authority: TypeAlias = Annotated[str | Reference, PlainValidator(_parse_ca), _AS_TEXT, text_schema(minLength=1)]
+PublicKeys: TypeAlias = Annotated[
+    str | Reference, PlainValidator(_parse_public_keys), _AS_TEXT, text_schema(minLength=1)
+]
 ServerAuthority: TypeAlias = Annotated[
     Authority | None,
     Field(
@@ -250,6 +276,8 @@ Realm: TypeAlias = Annotated[str, AfterValidator(_check_realm), _HOST_SCHEMA]
 Schedule: TypeAlias = Annotated[str, AfterValidator(check_schedule), text_schema(pattern=r"^(rate|cron)\(.+\)$")]
 Timezone: TypeAlias = Annotated[str, AfterValidator(_check_timezone)]
 Pattern: TypeAlias = Annotated[str, AfterValidator(_check_pattern), text_schema(maxLength=LONGEST_PATTERN)]
+TextPattern: TypeAlias = Annotated[str, AfterValidator(_check_text_pattern), text_schema(maxLength=LONGEST_PATTERN)]
+"""A pattern of texts that may have any characters."""
 Repository: TypeAlias = Annotated[
     str, AfterValidator(_check_repository), text_schema(pattern=REPOSITORY_PATTERN, maxLength=_LONGEST_REPOSITORY)
 ]

@@ -197,7 +197,7 @@ class Planning(Protocol):
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterable[Result]:
         """Yield the result that a run would have for each item, without writing anything.
 
-        The outcome is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, EQUAL or FAILED; WOULD_MOVE if the time is short.
+        The outcome is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, EQUAL, UNTRUSTED or FAILED; WOULD_MOVE if the time is short.
         """
 
 

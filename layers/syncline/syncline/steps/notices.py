@@ -27,6 +27,7 @@ from syncline.store.health import Health
 
 IN_SYNC: Final = "in sync"
 FAILING: Final = "failing"
+UNTRUSTED: Final = "untrusted"
 CONFLICT: Final = "conflict"
 STALE: Final = "stale"
 ACKNOWLEDGED: Final = "acknowledged"
@@ -34,7 +35,7 @@ UNKNOWN: Final = "not known"
 PAUSED: Final = "paused"
 REMINDER: Final = "reminder"
 FLAPPING: Final = "flapping"
-BAD: Final = frozenset({FAILING, CONFLICT, STALE})
+BAD: Final = frozenset({FAILING, UNTRUSTED, CONFLICT, STALE})
 
 HOUR: Final = 3600.0
 MOST_AN_HOUR: Final = 3
@@ -76,6 +77,8 @@ def condition_of(  # noqa: PLR0911 - one for each state
         failing = ("STEP_DIED",)
     if health.in_sync is False and failing:
         return Condition(FAILING, health.since, failing, stale_at)
+    if health.in_sync is False and counts.untrusted:
+        return Condition(UNTRUSTED, health.since, (), stale_at)
     if health.in_sync is False and counts.conflict:
         return Condition(CONFLICT, health.since, (), stale_at)
     if health.is_stale(fresh, now):
@@ -249,6 +252,7 @@ class Notice:
         name = self.sync
         return {
             FAILING: (f"syncline doctor {name}", f"syncline report {name}", f"syncline retry {name}"),
+            UNTRUSTED: (f"syncline report {name}",),
             CONFLICT: (f"syncline report {name}",),
             STALE: (f"syncline doctor {name}", f"syncline run {name}"),
         }.get(self.state, (f"syncline status {name}",) if self.event == FLAPPING else ())
@@ -326,12 +330,12 @@ def beat_of(runs: Sequence[Run]) -> Beat | None:
         if run.plan:
             continue
         counts = run.counts
-        failed = counts.failed + counts.known + counts.conflict
+        failed = counts.failed + counts.known + counts.conflict + counts.untrusted
         if not run.over:
             if run.scope.everything:
                 return Beat(f"{run.id}/start", "start", f"run {run.id} of {run.sync} has started")
         elif failed or run.status is not RunStatus.DONE:
-            what = f"{counts.moved} moved, {failed} failed or in conflict"
+            what = f"{counts.moved} moved, {failed} failed, in conflict or untrusted"
             ending = "failed" if run.status is RunStatus.DONE else f"was {run.status.value}"
             return Beat(f"{run.id}/end", "fail", f"run {run.id} of {run.sync} {ending}: {what}")
         elif run.scope.everything:

@@ -34,6 +34,7 @@ from syncline.steps.notices import (
     EXAMPLES,
     FAILING,
     IN_SYNC,
+    UNTRUSTED,
     Beat,
     Condition,
     Example,
@@ -218,9 +219,10 @@ class Notifier:
             chosen = [*firsts, *(each for each in failures if each not in firsts)][:EXAMPLES]
             shown = with_display_groups(kind_info(sync.kind), chosen)
             examples = [Example.of(item_text(each.group, each.name), each.code, each.reason) for each in shown]
-        elif condition.state == CONFLICT and last is not None:
-            count = last.counts.conflict
-            found = (each for each in self.state.results(last.id) if each.outcome is Outcome.CONFLICT)
+        elif condition.state in (CONFLICT, UNTRUSTED) and last is not None:
+            outcome = Outcome.CONFLICT if condition.state == CONFLICT else Outcome.UNTRUSTED
+            count = last.counts.conflict if condition.state == CONFLICT else last.counts.untrusted
+            found = (each for each in self.state.results(last.id) if each.outcome is outcome)
             some = with_display_groups(kind_info(sync.kind), itertools.islice(found, EXAMPLES))
             examples = [
                 Example.of(item_text(each.group, each.name), each.code or "", each.reason or "") for each in some

@@ -30,7 +30,7 @@ ALL: Final = "*"
 _FAILING: Final = (Outcome.FAILED, Outcome.KNOWN)
 _VERIFIED: Final = (Outcome.MOVED, Outcome.REMOVED, Outcome.EQUAL)
 _CHANGED: Final = (Outcome.MOVED, Outcome.REMOVED)
-_MET_AGAIN: Final = (Outcome.CONFLICT, Outcome.FAILED)
+_MET_AGAIN: Final = (Outcome.CONFLICT, Outcome.UNTRUSTED, Outcome.FAILED)
 _DROPPED_IF_JOINED: Final = (Outcome.EQUAL, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED)
 """Outcomes of items that needed no action: the scan that the run began with counts them."""
 _TAKEN_FOR: Final = 7 * 24 * 3600.0

@@ -52,12 +52,13 @@ class Health:
         """Return the health after a run that ends now with these counts."""
         lost = status is RunStatus.LOST and counts.queued > counts.ended
         scanned = self.scanned
-        if counts.conflict or counts.cancelled or lost:
+        if counts.conflict or counts.untrusted or counts.cancelled or lost:
             scanned = 0.0
         elif status is RunStatus.DONE and run.scope.everything:
             scanned = run.started
         health = replace(self, scanned=scanned)
-        if counts.failed or counts.known or counts.conflict or counts.cancelled or lost:
+        refused = counts.conflict or counts.untrusted
+        if counts.failed or counts.known or refused or counts.cancelled or lost:
             return health if self.in_sync is False else replace(health, in_sync=False, since=now)
         if status is not RunStatus.DONE or not scanned:
             return self

@@ -16,7 +16,7 @@ BUCKETS: Final = (1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 """Upper bounds in seconds of the histogram of durations."""
 LATEST_RUN: Final = "latestRun"
 """The attribute with the ID of the run that ended last and was not a plan."""
-_OUTCOMES: Final = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "failed")
+_OUTCOMES: Final = ("moved", "skipped", "left_out", "removed", "extra", "conflict", "untrusted", "failed")
 _OVER: Final = len(BUCKETS)
 
 

@@ -30,7 +30,7 @@ class TooManyItemsError(Exception):
 
 def check_size(counts: Counts) -> None:
     """Raise TooManyItemsError if a run with these counts has more results than a report may have."""
-    if counts.moved + counts.removed + counts.conflict + counts.failed > MOST_ITEMS:
+    if counts.moved + counts.removed + counts.conflict + counts.untrusted + counts.failed > MOST_ITEMS:
         raise TooManyItemsError
 
 

@@ -15,11 +15,14 @@ from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Patterns, Sync, near_names
 from syncline.config.values import (
+    Authority,
     KeyPath,
     Organizations,
     Prefix,
+    PublicKeys,
     Repositories,
     SecretReference,
+    TextPattern,
     Url,
     check_host,
     is_loopback,
@@ -157,6 +160,65 @@ class ImagesSelect(Model):
     tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always selected; see `referrers`.")
 
 
+class SignerIdentity(Model):
+    """The identity of a keyless signature: a short-lived certificate of an authority such as Fulcio, and a log's entry."""
+
+    issuer: Annotated[str, Field(min_length=1, max_length=500)] = Field(
+        description="The issuer of the signer's token, exactly as the certificate names it.",
+        examples=["https://token.actions.githubusercontent.com"],
+    )
+    subject: TextPattern = Field(
+        description="The signer, as the certificate names it: a text, a glob (`*` does not match `/`, `**` does), or `re:` "
+        "and a regular expression for the complete text.",
+        examples=["https://github.com/acme/*/.github/workflows/release.yml@refs/heads/main"],
+    )
+    ca: Authority = Field(
+        description="The certificates of the authority, all of which are trusted: `file:PATH` (relative to syncs.yaml, read "
+        "by `apply`), a reference, or the PEM text.",
+        examples=["file:fulcio.pem"],
+    )
+    log_key: PublicKeys = Field(
+        description="The public keys of the transparency log, of which one must have signed the time of the signature: "
+        "`file:PATH`, a reference, or the PEM text.",
+        examples=["file:rekor.pub"],
+    )
+
+
+class SignatureRule(Model):
+    """A signature that images must have before they are copied; exactly one of `public_key` and `identity` names the signer."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["public_key"]}, {"required": ["identity"]}]})
+
+    repositories: Patterns = Field(
+        Patterns(),
+        description="Repositories, as the source names them, to which the rule applies. An image must satisfy every rule "
+        "that applies to its repository.",
+    )
+    public_key: PublicKeys | None = Field(
+        None,
+        description="The signer's public keys, of which one must have made the signature: `file:PATH` (relative to "
+        "syncs.yaml, read by `apply`), a reference, or the PEM text.",
+        examples=["file:cosign.pub"],
+    )
+    identity: SignerIdentity | None = Field(None, description="The signer of keyless signatures.")
+    attestation: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
+        None,
+        description="Require an attestation with this type of predicate by the signer, instead of a plain signature.",
+        examples=["https://slsa.dev/provenance/v1"],
+    )
+    reference: TextPattern | None = Field(
+        None,
+        description="The name that the signer gave the image, as a pattern like `subject`. Without it the name is not "
+        "checked, since a signature names its image by the digest.",
+        examples=["registry.example/team/*"],
+    )
+
+    @property
+    def signer(self) -> str:
+        """The signer, for messages."""
+        return "the public key" if self.identity is None else f"{self.identity.subject} of {self.identity.issuer}"
+
+
 class ImagesSync(Sync):
     """Container images, kept in sync from one registry to another."""
 
@@ -173,6 +235,11 @@ class ImagesSync(Sync):
         description="When signatures, attestations and SBOMs without a tag, which only name their image (`subject`), are "
         "copied: `with-images` when an image is copied, and when a push notification or `--only` names its repository; "
         "`always` also for images that are equal on both sides, at some requests for each tag and run; `none` never.",
+    )
+    verify: tuple[SignatureRule, ...] = Field(
+        (),
+        description="Signatures that images must have at the source before they are copied. An image without one is not "
+        "copied and is reported as `untrusted`.",
     )
     concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
         8, description="Images that one function copies at a time, 1 to 32."
@@ -200,7 +267,7 @@ class ImagesSync(Sync):
         return is_signature_tag(tag) or self.select.tags.allows(tag)
 
     def problems(self) -> list[Finding]:
-        return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self)]
+        return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self), *_rule_problems(self)]
 
     def warnings(self) -> list[Finding]:
         return [
@@ -308,6 +375,13 @@ def _layout_problems(sync: ImagesSync) -> Iterator[Finding]:
     for name, endpoint in (("source", sync.source), ("target", sync.target)):
         if endpoint.layout is not None and endpoint.api is not None:
             yield Finding((name, "api"), "is for a registry; remove it", ((name, "registry"),))
+
+
+def _rule_problems(sync: ImagesSync) -> Iterator[Finding]:
+    for number, rule in enumerate(sync.verify):
+        if (rule.public_key is None) == (rule.identity is None):
+            given = "names no signer" if rule.identity is None else "names two signers"
+            yield Finding(("verify", number), f"{given}; write exactly one of public_key and identity")
 
 
 def _source_areas(sync: ImagesSync) -> list[Area]:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from syncline.clients.http.client import Http
+from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.pieces import CopyRoute
+from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
-from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.model import Item, Scope, Step
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move
+from syncline.model import Item, Outcome, Result, Scope, Step
+from syncline.patterns import is_signature_tag
 
 
 @dataclass(frozen=True)
@@ -30,14 +35,38 @@ class Images:
     http: Http
     locations: BlobLocations
     notes: TargetNotes
+    trust: Trust
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         return ImageScan(self.sync, self.source, self.target, self.notes).pages(scope, cursor, context)
 
+    def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
+        """Yield WOULD_MOVE for each item, or UNTRUSTED if it does not satisfy a rule of ``verify``."""
+        if not self.trust.rules:
+            yield from map(would_move, items)
+            return
+        with ThreadPoolExecutor(self.sync.concurrency, thread_name_prefix="plan") as pool:
+            yield from pool.map(partial(self._planned, context), items)
+
+    def _planned(self, context: StepContext, item: Item) -> Result:
+        if context.over:
+            return would_move(item)
+        repository = self._repository(item.group)
+        trust = self.trust.of(self.source.registry, repository)
+        check = trust.check_attached if is_signature_tag(item.name) else trust.check
+        try:
+            check(self.source.registry.manifest(repository, item.name))
+        except UntrustedError as error:
+            return untrusted(item, error)
+        except SynclineError as error:
+            fingerprints = (item.source, item.target)
+            return Result(item.group, item.name, Outcome.FAILED, *fingerprints, code=error.code.name, reason=error.what)
+        return would_move(item)
+
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
         route = CopyRoute(self.source.registry, self._repository(group), self.target.registry, group)
-        return RepositoryCopy(route, self.locations, context, self.sync, self.notes).images(items)
+        return RepositoryCopy(route, self.locations, context, self.sync, self.notes, trust=self.trust).images(items)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         origin = Origin(self.source.registry, self._repository, self.sync.referrers != "none", self.notes)

@@ -35,7 +35,8 @@ DEEPEST: Final = 8
 """Most levels of referrers that refer to one another, and of indexes that contain one another."""
 ENDINGS: Final = ("", ".sig", ".att", ".sbom")
 """Endings of attached tags; the tag without an ending lists referrers."""
-_FILE_SYSTEMS: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+FILE_SYSTEMS: Final = ("application/vnd.oci.image.layer.", "application/vnd.docker.image.rootfs.")
+"""The beginnings of the types of layers that are file systems."""
 
 
 def manifest_or_none(registry: ImageStore, repository: str, reference: str, media_type: str = "") -> Manifest | None:
@@ -138,7 +139,7 @@ class AttachedTags:
         layers = _digests(old.layers())
         if not layers or not layers <= _digests(new.layers()):
             return False
-        has_file_system = any(layer.media_type.startswith(_FILE_SYSTEMS) for layer in new.layers())
+        has_file_system = any(layer.media_type.startswith(FILE_SYSTEMS) for layer in new.layers())
         return not has_file_system or self._has_subject(tag)
 
     def is_referrer_list(self, tag: str, index: Manifest) -> bool:

@@ -39,6 +39,7 @@ from syncline.kinds.images.referrers import (
     compare_referrers,
     manifest_or_none,
 )
+from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.kind import FOUND_EQUAL, Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import is_signature_tag
@@ -60,8 +61,15 @@ TransferResult = Completed | Unfinished | Result | Failure
 class RepositoryCopy:
     """Copy of images from one repository to another, each part once."""
 
-    def __init__(
-        self, route: CopyRoute, locations: BlobLocations, context: StepContext, sync: ImagesSync, notes: TargetNotes
+    def __init__(  # noqa: PLR0913 - the facts and rules of one sync
+        self,
+        route: CopyRoute,
+        locations: BlobLocations,
+        context: StepContext,
+        sync: ImagesSync,
+        notes: TargetNotes,
+        *,
+        trust: Trust,
     ) -> None:
         self._source, self._from = route.source, route.source_repository
         self._target, self._to = route.target, route.target_repository
@@ -69,6 +77,7 @@ class RepositoryCopy:
         self._context = context
         self._sync = sync
         self._notes = notes
+        self._trust = trust.of(self._source, self._from)
         self._attached = AttachedTags(self._source, self._from)
         self._invalid: dict[str, InvalidEntry] = {}
         self._attached_names: frozenset[str] | None = None
@@ -94,6 +103,8 @@ class RepositoryCopy:
         before = progress.sent
         try:
             return self._copy(item, progress)
+        except UntrustedError as error:
+            return untrusted(item, error)
         except SynclineError as error:
             if error.code.name == "TIME_SHORT" and progress.sent > before:
                 return Unfinished(progress.saved_in(item), not progress.further)  # bytes were sent: no failed attempt
@@ -102,10 +113,12 @@ class RepositoryCopy:
     def _copy(self, item: Item, progress: ImageProgress) -> TransferResult:
         # By name: the tag may have moved since the scan, and an old digest must not undo a newer one.
         manifest = self._source.manifest(self._from, item.name)
+        attached = is_signature_tag(item.name)
+        # Before anything is sent, and for the bytes that are then copied.
+        (self._trust.check_attached if attached else self._trust.check)(manifest)
         item = replace(item, source=manifest.digest, detail=_kept_detail(item))
         present = self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
-        attached = is_signature_tag(item.name)
         differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrite
         if not may_put and not is_replaceable(differing, self._target, self._attached, self._notes, manifest):
             return conflict(differing)
@@ -164,6 +177,14 @@ class RepositoryCopy:
                 self._attached_names = frozenset(filter(is_signature_tag, self._source.tags(self._from, ignore)))
             return tag in self._attached_names
 
+    def _check_referrer(self, manifest: Manifest, referrer: Manifest) -> None:
+        """Check a referrer of an image. Raises UntrustedError for the image, since its referrers belong to it."""
+        try:
+            self._trust.check_attached(referrer)
+        except UntrustedError as error:
+            what = f"{referrer.digest}, which refers to it, can be run as an image: {error.what}"
+            raise UntrustedError(manifest.digest, what) from None
+
     def _copy_referrers(self, manifest: Manifest, progress: ImageProgress) -> bool:
         """Copy the referrers of an image that the target does not list, and return False if time was short."""
         if self._sync.referrers == "none":
@@ -174,6 +195,7 @@ class RepositoryCopy:
         for _, referrer, listed in compare_referrers(source, target, manifest):
             if listed:
                 continue
+            self._check_referrer(manifest, referrer)
             if self._context.over or not self._parts.copy(referrer, progress):
                 return False
             try:

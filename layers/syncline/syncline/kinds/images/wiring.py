@@ -13,6 +13,7 @@ from syncline.kinds.images.events import repositories_in
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Kind
 from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.registries import registry_at
@@ -29,7 +30,8 @@ class Builder:
         assert isinstance(sync, ImagesSync)
         source, target = self._clients(sync.source), self._clients(sync.target)
         notes = TargetNotes(self._parts.state.facts, target.registry.host)
-        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes)
+        trust = Trust(sync.verify, self._parts.secrets.text, self._parts.clock)
+        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes, trust=trust)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
         return RegistryClients(store_at(config, self._parts), quay_at(config, self._parts))

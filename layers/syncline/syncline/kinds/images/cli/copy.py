@@ -35,6 +35,7 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.parts import check_parts
 from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.referrers import manifest_or_none
+from syncline.kinds.images.signatures import NO_RULES
 from syncline.kinds.images.transfer import ASK, RepositoryCopy
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.model import Item, Outcome, Result
@@ -182,7 +183,7 @@ class _Copy:
         origin = Origin(chosen.store, lambda _: chosen.repository, notes=notes)
         yield from settle(
             items,
-            lambda some: RepositoryCopy(route, locations, context, sync, notes).images(some),
+            lambda some: RepositoryCopy(route, locations, context, sync, notes, trust=NO_RULES).images(some),
             lambda some: ImageVerification(target, origin).verify(some, context),
         )
 

@@ -24,6 +24,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import Trust
 from syncline.kinds.images.wiring import quay_at, store_at
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Item, Result
@@ -98,10 +99,11 @@ def _copy(context: Context, process: Process, sync: ImagesSync, folder: BundleFo
     source = RegistryClients(store_at(sync.source, parts), quay_at(sync.source, parts))
     facts = ProcessFacts()
     notes, locations = TargetNotes(facts, folder.host), BlobLocations(facts)
+    trust = Trust(sync.verify, parts.secrets.text, parts.clock)
     # A bundle in the making has no foreign images: what it has under a tag is an earlier state.
     sync = sync.model_copy(update={"overwrite": True})
     scan, kind = (
-        Images(sync, source, RegistryClients(store, None), process.http, locations, notes)
+        Images(sync, source, RegistryClients(store, None), process.http, locations, notes, trust)
         for store in (ExportedImages.of(folder), folder)
     )
     for results, equal in scanned(scan, kind, process.context):

@@ -19,6 +19,7 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.parts import check_blobs
+from syncline.kinds.images.signatures import NO_RULES
 from syncline.text import size
 
 
@@ -42,7 +43,7 @@ def import_bundle(context: Context, path: Path, to: str, *, overwrite: bool, ca:
             # Referrers may be new for an image that the target has already.
             sync = rules(overwrite=overwrite, prefix=prefix, referrers="always")
             source, notes = RegistryClients(reader, None), TargetNotes(facts, target.host)
-            kind = Images(sync, source, RegistryClients(target, None), process.http, locations, notes)
+            kind = Images(sync, source, RegistryClients(target, None), process.http, locations, notes, NO_RULES)
             for results, equal in scanned(kind, kind, process.context):
                 report.add(results)
                 report.count_equal(equal)
