@@ -263,7 +263,7 @@ def _next_start(config: Mapping[str, Any], sync: SyncState, now: float) -> float
 def run_state(run: Run) -> str:
     """Return how a run ended, as one word for styles: running, cancelling, cancelled, lost, failed or done."""
     if run.status is RunStatus.DONE:
-        return "failed" if is_bad(run.counts) else "done"
+        return "failed" if is_bad(run) else "done"
     return run.status.value
 
 

@@ -14,7 +14,7 @@ from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.model import Item, Scope, Step
+from syncline.model import Audit, Item, Scope, Step
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,11 @@ class Images:
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         return ImageScan(self.sync, self.source, self.target, self.notes).pages(scope, cursor, context)
+
+    def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
+        from syncline.kinds.images.audit import ImageAudit  # noqa: PLC0415 - few functions audit
+
+        return ImageAudit(self.sync, self.source, self.target, audit).pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
