@@ -192,8 +192,8 @@ def in_short_functions(chain: ImagesChain, options: Audit) -> dict[tuple[str, st
         if cursor == before and next(clock) < moments:
             break
         functions += cursor != before
-        moments = 1 if cursor != before else moments + 1
-    assert functions > 4
+        moments = max(moments - 4, 1) if cursor != before else moments + 2
+    assert functions >= 4
     return found
 
 

@@ -149,7 +149,7 @@ class ByteAudit:
         for each in waiting:
             if each.blob is not None and each.reading is not None:
                 read = each.reading.result()
-                if read.finished or read.state is not None:
+                if read.finished or (read.state is not None and read.state[0]):
                     kept[f"{each.block.group}@{each.blob.digest}"] = read.to_json()
         found = {digest: read.to_json() for digest, read in done.items()}
         return compact_json({"begun": begun, "after": after, "done": found, "kept": kept})
