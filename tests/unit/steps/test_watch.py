@@ -14,6 +14,7 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
+from syncline.store.audits import AuditRecord
 from syncline.store.health import Health
 from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
@@ -35,7 +36,7 @@ def steps() -> Iterator[Steps]:
 
 
 def watch(steps: Steps, sync: Sync = FRESH) -> Watch:
-    return Watch(lambda: [(sync, steps.state.health(SYNC))], [], steps.clock.time)
+    return Watch(lambda: [(sync, steps.state.health(SYNC), steps.state.audits(SYNC))], [], steps.clock.time)
 
 
 def seconds_until_alarm(steps: Steps, counted: Counted, each_minute: Callable[[], object] = lambda: None) -> float:
@@ -267,6 +268,6 @@ def test_a_hint_that_fails_stops_neither_the_metrics_nor_the_hints_of_others(ste
         return True
 
     health = steps.state.health(SYNC)
-    Watch(lambda: [(sync, health) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
+    Watch(lambda: [(sync, health, AuditRecord()) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
     assert hinted == ["three"]
     assert ("SyncsStale", 0) in counted

@@ -11,8 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from syncline.model import Audit, Counts, Run
+from syncline.store.health import Health
 from syncline.store.table import Database, number
 
+PERIOD: Final = 31 * 86_400
+"""Seconds for which status and metrics state the share of the target that audits have read."""
 _LEVELS: Final = ("fingerprints", "parts", "deep")
 """The depths of audits, of each of which the latest cost is kept."""
 
@@ -57,6 +60,13 @@ class AuditRecord:
     def read_since(self, moment: float) -> float:
         """Return the share of the target, from 0 to 1, whose bytes were read since a time."""
         return sum(at >= moment for at in self.read.values()) / self.of
+
+    def is_stale(self, within: float | None, health: Health, now: float) -> bool:
+        """Return True if the latest audit that found source and target equal is longer ago than ``within`` seconds.
+
+        None sets no limit. A paused sync is never stale.
+        """
+        return within is not None and not health.paused and now - max(self.equal_at, health.expected) > within
 
     def cost(self, audit: Audit) -> AuditCost | None:
         """Return the cost of the latest audit of the same depth, scaled to the share to be read; None without one."""
