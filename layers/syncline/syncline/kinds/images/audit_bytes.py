@@ -163,9 +163,10 @@ class ByteAudit:
         try:
             if not self._read_through(group, blob, hash_):
                 return _Read(state=hash_.state(), finished=False)
-        except SynclineError as error:
-            return _Read(_absent(group, blob, self._registry) if error.code.name == "NOT_FOUND" else error)
-        where, error = f"{group}@{blob.digest} at {self._registry.host}", None
+        except SynclineError as failure:
+            return _Read(_absent(group, blob, self._registry) if failure.code.name == "NOT_FOUND" else failure)
+        where = f"{group}@{blob.digest} at {self._registry.host}"
+        error: SynclineError | None = None
         if hash_.offset != blob.size:
             error = SynclineError("NOT_ARRIVED", f"{where} has {hash_.offset} bytes or more instead of {blob.size}")
         elif (found := hash_.hexdigest()) != expected:
