@@ -12,8 +12,10 @@ import pytest
 from syncline.errors import SynclineError
 from syncline.kinds.images import audit, audit_bytes
 from syncline.kinds.kind import Auditing, StepContext
-from syncline.model import EVERYTHING, Audit, Outcome, Result, RunStatus, Step
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Audit, Outcome, Result, Run, RunStatus, Scope, Step, Trigger
 from tests.rig.images import ImagesChain, ImagesWorld
+from tests.rig.run_ids import made_run_id
 from tests.standins.oci import Fault
 from tests.standins.oci_store import Stored, digest_of
 
@@ -218,3 +220,43 @@ def test_an_unreadable_image_does_not_hide_the_others(chain: ImagesChain) -> Non
     assert found["team/app", "v1"].outcome is Outcome.UNREADABLE
     assert found["team/app", "v1"].code == "SERVER_ERROR"
     assert not chain.dead()
+
+
+def repair(chain: ImagesChain) -> Run:
+    """Start the run that `syncline audit --repair` starts after the latest audit, and execute it."""
+    asked = [key for key, each in chain.results().items() if each.outcome in (DIFFERENT, MISSING)]
+    scope = Scope.of(group for group, _ in asked)
+    chain.clock.sleep(1)
+    run, _ = chain.state.begin_run(chain.sync, made_run_id(), Trigger.RETRY, scope, asked=asked)
+    chain.queues.start(Start(chain.sync, Trigger.RETRY, scope, run=run.id))
+    chain.pump.run()
+    return chain.state.run(chain.sync, run.id)
+
+
+def test_a_repair_sends_deleted_parts_again(chain: ImagesChain) -> None:
+    repositories = chain.target.store.repositories
+    del repositories["team/app"].blobs[digest_of(LAYERS[1])]
+    child = repositories["team/base"].tags.pop("v2")
+    del repositories["team/base"].manifests[child]
+    chain.audit(parts=True)
+    assert not repair(chain).counts.failed
+    chain.audit(deep=True)
+    assert outcomes(chain) == {EQUAL: 8}
+
+
+def test_a_repair_sends_a_damaged_layer_again(chain: ImagesChain) -> None:
+    flip(chain, "team/base", LAYERS[4])
+    chain.audit(deep=True)
+    assert outcomes(chain)[DIFFERENT] == 2
+    assert not repair(chain).counts.failed
+    chain.audit(deep=True)
+    assert outcomes(chain) == {EQUAL: 8}
+
+
+def test_a_repair_overwrites_no_conflict_and_removes_nothing(chain: ImagesChain) -> None:
+    target = chain.target.store
+    changed = target.add_image("team/app", "v0", b"other")
+    extra = target.add_image("team/app", "extra", b"extra")
+    chain.audit()
+    assert repair(chain).counts.conflict == 1
+    assert (target.digest("team/app", "v0"), target.digest("team/app", "extra")) == (changed, extra)

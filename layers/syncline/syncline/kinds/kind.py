@@ -206,7 +206,7 @@ class Auditing(Protocol):
     """A kind whose syncs can be audited: a whole source against a whole target, independent of records."""
 
     def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
-        """Compare source and target behind `cursor`, page by page in a fixed order, and write nothing.
+        """Compare source and target behind `cursor`, page by page in a fixed order, and write nothing to either.
 
         Each page has one result for every item, also for equal ones, with the fingerprint at both sides: EQUAL, DIFFERENT,
         MISSING, EXTRA, or UNREADABLE with the code of the error. LEFT_OUT states what cannot be audited, with the reason;

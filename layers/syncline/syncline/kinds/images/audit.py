@@ -6,7 +6,7 @@ target is asked for each manifest and each blob of the images that have equal di
 the blobs of one share are also read (:mod:`syncline.kinds.images.audit_bytes`); their digests decide to which share they
 belong.
 
-Nothing is read from records. Names are held in memory: up to 200,000 repositories and the tags of some of them.
+Nothing is read from records; damaged blobs are noted, for a repair. Names are held in memory: up to 200,000 repositories and the tags of some of them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_man
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images.audit_bytes import Block, ByteAudit, judged
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import (
     ListedTags,
     RegistryClients,
@@ -70,10 +71,13 @@ class _Repository:
 class ImageAudit:
     """One audit of a sync's repositories."""
 
-    def __init__(self, sync: ImagesSync, source: RegistryClients, target: RegistryClients, audit: Audit) -> None:
+    def __init__(
+        self, sync: ImagesSync, source: RegistryClients, target: RegistryClients, notes: TargetNotes, audit: Audit
+    ) -> None:
         self._sync = sync
         self._source = source
         self._target = target
+        self._notes = notes
         self._audit = audit
         self._requests = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="request")
 
@@ -83,7 +87,7 @@ class ImageAudit:
             for block in self._blocks(scope, cursor, context):
                 yield block.page()
             return
-        reader = ByteAudit(self._target.registry, cursor, context)
+        reader = ByteAudit(self._target.registry, self._notes.note_damaged, cursor, context)
         yield from reader.pages(self._blocks(scope, reader.begun, context))
 
     def _blocks(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Block]:

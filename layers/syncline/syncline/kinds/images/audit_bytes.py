@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -86,8 +86,12 @@ class ByteAudit:
     digest.
     """
 
-    def __init__(self, registry: Registry, cursor: str | None, context: StepContext) -> None:
+    def __init__(
+        self, registry: Registry, damaged: Callable[[str, str], None], cursor: str | None, context: StepContext
+    ) -> None:
+        """``damaged`` is called with the repository and the digest of each damaged blob."""
         self._registry = registry
+        self._damaged = damaged
         self._context = context
         stored: dict[str, Any] = json.loads(cursor) if cursor is not None and cursor.startswith("{") else {}
         self.begun: str | None = stored["begun"] if stored else cursor
@@ -172,6 +176,7 @@ class ByteAudit:
         elif (found := hash_.hexdigest()) != expected:
             what = f"the bytes of {where} are damaged: they have the digest {algorithm}:{found}"
             error = SynclineError("BLOB_DAMAGED", what)
+            self._damaged(group, blob.digest)
         return _Read(error)
 
     def _read_through(self, group: str, blob: Descriptor, hash_: RunningHash) -> bool:
