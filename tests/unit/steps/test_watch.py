@@ -9,7 +9,7 @@ from typing import Final
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from syncline.config.sync import Sync
+from syncline.config.sync import AuditConfig, Sync
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
@@ -63,6 +63,18 @@ def test_a_schedule_that_no_longer_starts_runs_raises_the_alarm(steps: Steps, co
         run = steps.run()
     late = steps.clock.now - run.started
     assert 2 * HOUR - late < seconds_until_alarm(steps, counted) <= 2 * HOUR - late + MINUTE
+
+
+def test_an_audit_that_finds_no_equality_raises_the_alarm(steps: Steps, counted: Counted) -> None:
+    """Runs verify everything each hour, but no audit has found source and target equal for longer than `audit.within`."""
+    sync = FRESH.model_copy(update={"audit": AuditConfig(within="3h")})
+    steps.run()
+    for hour in range(1, 6):
+        steps.clock.sleep(HOUR)
+        steps.run()
+        counted.clear()
+        watch(steps, sync).measure()
+        assert dict(counted)["SyncsStale"] == (hour >= 3)
 
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "UNREACHABLE"])
