@@ -21,7 +21,7 @@ from bench.measure import MeasurementError, Row
 from bench.workspace import Workspace
 from tests.standins.programs import ProgramAbsentError
 
-KINDS: Final = ("images", "files", "backups", "artifacts", "tokens", "fair", "console", "notify")
+KINDS: Final = ("images", "files", "backups", "artifacts", "tokens", "audit", "fair", "console", "notify")
 
 Measurement = Callable[[Workspace], Sequence[Row]]
 

@@ -19,9 +19,9 @@ from tests.standins.programs import program
 from tests.standins.quay_process import QuayProcess
 from tests.standins.registry import Registry
 
-_TAGS: Final = ("v1", "v2", "v3")
+TAGS: Final = ("v1", "v2", "v3")
 _COLD: Final = [f"bench/app-{number:03d}" for number in range(30)]
-_NOTHING: Final = [f"bench/app-{number:03d}" for number in range(270)]
+NOTHING: Final = [f"bench/app-{number:03d}" for number in range(270)]
 _LARGE: Final = "bench/large"
 _LARGE_BYTES: Final = 1024 * MIB
 _MAX_MEMORY: Final = 120  # MiB
@@ -33,12 +33,12 @@ def cold(workspace: Workspace) -> list[Row]:
     program("docker-registry")
     skopeo = Skopeo(workspace.folder) if present("skopeo") else None
     with Registry(folder=workspace.folder / "cold") as source:
-        Filler(source.host).images(_COLD, _TAGS, 1 * MIB, (256 * 1024, 64 * 1024))
+        Filler(source.host).images(_COLD, TAGS, 1 * MIB, (256 * 1024, 64 * 1024))
 
         def ours() -> CompletedRun:
             with _empty_registry(workspace) as target:
-                sync = _sync({"registry": source.host, "catalog": True}, {"registry": target.host})
-                return _moved(workspace.functions, sync, len(_COLD) * len(_TAGS))
+                sync = sync_of({"registry": source.host, "catalog": True}, {"registry": target.host})
+                return _moved(workspace.functions, sync, len(_COLD) * len(TAGS))
 
         def peer() -> float:
             assert skopeo is not None
@@ -60,28 +60,28 @@ def nothing(workspace: Workspace) -> list[Row]:
     """Measure runs with an equal target: 270 repositories with 3 tags each, Quay's API in front of both registries."""
     program("docker-registry")
     skopeo = Skopeo(workspace.folder) if present("skopeo") else None
-    folders = _equal_registries(workspace.folder)
+    folders = equal_registries(workspace.folder)
     with (
-        _registries(folders) as (source, target),
+        registries(folders) as (source, target),
         QuayProcess(source.url) as source_quay,
         QuayProcess(target.url) as target_quay,
     ):
         name = workspace.functions.apply(
-            _sync(
-                {"registry": source.host, "organizations": ["bench"], "api": _api(source_quay)},
-                {"registry": target.host, "api": _api(target_quay)},
+            sync_of(
+                {"registry": source.host, "organizations": ["bench"], "api": api_of(source_quay)},
+                {"registry": target.host, "api": api_of(target_quay)},
             )
         )
 
         def ours() -> CompletedRun:
             run = workspace.functions.run(name)
-            if (run.moved, run.skipped) != (0, len(_NOTHING) * len(_TAGS)):
+            if (run.moved, run.skipped) != (0, len(NOTHING) * len(TAGS)):
                 raise MeasurementError(f"the run moved {run.moved} images and found {run.skipped} equal")
             return run
 
         def peer() -> float:
             assert skopeo is not None
-            return skopeo.sync(source.host, _NOTHING, f"{target.host}/bench")
+            return skopeo.sync(source.host, NOTHING, f"{target.host}/bench")
 
         ours()
         if skopeo:
@@ -104,7 +104,7 @@ def layer(workspace: Workspace) -> list[Row]:
 
         def ours() -> tuple[CompletedRun, float | None]:
             with _empty_registry(workspace) as target:
-                sync = _sync({"registry": source.host, "repositories": [_LARGE]}, {"registry": target.host})
+                sync = sync_of({"registry": source.host, "repositories": [_LARGE]}, {"registry": target.host})
                 with memory.peak(lambda: workspace.functions.processes("transfer")) as peak:
                     run = _moved(workspace.functions, sync, 1)
                 return run, peak.mebibytes
@@ -135,11 +135,11 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Workspace], Sequence[Row]]]] = {
 }
 
 
-def _sync(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
+def sync_of(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
     return {"kind": "images", "source": {"plain_http": True, **source}, "target": {"plain_http": True, **target}}
 
 
-def _api(quay: QuayProcess) -> dict[str, str]:
+def api_of(quay: QuayProcess) -> dict[str, str]:
     return {"kind": "quay", "url": quay.url, "token": f"env:{QUAY_TOKEN}"}
 
 
@@ -157,17 +157,17 @@ def _empty_registry(workspace: Workspace) -> Iterator[Registry]:
         yield registry
 
 
-def _equal_registries(folder: Path) -> list[Path]:
+def equal_registries(folder: Path) -> list[Path]:
     """Create two registries with equal content; return their folders."""
     folders = [folder / "nothing-source", folder / "nothing-target"]
     with Registry(folder=folders[0]) as source:
-        Filler(source.host).images(_NOTHING, _TAGS, 4096, ())
+        Filler(source.host).images(NOTHING, TAGS, 4096, ())
     shutil.copytree(folders[0] / "data", folders[1] / "data")
     return folders
 
 
 @contextmanager
-def _registries(folders: Sequence[Path], *, access_log: bool = False) -> Iterator[list[Registry]]:
+def registries(folders: Sequence[Path], *, access_log: bool = False) -> Iterator[list[Registry]]:
     first, second = (Registry(folder=folder, access_log=access_log) for folder in folders)
     with first, second:
         yield [first, second]
@@ -175,7 +175,7 @@ def _registries(folders: Sequence[Path], *, access_log: bool = False) -> Iterato
 
 def _requests(skopeo: Skopeo, folders: Sequence[Path]) -> int:
     """Return the number of requests of skopeo, counted in a separate round because access logs slow the registries."""
-    with _registries(folders, access_log=True) as registries:
-        source, target = registries
-        skopeo.sync(source.host, _NOTHING, f"{target.host}/bench")
-        return sum(registry.requests_logged() for registry in registries)
+    with registries(folders, access_log=True) as both:
+        source, target = both
+        skopeo.sync(source.host, NOTHING, f"{target.host}/bench")
+        return sum(registry.requests_logged() for registry in both)

@@ -125,6 +125,15 @@ class Functions:
         counts = run["counts"]
         return CompletedRun(run["seconds"], seconds, counts["moved"], counts["skipped"], counts["requests"])
 
+    def audit(self, name: str, *options: str) -> CompletedRun:
+        """Audit a sync. Raises MeasurementError unless source and target are equal."""
+        began = time.perf_counter()
+        result = self._syncline("audit", name, *options)
+        seconds = time.perf_counter() - began
+        run = result["run"]
+        counts = run["counts"]
+        return CompletedRun(run["seconds"], seconds, 0, counts["skipped"], counts["requests"])
+
     def output(self, name: str) -> str:
         """Return an output of the stack, such as a function URL."""
         running = engine.describe(self.home)

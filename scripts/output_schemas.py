@@ -1,4 +1,4 @@
-"""The JSON Schemas of what `report`, `history` and `status` print with ``--json``, made from the types of the package."""
+"""The JSON Schemas of what `report`, `history`, `status` and `audit` print with ``--json``, made from the types of the package."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from pydantic import TypeAdapter
 from syncline.cli.commands_report import FAILURE_KEYS
 from syncline.cli.summary import OUTPUT_VERSION
 from syncline.kinds.table import KINDS
-from syncline.model import EVERYTHING, Counts, Result, Run, Step, Trigger, Waiting
+from syncline.model import EVERYTHING, Audit, Counts, Result, Run, Step, Trigger, Waiting
 from syncline.store.failures import KnownFailure
 
-FILES: Final = {name: f"docs/reference/{name}.schema.json" for name in ("report", "history", "status")}
+FILES: Final = {name: f"docs/reference/{name}.schema.json" for name in ("report", "history", "status", "audit")}
 _CODE: Final = {"type": "string", "pattern": "^[A-Z_]+$", "description": "A code of errors.md."}
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
@@ -23,7 +23,7 @@ _LAG: Final = "Upper bound in seconds; null without items, or if there is no bou
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Return the schema of each output by the path of its file."""
-    objects = {"report": _report(), "history": _history(), "status": _status()}
+    objects = {"report": _report(), "history": _history(), "status": _status(), "audit": _audit()}
     return {FILES[name]: _document(name, value) for name, value in objects.items()}
 
 
@@ -75,6 +75,7 @@ def _status() -> dict[str, Any]:
             "verified": _nullable(_TIME),
             "fresh_within": _nullable(_TEXT),
             "stale": {"type": "boolean"},
+            "audit": _nullable(_audited()),
             "paused": _nullable(_TIME),
             "lag": _ref("lag"),
             "known": _COUNT,
@@ -105,6 +106,39 @@ def _status() -> dict[str, Any]:
     )
 
 
+def _audited() -> dict[str, Any]:
+    """Return the schema of what `status` tells of a sync's audits."""
+    share = {"type": "number", "description": "Share of the target that audits have read within 31 days, from 0 to 1."}
+    return _object(
+        {
+            "run": _nullable(_TEXT),
+            "started": _nullable(_TIME),
+            "equal": {"type": ["boolean", "null"]},
+            "equal_at": _nullable(_TIME),
+            "read": _nullable(share),
+            "within": _nullable(_TEXT),
+            "stale": {"type": "boolean"},
+        }
+    )
+
+
+def _audit() -> dict[str, Any]:
+    """Return the schema of an audit's report."""
+    return _object(
+        {
+            "sync": _TEXT,
+            "kind": {"enum": list(KINDS)},
+            "endpoints": _TEXT,
+            "equal": {"type": "boolean", "description": "True if the audit ended and source and target are equal."},
+            "complete": {"type": "boolean", "description": "True if the audit ended and covered everything."},
+            "run": _ref("run"),
+            "items": _list(_of(Result, code=_nullable(_CODE))),
+            "written_by": _TEXT,
+        },
+        {"written": _list(_TEXT), "repair": _nullable(_ref("run"))},
+    )
+
+
 def _run() -> dict[str, Any]:
     names = tuple(Run("", "", 0, Trigger.MANUAL, EVERYTHING, 0.0).as_dict())
     scope = _nullable(_list(_TEXT)) | {"description": "The groups that the run covers, null for everything."}
@@ -117,6 +151,7 @@ def _run() -> dict[str, Any]:
         over={"type": "boolean"},
         seconds=_nullable({"type": "number"}),
         lag=_ref("lag"),
+        audit=_nullable(_of(Audit)),
     )
 
 

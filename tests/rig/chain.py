@@ -20,7 +20,7 @@ from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import CODES
 from syncline.messages import Batch, DeadLetter, Queues, Start, decode, encode
-from syncline.model import EVERYTHING, Result, Run, RunStatus, Scope, Step, Trigger
+from syncline.model import EVERYTHING, Audit, Result, Run, RunStatus, Scope, Step, Trigger
 from syncline.secrets import Secrets
 from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
@@ -138,6 +138,14 @@ class Rig(ABC):
         """Execute a run to its end."""
         self.clock.sleep(1)  # the IDs of runs sort by seconds
         self.start(*groups)
+        self.pump.run()
+        return self.latest()
+
+    def audit(self, *groups: str, **options: Any) -> Run:
+        """Execute an audit to its end; `options` are those of :class:`Audit`."""
+        self.clock.sleep(1)
+        scope = Scope.of(groups) if groups else EVERYTHING
+        self.queues.start(Start(self.sync, Trigger.MANUAL, scope, plan=True, audit=Audit(**options)))
         self.pump.run()
         return self.latest()
 

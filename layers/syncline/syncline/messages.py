@@ -22,7 +22,7 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from syncline.errors import CodeName, SynclineError, stored_code
-from syncline.model import EVERYTHING, Item, Scope, Step, Trigger, compact_json, portions
+from syncline.model import EVERYTHING, Audit, Item, Scope, Step, Trigger, compact_json, portions
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
@@ -44,7 +44,8 @@ class Start:
     the scope is not everything, joins it. `id` identifies that run or the scan that joins, and is the same in a message
     that is sent twice; without it the ID of the SQS message is used. `gathered` asks for a scan of the groups that events
     have named since the last one. `event` is the body of an event that is to be noted first, for this sync alone. `noted`
-    is the time at which the events behind the message were noted, in Unix seconds of that function's clock.
+    is the time at which the events behind the message were noted, in Unix seconds of that function's clock. `audit` asks
+    for an audit with these options, which is also a `plan`.
     """
 
     sync: str
@@ -56,6 +57,7 @@ class Start:
     event: Any = None
     id: str | None = None
     noted: float | None = None
+    audit: Audit | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +82,7 @@ class Batch:
     of the same items from 1. `hop` counts messages from the run's start, and `idle` the latest ones without progress:
     both limit the chain. `begun` is the ID of the batch whose work is continued here, None for separate work. `scan` is
     the ID of the scan that the work came from if that has joined the run, None if it is the one that the run began with.
-    `deaths` counts the functions that died with this batch before it was sent again.
+    `deaths` counts the functions that died with this batch before it was sent again. `audit` marks the batches of an audit.
     """
 
     run: str
@@ -97,6 +99,7 @@ class Batch:
     begun: str | None = None
     scan: str | None = None
     deaths: int = 0
+    audit: bool = False
 
     def child(self, number: int, **changes: Any) -> Batch:
         """Return the `number`-th batch that follows from this one, which equals it except for `changes`."""
@@ -170,6 +173,7 @@ _READERS: Final[Mapping[str, Callable[[Any], Any]]] = {
     "step": Step,
     "scope": Scope.of,
     "items": lambda items: tuple(map(Item.from_json, items)),
+    "audit": lambda value: value if isinstance(value, bool) else Audit.from_json(value),
 }
 """Functions that read the JSON values of fields, where these are not the values of the fields."""
 
@@ -194,6 +198,8 @@ def _json_value(value: Any) -> Any:
     match value:
         case Scope(groups):
             return groups
+        case Audit():
+            return value.to_json()
         case tuple():
             return [item.to_json() for item in value]
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -51,6 +52,9 @@ class Outcome(StrEnum):
     WOULD_MOVE = "would_move"  # only in a plan
     WOULD_REMOVE = "would_remove"  # only in a plan
     CANCELLED = "cancelled"  # the run was cancelled first
+    DIFFERENT = "different"  # only in an audit, as the next two
+    MISSING = "missing"  # the target does not have the item
+    UNREADABLE = "unreadable"  # source or target could not be read
 
 
 class RunStatus(StrEnum):
@@ -215,6 +219,8 @@ class Counts:
 
     `known` counts the known failures of the sync that the operator has not acknowledged, and `acknowledged` the others.
     For a run that is over they include known failures that the run has not met.
+
+    `different`, `missing` and `unreadable` are outcomes of an audit, whose `bytes` are those read at the target.
     """
 
     queued: int = 0
@@ -233,6 +239,9 @@ class Counts:
     would_remove: int = 0
     bytes: int = 0
     requests: int = 0
+    different: int = 0
+    missing: int = 0
+    unreadable: int = 0
 
     @property
     def ended(self) -> int:
@@ -357,6 +366,40 @@ class Waiting:
 
 
 @dataclass(frozen=True, slots=True)
+class Audit:
+    """The options of an audit: how much of each item it reads.
+
+    Without any, only fingerprints are compared. With `parts`, all parts of the target's items are checked to exist with
+    their sizes. With `deep`, the bytes of share `part` of `of` are also read and hashed; part 0 is the share that is due
+    next. With `allow_extra`, extra items are reported but do not make source and target unequal.
+    """
+
+    parts: bool = False
+    deep: bool = False
+    part: int = 1
+    of: int = 1
+    allow_extra: bool = False
+
+    def to_json(self) -> list[Any]:
+        return [self.parts, self.deep, self.part, self.of, self.allow_extra]
+
+    @classmethod
+    def from_json(cls, value: Iterable[Any]) -> Audit:
+        parts, deep, part, of, allow_extra = value
+        return cls(bool(parts), bool(deep), int(part), int(of), bool(allow_extra))
+
+    def covers(self, digest: str) -> bool:
+        """Return True if content belongs to the share that a deep audit reads, by a hash of its digest or name."""
+        hashed = hashlib.blake2b(digest.encode(errors="surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(hashed) % self.of == self.part - 1
+
+    def is_equal(self, counts: Counts) -> bool:
+        """Return True if the counts of an audit show that source and target are equal."""
+        extra = 0 if self.allow_extra else counts.extra
+        return not (counts.different or counts.missing or counts.unreadable or counts.failed or extra)
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
     """One execution of a sync. Times are Unix seconds; `number` grows by one with each run of a sync.
 
@@ -364,7 +407,7 @@ class Run:
     if the limits apply. `config` is the digest of the configuration that the run began with and keeps, None for a run of
     a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did. `lag_start`
     is the time since which a difference can exist (:mod:`syncline.store.health`). `lags` and `traffic` are empty until the
-    run is over.
+    run is over. `audit` has the options of an audit, which is also a `plan`, because it writes nothing.
     """
 
     id: str
@@ -383,6 +426,7 @@ class Run:
     lag_start: float = 0.0
     lags: Lags = field(default_factory=Lags)
     traffic: Traffic = field(default_factory=Traffic)
+    audit: Audit | None = None
 
     @property
     def over(self) -> bool:

@@ -15,7 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from syncline.errors import SynclineError
 from syncline.messages import Batch, DeadLetter, Outgoing, QueuedLetter, Queues, Start
-from syncline.model import EVERYTHING, LARGEST_SCOPE, Counts, Run, Scope, Step, Trigger, json_bytes
+from syncline.model import EVERYTHING, LARGEST_SCOPE, Audit, Counts, Run, Scope, Step, Trigger, json_bytes
 from syncline.run_text import item_text
 from syncline.store.batches import BatchRecord
 from syncline.store.failures import Key
@@ -45,17 +45,18 @@ def start_run(  # noqa: PLR0913 - each is a fact of the run
     plan: bool = False,
     allow_removals: int | None = None,
     asked: Iterable[Key] = (),
+    audit: Audit | None = None,
 ) -> Run:
-    """Start a run and send the message for its first scan; raises ALREADY_RUNNING.
+    """Start a run and send the message for its first scan; raises ALREADY_RUNNING. An `audit` is also a `plan`.
 
     If the message cannot be sent the run is ended, as no function would work on it.
     """
-    state = deployment.state
+    state, plan = deployment.state, plan or audit is not None
     run, root = state.begin_run(
-        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked
+        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked, audit=audit
     )
     try:
-        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan))
+        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan, audit=run.audit))
     except BaseException:
         state.cancel_run(sync, run.id)
         state.end_batch(root, BatchRecord(()), Counts())

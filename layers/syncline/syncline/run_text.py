@@ -11,7 +11,7 @@ from typing import Any, Final, TypeVar
 
 from syncline.escaping import escape
 from syncline.kinds.table import KindInfo, kind_info
-from syncline.model import LAG_BOUNDS, Counts, Lags, Outcome, Result, Scope, Trigger
+from syncline.model import LAG_BOUNDS, Audit, Counts, Lags, Outcome, Result, Run, Scope, Trigger
 from syncline.store.failures import KnownFailure
 from syncline.text import count_phrases, duration, number, plural, rough_duration, size
 
@@ -29,6 +29,9 @@ ResultOrFailure = TypeVar("ResultOrFailure", Result, KnownFailure)
 
 
 OUTCOME_WORDS: Final = {
+    Outcome.DIFFERENT: "different",
+    Outcome.MISSING: "missing",
+    Outcome.UNREADABLE: "unreadable",
     Outcome.FAILED: "failed",
     Outcome.KNOWN: "known failure",
     Outcome.UNTRUSTED: "untrusted",
@@ -59,14 +62,20 @@ _NAMED: Final = 5
 """Groups that a line names; the others are counted."""
 
 
-def is_bad(counts: Counts) -> bool:
-    return bool(counts.failed or counts.known or counts.conflict or counts.untrusted)
+def is_bad(run: Run) -> bool:
+    """Return True for a run with failures, conflicts or untrusted items, or for an audit that has not found both sides equal."""
+    counts = run.counts
+    unequal = run.audit is not None and not run.audit.is_equal(counts)
+    return bool(counts.failed or counts.known or counts.conflict or counts.untrusted or unequal)
 
 
 def counts_text(counts: Counts) -> str:
     """Return the counts of a run as text: ``41 moved (120.4 MiB), 2,310 equal, 3 left out, 1 conflict``."""
     parts = [f"{number(counts.moved)} moved ({size(counts.bytes)})"] if counts.moved else []
     parts += count_phrases(
+        (counts.different, "different"),
+        (counts.missing, "missing"),
+        (counts.unreadable, "unreadable"),
         (counts.would_move, "would move"),
         (counts.would_remove, "would be removed"),
         (counts.removed, "removed"),
@@ -120,6 +129,13 @@ def _endpoint(config: Mapping[str, Any], keys: Sequence[str]) -> str:
         address = side.get("endpoint") or side.get("url")
         return (value if isinstance(value, str) else ", ".join(value)) + (f" at {address}" if address else "")
     return "?"
+
+
+def audit_text(audit: Audit) -> str:
+    """Return what an audit reads as text: ``every byte of part 3 of 30``."""
+    if not audit.deep:
+        return "fingerprints and parts" if audit.parts else "fingerprints"
+    return "every byte" if audit.of == 1 else f"every byte of part {audit.part} of {audit.of}"
 
 
 def lag_text(lags: Lags, share: float) -> str:

@@ -15,7 +15,7 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from syncline.environment import Environment
 from syncline.escaping import escape_json
-from syncline.model import LAG_BOUNDS, Counts, Lags, Outcome, Result, Run, Traffic
+from syncline.model import LAG_BOUNDS, Audit, Counts, Lags, Outcome, Result, Run, RunStatus, Traffic
 from syncline.secrets import redact
 
 
@@ -52,8 +52,11 @@ def stack_metrics(**dimensions: str) -> EphemeralMetrics:
 
 
 def log_run_end(run: Run) -> None:
-    """Log the end of a run, and count each outcome by sync."""
+    """Log the end of a run, and count each outcome by sync. An audit has metrics of its own."""
     counts = run.counts
+    if run.audit is not None:
+        _log_audit_end(run, run.audit)
+        return
     seconds = round((run.ended or run.started) - run.started, 3)
     fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
     fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
@@ -70,6 +73,27 @@ def log_run_end(run: Run) -> None:
         ended.add_metric("LastSuccess", MetricUnit.Seconds, run.ended)  # Unix time
     for lag in _lag_values(run.lags):
         ended.add_metric("Lag", MetricUnit.Seconds, lag)
+    ended.flush_metrics()
+    _record_traffic(run.traffic)
+
+
+def _log_audit_end(run: Run, audit: Audit) -> None:
+    counts, equal = run.counts, run.status is RunStatus.DONE and audit.is_equal(run.counts)
+    found = {
+        name: getattr(counts, name) for name in ("skipped", "different", "missing", "extra", "unreadable", "failed")
+    }
+    fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "equal": equal, **found}
+    fields |= {
+        "deep": audit.deep,
+        "part": audit.part,
+        "of": audit.of,
+        "bytes": counts.bytes,
+        "requests": counts.requests,
+    }
+    (logger.info if equal else logger.warning)("audit ended", extra=fields)
+    ended = stack_metrics(sync=run.sync)
+    ended.add_metric("AuditsUnequal", MetricUnit.Count, int(not equal))
+    ended.add_metric("AuditBytes", MetricUnit.Bytes, counts.bytes)
     ended.flush_metrics()
     _record_traffic(run.traffic)
 
@@ -114,6 +138,11 @@ def log_stale(sync: str, fresh_within: str, age: float, verified: float) -> None
     """Log that a sync was not verified for `age` seconds. `verified` is in Unix seconds, 0 if it never was."""
     fields = {"sync": sync, "fresh_within": fresh_within, "seconds": round(age), "verified": verified or None}
     logger.warning("sync is stale", extra=fields)
+
+
+def log_audit_stale(sync: str, within: str, equal_at: float) -> None:
+    """Log that no audit found a sync equal within a time. `equal_at` is in Unix seconds, 0 if none ever did."""
+    logger.warning("audit is stale", extra={"sync": sync, "within": within, "equal_at": equal_at or None})
 
 
 def record_sync_health(sync: str, in_sync: bool | None, age: float | None) -> None:  # noqa: FBT001 - a measured value

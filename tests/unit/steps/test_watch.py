@@ -9,11 +9,12 @@ from typing import Final
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from syncline.config.sync import Sync
+from syncline.config.sync import AuditConfig, Sync
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
 from syncline.model import Item, Outcome
 from syncline.steps.watch import Watch
+from syncline.store.audits import AuditRecord
 from syncline.store.health import Health
 from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
@@ -35,7 +36,7 @@ def steps() -> Iterator[Steps]:
 
 
 def watch(steps: Steps, sync: Sync = FRESH) -> Watch:
-    return Watch(lambda: [(sync, steps.state.health(SYNC))], [], steps.clock.time)
+    return Watch(lambda: [(sync, steps.state.health(SYNC), steps.state.audits(SYNC))], [], steps.clock.time)
 
 
 def seconds_until_alarm(steps: Steps, counted: Counted, each_minute: Callable[[], object] = lambda: None) -> float:
@@ -62,6 +63,18 @@ def test_a_schedule_that_no_longer_starts_runs_raises_the_alarm(steps: Steps, co
         run = steps.run()
     late = steps.clock.now - run.started
     assert 2 * HOUR - late < seconds_until_alarm(steps, counted) <= 2 * HOUR - late + MINUTE
+
+
+def test_an_audit_that_finds_no_equality_raises_the_alarm(steps: Steps, counted: Counted) -> None:
+    """Runs verify everything each hour, but no audit has found source and target equal for longer than `audit.within`."""
+    sync = FRESH.model_copy(update={"audit": AuditConfig(within="3h")})
+    steps.run()
+    for hour in range(1, 6):
+        steps.clock.sleep(HOUR)
+        steps.run()
+        counted.clear()
+        watch(steps, sync).measure()
+        assert dict(counted)["SyncsStale"] == (hour >= 3)
 
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "UNREACHABLE"])
@@ -267,6 +280,6 @@ def test_a_hint_that_fails_stops_neither_the_metrics_nor_the_hints_of_others(ste
         return True
 
     health = steps.state.health(SYNC)
-    Watch(lambda: [(sync, health) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
+    Watch(lambda: [(sync, health, AuditRecord()) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
     assert hinted == ["three"]
     assert ("SyncsStale", 0) in counted

@@ -218,4 +218,4 @@ def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pyt
     calls = counted_calls(monkeypatch)
     text = ask(table, "/metrics")["body"]
     assert text.count("syncline_running{") == 24
-    assert sorted(calls) == ["batch_get", "batch_get", "sort_keys"]
+    assert sorted(calls) == ["batch_get", "batch_get", "batch_get", "sort_keys"]

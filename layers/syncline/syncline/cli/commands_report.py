@@ -117,7 +117,7 @@ def _show(  # noqa: PLR0913 - each is a part of the report
     full: bool,
 ) -> None:
     out = context.out
-    word = "plan" if run.plan else "run"
+    word = "audit" if run.audit is not None else "plan" if run.plan else "run"
     out.line(
         f"{word} {run.id} of {run.sync}, {TRIGGERS[run.trigger]}, started {relative_time(run.started, context.now())}",
         "bold",
@@ -125,7 +125,7 @@ def _show(  # noqa: PLR0913 - each is a part of the report
     if run.scope.groups is not None:
         out.line(f"only {scope_text(run.scope)}")
     kind = kind_of(context.deployment.state, run.sync)
-    out.table(item_lines(with_display_groups(kind, results), full=full, plan=run.plan))
+    out.table(item_lines(with_display_groups(kind, results), full=full, plan=run.plan and run.audit is None))
     if others:
         out.line(f"known failures of {run.sync} that this run did not check, or that are acknowledged:")
         out.table([failure_row(each) for each in with_display_groups(kind, others[:_FEW])], indent=2)

@@ -24,8 +24,17 @@ from syncline.kinds.table import KindInfo, kind_info
 from syncline.model import Lags, Run, RunStatus, Step, Trigger
 from syncline.operations import delete_verified, letters_by_sync
 from syncline.progress import Throughput, waiting_reason
-from syncline.run_text import TRIGGERS, counts_text, known_words, lag_text, source_and_target, with_display_groups
+from syncline.run_text import (
+    TRIGGERS,
+    audit_text,
+    counts_text,
+    known_words,
+    lag_text,
+    source_and_target,
+    with_display_groups,
+)
 from syncline.schedule import next_time, seconds_of
+from syncline.store.audits import PERIOD, AuditRecord
 from syncline.store.health import Health
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceList, InstanceLists
@@ -60,6 +69,9 @@ class SyncStatus:
     lags: Lags = field(default_factory=Lags)
     instances: InstanceList | None = None
     notes: Sequence[str] = ()
+    audits: AuditRecord = field(default_factory=AuditRecord)
+    audit_stale: bool = False
+    now: float = 0.0
 
     @property
     def kind(self) -> KindInfo:
@@ -84,11 +96,26 @@ class SyncStatus:
             "fresh_within": self.config.get("fresh_within"),
             "stale": self.stale,
             "paused": self.health.paused or None,
+            "audit": self._audit(),
             "lag": lag_dict(self.lags),
             "known": self.known,
             "acknowledged": self.acknowledged,
             "current": None if self.current is None else run_dict(self.current),
             "last": None if self.last is None else run_dict(self.last),
+        }
+
+    def _audit(self) -> dict[str, Any] | None:
+        audits, limits = self.audits, self.config.get("audit") or {}
+        if not audits.run and not limits:
+            return None
+        return {
+            "run": audits.run or None,
+            "started": audits.at or None,
+            "equal": audits.equal,
+            "equal_at": audits.equal_at or None,
+            "read": audits.read_since(self.now - PERIOD) if audits.last else None,
+            "within": limits.get("within"),
+            "stale": self.audit_stale,
         }
 
 
@@ -184,6 +211,8 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
         current = replace(current, counts=progress.counts, waiting=waiting)
     runs = [run for run in state.runs(name, _HISTORY) if run.over and not run.plan]
     fresh = config.get("fresh_within") if config.get("enabled", True) else None
+    audits = state.audits(name)
+    within = (config.get("audit") or {}).get("within") if config.get("enabled", True) else None
     marks = [each.acknowledged for each in state.failures.all(name)] if state.failures.any(name) else []
     acknowledged = sum(marks)
     return SyncStatus(
@@ -198,6 +227,9 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
         health.is_stale(seconds_of(fresh) if fresh else None, context.now()),
         Lags.total(run.lags for run in runs),
         notes=notes,
+        audits=audits,
+        now=context.now(),
+        audit_stale=audits.is_stale(seconds_of(within) if within else None, health, context.now()),
     )
 
 
@@ -257,7 +289,7 @@ def _now(context: Context, each: SyncStatus) -> Cell:
     if text == "idle" and each.health.in_sync is not None:
         state, style = ("in sync", "green") if each.health.in_sync else ("not in sync", "yellow")
         text = f"{state} for {rough_duration(context.now() - each.health.since)}"
-    return Cell(f"stale, {text}", "red") if each.stale else Cell(text, style)
+    return Cell(f"stale, {text}", "red") if each.stale or each.audit_stale else Cell(text, style)
 
 
 def _next(context: Context, each: SyncStatus) -> str:
@@ -340,6 +372,7 @@ def _show_health(context: Context, each: SyncStatus) -> None:
         out.line(f"stale: last verified {verified}{limit}", "red")
     elif health.verified or limit:
         out.line(f"last verified {verified}{limit}")
+    _show_audits(context, each)
     if each.lags.count:
         half, most = (lag_text(each.lags, share) for share in (0.5, 0.95))
         out.line(f"lag of the {plural(each.lags.count, 'item')} of the latest runs: half {half}, 95 % {most}")
@@ -352,10 +385,27 @@ def _show_health(context: Context, each: SyncStatus) -> None:
         )
 
 
+def _show_audits(context: Context, each: SyncStatus) -> None:
+    """Show the latest audit, and how much of the target audits have read."""
+    out, audits, now = context.out, each.audits, context.now()
+    if audits.run:
+        verdict = "equal" if audits.equal else "not equal"
+        when = relative_time(audits.at, now)
+        text = f"audited {when} ({audit_text(audits.audit)}): {verdict}: {counts_text(audits.counts)}"
+        out.line(text, "green" if audits.equal else "yellow")
+    if audits.last:
+        share = audits.read_since(now - PERIOD)
+        out.line(f"{share:.0%} of the target read by audits within {PERIOD // 86_400} days")
+    if each.audit_stale:
+        seen = relative_time(audits.equal_at, now) if audits.equal_at else "never"
+        within = each.config["audit"]["within"]
+        out.line(f"stale: last found equal by an audit {seen}, audit.within is {within}", "red")
+
+
 def _run_row(context: Context, run: Run) -> Row:
     mark, style = _symbol(run)
     text = "in progress" if not run.over else counts_text(run.counts)
-    kind = "plan" if run.plan else TRIGGERS[run.trigger]
+    kind = "audit" if run.audit is not None else "plan" if run.plan else TRIGGERS[run.trigger]
     return (Cell(mark, style), run.id, relative_time(run.started, context.now()), kind, text)
 
 

@@ -222,6 +222,61 @@ def diff(
     return commands_run.diff(context, name, only, full=full)
 
 
+@command(
+    app,
+    "audit prod",
+    "audit prod --deep --part 3/30  # read a thirtieth of all bytes",
+    "audit prod --parts --repair --yes",
+    "audit prod --out reports  # JSON, CSV and HTML",
+    "audit --check reports/audit-prod-ID.json --key public.pem",
+)
+def audit(  # noqa: PLR0913 - each is an option
+    context: Context,
+    name: Annotated[str | None, typer.Argument(help="Name of the sync in syncs.yaml.", metavar="NAME")] = None,
+    *,
+    parts: Annotated[bool, _flag("--parts", "Check that the target has all parts (layers), with their sizes.")] = False,
+    deep: Annotated[bool, _flag("--deep", "Read and hash every byte of the target, too.")] = False,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            "--part",
+            metavar="K/N",
+            help="Read only share K of N with --deep; next/N is the one that is due.",
+            show_default=False,
+        ),
+    ] = None,
+    only: Annotated[list[str] | None, _ONLY] = None,
+    allow_extra: Annotated[bool, _flag("--allow-extra", "Exit with 0 although the target has extra items.")] = False,
+    repair: Annotated[bool, _flag("--repair", "Then send again what is missing or damaged.")] = False,
+    last: Annotated[bool, _flag("--last", "Show the latest audit instead of starting one.")] = False,
+    yes: Annotated[bool, _flag("--yes", "Start without asking.")] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FOLDER", help="Write the report to FOLDER.", show_default=False),
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--key",
+            metavar="REFERENCE|FILE",
+            help="Reference to the private key that signs the report; with --check, the file of the public key.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        Path | None,
+        typer.Option("--check", metavar="REPORT", help="Check the signature of a report.", show_default=False),
+    ] = None,
+) -> CommandResult:
+    """Compare a whole source with a whole target; exit code 1 unless equal."""
+    from syncline.cli import commands_audit  # noqa: PLC0415
+
+    if check is not None:
+        return commands_audit.check(context, check, key)
+    options = commands_audit.AuditOptions(only, parts, deep, part, allow_extra, repair, last, yes, out, key)
+    return commands_audit.audit(context, name, options)
+
+
 @command(app, "run prod --wait  # follow it, and exit with its result", "run prod --only team/app", "run --all")
 def run(  # noqa: PLR0913 - each is an option
     context: Context,

@@ -15,7 +15,7 @@ from syncline.cli.summary import OUTCOMES
 from syncline.errors import CodeName
 from syncline.escaping import escape
 from syncline.model import Result, Run
-from syncline.run_text import TRIGGERS, counts_text
+from syncline.run_text import TRIGGERS, audit_text, counts_text
 from syncline.store.failures import KnownFailure
 
 _Row = TypeVar("_Row")
@@ -71,7 +71,8 @@ def html_report(
 
     ``known`` are the known failures of the sync that the run did not check, or that are acknowledged.
     """
-    title = f"{'plan' if run.plan else 'run'} {run.id} of {run.sync}"
+    word = "audit" if run.audit is not None else "plan" if run.plan else "run"
+    title = f"{word} {run.id} of {run.sync}"
     yield f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{_text(title)}</title>'
     yield f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n</head>\n<body>'
     yield f"<h1>{_text(title)}</h1>\n<dl>"
@@ -86,6 +87,9 @@ def html_report(
         "Configuration": run.config or "unknown",
         "Written by": f"Syncline {__version__}",
     }
+    if run.audit is not None:
+        equal = run.over and run.audit.is_equal(run.counts)
+        facts |= {"Read": audit_text(run.audit), "Verdict": "equal" if equal else "not equal"}
     for name, value in facts.items():
         yield f"<dt>{name}</dt><dd>{_text(value)}</dd>"
     yield "</dl>"
@@ -98,7 +102,9 @@ def html_report(
         for code, action in actions.items():
             yield f"<dt>{_text(code)}</dt><dd>{_text(action)}</dd>"
         yield "</dl>"
-    yield "<p>Items found equal are counted and not listed.</p>\n</body>\n</html>"
+    if run.audit is None:
+        yield "<p>Items found equal are counted and not listed.</p>"
+    yield "</body>\n</html>"
 
 
 _HEADS: Final[Mapping[str, Callable[[Result], str]]] = {
@@ -106,7 +112,7 @@ _HEADS: Final[Mapping[str, Callable[[Result], str]]] = {
     "Item": lambda result: _text(f"{result.group}:{result.name}"),
     "Source": lambda result: f"<code>{_text(result.source or '')}</code>",
     "Target": lambda result: f"<code>{_text(result.target or '')}</code>",
-    "Bytes sent": lambda result: f"{result.moved_bytes}",
+    "Bytes": lambda result: f"{result.moved_bytes}",
     "Lag in seconds": lambda result: "" if result.lag is None else f"{result.lag}",
     "Reason": lambda result: _text(": ".join(filter(None, (result.code, result.reason)))),
 }

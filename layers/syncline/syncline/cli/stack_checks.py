@@ -17,6 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from syncline import __version__
 from syncline.cli.apply_checks import check_reference, denied_by_prefix
 from syncline.cli.aws import as_syncline_error
+from syncline.cli.schedules import AUDIT
 from syncline.cli.summary import exit_code
 from syncline.clients.http.addresses import DIRECT
 from syncline.clients.http.client import Http
@@ -298,24 +299,30 @@ class SyncChecks:
     # -- schedule ----------------------------------------------------------------------------------------------------
 
     def _schedule(self) -> str | Observation:
-        sync = self.sync
-        if sync.schedule is None:
+        sync, audits = self.sync, None if self.sync.audit is None else self.sync.audit.schedule
+        wanted = {name: each for name, each in ((sync.name, sync.schedule), (sync.name + AUDIT, audits)) if each}
+        if not wanted:
             return "the sync has no schedule"
-        scheduler, group = self.deployment.scheduler, self.deployment.output("ScheduleGroupName")
-        try:
-            found = scheduler.get_schedule(Name=sync.name, GroupName=group)
-        except scheduler.exceptions.ResourceNotFoundException:
-            what = f"the schedule {sync.schedule} of {sync.name} does not exist in the group {group}"
-            raise SynclineError("SCHEDULE_ABSENT", what) from None
-        expression = found.get("ScheduleExpression", "")
-        if expression != sync.schedule:
-            what = f"the schedule of {sync.name} is {expression}, not {sync.schedule}"
-            raise SynclineError("SCHEDULE_ABSENT", what)
+        found = [self._schedule_of(name, expression) for name, expression in wanted.items()]
         if not sync.enabled:
             return warning("the sync is disabled, so its schedule starts no run", "Set `enabled: true` and apply it.")
-        if found.get("State") == "DISABLED":
-            raise SynclineError("SCHEDULE_DISABLED", f"the schedule {expression} of {sync.name} is disabled")
-        return f"{expression} exists and is enabled"
+        for name, (expression, state) in zip(wanted, found, strict=True):
+            if state == "DISABLED":
+                raise SynclineError("SCHEDULE_DISABLED", f"the schedule {expression} of {name} is disabled")
+        return f"{' and '.join(wanted.values())} {'exists and is' if len(wanted) == 1 else 'exist and are'} enabled"
+
+    def _schedule_of(self, name: str, wanted: str) -> tuple[str, str]:
+        """Return the expression and the state of a schedule; raises SCHEDULE_ABSENT."""
+        scheduler, group = self.deployment.scheduler, self.deployment.output("ScheduleGroupName")
+        try:
+            found = scheduler.get_schedule(Name=name, GroupName=group)
+        except scheduler.exceptions.ResourceNotFoundException:
+            what = f"the schedule {wanted} of {name} does not exist in the group {group}"
+            raise SynclineError("SCHEDULE_ABSENT", what) from None
+        expression = found.get("ScheduleExpression", "")
+        if expression != wanted:
+            raise SynclineError("SCHEDULE_ABSENT", f"the schedule of {name} is {expression}, not {wanted}")
+        return expression, found.get("State", "")
 
     def _fired(self) -> str | Observation:
         sync, now = self.sync, self.context.now()

@@ -35,7 +35,7 @@ _IN_PLAN: Final = {Outcome.LEFT_OUT: "would leave out"}
 
 def exit_code(run: Run) -> int:
     """Return 1 for a run with failures, conflicts, untrusted items or unacknowledged known failures, or one cancelled or lost; else 0."""
-    return SOME_FAILED if is_bad(run.counts) or run.status in (RunStatus.CANCELLED, RunStatus.LOST) else ALL_WELL
+    return SOME_FAILED if is_bad(run) or run.status in (RunStatus.CANCELLED, RunStatus.LOST) else ALL_WELL
 
 
 def ending_line(run: Run) -> tuple[str, Style]:
@@ -47,7 +47,7 @@ def ending_line(run: Run) -> tuple[str, Style]:
             return f"○ {run.sync}: cancelled after {took}: {counts_text(counts)}", "yellow"
         case RunStatus.LOST:
             return f"✗ {run.sync}: lost: it stopped making progress; {counts_text(counts)}", "red"
-        case _ if is_bad(counts):
+        case _ if is_bad(run):
             return f"✗ {run.sync}: {counts_text(counts)}, in {took}", "red"
         case _ if counts.moved or counts.removed or counts.would_move or counts.would_remove:
             return f"✓ {run.sync}: {counts_text(counts)}, in {took}", "green"

@@ -32,6 +32,7 @@ from syncline.config.values import (
 )
 from syncline.errors import SynclineError
 from syncline.kinds.table import KINDS
+from syncline.model import Audit
 from syncline.ownership import Limits
 from syncline.patterns import allows
 from syncline.schedule import seconds_of
@@ -91,6 +92,54 @@ class Webhook(Model):
     )
 
 
+class AuditConfig(Model):
+    """Audits of the sync: comparisons of the whole source with the whole target, independent of runs and records."""
+
+    schedule: Schedule | None = Field(
+        None,
+        description="Schedule of audits, like that of scans, in the sync's time zone. Without one, audits start only manually.",
+        examples=["rate(1 day)"],
+    )
+    parts: StrictBool = Field(
+        False,
+        description="Check in scheduled audits that the target has all parts of its items (layers, child manifests) with "
+        "their sizes.",
+    )
+    deep: StrictBool = Field(
+        False, description="Read and hash the bytes of the target in scheduled audits; includes `parts`."
+    )
+    spread: Annotated[StrictInt, Field(ge=1, le=1000)] = Field(
+        1,
+        description="Number of shares of the target of which each scheduled `deep` audit reads the next one: with 30 and one "
+        "audit a day, all bytes are read within 30 days.",
+        examples=[30],
+    )
+    allow_extra: StrictBool = Field(
+        False, description="Report extra items at the target without calling source and target different for them."
+    )
+    within: Duration | None = Field(
+        None,
+        description="Longest time since an audit that found source and target equal. Later the sync is stale: `status` shows "
+        "it, and the stack raises its alarm. Set it to at least twice the interval of the schedule.",
+        examples=["2d"],
+    )
+    key: SecretReference | None = Field(
+        None,
+        description="A reference to the private key (Ed25519 or ECDSA, PEM) with which `syncline audit` signs its reports.",
+        examples=["secret:syncline/audit#key"],
+    )
+
+    @property
+    def options(self) -> Audit:
+        """The options of a scheduled audit; a deep one reads the share that is due."""
+        return Audit(self.parts or self.deep, self.deep, 0 if self.deep else 1, self.spread, self.allow_extra)
+
+    @property
+    def seconds(self) -> float | None:
+        """`within` in seconds."""
+        return None if self.within is None else seconds_of(self.within)
+
+
 class Gathering(Model):
     """The time for which events are collected before one scan handles all of them."""
 
@@ -144,6 +193,13 @@ class Sync(Model):
         None, description="URL that is called when a run of everything starts and ends."
     )
 
+    audit: AuditConfig | None = Field(None, description="Audits, which compare the whole source with the whole target.")
+
+    @property
+    def audit_seconds(self) -> float | None:
+        """`audit.within` in seconds; None without it or if the sync is disabled, which is then never stale."""
+        return None if self.audit is None or not self.enabled else self.audit.seconds
+
     @property
     def fresh_seconds(self) -> float | None:
         """`fresh_within` in seconds; None without it or if the sync is disabled, which is then never stale."""
@@ -161,9 +217,12 @@ class Sync(Model):
     def warnings(self) -> list[Finding]:
         """Return findings about values that are allowed but probably unintended, or dangerous."""
         found = []
-        if self.timezone is not None and not (self.schedule or "").startswith("cron("):
+        schedules = [self.schedule, None if self.audit is None else self.audit.schedule]
+        if self.timezone is not None and not any(each and each.startswith("cron(") for each in schedules):
             found.append(Finding(("timezone",), "has no effect without a cron schedule"))
-        given = [name for name in ("notify", "heartbeat") if getattr(self, name) is not None]
+        if self.audit is not None and self.audit.spread > 1 and not self.audit.deep:
+            found.append(Finding(("audit", "spread"), "has no effect without `deep: true`"))
+        given = [name for name in ("notify", "heartbeat", "audit") if getattr(self, name) is not None]
         if given and not KINDS[self.kind].has_runs:
             found += [Finding((name,), f"has no effect: a sync of {self.kind} has no runs") for name in given]
         return found

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final, Protocol, runtime_checkable
 
 from syncline.errors import SynclineError
-from syncline.model import Item, Outcome, Result, Run, Scope, Step
+from syncline.model import Audit, Item, Outcome, Result, Run, Scope, Step
 
 GRACE_SECONDS: Final = 5.0
 """Seconds for which a request may continue after the end of a step's time, so that it can end regularly."""
@@ -198,6 +198,22 @@ class Planning(Protocol):
         """Yield the result that a run would have for each item, without writing anything.
 
         The outcome is WOULD_MOVE, WOULD_REMOVE, LEFT_OUT, EQUAL, UNTRUSTED or FAILED; WOULD_MOVE if the time is short.
+        """
+
+
+@runtime_checkable
+class Auditing(Protocol):
+    """A kind whose syncs can be audited: a whole source against a whole target, independent of records."""
+
+    def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
+        """Compare source and target behind `cursor`, page by page in a fixed order, and write nothing to either.
+
+        Each page has one result for every item, also for equal ones, with the fingerprint at both sides: EQUAL, DIFFERENT,
+        MISSING, EXTRA, or UNREADABLE with the code of the error. LEFT_OUT states what cannot be audited, with the reason;
+        items that the selection excludes are only counted. `moved_bytes` of a result are the bytes of its content that
+        were read at the target and hashed. `failures` are groups that could not be read: they are audited again where
+        their errors are retried, and are UNREADABLE in the end. Stops early when `context` is over; an audit of any size
+        continues in the next function. Raises SynclineError if nothing can be audited.
         """
 
 

@@ -102,8 +102,9 @@ class BatchWork:
         nothing, so there is nothing to retry.
         """
         reason = error.what
+        outcome = Outcome.UNREADABLE if self.batch.audit else Outcome.FAILED
         self.results.append(
-            Result(item.group, item.name, Outcome.FAILED, item.source, item.target, 0, error.code.name, reason)
+            Result(item.group, item.name, outcome, item.source, item.target, 0, error.code.name, reason)
         )
         if self.batch.plan:
             return

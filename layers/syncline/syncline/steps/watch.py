@@ -1,6 +1,6 @@
 """Watch: measure whether each sync is in sync and fresh, independently of its runs.
 
-A schedule that was deleted, disabled or never started causes no run and no failure. The only sign is that the latest
+The audits of a sync become stale in the same way. A schedule that was deleted, disabled or never started causes no run and no failure. The only sign is that the latest
 verification grows older than the sync's `fresh_within`.
 """
 
@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from syncline.config.sync import Sync
 from syncline.errors import SynclineError
+from syncline.store.audits import AuditRecord
 from syncline.store.health import Health
 from syncline.store.table import AWS_ERRORS
-from syncline.telemetry import log_stale, logger, record_health, record_sync_health
+from syncline.telemetry import log_audit_stale, log_stale, logger, record_health, record_sync_health
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,7 @@ class Watch:
     is known of these, so they count as stale. ``hint`` is called for each sync of which a notification may be due.
     """
 
-    syncs: Callable[[], Iterable[tuple[Sync, Health]]]
+    syncs: Callable[[], Iterable[tuple[Sync, Health, AuditRecord]]]
     unread: list[str]
     clock: Callable[[], float]
     is_due: Callable[[Sync, Health, float], bool] = lambda _sync, _health, _now: False
@@ -34,12 +35,16 @@ class Watch:
         """Record the metrics of all syncs, and log the stale ones; return their names."""
         now, stale, out_of_sync, notified = self.clock(), list[str](), 0, list[tuple[Sync, Health]]()
         self.unread.clear()
-        for sync, health in self.syncs():
+        for sync, health, audits in self.syncs():
             age = now - health.lag_start
             out_of_sync += health.in_sync is False
             if health.is_stale(sync.fresh_seconds, now):
                 stale.append(sync.name)
                 log_stale(sync.name, str(sync.fresh_within), age, health.verified)
+            if sync.audit is not None and audits.is_stale(sync.audit_seconds, health, now):
+                log_audit_stale(sync.name, str(sync.audit.within), audits.equal_at)
+                if sync.name not in stale:
+                    stale.append(sync.name)
             record_sync_health(sync.name, health.in_sync, age if health.lag_start else None)
             if sync.notifies:
                 notified.append((sync, health))

@@ -11,7 +11,7 @@ from dataclasses import asdict, fields
 from typing import Any, Final
 
 from syncline.errors import SynclineError, stored_code
-from syncline.model import Counts, Lags, Run, RunStatus, Scope, Traffic, Trigger, Waiting
+from syncline.model import Audit, Counts, Lags, Run, RunStatus, Scope, Traffic, Trigger, Waiting
 from syncline.store.table import number
 
 RETENTION: Final = 30 * 24 * 3600
@@ -60,7 +60,8 @@ def run_item(run: Run) -> dict[str, Any]:
         item["lagStart"] = number(run.lag_start)
     if run.scope.groups is not None:
         item["groups"] = list(run.scope.groups)
-    optional = {"allow_removals": run.allow_removals, "config": run.config}
+    audit = None if run.audit is None else run.audit.to_json()
+    optional = {"allow_removals": run.allow_removals, "config": run.config, "audit": audit}
     return item | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -84,6 +85,7 @@ def run_from(item: dict[str, Any]) -> Run:
         lag_start=float(item.get("lagStart", 0)),
         lags=Lags.from_counters(item.get("lags", {})),
         traffic=Traffic.from_counters(item.get("traffic", {})),
+        audit=Audit.from_json(item["audit"]) if "audit" in item else None,
     )
 
 

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from syncline.errors import SynclineError
 from syncline.messages import Batch
-from syncline.model import NO_TRAFFIC, Counts, Run, RunStatus, Scope, Step, Traffic, Trigger
+from syncline.model import NO_TRAFFIC, Audit, Counts, Run, RunStatus, Scope, Step, Traffic, Trigger
+from syncline.store.audits import AuditRecord, audit_request, read_audit
 from syncline.store.batches import Batches, BatchRecord, Progress
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
@@ -74,16 +75,20 @@ class State(Configurations, Batches):
         plan: bool = False,
         allow_removals: int | None = None,
         asked: Iterable[Key] = (),
+        audit: Audit | None = None,
     ) -> tuple[Run, Batch]:
         """Begin a run and announce its first batch. A repeated ID returns the run as it was stored.
 
-        A plan moves nothing, so it may run beside anything. `asked` are the items whose dead letters a retry answers
+        A plan moves nothing, so it may run beside anything; neither does an audit, which is one. An audit without the
+        number of its share reads the one that is due. `asked` are the items whose dead letters a retry answers
         for. Raises ALREADY_RUNNING.
         """
         if asked:
             self.failures.ask(sync, run_id, asked)
         if plan:
             self._end_lost_plans(sync, run_id)
+        if audit is not None and audit.part < 1:
+            audit = self.audits(sync).due(audit)
         for _ in range(_TRIES):
             current = self._db.get(f"SYNC#{sync}", "CURRENT") or {}
             if not plan and current.get("run") not in (None, run_id):
@@ -104,6 +109,7 @@ class State(Configurations, Batches):
                 config=self.applied_digest(sync),
                 # Of a sync that an earlier version applied nothing is known: its items may have been equal for years.
                 lag_start=self.health(sync).lag_start or started,
+                audit=audit,
             )
             root = first_batch(run)
             requests = [
@@ -215,6 +221,10 @@ class State(Configurations, Batches):
     def health(self, sync: str) -> Health:
         """Return the health of a sync."""
         return read_health(self._db, sync)
+
+    def audits(self, sync: str) -> AuditRecord:
+        """Return what is known of the audits of a sync."""
+        return read_audit(self._db, sync)
 
     def pause(self, sync: str) -> None:
         """Let nobody but its operator start runs of a sync."""
@@ -351,7 +361,18 @@ class State(Configurations, Batches):
             raise SynclineError("AWS_UNAVAILABLE", f"{run.sync} was applied again and again while a run of it ended")
         if run.plan:
             self._db.delete(f"SYNC#{run.sync}", f"PLAN#{run.id}")
+        if run.audit is not None and status is RunStatus.DONE and run.scope.everything:
+            self._note_audit(replace(run, ended=now))
         return True
+
+    def _note_audit(self, run: Run) -> None:
+        """Note a complete audit that has ended, unless a later one was noted before or the sync is another one now."""
+        if run.config != self.applied_digest(run.sync):
+            return
+        for _ in range(_TRIES):
+            record = self.audits(run.sync)
+            if record.run >= run.id or self._db.apply(audit_request(self._db, run.sync, record, record.after(run))):
+                return
 
     def _health_requests(self, run: Run, status: RunStatus, now: float) -> list[dict[str, Any]]:
         """Return the request that stores the health of a sync after a run; none if the run says nothing about it."""
@@ -443,7 +464,8 @@ class State(Configurations, Batches):
 
 def first_batch(run: Run) -> Batch:
     """Return the batch that a run begins with: a scan of its scope."""
-    return Batch(run.id, run.sync, Step.DISCOVER, run.id, scope=run.scope, plan=run.plan)
+    audit = run.audit is not None
+    return Batch(run.id, run.sync, Step.DISCOVER, run.id, scope=run.scope, plan=run.plan, audit=audit)
 
 
 def _with_progress(run: Run, progress: Progress) -> Run:

@@ -58,6 +58,7 @@ class Configurations(Store):
         self._db.delete("SYNCS", name)
         self._db.delete(f"SYNC#{name}", "HEALTH")
         self._db.delete(f"SYNC#{name}", "ALERT")
+        self._db.delete(f"SYNC#{name}", "AUDIT")
 
     def sync_config(self, name: str) -> str:
         """Return a sync's configuration (JSON); raises NO_SUCH_SYNC."""

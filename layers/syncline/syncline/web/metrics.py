@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from syncline.config.sync import Sync
 from syncline.messages import QueueDepth
 from syncline.model import LAG_BOUNDS, STATUSES, Counts
+from syncline.store.audits import PERIOD, AuditRecord
 from syncline.store.health import Health
 from syncline.store.totals import BUCKETS, Totals
 
@@ -32,7 +33,8 @@ class Figures:
     ``health`` is None for a kind without runs, and ``current`` has the counts of the run in progress, None if there is
     none. ``own`` are metrics that only its kind has, each with samples of this sync only. ``started`` and ``advanced`` are
     the times at which the run in progress started and last counted an item, in Unix seconds. ``given_up`` counts the
-    notifications that could not be delivered, None for a sync without a record of them.
+    notifications that could not be delivered, None for a sync without a record of them. ``audits`` is what is known of its
+    audits.
     """
 
     sync: Sync
@@ -43,6 +45,7 @@ class Figures:
     started: float | None = None
     advanced: float | None = None
     given_up: int | None = None
+    audits: AuditRecord = field(default_factory=AuditRecord)
 
 
 def exposition(figures: Iterable[Figures], now: float, depths: Iterable[QueueDepth] = ()) -> bytes:
@@ -63,6 +66,7 @@ class _Collected(Collector):
         yield from _of_requests(self.figures)
         yield from _of_queues(self.depths)
         yield _of_notifications(self.figures)
+        yield from _of_audits(self.figures, self.now)
         yield from _of_health([each for each in self.figures if each.health is not None], self.now)
         own: dict[str, Metric] = {}
         for metric in (metric for each in self.figures for metric in each.own):
@@ -177,6 +181,41 @@ def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:
         bounds = [*((str(bound), float(lags.within(bound))) for bound in _LAG_BUCKETS), ("+Inf", float(lags.count))]
         lag.add_metric(values, bounds, lags.seconds)
     yield from (lag, *families.values())
+
+
+def _of_audits(figures: list[Figures], now: float) -> Iterator[Metric]:
+    """Yield the metrics of audits. A sync that was never audited has no samples but the limit of `audit.within`."""
+    gauges = {
+        "syncline_audit_timestamp_seconds": "Start of the latest complete audit.",
+        "syncline_audit_equal": "1 if the latest complete audit found source and target equal.",
+        "syncline_audit_equal_timestamp_seconds": "Start of the latest audit that found source and target equal.",
+        "syncline_audit_differences": "Items that the latest complete audit found different, missing, extra or unreadable.",
+        "syncline_audit_within_seconds": "The sync's audit.within.",
+        "syncline_audit_stale": "1 if no audit found source and target equal within audit.within.",
+        "syncline_audit_read_ratio": "Share of the target whose bytes audits have read within 31 days.",
+    }
+    families = {name: GaugeMetricFamily(name, text, labels=_LABELS) for name, text in gauges.items()}
+    for each in figures:
+        audits, within = each.audits, each.sync.audit_seconds
+        samples: dict[str, float | None] = {}
+        if audits.run:
+            counts = audits.counts
+            samples |= {
+                "syncline_audit_timestamp_seconds": audits.at,
+                "syncline_audit_equal": float(bool(audits.equal)),
+                "syncline_audit_equal_timestamp_seconds": audits.equal_at or None,
+                "syncline_audit_differences": float(
+                    counts.different + counts.missing + counts.extra + counts.unreadable
+                ),
+                "syncline_audit_read_ratio": audits.read_since(now - PERIOD) if audits.last else None,
+            }
+        if within is not None and each.health is not None:
+            samples["syncline_audit_within_seconds"] = within
+            samples["syncline_audit_stale"] = float(audits.is_stale(within, each.health, now))
+        for name, value in samples.items():
+            if value is not None:
+                families[name].add_metric((each.sync.name, each.sync.kind), value)
+    yield from families.values()
 
 
 def histogram_buckets(totals: Totals) -> list[tuple[str, float]]:

@@ -24,6 +24,7 @@ from syncline.progress import (
 )
 from syncline.run_text import is_bad, source_and_target
 from syncline.schedule import DURATION, next_time, seconds_of
+from syncline.store.audits import AuditRecord
 from syncline.store.batches import Progress
 from syncline.store.overview import SyncState
 from syncline.store.table import AWS_ERRORS
@@ -142,7 +143,7 @@ class Rates:
 class SyncView:
     """One sync on a page. Times are in Unix seconds, None if unknown; `state` is the value that styles and tests use.
 
-    `failing` counts the items that the last run has failed, and the earlier failures that it has not solved.
+    `audits` is what is known of its audits. `failing` counts the items that the last run has failed, and the earlier failures that it has not solved.
     """
 
     name: str
@@ -160,6 +161,8 @@ class SyncView:
     next: float | None
     failing: int | None
     acknowledged: int | None
+    audits: AuditRecord
+    audit_stale: bool
 
     @property
     def schedule(self) -> str | None:
@@ -181,7 +184,7 @@ class SyncView:
         """The reason for which somebody has to act: not in sync, stale or unknown; None if there is none."""
         if self.state == "not-in-sync" or self.failing:
             return "not in sync"
-        if self.stale:
+        if self.stale or self.audit_stale:
             return "stale"
         is_expected = self.kind.has_runs and self.enabled and self.paused is None and self.activity is None
         return "unknown" if self.state == "unknown" and is_expected else None
@@ -212,8 +215,8 @@ def sync_view(sync: SyncState, rates: Rates, now: float) -> SyncView:
     """Return a sync as a page shows it."""
     config = _config(sync.config)
     kind, health, enabled = kind_info(str(config.get("kind"))), sync.health, bool(config.get("enabled", True))
-    fresh = config.get("fresh_within")
-    limit = seconds_of(fresh) if enabled and isinstance(fresh, str) and DURATION.fullmatch(fresh) else None
+    fresh, within = config.get("fresh_within"), (config.get("audit") or {}).get("within")
+    limit = _seconds(fresh) if enabled else None
     activity = None
     if sync.current is not None and sync.progress is not None and not sync.current.over:
         activity = rates.activity(sync.current, sync.progress)
@@ -233,7 +236,14 @@ def sync_view(sync: SyncState, rates: Rates, now: float) -> SyncView:
         _next_start(config, sync, now) if enabled and not health.paused else None,
         None if sync.last is None else sync.last.counts.failed + sync.last.counts.known,
         None if sync.last is None else sync.last.counts.acknowledged,
+        sync.audits,
+        enabled and sync.audits.is_stale(_seconds(within), health, now),
     )
+
+
+def _seconds(duration: object) -> float | None:
+    """Return a duration of a configuration in seconds, None for one of another version."""
+    return seconds_of(duration) if isinstance(duration, str) and DURATION.fullmatch(duration) else None
 
 
 def _config(text: str) -> Mapping[str, Any]:
@@ -263,7 +273,7 @@ def _next_start(config: Mapping[str, Any], sync: SyncState, now: float) -> float
 def run_state(run: Run) -> str:
     """Return how a run ended, as one word for styles: running, cancelling, cancelled, lost, failed or done."""
     if run.status is RunStatus.DONE:
-        return "failed" if is_bad(run.counts) else "done"
+        return "failed" if is_bad(run) else "done"
     return run.status.value
 
 

@@ -92,6 +92,7 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
                 started=None if each.current is None else each.current.started,
                 advanced=None if progress is None else progress.advanced,
                 given_up=given_up(sync),
+                audits=each.audits,
             )
 
     return Console(figures, required_token, depths=depths, pages=pages, check_host=access.check_host)

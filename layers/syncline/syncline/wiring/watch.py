@@ -14,6 +14,7 @@ from syncline.steps.notices import beat_of
 from syncline.steps.notify import is_due
 from syncline.steps.watch import Watch
 from syncline.store.alerts import Alerts
+from syncline.store.audits import AuditRecord
 from syncline.store.health import Health
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -27,10 +28,11 @@ def watch_of(state: State, database: Database, queues: Queues, clock: Callable[[
     """Return the watch over the syncs of a table that have runs."""
     alerts = Alerts(database)
 
-    def syncs() -> Iterator[tuple[Sync, Health]]:
+    def syncs() -> Iterator[tuple[Sync, Health, AuditRecord]]:
         for sync in applied_syncs(state, unread):
             if KINDS[sync.kind].has_runs:
-                yield sync, state.health(sync.name)
+                audits = AuditRecord() if sync.audit is None else state.audits(sync.name)
+                yield sync, state.health(sync.name), audits
 
     def needs_hint(sync: Sync, health: Health, now: float) -> bool:
         beat = beat_of(state.runs(sync.name, _RUNS)) if sync.heartbeat is not None else None

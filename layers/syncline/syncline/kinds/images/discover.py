@@ -30,7 +30,7 @@ from syncline.kinds.images.listing import (
     target_repositories,
 )
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
-from syncline.kinds.images.transfer import ASK, conflict, is_replaceable
+from syncline.kinds.images.transfer import ASK, ASKED, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Result, Scope
@@ -261,7 +261,10 @@ class ImageScan:
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
             page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
-            yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
+            details = {
+                item.name: detail | ASKED if (group, item.name) in self._asked else detail for item in page.items
+            }
+            yield replace(page, items=tuple(replace(item, detail=details[item.name]) for item in page.items))
             if context.over:
                 return
 

@@ -119,6 +119,17 @@ class TargetNotes:
     def forget_unverified(self, group: str) -> None:
         self._facts.forget(self._unverified(group))
 
+    def note_damaged(self, group: str, digest: str) -> None:
+        """Note that an audit found other bytes under the digest of a blob than it states."""
+        self._facts.remember(self._damaged(group, digest), "yes")
+
+    def is_damaged(self, group: str, digest: str) -> bool:
+        """Return True if an audit found a blob damaged, and it was not repaired since."""
+        return self._facts.recall(self._damaged(group, digest)) is not None
+
+    def forget_damaged(self, group: str, digest: str) -> None:
+        self._facts.forget(self._damaged(group, digest))
+
     def note_outdated(self, group: str, tag: str, digest: str) -> None:
         """Note that a tag moved on at the source while we copied ``digest`` to the target."""
         self._facts.remember(self._outdated(group, tag), digest)
@@ -132,6 +143,9 @@ class TargetNotes:
 
     def _unverified(self, group: str) -> str:
         return f"unverified@{self._host}/{group}"
+
+    def _damaged(self, group: str, digest: str) -> str:
+        return f"damaged@{self._host}/{group}@{digest}"
 
     def _outdated(self, group: str, tag: str) -> str:
         return f"outdated@{self._host}/{group}:{tag}"

@@ -18,7 +18,7 @@ from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move
-from syncline.model import Item, Outcome, Result, Scope, Step
+from syncline.model import Audit, Item, Outcome, Result, Scope, Step
 from syncline.patterns import is_signature_tag
 
 
@@ -62,6 +62,11 @@ class Images:
             fingerprints = (item.source, item.target)
             return Result(item.group, item.name, Outcome.FAILED, *fingerprints, code=error.code.name, reason=error.what)
         return would_move(item)
+
+    def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
+        from syncline.kinds.images.audit import ImageAudit  # noqa: PLC0415 - few functions audit
+
+        return ImageAudit(self.sync, self.source, self.target, self.notes, audit).pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group

@@ -17,9 +17,9 @@ from functools import partial
 from typing import Any, Final
 
 from syncline.clients.http.listings import ignore
-from syncline.clients.registry.store import ImageStore
 from syncline.clients.registry.manifest import Descriptor, Manifest, referrers_tag
 from syncline.clients.registry.reference import digest_matches, digest_of
+from syncline.clients.registry.store import ImageStore
 from syncline.clients.sigstore.certificates import load_authorities
 from syncline.clients.sigstore.evidence import BUNDLE, DSSE, SIMPLE_SIGNING, Evidence, Identity, evidence_in_layer
 from syncline.clients.sigstore.keys import RejectedError, load_public_keys, parse_json

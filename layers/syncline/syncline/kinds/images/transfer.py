@@ -19,6 +19,7 @@ from typing import Any, Final
 from syncline.clients.http.listings import InvalidEntry, ignore
 from syncline.clients.registry.client import TagTakenError
 from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest, referrers_tag
+from syncline.clients.registry.reference import hash_matches, hasher
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
@@ -50,8 +51,10 @@ SINGLE_REQUEST: Final = 32 * 1024 * 1024
 """Bytes up to which a blob is sent in one request; a larger one is sent in pieces that can be resumed."""
 ASSUMED_RATE: Final = 1024 * 1024
 """Bytes per second assumed when deciding whether a blob can be sent in one request before the time ends."""
-KEPT_DETAIL: Final = ("replaced", "signed")
+KEPT_DETAIL: Final = ("replaced", "signed", "asked")
 """Keys of an item's detail that are kept when it is tried again."""
+ASKED: Final = {"asked": True}
+"""The detail of items that a retry or a repair answers for: blobs that an audit found damaged are sent again."""
 ASK: Final = "ask"
 """The value of ``signed`` in an item's detail if the source has too many tags to list: each is requested by name."""
 
@@ -73,7 +76,7 @@ class RepositoryCopy:
     ) -> None:
         self._source, self._from = route.source, route.source_repository
         self._target, self._to = route.target, route.target_repository
-        self._parts = PartsCopy(route, locations, context, sync.concurrency)
+        self._parts = PartsCopy(route, locations, context, sync.concurrency, notes)
         self._context = context
         self._sync = sync
         self._notes = notes
@@ -236,7 +239,9 @@ class PartsCopy:
     ``pool`` copies blobs. Images wait for blobs, and blobs wait for nothing.
     """
 
-    def __init__(self, route: CopyRoute, locations: BlobLocations, context: StepContext, at_once: int) -> None:
+    def __init__(
+        self, route: CopyRoute, locations: BlobLocations, context: StepContext, at_once: int, notes: TargetNotes
+    ) -> None:
         self.pool = ThreadPoolExecutor(at_once, thread_name_prefix="blob")
         self.attached = AttachedTags(route.target, route.target_repository)
         self._route = route
@@ -244,7 +249,8 @@ class PartsCopy:
         self._target, self._to = route.target, route.target_repository
         self._locations = locations
         self._context = context
-        self._fresh = False
+        self._notes = notes
+        self._fresh = self._asked = False
         self._blobs: dict[str, Future[int]] = {}
         self._uploads: dict[str, dict[str, Any]] = {}
         self._complete: set[str] = set()
@@ -254,6 +260,7 @@ class PartsCopy:
     def resume_uploads(self, items: Sequence[Item]) -> None:
         """Resume the uploads that earlier attempts of the items began."""
         self._fresh = all(item.detail.get("fresh") for item in items)
+        self._asked = any(item.detail.get("asked") for item in items)
         # Items that share a layer may have different states of its upload; the furthest one counts.
         for digest, upload in (each for item in items for each in item.detail.get("uploads", {}).items()):
             if _offset(upload) >= _offset(self._uploads.get(digest)):
@@ -346,12 +353,13 @@ class PartsCopy:
             raise InterruptedUploadError(upload, 0)
         host = self._target.host
         damaged = False
+        noted = self._asked and self._notes.is_damaged(self._to, blob.digest)
         if upload is None:
             # A repository that had no tags during the scan is not asked for the blob.
             size = None if self._fresh else self._target.blob_size(self._to, blob)
             if size is None:
                 size = self._mounted_size(blob)
-            if size == blob.size:
+            if size == blob.size and not noted:
                 self._locations.note(host, blob, self._to, sent=False)
                 return 0
             damaged = size is not None
@@ -365,8 +373,26 @@ class PartsCopy:
         if damaged and (size := self._target.blob_size(self._to, blob)) != blob.size:
             what = f"{host}/{self._to}@{blob.digest} has {size} of {blob.size} bytes, even after all of them were sent"
             raise SynclineError("BLOB_DAMAGED", what)
+        if noted:
+            self._check_repaired(blob)
         self._locations.note(host, blob, self._to, sent=True)
         return sent
+
+    def _check_repaired(self, blob: Descriptor) -> None:
+        """Read a blob that was damaged and sent again; raise BLOB_DAMAGED if the target kept other bytes.
+
+        If the time is short the note of its damage stays, and it is sent once more by the next repair.
+        """
+        hash_ = hasher(blob.digest)
+        with self._target.open_blob(self._to, blob.digest) as stream:
+            for chunk in stream:
+                if self._context.over:
+                    return
+                hash_.update(chunk)
+        if not hash_matches(blob.digest, hash_):
+            where = f"{self._target.host}/{self._to}@{blob.digest}"
+            raise SynclineError("BLOB_DAMAGED", f"{where} has damaged bytes, even after the right ones were sent")
+        self._notes.forget_damaged(self._to, blob.digest)
 
     def _mounted_size(self, blob: Descriptor) -> int | None:
         """Mount a blob from another repository of the target that has it, and return its size; None if none has it."""

@@ -38,10 +38,16 @@ class Origin:
 class ImageVerification:
     """Verification of images at one target registry. Each part of a repository is requested once."""
 
-    def __init__(self, target: ImageStore, origin: Origin | None = None) -> None:
-        """``origin`` is asked for the referrers of the images, and for children that the target lacks."""
+    def __init__(
+        self, target: ImageStore, origin: Origin | None = None, met: Callable[[Manifest], None] = lambda _: None
+    ) -> None:
+        """``origin`` is asked for the referrers of the images, and for children that the target lacks.
+
+        ``met`` is called with each manifest whose parts are verified.
+        """
         self._target = target
         self._origin = origin
+        self._met = met
         self._found: set[tuple[str, str, int]] = set()
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
@@ -79,6 +85,7 @@ class ImageVerification:
         return manifest
 
     def _verify_parts(self, repository: str, manifest: Manifest, absent: list[Descriptor]) -> None:
+        self._met(manifest)
         for child in manifest.needed():
             if self._is_new(repository, child.digest):
                 self._verify_child(repository, manifest, child, absent)
