@@ -26,7 +26,8 @@ class Builder:
         assert isinstance(sync, ImagesSync)
         source, target = self._clients(sync.source), self._clients(sync.target)
         notes = TargetNotes(self._parts.state.facts, target.registry.host)
-        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes)
+        clock = self._parts.clock
+        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes, clock=clock)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
         return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), quay_at(config, self._parts))
