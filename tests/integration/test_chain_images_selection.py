@@ -19,8 +19,11 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import StepContext
-from syncline.model import EVERYTHING, Outcome, Result, Run
-from tests.rig.images import ImagesChain, ImagesWorld
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Outcome, Result, Run, Scope, Trigger
+from syncline.store.runs import new_run_id
+from tests.rig.images import SYNC, ImagesChain, ImagesWorld
+from tests.standins.oci import Fault
 from tests.standins.oci_store import (
     OCI_CONFIG,
     OCI_INDEX,
@@ -358,8 +361,8 @@ def test_two_repositories_with_one_name_fail_and_nothing_is_written_for_them(cha
     for scope in ((), ("dr/app",)):
         ended, results = run(chain, *scope)
         assert {key: result.code for key, result in results.items() if result.code} == {
-            ("dr/app", "a/app"): "NAME_SHARED",
-            ("dr/app", "b/app"): "NAME_SHARED",
+            ("dr/app", "a/app"): "RENAME_REFUSED",
+            ("dr/app", "b/app"): "RENAME_REFUSED",
         }
         assert set(chain.target.store.repositories) == {"c/web"}
         assert ended.counts.failed + ended.counts.known == 2
@@ -370,7 +373,7 @@ def test_a_rename_to_an_invalid_name_fails_for_that_repository_only(chain: Image
         chain.source.store.add_image(name, "1", name.encode())
     chain.configure(rename=[{"from": "a/(.*)", "to": "dr//\\1"}])
     _, results = run(chain)
-    assert results["dr//app", "a/app"].code == "REFERENCE_INVALID"
+    assert results["dr//app", "a/app"].code == "RENAME_REFUSED"
     assert set(chain.target.store.repositories) == {"b/app"}
 
 
@@ -389,3 +392,90 @@ def test_the_push_times_of_quay_decide_without_reading_images(registries: Images
         chain.clock.now += 3600
         run(chain)
     assert tags(chain) == {"1"}
+
+
+def retry(chain: ImagesChain, *keys: tuple[str, str]) -> Run:
+    """Execute the run that `syncline retry` starts for dead letters of these items."""
+    chain.clock.sleep(1)
+    scope = Scope.of(group for group, _ in keys)
+    begun, _ = chain.state.begin_run(SYNC, new_run_id(chain.clock.time), Trigger.RETRY, scope, asked=keys)
+    chain.queues.start(Start(SYNC, Trigger.RETRY, scope, run=begun.id))
+    chain.pump.run()
+    return chain.state.run(SYNC, begun.id)
+
+
+def test_a_retry_finds_renamed_repositories_again(chain: ImagesChain) -> None:
+    chain.source.store.add_image("team-a/app", "1", b"one")
+    chain.configure(rename=[{"from": "team-(.*)/(.*)", "to": "dr/\\1/\\2"}])
+    chain.target.fault("PUT", "/v2/dr/a/app/manifests/", Fault(403), times=None)
+    ended, _ = run(chain)
+    assert ended.counts.failed == 1
+    chain.target.heal()
+    ended = retry(chain, ("dr/a/app", "1"))
+    assert ended.counts.moved == 1
+    assert tags(chain, "dr/a/app") == {"1"}
+
+
+def test_a_retry_after_a_rename_was_corrected_resolves_the_dead_letters(chain: ImagesChain) -> None:
+    for name in ("a/app", "b/app"):
+        chain.source.store.add_image(name, "1", name.encode())
+    chain.configure(rename=[{"from": "[ab]/(.*)", "to": "dr/\\1"}])
+    run(chain)
+    chain.configure(rename=[{"from": "a/(.*)", "to": "dr/\\1"}])
+    ended = retry(chain, ("dr/app", "a/app"), ("dr/app", "b/app"))
+    assert (ended.counts.failed, ended.counts.moved) == (0, 1)
+    found = chain.state.failures.find(SYNC, [("dr/app", "a/app"), ("dr/app", "b/app")])
+    assert all(each.solved for each in found.values())
+
+
+def test_a_retry_says_why_an_image_is_left_out(chain: ImagesChain) -> None:
+    digest = add(chain, "team/app", "2.0.0", age=HOUR)
+    add(chain, "team/app", "1.0.0", age=99 * HOUR)
+    chain.source.store.add_image("team/app", signature(digest), b"signature")
+    keys = [("team/app", name) for name in ("2.0.0", "1.0.0", signature(digest))]
+    chain.configure(select={"semver": "^2", "older_than": "1d"})
+    ended = retry(chain, *keys)
+    results = chain.results(ended)
+    assert [results[key].outcome for key in keys] == [Outcome.LEFT_OUT] * 3
+    assert ended.counts.failed == 0
+
+
+def test_a_run_that_only_plans_stores_no_times(chain: ImagesChain) -> None:
+    add(chain, "team/app", "1", age=None)
+    chain.configure(select={"older_than": "1h"})
+    chain.start(plan=True)
+    chain.pump.run()
+    chain.source.requests.clear()
+    run(chain)
+    assert chain.source.asked("GET", "/manifests/"), "the plan stored when the image was first seen"
+
+
+def test_a_digest_that_failed_is_tried_again(chain: ImagesChain) -> None:
+    store = chain.source.store
+    digest = store.add_image("team/app", None, b"one")
+    chain.configure(source=source(chain, digests=[f"team/app@{digest}"]))
+    chain.target.fault("PUT", "/v2/team/app/manifests/", Fault(403), times=None)
+    run(chain)
+    chain.target.heal()
+    ended = retry(chain, ("team/app", digest))
+    assert ended.counts.moved == 1
+    assert digest in chain.target.store.repositories["team/app"].manifests
+
+
+def test_a_quarantine_ends_by_itself(chain: ImagesChain) -> None:
+    add(chain, "team/app", "1", age=HOUR)
+    chain.configure(select={"older_than": "1d"})
+    run(chain)
+    assert tags(chain) == set()
+    chain.clock.now += 24 * 3600
+    run(chain)
+    assert tags(chain) == {"1"}
+
+
+def test_of_the_newest_images_those_in_quarantine_do_not_take_a_place(chain: ImagesChain) -> None:
+    for tag, hours in (("1", 90), ("2", 60), ("3", 30), ("4", 1)):
+        add(chain, "team/app", tag, age=hours * HOUR)
+    chain.configure(select={"newest": 2, "older_than": "1d"})
+    _, results = run(chain)
+    assert tags(chain) == {"2", "3"}
+    assert [name for (_, name), result in results.items() if result.outcome is Outcome.LEFT_OUT] == ["4"]

@@ -202,7 +202,7 @@ def test_a_person_learns_that_a_named_group_is_no_target() -> None:
 def test_only_one_name_of_two_is_a_failure_of_both() -> None:
     errors = misnamed({"a": "x", "b": "x", "c": "y", "d": "//"})
     assert {name: error.code.name for name, error in errors.items()} == {
-        "a": "NAME_SHARED",
-        "b": "NAME_SHARED",
-        "d": "REFERENCE_INVALID",
+        "a": "RENAME_REFUSED",
+        "b": "RENAME_REFUSED",
+        "d": "RENAME_REFUSED",
     }

@@ -48,10 +48,10 @@ def misnamed(names: dict[str, str]) -> dict[str, SynclineError]:
         try:
             parse_repository(target)
         except SynclineError as error:
-            errors[name] = SynclineError(error.code.name, f"`rename` gives {name} an invalid name: {error.what}")
+            errors[name] = SynclineError("RENAME_REFUSED", f"`rename` gives {name} an invalid name: {error.what}")
     for shared, several in shared_names(names, names.__getitem__).items():
         what = f"`rename` gives {' and '.join(several)} the same name {shared}; none of them is copied"
-        errors |= dict.fromkeys(several, SynclineError("NAME_SHARED", what))
+        errors |= dict.fromkeys(several, SynclineError("RENAME_REFUSED", what))
     return errors
 
 

@@ -93,7 +93,10 @@ class RepositorySelection:
         absent = self._without_image(differing)
         for item in items:
             age = aged.get(item.name)
-            if item.name in absent:
+            if item.name in absent and (item.group, item.name) in asked:
+                reason = "the image that it belongs to is not at the target"
+                results.append(Result(item.group, item.name, Outcome.LEFT_OUT, item.source, reason=reason))
+            elif item.name in absent:
                 counted += 1
             elif age is None:
                 kept.append(item)

@@ -205,6 +205,8 @@ class TagSelection:
     def left_out(self, tags: Mapping[str, Tag]) -> set[str]:
         """Return the tags that are left out by version or number; `tags` are all of the repository."""
         select = self._select
+        if select.semver is None and select.newest is None:
+            return set()
         open_ = {
             tag: t for tag, t in tags.items() if not is_signature_tag(tag) and ":" not in tag and not self._fixed(tag)
         }

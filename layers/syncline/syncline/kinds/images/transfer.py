@@ -223,7 +223,10 @@ class RepositoryCopy:
 
 def conflict(item: Item, reason: str = "") -> Result:
     """Return the result for a tag under which the target has another image, which is not overwritten."""
-    reason = reason or f"the target has {item.target} under this tag, the source {item.source}; nothing is overwritten"
+    theirs = f"the source {item.source}"
+    if INDEX in item.detail:
+        theirs = f"and the selected platforms of the source's index {item.detail[INDEX]} are {item.source}"
+    reason = reason or f"the target has {item.target} under this tag, {theirs}; nothing is overwritten"
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, item.target, 0, "TAG_DIFFERS", reason)
 
 
