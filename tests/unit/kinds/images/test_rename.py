@@ -17,6 +17,7 @@ from syncline.config.sync import load_sync
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.config_select import RenameRule, rename, renamed_areas
 from syncline.kinds.images.names import RenamedRepositories, misnamed
+from syncline.kinds.images.wiring import changed_groups
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.unit.kinds.images.world import RegistryPair, found
@@ -206,3 +207,10 @@ def test_only_one_name_of_two_is_a_failure_of_both() -> None:
         "b": "RENAME_REFUSED",
         "d": "RENAME_REFUSED",
     }
+
+
+def test_a_notification_names_the_group_of_a_renamed_repository() -> None:
+    renamed = sync(rename=[TEAMS], target={"registry": "dr.example", "prefix": "m"})
+    event = {"repository": "team-a/app", "updated_tags": ["1"]}
+    assert changed_groups(renamed, event, 0.0) == ("m/dr/a/app",)
+    assert renamed.groups_of(["team-a/app"]) == ("m/dr/a/app",)
