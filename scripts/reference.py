@@ -88,11 +88,10 @@ def _rows(model: type[Model]) -> Iterator[str]:
         # A sync's name is the key above it, and the section of each kind describes `kind`.
         if name not in model.__annotations__ or (model is Sync and name in {"name", "kind"}):
             continue
-        default = (
-            "required" if info.is_required() else "by kind" if model is Gathering else _default(info.get_default())
-        )
+        value = None if info.default_factory else info.get_default()
+        default = "required" if info.is_required() else "by kind" if model is Gathering else _default(value)
         example = f"`{_plain(info.examples[0])}`" if info.examples else ""
-        yield f"| `{name}` | {_one_line(info.description or '')} | {default} | {example} |"
+        yield f"| `{info.alias or name}` | {_one_line(info.description or '')} | {default} | {example} |"
 
 
 def _default(value: Any) -> str:

@@ -15,7 +15,7 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 PACKAGE: Final = ROOT / "layers/syncline/syncline"
-SHARED: Final = ("errors", "escaping", "model", "ownership", "patterns", "schedule", "text")
+SHARED: Final = ("errors", "escaping", "model", "ownership", "patterns", "schedule", "semver", "text")
 """Modules that import no other package, so every module may import them."""
 
 # Imports from the package that are allowed. The first pattern that matches a file counts. A name includes all below it.
@@ -27,6 +27,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "ownership.py": (),
     "patterns.py": ("errors",),
     "schedule.py": ("errors",),
+    "semver.py": (),
     "text.py": (),
     "run_text.py": ("kinds.table", "store.failures", *SHARED),
     "progress.py": ("store", *SHARED),
@@ -45,7 +46,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/kind.py": ("errors", "model"),
     # A configuration imports no client: `apply` must start fast.
     "kinds/*/cli/*.py": ("cli", "clients", "config", "kinds", "run_text", "secrets", "store", "wiring", *SHARED),
-    "kinds/*/config.py": ("config", "kinds.*.config", "secrets", *SHARED),
+    "kinds/*/config*.py": ("config", "kinds.*.config", "kinds.*.config_select", "secrets", *SHARED),
     "kinds/*/wiring*.py": (
         "clients",
         "config",
@@ -147,7 +148,7 @@ ONLY: Final[dict[str, tuple[str, ...]]] = {
     "pycurl": ("clients/*",),
     "urllib3": ("clients/kubernetes/*",),
     "docker": ("clients/layout/daemon.py", "clients/registry/docker_credentials.py"),
-    "pydantic": ("cli/*", "config/*", "kinds/*/cli/*", "kinds/*/config.py", "secrets.py"),
+    "pydantic": ("cli/*", "config/*", "kinds/*/cli/*", "kinds/*/config*.py", "secrets.py"),
     "yaml": ("cli/*", "clients/kubernetes/*", "config/*", "kinds/backups/*"),
 }
 

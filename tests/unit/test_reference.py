@@ -46,7 +46,7 @@ def test_every_key_is_described_on_the_page() -> None:
         for name, info in model.model_fields.items():
             assert info.description, f"{model.__name__}.{name}"
             is_key = name == "name" and issubclass(model, Sync)  # the key above the sync
-            assert is_key or f"| `{name}` | {info.description}" in text, f"{model.__name__}.{name}"
+            assert is_key or f"| `{info.alias or name}` | {info.description}" in text, f"{model.__name__}.{name}"
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)

@@ -81,6 +81,14 @@ def literal_start(text: str) -> str:
     return "" if text.startswith("re:") else re.split(r"[*?\[]", text, maxsplit=1)[0]
 
 
+def literal_start_of_regex(text: str) -> str:
+    """Return a prefix that all names matched by a valid regular expression have."""
+    tree = _sre_parser.parse(text)
+    if tree.state.flags & (re.IGNORECASE | re.VERBOSE):
+        return ""
+    return "".join(chr(argument) for _, argument in takewhile(lambda part: part[0] is _sre.LITERAL, tree))
+
+
 def _compile_regex(text: str) -> re.Pattern[str]:
     try:
         tree = _sre_parser.parse(text)

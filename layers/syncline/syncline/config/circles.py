@@ -24,7 +24,7 @@ _DOUBLE_STAR: Final = "**"
 class Flow:
     """The names that a sync selects at its source, and their names at its target.
 
-    `moved` returns the area of the target for an area of the source. `excludes` returns True if the sync excludes a
+    `moved` returns the areas of the target for an area of the source. `excludes` returns True if the sync excludes a
     complete area of the source. `path` is the key of the sync that names the target, and `at` the target in messages.
     """
 
@@ -32,7 +32,7 @@ class Flow:
     source: Location
     target: Location
     areas: tuple[Area, ...]
-    moved: Callable[[Area], Area]
+    moved: Callable[[Area], tuple[Area, ...]]
     excludes: Callable[[Area], bool]
     path: KeyPath
     at: str
@@ -68,7 +68,7 @@ def circles_between(flows: Sequence[Flow]) -> Iterator[Finding]:
 
 def _circle_from(start: Flow, by_source: dict[Location, list[Flow]]) -> list[tuple[Flow, Area]] | None:
     """Return the shortest circle through a sync, each of its syncs with the area it writes; None if there is none."""
-    waiting = deque(([(start, start.moved(area))], 0) for area in start.areas)
+    waiting = deque(([(start, out)], 0) for area in start.areas for out in start.moved(area))
     visited: set[tuple[str, Area, int]] = set()
     steps = 0
     while waiting:
@@ -86,8 +86,8 @@ def _circle_from(start: Flow, by_source: dict[Location, list[Flow]]) -> list[tup
                     return path
                 if (following.sync, common, rounds) not in visited:
                     visited.add((following.sync, common, rounds))
-                    step = (following, following.moved(common))
-                    waiting.append(([step], rounds + 1) if back else ([*path, step], rounds))
+                    steps_on = [(following, moved) for moved in following.moved(common)]
+                    waiting += [([step], rounds + 1) if back else ([*path, step], rounds) for step in steps_on]
     return None
 
 

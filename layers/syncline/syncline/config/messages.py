@@ -39,7 +39,7 @@ def suggestion(text: str, known: Iterable[str]) -> str:
 def keys_at(model: type[Model], loc: KeyPath) -> list[str]:
     """Return the keys allowed in the mapping at `loc`."""
     inner = _model_at(model, loc)
-    return [key for key in inner.model_fields if key != "name"] if inner else []
+    return [key for key in _fields(inner) if key != "name"] if inner else []
 
 
 def without_echoes(errors: list[ErrorDetails], model: type[Model]) -> list[ErrorDetails]:
@@ -95,7 +95,7 @@ def _expected(model: type[Model], loc: KeyPath) -> str:
     """Return the description of the field at `loc`, with an example."""
     keys = [n for n, part in enumerate(loc) if isinstance(part, str) and not part.startswith("<")]
     parent = _model_at(model, loc[: keys[-1]]) if keys else None
-    info = parent.model_fields.get(str(loc[keys[-1]])) if parent else None
+    info = _fields(parent).get(str(loc[keys[-1]])) if parent else None
     if info is None:
         return "see docs/reference/syncs.yaml.md"
     text = (info.description or "").split(". ")[0].rstrip(".")
@@ -117,9 +117,14 @@ def _model_at(model: type[Model], loc: KeyPath) -> type[Model] | None:
         if part.startswith("<"):
             current = _FORMS.get(part)
         else:
-            info = current.model_fields.get(part) if current else None
+            info = _fields(current).get(part) if current else None
             current = next(_models_in(info.annotation), None) if info else None
     return current
+
+
+def _fields(model: type[Model]) -> dict[str, FieldInfo]:
+    """Return the fields of a model by their keys in the file: one may be a word that Python reserves."""
+    return {info.alias or name: info for name, info in model.model_fields.items()}
 
 
 def _models_in(annotation: object) -> Iterator[type[Model]]:

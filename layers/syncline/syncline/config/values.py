@@ -115,7 +115,8 @@ def _check_realm(text: str) -> str:
     return text
 
 
-def _check_repository(text: str) -> str:
+def check_repository(text: str) -> str:
+    """Return the name of a repository. Raises ValueError with the reason if it is invalid."""
     if len(text) > _LONGEST_REPOSITORY:
         raise ValueError(f"is longer than {_LONGEST_REPOSITORY} characters")
     if re.fullmatch(REPOSITORY_PATTERN, text):
@@ -279,7 +280,7 @@ Pattern: TypeAlias = Annotated[str, AfterValidator(_check_pattern), text_schema(
 TextPattern: TypeAlias = Annotated[str, AfterValidator(_check_text_pattern), text_schema(maxLength=LONGEST_PATTERN)]
 """A pattern of texts that may have any characters."""
 Repository: TypeAlias = Annotated[
-    str, AfterValidator(_check_repository), text_schema(pattern=REPOSITORY_PATTERN, maxLength=_LONGEST_REPOSITORY)
+    str, AfterValidator(check_repository), text_schema(pattern=REPOSITORY_PATTERN, maxLength=_LONGEST_REPOSITORY)
 ]
 Organization: TypeAlias = Annotated[
     str,
@@ -304,6 +305,6 @@ Duration: TypeAlias = Annotated[
 Url: TypeAlias = Annotated[str, AfterValidator(_check_url), text_schema(pattern="^https?://")]
 Prefix: TypeAlias = Annotated[
     str,
-    AfterValidator(lambda text: _check_repository(text) if text else text),
+    AfterValidator(lambda text: check_repository(text) if text else text),
     text_schema(pattern=f"^$|{REPOSITORY_PATTERN}"),
 ]

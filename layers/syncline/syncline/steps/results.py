@@ -31,6 +31,8 @@ _FAILING: Final = (Outcome.FAILED, Outcome.KNOWN)
 _VERIFIED: Final = (Outcome.MOVED, Outcome.REMOVED, Outcome.EQUAL)
 _CHANGED: Final = (Outcome.MOVED, Outcome.REMOVED)
 _MET_AGAIN: Final = (Outcome.CONFLICT, Outcome.UNTRUSTED, Outcome.FAILED)
+_NO_ITEMS: Final[frozenset[CodeName]] = frozenset({"ENTRY_INVALID", "RENAME_REFUSED"})
+"""Codes of failures of entries of a listing."""
 _DROPPED_IF_JOINED: Final = (Outcome.EQUAL, Outcome.LEFT_OUT, Outcome.EXTRA, Outcome.CANCELLED)
 """Outcomes of items that needed no action: the scan that the run began with counts them."""
 _TAKEN_FOR: Final = 7 * 24 * 3600.0
@@ -212,8 +214,8 @@ def answer_retry(failures: Failures, run: Run, results: Iterable[Result]) -> lis
             verified.add(key)
     absent = {key for key in asked - met if not _is_unread(key, unread)}
     found = failures.find(run.sync, asked)
-    # Keys that are no items, a part of the source or an invalid entry of a listing, are solved if the scan has not met them.
-    invalid = {key for key in absent if key in found and found[key].code == "ENTRY_INVALID"}
+    # Keys that are no items, a part of the source or an entry of a listing that cannot be used, are solved if the scan has not met them.
+    invalid = {key for key in absent if key in found and found[key].code in _NO_ITEMS}
     verified |= {key for key in asked if key[1] == ALL} | {key for key in absent if key[0] == ALL} | invalid
     verified = (verified & asked) - failing
     found = {key: failure for key, failure in found.items() if key in verified}

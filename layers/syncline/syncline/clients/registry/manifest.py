@@ -67,11 +67,15 @@ class Descriptor:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A manifest with the exact bytes from its registry; ``digest`` is that of ``body``."""
+    """A manifest with the exact bytes from its registry; ``digest`` is that of ``body``.
+
+    ``skipped`` are digests of an index's entries that are no children here, since they are not to be copied.
+    """
 
     digest: str
     media_type: str
     body: bytes = field(repr=False)
+    skipped: frozenset[str] = frozenset()
 
     @property
     def is_index(self) -> bool:
@@ -90,7 +94,14 @@ class Manifest:
         """Return the entries of an index: manifests, or blobs of a BuildKit cache. Raises MANIFEST_INVALID if malformed."""
         if self.is_known and not self.is_index:
             return ()
-        return tuple(self._descriptor(entry) for entry in self._list("manifests"))
+        found = tuple(self._descriptor(entry) for entry in self._list("manifests"))
+        return tuple(each for each in found if each.digest not in self.skipped) if self.skipped else found
+
+    @property
+    def annotations(self) -> dict[str, Any]:
+        """The annotations of the manifest, empty if it has none."""
+        value = self._parsed().get("annotations")
+        return value if isinstance(value, dict) else {}
 
     def needed(self) -> tuple[Descriptor, ...]:
         """Return the children, and for a manifest of unknown type also its subject. Raises MANIFEST_INVALID if malformed.

@@ -366,7 +366,7 @@ class BackupsSync(Sync):
                 source.location,
                 target.location,
                 (Area(source.prefix),),
-                lambda area: Area(target.prefix + area.start.removeprefix(source.prefix), area.exact),
+                lambda area: (Area(target.prefix + area.start.removeprefix(source.prefix), area.exact),),
                 excluding(self.select.objects.exclude, source.prefix),
                 ("target", "bucket"),
                 target.bucket,

@@ -278,7 +278,7 @@ class FilesSync(Sync):
                 self.source.location,
                 target.location,
                 areas,
-                lambda area: Area(self.path_of(area.start), area.exact),
+                lambda area: (Area(self.path_of(area.start), area.exact),),
                 lambda area: not self.takes(area.start) if area.exact else excluded(area),
                 ("target", "bucket"),
                 target.bucket,

@@ -25,11 +25,20 @@ from syncline.config.values import (
     TextPattern,
     Url,
     check_host,
+    check_repository,
     is_loopback,
     split_host,
     text_schema,
 )
 from syncline.errors import SynclineError
+from syncline.kinds.images.config_select import (
+    ImagesSelect,
+    NamedDigest,
+    RenameRule,
+    rename,
+    renamed_areas,
+    shared_names,
+)
 from syncline.patterns import is_signature_tag, literal_start
 
 
@@ -140,6 +149,20 @@ class ImagesSource(ImagesEndpoint):
     catalog: StrictBool = Field(
         False, description="All repositories that the registry lists in `_catalog`, which many registries refuse."
     )
+    digests: tuple[NamedDigest, ...] = Field(
+        (),
+        description="Images without a tag, in addition to the tags: repository and digest. They are copied completely, and "
+        "their repositories must be selected. A registry does not list such images.",
+        examples=[["team/app@sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"]],
+    )
+
+    @cached_property
+    def digests_by_repository(self) -> dict[str, tuple[str, ...]]:
+        """``digests`` by repository."""
+        found: dict[str, tuple[str, ...]] = {}
+        for repository, _, digest in (each.partition("@") for each in sorted(set(self.digests))):
+            found[repository] = (*found.get(repository, ()), digest)
+        return found
 
     @cached_property
     def repository_set(self) -> frozenset[str]:
@@ -151,13 +174,6 @@ class ImagesTarget(ImagesEndpoint):
     """The target registry. With `api`, existing images are compared 100 tags at a time."""
 
     prefix: Prefix = Field("", description="A path put before the name of each repository.", examples=["mirror"])
-
-
-class ImagesSelect(Model):
-    """The selection of the source's images."""
-
-    repositories: Patterns = Field(Patterns(), description="Repositories, as the source names them.")
-    tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always selected; see `referrers`.")
 
 
 class SignerIdentity(Model):
@@ -225,7 +241,14 @@ class ImagesSync(Sync):
     kind: Literal["images"] = Field(description="The kind of the sync: `images`.", examples=["images"])
     source: ImagesSource = Field(description="The registry that images come from.")
     target: ImagesTarget = Field(description="The registry that images go to.")
-    select: ImagesSelect = Field(ImagesSelect(), description="The images of the source that are synced.")
+    select: ImagesSelect = Field(
+        default_factory=ImagesSelect, description="The images of the source that are synced. Defaults to all."
+    )
+    rename: Annotated[tuple[RenameRule, ...], Field(max_length=50)] = Field(
+        (),
+        description="Rules that give repositories another name at the target. The first rule whose `from` matches the "
+        "complete name applies; a repository that none matches keeps its name.",
+    )
     overwrite: StrictBool = Field(
         False,
         description="Replace tags that differ at the target. If false, each is a `conflict`.",
@@ -247,12 +270,35 @@ class ImagesSync(Sync):
 
     def target_repository(self, source: str) -> str:
         """Return the target's name for a repository of the source."""
-        return f"{self.target.prefix}/{source}" if self.target.prefix else source
+        return self._below_prefix(rename(self.rename, source))
 
     def source_repository(self, target: str) -> str | None:
-        """Return the source's name for a repository of the target, None for one outside the prefix."""
-        prefix = f"{self.target.prefix}/" if self.target.prefix else ""
+        """Return the source's name for a repository of the target, None for one outside the prefix.
+
+        Also return None if `needs_listing`, and for a repository that is not listed in a sync that renames.
+        """
+        if self.rename:
+            return self._listed_names.get(target)
+        prefix = self._below_prefix("")
         return target.removeprefix(prefix) if target.startswith(prefix) else None
+
+    @property
+    def needs_listing(self) -> bool:
+        """True if only a listing of the source tells which of its repositories has a name at the target."""
+        return bool(self.rename) and self.source.repositories is None
+
+    @cached_property
+    def _listed_names(self) -> dict[str, str]:
+        """The names at the source by those at the target, for listed repositories."""
+        names = filter(self.takes_repository, self.source.repositories or ())
+        return {self.target_repository(name): name for name in names}
+
+    def _below_prefix(self, name: str) -> str:
+        return f"{self.target.prefix}/{name}" if self.target.prefix else name
+
+    def _target_areas(self, source: Area) -> tuple[Area, ...]:
+        """Return the areas of the target for an area of the source."""
+        return tuple(Area(self._below_prefix(each.start), each.exact) for each in renamed_areas(self.rename, source))
 
     def takes_repository(self, source: str) -> bool:
         """Return True if a repository of the source belongs to this sync."""
@@ -263,11 +309,19 @@ class ImagesSync(Sync):
         return self.select.repositories.allows(source)
 
     def takes_tag(self, tag: str) -> bool:
-        """Return True if a tag belongs to this sync; signatures always do."""
+        """Return True if a tag belongs to this sync by its name; signatures always do."""
         return is_signature_tag(tag) or self.select.tags.allows(tag)
 
     def problems(self) -> list[Finding]:
-        return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self), *_rule_problems(self)]
+        return [
+            *_selector_problems(self),
+            *_loop_problems(self),
+            *_layout_problems(self),
+            *_rename_problems(self),
+            *_rule_problems(self),
+            *self.select.problems(),
+            *_digest_problems(self),
+        ]
 
     def warnings(self) -> list[Finding]:
         return [
@@ -282,7 +336,7 @@ class ImagesSync(Sync):
         return [(name, "registry") for name, endpoint in sides if endpoint.layout is not None]
 
     def reaches(self) -> list[Reach]:
-        areas = tuple(Area(self.target_repository(area.start), area.exact) for area in _source_areas(self))
+        areas = tuple(out for area in _source_areas(self) for out in self._target_areas(area))
         advice = "give one of them another prefix, or repositories or organizations that the other does not have"
         path: KeyPath = ("target", "registry")
         return [Reach(self.name, self.target.location, areas, path, self.target.registry, advice, self._writes)]
@@ -295,7 +349,7 @@ class ImagesSync(Sync):
                 self.source.location,
                 self.target.location,
                 tuple(_source_areas(self)),
-                lambda area: Area(self.target_repository(area.start), area.exact),
+                self._target_areas,
                 lambda area: not self.takes_repository(area.start) if area.exact else excluded(area),
                 ("target", "registry"),
                 self.target.registry,
@@ -303,6 +357,10 @@ class ImagesSync(Sync):
         ]
 
     def _writes(self, target: str) -> bool:
+        if self.needs_listing:
+            name = target.removeprefix(self._below_prefix(""))
+            unchanged = self.takes_repository(name) and self.target_repository(name) == target
+            return unchanged or any(rule.may_give(name) for rule in self.rename)
         source = self.source_repository(target)
         return source is not None and self.takes_repository(source)
 
@@ -341,7 +399,10 @@ def _loop_problems(sync: ImagesSync) -> Iterator[Finding]:
     """Yield a finding for a source that is its own target, or whose copies would be found as sources again."""
     if sync.source.location != sync.target.location:
         return
-    rests_on = (("source",), ("target",), ("select",))
+    rests_on: tuple[KeyPath, ...] = (("source",), ("target",), ("select",), ("rename",))
+    if sync.rename:
+        yield from _rename_loops(sync, rests_on)
+        return
     if not sync.target.prefix:
         yield Finding(
             ("target", "registry"),
@@ -382,6 +443,48 @@ def _rule_problems(sync: ImagesSync) -> Iterator[Finding]:
         if (rule.public_key is None) == (rule.identity is None):
             given = "names no signer" if rule.identity is None else "names two signers"
             yield Finding(("verify", number), f"{given}; write exactly one of public_key and identity")
+
+
+def _rename_loops(sync: ImagesSync, rests_on: tuple[KeyPath, ...]) -> Iterator[Finding]:
+    """Yield a finding for a sync within one registry whose renamed copies may be found as sources again."""
+    (flow,) = sync.flows()
+    for area in flow.areas:
+        for copy in flow.moved(area):
+            again = next(flow.takes(copy), None)
+            if again is not None:
+                yield Finding(
+                    ("rename",),
+                    f"leaves copies in the source: {again.start}{'' if again.exact else '*'} is a target and a source of the "
+                    "same sync; write a prefix, and exclude it in select.repositories",
+                    rests_on,
+                )
+                return
+
+
+def _rename_problems(sync: ImagesSync) -> Iterator[Finding]:
+    """Yield findings for listed repositories that get the same or an invalid name."""
+    if not sync.rename:
+        return
+    names = [name for name in sync.source.repositories or () if sync.takes_repository(name)]
+    rests_on: tuple[KeyPath, ...] = (("source",), ("select",), ("target",))
+    for target, sources in shared_names(names, sync.target_repository).items():
+        what = f"gives {' and '.join(sources)} the same name {target}; write rules that keep them apart, or exclude one"
+        yield Finding(("rename",), what, rests_on)
+    for name in names:
+        try:
+            check_repository(sync.target_repository(name))
+        except ValueError as error:
+            what = f"gives {name} the name {sync.target_repository(name)!r}, which {error}"
+            yield Finding(("rename",), what, rests_on)
+
+
+def _digest_problems(sync: ImagesSync) -> Iterator[Finding]:
+    """Yield a finding for each named digest whose repository the sync does not select."""
+    for number, text in enumerate(sync.source.digests):
+        repository = text.partition("@")[0]
+        if not sync.takes_repository(repository):
+            what = f"names {repository}, which the sync does not select; add it to the selection, or remove the digest"
+            yield Finding(("source", "digests", number), what, (("source",), ("select", "repositories")))
 
 
 def _source_areas(sync: ImagesSync) -> list[Area]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,13 +10,15 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from syncline.clients.http.listings import InvalidEntry, OnInvalid, ignore
+from syncline.clients.http.listings import LISTING_START, InvalidEntry, OnInvalid, ignore
 from syncline.clients.registry.manifest import is_same_manifest
+from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
-from syncline.errors import SynclineError
+from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import (
+    HELD_TAGS,
     ListedTags,
     RegistryClients,
     ScanPosition,
@@ -29,8 +32,11 @@ from syncline.kinds.images.listing import (
     tag_pages,
     target_repositories,
 )
+from syncline.kinds.images.names import RenamedRepositories, not_a_target
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
-from syncline.kinds.images.transfer import ASK, ASKED, conflict, is_replaceable
+from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
+from syncline.kinds.images.selection import INDEX, for_platforms
+from syncline.kinds.images.transfer import ASK, ASKED, FROM, adds_platforms, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Result, Scope
@@ -60,14 +66,23 @@ class _TagListings:
     target: ListedTags
     suspect: bool
     detail: dict[str, Any]
+    selection: RepositorySelection
     complete: bool = True
 
 
 class ImageScan:
     """One scan of a sync's repositories."""
 
-    def __init__(self, sync: ImagesSync, source: RegistryClients, target: RegistryClients, notes: TargetNotes) -> None:
+    def __init__(
+        self,
+        sync: ImagesSync,
+        source: RegistryClients,
+        target: RegistryClients,
+        notes: TargetNotes,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._sync = sync
+        self._clock = clock
         self._source = source
         self._target = target
         self._notes = notes
@@ -75,6 +90,7 @@ class ImageScan:
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
         self._named = False
+        self._renamed = RenamedRepositories(sync, ())
         self._asked: frozenset[tuple[str, str]] = frozenset()
         self._requests = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="request")
 
@@ -88,16 +104,21 @@ class ImageScan:
         invalid: list[InvalidEntry] = []
         invalid_at_target: list[InvalidEntry] = []
         self._named, self._asked = context.named, context.asked
-        if context.named and cursor is None:
+        if context.named and cursor is None and not self._sync.needs_listing:
             yield Page("", failures=tuple(self._not_taken(scope)))
         position = ScanPosition.parse(cursor) if cursor is not None and cursor.startswith("[") else None
         # Repositories wait for digests, and digests wait for nothing, so the two pools cannot block one another.
         with self._requests, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="repository") as pool:
+            if self._sync.needs_listing:
+                names: list[str] | ScanPosition = self._with_new_names(scope, invalid.append, context)
+                if cursor is None:
+                    yield from failure_pages("", self._renamed.failures(scope, named=context.named))
             # Both registries list their repositories at the same time.
             at_target = pool.submit(
                 target_repositories, self._target, self._namespaces(scope), invalid_at_target.append, context
             )
-            names = self._repositories(scope, invalid.append, context) if position is None else position
+            if not self._sync.needs_listing:
+                names = self._repositories(scope, invalid.append, context) if position is None else position
             self._at_target = at_target.result()
             if cursor is None and scope.groups is None:
                 yield from failure_pages("", self._invalid_at_target(invalid_at_target))
@@ -170,6 +191,19 @@ class ImageScan:
         names = held_repositories(self._source, sync.source.organizations, invalid, context)
         return names if isinstance(names, ScanPosition) else self._taken(names)
 
+    def _with_new_names(self, scope: Scope, invalid: OnInvalid, context: StepContext) -> list[str]:
+        """Return the repositories of a sync that renames without naming its repositories, sorted.
+
+        All names of the source are listed, also for a smaller scope: two repositories must not share a name at the target.
+        """
+        listed = held_repositories(self._source, self._sync.source.organizations, invalid, context)
+        if isinstance(listed, ScanPosition):
+            code: CodeName = "TIME_SHORT" if context.over else "LISTING_TOO_LONG"
+            what = f"{self._source.registry.host} has too many repositories to compare their names after `rename`"
+            raise SynclineError(code, f"{what}; name them in source.repositories, or divide the sync")
+        self._renamed = RenamedRepositories(self._sync, self._taken(listed))
+        return self._renamed.usable(scope)
+
     def _taken(self, names: Iterable[str]) -> list[str]:
         return sorted({name for name in names if self._sync.takes_repository(name)})
 
@@ -178,18 +212,21 @@ class ImageScan:
         for group in scope.groups or ():
             name = self._sync.source_repository(group)
             if name is None or not self._sync.takes_repository(name):
-                what = f"{group} is not a target repository of the sync's current configuration"
-                yield Failure(Item(group, "*"), SynclineError("SOURCE_ABSENT", what))
+                yield Failure(Item(group, "*"), not_a_target(group))
 
     def _namespaces(self, scope: Scope) -> set[str]:
         """Return the target's namespaces that a listing of organizations covers."""
         organizations = self._sync.source.organizations
         if organizations is None:
             return set()
-        groups = scope.groups
-        if groups is None:
-            groups = tuple(self._sync.target_repository(f"{name}/any") for name in organizations)
-        return {group.partition("/")[0] for group in groups}
+        groups: Iterable[str] | None = scope.groups
+        if groups is None and self._sync.rename:
+            groups = self._renamed.targets
+        elif groups is None:
+            groups = (self._sync.target_repository(f"{name}/any") for name in organizations)
+        found = {group.partition("/")[0] for group in groups or ()}
+        # After a rename there may be a namespace for each repository, which one request for each would not make faster.
+        return found if not self._sync.rename or len(found) <= len(organizations) else set()
 
     def _invalid_repositories(self, invalid: Iterable[InvalidEntry]) -> Iterator[Failure]:
         """Yield the failures of invalid repositories of the source that the sync may take."""
@@ -219,6 +256,7 @@ class ImageScan:
             if listed.next_position is not None:
                 return ScanPosition(listed.next_position, after=behind)
             self._check_listed(name, listed)
+            listed.tags = {**listed.tags, **self._named_digests(name)}
             for page in self._compare(name, group, listed, behind, context):
                 pages.append(page)
                 if context.over:
@@ -230,43 +268,73 @@ class ImageScan:
     def _compare(self, name: str, group: str, source: ListedTags, behind: str, context: StepContext) -> Iterator[Page]:
         """Yield the pages of a repository all of whose tags are held."""
         target = ListedTags({}, [])
-        if any(map(self._sync.takes_tag, source.tags)):
+        if any(map(self._takes, source.tags)):
             target = self._target_tags(group, context)
         if not behind:
             failures = self._invalid_tags(group, (*source.invalid, *target.invalid))
             yield from failure_pages(f"{name}:{_BEFORE_TAGS}", failures)
         # After a copy that was not verified, an image may be incomplete although its tag is equal.
-        suspect = bool(target.tags) and self._has_unverified(group)
+        selection = self._selection_of(name, group)
+        unverified = bool(target.tags) and self._has_unverified(group)
+        suspect = unverified or (bool(target.tags) and selection.platforms_changed())
         detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
-        both = _TagListings(name, group, source, target, suspect, detail)
+        both = _TagListings(name, group, source, target, suspect, detail, selection)
         for page in self._differences(both, behind, context):
             yield replace(page, cursor=f"{name}:{page.cursor}" if page.cursor else name)
+        selection.save(context)
         if suspect and both.complete and not behind and not context.over and not context.plan:
-            self._notes.forget_unverified(group)
+            selection.note_platforms()
+            if unverified:
+                self._notes.forget_unverified(group)
 
     def _differences(self, both: _TagListings, behind: str, context: StepContext) -> Iterator[Page]:
         """Yield the pages of the listed tags behind ``behind``, until the time is over.
 
         The cursor of a page is its last tag, and "" for the last page.
         """
-        name, group, takes = both.name, both.group, self._sync.takes_tag
+        name, group = both.name, both.group
         invalid = {each.name for each in (*both.source.invalid, *both.target.invalid)}
-        wanted = sorted(tag for tag in both.source.tags if tag > behind and takes(tag) and tag not in invalid)
-        detail = ({"fresh": True} if both.target.is_empty else {}) | both.detail
+        taken = {tag: each for tag, each in both.source.tags.items() if self._takes(tag) and tag not in invalid}
+        left_out = both.selection.left_out(taken)
+        wanted = sorted(tag for tag in taken if tag > behind and tag not in left_out)
+        detail = {**both.detail, **({"fresh": True} if both.target.is_empty else {})}
+        if self._sync.needs_listing:
+            detail[FROM] = name
         for at in range(0, max(len(wanted), 1), PAGE_TAGS):
             tags = wanted[at : at + PAGE_TAGS]
             is_last = at + PAGE_TAGS >= len(wanted)
-            listed = {tag: (both.source.tags[tag], both.target.get(tag)) for tag in tags}
-            compared = self._with_digests(name, group, listed)
+            # Listings have no digests without a tag: the target is asked for each.
+            listed = {tag: (taken[tag], Tag() if is_digest(tag) else both.target.get(tag)) for tag in tags}
+            found = both.selection.judge(self._with_digests(name, group, listed), self._asked)
+            compared = found.items
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
             page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
+            asked = [left_out_by_selection(group, tag) for tag in left_out if is_last and (group, tag) in self._asked]
+            page = replace(
+                page,
+                results=(*page.results, *found.results, *asked),
+                failures=(*page.failures, *found.failures),
+                left_out=found.left_out + (len(left_out) - len(asked) if is_last else 0),
+            )
             details = {
                 item.name: detail | ASKED if (group, item.name) in self._asked else detail for item in page.items
             }
-            yield replace(page, items=tuple(replace(item, detail=details[item.name]) for item in page.items))
+            items = (replace(item, detail={**details[item.name], **item.detail}) for item in page.items)
+            yield replace(page, items=tuple(items))
             if context.over:
                 return
+
+    def _takes(self, name: str) -> bool:
+        """Return True if a tag belongs to the sync by its name, and for a named digest."""
+        return is_digest(name) or self._sync.takes_tag(name)
+
+    def _named_digests(self, name: str) -> dict[str, Tag]:
+        return {digest: Tag(digest) for digest in self._sync.source.digests_by_repository.get(name, ())}
+
+    def _selection_of(self, name: str, group: str) -> RepositorySelection:
+        ends = RepositoryEnds(self._source.registry, name, self._target.registry, group)
+        return RepositorySelection(self._sync.select, ends, self._notes, self._requests, self._clock())
 
     def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
         """Return the failures of invalid entries that the sync may take."""
@@ -300,15 +368,17 @@ class ImageScan:
         if position == ScanPosition(counted=True):
             yield from failure_pages(cursor(position), self._invalid_tags(group, target.invalid))
         suspect = not target.is_empty and self._has_unverified(group)
+        selection = self._selection_of(name, group)
         invalid: list[InvalidEntry] = []
         for listed in self._tag_pages(name, invalid, position):
             if not position.behind:
                 yield from failure_pages(cursor(position), self._invalid_tags(group, invalid))
             next_position = None if listed.next_position is None else position.page(listed.next_position)
             end = name if next_position is None else cursor(next_position)
-            both = _TagListings(name, group, listed, target, suspect, {"signed": ASK})
+            both = _TagListings(name, group, listed, target, suspect, {"signed": ASK}, selection)
             for page in self._differences(both, position.done, context):
                 yield replace(page, cursor=cursor(replace(position, behind=page.cursor)) if page.cursor else end)
+            selection.save(context)
             invalid.clear()
             if context.over or next_position is None:
                 return
@@ -320,21 +390,28 @@ class ImageScan:
         first = next(pages, ListedTags({}, invalid))
         if position == ScanPosition(counted=True):
             self._check_listed(name, first)
+        if position.position == LISTING_START:
+            first.tags = {**first.tags, **self._named_digests(name)}
         yield first
         yield from pages
 
     def _check_listed(self, name: str, listed: ListedTags) -> None:
-        """Check an empty list of tags.
+        """Check a list of tags that is empty, or too long for `newest`.
 
-        Raises LISTING_INCOMPLETE if the registry itself lists tags, and SOURCE_ABSENT if a user has named the
+        Raises LISTING_TOO_LONG, LISTING_INCOMPLETE if the registry itself lists tags, and SOURCE_ABSENT if a user has named the
         repository, in the command or in syncs.yaml, and it does not exist.
         """
+        if listed.next_position is not None and self._sync.select.newest is not None:
+            what = f"{name} has more than {HELD_TAGS} tags, of which `newest` cannot be found in one scan"
+            raise SynclineError("LISTING_TOO_LONG", what)
         if not listed.is_empty:
             return
         registry = self._source.registry
         if self._source.api is not None and any(True for _ in registry.tags(name, ignore)):
             what = f"the API of {registry.host} lists no tags of {name}, but its registry does"
             raise SynclineError("LISTING_INCOMPLETE", what)
+        if self._named_digests(name):
+            return
         if (self._named or self._sync.source.repositories is not None) and not registry.has_repository(name):
             raise SynclineError("SOURCE_ABSENT", f"{registry.host} has no repository {name}")
 
@@ -368,11 +445,11 @@ class ImageScan:
     def _incomplete(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
         """Return the tags, equal at both registries, of images that the target does not have completely."""
         equal = [item for item in items if item.source is not None and item.source == item.target]
-        origin = Origin(self._source.registry, lambda _: name, referrers=False)
+        origin = Origin(self._source.registry, lambda _: name, referrers=False, select=self._sync.select)
         answers = ImageVerification(self._target.registry, origin).verify(equal, context)
         return {answer.item.name for answer in answers if not isinstance(answer, Completed)}
 
-    def _lacking_referrers(self, name: str, group: str, items: Iterable[Item]) -> tuple[set[str], tuple[Failure, ...]]:
+    def _lacking_referrers(self, name: str, group: str, items: Sequence[Item]) -> tuple[set[str], tuple[Failure, ...]]:
         """Return the tags of images, equal at both registries, whose referrers the target does not all list.
 
         Also return failures for invalid entries in the lists of the other images; those of a lacking image are reported
@@ -382,11 +459,14 @@ class ImageScan:
             return set(), ()
         source = self._source.registry
 
+        whole = {item.source: item.detail.get(INDEX, item.source) for item in items}
+
         def lacks(digest: str) -> tuple[bool, list[InvalidEntry]]:
             invalid: list[InvalidEntry] = []
             both = Referrers(source, name, invalid.append), Referrers(self._target.registry, group, invalid.append)
             try:
-                compared = compare_referrers(*both, source.manifest(name, digest))
+                manifest = source.manifest(name, whole[digest])
+                compared = compare_referrers(*both, for_platforms(manifest, self._sync.select) or manifest)
                 lacking = not all(listed for _, referrer, listed in compared if referrer.is_known)
             except SynclineError as error:
                 # A tag that is no image has no referrers to copy. The transfer reports other errors, for its image.
@@ -406,7 +486,15 @@ class ImageScan:
         """Return the tags that differ and may be replaced even if the sync does not overwrite."""
         attached = AttachedTags(self._source.registry, name)
         differing = [item for item in items if item.source and item.target and item.source != item.target]
-        may_replace = partial(is_replaceable, target=self._target.registry, source=attached, notes=self._notes)
+        target, select = self._target.registry, self._sync.select
+
+        def may_replace(item: Item) -> bool:
+            if is_replaceable(item, target, attached, self._notes):
+                return True
+            whole = item.detail.get(INDEX)
+            chosen = whole and for_platforms(self._source.registry.manifest(name, whole), select)
+            return adds_platforms(item, target, chosen or None)
+
         allowed = self._requests.map(_false_if_refused(may_replace), differing)
         return {item.name for item, yes in zip(differing, allowed, strict=True) if yes}
 

@@ -89,14 +89,14 @@ class TargetNotes:
     """Notes about the repositories and tags of one target registry."""
 
     def __init__(self, facts: FactStore, host: str) -> None:
-        self._facts = facts
+        self.facts = facts
         self._host = host
 
     def note_unverified(self, group: str) -> None:
         """Note that a copy to a repository was not verified, so that the next scan checks the repository's images."""
         # First the mark of its share: a note without it would not be found.
-        self._facts.remember(self._share(group), "yes")
-        self._facts.remember(self._unverified(group), "yes")
+        self.facts.remember(self._share(group), "yes")
+        self.facts.remember(self._unverified(group), "yes")
 
     def unverified(self) -> Callable[[str], bool]:
         """Return a function for one scan that tells if a repository has a copy that was not verified.
@@ -111,32 +111,32 @@ class TargetNotes:
             share = self._share(group)
             with lock:
                 if share not in marks:
-                    marks[share] = self._facts.recall(share) is not None
-            return marks[share] and self._facts.recall(self._unverified(group)) is not None
+                    marks[share] = self.facts.recall(share) is not None
+            return marks[share] and self.facts.recall(self._unverified(group)) is not None
 
         return has_unverified
 
     def forget_unverified(self, group: str) -> None:
-        self._facts.forget(self._unverified(group))
+        self.facts.forget(self._unverified(group))
 
     def note_damaged(self, group: str, digest: str) -> None:
         """Note that an audit found other bytes under the digest of a blob than it states."""
-        self._facts.remember(self._damaged(group, digest), "yes")
+        self.facts.remember(self._damaged(group, digest), "yes")
 
     def is_damaged(self, group: str, digest: str) -> bool:
         """Return True if an audit found a blob damaged, and it was not repaired since."""
-        return self._facts.recall(self._damaged(group, digest)) is not None
+        return self.facts.recall(self._damaged(group, digest)) is not None
 
     def forget_damaged(self, group: str, digest: str) -> None:
-        self._facts.forget(self._damaged(group, digest))
+        self.facts.forget(self._damaged(group, digest))
 
     def note_outdated(self, group: str, tag: str, digest: str) -> None:
         """Note that a tag moved on at the source while we copied ``digest`` to the target."""
-        self._facts.remember(self._outdated(group, tag), digest)
+        self.facts.remember(self._outdated(group, tag), digest)
 
     def outdated(self, group: str, tag: str) -> str | None:
         """Return the digest that we copied to a tag and that was outdated by then, None for most tags."""
-        return self._facts.recall(self._outdated(group, tag))
+        return self.facts.recall(self._outdated(group, tag))
 
     def _share(self, group: str) -> str:
         return f"unverified@{self._host}#{zlib.crc32(group.encode()) % _SHARES}"

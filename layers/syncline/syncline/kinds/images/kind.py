@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -13,9 +14,10 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.names import not_a_target
 from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
-from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
+from syncline.kinds.images.transfer import FROM, RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move
 from syncline.model import Audit, Item, Outcome, Result, Scope, Step
@@ -36,9 +38,10 @@ class Images:
     locations: BlobLocations
     notes: TargetNotes
     trust: Trust
+    clock: Callable[[], float] = time.time
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return ImageScan(self.sync, self.source, self.target, self.notes).pages(scope, cursor, context)
+        return ImageScan(self.sync, self.source, self.target, self.notes, self.clock).pages(scope, cursor, context)
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
         """Yield WOULD_MOVE for each item, or UNTRUSTED if it does not satisfy a rule of ``verify``."""
@@ -51,10 +54,10 @@ class Images:
     def _planned(self, context: StepContext, item: Item) -> Result:
         if context.over:
             return would_move(item)
-        repository = self._repository(item.group)
-        trust = self.trust.of(self.source.registry, repository)
-        check = trust.check_attached if is_signature_tag(item.name) else trust.check
         try:
+            repository = self._repositories([item])(item.group)
+            trust = self.trust.of(self.source.registry, repository)
+            check = trust.check_attached if is_signature_tag(item.name) else trust.check
             check(self.source.registry.manifest(repository, item.name))
         except UntrustedError as error:
             return untrusted(item, error)
@@ -70,17 +73,32 @@ class Images:
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
-        route = CopyRoute(self.source.registry, self._repository(group), self.target.registry, group)
+        try:
+            repository = self._repositories(items)(group)
+        except SynclineError as error:
+            return iter([Failure(item, error) for item in items])
+        route = CopyRoute(self.source.registry, repository, self.target.registry, group)
         return RepositoryCopy(route, self.locations, context, self.sync, self.notes, trust=self.trust).images(items)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
-        origin = Origin(self.source.registry, self._repository, self.sync.referrers != "none", self.notes)
+        sync, repository = self.sync, self._repositories(items)
+        origin = Origin(self.source.registry, repository, sync.referrers != "none", self.notes, sync.select)
         return ImageVerification(self.target.registry, origin).verify(items, context)
 
-    def _repository(self, group: str) -> str:
-        source = self.sync.source_repository(group)
-        assert source is not None, "discover names only repositories below the prefix"
-        return source
+    def _repositories(self, items: Sequence[Item]) -> Callable[[str], str]:
+        """Return a function from the group of an item to its repository at the source.
+
+        It raises SOURCE_ABSENT if the sync was changed since the scan and no longer copies there from this repository.
+        """
+        noted = {item.group: item.detail[FROM] for item in items if FROM in item.detail}
+
+        def repository(group: str) -> str:
+            source = noted.get(group) or self.sync.source_repository(group)
+            if source is None or self.sync.target_repository(source) != group:
+                raise not_a_target(group)
+            return source
+
+        return repository
 
     def reference(self, group: str) -> str:
         return f"{self.target.registry.host}/{group}"

@@ -19,7 +19,7 @@ from typing import Any, Final
 from syncline.clients.http.listings import InvalidEntry, ignore
 from syncline.clients.registry.client import TagTakenError
 from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest, referrers_tag
-from syncline.clients.registry.reference import hash_matches, hasher
+from syncline.clients.registry.reference import hash_matches, hasher, is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
@@ -40,6 +40,7 @@ from syncline.kinds.images.referrers import (
     compare_referrers,
     manifest_or_none,
 )
+from syncline.kinds.images.selection import INDEX, for_platforms, none_selected
 from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.kind import FOUND_EQUAL, Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
@@ -51,7 +52,9 @@ SINGLE_REQUEST: Final = 32 * 1024 * 1024
 """Bytes up to which a blob is sent in one request; a larger one is sent in pieces that can be resumed."""
 ASSUMED_RATE: Final = 1024 * 1024
 """Bytes per second assumed when deciding whether a blob can be sent in one request before the time ends."""
-KEPT_DETAIL: Final = ("replaced", "signed", "asked")
+FROM: Final = "from"
+"""Key in an item's detail: the name of its repository at the source, if only a listing told it."""
+KEPT_DETAIL: Final = ("replaced", "signed", "asked", FROM, INDEX)
 """Keys of an item's detail that are kept when it is tried again."""
 ASKED: Final = {"asked": True}
 """The detail of items that a retry or a repair answers for: blobs that an audit found damaged are sent again."""
@@ -115,15 +118,18 @@ class RepositoryCopy:
 
     def _copy(self, item: Item, progress: ImageProgress) -> TransferResult:
         # By name: the tag may have moved since the scan, and an old digest must not undo a newer one.
-        manifest = self._source.manifest(self._from, item.name)
+        whole = self._source.manifest(self._from, item.name)
+        selected = self._selected(item, whole)
+        if isinstance(selected, Result):
+            return selected
         attached = is_signature_tag(item.name)
-        # Before anything is sent, and for the bytes that are then copied.
-        (self._trust.check_attached if attached else self._trust.check)(manifest)
-        item = replace(item, source=manifest.digest, detail=_kept_detail(item))
+        # Before anything is sent. A signature is that of the source's image, also if only some platforms are copied.
+        (self._trust.check_attached if attached else self._trust.check)(whole)
+        item, manifest = selected
         present = self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
         differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrite
-        if not may_put and not is_replaceable(differing, self._target, self._attached, self._notes, manifest):
+        if not may_put and not self._may_replace(differing, manifest):
             return conflict(differing)
         done = self._parts.copy(manifest, progress)
         # Referrers and attached tags come before the tag: whoever waits for the tag finds the signature.
@@ -135,10 +141,16 @@ class RepositoryCopy:
                 # The scan passed it on to have its parts checked, for example if its referrers could not be listed.
                 item = replace(item, detail={**item.detail, FOUND_EQUAL: True})
             return Completed(item, progress.sent)
-        if manifest.subject is not None:
+        return self._put(item, manifest, present, progress)
+
+    def _put(self, item: Item, manifest: Manifest, present: str | None, progress: ImageProgress) -> Completed | Result:
+        """Put an image, whose parts are at the target, under its tag or digest."""
+        if manifest.subject is not None or is_digest(item.name):
             self._parts.put(manifest, listed_by=item.name)
+        if is_digest(item.name):
+            return Completed(item, progress.sent)
         try:
-            if attached and not self._sync.overwrite:
+            if is_signature_tag(item.name) and not self._sync.overwrite:
                 replaced = self._parts.attached.follow(item.name, manifest, self._attached)
             else:
                 replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._sync.overwrite)
@@ -149,6 +161,27 @@ class RepositoryCopy:
         if replaced is not None:
             item = replace(item, detail={**item.detail, "replaced": replaced})
         return Completed(item, progress.sent)
+
+    def _may_replace(self, differing: Item, manifest: Manifest) -> bool:
+        return is_replaceable(differing, self._target, self._attached, self._notes, manifest) or adds_platforms(
+            differing, self._target, manifest
+        )
+
+    def _selected(self, item: Item, whole: Manifest) -> tuple[Item, Manifest] | Result:
+        """Return an item and its manifest with the selected platforms only, or the result of one that is left out."""
+        select, detail = self._sync.select, _kept_detail(item)
+        if not _is_tag(item):
+            return replace(item, source=whole.digest, detail=detail), whole
+        if select.older_than is not None and whole.digest != item.detail.get(INDEX, item.source):
+            reason = "the tag moved on after its age was checked; the next run checks it again"
+            return Result(item.group, item.name, Outcome.LEFT_OUT, whole.digest, item.target, reason=reason)
+        manifest = for_platforms(whole, select)
+        if manifest is None:
+            return none_selected(item.group, item.name, whole.digest)
+        detail.pop(INDEX, None)
+        if manifest.digest != whole.digest:
+            detail[INDEX] = whole.digest
+        return replace(item, source=manifest.digest, detail=detail), manifest
 
     def _copy_attached(self, item: Item, manifest: Manifest, progress: ImageProgress) -> bool:
         """Copy the tags attached to an image, and return False if time was short.
@@ -215,8 +248,16 @@ class RepositoryCopy:
 
 def conflict(item: Item, reason: str = "") -> Result:
     """Return the result for a tag under which the target has another image, which is not overwritten."""
-    reason = reason or f"the target has {item.target} under this tag, the source {item.source}; nothing is overwritten"
+    theirs = f"the source {item.source}"
+    if INDEX in item.detail:
+        theirs = f"and the selected platforms of the source's index {item.detail[INDEX]} are {item.source}"
+    reason = reason or f"the target has {item.target} under this tag, {theirs}; nothing is overwritten"
     return Result(item.group, item.name, Outcome.CONFLICT, item.source, item.target, 0, "TAG_DIFFERS", reason)
+
+
+def _is_tag(item: Item) -> bool:
+    """Return True if an item is a tag of an image, which the selection may leave out."""
+    return not is_signature_tag(item.name) and not is_digest(item.name)
 
 
 def is_replaceable(
@@ -231,6 +272,14 @@ def is_replaceable(
     if noted and is_same_manifest(noted, str(item.target), at_target):
         return True
     return is_signature_tag(item.name) and source.grew(item.name, new or source.manifest(item.name), at_target())
+
+
+def adds_platforms(item: Item, target: ImageStore, chosen: Manifest | None) -> bool:
+    """Return True if the selection of platforms only adds images to the index that the target has under a tag."""
+    if INDEX not in item.detail or chosen is None:
+        return False
+    children = {child.digest for child in target.manifest(item.group, item.name).children()}
+    return bool(children) and children <= {child.digest for child in chosen.children()}
 
 
 class PartsCopy:
@@ -313,6 +362,9 @@ class PartsCopy:
             return error
         if not manifest.is_known and error.code.name == "REFUSED":
             return SynclineError("MANIFEST_UNSUPPORTED", f"the target refuses {manifest.media_type}: {error.what}")
+        if manifest.skipped and error.code.name != "SERVER_ERROR":
+            what = f"the target accepts no index with absent images; remove `sparse` from the selection: {error.what}"
+            return SynclineError("INDEX_INCOMPLETE", what)
         absent = self._absent.get(manifest.digest, ())
         if absent and error.code.name != "SERVER_ERROR":
             return SynclineError("INDEX_INCOMPLETE", f"the source lacks {described(absent)}: {error.what}")

@@ -11,8 +11,10 @@ from syncline.clients.http.listings import ignore
 from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
+from syncline.kinds.images.config_select import ImagesSelect
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
+from syncline.kinds.images.selection import INDEX, for_platforms
 from syncline.kinds.images.transfer import child_at, described
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
@@ -26,13 +28,14 @@ class Origin:
     """The registry that images were copied from. ``repository`` returns its name for a repository of the target.
 
     ``referrers`` says that the referrers of an image belong to it. With ``notes`` the source is asked whether tags have
-    moved on, and repositories whose verification failed are noted.
+    moved on, and repositories whose verification failed are noted. ``select`` tells which images of an index are copied.
     """
 
     registry: ImageStore
     repository: Callable[[str], str]
     referrers: bool = True
     notes: TargetNotes | None = None
+    select: ImagesSelect | None = None
 
 
 class ImageVerification:
@@ -70,6 +73,10 @@ class ImageVerification:
             return Failure(item, error)
         if absent:
             notes.append(f"the source lacks {described(absent)}, and so does the target")
+        if INDEX in item.detail:
+            notes.append(
+                f"only the selected platforms of the source's index {item.detail[INDEX]}, so the digests differ"
+            )
         if "replaced" in item.detail:
             notes.append(f"it replaced {item.detail['replaced']}")
         return Completed(item, note="; ".join(notes))
@@ -81,6 +88,9 @@ class ImageVerification:
             raise _missing(f"{repository}:{reference} is not at {self._target.host}")
         if not manifest.has_digest(digest):
             raise _missing(f"{repository}:{reference} at {self._target.host} is {manifest.digest}, not {digest}")
+        select = None if self._origin is None else self._origin.select
+        if select is not None and select.sparse:
+            manifest = for_platforms(manifest, select) or manifest
         self._verify_parts(repository, manifest, absent)
         return manifest
 
@@ -142,10 +152,10 @@ class ImageVerification:
         if self._origin is None or self._origin.notes is None:
             return []
         registry, name = self._origin.registry, self._origin.repository(item.group)
-        copied, now = str(item.source), registry.manifest_digest(name, item.name)
+        copied, now = str(item.detail.get(INDEX, item.source)), registry.manifest_digest(name, item.name)
         if now is None or is_same_manifest(copied, now, lambda: registry.manifest(name, item.name)):
             return []
-        self._origin.notes.note_outdated(item.group, item.name, copied)
+        self._origin.notes.note_outdated(item.group, item.name, str(item.source))
         return [f"{copied} was copied; the source now has {now}, which the next run copies"]
 
 

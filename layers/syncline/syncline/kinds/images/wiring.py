@@ -30,8 +30,11 @@ class Builder:
         assert isinstance(sync, ImagesSync)
         source, target = self._clients(sync.source), self._clients(sync.target)
         notes = TargetNotes(self._parts.state.facts, target.registry.host)
-        trust = Trust(sync.verify, self._parts.secrets.text, self._parts.clock)
-        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes, trust=trust)
+        clock = self._parts.clock
+        trust = Trust(sync.verify, self._parts.secrets.text, clock)
+        return Images(
+            sync, source, target, self._parts.http, locations=self._locations, notes=notes, trust=trust, clock=clock
+        )
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
         return RegistryClients(store_at(config, self._parts), quay_at(config, self._parts))
