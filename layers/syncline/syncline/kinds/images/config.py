@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Annotated, Literal
@@ -142,6 +143,9 @@ class ImagesSync(Sync):
         """Return the source's name for a repository of the target, None for one outside the prefix."""
         prefix = f"{self.target.prefix}/" if self.target.prefix else ""
         return target.removeprefix(prefix) if target.startswith(prefix) else None
+
+    def target_id(self) -> str:
+        return hashlib.blake2b(repr(self.target.location).encode(), digest_size=6).hexdigest()
 
     def takes_repository(self, source: str) -> bool:
         """Return True if a repository of the source belongs to this sync."""

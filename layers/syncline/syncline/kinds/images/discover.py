@@ -29,6 +29,7 @@ from syncline.kinds.images.listing import (
     tag_pages,
     target_repositories,
 )
+from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
 from syncline.kinds.images.transfer import ASK, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
@@ -49,7 +50,7 @@ _BEFORE_TAGS: Final = " "
 
 @dataclass(slots=True)
 class _TagListings:
-    """The tags of a repository at both registries. ``detail`` is for all items.
+    """The tags of a repository at both registries, and its records. ``detail`` is for all items.
 
     With ``suspect``, images with equal tags may be incomplete; ``complete`` turns False if one is.
     """
@@ -58,6 +59,7 @@ class _TagListings:
     group: str
     source: ListedTags
     target: ListedTags
+    records: RepositoryRecords
     suspect: bool
     detail: dict[str, Any]
     complete: bool = True
@@ -66,11 +68,21 @@ class _TagListings:
 class ImageScan:
     """One scan of a sync's repositories."""
 
-    def __init__(self, sync: ImagesSync, source: RegistryClients, target: RegistryClients, notes: TargetNotes) -> None:
+    def __init__(
+        self,
+        sync: ImagesSync,
+        source: RegistryClients,
+        target: RegistryClients,
+        notes: TargetNotes,
+        records: Records | None = None,
+    ) -> None:
+        """Without ``records`` the scan has only those of this process."""
         self._sync = sync
         self._source = source
         self._target = target
         self._notes = notes
+        self._all_records = ProcessRecords() if records is None else records
+        self._records = ScanRecords(self._all_records, full=False, writes=False)
         self._has_unverified = notes.unverified()
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
@@ -85,9 +97,16 @@ class ImageScan:
         :class:`ScanPosition` in a long listing of repositories.
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
+        self._named, self._asked = context.named, context.asked
+        self._records = ScanRecords(self._all_records, full=scope.groups is None, writes=not context.plan)
+        try:
+            yield from self._pages(scope, cursor, context)
+        finally:
+            self._records.write(least=1)
+
+    def _pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         invalid: list[InvalidEntry] = []
         invalid_at_target: list[InvalidEntry] = []
-        self._named, self._asked = context.named, context.asked
         if context.named and cursor is None:
             yield Page("", failures=tuple(self._not_taken(scope)))
         position = ScanPosition.parse(cursor) if cursor is not None and cursor.startswith("[") else None
@@ -145,12 +164,14 @@ class ImageScan:
                         ahead[-1][1].set_result(ScanPosition.parse(within))
                     else:
                         behind = within if name == last else ""
-                        ahead.append((name, pool.submit(self._pages_of, name, behind, context)))
+                        records = self._records.of(self._sync.target_repository(name))
+                        ahead.append((name, pool.submit(self._pages_of, name, behind, records, context)))
                 if not ahead:
                     return
                 name, future = ahead.popleft()
                 found = future.result()
                 yield from self._long_repository(name, found, context) if isinstance(found, ScanPosition) else found
+                self._records.write()
         finally:
             for _, future in ahead:
                 future.cancel()
@@ -206,7 +227,9 @@ class ImageScan:
             if each.name is None or (source is not None and self._sync.takes_repository(source)):
                 yield Failure(Item("*", each.label), each.error)
 
-    def _pages_of(self, name: str, behind: str, context: StepContext) -> list[Page] | ScanPosition:
+    def _pages_of(
+        self, name: str, behind: str, records: RepositoryRecords, context: StepContext
+    ) -> list[Page] | ScanPosition:
         """Return the pages of one repository's tags behind the tag ``behind``, as many as the time allows.
 
         A repository that cannot be scanned has one page, with its failure. One with more tags than are held has the
@@ -219,7 +242,7 @@ class ImageScan:
             if listed.next_position is not None:
                 return ScanPosition(listed.next_position, after=behind)
             self._check_listed(name, listed)
-            for page in self._compare(name, group, listed, behind, context):
+            for page in self._compare(name, records, listed, behind, context):
                 pages.append(page)
                 if context.over:
                     break
@@ -227,8 +250,11 @@ class ImageScan:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
         return pages
 
-    def _compare(self, name: str, group: str, source: ListedTags, behind: str, context: StepContext) -> Iterator[Page]:
+    def _compare(
+        self, name: str, records: RepositoryRecords, source: ListedTags, behind: str, context: StepContext
+    ) -> Iterator[Page]:
         """Yield the pages of a repository all of whose tags are held."""
+        group = records.repository
         target = ListedTags({}, [])
         if any(map(self._sync.takes_tag, source.tags)):
             target = self._target_tags(group, context)
@@ -238,7 +264,7 @@ class ImageScan:
         # After a copy that was not verified, an image may be incomplete although its tag is equal.
         suspect = bool(target.tags) and self._has_unverified(group)
         detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
-        both = _TagListings(name, group, source, target, suspect, detail)
+        both = _TagListings(name, group, source, target, records, suspect, detail)
         for page in self._differences(both, behind, context):
             yield replace(page, cursor=f"{name}:{page.cursor}" if page.cursor else name)
         if suspect and both.complete and not behind and not context.over and not context.plan:
@@ -260,10 +286,19 @@ class ImageScan:
             compared = self._with_digests(name, group, listed)
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
+            self._learn(both.records, compared, incomplete)
             page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
             if context.over:
                 return
+
+    def _learn(self, records: RepositoryRecords, compared: Sequence[Item], incomplete: set[str]) -> None:
+        """Record the images that are equal at both registries; with that they are ours."""
+        known = records.known(item.name for item in compared)
+        equal = (item for item in compared if item.source is not None and item.source == item.target)
+        found = {item.name: ImageRecord(str(item.source)) for item in equal if item.name not in incomplete}
+        changes = {tag: record for tag, record in found.items() if known.get(tag) != record}
+        self._records.learn(records.repository, changes)
 
     def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
         """Return the failures of invalid entries that the sync may take."""
@@ -293,7 +328,7 @@ class ImageScan:
                 yield Page(cursor(position))
         if context.over or not position.counted:
             return
-        target = self._target_tags(group, context)
+        target, records = self._target_tags(group, context), RepositoryRecords(group, None, self._all_records)
         if position == ScanPosition(counted=True):
             yield from failure_pages(cursor(position), self._invalid_tags(group, target.invalid))
         suspect = not target.is_empty and self._has_unverified(group)
@@ -303,7 +338,7 @@ class ImageScan:
                 yield from failure_pages(cursor(position), self._invalid_tags(group, invalid))
             next_position = None if listed.next_position is None else position.page(listed.next_position)
             end = name if next_position is None else cursor(next_position)
-            both = _TagListings(name, group, listed, target, suspect, {"signed": ASK})
+            both = _TagListings(name, group, listed, target, records, suspect, {"signed": ASK})
             for page in self._differences(both, position.done, context):
                 yield replace(page, cursor=cursor(replace(position, behind=page.cursor)) if page.cursor else end)
             invalid.clear()

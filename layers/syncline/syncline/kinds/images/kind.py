@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from syncline.clients.http.client import Http
 from syncline.kinds.images.config import ImagesSync
@@ -11,6 +11,7 @@ from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.pieces import CopyRoute
+from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records
 from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
@@ -30,18 +31,22 @@ class Images:
     http: Http
     locations: BlobLocations
     notes: TargetNotes
+    records: Records = field(default_factory=ProcessRecords)
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return ImageScan(self.sync, self.source, self.target, self.notes).pages(scope, cursor, context)
+        return ImageScan(self.sync, self.source, self.target, self.notes, self.records).pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
         route = CopyRoute(self.source.registry, self._repository(group), self.target.registry, group)
         return RepositoryCopy(route, self.locations, context, self.sync, self.notes).images(items)
 
-    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+    def verify(self, items: Sequence[Item], context: StepContext) -> list[Completed | Unfinished | Failure]:
         origin = Origin(self.source.registry, self._repository, self.sync.referrers != "none", self.notes)
-        return ImageVerification(self.target.registry, origin).verify(items, context)
+        answers = list(ImageVerification(self.target.registry, origin).verify(items, context))
+        verified = [answer.item for answer in answers if isinstance(answer, Completed)]
+        self.records.write({(each.group, each.name): ImageRecord(str(each.source)).to_row() for each in verified})
+        return answers
 
     def _repository(self, group: str) -> str:
         source = self.sync.source_repository(group)

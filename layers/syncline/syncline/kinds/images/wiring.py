@@ -11,6 +11,7 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Kind
+from syncline.store.image_records import ImageRecords
 from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.registries import registry_at
 
@@ -26,7 +27,8 @@ class Builder:
         assert isinstance(sync, ImagesSync)
         source, target = self._clients(sync.source), self._clients(sync.target)
         notes = TargetNotes(self._parts.state.facts, target.registry.host)
-        return Images(sync, source, target, self._parts.http, locations=self._locations, notes=notes)
+        records = ImageRecords(self._parts.database, sync.name, sync.target_id(), self._parts.clock)
+        return Images(sync, source, target, self._parts.http, self._locations, notes, records)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
         return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), quay_at(config, self._parts))
