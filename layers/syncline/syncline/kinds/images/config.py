@@ -13,10 +13,12 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import Patterns, Sync, near_names
+from syncline.config.sync import Patterns, Removals, Sync, near_names
 from syncline.config.values import (
+    Duration,
     KeyPath,
     Organizations,
+    Pattern,
     Prefix,
     Repositories,
     SecretReference,
@@ -25,7 +27,7 @@ from syncline.config.values import (
     split_host,
 )
 from syncline.errors import SynclineError
-from syncline.patterns import is_signature_tag, literal_start
+from syncline.patterns import allows, is_signature_tag, literal_start
 
 
 class QuayApi(Model):
@@ -114,6 +116,17 @@ class ImagesSelect(Model):
     tags: Patterns = Field(Patterns(), description="Tags. Those of signatures are always selected; see `referrers`.")
 
 
+class ImagesRemovals(Removals):
+    """Removal of tags that are gone from the source."""
+
+    after: Duration | None = Field(
+        None,
+        description="The time for which complete listings of the source must have lacked a tag before it is removed. "
+        "Defaults to no delay.",
+        examples=["7d"],
+    )
+
+
 class ImagesSync(Sync):
     """Container images, kept in sync from one registry to another."""
 
@@ -124,6 +137,17 @@ class ImagesSync(Sync):
     overwrite: StrictBool = Field(
         False,
         description="Replace tags that differ at the target. If false, each is a `conflict`.",
+    )
+    removals: ImagesRemovals | None = Field(
+        None,
+        description="Remove tags from the target that are gone from the source, if this sync wrote them or found them "
+        "equal, within limits. Without it, none is removed.",
+    )
+    immutable: Annotated[tuple[Pattern, ...], Field(max_length=100)] = Field(
+        (),
+        description="Tags that never move, by patterns: once verified, such a tag is not requested again as long as both "
+        "registries list it.",
+        examples=[["re:v?[0-9]+[.][0-9]+[.][0-9]+"]],
     )
     referrers: Literal["with-images", "always", "none"] = Field(
         "with-images",
@@ -158,6 +182,10 @@ class ImagesSync(Sync):
     def takes_tag(self, tag: str) -> bool:
         """Return True if a tag belongs to this sync; signatures always do."""
         return is_signature_tag(tag) or self.select.tags.allows(tag)
+
+    def is_immutable(self, tag: str) -> bool:
+        """Return True if a tag never moves."""
+        return bool(self.immutable) and allows(tag, self.immutable, ())
 
     def problems(self) -> list[Finding]:
         return [*_selector_problems(self), *_loop_problems(self)]

@@ -31,6 +31,7 @@ from syncline.kinds.images.listing import (
 )
 from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
+from syncline.kinds.images.removals import TagRemovals, capped, removal
 from syncline.kinds.images.transfer import ASK, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
@@ -44,6 +45,8 @@ PAGE_TAGS: Final = 100
 _NORMAL: Final = "NORMAL"
 _LONG: Final = "?"
 """Separates, in a cursor, a repository from the position in its long listing."""
+_REMOVING: Final = "!"
+"""Begins a cursor behind all repositories: ``!granted:repository``, with the removals that may still be sent on."""
 _BEFORE_TAGS: Final = " "
 """Sorts before every tag: a scan that resumes behind it does not report a repository's invalid entries again."""
 
@@ -75,8 +78,10 @@ class ImageScan:
         target: RegistryClients,
         notes: TargetNotes,
         records: Records | None = None,
+        removals: TagRemovals | None = None,
     ) -> None:
-        """Without ``records`` the scan has only those of this process."""
+        """Without ``records`` the scan has only those of this process, and without ``removals`` nothing is removed."""
+        self._removals = removals
         self._sync = sync
         self._source = source
         self._target = target
@@ -109,6 +114,9 @@ class ImageScan:
         invalid_at_target: list[InvalidEntry] = []
         if context.named and cursor is None:
             yield Page("", failures=tuple(self._not_taken(scope)))
+        if cursor is not None and cursor.startswith(_REMOVING):
+            yield from self._removal_pages(scope, cursor, context)
+            return
         position = ScanPosition.parse(cursor) if cursor is not None and cursor.startswith("[") else None
         # Repositories wait for digests, and digests wait for nothing, so the two pools cannot block one another.
         with self._requests, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="repository") as pool:
@@ -123,10 +131,51 @@ class ImageScan:
             if isinstance(names, ScanPosition):
                 begun = names if position is not None else replace(names, after=cursor or "")
                 yield from self._long_catalog(begun, context, pool)
+            else:
+                if cursor is None and scope.groups is None:
+                    yield from failure_pages("", self._invalid_repositories(invalid))
+                yield from self._of(names, cursor or "", context, pool)
+        if self._removals is not None and not context.over:
+            yield from self._removal_pages(scope, None, context)
+
+    def _removal_pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
+        """Yield the tags to be removed, after all repositories of the scope were compared."""
+        if self._removals is None:
+            return  # the sync was configured otherwise when the scan began
+        if cursor is None:
+            self._records.write(least=1)
+            granted, failure = self._removals.granted(scope, context)
+            if failure is not None:
+                yield Page(f"{_REMOVING}0", failures=(failure,))
+            cursor = f"{_REMOVING}{granted}"
+        left, _, behind = cursor.removeprefix(_REMOVING).partition(":")
+        granted = int(left)
+        if context.plan or not granted:
+            return
+        yield Page(cursor)
+        for gone in self._removals.gone(scope, behind):
+            if context.over or not granted:
                 return
-            if cursor is None and scope.groups is None:
-                yield from failure_pages("", self._invalid_repositories(invalid))
-            yield from self._of(names, cursor or "", context, pool)
+            if not gone.due:
+                continue
+            items, failures = list[Item](), tuple[Failure, ...]()
+            name = self._sync.source_repository(gone.group) or ""
+            try:
+                listed = held_tags(self._source, name, context)
+                self._check_listed(name, listed)
+                if listed.tags and not listed.invalid and listed.next_position is None:
+                    gone_again = [tag for tag in gone.due if tag not in listed.tags]
+                    items = [removal(gone.group, tag, gone.due[tag]) for tag in gone_again[:granted]]
+            except SynclineError as error:
+                failures = (Failure(Item(gone.group, "*"), error),)
+            for at in range(0, len(items), PAGE_TAGS):
+                granted -= len(items[at : at + PAGE_TAGS])
+                is_last = at + PAGE_TAGS >= len(items)
+                # A scan that resumes in a repository sends its tags again: a removed one has no record, or is completed.
+                reached = gone.group if is_last else behind
+                yield Page(f"{_REMOVING}{granted}:{reached}", tuple(items[at : at + PAGE_TAGS]))
+            behind = gone.group
+            yield Page(f"{_REMOVING}{granted}:{behind}", failures=failures)
 
     def _long_catalog(self, position: ScanPosition, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
         """Yield the pages of a source with more repositories than are held; they are counted first."""
@@ -256,11 +305,12 @@ class ImageScan:
         """Yield the pages of a repository all of whose tags are held."""
         group = records.repository
         target = ListedTags({}, [])
-        if any(map(self._sync.takes_tag, source.tags)):
+        if any(map(self._sync.takes_tag, source.tags)) or (self._removals is not None and records.held != {}):
             target = self._target_tags(group, context)
         if not behind:
             failures = self._invalid_tags(group, (*source.invalid, *target.invalid))
             yield from failure_pages(f"{name}:{_BEFORE_TAGS}", failures)
+            yield from self._absent(name, records, source, target, context)
         # After a copy that was not verified, an image may be incomplete although its tag is equal.
         suspect = bool(target.tags) and self._has_unverified(group)
         detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
@@ -283,7 +333,7 @@ class ImageScan:
             tags = wanted[at : at + PAGE_TAGS]
             is_last = at + PAGE_TAGS >= len(wanted)
             listed = {tag: (both.source.tags[tag], both.target.get(tag)) for tag in tags}
-            compared = self._with_digests(name, group, listed)
+            compared = self._with_digests(name, group, self._with_recorded(both, listed))
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
             self._learn(both.records, compared, incomplete)
@@ -291,6 +341,40 @@ class ImageScan:
             yield replace(page, items=tuple(replace(item, detail=detail) for item in page.items))
             if context.over:
                 return
+
+    def _absent(
+        self, name: str, records: RepositoryRecords, source: ListedTags, target: ListedTags, context: StepContext
+    ) -> Iterator[Page]:
+        """Mark the records of tags that only the target has. A plan yields those that would be removed."""
+        complete = not (source.invalid or target.invalid or target.next_position)
+        if self._removals is None or not complete or records.held is None:
+            return
+        absent: dict[str, str] = {}
+        changes: dict[str, ImageRecord | None] = {}
+        now = int(self._removals.clock())
+        for tag, record in records.all():
+            if tag in source.tags:
+                changes |= {tag: replace(record, absent_since=0)} if record.absent_since else {}
+            elif tag not in target.tags:
+                changes[tag] = None
+            elif self._sync.takes_tag(tag) and target.tags[tag].digest in (None, record.digest):
+                marked = replace(record, absent_since=record.absent_since or now)
+                changes |= {tag: marked} if marked != record else {}
+                absent |= {tag: record.digest} if self._removals.is_due(marked) else {}
+        if not source.tags and absent:
+            host = self._source.registry.host
+            what = f"{host} lists no tags of {name}, but the target has {len(absent)} of ours; nothing is removed"
+            failure = capped(
+                f"{what} after an empty listing. If that is intended, delete them at the target", records.repository
+            )
+            yield Page(f"{name}:{_BEFORE_TAGS}", failures=(failure,))
+            return
+        if source.tags:
+            self._records.learn(records.repository, changes)
+        if context.plan:
+            for at in range(0, len(absent), PAGE_TAGS):
+                items = (removal(records.repository, *each) for each in [*absent.items()][at : at + PAGE_TAGS])
+                yield Page(f"{name}:{_BEFORE_TAGS}", tuple(items))
 
     def _learn(self, records: RepositoryRecords, compared: Sequence[Item], incomplete: set[str]) -> None:
         """Record the images that are equal at both registries; with that they are ours."""
@@ -396,6 +480,20 @@ class ImageScan:
             failures = (*(Failure(item, error) for item in items), *failures)
             items = []
         return Page(cursor, tuple(items), skipped, tuple(results), failures)
+
+    def _with_recorded(
+        self, both: _TagListings, tags: dict[str, tuple[Tag, Tag | None]]
+    ) -> dict[str, tuple[Tag, Tag | None]]:
+        """Return the tags with the recorded digests of immutable ones that both registries list."""
+        fixed = {tag for tag in tags if tag in both.target.tags and self._sync.is_immutable(tag)}
+        known = both.records.known(fixed) if fixed else {}
+        return tags | {
+            tag: (
+                replace(tags[tag][0], digest=tags[tag][0].digest or record.digest),
+                replace(both.target.tags[tag], digest=both.target.tags[tag].digest or record.digest),
+            )
+            for tag, record in known.items()
+        }
 
     def _incomplete(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
         """Return the tags, equal at both registries, of images that the target does not have completely."""

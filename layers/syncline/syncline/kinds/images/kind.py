@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from syncline.clients.http.client import Http
@@ -12,10 +13,12 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records
+from syncline.kinds.images.removals import TagRemoval, TagRemovals, is_removal
 from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
-from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.model import Item, Scope, Step
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move, would_remove
+from syncline.model import Item, Result, Scope, Step
+from syncline.ownership import Windows
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,35 @@ class Images:
     locations: BlobLocations
     notes: TargetNotes
     records: Records = field(default_factory=ProcessRecords)
+    windows: Windows | None = None
+    clock: Callable[[], float] = time.time
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return ImageScan(self.sync, self.source, self.target, self.notes, self.records).pages(scope, cursor, context)
+        removals = None
+        if self.sync.removals is not None and self.windows is not None:
+            removals = TagRemovals(self.sync, self.records, self.windows, self.clock)
+        return ImageScan(self.sync, self.source, self.target, self.notes, self.records, removals).pages(
+            scope, cursor, context
+        )
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group
         route = CopyRoute(self.source.registry, self._repository(group), self.target.registry, group)
-        return RepositoryCopy(route, self.locations, context, self.sync, self.notes).images(items)
+        removal = TagRemoval(self.source, route.source_repository, self.target, group)
+        yield from removal.answers([item for item in items if is_removal(item)], context)
+        copied = [item for item in items if not is_removal(item)] + removal.returned
+        if copied:
+            yield from RepositoryCopy(route, self.locations, context, self.sync, self.notes).images(copied)
+
+    def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:  # noqa: ARG002 - nothing is read
+        return (would_remove(item) if is_removal(item) else would_move(item) for item in items)
 
     def verify(self, items: Sequence[Item], context: StepContext) -> list[Completed | Unfinished | Failure]:
         origin = Origin(self.source.registry, self._repository, self.sync.referrers != "none", self.notes)
         answers = list(ImageVerification(self.target.registry, origin).verify(items, context))
         verified = [answer.item for answer in answers if isinstance(answer, Completed)]
-        self.records.write({(each.group, each.name): ImageRecord(str(each.source)).to_row() for each in verified})
+        rows = {(each.group, each.name): ImageRecord(str(each.source)).to_row() for each in verified if each.source}
+        self.records.write({**dict.fromkeys((each.group, each.name) for each in verified), **rows})
         return answers
 
     def _repository(self, group: str) -> str:

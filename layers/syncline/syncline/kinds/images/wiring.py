@@ -12,6 +12,7 @@ from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.kind import Kind
 from syncline.store.image_records import ImageRecords
+from syncline.store.removals import RemovalWindows
 from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.registries import registry_at
 
@@ -28,7 +29,9 @@ class Builder:
         source, target = self._clients(sync.source), self._clients(sync.target)
         notes = TargetNotes(self._parts.state.facts, target.registry.host)
         records = ImageRecords(self._parts.database, sync.name, sync.target_id(), self._parts.clock)
-        return Images(sync, source, target, self._parts.http, self._locations, notes, records)
+        windows = RemovalWindows(self._parts.database, sync.name, self._parts.clock)
+        parts = self._parts
+        return Images(sync, source, target, parts.http, self._locations, notes, records, windows, parts.clock)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
         return RegistryClients(registry_at(config, self._parts.secrets, self._parts.http), quay_at(config, self._parts))
