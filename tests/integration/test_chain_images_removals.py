@@ -16,8 +16,8 @@ from syncline.kinds.kind import Completed, Failure, StepContext
 from syncline.model import Outcome
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci import Fault, OciRegistry
-from tests.standins.registry import Registry as Server
 from tests.standins.programs import needs
+from tests.standins.registry import Registry as Server
 
 APP = "team/app"
 WIDE = {"share": 1, "count": 100}

@@ -31,7 +31,7 @@ from syncline.kinds.images.listing import (
 )
 from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
-from syncline.kinds.images.removals import TagRemovals, capped, removal
+from syncline.kinds.images.removals import GoneTags, TagRemovals, capped, removal
 from syncline.kinds.images.transfer import ASK, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
@@ -71,7 +71,7 @@ class _TagListings:
 class ImageScan:
     """One scan of a sync's repositories."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the sync, both registries, and the stored state
         self,
         sync: ImagesSync,
         source: RegistryClients,
@@ -158,14 +158,10 @@ class ImageScan:
                 return
             if not gone.due:
                 continue
-            items, failures = list[Item](), tuple[Failure, ...]()
-            name = self._sync.source_repository(gone.group) or ""
+            failures = tuple[Failure, ...]()
+            items = list[Item]()
             try:
-                listed = held_tags(self._source, name, context)
-                self._check_listed(name, listed)
-                if listed.tags and not listed.invalid and listed.next_position is None:
-                    gone_again = [tag for tag in gone.due if tag not in listed.tags]
-                    items = [removal(gone.group, tag, gone.due[tag]) for tag in gone_again[:granted]]
+                items = self._still_gone(gone, context)[:granted]
             except SynclineError as error:
                 failures = (Failure(Item(gone.group, "*"), error),)
             for at in range(0, len(items), PAGE_TAGS):
@@ -176,6 +172,15 @@ class ImageScan:
                 yield Page(f"{_REMOVING}{granted}:{reached}", tuple(items[at : at + PAGE_TAGS]))
             behind = gone.group
             yield Page(f"{_REMOVING}{granted}:{behind}", failures=failures)
+
+    def _still_gone(self, gone: GoneTags, context: StepContext) -> list[Item]:
+        """Return the removals of the tags that a second listing of their repository lacks, too."""
+        name = self._sync.source_repository(gone.group) or ""
+        listed = held_tags(self._source, name, context)
+        self._check_listed(name, listed)
+        if not listed.tags or listed.invalid or listed.next_position is not None:
+            return []
+        return [removal(gone.group, tag, digest) for tag, digest in gone.due.items() if tag not in listed.tags]
 
     def _long_catalog(self, position: ScanPosition, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
         """Yield the pages of a source with more repositories than are held; they are counted first."""
