@@ -18,7 +18,12 @@ def records_in(database: Database) -> ImageRecords:
 
 def test_records_are_read_by_repository_by_tag_and_in_order(database: Database) -> None:
     records = records_in(database)
-    rows = {("a", "1"): ["d1"], ("a-b", "x"): ["d2"], ("a/b", "1"): ["d3", 5], ("a", "2"): ["d4"]}
+    rows: dict[tuple[str, str], Row | None] = {
+        ("a", "1"): ["d1"],
+        ("a-b", "x"): ["d2"],
+        ("a/b", "1"): ["d3", 5],
+        ("a", "2"): ["d4"],
+    }
     records.write(rows)
     assert [(name, tag, row) for name, tag, row in records.scan()] == [(*key, rows[key]) for key in sorted(rows)]
     assert [name for name, _, _ in records.scan("a-b")] == ["a-b", "a/b"]
