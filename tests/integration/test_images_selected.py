@@ -40,7 +40,7 @@ def kind(pair: RegistryPair, **more: Any) -> Images:
         return RegistryClients(Registry(Endpoint("http", server.host), lambda: ann, http), None)
 
     notes, locations = TargetNotes(facts, pair.dr.host), BlobLocations(facts)
-    return Images(sync, clients(pair.prod), clients(pair.dr), http, locations, notes, NO_RULES, lambda: NOW)
+    return Images(sync, clients(pair.prod), clients(pair.dr), http, locations, notes, NO_RULES, clock=lambda: NOW)
 
 
 def differing(images: Images) -> list[Item]:

@@ -15,6 +15,7 @@ import pytest
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.quay import Quay, QuayTag
+from syncline.errors import SynclineError
 from tests.rig.server import Reply, Request, Server, reply
 from tests.standins.pairs import TOKEN_USERS, USERS, RegistryPair, TokenRegistryPair
 from tests.standins.programs import needs
@@ -73,6 +74,23 @@ class TestQuayInFrontOfARegistry:
         registry_pair.prod.authorized("DELETE", f"/v2/{repository}/manifests/{gone}")
         server.refresh()
         assert client(server.url).tags(repository) == {"v2": QuayTag(moved, 3, is_list=False)}
+
+    def test_a_tag_is_deleted_by_name_and_no_other_tag_of_its_digest(
+        self, registry_pair: RegistryPair, quay_before: Callable[[Registry], QuayServer], namespace: str
+    ) -> None:
+        repository = f"{namespace}/app"
+        registry_pair.prod.push_image(repository, "v1", [b"same"])
+        registry_pair.prod.push_image(repository, "v2", [b"same"])
+        server = quay_before(registry_pair.prod)
+        quay = client(server.url)
+        quay.delete_tag(repository, "v1")
+        assert list(quay.tags(repository)) == ["v2"]
+        quay.delete_tag(repository, "v1")  # it is deleted already
+        server.without_write.add(TOKEN)
+        with pytest.raises(SynclineError) as refused:
+            quay.delete_tag(repository, "v2")
+        assert refused.value.code.name == "FORBIDDEN"
+        assert list(quay.tags(repository)) == ["v2"]
 
     def test_it_runs_as_a_process(self, registry_pair: RegistryPair, namespace: str) -> None:
         digest = registry_pair.prod.push_image(f"{namespace}/app", "v1")

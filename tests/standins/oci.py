@@ -89,7 +89,9 @@ class OciRegistry:
     ``before`` is called with each request's method and target before it is processed; ``forgets_broken``
     makes it forget an upload whose connection broke, as docker-registry 2.8 does, and ``broken`` is released once for each
     such connection. ``lists_referrers`` set to False disables
-    the referrers API; ``referrers_page`` is the page size of that API.
+    the referrers API; ``referrers_page`` is the page size of that API. ``deletes`` is ``tags`` (as the specification
+    1.1 requires), ``digests`` (only these, as docker-registry 2.8), ``images`` (all tags of the digest of a tag), or
+    ``nothing``.
     """
 
     def __init__(self, users: Mapping[str, str] | None = None, *, forgets_broken: bool = False) -> None:
@@ -101,6 +103,7 @@ class OciRegistry:
         self.broken = threading.Semaphore(0)
         self.lists_referrers = True
         self.referrers_page = _PAGE
+        self.deletes = "tags"
         self._orders: list[_Order] = []
         self._tokens: dict[str, tuple[str, ...]] = {}
         self._lock = threading.Lock()
@@ -119,7 +122,7 @@ class OciRegistry:
         """Reset everything: content, faults, requests and tokens."""
         with self._lock:
             self.store = Store()
-            self.lists_referrers, self.referrers_page = True, _PAGE
+            self.lists_referrers, self.referrers_page, self.deletes = True, _PAGE, "tags"
             self.requests.clear()
             self._orders.clear()
             self._tokens.clear()
@@ -248,8 +251,10 @@ class OciRegistry:
         return Reply(206, data[first:], {**headers, "Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"})
 
     def _manifest(self, asked: Request, match: re.Match[str]) -> Reply:
-        _only(asked, "GET", "HEAD", "PUT")
+        _only(asked, "GET", "HEAD", "PUT", "DELETE")
         name, reference = match["name"], match["reference"]
+        if asked.method == "DELETE":
+            return self._delete(name, reference)
         if asked.method == "PUT":
             media_type = asked.headers.get("content-type", "")
             digest = self.store.put_manifest(name, reference, media_type, asked.body)
@@ -263,6 +268,21 @@ class OciRegistry:
         other = self.store.algorithm != "sha256" and ":" not in reference
         told = named_by(self.store.algorithm, stored.body) if other else digest
         return Reply(200, stored.body, {"Content-Type": stored.media_type, "Docker-Content-Digest": told})
+
+    def _delete(self, name: str, reference: str) -> Reply:
+        """Delete a tag, or a digest with all its tags, as far as :attr:`deletes` allows."""
+        is_tag = ":" not in reference
+        if self.deletes == "nothing" or (is_tag and self.deletes == "digests"):
+            raise RefusalError(405, "UNSUPPORTED", "The operation is unsupported.")
+        digest, _ = self.store.manifest(name, reference)
+        repository = self.store.repository(name)
+        if is_tag and self.deletes == "tags":
+            del repository.tags[reference]
+        else:
+            for tag in [tag for tag, has in repository.tags.items() if has == digest]:
+                del repository.tags[tag]
+            del repository.manifests[digest]
+        return Reply(202)
 
     def _upload(self, asked: Request, match: re.Match[str]) -> Reply:
         name, session = match["name"], match["session"]

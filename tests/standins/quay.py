@@ -45,6 +45,7 @@ PAGE_TOKEN_LIFE: Final = 2 * 24 * 3600  # seconds
 TOKEN: Final = "quay-api-token"
 
 _TAGS: Final = re.compile(r"/api/v1/repository/([^/]+(?:/[^/]+)+)/tag/")
+_TAG: Final = re.compile(r"/api/v1/repository/([^/]+(?:/[^/]+)+)/tag/([^/]+)")
 
 Query = Mapping[str, list[str]]
 Namespaces = frozenset[str] | None  # the namespaces that a caller may read; None means all
@@ -76,6 +77,8 @@ class QuayServer:
         self._readers: dict[str, Namespaces] = {token: None, **(tokens or {})}
         self._anonymous = anonymous
         self._store = Store()
+        self.without_write: set[str] = set()
+        """Tokens without the scope ``repo:write``."""
         self._cache: dict[tuple[str, str], Reply] = {}
         self._scripted: dict[str, deque[Reply]] = {}
         self._lock = threading.RLock()
@@ -209,6 +212,8 @@ class QuayServer:
             return self._api(request, unquote(path), parse_qs(query, keep_blank_values=True))
 
     def _api(self, request: Request, path: str, query: Query) -> Reply:
+        if (tag := _TAG.fullmatch(path)) and request.method == "DELETE":
+            return self._delete_tag(request, tag[1], tag[2])
         tags = _TAGS.fullmatch(path)
         if tags:
             kind = "tags"
@@ -273,6 +278,21 @@ class QuayServer:
             return int(json.loads(self._pages.decrypt(page.encode(), PAGE_TOKEN_LIFE))["start_index"])
         except InvalidToken:
             return 0
+
+    def _delete_tag(self, request: Request, name: str, tag: str) -> Reply:
+        """Delete a tag and no other one of its manifest. The token needs the scope ``repo:write``."""
+        self.counts["deleted"] += 1
+        known, namespaces = self._caller(request.authorization)
+        if not known:
+            raise self._refusal(401, "invalid_token", "Requires authentication")
+        if request.authorization.split()[1] in self.without_write:
+            raise self._refusal(403, "insufficient_scope", "Unauthorized")
+        repository = self._readable(name, namespaces, known=True)
+        if tag not in repository.alive():
+            raise self._refusal(404, "not_found", "Not Found")
+        self._cache.clear()
+        self._store.end(name, [tag])
+        return reply(204, b"")
 
     def _readable(self, name: str, namespaces: Namespaces, *, known: bool) -> Repository:
         repository = self._store.repositories.get(name)

@@ -95,7 +95,8 @@ def list_twice() -> Iterator[None]:
 
     def pages(old: Any) -> Any:
         def changed(self: Any, *args: Any) -> Iterator[Any]:
-            other = discover.ImageScan(self._sync, self._source, self._target, self._notes)  # a scan lists only once
+            # A scan lists only once.
+            other = discover.ImageScan(self._sync, self._source, self._target, self._notes, self._all_records)
             for _ in old(other, *args):
                 pass
             yield from old(self, *args)

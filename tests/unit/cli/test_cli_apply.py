@@ -126,13 +126,17 @@ def test_no_target_change_is_reported_for_other_changes(stack: Stack) -> None:
     stack.apply(FILES)
     result = stack.apply(FILES + "    overwrite: true\n")
     assert ("changed" in result.stdout, CHANGED in result.stdout) == (True, False)
-    # A configuration stored by an older version, and a kind without records of a target.
+    # A configuration stored by an older version.
     stack.target.state.put_sync("shop-files", '{"kind": "files", "name": "shop-files", "gone": 1}')
     assert CHANGED not in stack.apply(FILES).stdout
+
+
+@pytest.mark.usefixtures("with_identity")
+def test_a_changed_target_of_images_is_explained(stack: Stack) -> None:
     stack.apply()
     result = stack.apply(SYNCS.replace("dr.example", "other.example"))
     assert ["prod", "changed"] in [line.split()[:2] for line in result.stdout.splitlines()]
-    assert "the target changed" not in result.stdout
+    assert "prod: the target changed" in result.stdout
 
 
 def test_a_run_in_progress_keeps_its_configuration(stack: Stack) -> None:

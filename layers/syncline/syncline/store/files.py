@@ -234,14 +234,15 @@ class FileRecords:
                     in_segments[partition.pk, segment.sk].append(name)
         return in_segments
 
-    def scan(self, after: str = "", prefix: str = "") -> Iterator[tuple[str, Row]]:
+    def scan(self, after: str = "", prefix: str = "", shard: int | None = None) -> Iterator[tuple[str, Row]]:
         """Yield the files whose names are greater than `after` and begin with `prefix`, with their rows.
 
-        They come in the order of their names' code points, which is that of their UTF-8 bytes. Rows that are written
+        `shard` is their partition, None for all of them. They come in the order of their names' code points, which is that of their UTF-8 bytes. Rows that are written
         during the scan may be yielded or not.
         """
         # No name is in two partitions, so two rows are never compared.
-        return heapq.merge(*(self._scan(shard, after, prefix) for shard in range(self.shards)))
+        shards = range(self.shards) if shard is None else (shard,)
+        return heapq.merge(*(self._scan(each, after, prefix) for each in shards))
 
     def _scan(self, shard: int, after: str, prefix: str) -> Iterator[tuple[str, Row]]:
         tries = _TRIES

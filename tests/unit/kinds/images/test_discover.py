@@ -427,3 +427,18 @@ class TestConflicts:
     def test_digests_of_different_algorithms_are_compared_by_content(self, error: CodeName, code: str) -> None:
         """If the content cannot be read, the tag is a conflict or is retried."""
         assert self.scan("sha512:" + "1" * 128, error=error) == ([], [code])
+
+
+def test_an_equal_tag_is_adopted_once() -> None:
+    world = RegistryPair({"team/app": {"1": "d1", "2": "d2", "3": "d3"}}, {"team/app": {"1": "d1", "2": "other"}})
+    world.scan()
+    assert world.records.rows == {("team/app", "1"): ["d1"]}
+    writes = len(world.records.written)
+    world.scan()
+    assert len(world.records.written) == writes, "nothing changed"
+
+
+def test_a_plan_adopts_nothing() -> None:
+    world = RegistryPair({"team/app": {"1": "d1"}}, {"team/app": {"1": "d1"}})
+    list(world.pages(EVERYTHING, None, StepContext(lambda: 60.0, plan=True)))
+    assert not world.records.rows

@@ -17,6 +17,7 @@ from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.records import ProcessRecords, Row
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
 
@@ -106,6 +107,18 @@ class MemoryRegistry:
         return self.signed.get(digest, ())
 
 
+class MemoryRecords(ProcessRecords):
+    """Records in memory, with the changes of each write in ``written``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[dict[tuple[str, str], Row | None]] = []
+
+    def write(self, changes: Mapping[tuple[str, str], Row | None]) -> None:
+        self.written.append(dict(changes))
+        super().write(changes)
+
+
 class MemoryApi:
     """Quay's API in front of a registry; ``states`` has the repositories' states other than NORMAL.
 
@@ -163,6 +176,7 @@ class RegistryPair:
         assert isinstance(sync, ImagesSync)
         self.sync = sync
         self.notes = TargetNotes(ProcessFacts(), "dr.example")
+        self.records = MemoryRecords()
 
     def scan(self, scope: Scope = EVERYTHING, cursor: str | None = None) -> list[Page]:
         return list(self.pages(scope, cursor, StepContext(lambda: 60.0)))
@@ -170,7 +184,7 @@ class RegistryPair:
     def pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         source = RegistryClients(cast("Registry", self.source), cast("Quay | None", self.source_api))
         target = RegistryClients(cast("Registry", self.target), cast("Quay | None", self.target_api))
-        return ImageScan(self.sync, source, target, self.notes).pages(scope, cursor, context)
+        return ImageScan(self.sync, source, target, self.notes, self.records).pages(scope, cursor, context)
 
 
 def found(pages: Iterable[Page]) -> list[tuple[str, str]]:

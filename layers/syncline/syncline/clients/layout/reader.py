@@ -208,6 +208,10 @@ class LayoutReader:
     ) -> str | None:
         self._refuse_writing()
 
+    def delete(self, repository: str, reference: str) -> bool:  # noqa: ARG002
+        """Return False: a layout keeps its images."""
+        return False
+
     def _refuse_writing(self) -> NoReturn:
         raise SynclineError("READ_ONLY", f"{self.host} is only read")
 

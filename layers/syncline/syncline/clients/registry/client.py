@@ -63,7 +63,14 @@ from syncline.clients.registry.reference import (
     parse_repository,
     parse_tag,
 )
-from syncline.clients.registry.transport import RegistryTransport, next_link, pull_scopes, push_scopes, same_host_target
+from syncline.clients.registry.transport import (
+    RegistryTransport,
+    delete_scopes,
+    next_link,
+    pull_scopes,
+    push_scopes,
+    same_host_target,
+)
 from syncline.clients.registry.upload import BlobUpload, session_target
 from syncline.errors import CodeName, SynclineError
 
@@ -390,6 +397,20 @@ class Registry:
             )
         subject = manifest.subject
         return subject is None or answer.header("OCI-Subject") == subject.digest
+
+    def delete(self, repository: str, reference: str) -> bool:
+        """Delete a tag, or a digest with all tags that point to it. Return False if the registry does not support that.
+
+        A registry of the specification 1.1 deletes only the tag; docker-registry 2.8 and others accept only a digest, and
+        some delete the digest of the tag. An absent digest counts as deleted.
+        """
+        target = f"/v2/{repository}/manifests/{parse_reference(reference)}"
+        answer = self._transport.send("DELETE", target, delete_scopes(repository))
+        if answer.status in (400, 405) or (answer.status == 404 and not is_digest(reference)):
+            return False
+        if answer.status not in (200, 202, 204, 404):
+            raise answer.error()
+        return True
 
     def put_tag(
         self, repository: str, tag: str, manifest: Manifest, expected: str | Manifest | None, *, overwrite: bool = False

@@ -163,6 +163,12 @@ class Quay:
             if not more:
                 return
 
+    def delete_tag(self, repository: str, tag: str) -> None:
+        """Delete a tag of ``namespace/name`` and nothing else; an absent one is deleted. Needs the scope ``repo:write``."""
+        response = self._send("DELETE", f"repository/{quote(repository)}/tag/{quote(tag)}")
+        if response.status not in (204, 404):
+            raise response.error()
+
     def _page(self, query: dict[str, str]) -> Response:
         """Return a page of a namespace's repositories. An unknown namespace is listed empty, so 404 means no API."""
         try:
@@ -174,18 +180,21 @@ class Quay:
             raise SynclineError("NOT_FOUND", what) from None
 
     def _get(self, target: str) -> Response:
+        response = self._send("GET", target)
+        if response.status != 200:
+            raise response.error()
+        return response
+
+    def _send(self, method: str, target: str) -> Response:
         def send(token: str | None) -> Response:
             headers = {"Accept": "application/json"}
             if token is not None:
                 headers["Authorization"] = f"Bearer {token}"
             return self._http.request(
-                "GET", f"{self._endpoint.url}/api/v1/{target}", headers, route=self._endpoint.route
+                method, f"{self._endpoint.url}/api/v1/{target}", headers, route=self._endpoint.route
             )
 
-        response = REJECTIONS.send(self._endpoint.host, self._token(), self._renewed, send)
-        if response.status != 200:
-            raise response.error()
-        return response
+        return REJECTIONS.send(self._endpoint.host, self._token(), self._renewed, send)
 
     def _check_token(self, namespace: str) -> None:
         """Raise UNAUTHORIZED if Quay rejects the token. Called after an empty listing.

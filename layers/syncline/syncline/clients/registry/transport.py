@@ -97,6 +97,11 @@ def push_scopes(repository: str) -> Scopes:
     return (f"repository:{parse_repository(repository)}:pull,push",)
 
 
+def delete_scopes(repository: str) -> Scopes:
+    """Return the scopes for deleting from a repository. Raises REFERENCE_INVALID."""
+    return (f"repository:{parse_repository(repository)}:pull,push,delete",)
+
+
 class RegistryTransport:
     """Sends authorized requests to one registry. Safe for concurrent use by threads."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -13,11 +14,13 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import Patterns, Sync, near_names
+from syncline.config.sync import Patterns, Removals, Sync, near_names
 from syncline.config.values import (
     Authority,
+    Duration,
     KeyPath,
     Organizations,
+    Pattern,
     Prefix,
     PublicKeys,
     Repositories,
@@ -39,7 +42,7 @@ from syncline.kinds.images.config_select import (
     renamed_areas,
     shared_names,
 )
-from syncline.patterns import is_signature_tag, literal_start
+from syncline.patterns import allows, is_signature_tag, literal_start
 
 
 class QuayApi(Model):
@@ -235,6 +238,17 @@ class SignatureRule(Model):
         return "the public key" if self.identity is None else f"{self.identity.subject} of {self.identity.issuer}"
 
 
+class ImagesRemovals(Removals):
+    """Removal of tags that are gone from the source."""
+
+    after: Duration | None = Field(
+        None,
+        description="The time for which complete listings of the source must have lacked a tag before it is removed. "
+        "Defaults to no delay.",
+        examples=["7d"],
+    )
+
+
 class ImagesSync(Sync):
     """Container images, kept in sync from one registry to another."""
 
@@ -252,6 +266,17 @@ class ImagesSync(Sync):
     overwrite: StrictBool = Field(
         False,
         description="Replace tags that differ at the target. If false, each is a `conflict`.",
+    )
+    removals: ImagesRemovals | None = Field(
+        None,
+        description="Remove tags from the target that are gone from the source, if this sync wrote them or found them "
+        "equal, within limits. Without it, none is removed.",
+    )
+    immutable: Annotated[tuple[Pattern, ...], Field(max_length=100)] = Field(
+        (),
+        description="Tags that never move, by patterns: once verified, such a tag is not requested again as long as both "
+        "registries list it.",
+        examples=[["re:v?[0-9]+[.][0-9]+[.][0-9]+"]],
     )
     referrers: Literal["with-images", "always", "none"] = Field(
         "with-images",
@@ -300,6 +325,9 @@ class ImagesSync(Sync):
         """Return the areas of the target for an area of the source."""
         return tuple(Area(self._below_prefix(each.start), each.exact) for each in renamed_areas(self.rename, source))
 
+    def target_id(self) -> str:
+        return hashlib.blake2b(repr(self.target.location).encode(), digest_size=6).hexdigest()
+
     def takes_repository(self, source: str) -> bool:
         """Return True if a repository of the source belongs to this sync."""
         if self.source.repositories is not None and source not in self.source.repository_set:
@@ -312,12 +340,17 @@ class ImagesSync(Sync):
         """Return True if a tag belongs to this sync by its name; signatures always do."""
         return is_signature_tag(tag) or self.select.tags.allows(tag)
 
+    def is_immutable(self, tag: str) -> bool:
+        """Return True if a tag never moves."""
+        return bool(self.immutable) and allows(tag, self.immutable, ())
+
     def problems(self) -> list[Finding]:
         return [
             *_selector_problems(self),
             *_loop_problems(self),
             *_layout_problems(self),
             *_rename_problems(self),
+            *_removal_problems(self),
             *_rule_problems(self),
             *self.select.problems(),
             *_digest_problems(self),
@@ -476,6 +509,15 @@ def _rename_problems(sync: ImagesSync) -> Iterator[Finding]:
         except ValueError as error:
             what = f"gives {name} the name {sync.target_repository(name)!r}, which {error}"
             yield Finding(("rename",), what, rests_on)
+
+
+def _removal_problems(sync: ImagesSync) -> Iterator[Finding]:
+    """Yield a finding if a removed tag's repository at the source could not be told from its name at the target."""
+    if sync.removals is not None and sync.needs_listing:
+        what = (
+            "cannot be combined with rename unless source.repositories names the repositories; name them, or remove it"
+        )
+        yield Finding(("removals",), what, (("rename",), ("source",)))
 
 
 def _digest_problems(sync: ImagesSync) -> Iterator[Finding]:

@@ -33,7 +33,9 @@ from syncline.kinds.images.listing import (
     target_repositories,
 )
 from syncline.kinds.images.names import RenamedRepositories, not_a_target
+from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
+from syncline.kinds.images.removals import GoneTags, TagRemovals, capped, removal
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
 from syncline.kinds.images.selection import INDEX, for_platforms
 from syncline.kinds.images.transfer import ASK, ASKED, FROM, adds_platforms, conflict, is_replaceable
@@ -49,13 +51,15 @@ PAGE_TAGS: Final = 100
 _NORMAL: Final = "NORMAL"
 _LONG: Final = "?"
 """Separates, in a cursor, a repository from the position in its long listing."""
+_REMOVING: Final = "!"
+"""Begins a cursor behind all repositories: ``!granted:repository``, with the removals that may still be sent on."""
 _BEFORE_TAGS: Final = " "
 """Sorts before every tag: a scan that resumes behind it does not report a repository's invalid entries again."""
 
 
 @dataclass(slots=True)
 class _TagListings:
-    """The tags of a repository at both registries. ``detail`` is for all items.
+    """The tags of a repository at both registries, and its records. ``detail`` is for all items.
 
     With ``suspect``, images with equal tags may be incomplete; ``complete`` turns False if one is.
     """
@@ -64,6 +68,7 @@ class _TagListings:
     group: str
     source: ListedTags
     target: ListedTags
+    records: RepositoryRecords
     suspect: bool
     detail: dict[str, Any]
     selection: RepositorySelection
@@ -73,19 +78,25 @@ class _TagListings:
 class ImageScan:
     """One scan of a sync's repositories."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the sync, both registries, and the stored state
         self,
         sync: ImagesSync,
         source: RegistryClients,
         target: RegistryClients,
         notes: TargetNotes,
+        records: Records | None = None,
+        removals: TagRemovals | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """Without ``records`` the scan has only those of this process, and without ``removals`` nothing is removed."""
+        self._removals = removals
         self._sync = sync
         self._clock = clock
         self._source = source
         self._target = target
         self._notes = notes
+        self._all_records = ProcessRecords() if records is None else records
+        self._records = ScanRecords(self._all_records, full=False, writes=False)
         self._has_unverified = notes.unverified()
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
@@ -101,11 +112,22 @@ class ImageScan:
         :class:`ScanPosition` in a long listing of repositories.
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
+        self._named, self._asked = context.named, context.asked
+        self._records = ScanRecords(self._all_records, full=scope.groups is None, writes=not context.plan)
+        try:
+            yield from self._pages(scope, cursor, context)
+        finally:
+            self._records.write(least=1)
+
+    def _pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         invalid: list[InvalidEntry] = []
         invalid_at_target: list[InvalidEntry] = []
         self._named, self._asked = context.named, context.asked
         if context.named and cursor is None and not self._sync.needs_listing:
             yield Page("", failures=tuple(self._not_taken(scope)))
+        if cursor is not None and cursor.startswith(_REMOVING):
+            yield from self._removal_pages(scope, cursor, context)
+            return
         position = ScanPosition.parse(cursor) if cursor is not None and cursor.startswith("[") else None
         # Repositories wait for digests, and digests wait for nothing, so the two pools cannot block one another.
         with self._requests, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="repository") as pool:
@@ -125,10 +147,56 @@ class ImageScan:
             if isinstance(names, ScanPosition):
                 begun = names if position is not None else replace(names, after=cursor or "")
                 yield from self._long_catalog(begun, context, pool)
+            else:
+                if cursor is None and scope.groups is None:
+                    yield from failure_pages("", self._invalid_repositories(invalid))
+                yield from self._of(names, cursor or "", context, pool)
+        if self._removals is not None and not context.over:
+            yield from self._removal_pages(scope, None, context)
+
+    def _removal_pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
+        """Yield the tags to be removed, after all repositories of the scope were compared."""
+        if self._removals is None:
+            return  # the sync was configured otherwise when the scan began
+        if cursor is None:
+            self._records.write(least=1)
+            granted, failure = self._removals.granted(scope, context)
+            if failure is not None:
+                yield Page(f"{_REMOVING}0", failures=(failure,))
+            cursor = f"{_REMOVING}{granted}"
+        left, _, behind = cursor.removeprefix(_REMOVING).partition(":")
+        granted = int(left)
+        if context.plan or not granted:
+            return
+        yield Page(cursor)
+        for gone in self._removals.gone(scope, behind):
+            if context.over or not granted:
                 return
-            if cursor is None and scope.groups is None:
-                yield from failure_pages("", self._invalid_repositories(invalid))
-            yield from self._of(names, cursor or "", context, pool)
+            if not gone.due:
+                continue
+            failures = tuple[Failure, ...]()
+            items = list[Item]()
+            try:
+                items = self._still_gone(gone, context)[:granted]
+            except SynclineError as error:
+                failures = (Failure(Item(gone.group, "*"), error),)
+            for at in range(0, len(items), PAGE_TAGS):
+                granted -= len(items[at : at + PAGE_TAGS])
+                is_last = at + PAGE_TAGS >= len(items)
+                # A scan that resumes in a repository sends its tags again: a removed one has no record, or is completed.
+                reached = gone.group if is_last else behind
+                yield Page(f"{_REMOVING}{granted}:{reached}", tuple(items[at : at + PAGE_TAGS]))
+            behind = gone.group
+            yield Page(f"{_REMOVING}{granted}:{behind}", failures=failures)
+
+    def _still_gone(self, gone: GoneTags, context: StepContext) -> list[Item]:
+        """Return the removals of the tags that a second listing of their repository lacks, too."""
+        name = self._sync.source_repository(gone.group) or ""
+        listed = held_tags(self._source, name, context)
+        self._check_listed(name, listed)
+        if not listed.tags or listed.invalid or listed.next_position is not None:
+            return []
+        return [removal(gone.group, tag, digest) for tag, digest in gone.due.items() if tag not in listed.tags]
 
     def _long_catalog(self, position: ScanPosition, context: StepContext, pool: ThreadPoolExecutor) -> Iterator[Page]:
         """Yield the pages of a source with more repositories than are held; they are counted first."""
@@ -166,12 +234,14 @@ class ImageScan:
                         ahead[-1][1].set_result(ScanPosition.parse(within))
                     else:
                         behind = within if name == last else ""
-                        ahead.append((name, pool.submit(self._pages_of, name, behind, context)))
+                        records = self._records.of(self._sync.target_repository(name))
+                        ahead.append((name, pool.submit(self._pages_of, name, behind, records, context)))
                 if not ahead:
                     return
                 name, future = ahead.popleft()
                 found = future.result()
                 yield from self._long_repository(name, found, context) if isinstance(found, ScanPosition) else found
+                self._records.write()
         finally:
             for _, future in ahead:
                 future.cancel()
@@ -243,7 +313,9 @@ class ImageScan:
             if each.name is None or (source is not None and self._sync.takes_repository(source)):
                 yield Failure(Item("*", each.label), each.error)
 
-    def _pages_of(self, name: str, behind: str, context: StepContext) -> list[Page] | ScanPosition:
+    def _pages_of(
+        self, name: str, behind: str, records: RepositoryRecords, context: StepContext
+    ) -> list[Page] | ScanPosition:
         """Return the pages of one repository's tags behind the tag ``behind``, as many as the time allows.
 
         A repository that cannot be scanned has one page, with its failure. One with more tags than are held has the
@@ -257,7 +329,7 @@ class ImageScan:
                 return ScanPosition(listed.next_position, after=behind)
             self._check_listed(name, listed)
             listed.tags = {**listed.tags, **self._named_digests(name)}
-            for page in self._compare(name, group, listed, behind, context):
+            for page in self._compare(name, records, listed, behind, context):
                 pages.append(page)
                 if context.over:
                     break
@@ -265,20 +337,24 @@ class ImageScan:
             return [Page(name, failures=(Failure(Item(group, "*"), error),))]
         return pages
 
-    def _compare(self, name: str, group: str, source: ListedTags, behind: str, context: StepContext) -> Iterator[Page]:
+    def _compare(
+        self, name: str, records: RepositoryRecords, source: ListedTags, behind: str, context: StepContext
+    ) -> Iterator[Page]:
         """Yield the pages of a repository all of whose tags are held."""
+        group = records.repository
         target = ListedTags({}, [])
-        if any(map(self._takes, source.tags)):
+        if any(map(self._takes, source.tags)) or (self._removals is not None and records.held != {}):
             target = self._target_tags(group, context)
         if not behind:
             failures = self._invalid_tags(group, (*source.invalid, *target.invalid))
             yield from failure_pages(f"{name}:{_BEFORE_TAGS}", failures)
+            yield from self._absent(name, records, source, target, context)
         # After a copy that was not verified, an image may be incomplete although its tag is equal.
         selection = self._selection_of(name, group)
         unverified = bool(target.tags) and self._has_unverified(group)
         suspect = unverified or (bool(target.tags) and selection.platforms_changed())
         detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
-        both = _TagListings(name, group, source, target, suspect, detail, selection)
+        both = _TagListings(name, group, source, target, records, suspect, detail, selection)
         for page in self._differences(both, behind, context):
             yield replace(page, cursor=f"{name}:{page.cursor}" if page.cursor else name)
         selection.save(context)
@@ -305,10 +381,12 @@ class ImageScan:
             is_last = at + PAGE_TAGS >= len(wanted)
             # Listings have no digests without a tag: the target is asked for each.
             listed = {tag: (taken[tag], Tag() if is_digest(tag) else both.target.get(tag)) for tag in tags}
-            found = both.selection.judge(self._with_digests(name, group, listed), self._asked)
+            compared = self._with_digests(name, group, self._with_recorded(both, listed))
+            found = both.selection.judge(compared, self._asked)
             compared = found.items
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
+            self._learn(both.records, compared, incomplete)
             page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
             asked = [left_out_by_selection(group, tag) for tag in left_out if is_last and (group, tag) in self._asked]
             page = replace(
@@ -335,6 +413,48 @@ class ImageScan:
     def _selection_of(self, name: str, group: str) -> RepositorySelection:
         ends = RepositoryEnds(self._source.registry, name, self._target.registry, group)
         return RepositorySelection(self._sync.select, ends, self._notes, self._requests, self._clock())
+
+    def _absent(
+        self, name: str, records: RepositoryRecords, source: ListedTags, target: ListedTags, context: StepContext
+    ) -> Iterator[Page]:
+        """Mark the records of tags that only the target has. A plan yields those that would be removed."""
+        complete = not (source.invalid or target.invalid or target.next_position)
+        if self._removals is None or not complete or records.held is None:
+            return
+        absent: dict[str, str] = {}
+        changes: dict[str, ImageRecord | None] = {}
+        now = int(self._removals.clock())
+        for tag, record in records.all():
+            if tag in source.tags:
+                changes |= {tag: replace(record, absent_since=0)} if record.absent_since else {}
+            elif tag not in target.tags:
+                changes[tag] = None
+            elif self._sync.takes_tag(tag) and target.tags[tag].digest in (None, record.digest):
+                marked = replace(record, absent_since=record.absent_since or now)
+                changes |= {tag: marked} if marked != record else {}
+                absent |= {tag: record.digest} if self._removals.is_due(marked) else {}
+        if not source.tags and absent:
+            host = self._source.registry.host
+            what = f"{host} lists no tags of {name}, but the target has {len(absent)} of ours; nothing is removed"
+            failure = capped(
+                f"{what} after an empty listing. If that is intended, delete them at the target", records.repository
+            )
+            yield Page(f"{name}:{_BEFORE_TAGS}", failures=(failure,))
+            return
+        if source.tags:
+            self._records.learn(records.repository, changes)
+        if context.plan:
+            for at in range(0, len(absent), PAGE_TAGS):
+                items = (removal(records.repository, *each) for each in [*absent.items()][at : at + PAGE_TAGS])
+                yield Page(f"{name}:{_BEFORE_TAGS}", tuple(items))
+
+    def _learn(self, records: RepositoryRecords, compared: Sequence[Item], incomplete: set[str]) -> None:
+        """Record the images that are equal at both registries; with that they are ours."""
+        known = records.known(item.name for item in compared)
+        equal = (item for item in compared if item.source is not None and item.source == item.target)
+        found = {item.name: ImageRecord(str(item.source)) for item in equal if item.name not in incomplete}
+        changes = {tag: record for tag, record in found.items() if known.get(tag) != record}
+        self._records.learn(records.repository, changes)
 
     def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
         """Return the failures of invalid entries that the sync may take."""
@@ -364,7 +484,7 @@ class ImageScan:
                 yield Page(cursor(position))
         if context.over or not position.counted:
             return
-        target = self._target_tags(group, context)
+        target, records = self._target_tags(group, context), RepositoryRecords(group, None, self._all_records)
         if position == ScanPosition(counted=True):
             yield from failure_pages(cursor(position), self._invalid_tags(group, target.invalid))
         suspect = not target.is_empty and self._has_unverified(group)
@@ -375,7 +495,7 @@ class ImageScan:
                 yield from failure_pages(cursor(position), self._invalid_tags(group, invalid))
             next_position = None if listed.next_position is None else position.page(listed.next_position)
             end = name if next_position is None else cursor(next_position)
-            both = _TagListings(name, group, listed, target, suspect, {"signed": ASK}, selection)
+            both = _TagListings(name, group, listed, target, records, suspect, {"signed": ASK}, selection)
             for page in self._differences(both, position.done, context):
                 yield replace(page, cursor=cursor(replace(position, behind=page.cursor)) if page.cursor else end)
             selection.save(context)
@@ -441,6 +561,20 @@ class ImageScan:
             failures = (*(Failure(item, error) for item in items), *failures)
             items = []
         return Page(cursor, tuple(items), skipped, tuple(results), failures)
+
+    def _with_recorded(
+        self, both: _TagListings, tags: dict[str, tuple[Tag, Tag | None]]
+    ) -> dict[str, tuple[Tag, Tag | None]]:
+        """Return the tags with the recorded digests of immutable ones that both registries list."""
+        fixed = {tag for tag in tags if tag in both.target.tags and self._sync.is_immutable(tag)}
+        known = both.records.known(fixed) if fixed else {}
+        return tags | {
+            tag: (
+                replace(tags[tag][0], digest=tags[tag][0].digest or record.digest),
+                replace(both.target.tags[tag], digest=both.target.tags[tag].digest or record.digest),
+            )
+            for tag, record in known.items()
+        }
 
     def _incomplete(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
         """Return the tags, equal at both registries, of images that the target does not have completely."""

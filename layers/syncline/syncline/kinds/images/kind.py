@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 from syncline.clients.http.client import Http
@@ -16,11 +16,14 @@ from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.names import not_a_target
 from syncline.kinds.images.pieces import CopyRoute
+from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records
+from syncline.kinds.images.removals import TagRemoval, TagRemovals, is_removal
 from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.images.transfer import FROM, RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
-from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move, would_remove
 from syncline.model import Audit, Item, Outcome, Result, Scope, Step
+from syncline.ownership import Windows
 from syncline.patterns import is_signature_tag
 
 
@@ -38,21 +41,26 @@ class Images:
     locations: BlobLocations
     notes: TargetNotes
     trust: Trust
+    records: Records = field(default_factory=ProcessRecords)
+    windows: Windows | None = None
     clock: Callable[[], float] = time.time
 
     def discover(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
-        return ImageScan(self.sync, self.source, self.target, self.notes, self.clock).pages(scope, cursor, context)
+        removals = None
+        if self.sync.removals is not None and self.windows is not None:
+            removals = TagRemovals(self.sync, self.records, self.windows, self.clock)
+        scan = ImageScan(self.sync, self.source, self.target, self.notes, self.records, removals, self.clock)
+        return scan.pages(scope, cursor, context)
 
     def planned(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
-        """Yield WOULD_MOVE for each item, or UNTRUSTED if it does not satisfy a rule of ``verify``."""
-        if not self.trust.rules:
-            yield from map(would_move, items)
-            return
+        """Yield WOULD_REMOVE or WOULD_MOVE for each item, or UNTRUSTED if it does not satisfy a rule of ``verify``."""
         with ThreadPoolExecutor(self.sync.concurrency, thread_name_prefix="plan") as pool:
             yield from pool.map(partial(self._planned, context), items)
 
     def _planned(self, context: StepContext, item: Item) -> Result:
-        if context.over:
+        if is_removal(item):
+            return would_remove(item)
+        if context.over or not self.trust.rules:
             return would_move(item)
         try:
             repository = self._repositories([item])(item.group)
@@ -76,14 +84,24 @@ class Images:
         try:
             repository = self._repositories(items)(group)
         except SynclineError as error:
-            return iter([Failure(item, error) for item in items])
-        route = CopyRoute(self.source.registry, repository, self.target.registry, group)
-        return RepositoryCopy(route, self.locations, context, self.sync, self.notes, trust=self.trust).images(items)
+            yield from (Failure(item, error) for item in items)
+            return
+        removal = TagRemoval(self.source, repository, self.target, group)
+        yield from removal.answers([item for item in items if is_removal(item)], context)
+        copied = [item for item in items if not is_removal(item)] + removal.returned
+        if copied:
+            route = CopyRoute(self.source.registry, repository, self.target.registry, group)
+            copy = RepositoryCopy(route, self.locations, context, self.sync, self.notes, trust=self.trust)
+            yield from copy.images(copied)
 
-    def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
+    def verify(self, items: Sequence[Item], context: StepContext) -> list[Completed | Unfinished | Failure]:
         sync, repository = self.sync, self._repositories(items)
         origin = Origin(self.source.registry, repository, sync.referrers != "none", self.notes, sync.select)
-        return ImageVerification(self.target.registry, origin).verify(items, context)
+        answers = list(ImageVerification(self.target.registry, origin).verify(items, context))
+        verified = [answer.item for answer in answers if isinstance(answer, Completed)]
+        rows = {(each.group, each.name): ImageRecord(str(each.source)).to_row() for each in verified if each.source}
+        self.records.write({**dict.fromkeys((each.group, each.name) for each in verified), **rows})
+        return answers
 
     def _repositories(self, items: Sequence[Item]) -> Callable[[str], str]:
         """Return a function from the group of an item to its repository at the source.

@@ -14,6 +14,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
+from syncline.kinds.images.removals import is_removal
 from syncline.kinds.images.selection import INDEX, for_platforms
 from syncline.kinds.images.transfer import child_at, described
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
@@ -64,6 +65,8 @@ class ImageVerification:
             return Unfinished(item)
         absent: list[Descriptor] = []
         try:
+            if is_removal(item):
+                return self._removed(item)
             manifest = self._verify(item.group, item.name, str(item.source), absent)
             notes = self._verify_referrers(item, manifest, absent)
             notes += self._moved_on(item)
@@ -80,6 +83,12 @@ class ImageVerification:
         if "replaced" in item.detail:
             notes.append(f"it replaced {item.detail['replaced']}")
         return Completed(item, note="; ".join(notes))
+
+    def _removed(self, item: Item) -> Completed:
+        present = self._target.manifest_digest(item.group, item.name)
+        if present is not None and present == item.target:
+            raise _missing(f"{item.group}:{item.name} is still {present} at {self._target.host}")
+        return Completed(item, note="" if present is None else f"somebody else pushed {present} under this tag since")
 
     def _verify(self, repository: str, reference: str, digest: str, absent: list[Descriptor]) -> Manifest:
         # The manifest's bytes are hashed; the digest in the header is not relied on.

@@ -15,6 +15,8 @@ from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Kind
+from syncline.store.image_records import ImageRecords
+from syncline.store.removals import RemovalWindows
 from syncline.wiring.dependencies import Dependencies, route_of
 from syncline.wiring.registries import registry_at
 
@@ -30,11 +32,11 @@ class Builder:
         assert isinstance(sync, ImagesSync)
         source, target = self._clients(sync.source), self._clients(sync.target)
         notes = TargetNotes(self._parts.state.facts, target.registry.host)
-        clock = self._parts.clock
-        trust = Trust(sync.verify, self._parts.secrets.text, clock)
-        return Images(
-            sync, source, target, self._parts.http, locations=self._locations, notes=notes, trust=trust, clock=clock
-        )
+        parts, clock = self._parts, self._parts.clock
+        trust = Trust(sync.verify, parts.secrets.text, clock)
+        records = ImageRecords(parts.database, sync.name, sync.target_id(), clock)
+        windows = RemovalWindows(parts.database, sync.name, clock)
+        return Images(sync, source, target, parts.http, self._locations, notes, trust, records, windows, clock)
 
     def _clients(self, config: ImagesEndpoint) -> RegistryClients:
         return RegistryClients(store_at(config, self._parts), quay_at(config, self._parts))

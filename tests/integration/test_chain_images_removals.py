@@ -1,0 +1,204 @@
+"""Tags that are gone from the source are removed from the target: only ours, within the limits, and never more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from syncline.clients.http.addresses import Endpoint
+from syncline.clients.http.client import Http
+from syncline.clients.registry.client import Registry
+from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.removals import TagRemoval, removal
+from syncline.kinds.kind import Completed, Failure, StepContext
+from syncline.model import Outcome
+from tests.rig.images import ImagesChain, ImagesWorld
+from tests.standins.oci import Fault, OciRegistry
+from tests.standins.programs import needs
+from tests.standins.registry import Registry as Server
+
+APP = "team/app"
+WIDE = {"share": 1, "count": 100}
+
+
+@pytest.fixture
+def chain(registries: ImagesWorld) -> Iterator[ImagesChain]:
+    chain = registries.chain()
+    chain.configure(removals=WIDE)
+    yield chain
+    chain.target.deletes = "tags"
+
+
+def add(chain: ImagesChain, *tags: str) -> None:
+    for tag in tags:
+        chain.source.store.add_image(APP, tag, f"content of {tag}".encode())
+
+
+def drop(chain: ImagesChain, *tags: str) -> None:
+    for tag in tags:
+        del chain.source.store.repository(APP).tags[tag]
+
+
+def tags(chain: ImagesChain) -> list[str]:
+    return sorted(chain.target.store.repository(APP).tags)
+
+
+def codes(chain: ImagesChain) -> list[str]:
+    return [each.code for each in chain.results(chain.latest()).values() if each.code]
+
+
+@pytest.mark.parametrize("deletes", ["tags", "digests"])
+def test_a_tag_gone_from_the_source_is_removed(chain: ImagesChain, deletes: str) -> None:
+    add(chain, "1", "2", "3")
+    chain.run()
+    drop(chain, "2")
+    chain.target.deletes = deletes
+    run = chain.run()
+    assert (run.counts.removed, run.counts.skipped, run.counts.failed) == (1, 2, 0)
+    assert chain.results(run)[APP, "2"].outcome is Outcome.REMOVED
+    assert tags(chain) == ["1", "3"]
+    again = chain.run()
+    assert (again.counts.removed, again.counts.skipped) == (0, 2)
+
+
+def test_a_tag_that_was_found_equal_is_ours_and_a_foreign_one_is_not(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.target.store.add_image(APP, "2", b"content of 2")
+    chain.target.store.add_image(APP, "theirs", b"a stranger's")
+    chain.run()
+    drop(chain, "2")
+    assert chain.run().counts.removed == 1
+    assert tags(chain) == ["1", "theirs"]
+
+
+def test_a_tag_that_somebody_has_moved_is_kept(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.run()
+    drop(chain, "2")
+    chain.target.store.add_image(APP, "2", b"a stranger's")
+    run = chain.run()
+    assert run.counts.removed == 0
+    assert tags(chain) == ["1", "2"]
+
+
+def test_nothing_is_removed_without_removals(chain: ImagesChain) -> None:
+    chain.configure()
+    add(chain, "1", "2")
+    chain.run()
+    drop(chain, "2")
+    assert chain.run().counts.removed == 0
+    assert tags(chain) == ["1", "2"]
+
+
+def test_more_removals_than_allowed_remove_nothing(chain: ImagesChain) -> None:
+    add(chain, "1", "2", "3", "4")
+    chain.run()
+    chain.configure(removals={"share": 0.25})
+    drop(chain, "2", "3")
+    run = chain.run()
+    (failure,) = chain.results(run).values()
+    assert failure.code == "REMOVALS_CAPPED"
+    assert "tags gone from the source: 2; the limit is 1 of 4" in str(failure.reason)
+    assert "syncline run prod-to-dr --allow-removals 2" in str(failure.reason)
+    assert tags(chain) == ["1", "2", "3", "4"]
+
+
+def test_an_empty_listing_removes_nothing(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.run()
+    drop(chain, "1", "2")
+    assert chain.run().counts.removed == 0
+    assert codes(chain) == ["REMOVALS_CAPPED"]
+    assert tags(chain) == ["1", "2"]
+
+
+def test_a_tag_that_is_only_missing_from_the_listing_is_kept(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.run()
+    body = json.dumps({"name": APP, "tags": ["1"]}).encode()
+    chain.source.fault("GET", "/tags/list", Fault(200, {"Content-Type": "application/json"}, body), times=None)
+    run = chain.run()
+    assert (run.counts.removed, run.counts.failed) == (0, 0)
+    assert tags(chain) == ["1", "2"]
+
+
+def test_a_digest_that_another_tag_has_is_never_deleted(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.run()
+    chain.target.store.repository(APP).tags["theirs"] = chain.target.store.repository(APP).tags["2"]
+    drop(chain, "2")
+    chain.target.deletes = "digests"
+    assert chain.run().counts.removed == 0
+    assert codes(chain) == ["REMOVAL_REFUSED"]
+    assert tags(chain) == ["1", "2", "theirs"]
+    chain.target.deletes = "tags"
+    assert chain.run().counts.removed == 1
+    assert tags(chain) == ["1", "theirs"]
+
+
+def test_a_part_of_an_index_is_never_deleted_by_digest(chain: ImagesChain) -> None:
+    store = chain.source.store
+    one = store.add_image(APP, "amd64", b"for one processor")
+    store.add_index(APP, "multi", one)
+    chain.run()
+    drop(chain, "amd64")
+    chain.target.deletes = "digests"
+    assert chain.run().counts.removed == 0
+    assert codes(chain) == ["REMOVAL_REFUSED"]
+    assert tags(chain) == ["amd64", "multi"]
+
+
+def test_tags_that_a_registry_deletes_with_another_are_put_back(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.run()
+    digest = chain.target.store.repository(APP).tags["theirs"] = chain.target.store.repository(APP).tags["2"]
+    drop(chain, "2")
+    chain.target.deletes = "images"
+    chain.run()
+    assert chain.target.store.digest(APP, "theirs") == digest
+
+
+def test_a_signature_goes_with_the_last_tag_of_its_image(chain: ImagesChain) -> None:
+    store = chain.source.store
+    add(chain, "1")
+    digest = store.add_image(APP, "2", b"content of 2")
+    signature = f"sha256-{digest.partition(':')[2]}.sig"
+    store.add_image(APP, signature, b'{"a": "signature"}')
+    chain.run()
+    drop(chain, signature)
+    assert chain.run().counts.removed == 0, "its image is still there"
+    drop(chain, "2")
+    assert chain.run().counts.removed == 2
+    assert tags(chain) == ["1"]
+
+
+def test_an_immutable_tag_is_not_requested_again(chain: ImagesChain) -> None:
+    chain.configure(immutable=["v*"])
+    add(chain, "v1", "v2", "latest")
+    chain.run()
+    chain.source.requests.clear()
+    chain.target.requests.clear()
+    assert chain.run().counts.skipped == 3
+    asked = [each.path for each in (*chain.source.requests, *chain.target.requests) if "/manifests/" in each.path]
+    assert sorted(set(asked)) == [f"/v2/{APP}/manifests/latest"]
+
+
+def test_docker_registry_deletes_only_what_no_other_tag_has() -> None:
+    needs("docker-registry")
+    with Server() as server, OciRegistry() as source:
+        for tag in ("alone", "shared", "theirs"):
+            server.push_image(APP, tag, [b"alone" if tag == "alone" else b"shared"])
+        clients = [
+            RegistryClients(Registry(Endpoint("http", each.host), lambda: None, Http()), None)
+            for each in (source, server)
+        ]
+        digests = {tag: str(clients[1].registry.manifest_digest(APP, tag)) for tag in ("alone", "shared", "theirs")}
+        items = [removal(APP, tag, digests[tag]) for tag in ("alone", "shared")]
+        first, second = TagRemoval(clients[0], APP, clients[1], APP).answers(items, StepContext(lambda: 60.0))
+        assert isinstance(first, Completed)
+        assert isinstance(second, Failure)
+        assert second.error.code.name == "REMOVAL_REFUSED"
+        assert clients[1].registry.manifest_digest(APP, "alone") is None
+        assert clients[1].registry.manifest_digest(APP, "theirs") == digests["theirs"] == digests["shared"]
