@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
 
 from syncline.config.findings import Finding, Location
+from syncline.config.limits import Limits
 from syncline.config.model import Model, ServerAddress
 from syncline.config.values import (
     Host,
@@ -83,6 +84,7 @@ class RegistryEndpoint(Model):
     )
     ca: ServerAuthority = None
     proxy: Proxy = None
+    limits: Limits = None
     plain_http: StrictBool = Field(False, description="Use HTTP without TLS. Only for trusted networks.")
 
     def addresses(self) -> Iterator[ServerAddress]:

@@ -10,15 +10,17 @@ from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
 from syncline.config.registry import BasicAuth, RegistryEndpoint, TokenAuth
 from syncline.secrets import Reference, Secrets
-from syncline.wiring.dependencies import route_of
+from syncline.wiring.dependencies import budget_of, route_of
 
 
 def registry_at(endpoint: RegistryEndpoint, secrets: Secrets, http: Http) -> Registry:
     """Return the client of a registry. It resolves the credentials on first use, and again after a refusal."""
     scheme = "http" if endpoint.plain_http else "https"
-    route = route_of(secrets, endpoint.ca, endpoint.proxy)
+    url = f"{scheme}://{endpoint.registry}"
+    budget = budget_of(http, url, endpoint.limits)
+    route = route_of(secrets, endpoint.ca, endpoint.proxy, budget, repr(endpoint.auth))
     return Registry(
-        Endpoint.parse(f"{scheme}://{endpoint.registry}", route=route, auth_realms=endpoint.auth_realms),
+        Endpoint.parse(url, route=route, auth_realms=endpoint.auth_realms),
         lambda: _credentials(endpoint, secrets.resolve),
         http,
         renewed=lambda: _credentials(endpoint, secrets.refresh),

@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from syncline.config.findings import Area, Finding, Reach
+from syncline.config.limits import Limits
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Sync
@@ -93,6 +94,7 @@ class ArtifactsSource(Model):
     )
     ca: ServerAuthority = None
     proxy: Proxy = None
+    limits: Limits = None
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield ServerAddress(self.url, self.ca, self.proxy)
