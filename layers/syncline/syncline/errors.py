@@ -17,7 +17,7 @@ CodeName = Literal[
     "TOO_LARGE", "REFUSED", "ADDRESS_REFUSED", "REDIRECTED", "TARGET_FULL", "SOURCE_ABSENT", "ITEM_GONE", "LISTING_INCOMPLETE",
     "LISTING_TOO_LONG", "ENTRY_INVALID", "BUCKET_ABSENT", "OBJECT_ARCHIVED", "SOURCE_CHANGED", "FILE_DIFFERS",
     "FILE_TOO_SLOW", "TARGET_CHANGED", "LINK_REFUSED", "FILE_REFUSED", "PATH_REFUSED", "REMOVALS_CAPPED",
-    "REFERENCE_INVALID", "DIGEST_MISMATCH", "MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "TAG_DIFFERS", "READ_ONLY",
+    "REFERENCE_INVALID", "PROJECT_ABSENT", "DIGEST_MISMATCH", "MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "TAG_DIFFERS", "READ_ONLY",
     "UPLOAD_LOST", "NOT_ARRIVED", "BLOB_DAMAGED", "SIZE_DIFFERS", "INDEX_INCOMPLETE", "FOREIGN_LAYERS_REFUSED",
     "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "BUNDLE_MISSING", "ARCHIVE_REFUSED", "IMAGE_ABSENT", "METADATA_INVALID", "GIT_ABSENT",
     "GIT_FAILED", "REPOSITORY_ABSENT", "HOST_KEY_REFUSED", "BRANCH_PROTECTED", "BRANCH_INVALID", "BRANCH_BLOCKED",
@@ -59,7 +59,7 @@ _RESTORED: Final = (
     "Compare the file that the message names. If the restored one is right, restore again with `--overwrite`."
 )
 _GRANTS: Final = {
-    "images": "Grant pull at the source, push at the target, for the repository named.",
+    "images": "Grant pull at the source, push at the target, for the repository named. GitLab refuses in the same way if the project does not exist.",
     "files": "Grant reading at the source (`s3:GetObject`, `s3:ListBucket`) and writing at the target, for the key named.",
     "backups": "Grant reading of the bucket (`s3:GetObject`, `s3:ListBucket`), and pushing to the git repository.",
     "artifacts": "Grant GitHub's token `actions: read`, and the registry's credentials push to the repository named.",
@@ -116,6 +116,7 @@ _ROWS: Final = (
     Code("REMOVALS_CAPPED", False, "The sync would remove more from the target than its `removals` allow.", "Check that the source has lost nothing. If the removals are intended, allow them for one run: `syncline run NAME --allow-removals N`."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is invalid by the distribution specification.", "Correct the name that the message quotes."),
+    Code("PROJECT_ABSENT", False, "The target registry accepts no push to the repository, because the repository itself or its project does not exist.", "Create the project (Harbor, GitLab) or the repository (ECR; `create_repositories: ecr` of the target does that) that the message names, then run `syncline retry NAME`."),
     Code("DIGEST_MISMATCH", True, "The received bytes do not have the requested digest.", "If it persists, the content at the source is damaged, or a proxy changes it: pull the image manually."),
     Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, has no type, or is of a type that the target rejects.", "Push the image again with a current tool, use a target that accepts the type, or exclude the tag."),
     Code("MANIFEST_INVALID", False, "The manifest does not conform to its media type.", "Push the image again; the manifest at the source is damaged."),
