@@ -98,13 +98,13 @@ class TagTakenError(SynclineError):
 
 
 class Registry:
-    """One registry. Safe for concurrent use by threads.
+    """One registry. Safe for concurrent use by threads. ``create`` creates a repository that does not exist at a push.
 
     All methods also raise the codes of :meth:`syncline.clients.http.client.Http.request`, UNAUTHORIZED, FORBIDDEN,
     REFUSED, and REFERENCE_INVALID for an invalid name, before any request.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a registry needs; all but three have defaults
         self,
         endpoint: Endpoint,
         credentials: Callable[[], RegistryCredentials | None],
@@ -112,8 +112,9 @@ class Registry:
         page_size: int = 100,
         *,
         renewed: Callable[[], RegistryCredentials | None] | None = None,
+        create: Callable[[str], None] | None = None,
     ) -> None:
-        self._transport = RegistryTransport(endpoint, credentials, http, renewed)
+        self._transport = RegistryTransport(endpoint, credentials, http, renewed, create)
         self._page_size = page_size
         self._no_referrers_until = 0.0
         self._asks_store = True
@@ -379,6 +380,8 @@ class Registry:
         policy = self._transport.http.policy
         for attempt in range(1, SETTLING_ATTEMPTS + 1):
             answer = self._transport.send("PUT", target, push_scopes(repository), headers, manifest.body)
+            if self._transport.create_if_absent(repository, answer):
+                continue
             settling = answer.status == 400 and not _SETTLING.isdisjoint(error_codes(answer.body))
             pause = policy.pause(attempt)
             if not settling or attempt == SETTLING_ATTEMPTS or not policy.allows(pause):

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from syncline.clients.http.addresses import Address, Endpoint, host_name
 from syncline.clients.http.client import READ_TIMEOUT, Http, Response
-from syncline.clients.http.failures import REDIRECTS
+from syncline.clients.http.failures import REDIRECTS, error_codes
 from syncline.clients.http.limits import Body
 from syncline.clients.http.listings import EntryReader, field_of
 from syncline.clients.http.rejections import REJECTIONS, KeptRefusalError
@@ -120,12 +120,21 @@ class RegistryTransport:
         credentials: Callable[[], RegistryCredentials | None],
         http: Http,
         renewed: Callable[[], RegistryCredentials | None] | None = None,
+        create: Callable[[str], None] | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self._create = create
         self.http = http
         self._auth = RegistryAuth(endpoint, credentials, http, renewed=renewed)
         self.largest_chunk = LARGEST_CHUNKS.get(host_name(endpoint.host).lower())
         """The largest body of a PATCH in bytes that the registry accepts, None if no limit is known."""
+
+    def create_if_absent(self, repository: str, answer: Response) -> bool:
+        """Create the repository of a push that was answered with its absence; return False if that is not the reason."""
+        if self._create is None or answer.status != 404 or "NAME_UNKNOWN" not in error_codes(answer.body):
+            return False
+        self._create(repository)
+        return True
 
     def send(  # noqa: PLR0913 - the parts of a request
         self,

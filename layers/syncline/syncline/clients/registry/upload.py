@@ -150,6 +150,8 @@ class BlobUpload:
     def _begin(self) -> None:
         # Repeatable: a session whose response was lost expires.
         answer = self._send("POST", f"/v2/{self._repository}/blobs/uploads/", repeatable=True)
+        if self._transport.create_if_absent(self._repository, answer):
+            answer = self._send("POST", f"/v2/{self._repository}/blobs/uploads/", repeatable=True)
         if answer.status == 405:
             raise SynclineError("READ_ONLY", answer.error().what)
         if answer.status == 404 and not _ABSENT.isdisjoint(error_codes(answer.body)):

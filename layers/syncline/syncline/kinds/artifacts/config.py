@@ -254,7 +254,12 @@ class ArtifactsSync(Sync):
     overwrite: StrictBool = Field(False, description="Replace an existing tag when a younger run has made it again.")
 
     def problems(self) -> list[Finding]:
-        return [*super().problems(), *_metadata_problems(self.build), *_mapping_problems(self)]
+        return [
+            *super().problems(),
+            *self.target.ecr_problems(("target",)),
+            *_metadata_problems(self.build),
+            *_mapping_problems(self),
+        ]
 
     def warnings(self) -> list[Finding]:
         found = [*super().warnings(), *self.target.plain_text_warnings(("target",))]

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
-from syncline.config.registry import RegistryEndpoint
+from syncline.config.registry import CreateRepositories, RegistryEndpoint
 from syncline.config.sync import Patterns, Sync, near_names
 from syncline.config.values import (
     KeyPath,
@@ -148,6 +148,7 @@ class ImagesTarget(ImagesEndpoint):
     """The target registry. With `api`, existing images are compared 100 tags at a time."""
 
     prefix: Prefix = Field("", description="A path put before the name of each repository.", examples=["mirror"])
+    create_repositories: CreateRepositories = None
 
 
 class ImagesSelect(Model):
@@ -200,7 +201,9 @@ class ImagesSync(Sync):
         return is_signature_tag(tag) or self.select.tags.allows(tag)
 
     def problems(self) -> list[Finding]:
-        return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self)]
+        sides = ((self.source, "source"), (self.target, "target"))
+        registries = [each for end, key in sides if end.layout is None for each in end.ecr_problems((key,))]
+        return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self), *registries]
 
     def warnings(self) -> list[Finding]:
         return [
