@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from syncline.model import Step
 from syncline.steps.engine import MAX_ATTEMPTS
+from syncline.store.budgets import LimitLedger
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, small
 from tests.standins.oci import Fault
 
@@ -31,7 +31,9 @@ def limited(chain: ImagesChain, **limits: object) -> None:
 
 def rows(chain: ImagesChain) -> list[str]:
     """Return the keys of the rows of limits in the table."""
-    return sorted({f"{item['pk']} {item['sk']}" for item in chain.table.scan()["Items"] if "LIMIT#" in str(item["pk"])})
+    return sorted(
+        {f"{item['pk']!s} {item['sk']!s}" for item in chain.table.scan()["Items"] if "LIMIT#" in str(item["pk"])}
+    )
 
 
 def test_a_run_keeps_the_limit_over_all_functions(chain: ImagesChain) -> None:
@@ -93,8 +95,7 @@ def test_a_used_up_quota_is_waited_for_without_losing_an_attempt(chain: ImagesCh
 
 def test_a_scan_that_others_keep_from_its_limit_goes_on_later(chain: ImagesChain) -> None:
     limited(chain, concurrent=2)
-    ledger = chain.new_worker(Step.DISCOVER) and chain.https[-1].budgets.ledger
-    assert ledger is not None
+    ledger = LimitLedger(chain.database, chain.clock.time)
     name = f"{chain.source.host}#concurrent:2"
     began = chain.clock.now
     ledger.slots(name, "another function", 2, 2, 2)

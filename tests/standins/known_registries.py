@@ -18,7 +18,7 @@ from typing import Final
 
 from tests.rig.server import Reply, Request
 from tests.standins.oci import OciRegistry
-from tests.standins.oci_store import OCI_INDEX, OCI_MANIFEST, RefusalError, Repository
+from tests.standins.oci_store import OCI_INDEX, OCI_MANIFEST, RefusalError, Repository, Session
 
 MIB: Final = 1024 * 1024
 _NAME: Final = re.compile(r"/v2/(?P<name>.+)/(?:blobs|manifests|tags|referrers)/.*")
@@ -234,7 +234,7 @@ class KnownRegistry(OciRegistry):
                 400, "BLOB_UPLOAD_INVALID", "All layer parts except the last part should be at least 5MB"
             )
 
-    def _session(self, asked: Request, match: re.Match[str]) -> object:  # type: ignore[override]
+    def _session(self, asked: Request, match: re.Match[str]) -> Session:
         if not self.product.patch_location:  # its locations have no state
             found = self.store.sessions.get(match["session"])
             if found is None or found.repository != match["name"]:
@@ -251,4 +251,4 @@ class KnownRegistry(OciRegistry):
 
 def _without(reply: Reply, name: str) -> dict[str, str]:
     """Return the headers of a reply without one."""
-    return {each: value for each, value in reply.headers.items() if each != name}
+    return {each: value for each, value in dict(reply.headers).items() if each != name}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from syncline.clients.http.addresses import Route
 from syncline.clients.http.client import Http
@@ -14,6 +16,9 @@ from tests.rig.server import Reply, ScriptedServer
 from tests.standins.made_up import Naps
 from tests.unit.clients.http_requests import failed
 
+NAMES = [
+    f"{prefix}{name}" for prefix in ("RateLimit-", "X-RateLimit-") for name in ("Limit", "Remaining", "Reset", "Policy")
+] + ["RateLimit"]
 NOW = 1_800_000_000.0
 PULL = "/v2/library/redis/manifests/7"
 
@@ -48,6 +53,12 @@ PULL = "/v2/library/redis/manifests/7"
 )
 def test_the_headers_of_all_servers_are_read(headers: dict[str, str], expected: list[Quota]) -> None:
     assert list(quotas_in(Headers(list(headers.items())), NOW)) == expected
+
+
+@given(st.dictionaries(st.sampled_from(NAMES), st.text('0123456789;,=wqrtlimeanxgs"- \u00b2.', max_size=30)))
+def test_any_headers_are_read_without_an_error(headers: dict[str, str]) -> None:
+    for quota in quotas_in(Headers([(name.lower(), value) for name, value in headers.items()]), NOW):
+        assert quota.remaining >= 0
 
 
 def docker_hub(left: int, status: int = 200) -> Reply:

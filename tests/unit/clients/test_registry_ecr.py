@@ -62,7 +62,12 @@ def test_a_token_is_used_for_half_of_its_life(monkeypatch: pytest.MonkeyPatch) -
     calls: list[str] = []
     token = base64.b64encode(b"AWS:another").decode()
     answer = {"authorizationData": [{"authorizationToken": token}]}
-    monkeypatch.setattr(ecr, "_call", lambda name, **_: (calls.append(name), answer)[1])
+
+    def call(name: str, **_: Any) -> dict[str, Any]:
+        calls.append(name)
+        return answer
+
+    monkeypatch.setattr(ecr, "_call", call)
     naps.now += RENEWED_AFTER - 1
     assert ecr.credentials() is first
     naps.now += 1
@@ -122,7 +127,12 @@ def client(known: KnownRegistry, **options: Any) -> Registry:
 
 def test_an_absent_repository_is_created_at_the_first_push(known: KnownRegistry) -> None:
     created: list[str] = []
-    registry = client(known, create=lambda name: (created.append(name), known.create(name)))
+
+    def create(name: str) -> None:
+        created.append(name)
+        known.create(name)
+
+    registry = client(known, create=create)
     registry.begin_upload("team/app").put(digest_of(b"a layer"), b"a layer", 7)
     registry.begin_upload("team/app").put(digest_of(b"another"), b"another", 7)
     index = b'{"schemaVersion": 2, "mediaType": "%s", "manifests": []}' % OCI_INDEX.encode()

@@ -75,6 +75,8 @@ CreateRepositories: TypeAlias = Annotated[
         examples=["ecr"],
     ),
 ]
+_HUB: Final = "registry-1.docker.io"
+_DOCKER_HUB: Final = frozenset({"docker.io", "index.docker.io", "hub.docker.com"})
 _ECR: Final = re.compile(r"\d{12}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|on\.aws)")
 
 
@@ -100,8 +102,11 @@ class RegistryEndpoint(Model):
     limits: Limits = None
     plain_http: StrictBool = Field(False, description="Use HTTP without TLS. Only for trusted networks.")
 
-    def ecr_problems(self, path: KeyPath) -> Iterator[Finding]:
-        """Yield a finding for each key that only ECR has; `path` is the path of the endpoint in its sync."""
+    def registry_problems(self, path: KeyPath) -> Iterator[Finding]:
+        """Yield findings about the registry's product; `path` is the path of the endpoint in its sync."""
+        if split_host(self.registry)[0] in _DOCKER_HUB:
+            what = f"is no registry, but a name that Docker replaces; write {_HUB}, and official images as library/NAME"
+            yield Finding((*path, "registry"), what)
         if _ECR.fullmatch(split_host(self.registry)[0]):
             return
         for key in ("auth", "create_repositories"):

@@ -277,6 +277,7 @@ class Budget:
             if policy.deadline is not None:
                 pause = min(pause, max(0.0, policy.deadline - policy.clock()) + 0.001)
             policy.wait(pause)
+            self.beat()
 
     # -- slots ---------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ from syncline.clients.http import failures
 from syncline.clients.http.addresses import DIRECT, Address, Route, redacted
 from syncline.clients.http.budgets import Budgets
 from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
-from syncline.clients.http.quotas import Quotas
+from syncline.clients.http.quotas import QUOTA_HEADERS, Quotas
 from syncline.clients.http.retry import HOST_THROTTLE, MIN_RATE, RetryPolicy, ignore_slow, never_halted
 from syncline.clients.http.transfer import Headers, Transfer, is_token
 from syncline.errors import SynclineError
@@ -235,15 +235,20 @@ class Http:
         address, account = request.address, request.route.account
         return self.quotas.spent(address.host, account, request.method, address.target, policy) or error
 
+    def _begin(self, request: HttpRequest, policy: RetryPolicy) -> Callable[[], None]:
+        """Wait as the limits of the endpoint require, and return a function to be called at the end of the request."""
+        budget, body = request.route.budget, request.body
+        if budget is None:
+            return no_end
+        slot, waited = budget.begin(policy, len(body) if isinstance(body, bytes) else 0)
+        if waited:
+            self._count(request.address.host, "waited", round(waited * 1000))
+        return slot.end
+
     def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
         """Send a request once and return the response, with its body unless ``stream``."""
-        host, account, budget = request.address.host, request.route.account, request.route.budget
-        at_end = no_end
-        if budget is not None:
-            slot, waited = budget.begin(limits.policy, len(request.body) if isinstance(request.body, bytes) else 0)
-            at_end = slot.end
-            if waited:
-                self._count(host, "waited", round(waited * 1000))
+        host, account = request.address.host, request.route.account
+        at_end = self._begin(request, limits.policy)
         with self._made_lock:
             self._made += 1
         try:
@@ -255,7 +260,8 @@ class Http:
             raise
         finally:
             self.quotas.ended(host, account, request.method, request.address.target)
-        self.quotas.saw(host, account, request.address.target, answer.headers, limits.policy.clock)
+        if any(map(answer.headers.value, QUOTA_HEADERS)):
+            self.quotas.saw(host, account, request.address.target, answer.headers, limits.policy.clock)
         self._count(host, _class_of(answer.status))
         method, url = request.method, request.address.url
         if stream and answer.status < 300:

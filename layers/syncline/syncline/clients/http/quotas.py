@@ -32,12 +32,14 @@ LOW_SHARE: Final = 0.1
 ASK_AGAIN: Final = 900.0
 """Seconds after which a quota without a time of renewal is tried again: its window may be a rolling one."""
 LONGEST: Final = 24 * 3600.0
+QUOTA_HEADERS: Final = ("RateLimit", "RateLimit-Remaining", "X-RateLimit-Remaining")
+"""Headers of which a response with a quota has at least one."""
 _MAX_QUOTAS: Final = 200
 _UNIX: Final = 1_000_000_000
 """Numbers from here on are Unix times, smaller ones are seconds."""
-_NUMBER: Final = re.compile(r"\s*(\d{1,12})(?:\.\d+)?\s*")
-_WINDOW: Final = re.compile(r";\s*w=(\d{1,9})")
-_PAIR: Final = re.compile(r"(?:^|[;,\s])(limit|remaining|reset|r|t|q|w)=(\d{1,12})")
+_NUMBER: Final = re.compile(r"\s*([0-9]{1,12})(?:\.[0-9]+)?\s*")
+_WINDOW: Final = re.compile(r";\s*w=([0-9]{1,9})")
+_PAIR: Final = re.compile(r"(?:^|[;,\s])(limit|remaining|reset|r|t|q|w)=([0-9]{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ class Quotas:
 
     def ended(self, host: str, account: str, method: str, target: str) -> None:
         """Note the end of a request that :meth:`wait` allowed."""
+        if (host, account) not in self._states:
+            return
         with self._lock:
             state = self._states.get((host, account))
             if state is not None and (not state.pulls or _is_pull(method, target)):

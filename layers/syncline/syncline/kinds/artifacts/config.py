@@ -256,7 +256,7 @@ class ArtifactsSync(Sync):
     def problems(self) -> list[Finding]:
         return [
             *super().problems(),
-            *self.target.ecr_problems(("target",)),
+            *self.target.registry_problems(("target",)),
             *_metadata_problems(self.build),
             *_mapping_problems(self),
         ]

@@ -202,7 +202,7 @@ class ImagesSync(Sync):
 
     def problems(self) -> list[Finding]:
         sides = ((self.source, "source"), (self.target, "target"))
-        registries = [each for end, key in sides if end.layout is None for each in end.ecr_problems((key,))]
+        registries = [each for end, key in sides if end.layout is None for each in end.registry_problems((key,))]
         return [*_selector_problems(self), *_loop_problems(self), *_layout_problems(self), *registries]
 
     def warnings(self) -> list[Finding]:
