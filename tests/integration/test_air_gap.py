@@ -340,7 +340,7 @@ def test_a_damaged_record_of_exports_is_an_error_with_a_way_out(gap: Gap) -> Non
 def test_a_target_that_stores_other_bytes_fails_the_import(gap: Gap, monkeypatch: pytest.MonkeyPatch) -> None:
     gap.export("one")
     gap.bring("one")
-    from syncline.clients.registry.client import BlobStream  # noqa: PLC0415
+    from syncline.clients.registry.blob_stream import BlobStream  # noqa: PLC0415
 
     read = BlobStream.read
     monkeypatch.setattr(BlobStream, "read", lambda self, *size: read(self, *size).replace(b"base", b"bass", 1))

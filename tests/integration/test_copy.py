@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from syncline.clients.registry.client import BlobStream
+from syncline.clients.registry.blob_stream import BlobStream
 from syncline.errors import SynclineError
 from tests.standins import saved
 from tests.standins.programs import needs, program

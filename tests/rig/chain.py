@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 
+from syncline.clients.http.budgets import Budgets
 from syncline.clients.http.retry import HOST_THROTTLE
 from syncline.config.sync import Sync, load_sync
 from syncline.errors import CODES
@@ -24,6 +25,7 @@ from syncline.model import EVERYTHING, Audit, Result, Run, RunStatus, Scope, Ste
 from syncline.secrets import Secrets
 from syncline.steps.engine import StepEngine
 from syncline.steps.worker import Worker
+from syncline.store.budgets import LimitLedger
 from syncline.store.events import EventStore
 from syncline.store.leases import Every, every
 from syncline.store.state import State
@@ -210,6 +212,7 @@ class Chain(Rig):
 
     def new_worker(self, step: Step) -> Worker:
         clock, http = self.clock, KillableHttp(self.reaper, self.clock, self.effects)
+        http.budgets = Budgets(LimitLedger(self.database, clock.time))
         self.https.append(http)
         # Read here, because a test may replace `secrets`.
         secrets = Secrets(_no_client, _no_client, self.secrets)

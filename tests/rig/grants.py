@@ -197,6 +197,8 @@ def needed_for(  # noqa: C901 - one case for each service
             )
         case "ssm", _:
             yield f"ssm:{operation}", f"arn:aws:ssm:eu-central-1:123456789012:parameter/{asked['Name'].lstrip('/')}"
+        case "ecr", "CreateRepository":
+            yield "ecr:CreateRepository", f"arn:aws:ecr:eu-central-1:123456789012:repository/{asked['repositoryName']}"
         case "sns", _:
             yield f"sns:{operation}", asked["TopicArn"]
         case "ses", _:

@@ -123,7 +123,14 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
 
 # Third-party packages, and the files that may import them.
 ONLY: Final[dict[str, tuple[str, ...]]] = {
-    "boto3": ("cli/*", "kinds/*/wiring*", "kinds/tokens/container.py", "secrets.py", "wiring/*"),
+    "boto3": (
+        "clients/registry/ecr.py",
+        "cli/*",
+        "kinds/*/wiring*",
+        "kinds/tokens/container.py",
+        "secrets.py",
+        "wiring/*",
+    ),
     "botocore": (
         "cli/*",
         "clients/*",

@@ -246,7 +246,8 @@ def test_every_function_has_a_role_of_its_own(resources: Resources) -> None:
         chosen = {each["Fn::If"][0]: each["Fn::If"][1]["Ref"] for each in managed if "Fn::If" in each}
         subnets = {"InSubnets": "SubnetsPolicy"} if name.removesuffix("Role") in TOKENS else {}
         actions = {"HasConsoleActions": "ConsoleActionsPolicy"} if name == "ConsoleRole" else {}
-        assert chosen == {"HasKey": "KeyPolicy"} | subnets | actions
+        ecr = {"HasEcr": "EcrPolicy"} if name in ("DiscoverRole", "TransferRole", "VerifyRole") else {}
+        assert chosen == {"HasKey": "KeyPolicy"} | subnets | actions | ecr
         assert not [
             action
             for each in statements(resources[name]["Properties"])

@@ -13,13 +13,13 @@ from typing import Final, Literal, cast
 CodeName = Literal[
     "USAGE", "CONFIG_INVALID", "SECRET_MISSING", "SECRET_DENIED", "NO_SUCH_SYNC", "NO_SUCH_RUN", "CONFIG_CHANGED",
     "ALREADY_RUNNING", "ENGINE_ABSENT", "ENGINE_FAILED", "AWS_DENIED", "AWS_UNAVAILABLE", "UNREACHABLE", "TOO_SLOW",
-    "TLS_FAILED", "PROXY_REFUSED", "THROTTLED", "SERVER_ERROR", "UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "BAD_ANSWER",
+    "TLS_FAILED", "PROXY_REFUSED", "LIMIT_REACHED", "THROTTLED", "SERVER_ERROR", "UNAUTHORIZED", "FORBIDDEN", "NOT_FOUND", "BAD_ANSWER",
     "TOO_LARGE", "REFUSED", "ADDRESS_REFUSED", "REDIRECTED", "TARGET_FULL", "SOURCE_ABSENT", "ITEM_GONE", "LISTING_INCOMPLETE",
     "LISTING_TOO_LONG", "ENTRY_INVALID", "BUCKET_ABSENT", "OBJECT_ARCHIVED", "SOURCE_CHANGED", "FILE_DIFFERS",
     "FILE_TOO_SLOW", "TARGET_CHANGED", "LINK_REFUSED", "FILE_REFUSED", "PATH_REFUSED", "REMOVALS_CAPPED",
-    "REFERENCE_INVALID", "DIGEST_MISMATCH", "MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "TAG_DIFFERS", "RENAME_REFUSED",
-    "REMOVAL_REFUSED", "READ_ONLY", "IMAGE_UNTRUSTED", "UPLOAD_LOST", "NOT_ARRIVED", "INCOMPLETE", "BLOB_DAMAGED",
-    "SIZE_DIFFERS", "INDEX_INCOMPLETE", "FOREIGN_LAYERS_REFUSED", "BUNDLE_MISSING",
+    "REFERENCE_INVALID", "PROJECT_ABSENT", "DIGEST_MISMATCH", "MANIFEST_UNSUPPORTED", "MANIFEST_INVALID", "TAG_DIFFERS",
+    "RENAME_REFUSED", "REMOVAL_REFUSED", "READ_ONLY", "IMAGE_UNTRUSTED", "UPLOAD_LOST", "NOT_ARRIVED", "INCOMPLETE",
+    "BLOB_DAMAGED", "SIZE_DIFFERS", "INDEX_INCOMPLETE", "FOREIGN_LAYERS_REFUSED", "BUNDLE_MISSING",
     "ARTIFACT_EXPIRED", "ARCHIVE_INVALID", "ARCHIVE_REFUSED", "IMAGE_ABSENT", "METADATA_INVALID", "GIT_ABSENT",
     "GIT_FAILED", "REPOSITORY_ABSENT", "HOST_KEY_REFUSED", "BRANCH_PROTECTED", "BRANCH_INVALID", "BRANCH_BLOCKED",
     "BRANCH_MOVED", "OVER_LIMIT", "DISK_FULL", "PATH_COLLIDES", "WOULD_OVERWRITE", "ENTRY_UNSUPPORTED",
@@ -60,7 +60,7 @@ _RESTORED: Final = (
     "Compare the file that the message names. If the restored one is right, restore again with `--overwrite`."
 )
 _GRANTS: Final = {
-    "images": "Grant pull at the source, push at the target, for the repository named.",
+    "images": "Grant pull at the source, push at the target, for the repository named. GitLab refuses in the same way if the project does not exist.",
     "files": "Grant reading at the source (`s3:GetObject`, `s3:ListBucket`) and writing at the target, for the key named.",
     "backups": "Grant reading of the bucket (`s3:GetObject`, `s3:ListBucket`), and pushing to the git repository.",
     "artifacts": "Grant GitHub's token `actions: read`, and the registry's credentials push to the repository named.",
@@ -86,6 +86,7 @@ _ROWS: Final = (
     Code("TOO_SLOW", True, "A body was sent or received at less than `slowest` bytes per second over 30 seconds of waiting.", "Check the load of the server that the message names and the network in between; a lower `slowest` of the sync allows a lower rate."),
     Code("TLS_FAILED", False, "The server's certificate could not be verified, or the server does not speak TLS on that port.", "Set `ca` of that endpoint to the authority that signed the certificate, or follow the message."),
     Code("PROXY_REFUSED", False, "The proxy of an endpoint rejects the request (407), or a connection to the server (4xx).", "Allow the server's host and port at the proxy, or correct the proxy and its credentials in syncs.yaml."),
+    Code("LIMIT_REACHED", True, "Requests wait: the `limits` of the endpoint are used by other functions, or a quota that the server states is used up. Waiting does not count as a failed attempt.", "Nothing; the run continues at the time in the message. If it takes too long, raise `limits`, or the quota at the server (Docker Hub: log in).", {"tokens": "Nothing; the request is repeated at the time in the message."}),
     Code("THROTTLED", True, "The server throttles requests (429), or a rate limit is exhausted.", "Nothing if it passes; otherwise find out what else sends requests with the same credentials.", {"images": _SLOWER, "backups": _SLOWER}),
     Code("SERVER_ERROR", True, "The server, or a proxy in front of it, failed (5xx).", "Check the server's log at the time of the failure."),
     Code("UNAUTHORIZED", False, "The server rejects the credentials (401). They are not sent again for a minute, so that no account is locked.", "Renew the credentials that `auth` refers to, then run `syncline retry NAME`."),
@@ -116,6 +117,7 @@ _ROWS: Final = (
     Code("REMOVALS_CAPPED", False, "The sync would remove more from the target than its `removals` allow.", "Check that the source has lost nothing. If the removals are intended, allow them for one run: `syncline run NAME --allow-removals N`."),
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is invalid by the distribution specification.", "Correct the name that the message quotes."),
+    Code("PROJECT_ABSENT", False, "The target registry accepts no push to the repository, because the repository itself or its project does not exist.", "Create the project (Harbor, GitLab) or the repository (ECR; `create_repositories: ecr` of the target does that) that the message names, then run `syncline retry NAME`.", {"artifacts": "Create the project that the message names at the registry, then run `syncline retry NAME`."}),
     Code("DIGEST_MISMATCH", True, "The received bytes do not have the requested digest.", "If it persists, the content at the source is damaged, or a proxy changes it: pull the image manually."),
     Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, has no type, or is of a type that the target rejects.", "Push the image again with a current tool, use a target that accepts the type, or exclude the tag."),
     Code("MANIFEST_INVALID", False, "The manifest does not conform to its media type.", "Push the image again; the manifest at the source is damaged."),
@@ -179,7 +181,9 @@ _ROWS: Final = (
 )  # fmt: skip
 
 CODES: Final[Mapping[CodeName, Code]] = {row.name: row for row in _ROWS}
-_LATER: Final[frozenset[CodeName]] = frozenset({"RUN_CANCELLED", "THROTTLED", "TIME_SHORT", "TOO_SLOW"})
+_LATER: Final[frozenset[CodeName]] = frozenset(
+    {"LIMIT_REACHED", "RUN_CANCELLED", "THROTTLED", "TIME_SHORT", "TOO_SLOW"}
+)
 
 
 def stored_code(name: str) -> CodeName:
@@ -214,6 +218,11 @@ class SynclineError(Exception):
     def retried_here(self) -> bool:
         """Return True if the same function may try again at once; some failures are better tried again later."""
         return self.retried and self.code.name not in _LATER
+
+    @property
+    def counts(self) -> bool:
+        """Return False if the failed attempt does not count: it only waits its turn."""
+        return self.code.name != "LIMIT_REACHED"
 
     def is_any(self, *codes: CodeName) -> bool:
         """Return True if the error has one of the codes, which mypy checks; it does not for ``in`` and a literal."""

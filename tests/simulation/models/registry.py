@@ -19,7 +19,8 @@ from syncline.clients.http.listings import (
     OnInvalid,
     refuse,
 )
-from syncline.clients.registry.client import CHUNK, NO_API, SETTLING_ATTEMPTS, BlobStream, Registry
+from syncline.clients.registry.blob_stream import CHUNK, BlobStream
+from syncline.clients.registry.client import NO_API, SETTLING_ATTEMPTS, Registry
 from syncline.clients.registry.manifest import OCI_INDEX, Descriptor, Manifest, detect_media_type
 from syncline.clients.registry.reference import digest_of, parse_digest, parse_reference, parse_repository, parse_tag
 from syncline.clients.registry.upload import PUT_ATTEMPTS, BlobUpload

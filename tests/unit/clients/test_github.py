@@ -264,7 +264,7 @@ class TestRateLimits:
         server.before = lambda _m, _t: answer
         with pytest.raises(SynclineError) as error:
             runs(client(server))
-        assert code_of(error) == "THROTTLED"
+        assert code_of(error) == "LIMIT_REACHED"
         assert error.value.retry_after == pytest.approx(600, abs=5)
 
     def test_a_403_without_a_limit_is_forbidden(self, server: GitHubServer) -> None:

@@ -10,7 +10,8 @@ import pytest
 from syncline.clients.http.addresses import Endpoint, Route
 from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
-from syncline.clients.registry.client import BlobStream, Registry
+from syncline.clients.registry.blob_stream import BlobStream
+from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Descriptor
 from syncline.clients.registry.reference import digest_matches, digest_of
 from syncline.errors import SynclineError

@@ -73,7 +73,7 @@ def test_a_location_at_another_host_gets_no_bytes(
     [
         (Reply(202), "BAD_ANSWER"),
         (errors_reply(403, "DENIED"), "FORBIDDEN"),
-        (errors_reply(404, "NAME_UNKNOWN"), "NOT_FOUND"),
+        (errors_reply(404, "NAME_UNKNOWN"), "PROJECT_ABSENT"),
         (errors_reply(405, "UNSUPPORTED"), "READ_ONLY"),
         (Reply(200), "BAD_ANSWER"),
     ],

@@ -285,6 +285,28 @@ def test_all_syncs_that_copy_their_own_copies_are_found(some: ImagesSync) -> Non
         assert copying.problems()
 
 
+# Limits
+
+
+@pytest.mark.parametrize(
+    ("text", "rate"),
+    [("64kB", 64_000), ("50MB", 50_000_000), ("2GB", 2_000_000_000), ("70000B", 70_000), (70_000, 70_000)],
+)
+def test_rates_of_limits(text: str | int, rate: int) -> None:
+    limits = sync(source={"limits": {"bytes_per_second": text}}).source.limits
+    assert limits is not None
+    assert limits.byte_rate == rate
+    assert (limits.requests_per_second, limits.concurrent) == (None, None)
+
+
+def test_a_stored_sync_keeps_its_limits() -> None:
+    limits = {"requests_per_second": 2.5, "concurrent": 4, "bytes_per_second": "1MB"}
+    ecr = {"registry": "123456789012.dkr.ecr.eu-central-1.amazonaws.com", "auth": "ecr", "create_repositories": "ecr"}
+    written = sync(source={"limits": limits}, target=ecr)
+    assert load_sync(written.model_dump_json()) == written
+    assert written.problems() == []
+
+
 # Warnings
 
 AUTH = {"auth": {"token": "env:T"}}

@@ -133,6 +133,15 @@ INVALID = {
     "auth a list": (source("repositories: [a], §auth: [hunter2]"), "syncs.a.source.auth", "docker-config or anonymous"),
     "an unknown key that may be a secret": (source("repositories: [a], auth: {username: u, password: env:P, §hunter2: 1}"), "syncs.a.source.auth", "has an invalid key; allowed: username, password"),
     "a misspelled password": (source("repositories: [a], auth: {username: u, §pasword: hunter2}"), "syncs.a.source.auth.pasword", "did you mean password?"),
+    "ecr elsewhere": (source("repositories: [a], §auth: ecr"), "syncs.a.source.auth", "needs a registry of ECR"),
+    "the short name of Docker Hub": (one("kind: images\nsource: {§registry: docker.io, repositories: [a]}\n" + TARGET), "syncs.a.source.registry", "registry-1.docker.io"),
+    "repositories created elsewhere": (target("§create_repositories: ecr"), "syncs.a.target.create_repositories", "needs a registry of ECR"),
+    # limits
+    "limits of nothing": (source("repositories: [a], §limits: {}"), "syncs.a.source.limits", "limits nothing"),
+    "too few requests": (source("repositories: [a], limits: {requests_per_second: §0.5}"), "syncs.a.source.limits.requests_per_second", "1"),
+    "one connection": (source("repositories: [a], limits: {concurrent: §1}"), "syncs.a.source.limits.concurrent", "2"),
+    "a rate in bits": (source("repositories: [a], limits: {bytes_per_second: §50Mbit}"), "syncs.a.source.limits.bytes_per_second", "such as 50MB"),
+    "a rate that is too low": (source("repositories: [a], limits: {bytes_per_second: §1000}"), "syncs.a.source.limits.bytes_per_second", "at least 64kB"),
     # the authority
     "a ca that is not there": (source("repositories: [a], ca: §file:/nonexistent.pem"), "syncs.a.source.ca", "No such file or directory"),
     "a ca of an unknown user": (source("repositories: [a], ca: §file:~nobody-of-that-name/ca.pem"), "syncs.a.source.ca", "home"),

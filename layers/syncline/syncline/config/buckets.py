@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import AfterValidator, Discriminator, Field, StrictBool, Tag
 
 from syncline.config.findings import Finding, Location
+from syncline.config.limits import Limits
 from syncline.config.model import Model, ServerAddress
 from syncline.config.values import (
     KeyPath,
@@ -104,6 +105,7 @@ class BucketEndpoint(Model):
     )
     ca: ServerAuthority = None
     proxy: Proxy = None
+    limits: Limits = None
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield ServerAddress(self.url, self.ca, self.proxy)

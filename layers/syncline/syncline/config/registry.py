@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Discriminator, Field, StrictBool, Tag
 
 from syncline.config.findings import Finding, Location
+from syncline.config.limits import Limits
 from syncline.config.model import Model, ServerAddress
 from syncline.config.values import (
     Host,
@@ -39,14 +41,14 @@ class TokenAuth(Model):
 
 def _auth_form(value: Any) -> str | None:
     if isinstance(value, str):
-        return "<word>" if value in ("anonymous", "docker-config") else None
+        return "<word>" if value in ("anonymous", "docker-config", "ecr") else None
     if isinstance(value, TokenAuth) or (isinstance(value, dict) and "token" in value):
         return "<token>"
     return "<basic>" if value and isinstance(value, BasicAuth | dict) else None
 
 
 _NOT_AUTH: Final = (
-    "is not a valid form of credentials; write {username: …, password: …}, {token: …}, docker-config or anonymous"
+    "is not a valid form of credentials; write {username: …, password: …}, {token: …}, ecr, docker-config or anonymous"
 )
 
 
@@ -57,12 +59,25 @@ def _check_auth_form(value: Any) -> Any:
 
 
 Auth: TypeAlias = Annotated[
-    Annotated[Literal["anonymous", "docker-config"], Tag("<word>")]
+    Annotated[Literal["anonymous", "docker-config", "ecr"], Tag("<word>")]
     | Annotated[BasicAuth, Tag("<basic>")]
     | Annotated[TokenAuth, Tag("<token>")],
     Discriminator(_auth_form, custom_error_type="auth_form", custom_error_message=_NOT_AUTH),
     BeforeValidator(_check_auth_form),
 ]
+
+
+CreateRepositories: TypeAlias = Annotated[
+    Literal["ecr"] | None,
+    Field(
+        description="Create repositories that do not exist: `ecr` does so at a private registry of Amazon ECR, with the "
+        "function's AWS role. Other registries create them at the first push, within an existing project.",
+        examples=["ecr"],
+    ),
+]
+_HUB: Final = "registry-1.docker.io"
+_DOCKER_HUB: Final = frozenset({"docker.io", "index.docker.io", "hub.docker.com"})
+_ECR: Final = re.compile(r"\d{12}\.dkr[.-]ecr(-fips)?\.[a-z0-9-]+\.(amazonaws\.com(\.cn)?|on\.aws)")
 
 
 class RegistryEndpoint(Model):
@@ -74,7 +89,8 @@ class RegistryEndpoint(Model):
     auth: Auth = Field(
         "anonymous",
         description="The credentials: a user name and password, a token, `docker-config` (what `docker login` stored, "
-        "with its credential helpers), or `anonymous`.",
+        "with its credential helpers), `ecr` (a private registry of Amazon ECR, with the AWS role of the function; see the "
+        "stack's parameter `EcrRepositoryPrefix`), or `anonymous`.",
     )
     auth_realms: tuple[Realm, ...] = Field(
         (),
@@ -83,7 +99,20 @@ class RegistryEndpoint(Model):
     )
     ca: ServerAuthority = None
     proxy: Proxy = None
+    limits: Limits = None
     plain_http: StrictBool = Field(False, description="Use HTTP without TLS. Only for trusted networks.")
+
+    def registry_problems(self, path: KeyPath) -> Iterator[Finding]:
+        """Yield findings about the registry's product; `path` is the path of the endpoint in its sync."""
+        if split_host(self.registry)[0] in _DOCKER_HUB:
+            what = f"is no registry, but a name that Docker replaces; write {_HUB}, and official images as library/NAME"
+            yield Finding((*path, "registry"), what)
+        if _ECR.fullmatch(split_host(self.registry)[0]):
+            return
+        for key in ("auth", "create_repositories"):
+            if getattr(self, key, None) == "ecr":
+                what = f"needs a registry of ECR, such as 123456789012.dkr.ecr.eu-central-1.amazonaws.com; {self.registry} is none"
+                yield Finding((*path, key), what, ((*path, "registry"),))
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield ServerAddress(f"{'http' if self.plain_http else 'https'}://{self.registry}/v2/", self.ca, self.proxy)

@@ -155,7 +155,11 @@ def _add(work: BatchWork, page: Page, kind: Kind, context: StepContext) -> list[
                 share = items[at : at + kind.share]
                 work.follow(step=kind.moves_by, items=share, scope=EVERYTHING, cursor=None, attempt=1)
             work.queued += len(items)
-    again = [f for f in page.failures if f.error.retried and work.batch.attempt + (not f.further) <= MAX_ATTEMPTS]
+    again = [
+        f
+        for f in page.failures
+        if f.error.retried and work.batch.attempt + (not f.further and f.error.counts) <= MAX_ATTEMPTS
+    ]
     for failure in page.failures:
         if failure not in again:
             work.give_up(failure.item, failure.error, failure.scope)
@@ -175,7 +179,7 @@ def _scan_again(work: BatchWork, failures: Sequence[Failure], engine: StepEngine
         scope = Scope.of(f.scope or f.item.group for f in some)
         delay = max(asked, retry_delay(work.batch.attempt, engine.rng))
         work.waits = (some[0].error, delay)
-        attempt = work.batch.attempt + (not all(each.further for each in some))
+        attempt = work.batch.attempt + any(not each.further and each.error.counts for each in some)
         cursor = some[0].cursor if attempt < MAX_ATTEMPTS else None
         # Separate work, which does not wait for the rest of the scan.
         work.follow(delay, scope=scope, cursor=cursor, attempt=attempt, begun=None)

@@ -115,11 +115,11 @@ class BatchWork:
     def fail(self, failures: Sequence[Failure], rng: random.Random, **changes: object) -> None:
         """Try failed items again if their errors are retried and attempts are left; give up the others.
 
-        An attempt that made progress does not count. `changes` apply to the batches that try again.
+        An attempt that made progress or waited its turn does not count. `changes` apply to the batches that try again.
         """
         again: dict[int, list[Failure]] = {}
         for failure in failures:
-            attempt = self.batch.attempt + (not failure.further)
+            attempt = self.batch.attempt + (not failure.further and failure.error.counts)
             if failure.error.retried and attempt <= MAX_ATTEMPTS:
                 again.setdefault(attempt, []).append(failure)
             else:
@@ -301,10 +301,10 @@ class StepEngine:
         work = BatchWork(batch, requests=requests)
         if batch.items:
             work.fail([Failure(item, error) for item in batch.items], self.rng)
-        elif error.retried and batch.attempt < MAX_ATTEMPTS:
+        elif error.retried and batch.attempt + error.counts <= MAX_ATTEMPTS:
             delay = max(error.retry_after or 0, retry_delay(batch.attempt, self.rng))
             work.waits = (error, delay)
-            work.follow(delay, attempt=batch.attempt + 1)
+            work.follow(delay, attempt=batch.attempt + error.counts)
         else:
             work.give_up(Item(ALL, ALL), error)
         self.end(work)

@@ -9,7 +9,7 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.config.buckets import AccessKey, BucketEndpoint
-from syncline.wiring.dependencies import Dependencies, route_of
+from syncline.wiring.dependencies import Dependencies, budget_of, route_of
 
 if TYPE_CHECKING:
     from botocore.credentials import Credentials
@@ -28,8 +28,9 @@ def bucket_at(endpoint: BucketEndpoint, dependencies: Dependencies) -> Bucket:
             case _:
                 return _function_keys()
 
+    budget = budget_of(dependencies.http, endpoint.url, endpoint.limits)
     return Bucket(
-        Endpoint.parse(endpoint.url, route=route_of(dependencies.secrets, endpoint.ca, endpoint.proxy)),
+        Endpoint.parse(endpoint.url, route=route_of(dependencies.secrets, endpoint.ca, endpoint.proxy, budget)),
         endpoint.bucket,
         keys,
         dependencies.http,

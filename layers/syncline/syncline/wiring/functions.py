@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import boto3
 from botocore.config import Config
 
+from syncline.clients.http.budgets import Budgets
 from syncline.clients.http.client import Http
 from syncline.clients.s3.events import events_in, is_notification
 from syncline.config.sync import Sync
@@ -32,6 +33,7 @@ from syncline.steps.events import EventGatherer
 from syncline.steps.transfer import transfer
 from syncline.steps.verify import verify
 from syncline.steps.worker import StepFunction, Worker
+from syncline.store.budgets import LimitLedger
 from syncline.store.events import EventStore
 from syncline.store.state import State
 from syncline.store.table import AWS_ERRORS, Database
@@ -73,7 +75,8 @@ def dependencies_of(environment: FunctionEnvironment) -> Dependencies:
     secrets = Secrets(
         lambda: boto3.client("secretsmanager", config=AWS_CONFIG), lambda: boto3.client("ssm", config=AWS_CONFIG)
     )
-    return Dependencies(secrets, Http(), State(table), Database(table))
+    database = Database(table)
+    return Dependencies(secrets, Http(budgets=Budgets(LimitLedger(database, time.time))), State(table), database)
 
 
 @cache

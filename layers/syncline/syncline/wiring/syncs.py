@@ -87,6 +87,7 @@ class Syncs:
             counts = Counter[tuple[str, str]]()
             for (host, what), count in http.take_traffic().items():
                 counts[_system_of(host, systems), what] += count
+            http.budgets.give_back()  # the step ends
             return Traffic(counts)
 
         return taken

@@ -8,10 +8,13 @@ import re
 import socket
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urljoin, urlsplit
 
 from syncline.errors import SynclineError
+
+if TYPE_CHECKING:
+    from syncline.clients.http.budgets import Budget
 
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
@@ -44,10 +47,13 @@ class Route:
     """The way to a server and those it redirects to. Raises CONFIG_INVALID and ADDRESS_REFUSED.
 
     ``ca`` is PEM text trusted beside the system's roots. ``proxy`` is the URL of an HTTP proxy, with its credentials.
+    ``budget`` has the limits for requests on this way, and ``account`` distinguishes accounts with quotas of their own.
     """
 
     ca: str | None = None
     proxy: str | None = field(default=None, repr=False)
+    budget: Budget | None = field(default=None, repr=False, compare=False)
+    account: str = field(default="", repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.proxy is None:

@@ -19,7 +19,9 @@ from typing import Any, Final, Self
 from syncline import __version__
 from syncline.clients.http import failures
 from syncline.clients.http.addresses import DIRECT, Address, Route, redacted
+from syncline.clients.http.budgets import Budgets
 from syncline.clients.http.limits import Body, HttpRequest, TransferLimits
+from syncline.clients.http.quotas import QUOTA_HEADERS, Quotas
 from syncline.clients.http.retry import HOST_THROTTLE, MIN_RATE, RetryPolicy, ignore_slow, never_halted
 from syncline.clients.http.transfer import Headers, Transfer, is_token
 from syncline.errors import SynclineError
@@ -107,11 +109,14 @@ class Response:
 class Http:
     """Sends requests. Safe for concurrent use by threads.
 
-    ``policy`` applies to requests without a ``retry`` policy. It may be replaced at any time.
+    ``policy`` applies to requests without a ``retry`` policy. It may be replaced at any time. ``budgets`` has the budgets
+    of endpoints with limits.
     """
 
-    def __init__(self, policy: RetryPolicy | None = None) -> None:
+    def __init__(self, policy: RetryPolicy | None = None, budgets: Budgets | None = None) -> None:
         self.policy = policy or RetryPolicy()
+        self.budgets = budgets or Budgets()
+        self.quotas = Quotas()
         self._made = 0
         self._traffic = Counter[tuple[str, str]]()
         self._made_lock = threading.Lock()
@@ -166,7 +171,7 @@ class Http:
         ``body`` may be bytes or an iterable of chunks. Chunks are streamed, with the ``Content-Length`` of ``headers``
         if present, otherwise in chunked encoding; such a request is sent once. ``repeatable`` says that sending the
         request twice does no harm; it defaults to True for GET, HEAD, PUT and DELETE. Raises UNREACHABLE, TLS_FAILED,
-        PROXY_REFUSED, THROTTLED, SERVER_ERROR, ADDRESS_REFUSED, REFUSED for an invalid header or address, BAD_ANSWER
+        PROXY_REFUSED, THROTTLED, LIMIT_REACHED, SERVER_ERROR, ADDRESS_REFUSED, REFUSED for an invalid header or address, BAD_ANSWER
         (also for more than 8 MiB without ``stream``), TIME_SHORT after the policy's deadline, RUN_CANCELLED if it is
         halted, TOO_SLOW.
         """
@@ -181,14 +186,17 @@ class Http:
         sending = HttpRequest(method, address, sent, body, route, repeatable)
         for attempt in itertools.count(1):
             self._wait(address, policy)
+            self._wait_for_quota(sending, policy)
             try:
-                response = self._send(sending, TransferLimits(timeout, policy, sending), stream=stream)
+                limits = TransferLimits(timeout, policy, sending, self.budgets.beat)
+                response = self._send(sending, limits, stream=stream)
                 if not failures.is_temporary(response.status, response.headers):
                     HOST_THROTTLE.ease(address.host)
                     return response
                 error = response.error()
                 if error.code.name == "THROTTLED" or failures.is_slow_down(response.status, response.body):
                     self._count(address.host, "throttled")
+                error = self._quota_error(sending, policy, error)
             except SynclineError as failure:
                 error = _as_time_short(failure, policy)
                 if streamed:
@@ -214,16 +222,46 @@ class Http:
         if policy.expired:
             raise SynclineError("TIME_SHORT", f"no request was sent to {address.host}: the function's time is over")
 
+    def _wait_for_quota(self, request: HttpRequest, policy: RetryPolicy) -> None:
+        """Wait as the quota that the host has stated requires. Raises LIMIT_REACHED."""
+        address, account = request.address, request.route.account
+        if waited := self.quotas.wait(address.host, account, request.method, address.target, policy):
+            self._count(address.host, "waited", round(waited * 1000))
+
+    def _quota_error(self, request: HttpRequest, policy: RetryPolicy, error: SynclineError) -> SynclineError:
+        """Return LIMIT_REACHED for a THROTTLED request if its quota is used up, else ``error``."""
+        if error.code.name != "THROTTLED":
+            return error
+        address, account = request.address, request.route.account
+        return self.quotas.spent(address.host, account, request.method, address.target, policy) or error
+
+    def _begin(self, request: HttpRequest, policy: RetryPolicy) -> Callable[[], None]:
+        """Wait as the limits of the endpoint require, and return a function to be called at the end of the request."""
+        budget, body = request.route.budget, request.body
+        if budget is None:
+            return no_end
+        slot, waited = budget.begin(policy, len(body) if isinstance(body, bytes) else 0)
+        if waited:
+            self._count(request.address.host, "waited", round(waited * 1000))
+        return slot.end
+
     def _send(self, request: HttpRequest, limits: TransferLimits, *, stream: bool) -> Response:
         """Send a request once and return the response, with its body unless ``stream``."""
+        host, account = request.address.host, request.route.account
+        at_end = self._begin(request, limits.policy)
         with self._made_lock:
             self._made += 1
-        host = request.address.host
         try:
-            answer = Transfer(request, limits)
-        except SynclineError:
-            self._count(host, "error")
+            answer = Transfer(request, limits, at_end)
+        except BaseException as error:
+            at_end()
+            if isinstance(error, SynclineError):
+                self._count(host, "error")
             raise
+        finally:
+            self.quotas.ended(host, account, request.method, request.address.target)
+        if any(map(answer.headers.value, QUOTA_HEADERS)):
+            self.quotas.saw(host, account, request.address.target, answer.headers, limits.policy.clock)
         self._count(host, _class_of(answer.status))
         method, url = request.method, request.address.url
         if stream and answer.status < 300:
@@ -242,6 +280,10 @@ class Http:
         if not answer.ended and answer.status < 400:
             raise SynclineError("BAD_ANSWER", f"{method} {redacted(url)}: the response came before the body was sent")
         return Response(method, url, answer.status, answer.headers, content, answer)
+
+
+def no_end() -> None:
+    """Do nothing; the end of a request without a budget."""
 
 
 def _class_of(status: int) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -89,16 +89,19 @@ class TransferLimits:
     """Time limits of one request.
 
     Each wait for bytes of a body takes at most ``timeout`` seconds, and so do all waits for a head together. A wait
-    ends at the policy's deadline, and once the policy is halted. A body must be sent or received at the policy's
+    ends at the policy's deadline, and once the policy is halted. ``beat`` is called at least every second of waiting. A body must be sent or received at the policy's
     minimum rate, which only counts seconds spent waiting for the server: a slow reader here does not make it slow.
     """
 
-    __slots__ = ("_body", "_bytes", "_idle", "_limit", "_policy", "_request", "_timeout", "_window")
+    __slots__ = ("_beat", "_body", "_bytes", "_idle", "_limit", "_request", "_timeout", "_window", "policy")
 
-    def __init__(self, timeout: float, policy: RetryPolicy, request: HttpRequest) -> None:
+    def __init__(
+        self, timeout: float, policy: RetryPolicy, request: HttpRequest, beat: Callable[[], None] = lambda: None
+    ) -> None:
         self._timeout = timeout
-        self._policy = policy
+        self.policy = policy
         self._request = request
+        self._beat = beat
         self.begin(body=False)
 
     def begin(self, *, body: bool) -> None:
@@ -110,13 +113,19 @@ class TransferLimits:
         self._bytes = 0  # of the body, in the current window
 
     def count(self, size: int) -> None:
-        """Count bytes of the body that were received or sent, which ends the current wait."""
+        """Count bytes of the body that were received or sent, which ends the current wait.
+
+        If the endpoint has a limit of bytes per second, wait until it allows more.
+        """
         self._idle = 0.0
         self._bytes += size
+        if (budget := self._request.route.budget) is not None:
+            budget.count(self.policy, size)
 
     def left(self) -> float:
         """Return the seconds that the current wait may still take. Raises UNREACHABLE, TIME_SHORT or RUN_CANCELLED."""
-        policy = self._policy
+        policy = self.policy
+        self._beat()
         if policy.halted():
             raise self.failed("RUN_CANCELLED", "the run was cancelled or lost its lease")
         if not self._idle:
@@ -137,13 +146,13 @@ class TransferLimits:
         self._window += seconds
         if not self._body or self._window < RATE_WINDOW:
             return
-        rate, min_rate = self._bytes / self._window, self._policy.min_rate
+        rate, min_rate = self._bytes / self._window, self.policy.min_rate
         if rate < min_rate:
             why = f"{rate:.0f} bytes a second in {self._window:.0f} s, below the limit of {min_rate}"
             raise self.failed("TOO_SLOW", why)
         if rate < SLOW_RATE:
             window = f"the last {self._window:.0f} s of waiting"
-            self._policy.on_slow(f"{self._request.address.host} is slow: {rate / 1024:.3g} KiB/s in {window}")
+            self.policy.on_slow(f"{self._request.address.host} is slow: {rate / 1024:.3g} KiB/s in {window}")
         self._window, self._bytes = 0.0, 0
 
     def failed(self, code: CodeName, why: str) -> SynclineError:

@@ -17,7 +17,7 @@ import ssl
 import threading
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import lru_cache
 from math import ceil
@@ -258,11 +258,14 @@ def pool_for(address: Address, route: Route) -> ChannelPool:
 class Transfer:
     """A request in progress whose response head has been received. Reading to the end releases its channel.
 
+    ``at_end`` is called once at the end of the response, or when it is closed.
+
     Raises UNREACHABLE, TLS_FAILED, PROXY_REFUSED, ADDRESS_REFUSED, BAD_ANSWER, SOURCE_CHANGED, TOO_SLOW, TIME_SHORT,
     RUN_CANCELLED, and the exceptions of a streamed body.
     """
 
     __slots__ = (
+        "_at_end",
         "_body",
         "_channel",
         "_chunks",
@@ -276,7 +279,8 @@ class Transfer:
         "through",
     )
 
-    def __init__(self, request: HttpRequest, limits: TransferLimits) -> None:
+    def __init__(self, request: HttpRequest, limits: TransferLimits, at_end: Callable[[], None] = lambda: None) -> None:
+        self._at_end = at_end
         self.through = request.route.through  # the proxy, for errors
         self._limits = limits
         self._error: SynclineError | None = None
@@ -346,6 +350,7 @@ class Transfer:
             channel.stop()
             self._chunks = []
             self._pool.give_back(channel)
+            self._at_end()
 
     def _start(self, channel: Channel, request: HttpRequest) -> tuple[Lines, Lines]:
         headers, body = request.headers, self._given(request)
@@ -454,6 +459,7 @@ class Transfer:
         channel.stop()
         self._channel = None
         self._pool.give_back(channel)
+        self._at_end()
 
 
 def _sendable(target: str) -> str:

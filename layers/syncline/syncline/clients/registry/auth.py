@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import math
 import re
 import threading
 import time
@@ -79,12 +80,16 @@ Scopes = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class RegistryCredentials:
-    """Credentials for a registry: user name and password, or an identity token, or a registry token used unchanged."""
+    """Credentials for a registry: user name and password, or an identity token, or a registry token used unchanged.
+
+    ``renewed_at`` is the Unix time at which they are to be requested again.
+    """
 
     username: str = ""
     password: str = field(default="", repr=False)
     identity_token: str = field(default="", repr=False)
     registry_token: str = field(default="", repr=False)
+    renewed_at: float = field(default=math.inf, compare=False)
 
     @property
     def basic(self) -> str:
@@ -123,6 +128,7 @@ class RegistryAuth:
         self._clock = clock
         self._challenge: Challenge | None = None
         self._basic: str | None = None
+        self._basic_until = math.inf
         self._extra: dict[Scopes, Scopes] = {}  # further scopes that the registry requested, by scopes
         self._tokens: dict[Scopes, _Token] = {}
         self._flights: dict[Scopes, threading.Lock] = {}
@@ -134,6 +140,8 @@ class RegistryAuth:
         if challenge is None:
             return None
         if challenge.scheme == "basic":
+            if time.time() >= self._basic_until and (credentials := self._credentials()) is not None:
+                self._take(credentials)
             return self._basic
         token = self._kept_token(scopes)
         if token is not None:
@@ -155,7 +163,7 @@ class RegistryAuth:
             raise SynclineError("UNAUTHORIZED", f"{self._endpoint.host} answered 401 without a usable challenge")
         if challenge.scheme == "basic":
             credentials = self._credentials() if sent is None else self._renewed()
-            self._basic = credentials.basic if credentials and credentials.username else None
+            self._take(credentials)
             self._challenge = challenge
             return self._basic is not None and self._basic != sent
         if sent is not None and challenge.parameters.get("error") == "insufficient_scope":
@@ -182,12 +190,17 @@ class RegistryAuth:
         if credentials is None:
             return False
         if sent != self._given:
-            self._basic = credentials.basic
+            self._take(credentials)
             return self._basic != sent
         self._refused = sent
         with self._lock:
             self._tokens = {scopes: token for scopes, token in self._tokens.items() if token.header != sent}
         return f"Bearer {credentials.registry_token}" != sent
+
+    def _take(self, credentials: RegistryCredentials | None) -> None:
+        """Use credentials for Basic authentication."""
+        self._basic = credentials.basic if credentials and credentials.username else None
+        self._basic_until = math.inf if credentials is None else credentials.renewed_at
 
     def refusal(self, answer: Response, scopes: Scopes) -> SynclineError:
         """Return the error for a final 401."""

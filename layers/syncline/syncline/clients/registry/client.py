@@ -22,7 +22,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -43,6 +42,7 @@ from syncline.clients.http.listings import (
     refuse,
 )
 from syncline.clients.registry.auth import RegistryCredentials
+from syncline.clients.registry.blob_stream import BlobStream, content_length
 from syncline.clients.registry.manifest import (
     ARTIFACT_TYPES,
     MANIFEST_TYPES,
@@ -67,14 +67,13 @@ from syncline.clients.registry.transport import (
     RegistryTransport,
     delete_scopes,
     next_link,
+    next_page_target,
     pull_scopes,
     push_scopes,
-    same_host_target,
 )
 from syncline.clients.registry.upload import BlobUpload, session_target
 from syncline.errors import CodeName, SynclineError
 
-CHUNK: Final = 1024 * 1024
 SETTLING_ATTEMPTS: Final = 4  # a manifest PUT and three more
 NO_API: Final = 60.0
 """Seconds before the referrers API is tried again at a registry without it."""
@@ -100,13 +99,13 @@ class TagTakenError(SynclineError):
 
 
 class Registry:
-    """One registry. Safe for concurrent use by threads.
+    """One registry. Safe for concurrent use by threads. ``create`` creates a repository that does not exist at a push.
 
     All methods also raise the codes of :meth:`syncline.clients.http.client.Http.request`, UNAUTHORIZED, FORBIDDEN,
     REFUSED, and REFERENCE_INVALID for an invalid name, before any request.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a registry needs; all but three have defaults
         self,
         endpoint: Endpoint,
         credentials: Callable[[], RegistryCredentials | None],
@@ -114,8 +113,9 @@ class Registry:
         page_size: int = 100,
         *,
         renewed: Callable[[], RegistryCredentials | None] | None = None,
+        create: Callable[[str], None] | None = None,
     ) -> None:
-        self._transport = RegistryTransport(endpoint, credentials, http, renewed)
+        self._transport = RegistryTransport(endpoint, credentials, http, renewed, create)
         self._page_size = page_size
         self._no_referrers_until = 0.0
         self._asks_store = True
@@ -258,7 +258,7 @@ class Registry:
         if answer.status == 404:
             return None
         if answer.status == 200:
-            size = _length(answer)
+            size = content_length(answer)
         elif answer.status in REDIRECTS:
             size = self._redirected_size(repository, blob.digest)
         else:
@@ -282,7 +282,7 @@ class Registry:
             except SynclineError:
                 self._asks_store = False  # the network may allow the registry only
             else:
-                return _length(answer) if answer.status == 200 else None
+                return content_length(answer) if answer.status == 200 else None
         return None
 
     def open_blob(self, repository: str, digest: str, offset: int = 0) -> BlobStream:
@@ -292,7 +292,7 @@ class Registry:
             "GET", self._blob(repository, digest), pull_scopes(repository), headers, stream=True
         )
         if answer.status == 200:
-            stream = BlobStream(answer, 0, _length(answer))
+            stream = BlobStream(answer, 0, content_length(answer))
             stream.skip(offset)  # the server does not support ranges
             return stream
         if answer.status == 416 and answer.header("Content-Range").strip() == f"bytes */{offset}":
@@ -359,7 +359,7 @@ class Registry:
             link = next_link(answer.all_headers("Link"))
             if link is None:
                 return tuple(found.values())
-            target = entries.at(same_host_target(self._transport.endpoint, target, link)).token
+            target = entries.at(next_page_target(self._transport.endpoint, target, link)).token
         return self._listed_by_tag(repository, digest, entries)
 
     def _listed_by_tag(self, repository: str, digest: str, entries: EntryReader) -> tuple[Descriptor, ...]:
@@ -381,15 +381,15 @@ class Registry:
         policy = self._transport.http.policy
         for attempt in range(1, SETTLING_ATTEMPTS + 1):
             answer = self._transport.send("PUT", target, push_scopes(repository), headers, manifest.body)
+            if self._transport.create_if_absent(repository, answer):
+                continue
             settling = answer.status == 400 and not _SETTLING.isdisjoint(error_codes(answer.body))
             pause = policy.pause(attempt)
             if not settling or attempt == SETTLING_ATTEMPTS or not policy.allows(pause):
                 break
             policy.sleep(pause)
-        if answer.status == 405:
-            raise SynclineError("READ_ONLY", answer.error().what)
         if answer.status not in (200, 201, 202, 204):
-            raise answer.error()
+            raise self._manifest_refusal(answer, manifest)
         stored = answer.header("Docker-Content-Digest")
         if stored and not manifest.has_digest(stored):
             raise SynclineError(
@@ -435,6 +435,20 @@ class Registry:
             raise TagTakenError(after, f"{named} changed to {after} directly after {manifest.digest} was put there")
         return before
 
+    @staticmethod
+    def _manifest_refusal(answer: Response, manifest: Manifest) -> SynclineError:
+        """Return the error of a registry that refuses a manifest."""
+        error = answer.error()
+        if answer.status == 405:
+            return SynclineError("READ_ONLY", error.what)
+        is_docker = manifest.media_type.startswith("application/vnd.docker.")
+        if answer.status == 415 or (is_docker and "MANIFEST_INVALID" in error_codes(answer.body)):
+            hint = "; it may accept the types of OCI only (Zot: set `http.compat` to [docker2s2])" if is_docker else ""
+            return SynclineError(
+                "MANIFEST_UNSUPPORTED", f"the target refuses {manifest.media_type}: {error.what}{hint}"
+            )
+        return error
+
     def _blob(self, repository: str, digest: str) -> str:
         return f"/v2/{repository}/blobs/{parse_digest(digest)}"
 
@@ -468,47 +482,9 @@ class Registry:
             if link is None:
                 yield ListingPage(fresh, None)
                 return
-            next_position = entries.at(same_host_target(self._transport.endpoint, target, link))
+            next_position = entries.at(next_page_target(self._transport.endpoint, target, link))
             yield ListingPage(fresh, next_position)
             target = next_position.token
-
-
-class BlobStream(AbstractContextManager["BlobStream"]):
-    """The content of a blob as a stream, for use in a ``with`` block.
-
-    ``size`` is the size of the complete blob, None if unknown; ``offset`` is the position of the next byte.
-    """
-
-    def __init__(self, answer: Response, offset: int, size: int | None) -> None:
-        self._answer = answer
-        self.offset = offset
-        self.size = size
-
-    def read(self, size: int = CHUNK) -> bytes:
-        """Return up to ``size`` bytes, empty at the end. Raises UNREACHABLE if the stream ends before the blob does."""
-        if self.offset == self.size:
-            return b""
-        data = self._answer.read(size)
-        self.offset += len(data)
-        if not data and self.size is not None:
-            raise SynclineError(
-                "UNREACHABLE", f"the connection broke after {self.offset} of {self.size} bytes of a blob"
-            )
-        return data
-
-    def skip(self, size: int) -> None:
-        """Read and discard ``size`` bytes. Raises BAD_ANSWER if there are fewer."""
-        end = self.offset + size
-        while self.offset < end:
-            if not self.read(min(CHUNK, end - self.offset)):
-                raise self._answer.protocol_error(f"the blob ends at {self.offset}, before byte {end}")
-
-    def __iter__(self) -> Iterator[bytes]:
-        while data := self.read(CHUNK):
-            yield data
-
-    def __exit__(self, *_: object) -> None:
-        self._answer.close()
 
 
 def _name(entry: Any) -> str:
@@ -519,8 +495,3 @@ def _name(entry: Any) -> str:
 
 def _is(expected: str | Manifest | None, digest: str) -> bool:
     return expected.has_digest(digest) if isinstance(expected, Manifest) else expected == digest
-
-
-def _length(answer: Response) -> int | None:
-    text = answer.header("Content-Length").strip()
-    return int(text) if text.isascii() and text.isdigit() else None

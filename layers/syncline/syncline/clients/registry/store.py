@@ -14,7 +14,7 @@ from syncline.clients.registry.manifest import Descriptor, Manifest
 
 
 class BlobReader(Protocol):
-    """The content of a blob; see :class:`syncline.clients.registry.client.BlobStream`."""
+    """The content of a blob; see :class:`syncline.clients.registry.blob_stream.BlobStream`."""
 
     offset: int
 

@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 
 from syncline.clients.http.addresses import Address, Endpoint, host_name
 from syncline.clients.http.client import READ_TIMEOUT, Http, Response
-from syncline.clients.http.failures import REDIRECTS
+from syncline.clients.http.failures import REDIRECTS, error_codes
 from syncline.clients.http.limits import Body
 from syncline.clients.http.listings import EntryReader, field_of
 from syncline.clients.http.rejections import REJECTIONS, KeptRefusalError
@@ -20,6 +20,9 @@ from syncline.errors import SynclineError
 T = TypeVar("T")
 
 MAX_REDIRECTS: Final = 5
+SMALL_CHUNK: Final = 4 * 1024 * 1024
+"""Bytes of a chunk for registries that refuse large ones."""
+LARGEST_CHUNKS: Final = {"ghcr.io": SMALL_CHUNK}
 
 _LINK: Final = re.compile(r"<([^<>]*)>((?:\s*;\s*[\w!#$&+.^`|~*-]+(?:\s*=\s*(?:\"(?:[^\"\\]|\\.)*\"|[^\s;,\"]+))?)*)")
 _RELATION: Final = re.compile(r";\s*rel\s*=\s*(?:\"([^\"]*)\"|([^\s;,\"]+))", re.IGNORECASE)
@@ -77,6 +80,17 @@ def same_host_target(endpoint: Endpoint, base: str, location: str) -> str:
     return address.target or "/"
 
 
+def next_page_target(endpoint: Endpoint, base: str, link: str) -> str:
+    """Return path and query of the next page of a list: the path of this page, and the query of the ``Link``.
+
+    Artifactory omits the name of a virtual repository in the path of a link, and Nexus adds the path of its own port.
+    Raises as :func:`same_host_target`.
+    """
+    query = same_host_target(endpoint, base, link).partition("?")[2]
+    path = base.partition("?")[0]
+    return f"{path}?{query}" if query else path
+
+
 def redirect_target(answer: Response, host: str) -> Address:
     """Return the URL that a redirect of ``host`` leads to. Raises REDIRECTED if it drops TLS, BAD_ANSWER if invalid."""
     target = Address.parse_at(answer.url, answer.header("Location"))
@@ -111,10 +125,21 @@ class RegistryTransport:
         credentials: Callable[[], RegistryCredentials | None],
         http: Http,
         renewed: Callable[[], RegistryCredentials | None] | None = None,
+        create: Callable[[str], None] | None = None,
     ) -> None:
         self.endpoint = endpoint
+        self._create = create
         self.http = http
         self._auth = RegistryAuth(endpoint, credentials, http, renewed=renewed)
+        self.largest_chunk = LARGEST_CHUNKS.get(host_name(endpoint.host).lower())
+        """The largest body of a PATCH in bytes that the registry accepts, None if no limit is known."""
+
+    def create_if_absent(self, repository: str, answer: Response) -> bool:
+        """Create the repository of a push that was answered with its absence; return False if that is not the reason."""
+        if self._create is None or answer.status != 404 or "NAME_UNKNOWN" not in error_codes(answer.body):
+            return False
+        self._create(repository)
+        return True
 
     def send(  # noqa: PLR0913 - the parts of a request
         self,

@@ -11,7 +11,7 @@ from typing import Any, Final
 from syncline.clients.http.client import Response
 from syncline.clients.http.failures import error_codes
 from syncline.clients.registry.reference import parse_digest
-from syncline.clients.registry.transport import RegistryTransport, push_scopes, same_host_target
+from syncline.clients.registry.transport import SMALL_CHUNK, RegistryTransport, push_scopes, same_host_target
 from syncline.errors import SynclineError
 
 OCTETS: Final = {"Content-Type": "application/octet-stream"}
@@ -19,6 +19,8 @@ MAX_REPLAY: Final = 4 * 1024 * 1024  # bytes of a stream kept for a second attem
 FINISH_TIMEOUT: Final = 300.0  # seconds: a registry may read or copy the whole blob before it answers
 PUT_ATTEMPTS: Final = 3
 
+_ABSENT: Final = frozenset({"NAME_UNKNOWN", "NOT_FOUND"})
+_TOO_LARGE: Final = "REQUESTED_RANGE_NOT_SATISFIABLE"  # GHCR's code for a chunk of more than 4 MiB
 _RANGE: Final = re.compile(r"(?:bytes=)?0-(\d{1,18})")
 
 
@@ -49,15 +51,23 @@ class BlobUpload:
 
         ``size`` is the number of bytes in ``chunks``, ``total`` that of the complete blob. With either of them, a write
         at an offset has a ``Content-Range``, which Quay requires. It covers exactly ``size`` bytes, since registries
-        compare both, and without ``size`` everything up to the end of the blob. Raises UPLOAD_LOST, and the exceptions
-        of ``chunks``.
+        compare both, and without ``size`` everything up to the end of the blob. For a registry that refuses large
+        chunks, several PATCHes are sent. Raises UPLOAD_LOST, and the exceptions of ``chunks``.
         """
+        if (limit := self._transport.largest_chunk) is not None and (size is None or size > limit):
+            for piece in _pieces(chunks, limit):
+                self.write((piece,), total, len(piece))
+            return self.offset
         headers = OCTETS if size is None else {**OCTETS, "Content-Length": str(size)}
         end = total if size is None else self.offset + size
         if self.offset and end is not None and end > self.offset:
             headers = {**headers, "Content-Range": f"{self.offset}-{end - 1}"}
         stream = _ReplayableChunks(chunks)
         answer = self._stream("PATCH", self._target, headers, stream)
+        if answer.status == 413 or _TOO_LARGE in error_codes(answer.body):
+            # The session may be lost, so that the blob starts over, in chunks that are small enough.
+            self._transport.largest_chunk = SMALL_CHUNK
+            raise SynclineError("UPLOAD_LOST", answer.error().what)
         if answer.status not in (202, 204, 201):
             raise self._failure(answer)
         self._follow(answer)
@@ -140,8 +150,12 @@ class BlobUpload:
     def _begin(self) -> None:
         # Repeatable: a session whose response was lost expires.
         answer = self._send("POST", f"/v2/{self._repository}/blobs/uploads/", repeatable=True)
+        if self._transport.create_if_absent(self._repository, answer):
+            answer = self._send("POST", f"/v2/{self._repository}/blobs/uploads/", repeatable=True)
         if answer.status == 405:
             raise SynclineError("READ_ONLY", answer.error().what)
+        if answer.status == 404 and not _ABSENT.isdisjoint(error_codes(answer.body)):
+            raise SynclineError("PROJECT_ABSENT", answer.error().what)
         if answer.status != 202:
             raise answer.error()
         self._target = session_target(self._transport, self._repository, answer)
@@ -205,6 +219,18 @@ def _exactly(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
     if left:
         # Raised inside the request, so the connection is closed and the registry gets no complete blob.
         raise SynclineError("BAD_ANSWER", f"the blob does not have the {size} bytes of its descriptor")
+
+
+def _pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield the bytes of ``chunks`` in pieces of ``size`` bytes; the last one may be shorter."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)
 
 
 class _ReplayableChunks:

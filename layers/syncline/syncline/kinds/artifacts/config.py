@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 from pydantic import AfterValidator, Field, StrictBool, StrictInt, WithJsonSchema
 
 from syncline.config.findings import Area, Finding, Reach
+from syncline.config.limits import Limits
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
 from syncline.config.sync import Sync
@@ -93,6 +94,7 @@ class ArtifactsSource(Model):
     )
     ca: ServerAuthority = None
     proxy: Proxy = None
+    limits: Limits = None
 
     def addresses(self) -> Iterator[ServerAddress]:
         yield ServerAddress(self.url, self.ca, self.proxy)
@@ -252,7 +254,12 @@ class ArtifactsSync(Sync):
     overwrite: StrictBool = Field(False, description="Replace an existing tag when a younger run has made it again.")
 
     def problems(self) -> list[Finding]:
-        return [*super().problems(), *_metadata_problems(self.build), *_mapping_problems(self)]
+        return [
+            *super().problems(),
+            *self.target.registry_problems(("target",)),
+            *_metadata_problems(self.build),
+            *_mapping_problems(self),
+        ]
 
     def warnings(self) -> list[Finding]:
         found = [*super().warnings(), *self.target.plain_text_warnings(("target",))]

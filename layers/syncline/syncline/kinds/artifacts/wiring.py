@@ -18,7 +18,7 @@ from syncline.kinds.artifacts.discover import ProjectTarget
 from syncline.kinds.artifacts.events import runs_in
 from syncline.kinds.artifacts.kind import Artifacts
 from syncline.secrets import Secrets
-from syncline.wiring.dependencies import route_of
+from syncline.wiring.dependencies import budget_of, route_of
 from syncline.wiring.registries import registry_at
 
 if TYPE_CHECKING:
@@ -44,7 +44,8 @@ def gitlab_at(destination: ArtifactsTarget, secrets: Secrets, http: Http) -> Git
     if destination.api is None:
         return None
     token = destination.api.token
-    endpoint = Endpoint.parse(destination.api.url, route=route_of(secrets, destination.ca, destination.proxy))
+    budget = budget_of(http, destination.api.url, destination.limits)
+    endpoint = Endpoint.parse(destination.api.url, route=route_of(secrets, destination.ca, destination.proxy, budget))
     resolve, refresh = partial(secrets.resolve, token), partial(secrets.refresh, token)
     return GitLab(endpoint, destination.project, resolve, http, destination.api.token_kind, renewed=refresh)
 
@@ -53,7 +54,8 @@ def github_at(source: ArtifactsSource, secrets: Secrets, http: Http) -> GitHub:
     """Return the client of GitHub's API. Credentials are resolved when they are used."""
     address = Address.parse(source.url)
     assert address is not None, "the configuration has checked it"
-    endpoint = Endpoint(address.scheme, address.host, route_of(secrets, source.ca, source.proxy))
+    route = route_of(secrets, source.ca, source.proxy, budget_of(http, source.url, source.limits), repr(source.auth))
+    endpoint = Endpoint(address.scheme, address.host, route)
     prefix = address.target.rstrip("/")
     token, renewed = _tokens(source, endpoint, secrets, http, prefix)
     return GitHub(endpoint, token, http, prefix, renewed=renewed)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Discriminator, Field, StrictBool, StrictInt
 from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
+from syncline.config.limits import Limits
 from syncline.config.model import Model, ServerAddress
 from syncline.config.sync import Gathering, Patterns, Removals, Sync
 from syncline.config.values import (
@@ -72,6 +73,7 @@ class FileManagerTarget(Model):
     )
     ca: ServerAuthority = None
     proxy: Proxy = None
+    limits: Limits = None
     prefix: PathStart = Field(
         "", description="The text put before each key to make it a path.", examples=["/data/customer/"]
     )

@@ -22,7 +22,7 @@ from syncline.kinds.kind import Kind
 from syncline.store.files import FileRecords, shard_of
 from syncline.store.removals import RemovalWindows
 from syncline.wiring.buckets import bucket_at
-from syncline.wiring.dependencies import Dependencies, route_of
+from syncline.wiring.dependencies import Dependencies, budget_of, route_of
 
 
 class Builder:
@@ -84,7 +84,7 @@ def manager_at(config: FileManagerConfig, parts: Dependencies) -> FileManager:
         lambda: None if token is None else secrets.resolve(token),
         parts.http,
         threading.BoundedSemaphore(threads_for(config.requests)),
-        route=route_of(secrets, config.ca, config.proxy),
+        route=route_of(secrets, config.ca, config.proxy, budget_of(parts.http, config.file_manager, config.limits)),
         renewed=lambda: None if token is None else secrets.refresh(token),
     )
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, ConfigDict, Field, StrictBool, StrictInt
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
-from syncline.config.registry import RegistryEndpoint
+from syncline.config.registry import CreateRepositories, RegistryEndpoint
 from syncline.config.sync import Patterns, Removals, Sync, near_names
 from syncline.config.values import (
     Authority,
@@ -177,6 +177,7 @@ class ImagesTarget(ImagesEndpoint):
     """The target registry. With `api`, existing images are compared 100 tags at a time."""
 
     prefix: Prefix = Field("", description="A path put before the name of each repository.", examples=["mirror"])
+    create_repositories: CreateRepositories = None
 
 
 class SignerIdentity(Model):
@@ -345,10 +346,13 @@ class ImagesSync(Sync):
         return bool(self.immutable) and allows(tag, self.immutable, ())
 
     def problems(self) -> list[Finding]:
+        sides = ((self.source, "source"), (self.target, "target"))
+        registries = [each for end, key in sides if end.layout is None for each in end.registry_problems((key,))]
         return [
             *_selector_problems(self),
             *_loop_problems(self),
             *_layout_problems(self),
+            *registries,
             *_rename_problems(self),
             *_removal_problems(self),
             *_rule_problems(self),

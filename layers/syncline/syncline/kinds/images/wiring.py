@@ -17,7 +17,7 @@ from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Kind
 from syncline.store.image_records import ImageRecords
 from syncline.store.removals import RemovalWindows
-from syncline.wiring.dependencies import Dependencies, route_of
+from syncline.wiring.dependencies import Dependencies, budget_of, route_of
 from syncline.wiring.registries import registry_at
 
 
@@ -59,7 +59,8 @@ def quay_at(config: ImagesEndpoint, parts: Dependencies) -> Quay | None:
     if config.api is None or config.api_url is None:
         return None
     token, secrets = config.api.token, parts.secrets
-    endpoint = Endpoint.parse(config.api_url, route=route_of(secrets, config.ca, config.proxy))
+    budget = budget_of(parts.http, config.api_url, config.limits)
+    endpoint = Endpoint.parse(config.api_url, route=route_of(secrets, config.ca, config.proxy, budget))
     if token is None:
         return Quay(endpoint, lambda: None, parts.http)
     return Quay(endpoint, lambda: secrets.resolve(token), parts.http, lambda: secrets.refresh(token))
