@@ -37,6 +37,7 @@ from syncline.config.values import (
     server_of,
 )
 from syncline.errors import SynclineError
+from syncline.kinds.backups.object_fields import parse_field
 from syncline.patterns import literal_start
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
@@ -296,6 +297,27 @@ SecretsRule: TypeAlias = Annotated[
 ]
 
 
+def _check_field(text: str) -> str:
+    parse_field(text)
+    return text
+
+
+class Normalize(Model):
+    """The normalization of Kubernetes objects: fields that change by themselves are dropped from them."""
+
+    drop: (
+        Annotated[
+            tuple[Annotated[str, AfterValidator(_check_field), Field(min_length=1)], ...],
+            Field(min_length=1, max_length=100),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Fields to drop in place of the defaults: paths, with `Kind/` before a path for one kind only.",
+        examples=[["metadata.managedFields", "metadata.annotations[example.com/checked-at]", "Lease/spec.renewTime"]],
+    )
+
+
 class BackupsSync(Sync):
     """Cluster backups in a bucket, committed to a git repository."""
 
@@ -310,6 +332,11 @@ class BackupsSync(Sync):
         "leave-out",
         description="Treatment of objects that are or contain Kubernetes Secrets: `leave-out`, `keep`, or `{encrypt: …}`.",
         examples=["leave-out"],
+    )
+    normalize: Normalize | None = Field(
+        None,
+        description="Drop fields of Kubernetes objects that change by themselves; `{}` drops the default fields.",
+        examples=[{}],
     )
     removals: Removals = Field(
         Removals(), description="Limits on removals, for each cluster and for the sync. Beyond them nothing is removed."

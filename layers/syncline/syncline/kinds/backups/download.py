@@ -336,8 +336,9 @@ class _Batch:
             if source != target:
                 return foreign(item.group, item.name, source, target)
             return self._adopted(item, head, OwnedFile(before, head.etag, head.size, created), source)
-        if before is not None and data is not None and (row is None or row.etag in ("", head.etag)):
-            # The record does not say that our file was made from another version of the object.
+        normalizes = self.reader.secrets_filter.normalizer is not None
+        if before is not None and data is not None and (normalizes or row is None or row.etag in ("", head.etag)):
+            # Another version of a normalized object may be equal, or the record does not name another version.
             source = blob_id(data)
             if store.content_id(path) == source:
                 return self._adopted(item, head, OwnedFile(before, head.etag, head.size, created), source)

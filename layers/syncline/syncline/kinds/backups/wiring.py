@@ -27,6 +27,8 @@ from syncline.kinds.backups.config import (
 )
 from syncline.kinds.backups.download import AT_ONCE, Downloads
 from syncline.kinds.backups.kind import Backups
+from syncline.kinds.backups.normalize import Normalizer
+from syncline.kinds.backups.object_fields import DEFAULT_FIELDS
 from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
@@ -101,12 +103,13 @@ def layout_of(sync: BackupsSync) -> Layout:
 
 
 def secrets_filter_of(sync: BackupsSync, parts: Dependencies) -> SecretsFilter:
-    """Return the filter for Secrets. Raises SynclineError if its key is unavailable."""
+    """Return the filter of the sync's objects. Raises SynclineError if its key is unavailable."""
+    normalizer = None if sync.normalize is None else Normalizer(sync.normalize.drop or DEFAULT_FIELDS)
     match sync.secrets:
         case Encrypt(encrypt=key):
-            return SecretsFilter(SecretsPolicy.ENCRYPT, parts.secrets.resolve(key))
+            return SecretsFilter(SecretsPolicy.ENCRYPT, parts.secrets.resolve(key), normalizer)
         case word:
-            return SecretsFilter(SecretsPolicy(word))
+            return SecretsFilter(SecretsPolicy(word), None, normalizer)
 
 
 def repository_of(sync: BackupsSync, parts: Dependencies) -> RepositoryLocation:
