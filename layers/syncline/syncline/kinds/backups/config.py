@@ -50,6 +50,7 @@ _BRANCH: Final = re.compile(r"(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))[A-Za-z0-9_
 _FOLDER: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]+(?:/(?!\.)[A-Za-z0-9._-]+)*(?<!\.)")
 _DIRECTORY: Final = re.compile(r"/[^\0\n]+")
 _HOSTS_LINE: Final = re.compile(r"\S+ (?:ssh-|ecdsa-|sk-)\S+ \S+.*|@cert-authority \S+ \S+ \S+.*|#.*|")
+_PUBLIC_KEY: Final = re.compile(r"(?:ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]{40,}={0,2}(?: [^\n\r]*)?")
 _PERSON: Final = re.compile(r"[^<>\n\r\0]{1,200}")
 _EMAIL: Final = re.compile(r"[^<>\s@]+@[^<>\s@]+")
 
@@ -99,6 +100,12 @@ def _check_email(text: str) -> str:
     if _EMAIL.fullmatch(text):
         return text
     raise ValueError("is not an e-mail address; write an address such as backup@example.com")
+
+
+def _check_signer(text: str) -> str:
+    if _PUBLIC_KEY.fullmatch(text):
+        return " ".join(text.split()[:2])
+    raise ValueError("is not an SSH public key; write its type and the key, such as ssh-ed25519 AAAA…")
 
 
 def _parse_known_hosts(value: Any) -> str | Reference:
@@ -250,6 +257,11 @@ class CommitRules(Model):
         None,
         description="A reference to an SSH private key that signs the commits.",
         examples=["secret:syncline/signing"],
+    )
+    signers: Annotated[tuple[Annotated[str, AfterValidator(_check_signer)], ...], Field(max_length=20)] = Field(
+        (),
+        description="SSH public keys whose signatures `restore` accepts. Defaults to that of `signing_key`.",
+        examples=[["ssh-ed25519 AAAA…"]],
     )
     largest: Annotated[StrictInt, Field(ge=1, le=2000)] = Field(
         100,

@@ -13,6 +13,7 @@ from syncline.clients.folder.target import FolderTarget
 from syncline.clients.git.access import GitCredentials, GitRemote, SshCredentials, TokenCredentials
 from syncline.clients.git.program import GitRetryPolicy
 from syncline.clients.git.repository import Person, RepositoryLocation
+from syncline.clients.git.signatures import public_key_of
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.config.sync import Sync
 from syncline.kinds.backups.commit import Signature, SyncSettings
@@ -110,6 +111,14 @@ def secrets_filter_of(sync: BackupsSync, parts: Dependencies) -> SecretsFilter:
             return SecretsFilter(SecretsPolicy.ENCRYPT, parts.secrets.resolve(key), normalizer)
         case word:
             return SecretsFilter(SecretsPolicy(word), None, normalizer)
+
+
+def signers_of(sync: BackupsSync, secrets: Secrets) -> tuple[str, ...]:
+    """Return the public keys of which a commit to restore must have a signature; none if the sync names no key."""
+    key = sync.commit.signing_key
+    if sync.commit.signers or key is None:
+        return sync.commit.signers
+    return (public_key_of(secrets.resolve(key)),)
 
 
 def repository_of(sync: BackupsSync, parts: Dependencies) -> RepositoryLocation:
