@@ -11,6 +11,7 @@ from syncline.cli.commands_report import FAILURE_KEYS
 from syncline.cli.summary import OUTPUT_VERSION
 from syncline.kinds.table import KINDS
 from syncline.model import EVERYTHING, Counts, Result, Run, Step, Trigger, Waiting
+from syncline.store.drills import Drill
 from syncline.store.failures import KnownFailure
 
 FILES: Final = {name: f"docs/reference/{name}.schema.json" for name in ("report", "history", "status")}
@@ -75,6 +76,7 @@ def _status() -> dict[str, Any]:
             "verified": _nullable(_TIME),
             "fresh_within": _nullable(_TEXT),
             "stale": {"type": "boolean"},
+            "drill": _nullable(_of(Drill, succeeded={"type": "boolean"})),
             "paused": _nullable(_TIME),
             "lag": _ref("lag"),
             "known": _COUNT,

@@ -44,7 +44,8 @@ class Start:
     the scope is not everything, joins it. `id` identifies that run or the scan that joins, and is the same in a message
     that is sent twice; without it the ID of the SQS message is used. `gathered` asks for a scan of the groups that events
     have named since the last one. `event` is the body of an event that is to be noted first, for this sync alone. `noted`
-    is the time at which the events behind the message were noted, in Unix seconds of that function's clock.
+    is the time at which the events behind the message were noted, in Unix seconds of that function's clock. `drill` asks
+    for a restore drill of this share of the items, which is also a `plan`.
     """
 
     sync: str
@@ -56,6 +57,7 @@ class Start:
     event: Any = None
     id: str | None = None
     noted: float | None = None
+    drill: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

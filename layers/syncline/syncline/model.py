@@ -361,7 +361,7 @@ class Run:
     if the limits apply. `config` is the digest of the configuration that the run began with and keeps, None for a run of
     a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did. `lag_start`
     is the time since which a difference can exist (:mod:`syncline.store.health`). `lags` and `traffic` are empty until the
-    run is over.
+    run is over. `drill` is the share of the items that a restore drill restores, which is also a `plan`; None otherwise.
     """
 
     id: str
@@ -380,6 +380,7 @@ class Run:
     lag_start: float = 0.0
     lags: Lags = field(default_factory=Lags)
     traffic: Traffic = field(default_factory=Traffic)
+    drill: float | None = None
 
     @property
     def over(self) -> bool:

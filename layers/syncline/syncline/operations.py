@@ -45,17 +45,18 @@ def start_run(  # noqa: PLR0913 - each is a fact of the run
     plan: bool = False,
     allow_removals: int | None = None,
     asked: Iterable[Key] = (),
+    drill: float | None = None,
 ) -> Run:
-    """Start a run and send the message for its first scan; raises ALREADY_RUNNING.
+    """Start a run and send the message for its first scan; raises ALREADY_RUNNING. A `drill` is also a `plan`.
 
     If the message cannot be sent the run is ended, as no function would work on it.
     """
-    state = deployment.state
+    state, plan = deployment.state, plan or drill is not None
     run, root = state.begin_run(
-        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked
+        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked, drill=drill
     )
     try:
-        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan))
+        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan, drill=drill))
     except BaseException:
         state.cancel_run(sync, run.id)
         state.end_batch(root, BatchRecord(()), Counts())

@@ -1,8 +1,14 @@
-"""The schedules of syncs in EventBridge Scheduler, one per sync and named like it, and their next start."""
+"""The schedules of syncs in EventBridge Scheduler, and their next start.
+
+The schedule of a sync's scans is named like the sync; that of its restore drills has ``.drill`` appended, which no name of
+a sync can have.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from syncline.messages import Start, encode
@@ -16,6 +22,8 @@ if TYPE_CHECKING:
     from syncline.config.sync import Sync
 
 
+DRILL: Final = ".drill"
+"""Ends the name of the schedule of a sync's restore drills."""
 _COMPARED: Final = ("ScheduleExpression", "ScheduleExpressionTimezone", "FlexibleTimeWindow", "State", "Target")
 
 
@@ -36,21 +44,21 @@ def put_schedules(deployment: Deployment, syncs: Iterable[Sync], kept: Collectio
     role = deployment.output("SchedulerRoleArn")
     done = {}
     for sync in syncs:
-        if sync.schedule is not None:
-            done[sync.name] = _put(deployment.scheduler, _arguments(sync, group, queue, role))
+        for arguments in _arguments(sync, group, queue, role):
+            done[arguments["Name"]] = _put(deployment.scheduler, arguments)
+    kept = {each + suffix for each in kept for suffix in ("", DRILL)}
     ours = {each["Name"] for each in list_schedules(deployment) if each.get("Target", {}).get("Arn") in (queue, None)}
-    for name in sorted(ours - done.keys() - set(kept)):
+    for name in sorted(ours - done.keys() - kept):
         deployment.scheduler.delete_schedule(Name=name, GroupName=group)
         done[name] = "deleted"
     return done
 
 
 def delete_schedule(deployment: Deployment, name: str) -> None:
-    """Delete the schedule of a sync, if there is one."""
-    try:
-        deployment.scheduler.delete_schedule(Name=name, GroupName=deployment.output("ScheduleGroupName"))
-    except deployment.scheduler.exceptions.ResourceNotFoundException:
-        return
+    """Delete the schedules of a sync, if there are any."""
+    for each in (name, name + DRILL):
+        with contextlib.suppress(deployment.scheduler.exceptions.ResourceNotFoundException):
+            deployment.scheduler.delete_schedule(Name=each, GroupName=deployment.output("ScheduleGroupName"))
 
 
 def _put(scheduler: EventBridgeSchedulerClient, arguments: dict[str, Any]) -> str:
@@ -67,13 +75,20 @@ def _put(scheduler: EventBridgeSchedulerClient, arguments: dict[str, Any]) -> st
     return "updated"
 
 
-def _arguments(sync: Sync, group: str, queue: str, role: str) -> dict[str, Any]:
-    return {
-        "Name": sync.name,
-        "GroupName": group,
-        "ScheduleExpression": sync.schedule,
-        "ScheduleExpressionTimezone": sync.timezone or "UTC",
-        "FlexibleTimeWindow": {"Mode": "OFF"},
-        "State": "ENABLED" if sync.enabled else "DISABLED",
-        "Target": {"Arn": queue, "RoleArn": role, "Input": encode(Start(sync.name, Trigger.SCHEDULE))},
-    }
+def _arguments(sync: Sync, group: str, queue: str, role: str) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of a sync's schedules."""
+    start, drills = Start(sync.name, Trigger.SCHEDULE), sync.drills
+    wanted = [(sync.name, sync.schedule, start)]
+    if drills is not None:
+        wanted.append((sync.name + DRILL, drills.schedule, replace(start, plan=True, drill=drills.share)))
+    for name, expression, message in wanted:
+        if expression is not None:
+            yield {
+                "Name": name,
+                "GroupName": group,
+                "ScheduleExpression": expression,
+                "ScheduleExpressionTimezone": sync.timezone or "UTC",
+                "FlexibleTimeWindow": {"Mode": "OFF"},
+                "State": "ENABLED" if sync.enabled else "DISABLED",
+                "Target": {"Arn": queue, "RoleArn": role, "Input": encode(message)},
+            }

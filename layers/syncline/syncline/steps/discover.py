@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Failure, Kind, Page, Planning, StepContext, would_move
+from syncline.kinds.kind import Drilling, Failure, Kind, Page, Planning, StepContext, would_move
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Run, RunStatus, Scope, Trigger
 from syncline.steps.engine import MAX_ATTEMPTS, BatchWork, StepEngine, retry_delay
@@ -39,7 +39,9 @@ def begin(state: State, start: Start, run_id: str) -> Batch | None:
         if joined is not None:
             return joined
     try:
-        _, batch = state.begin_run(start.sync, start.run or run_id, start.trigger, start.scope, plan=start.plan)
+        _, batch = state.begin_run(
+            start.sync, start.run or run_id, start.trigger, start.scope, plan=start.plan, drill=start.drill
+        )
     except SynclineError as error:
         if error.code.name == "ALREADY_RUNNING" and start.scope.everything and _scans_everything(state, start.sync):
             logger.warning("not started", extra={"sync": start.sync, "why": str(error)})
@@ -80,7 +82,7 @@ def _scan(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float],
     again: list[Failure] = []
     broken: SynclineError | None = None
     try:
-        for page in kind.discover(batch.scope, batch.cursor, context):
+        for page in _pages(kind, batch, run, context):
             again += _add(work, page, kind, context)
             cursor = page.cursor
             late = work.queued > 0 and engine.clock() - since > CHUNK_SECONDS
@@ -113,6 +115,15 @@ def _scan(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float],
             work.follow(cursor=cursor, attempt=1)
     work.requests = kind.requests() - requests
     engine.end(work, lease)
+
+
+def _pages(kind: Kind, batch: Batch, run: Run, context: StepContext) -> Iterator[Page]:
+    """Return the pages of a scan or a restore drill. Raises USAGE if nothing of the kind can be restored."""
+    if run.drill is None:
+        return kind.discover(batch.scope, batch.cursor, context)
+    if not isinstance(kind, Drilling):
+        raise SynclineError("USAGE", f"{run.sync} is a sync of a kind that has no restore drills")
+    return kind.drill(batch.scope, batch.cursor, context, run.drill)
 
 
 def is_named(scope: Scope, run: Run) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from syncline.model import Run
 from syncline.store.batches import Progress, progress_keys, progress_of
+from syncline.store.drills import Drill, drill_from
 from syncline.store.health import Health, health_from
 from syncline.store.runs import run_from
 from syncline.store.table import Database
@@ -17,7 +18,7 @@ from syncline.store.totals import LATEST_RUN, Totals, totals_from
 _AT_ONCE: Final = 8
 _CALL: Final = 100
 """Items of one BatchGetItem."""
-_ROWS: Final = ("CONFIG", "HEALTH", "CURRENT", "TOTALS")
+_ROWS: Final = ("CONFIG", "HEALTH", "CURRENT", "TOTALS", "DRILL")
 _FEW: Final = 10
 
 Item = dict[str, Any]
@@ -30,7 +31,7 @@ class SyncState:
 
     `config` is its configuration as JSON, and `applied` the time at which it was applied in Unix seconds, 0 if unknown.
     `totals` are those of all runs. `current` is the run in progress, with its `progress`; `last` is the latest run that
-    has ended and was not a plan.
+    has ended and was not a plan. `drill` is the latest restore drill.
     """
 
     name: str
@@ -41,6 +42,7 @@ class SyncState:
     current: Run | None = None
     progress: Progress | None = None
     last: Run | None = None
+    drill: Drill | None = None
 
 
 class Overview:
@@ -94,7 +96,8 @@ def _state(
     config = rows[f"SYNC#{name}", "CONFIG"]
     health = health_from(rows.get((f"SYNC#{name}", "HEALTH"), {}))
     totals = totals_from(rows.get((f"SYNC#{name}", "TOTALS"), {}))
-    state = SyncState(name, str(config["config"]), float(config.get("at", 0)), health, totals, last=last)
+    drill = drill_from(rows.get((f"SYNC#{name}", "DRILL")))
+    state = SyncState(name, str(config["config"]), float(config.get("at", 0)), health, totals, last=last, drill=drill)
     if current is None:
         return state
     progress = progress_of(runs[key] for key in progress_keys(current.id) if key in runs)

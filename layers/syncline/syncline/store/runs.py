@@ -61,6 +61,8 @@ def run_item(run: Run) -> dict[str, Any]:
     if run.scope.groups is not None:
         item["groups"] = list(run.scope.groups)
     optional = {"allow_removals": run.allow_removals, "config": run.config}
+    if run.drill is not None:
+        optional["drill"] = number(run.drill)
     return item | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -84,6 +86,7 @@ def run_from(item: dict[str, Any]) -> Run:
         lag_start=float(item.get("lagStart", 0)),
         lags=Lags.from_counters(item.get("lags", {})),
         traffic=Traffic.from_counters(item.get("traffic", {})),
+        drill=float(item["drill"]) if "drill" in item else None,
     )
 
 

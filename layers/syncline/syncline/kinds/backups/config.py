@@ -24,7 +24,7 @@ from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
-from syncline.config.sync import Gathering, Patterns, Removals, Sync, near_names
+from syncline.config.sync import DrillRules, Gathering, Patterns, Removals, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Number,
@@ -330,6 +330,44 @@ class Normalize(Model):
     )
 
 
+_NOT_SCRATCH: Final = "is not a scratch location; write directory or bucket, or remove the key"
+
+
+class DrillDirectory(Model):
+    """A folder for the files of a restore drill."""
+
+    directory: Annotated[str, AfterValidator(_check_directory)] = Field(
+        description="Absolute path of the folder as the functions see it (on AWS, a mounted file system).",
+        examples=["/mnt/drills"],
+    )
+
+
+class DrillBucket(BucketEndpoint):
+    """A bucket for the files of a restore drill."""
+
+
+def _scratch_form(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next((form for key, form in _FORMS.items() if key in value and key != "repository"), None)
+    models = ((DrillDirectory, "<directory>"), (DrillBucket, "<bucket>"))
+    return next((form for model, form in models if isinstance(value, model)), None)
+
+
+Scratch: TypeAlias = Annotated[
+    Annotated[DrillDirectory, Tag("<directory>")] | Annotated[DrillBucket, Tag("<bucket>")],
+    Discriminator(_scratch_form, custom_error_type="scratch_form", custom_error_message=_NOT_SCRATCH),
+]
+
+
+class BackupsDrill(DrillRules):
+    """The restore drills of a sync of backups."""
+
+    to: Scratch | None = Field(
+        None,
+        description="Scratch location, a `directory` or `bucket`. Without one, files are only read, checked and decrypted.",
+    )
+
+
 class BackupsSync(Sync):
     """Cluster backups in a bucket, committed to a git repository."""
 
@@ -350,6 +388,7 @@ class BackupsSync(Sync):
         description="Drop fields of Kubernetes objects that change by themselves; `{}` drops the default fields.",
         examples=[{}],
     )
+    drill: BackupsDrill | None = Field(None, description="Restore drills.")
     removals: Removals = Field(
         Removals(), description="Limits on removals, for each cluster and for the sync. Beyond them nothing is removed."
     )

@@ -17,6 +17,7 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import SyncSettings, TransferResult
 from syncline.kinds.backups.compare import Comparison, cluster_failure, invalid_entry_results
+from syncline.kinds.backups.drill import Drill, open_store
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, OwnedFiles, check_listing, foreign
 from syncline.kinds.backups.paths import invalid_path, shown
 from syncline.kinds.backups.removals import ComparedCluster, GoneFiles, Limiter, ScanCursor, SourceView, plan_removals
@@ -234,6 +235,11 @@ class Downloads:
             return Completed(item)
         what = f"{shown(item.name)} at {self.store} is {now or 'absent'}, expected {item.source or 'none'}"
         return Failure(item, SynclineError("NOT_ARRIVED", what))
+
+    def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
+        settings, opened = self.settings, open_store(self.settings.layout, self.store)
+        drill = Drill(settings, self.reader, self.index, self.owned, lambda cluster: cluster, opened)
+        return drill.pages(scope, cursor, context, share)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
         log_run(self.settings.log, self.settings.layout, self.reader.bucket, run, results)

@@ -95,7 +95,7 @@ class RestoreResult:
 
 @dataclass(frozen=True, slots=True)
 class Restorer:
-    """Restores files from one branch to one target. `key` decrypts encrypted files.
+    """Restores files from one branch to one target, None to only examine them. `key` decrypts encrypted files.
 
     `signers` are the public keys of which the commit must have a signature; without any, none is needed. `unsigned`
     accepts a commit without one.
@@ -103,7 +103,7 @@ class Restorer:
 
     branch: RemoteBranch
     layout: Layout
-    target: FileStore
+    target: FileStore | None
     key: str | None = field(default=None, repr=False)
     signers: tuple[str, ...] = ()
     unsigned: bool = False
@@ -118,17 +118,21 @@ class Restorer:
         if tip is None:
             raise SynclineError("NOT_FOUND", f"the repository has no branch {self.branch.name}")
         signed = self._check_signature(tip.oid)
-        refused: list[NotRestored] = []
-        files = list(self._restorable(self._entries(part), refused))
+        files, refused = self.examine(self._entries(part))
         if not files and not refused:
             raise SynclineError("NOT_FOUND", f"{tip.oid} on {self.branch.name} has no files of {part}")
-        files = list(self._examined(files, refused))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="restore") as pool:
             compared = list(pool.map(self._with_before, files))
         refused += [each for each in compared if isinstance(each, NotRestored)]
         found = [each for each in compared if isinstance(each, RestoreFile)]
         wanted = tuple(file for file in found if file.before != file.content)
         return RestorePlan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused)), signed)
+
+    def examine(self, entries: Iterable[tuple[bytes, TreeEntry]]) -> tuple[list[RestoreFile], list[NotRestored]]:
+        """Read all bytes of entries of the tree; return the files that can be restored, and the others."""
+        refused: list[NotRestored] = []
+        files = list(self._restorable(entries, refused))
+        return list(self._examined(files, refused)), refused
 
     def _check_signature(self, commit: str) -> bool | None:
         """Return True if the fetched commit is signed, None if no key is configured. Raises COMMIT_UNSIGNED."""
@@ -193,6 +197,7 @@ class Restorer:
         return replace(file, content=blob_id(data), encrypted=True)
 
     def _with_before(self, file: RestoreFile) -> RestoreFile | NotRestored:
+        assert self.target is not None
         try:
             return replace(file, before=self.target.before(file.target_path))
         except SynclineError as error:
@@ -228,6 +233,7 @@ class Restorer:
         )
 
     def _write(self, file: RestoreFile, blob: BlobContent) -> None:
+        assert self.target is not None
         where = f"{shown(file.target_path)} at {self.target}"
         if self.target.before(file.target_path) != file.before:
             raise SynclineError(

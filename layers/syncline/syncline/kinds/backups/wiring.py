@@ -21,17 +21,21 @@ from syncline.kinds.backups.config import (
     BackupsSync,
     BucketTarget,
     DirectoryTarget,
+    DrillBucket,
+    DrillDirectory,
     Encrypt,
     GitKey,
     GitTarget,
     GitToken,
 )
 from syncline.kinds.backups.download import AT_ONCE, Downloads
+from syncline.kinds.backups.drill import DrillAccess
 from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.normalize import Normalizer
 from syncline.kinds.backups.object_fields import DEFAULT_FIELDS
 from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.paths import Layout
+from syncline.kinds.backups.scratch import ScratchBucket, ScratchFolder, ScratchLocation
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.source import Reader
 from syncline.kinds.backups.stores import BucketStore, FileStore
@@ -68,7 +72,8 @@ class Builder:
             settings = replace(settings, source_id=source_id, first_source_id=first)
             return Downloads(settings, replace(reader, at_once=AT_ONCE), store, self._index, owned, http)
         settings = replace(settings, reference=lambda branch: f"{target.repository}#{branch}")
-        return Backups(settings, reader, self._index, owned, partial(repository_of, sync, self._parts), http)
+        access = self._drill_access(sync, secrets_filter)
+        return Backups(settings, reader, self._index, owned, partial(repository_of, sync, self._parts), http, access)
 
     def _owned_files(self, sync: BackupsSync, layout: Layout) -> OwnedFiles:
         """Return the sync's records; each cluster has a separate partition."""
@@ -82,6 +87,19 @@ class Builder:
             return RemovalWindows(parts.database, sync.name, parts.clock, _short(cluster) if cluster else "")
 
         return OwnedFiles(layout, records, windows, parts.state.facts, parts.clock)
+
+    def _drill_access(self, sync: BackupsSync, secrets_filter: SecretsFilter) -> DrillAccess:
+        def scratch() -> ScratchLocation | None:
+            match sync.drill and sync.drill.to:
+                case DrillDirectory(directory=folder):
+                    return ScratchFolder(Path(folder))
+                case DrillBucket() as to:
+                    return ScratchBucket(bucket_at(to, self._parts), to.prefix)
+                case _:
+                    return None
+
+        signers = partial(signers_of, sync, self._parts.secrets)
+        return DrillAccess(scratch, lambda: secrets_filter.key, signers, self._parts.clock)
 
     def _signature(self, sync: BackupsSync) -> Signature:
         person, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
