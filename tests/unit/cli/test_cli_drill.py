@@ -9,7 +9,7 @@ import pytest
 from syncline.messages import Start, decode
 from syncline.model import Outcome, Result, Run, Trigger
 from syncline.store.drills import Drill
-from tests.unit.cli.cli_stack import Stack
+from tests.unit.cli.cli_stack import FILES, Stack
 from tests.unit.cli.test_cli_run import functions
 
 SYNC = """\
@@ -96,10 +96,10 @@ def test_a_cancelled_drill_is_an_error_and_not_kept(clusters: Stack) -> None:
 
 
 def test_a_kind_without_drills_is_refused(stack: Stack) -> None:
-    assert stack.apply().exit_code == 0
-    result = stack.run("drill", "prod")
+    assert stack.apply(FILES).exit_code == 0
+    result = stack.run("drill", "shop-files")
     assert result.exit_code == 2
-    assert "prod is a sync of images, which has no restore drills" in result.stderr
+    assert "shop-files is a sync of files, which has no restore drills" in result.stderr
 
 
 def test_drills_have_a_schedule_of_their_own(clusters: Stack, tmp_path: Path) -> None:

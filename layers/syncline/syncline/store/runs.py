@@ -60,7 +60,7 @@ def run_item(run: Run) -> dict[str, Any]:
         item["lagStart"] = number(run.lag_start)
     if run.scope.groups is not None:
         item["groups"] = list(run.scope.groups)
-    optional = {"allow_removals": run.allow_removals, "config": run.config}
+    optional: dict[str, Any] = {"allow_removals": run.allow_removals, "config": run.config}
     if run.drill is not None:
         optional["drill"] = number(run.drill)
     return item | {name: value for name, value in optional.items() if value is not None}

@@ -323,7 +323,8 @@ def _yaml_events(text: str) -> Iterator[_Event]:
     import yaml  # noqa: PLC0415 - only where there is something to normalize
 
     try:
-        for event in yaml.parse(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader)):
+        events: Iterator[Any] = yaml.parse(text, Loader=getattr(yaml, "CBaseLoader", yaml.BaseLoader))
+        for event in events:
             start, end, kind = event.start_mark.index, event.end_mark.index, type(event)
             anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
             if anchor is not None:

@@ -12,7 +12,7 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Reach
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import RegistryEndpoint
-from syncline.config.sync import Patterns, Sync, near_names
+from syncline.config.sync import DrillRules, Patterns, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Organizations,
@@ -130,6 +130,7 @@ class ImagesSync(Sync):
         "copied: `with-images` when an image is copied, and when a push notification or `--only` names its repository; "
         "`always` also for images that are equal on both sides, at some requests for each tag and run; `none` never.",
     )
+    drill: DrillRules | None = Field(None, description="Restore drills.")
     concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
         8, description="Images that one function copies at a time, 1 to 32."
     )

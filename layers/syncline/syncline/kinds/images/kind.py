@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from syncline.clients.http.client import Http
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
+from syncline.kinds.images.drill import ImageDrill
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.pieces import CopyRoute
@@ -42,6 +43,9 @@ class Images:
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         origin = Origin(self.source.registry, self._repository, self.sync.referrers != "none", self.notes)
         return ImageVerification(self.target.registry, origin).verify(items, context)
+
+    def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
+        return ImageDrill(self.sync, self.source, self.target).pages(scope, cursor, context, share)
 
     def _repository(self, group: str) -> str:
         source = self.sync.source_repository(group)
