@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Final, Protocol
 
-from syncline.clients.git.objects import branch_name_error, decode_name, stream_id
-from syncline.clients.git.repository import RemoteBranch, TreeEntry
+from syncline.clients.git.objects import TreeEntry, branch_name_error, decode_name, stream_id
+from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, SyncSettings, cluster_trees
