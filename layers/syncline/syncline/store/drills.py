@@ -37,8 +37,8 @@ def has_succeeded(compared: int, failed: int) -> bool:
 
 
 def failures_in(counts: Counts) -> int:
-    """Return the number of items of a drill that failed."""
-    return counts.failed + counts.known + counts.acknowledged + counts.cancelled
+    """Return the number of items of a drill that failed, without those whose failure in runs the operator acknowledged."""
+    return counts.failed + counts.known + counts.cancelled
 
 
 def drill_request(database: Database, run: Run, counts: Counts, now: float) -> dict[str, Any]:

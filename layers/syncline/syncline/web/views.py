@@ -25,6 +25,7 @@ from syncline.progress import (
 from syncline.run_text import is_bad, source_and_target
 from syncline.schedule import DURATION, next_time, seconds_of
 from syncline.store.batches import Progress
+from syncline.store.drills import Drill
 from syncline.store.overview import SyncState
 from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
@@ -142,7 +143,8 @@ class Rates:
 class SyncView:
     """One sync on a page. Times are in Unix seconds, None if unknown; `state` is the value that styles and tests use.
 
-    `failing` counts the items that the last run has failed, and the earlier failures that it has not solved.
+    `failing` counts the items that the last run has failed, and the earlier failures that it has not solved. `drill` is
+    the latest restore drill.
     """
 
     name: str
@@ -160,6 +162,7 @@ class SyncView:
     next: float | None
     failing: int | None
     acknowledged: int | None
+    drill: Drill | None = None
 
     @property
     def schedule(self) -> str | None:
@@ -233,6 +236,7 @@ def sync_view(sync: SyncState, rates: Rates, now: float) -> SyncView:
         _next_start(config, sync, now) if enabled and not health.paused else None,
         None if sync.last is None else sync.last.counts.failed + sync.last.counts.known,
         None if sync.last is None else sync.last.counts.acknowledged,
+        sync.drill,
     )
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Protocol
 
@@ -199,7 +199,8 @@ class _Comparison:
         def over() -> bool:
             return self.context.over
 
-        return self.drill.reader.read(items, lambda blob: stream_id(blob.size, blob.chunks), over)
+        for content in self.drill.reader.read(items, lambda blob: stream_id(blob.size, blob.chunks), over):
+            yield replace(content, data=None)  # only its ID is compared
 
     def _in_share(self, key: str) -> bool:
         """Return True if the key belongs to the run's sample, which is another one in each run."""
