@@ -11,6 +11,7 @@ from syncline.cli.commands_report import FAILURE_KEYS
 from syncline.cli.summary import OUTPUT_VERSION
 from syncline.kinds.table import KINDS
 from syncline.model import EVERYTHING, Audit, Counts, Result, Run, Step, Trigger, Waiting
+from syncline.store.drills import Drill
 from syncline.store.failures import KnownFailure
 
 FILES: Final = {name: f"docs/reference/{name}.schema.json" for name in ("report", "history", "status", "audit")}
@@ -76,6 +77,7 @@ def _status() -> dict[str, Any]:
             "fresh_within": _nullable(_TEXT),
             "stale": {"type": "boolean"},
             "audit": _nullable(_audited()),
+            "drill": _nullable(_of(Drill, succeeded={"type": "boolean"})),
             "paused": _nullable(_TIME),
             "lag": _ref("lag"),
             "known": _COUNT,

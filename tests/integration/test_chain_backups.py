@@ -22,6 +22,7 @@ from syncline.model import Outcome, Run, Scope, Trigger
 from syncline.telemetry import logger
 from tests.rig.backups import SYNC, BackupsChain, s3_server
 from tests.rig.pump import Delivery, Duplicates, KillPoint, Reaper
+from tests.rig.run_ids import made_run_id
 from tests.standins.git_places import make_bare
 from tests.standins.programs import needs, program
 
@@ -238,6 +239,53 @@ def test_a_plan_changes_nothing(make: Make) -> None:
     assert chain.latest().counts.would_move == len(FILES)
     with pytest.raises(Exception, match="main"):
         chain.bare.commits()
+
+
+def test_a_drill_is_kept_and_finds_damage_beside_a_run(make: Make, tmp_path: Path) -> None:
+    chain = make(drill={"to": {"directory": str(tmp_path / "scratch")}})
+    chain.run()
+    health, commits = chain.state.health(chain.sync), chain.bare.commits()
+
+    def drill() -> Run:
+        chain.clock.sleep(1)
+        chain.start(drill=1.0)
+        chain.pump.run()
+        run: Run = chain.latest()
+        assert (run.plan, run.drill) == (True, 1.0)
+        return run
+
+    first = drill()
+    assert (first.counts.skipped, first.counts.failed) == (len(FILES), 0)
+    kept = chain.state.drill(chain.sync)
+    assert (kept.run, kept.compared, kept.failed, kept.verified) == (first.id, len(FILES), 0, first.started)
+    assert chain.bare.commits() == commits
+    chain.bare.fill({"east/n/f0.yaml": b"planted", "east/n/extra.yaml": b"planted"})
+    chain.state.begin_run(chain.sync, made_run_id(1), Trigger.MANUAL, Scope())
+    second = drill()
+    found = {key: result.code for key, result in chain.results(second).items()}
+    assert found == dict.fromkeys(("east/n/f0.yaml", "east/n/extra.yaml"), "RESTORE_DIFFERS")
+    kept = chain.state.drill(chain.sync)
+    assert (kept.run, kept.failed, kept.succeeded, kept.verified) == (second.id, 2, False, first.started)
+    assert chain.state.health(chain.sync) == health
+    assert chain.dead() == []
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_drill_survives_kills(make: Make) -> None:
+    chain = make()
+    chain.run()
+    number = effects = 1
+    while number <= effects:
+        chain.clock.sleep(1)
+        chain.start(drill=1.0)
+        chain.reaper.effects.clear()
+        chain.reaper.plan = {(number, KillPoint.AFTER)}
+        chain.pump.run()
+        effects = len(chain.reaper.effects)
+        chain.reaper.plan = set()
+        counts = chain.latest().counts
+        assert (counts.skipped, counts.failed) == (len(FILES), 0), f"wrong result after a kill at effect {number}"
+        number += 2
 
 
 SECRET = b"apiVersion: v1\nkind: Secret\nmetadata: {name: s}\ndata: {password: cGFzc3dvcmQ=}\n"

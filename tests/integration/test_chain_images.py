@@ -9,7 +9,7 @@ import pytest
 
 from syncline.kinds.images import facts
 from syncline.kinds.images.referrers import DEEPEST
-from syncline.model import RunStatus
+from syncline.model import Run, RunStatus
 from tests.rig.images import ImagesChain, ImagesWorld, small
 from tests.standins.oci import Fault
 from tests.standins.oci_store import OCI_CONFIG, OCI_LAYER, OCI_MANIFEST, Repository, Stored, descriptor, digest_of
@@ -267,6 +267,31 @@ def test_all_of_quays_pages_are_read(registries: ImagesWorld) -> None:
         assert quay.counts["repositories"] == 3
     assert chain.latest().counts.would_move == 270
     assert len(chain.results(chain.latest())) == 270
+
+
+def test_a_drill_reads_all_images_at_the_target_and_writes_nothing(registries: ImagesWorld) -> None:
+    chain = small(registries.chain(), overwrite=True)
+    chain.run()
+    writes = len(chain.reaper.effects)
+
+    def drill() -> Run:
+        chain.clock.sleep(1)
+        chain.start(drill=1.0)
+        chain.pump.run()
+        return chain.latest()
+
+    first = drill()
+    assert (first.counts.skipped, first.counts.failed) == (len(chain.source.store.tags()), 0)
+    assert not [each for each in chain.reaper.effects[writes:] if "/v2/" in each]
+    chain.target.store.add_image("team/web", "2.0", b"planted")
+    second = drill()
+    assert {key: result.code for key, result in chain.results(second).items()} == {
+        ("team/web", "2.0"): "RESTORE_DIFFERS"
+    }
+    drilled = chain.state.drill(chain.sync)
+    assert drilled is not None
+    assert (drilled.failed, drilled.verified) == (1, first.started)
+    assert chain.dead() == []
 
 
 def test_between_two_quays_a_run_without_differences_sends_no_request_to_a_registry(registries: ImagesWorld) -> None:

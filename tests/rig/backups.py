@@ -25,6 +25,7 @@ from syncline.clients.s3.sigv4 import AccessKeys
 from syncline.errors import CodeName
 from syncline.kinds.backups.commit import Signature, SyncSettings, TransferResult
 from syncline.kinds.backups.download import AT_ONCE, Downloads
+from syncline.kinds.backups.drill import DrillAccess
 from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.paths import Layout
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
@@ -122,6 +123,7 @@ class World:
     caps: Caps = field(default_factory=Caps)
     largest: int = 100 * 1024 * 1024
     signing_key: str | None = None
+    drill_access: DrillAccess = field(default_factory=DrillAccess)
     allow_removals: int | None = None
     batches: int = 0
     kept: InMemoryOwnership = field(default_factory=InMemoryOwnership)
@@ -144,7 +146,8 @@ class World:
         reader = Reader(self.bucket, self.secrets_filter, self.largest, 8, self.layout.path_of)
         remote = GitRemote.parse(self.url)
         owned = self.kept.owned(self.layout)
-        return Backups(settings, reader, self.index, owned, lambda: RepositoryLocation(remote, self.access), self.http)
+        place = RepositoryLocation(remote, self.access)
+        return Backups(settings, reader, self.index, owned, lambda: place, self.http, self.drill_access)
 
     def put(self, objects: Mapping[str, bytes]) -> None:
         for key, data in objects.items():

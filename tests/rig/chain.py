@@ -128,10 +128,24 @@ class Rig(ABC):
         return letter
 
     def start(
-        self, *groups: str, trigger: Trigger = Trigger.MANUAL, run: str | None = None, plan: bool = False
+        self,
+        *groups: str,
+        trigger: Trigger = Trigger.MANUAL,
+        run: str | None = None,
+        plan: bool = False,
+        drill: float | None = None,
     ) -> Letter:
         """Put a start message into the queue: for everything, or for some groups."""
-        self.queues.start(Start(self.sync, trigger, Scope.of(groups) if groups else EVERYTHING, run, plan))
+        self.queues.start(
+            Start(
+                self.sync,
+                trigger,
+                Scope.of(groups) if groups else EVERYTHING,
+                run,
+                plan or drill is not None,
+                drill=drill,
+            )
+        )
         return self.mail.letters[-1]
 
     # -- runs

@@ -28,7 +28,17 @@ def stale_figures() -> Figures:
     health = Health(False, NOW - 90_000, NOW - 80_000, NOW - 90_000)
     sync = Sync(name="shop", kind="images", fresh_within="2h")
     current = Counts(queued=9, moved=3)
-    return Figures(sync, totals, health, current, started=NOW - 40_000, advanced=NOW - 30_000, given_up=2)
+    return Figures(
+        sync,
+        totals,
+        health,
+        current,
+        started=NOW - 40_000,
+        advanced=NOW - 30_000,
+        given_up=2,
+        restore_verified=NOW - 90_000,
+        restore_within=86_400.0,
+    )
 
 
 def all_depths() -> list[QueueDepth]:

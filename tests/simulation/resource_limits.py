@@ -80,7 +80,7 @@ _DEAD_LETTERS: Final = Limit(10, 2, 2)
 """Dead letters, by objects and runs."""
 _FILE_ROWS: Final = Limit(60, 4, 0)
 """Rows of files that never expire, by objects."""
-_PERMANENT: Final = frozenset({"CONFIG", "CURRENT", "HEALTH", "TOTALS", "FAILURES", "HEARS", "ALERT", "AUDIT"})
+_PERMANENT: Final = frozenset({"CONFIG", "CURRENT", "HEALTH", "TOTALS", "FAILURES", "HEARS", "ALERT", "AUDIT", "DRILL"})
 """Sort keys below ``SYNC#<sync>`` that never expire. Each sync has one row of each."""
 _INDEXES: Final = {"SYNCS": 1, "HEARS": 2}
 """Partitions whose rows never expire, with their maximum number per sync. A sync subscribes to source and target."""

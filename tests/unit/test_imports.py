@@ -46,7 +46,15 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/kind.py": ("errors", "model"),
     # A configuration imports no client: `apply` must start fast.
     "kinds/*/cli/*.py": ("cli", "clients", "config", "kinds", "run_text", "secrets", "store", "wiring", *SHARED),
-    "kinds/*/config*.py": ("config", "kinds.*.config", "kinds.*.config_select", "secrets", *SHARED),
+    # `object_fields` has only the names of fields, and imports nothing.
+    "kinds/*/config*.py": (
+        "config",
+        "kinds.*.config",
+        "kinds.*.config_select",
+        "kinds.backups.object_fields",
+        "secrets",
+        *SHARED,
+    ),
     "kinds/*/wiring*.py": (
         "clients",
         "config",

@@ -45,7 +45,7 @@ class Start:
     that is sent twice; without it the ID of the SQS message is used. `gathered` asks for a scan of the groups that events
     have named since the last one. `event` is the body of an event that is to be noted first, for this sync alone. `noted`
     is the time at which the events behind the message were noted, in Unix seconds of that function's clock. `audit` asks
-    for an audit with these options, which is also a `plan`.
+    for an audit with these options, `drill` for a restore drill of this share of the items; both are also a `plan`.
     """
 
     sync: str
@@ -58,6 +58,7 @@ class Start:
     id: str | None = None
     noted: float | None = None
     audit: Audit | None = None
+    drill: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

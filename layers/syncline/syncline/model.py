@@ -407,7 +407,8 @@ class Run:
     if the limits apply. `config` is the digest of the configuration that the run began with and keeps, None for a run of
     a version that did not record it. `waiting` is the latest reason why work of it waited, None if none did. `lag_start`
     is the time since which a difference can exist (:mod:`syncline.store.health`). `lags` and `traffic` are empty until the
-    run is over. `audit` has the options of an audit, which is also a `plan`, because it writes nothing.
+    run is over. `audit` has the options of an audit, `drill` the share of the items that a restore drill restores; both
+    write nothing and are also a `plan`.
     """
 
     id: str
@@ -427,6 +428,7 @@ class Run:
     lags: Lags = field(default_factory=Lags)
     traffic: Traffic = field(default_factory=Traffic)
     audit: Audit | None = None
+    drill: float | None = None
 
     @property
     def over(self) -> bool:

@@ -46,17 +46,26 @@ def start_run(  # noqa: PLR0913 - each is a fact of the run
     allow_removals: int | None = None,
     asked: Iterable[Key] = (),
     audit: Audit | None = None,
+    drill: float | None = None,
 ) -> Run:
-    """Start a run and send the message for its first scan; raises ALREADY_RUNNING. An `audit` is also a `plan`.
+    """Start a run and send the message for its first scan; raises ALREADY_RUNNING. An `audit` or `drill` is also a `plan`.
 
     If the message cannot be sent the run is ended, as no function would work on it.
     """
-    state, plan = deployment.state, plan or audit is not None
+    state, plan = deployment.state, plan or audit is not None or drill is not None
     run, root = state.begin_run(
-        sync, new_run_id(), trigger, scope, plan=plan, allow_removals=allow_removals, asked=asked, audit=audit
+        sync,
+        new_run_id(),
+        trigger,
+        scope,
+        plan=plan,
+        allow_removals=allow_removals,
+        asked=asked,
+        audit=audit,
+        drill=drill,
     )
     try:
-        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan, audit=run.audit))
+        deployment.queues.start(Start(sync, trigger, scope, run=run.id, plan=plan, audit=run.audit, drill=drill))
     except BaseException:
         state.cancel_run(sync, run.id)
         state.end_batch(root, BatchRecord(()), Counts())

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import pytest
 
 from syncline.cli.output import Output
 from syncline.kinds.backups.secrets_filter import encrypt
-from tests.standins.git_places import Bare, make_bare
+from tests.standins.git_places import Bare, make_bare, make_key
+from tests.standins.programs import needs
 from tests.unit.cli.cli_stack import Stack
 
 KEY = base64.b64encode(bytes(range(64))).decode()
@@ -259,3 +261,76 @@ def test_an_entry_that_is_no_folder_has_nothing_to_restore(applied: Stack, bare:
     for part in ("north", "south", "north/a", "nowhere"):
         value = applied.json("restore", "clusters", part, "--to", str(tmp_path / "back"), code=2)["error"]
         assert value["code"] == "NOT_FOUND"
+
+
+def signed_sync(applied: Stack, bare: Bare, folder: Path, signers: list[str] | None = None) -> None:
+    """Apply the sync with a new signing key."""
+    needs("ssh-keygen")
+    make_key(folder / "signing")
+    manager = applied.target.client("secretsmanager")
+    manager.create_secret(Name="syncline/signing", SecretString=(folder / "signing").read_text())
+    more = f"    commit: {{signing_key: secret:syncline/signing, signers: {json.dumps(signers or [])}}}\n"
+    result = applied.apply(SYNC.format(path=bare.path, secrets="leave-out") + more)
+    assert result.exit_code == 0, result.output
+
+
+def sign(bare: Bare, key: Path) -> str:
+    """Sign the tip in place of its commit; return its ID."""
+    settings = [
+        "-c",
+        "gpg.format=ssh",
+        "-c",
+        f"user.signingKey={key}",
+        "-c",
+        "user.name=a",
+        "-c",
+        "user.email=a@b.example",
+    ]
+    signed = bare.git(*settings, "commit-tree", "main^{tree}", "-S", "-m", "signed").strip()
+    bare.git("update-ref", "refs/heads/main", signed)
+    return signed
+
+
+def test_only_a_signed_tip_is_restored(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    signed_sync(applied, bare, tmp_path)
+    to = tmp_path / "back"
+    arguments = ("restore", "clusters", "east", "--to", str(to))
+    refused = applied.json(*arguments, code=2)
+    assert refused["error"]["code"] == "COMMIT_UNSIGNED"
+    assert "none of its last 100 commits" in refused["error"]["what"]
+    assert not to.exists()
+    signed = sign(bare, tmp_path / "signing")
+    assert applied.json(*arguments)["restored"]["signed"] is True
+    add_commit(bare, file(b"east/a/f0", b"planted"))
+    refused = applied.json(*arguments, "--overwrite", code=2)
+    assert f"the newest signed one is {signed}" in refused["error"]["what"]
+    assert in_folder(to) == FILES
+    assert applied.json(*arguments, "--at", signed)["restored"]["signed"] is True
+    accepted = applied.json(*arguments, "--overwrite", "--unsigned")["restored"]
+    assert (accepted["signed"], accepted["files"]) == (False, 1)
+
+
+def test_a_signature_of_another_key_does_not_count(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    signed_sync(applied, bare, tmp_path)
+    make_key(tmp_path / "other")
+    sign(bare, tmp_path / "other")
+    result = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "back"), code=2)
+    assert result["error"]["code"] == "COMMIT_UNSIGNED"
+
+
+def test_a_signature_of_other_content_does_not_count(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    signed_sync(applied, bare, tmp_path)
+    raw = bare.git("cat-file", "commit", sign(bare, tmp_path / "signing"))
+    forged = bare.git("hash-object", "-t", "commit", "-w", "--stdin", feed=raw.replace("signed", "forged").encode())
+    bare.git("update-ref", "refs/heads/main", forged.strip())
+    result = applied.json("restore", "clusters", "east", "--to", str(tmp_path / "back"), code=2)
+    assert result["error"]["code"] == "COMMIT_UNSIGNED"
+
+
+def test_listed_signers_need_no_private_key(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    needs("ssh-keygen")
+    old = make_key(tmp_path / "old")
+    signed_sync(applied, bare, tmp_path, signers=[old])
+    applied.target.client("secretsmanager").delete_secret(SecretId="syncline/signing", ForceDeleteWithoutRecovery=True)
+    sign(bare, tmp_path / "old")
+    assert applied.json("restore", "clusters", "east", "--to", str(tmp_path / "back"))["restored"]["signed"] is True

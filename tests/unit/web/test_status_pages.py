@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from syncline.model import Result, Run, Trigger
+from syncline.model import Result, Run, Scope, Trigger
 from syncline.store.failures import KnownFailure
 from syncline.store.overview import Overview
 from syncline.store.state import State
@@ -63,6 +63,17 @@ def test_a_verified_sync_shows_since_when(site: Site) -> None:
     assert "done 1 h ago , by schedule: 1 moved (1.0 KiB)" in text
     assert text.endswith("0")
     assert site.ask("/").has("The sync is in sync.")
+
+
+def test_a_sync_shows_its_latest_restore_drill(site: Site) -> None:
+    assert not site.ask("/syncs/prod").has("Restore drill")
+    run, _ = site.state.begin_run("prod", made_run_id(7), Trigger.MANUAL, Scope(), plan=True, drill=1.0)
+    site.end(run, replace(failed("v1"), code="RESTORE_DIFFERS"))
+    answer = site.ask("/syncs/prod")
+    assert answer.has("<dt>Restore drill</dt>")
+    assert answer.has(r": failed, 0 equal, 1 failed \(<a href=")
+    assert answer.has(", a drill")
+    assert site.ask(f"/runs/prod/{run.id}").has(f"<h1>Drill {run.id} of prod</h1>")
 
 
 def test_a_sync_with_failures_is_not_in_sync(site: Site) -> None:

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any, Final, NoReturn
 
@@ -35,6 +35,7 @@ from syncline.run_text import (
 )
 from syncline.schedule import next_time, seconds_of
 from syncline.store.audits import PERIOD, AuditRecord
+from syncline.store.drills import Drill
 from syncline.store.health import Health
 from syncline.store.table import Database
 from syncline.store.tokens import InstanceList, InstanceLists
@@ -72,6 +73,7 @@ class SyncStatus:
     audits: AuditRecord = field(default_factory=AuditRecord)
     audit_stale: bool = False
     now: float = 0.0
+    drill: Drill | None = None
 
     @property
     def kind(self) -> KindInfo:
@@ -95,6 +97,7 @@ class SyncStatus:
             "verified": self.health.verified or None,
             "fresh_within": self.config.get("fresh_within"),
             "stale": self.stale,
+            "drill": self.drill and asdict(self.drill) | {"succeeded": self.drill.succeeded},
             "paused": self.health.paused or None,
             "audit": self._audit(),
             "lag": lag_dict(self.lags),
@@ -230,6 +233,7 @@ def _sync_status(context: Context, name: str, modified: float | None) -> SyncSta
         audits=audits,
         now=context.now(),
         audit_stale=audits.is_stale(seconds_of(within) if within else None, health, context.now()),
+        drill=state.drill(name),
     )
 
 
@@ -373,6 +377,7 @@ def _show_health(context: Context, each: SyncStatus) -> None:
     elif health.verified or limit:
         out.line(f"last verified {verified}{limit}")
     _show_audits(context, each)
+    _show_drill(context, each)
     if each.lags.count:
         half, most = (lag_text(each.lags, share) for share in (0.5, 0.95))
         out.line(f"lag of the {plural(each.lags.count, 'item')} of the latest runs: half {half}, 95 % {most}")
@@ -402,10 +407,32 @@ def _show_audits(context: Context, each: SyncStatus) -> None:
         out.line(f"stale: last found equal by an audit {seen}, audit.within is {within}", "red")
 
 
+def _show_drill(context: Context, each: SyncStatus) -> None:
+    """Show the latest restore drill, and that none has ended although the sync has a schedule for them."""
+    drill, now = each.drill, context.now()
+    if drill is None:
+        if (each.config.get("drill") or {}).get("schedule"):
+            context.out.line("no restore drill has ended yet", "yellow")
+        return
+    counts = f"{plural(drill.compared, 'item')} equal" + (f", {drill.failed} failed" if drill.failed else "")
+    if drill.succeeded:
+        context.out.line(f"restore drill succeeded {relative_time(drill.started, now)}: {counts}", "green")
+        return
+    last = (
+        f"the last one without a failure was {relative_time(drill.verified, now)}"
+        if drill.verified
+        else "none ever succeeded"
+    )
+    context.out.line(f"restore drill failed {relative_time(drill.started, now)}: {counts}; {last}", "red")
+    context.out.hint(context.command(f"report {drill.run}"), "to see what failed")
+
+
 def _run_row(context: Context, run: Run) -> Row:
     mark, style = _symbol(run)
     text = "in progress" if not run.over else counts_text(run.counts)
-    kind = "audit" if run.audit is not None else "plan" if run.plan else TRIGGERS[run.trigger]
+    kind = TRIGGERS[run.trigger]
+    if run.plan:
+        kind = "drill" if run.drill is not None else "audit" if run.audit is not None else "plan"
     return (Cell(mark, style), run.id, relative_time(run.started, context.now()), kind, text)
 
 

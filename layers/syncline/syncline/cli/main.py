@@ -208,6 +208,20 @@ def plan(
     return commands_run.plan(context, name, only)
 
 
+@command(app, "drill cluster-backups", "drill cluster-backups --all")
+def drill(
+    context: Context,
+    name: Annotated[str, NAME],
+    *,
+    all_items: Annotated[bool, _flag("--all", "Restore everything instead of a sample.")] = False,
+    only: Annotated[list[str] | None, _ONLY] = None,
+) -> CommandResult:
+    """Restore a sample from the target and compare it with the source."""
+    from syncline.cli import commands_drill  # noqa: PLC0415
+
+    return commands_drill.drill(context, name, only, all_items=all_items)
+
+
 @command(app, "diff prod", "diff prod --full --only team/app", "diff prod > /dev/null && echo in agreement")
 def diff(
     context: Context,

@@ -1,7 +1,7 @@
 """The schedules of syncs in EventBridge Scheduler, and their next start.
 
-The schedule of a sync's scans is named like the sync; that of its audits has ``.audit`` appended, which no name of a sync
-can have.
+The schedule of a sync's scans is named like the sync; that of its audits has ``.audit`` appended, and that of its restore
+drills ``.drill``, which no name of a sync can have.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 AUDIT: Final = ".audit"
 """Ends the name of the schedule of a sync's audits."""
+DRILL: Final = ".drill"
+"""Ends the name of the schedule of a sync's restore drills."""
 _COMPARED: Final = ("ScheduleExpression", "ScheduleExpressionTimezone", "FlexibleTimeWindow", "State", "Target")
 
 
@@ -46,7 +48,7 @@ def put_schedules(deployment: Deployment, syncs: Iterable[Sync], kept: Collectio
     for sync in syncs:
         for arguments in _arguments(sync, group, queue, role):
             done[arguments["Name"]] = _put(deployment.scheduler, arguments)
-    kept = {each + suffix for each in kept for suffix in ("", AUDIT)}
+    kept = {each + suffix for each in kept for suffix in ("", AUDIT, DRILL)}
     ours = {each["Name"] for each in list_schedules(deployment) if each.get("Target", {}).get("Arn") in (queue, None)}
     for name in sorted(ours - done.keys() - kept):
         deployment.scheduler.delete_schedule(Name=name, GroupName=group)
@@ -56,7 +58,7 @@ def put_schedules(deployment: Deployment, syncs: Iterable[Sync], kept: Collectio
 
 def delete_schedule(deployment: Deployment, name: str) -> None:
     """Delete the schedules of a sync, if there are any."""
-    for each in (name, name + AUDIT):
+    for each in (name, name + AUDIT, name + DRILL):
         with contextlib.suppress(deployment.scheduler.exceptions.ResourceNotFoundException):
             deployment.scheduler.delete_schedule(Name=each, GroupName=deployment.output("ScheduleGroupName"))
 
@@ -77,10 +79,12 @@ def _put(scheduler: EventBridgeSchedulerClient, arguments: dict[str, Any]) -> st
 
 def _arguments(sync: Sync, group: str, queue: str, role: str) -> Iterator[dict[str, Any]]:
     """Yield the arguments of a sync's schedules."""
-    start, audit = Start(sync.name, Trigger.SCHEDULE), sync.audit
+    start, audit, drills = Start(sync.name, Trigger.SCHEDULE), sync.audit, sync.drills
     wanted = [(sync.name, sync.schedule, start)]
     if audit is not None:
         wanted.append((sync.name + AUDIT, audit.schedule, replace(start, plan=True, audit=audit.options)))
+    if drills is not None:
+        wanted.append((sync.name + DRILL, drills.schedule, replace(start, plan=True, drill=drills.share)))
     for name, expression, message in wanted:
         if expression is not None:
             yield {

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from importlib import import_module
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StrictBool, StrictInt, ValidationError
 
@@ -153,6 +153,34 @@ class Gathering(Model):
     )
 
 
+DRILL_SHARE: Final = 0.05
+"""The share of the items that a restore drill restores by default."""
+
+
+class DrillRules(Model):
+    """The rules of restore drills: items are restored from the target, compared with the source, and removed again."""
+
+    schedule: Schedule | None = Field(
+        None,
+        description="Schedule of drills, in the syntax of `schedule`. Without one, only `syncline drill` starts them.",
+        examples=["cron(0 4 ? * SUN *)"],
+    )
+    sample: Annotated[Number, Field(gt=0, le=1)] | Literal["all"] = Field(
+        DRILL_SHARE, description="Share of the items, chosen anew for each drill, or `all`.", examples=["all"]
+    )
+    within: Duration | None = Field(
+        None,
+        description="Longest time since a drill without a failure. Later an alert of Prometheus fires. Set it to at least "
+        "twice the interval of the schedule.",
+        examples=["15d"],
+    )
+
+    @property
+    def share(self) -> float:
+        """The share as a number."""
+        return 1.0 if self.sample == "all" else float(self.sample)
+
+
 class Sync(Model):
     """The keys that all kinds of syncs share. `name` is the sync's key in the file."""
 
@@ -204,6 +232,18 @@ class Sync(Model):
     def fresh_seconds(self) -> float | None:
         """`fresh_within` in seconds; None without it or if the sync is disabled, which is then never stale."""
         return None if self.fresh_within is None or not self.enabled else seconds_of(self.fresh_within)
+
+    @property
+    def drills(self) -> DrillRules | None:
+        """The rules of the sync's restore drills, None if it has none."""
+        found = getattr(self, "drill", None)
+        return found if isinstance(found, DrillRules) else None
+
+    @property
+    def drill_seconds(self) -> float | None:
+        """`within` of the restore drills in seconds; None without it or if the sync is disabled."""
+        within = None if self.drills is None or not self.enabled else self.drills.within
+        return None if within is None else seconds_of(within)
 
     @property
     def notifies(self) -> bool:

@@ -218,6 +218,19 @@ class Auditing(Protocol):
 
 
 @runtime_checkable
+class Drilling(Protocol):
+    """A kind whose items can be restored from the target, to compare them with the source."""
+
+    def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
+        """Restore a share of the items into a scratch location, compare them with the source, and remove them there.
+
+        Pages count the items that are equal, and have a FAILED result for each that is not, or cannot be restored. They
+        have no items. An item that has changed at the source since it was synced is left out. Neither source nor target is
+        written. Stops early when `context` is over.
+        """
+
+
+@runtime_checkable
 class RunObserver(Protocol):
     """A kind that reports the end of its runs to others."""
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Final
 
 from syncline.errors import SynclineError
-from syncline.kinds.kind import Auditing, Failure, Kind, Page, Planning, StepContext, would_move
+from syncline.kinds.kind import Auditing, Drilling, Failure, Kind, Page, Planning, StepContext, would_move
 from syncline.messages import Batch, Start
 from syncline.model import EVERYTHING, Outcome, Run, RunStatus, Scope, Trigger
 from syncline.steps.engine import MAX_ATTEMPTS, BatchWork, StepEngine, retry_delay
@@ -40,7 +40,13 @@ def begin(state: State, start: Start, run_id: str) -> Batch | None:
             return joined
     try:
         _, batch = state.begin_run(
-            start.sync, start.run or run_id, start.trigger, start.scope, plan=start.plan, audit=start.audit
+            start.sync,
+            start.run or run_id,
+            start.trigger,
+            start.scope,
+            plan=start.plan,
+            audit=start.audit,
+            drill=start.drill,
         )
     except SynclineError as error:
         if error.code.name == "ALREADY_RUNNING" and start.scope.everything and _scans_everything(state, start.sync):
@@ -118,12 +124,16 @@ def _scan(engine: StepEngine, batch: Batch, run: Run, left: Callable[[], float],
 
 
 def _pages(kind: Kind, batch: Batch, run: Run, context: StepContext) -> Iterator[Page]:
-    """Return the pages of a scan, or of an audit; raises USAGE if the kind cannot be audited."""
-    if run.audit is None:
-        return kind.discover(batch.scope, batch.cursor, context)
-    if not isinstance(kind, Auditing):
-        raise SynclineError("USAGE", f"{run.sync} is of a kind that cannot be audited")
-    return kind.audit(batch.scope, batch.cursor, context, run.audit)
+    """Return the pages of a scan, an audit or a restore drill; raises USAGE if the kind has none of these."""
+    if run.audit is not None:
+        if not isinstance(kind, Auditing):
+            raise SynclineError("USAGE", f"{run.sync} is of a kind that cannot be audited")
+        return kind.audit(batch.scope, batch.cursor, context, run.audit)
+    if run.drill is not None:
+        if not isinstance(kind, Drilling):
+            raise SynclineError("USAGE", f"{run.sync} is of a kind that has no restore drills")
+        return kind.drill(batch.scope, batch.cursor, context, run.drill)
+    return kind.discover(batch.scope, batch.cursor, context)
 
 
 def is_named(scope: Scope, run: Run) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Final
 from syncline.model import Run
 from syncline.store.audits import AuditRecord, audit_from
 from syncline.store.batches import Progress, progress_keys, progress_of
+from syncline.store.drills import Drill, drill_from
 from syncline.store.health import Health, health_from
 from syncline.store.runs import run_from
 from syncline.store.table import Database
@@ -18,7 +19,7 @@ from syncline.store.totals import LATEST_RUN, Totals, totals_from
 _AT_ONCE: Final = 8
 _CALL: Final = 100
 """Items of one BatchGetItem."""
-_ROWS: Final = ("CONFIG", "HEALTH", "CURRENT", "TOTALS", "AUDIT")
+_ROWS: Final = ("CONFIG", "HEALTH", "CURRENT", "TOTALS", "AUDIT", "DRILL")
 _FEW: Final = 10
 
 Item = dict[str, Any]
@@ -31,7 +32,7 @@ class SyncState:
 
     `config` is its configuration as JSON, and `applied` the time at which it was applied in Unix seconds, 0 if unknown.
     `totals` are those of all runs. `current` is the run in progress, with its `progress`; `last` is the latest run that
-    has ended and was not a plan. `audits` is what is known of its audits.
+    has ended and was not a plan. `audits` is what is known of its audits, `drill` the latest restore drill.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SyncState:
     progress: Progress | None = None
     last: Run | None = None
     audits: AuditRecord = field(default_factory=AuditRecord)
+    drill: Drill | None = None
 
 
 class Overview:
@@ -97,8 +99,9 @@ def _state(
     health = health_from(rows.get((f"SYNC#{name}", "HEALTH"), {}))
     totals = totals_from(rows.get((f"SYNC#{name}", "TOTALS"), {}))
     audits = audit_from(rows.get((f"SYNC#{name}", "AUDIT"), {}))
+    drill = drill_from(rows.get((f"SYNC#{name}", "DRILL")))
     applied = float(config.get("at", 0))
-    state = SyncState(name, str(config["config"]), applied, health, totals, last=last, audits=audits)
+    state = SyncState(name, str(config["config"]), applied, health, totals, last=last, audits=audits, drill=drill)
     if current is None:
         return state
     progress = progress_of(runs[key] for key in progress_keys(current.id) if key in runs)

@@ -61,7 +61,8 @@ def run_item(run: Run) -> dict[str, Any]:
     if run.scope.groups is not None:
         item["groups"] = list(run.scope.groups)
     audit = None if run.audit is None else run.audit.to_json()
-    optional = {"allow_removals": run.allow_removals, "config": run.config, "audit": audit}
+    drill = None if run.drill is None else number(run.drill)
+    optional = {"allow_removals": run.allow_removals, "config": run.config, "audit": audit, "drill": drill}
     return item | {name: value for name, value in optional.items() if value is not None}
 
 
@@ -86,6 +87,7 @@ def run_from(item: dict[str, Any]) -> Run:
         lags=Lags.from_counters(item.get("lags", {})),
         traffic=Traffic.from_counters(item.get("traffic", {})),
         audit=Audit.from_json(item["audit"]) if "audit" in item else None,
+        drill=float(item["drill"]) if "drill" in item else None,
     )
 
 

@@ -27,6 +27,7 @@ from syncline.messages import Batch
 from syncline.model import NO_TRAFFIC, Audit, Counts, Run, RunStatus, Scope, Step, Traffic, Trigger
 from syncline.store.audits import AuditRecord, audit_request, read_audit
 from syncline.store.batches import Batches, BatchRecord, Progress
+from syncline.store.drills import Drill, drill_from, drill_request
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
 from syncline.store.health import Health, health_request, pause_request, read_health, resume_request
@@ -76,11 +77,12 @@ class State(Configurations, Batches):
         allow_removals: int | None = None,
         asked: Iterable[Key] = (),
         audit: Audit | None = None,
+        drill: float | None = None,
     ) -> tuple[Run, Batch]:
         """Begin a run and announce its first batch. A repeated ID returns the run as it was stored.
 
-        A plan moves nothing, so it may run beside anything; neither does an audit, which is one. An audit without the
-        number of its share reads the one that is due. `asked` are the items whose dead letters a retry answers
+        A plan moves nothing, so it may run beside anything; so do audits and drills, which are plans. An audit without
+        the number of its share reads the one that is due. `asked` are the items whose dead letters a retry answers
         for. Raises ALREADY_RUNNING.
         """
         if asked:
@@ -107,6 +109,7 @@ class State(Configurations, Batches):
                 plan=plan,
                 allow_removals=allow_removals,
                 config=self.applied_digest(sync),
+                drill=drill,
                 # Of a sync that an earlier version applied nothing is known: its items may have been equal for years.
                 lag_start=self.health(sync).lag_start or started,
                 audit=audit,
@@ -225,6 +228,10 @@ class State(Configurations, Batches):
     def audits(self, sync: str) -> AuditRecord:
         """Return what is known of the audits of a sync."""
         return read_audit(self._db, sync)
+
+    def drill(self, sync: str) -> Drill | None:
+        """Return the latest restore drill of a sync that has ended, None if there was none."""
+        return drill_from(self._db.get(f"SYNC#{sync}", "DRILL"))
 
     def pause(self, sync: str) -> None:
         """Let nobody but its operator start runs of a sync."""
@@ -350,6 +357,8 @@ class State(Configurations, Batches):
                 self._free_sync(run.sync, run.id),
                 totals_update(self._db, run, now, succeeded=is_good),
             ]
+        if run.drill is not None and status is RunStatus.DONE:
+            requests.append(drill_request(self._db, run, counts, now))
         for _ in range(_TRIES):
             health = [] if run.plan else self._health_requests(run, status, now)
             refused = self._db.transact([*requests, *health])

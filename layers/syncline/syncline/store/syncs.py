@@ -57,6 +57,7 @@ class Configurations(Store):
         self._db.delete(f"SYNC#{name}", "CONFIG")
         self._db.delete("SYNCS", name)
         self._db.delete(f"SYNC#{name}", "HEALTH")
+        self._db.delete(f"SYNC#{name}", "DRILL")
         self._db.delete(f"SYNC#{name}", "ALERT")
         self._db.delete(f"SYNC#{name}", "AUDIT")
 

@@ -34,7 +34,8 @@ class Figures:
     none. ``own`` are metrics that only its kind has, each with samples of this sync only. ``started`` and ``advanced`` are
     the times at which the run in progress started and last counted an item, in Unix seconds. ``given_up`` counts the
     notifications that could not be delivered, None for a sync without a record of them. ``audits`` is what is known of its
-    audits.
+    audits. ``restore_verified`` is the start of the latest restore drill without a failure, 0 if there was none yet, None for
+    a sync without drills. ``restore_within`` is their `within` in seconds.
     """
 
     sync: Sync
@@ -46,6 +47,8 @@ class Figures:
     advanced: float | None = None
     given_up: int | None = None
     audits: AuditRecord = field(default_factory=AuditRecord)
+    restore_verified: float | None = None
+    restore_within: float | None = None
 
 
 def exposition(figures: Iterable[Figures], now: float, depths: Iterable[QueueDepth] = ()) -> bytes:
@@ -67,6 +70,7 @@ class _Collected(Collector):
         yield from _of_queues(self.depths)
         yield _of_notifications(self.figures)
         yield from _of_audits(self.figures, self.now)
+        yield from _of_drills(self.figures)
         yield from _of_health([each for each in self.figures if each.health is not None], self.now)
         own: dict[str, Metric] = {}
         for metric in (metric for each in self.figures for metric in each.own):
@@ -142,6 +146,21 @@ def _of_notifications(figures: list[Figures]) -> Metric:
         if each.given_up is not None:
             failed.add_metric((each.sync.name, each.sync.kind), each.given_up)
     return failed
+
+
+def _of_drills(figures: list[Figures]) -> Iterator[Metric]:
+    """Yield the metrics of restore drills. A sync without drills has no sample; one that never succeeded has 0."""
+    verified = GaugeMetricFamily(
+        "syncline_restore_verified_timestamp_seconds",
+        "Start of the last restore drill in which everything equalled the source.",
+        labels=_LABELS,
+    )
+    within = GaugeMetricFamily("syncline_restore_within_seconds", "The drill.within of the sync.", labels=_LABELS)
+    for each in figures:
+        for family, value in ((verified, each.restore_verified), (within, each.restore_within)):
+            if value is not None:
+                family.add_metric((each.sync.name, each.sync.kind), value)
+    yield from (verified, within)
 
 
 def _of_health(figures: list[Figures], now: float) -> Iterator[Metric]:

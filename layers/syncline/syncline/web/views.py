@@ -26,6 +26,7 @@ from syncline.run_text import is_bad, source_and_target
 from syncline.schedule import DURATION, next_time, seconds_of
 from syncline.store.audits import AuditRecord
 from syncline.store.batches import Progress
+from syncline.store.drills import Drill
 from syncline.store.overview import SyncState
 from syncline.store.table import AWS_ERRORS
 from syncline.telemetry import logger
@@ -143,7 +144,8 @@ class Rates:
 class SyncView:
     """One sync on a page. Times are in Unix seconds, None if unknown; `state` is the value that styles and tests use.
 
-    `audits` is what is known of its audits. `failing` counts the items that the last run has failed, and the earlier failures that it has not solved.
+    `audits` is what is known of its audits, `drill` the latest restore drill. `failing` counts the items that the last run
+    has failed, and the earlier failures that it has not solved.
     """
 
     name: str
@@ -163,6 +165,7 @@ class SyncView:
     acknowledged: int | None
     audits: AuditRecord
     audit_stale: bool
+    drill: Drill | None = None
 
     @property
     def schedule(self) -> str | None:
@@ -238,6 +241,7 @@ def sync_view(sync: SyncState, rates: Rates, now: float) -> SyncView:
         None if sync.last is None else sync.last.counts.acknowledged,
         sync.audits,
         enabled and sync.audits.is_stale(_seconds(within), health, now),
+        sync.drill,
     )
 
 

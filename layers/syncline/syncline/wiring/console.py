@@ -16,6 +16,7 @@ from syncline.kinds.table import KINDS
 from syncline.messages import QueueDepth, Queues
 from syncline.secrets import Reference, Secrets
 from syncline.store.alerts import Alerts
+from syncline.store.drills import Drill
 from syncline.store.overview import Overview
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -93,9 +94,18 @@ def console_of(  # noqa: PLR0913 - each is a fact of the function
                 advanced=None if progress is None else progress.advanced,
                 given_up=given_up(sync),
                 audits=each.audits,
+                restore_verified=_restore_verified(sync, each.drill),
+                restore_within=sync.drill_seconds,
             )
 
     return Console(figures, required_token, depths=depths, pages=pages, check_host=access.check_host)
+
+
+def _restore_verified(sync: Sync, drill: Drill | None) -> float | None:
+    """Return the start of the latest successful restore drill of a sync, 0 if none has succeeded, None without drills."""
+    if drill is not None:
+        return drill.verified
+    return 0.0 if sync.drills is not None else None
 
 
 def _own_metrics(sync: Sync, totals: Totals, database: Database) -> tuple[Metric, ...]:

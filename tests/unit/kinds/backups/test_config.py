@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from pydantic import ValidationError
@@ -11,8 +11,10 @@ from pydantic import ValidationError
 from syncline.config.findings import conflicts_between
 from syncline.errors import SynclineError
 from syncline.kinds.backups.config import BackupsSync, BucketTarget, DirectoryTarget, GitKey, GitTarget
-from syncline.kinds.backups.wiring import layout_of
+from syncline.kinds.backups.object_fields import DEFAULT_FIELDS
+from syncline.kinds.backups.wiring import layout_of, secrets_filter_of
 from syncline.ownership import Limits
+from syncline.wiring.dependencies import Dependencies
 
 GIT = {"repository": "https://git.example/org/backups.git"}
 KEY = {"ssh_key": "secret:syncline/key", "known_hosts": "host ssh-ed25519 AAAA\n# a word\n"}
@@ -66,6 +68,10 @@ def test_the_forms_of_a_target(target: dict[str, Any], model: type[Any]) -> None
         {"commit": {"author": {"name": "a", "email": "nobody"}}},
         {"commit": {"largest": 0}},
         {"concurrency": 0},
+        {"normalize": True},
+        {"normalize": {"drop": []}},
+        {"normalize": {"drop": ["metadata.name"]}},
+        {"normalize": {"drop": ["status", "metadata..a"]}},
     ],
     ids=str,
 )
@@ -171,3 +177,12 @@ def test_the_id_of_a_target_is_equal_for_all_spellings() -> None:
     ids = [sync(target=target).target_id() for target in targets]
     assert ids[0] == ids[1]
     assert len(set(ids)) == len(targets) - 1
+
+
+@pytest.mark.parametrize(
+    ("normalize", "dropped"),
+    [(None, None), ({}, DEFAULT_FIELDS), ({"drop": ["Lease/spec.renewTime"]}, ("Lease/spec.renewTime",))],
+)
+def test_normalize_names_the_dropped_fields(normalize: dict[str, Any] | None, dropped: tuple[str, ...] | None) -> None:
+    normalizer = secrets_filter_of(sync(normalize=normalize), cast("Dependencies", None)).normalizer
+    assert (normalizer.fields if normalizer else None) == dropped

@@ -18,6 +18,7 @@ _BRANCH: Final = re.compile(
     r"(?![/.]|.*(?:[/.]\.|//|@\{|\\|\.lock(?:/|$)))[^\x00-\x20\x7f~^:?*\[\\-][^\x00-\x20\x7f~^:?*\[\\]*(?<![/.])"
 )
 _TREE_LINE: Final = re.compile(rb"tree ([0-9a-f]{40})")
+_COMMITTER_LINE: Final = re.compile(rb"^committer .*> ([0-9]{1,12}) [+-][0-9]{4}$", re.MULTILINE)
 _PARENT_LINE: Final = re.compile(rb"^parent ([0-9a-f]{40,64})$", re.MULTILINE)
 
 
@@ -45,12 +46,16 @@ class TreeEntry:
 
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """A commit: its ID, its tree's ID, its message, and the ID of its first parent, None if it has none."""
+    """A commit: its ID, its tree's ID, its message, and the ID of its first parent, None if it has none.
+
+    `time` is that of the committer in Unix seconds, 0 if it cannot be read.
+    """
 
     oid: str
     tree: str
     message: str
     parent: str | None = None
+    time: int = 0
 
     def trailer(self, name: str) -> str | None:
         """Return the last value of a trailer such as ``Syncline-Batch``, None if it is missing."""
@@ -140,7 +145,9 @@ def read_commit(oid: str, raw: bytes) -> Commit:
         raise SynclineError("BAD_ANSWER", f"the git server sent a damaged commit {oid}")
     parent = _PARENT_LINE.search(head)
     before = None if parent is None else parent[1].decode()
-    return Commit(oid, found[1].decode(), message.decode("utf-8", "replace"), before)
+    at = _COMMITTER_LINE.search(head)
+    time = 0 if at is None else int(at[1])
+    return Commit(oid, found[1].decode(), message.decode("utf-8", "replace"), before, time)
 
 
 def decode_name(name: bytes) -> str | None:

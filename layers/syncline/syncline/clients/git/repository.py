@@ -36,7 +36,8 @@ from syncline.clients.git.objects import (
     read_commit,
     tree_entries,
 )
-from syncline.clients.git.program import CommandResult, GitRetryPolicy, GitRunner, RunningCommand, program
+from syncline.clients.git.program import CommandResult, GitRetryPolicy, GitRunner, RunningCommand
+from syncline.clients.git.signatures import first_signed, ssh_settings
 from syncline.clients.http.addresses import DIRECT, Route
 from syncline.clients.http.retry import never_halted
 from syncline.errors import SynclineError
@@ -141,6 +142,17 @@ class RemoteBranch:
             what = f"{digits} matches several commits of {self.name}: {', '.join(found)}; give more digits"
             raise SynclineError("USAGE", what)
         return found[0]
+
+    def is_signed(self, public_keys: Sequence[str]) -> bool:
+        """Return True if the fetched commit has a valid SSH signature of one of these keys."""
+        return self.tip is not None and first_signed(self._local, [self.tip.oid], public_keys) is not None
+
+    def newest_signed(self, public_keys: Sequence[str], most: int) -> str | None:
+        """Return the ID of the newest of the branch's last `most` commits that is signed, None if none of them is."""
+        if not self._fetch_branch(_HISTORY, f"--depth={most}", "--filter=tree:0"):
+            return None
+        oids = self._git.run("rev-list", "--first-parent", f"--max-count={most}", _HISTORY).out.decode().split()
+        return first_signed(self._local, oids, public_keys)
 
     def remote_tip(self) -> str | None:
         """Return the ID of the branch's last commit at the server, None if the branch is absent."""
@@ -326,9 +338,7 @@ class RemoteBranch:
         }
         with private_folder() as folder:
             key = write_private(folder / "signing", f"{str(new.signing_key).rstrip()}\n")
-            beside = Path(program()).parent / "ssh-keygen"
-            settings = ["-c", "gpg.format=ssh", "-c", f"user.signingKey={key}"]
-            settings += ["-c", f"gpg.ssh.program={beside}"] if beside.exists() else []
+            settings = [*ssh_settings(), "-c", f"user.signingKey={key}"]
             parent = ["-p", self.tip.oid] if self.tip else []
             git = replace(self._git, environment={**self._git.environment, **people})
             done = git.run(*settings, "commit-tree", tree, *parent, "-S", "-F", "-", feed=new.message.encode())

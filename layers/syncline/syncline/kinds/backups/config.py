@@ -24,7 +24,7 @@ from syncline.config.buckets import BucketEndpoint
 from syncline.config.circles import Flow, excluding
 from syncline.config.findings import Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
-from syncline.config.sync import Gathering, Patterns, Removals, Sync, near_names
+from syncline.config.sync import DrillRules, Gathering, Patterns, Removals, Sync, near_names
 from syncline.config.values import (
     KeyPath,
     Number,
@@ -37,6 +37,7 @@ from syncline.config.values import (
     server_of,
 )
 from syncline.errors import SynclineError
+from syncline.kinds.backups.object_fields import parse_field
 from syncline.patterns import literal_start
 from syncline.secrets import REFERENCE_PATTERN, Reference
 
@@ -49,6 +50,7 @@ _BRANCH: Final = re.compile(r"(?!.*(?:\.\.|//|@\{|/\.|\.lock(?:/|$)))[A-Za-z0-9_
 _FOLDER: Final = re.compile(r"(?!\.)[A-Za-z0-9._-]+(?:/(?!\.)[A-Za-z0-9._-]+)*(?<!\.)")
 _DIRECTORY: Final = re.compile(r"/[^\0\n]+")
 _HOSTS_LINE: Final = re.compile(r"\S+ (?:ssh-|ecdsa-|sk-)\S+ \S+.*|@cert-authority \S+ \S+ \S+.*|#.*|")
+_PUBLIC_KEY: Final = re.compile(r"(?:ssh|ecdsa|sk)-[a-z0-9@.-]+ [A-Za-z0-9+/]{40,}={0,2}(?: [^\n\r]*)?")
 _PERSON: Final = re.compile(r"[^<>\n\r\0]{1,200}")
 _EMAIL: Final = re.compile(r"[^<>\s@]+@[^<>\s@]+")
 
@@ -98,6 +100,12 @@ def _check_email(text: str) -> str:
     if _EMAIL.fullmatch(text):
         return text
     raise ValueError("is not an e-mail address; write an address such as backup@example.com")
+
+
+def _check_signer(text: str) -> str:
+    if _PUBLIC_KEY.fullmatch(text):
+        return " ".join(text.split()[:2])
+    raise ValueError("is not an SSH public key; write its type and the key, such as ssh-ed25519 AAAA…")
 
 
 def _parse_known_hosts(value: Any) -> str | Reference:
@@ -250,6 +258,11 @@ class CommitRules(Model):
         description="A reference to an SSH private key that signs the commits.",
         examples=["secret:syncline/signing"],
     )
+    signers: Annotated[tuple[Annotated[str, AfterValidator(_check_signer)], ...], Field(max_length=20)] = Field(
+        (),
+        description="SSH public keys whose signatures `restore` accepts. Defaults to that of `signing_key`.",
+        examples=[["ssh-ed25519 AAAA…"]],
+    )
     largest: Annotated[StrictInt, Field(ge=1, le=2000)] = Field(
         100,
         description="Largest object in megabytes (1,000,000 bytes), 1 to 2000. Larger ones fail. Set it to the limit of the host.",
@@ -296,6 +309,65 @@ SecretsRule: TypeAlias = Annotated[
 ]
 
 
+def _check_field(text: str) -> str:
+    parse_field(text)
+    return text
+
+
+class Normalize(Model):
+    """The normalization of Kubernetes objects: fields that change by themselves are dropped from them."""
+
+    drop: (
+        Annotated[
+            tuple[Annotated[str, AfterValidator(_check_field), Field(min_length=1)], ...],
+            Field(min_length=1, max_length=100),
+        ]
+        | None
+    ) = Field(
+        None,
+        description="Fields to drop in place of the defaults: paths, with `Kind/` before a path for one kind only.",
+        examples=[["metadata.managedFields", "metadata.annotations[example.com/checked-at]", "Lease/spec.renewTime"]],
+    )
+
+
+_NOT_SCRATCH: Final = "is not a scratch location; write directory or bucket, or remove the key"
+
+
+class DrillDirectory(Model):
+    """A folder for the files of a restore drill."""
+
+    directory: Annotated[str, AfterValidator(_check_directory)] = Field(
+        description="Absolute path of the folder as the functions see it (on AWS, a mounted file system).",
+        examples=["/mnt/drills"],
+    )
+
+
+class DrillBucket(BucketEndpoint):
+    """A bucket for the files of a restore drill."""
+
+
+def _scratch_form(value: Any) -> str | None:
+    if isinstance(value, dict):
+        return next((form for key, form in _FORMS.items() if key in value and key != "repository"), None)
+    models = ((DrillDirectory, "<directory>"), (DrillBucket, "<bucket>"))
+    return next((form for model, form in models if isinstance(value, model)), None)
+
+
+Scratch: TypeAlias = Annotated[
+    Annotated[DrillDirectory, Tag("<directory>")] | Annotated[DrillBucket, Tag("<bucket>")],
+    Discriminator(_scratch_form, custom_error_type="scratch_form", custom_error_message=_NOT_SCRATCH),
+]
+
+
+class BackupsDrill(DrillRules):
+    """The restore drills of a sync of backups."""
+
+    to: Scratch | None = Field(
+        None,
+        description="Scratch location, a `directory` or `bucket`. Without one, files are only read, checked and decrypted.",
+    )
+
+
 class BackupsSync(Sync):
     """Cluster backups in a bucket, committed to a git repository."""
 
@@ -311,6 +383,12 @@ class BackupsSync(Sync):
         description="Treatment of objects that are or contain Kubernetes Secrets: `leave-out`, `keep`, or `{encrypt: …}`.",
         examples=["leave-out"],
     )
+    normalize: Normalize | None = Field(
+        None,
+        description="Drop fields of Kubernetes objects that change by themselves; `{}` drops the default fields.",
+        examples=[{}],
+    )
+    drill: BackupsDrill | None = Field(None, description="Restore drills.")
     removals: Removals = Field(
         Removals(), description="Limits on removals, for each cluster and for the sync. Beyond them nothing is removed."
     )

@@ -17,6 +17,7 @@ from syncline.clients.s3.head import ObjectHead
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import SyncSettings, TransferResult
 from syncline.kinds.backups.compare import Comparison, cluster_failure, invalid_entry_results
+from syncline.kinds.backups.drill import Drill, open_store
 from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, OwnedFiles, check_listing, foreign
 from syncline.kinds.backups.paths import invalid_path, shown
 from syncline.kinds.backups.removals import ComparedCluster, GoneFiles, Limiter, ScanCursor, SourceView, plan_removals
@@ -235,6 +236,11 @@ class Downloads:
         what = f"{shown(item.name)} at {self.store} is {now or 'absent'}, expected {item.source or 'none'}"
         return Failure(item, SynclineError("NOT_ARRIVED", what))
 
+    def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
+        settings, opened = self.settings, open_store(self.settings.layout, self.store)
+        drill = Drill(settings, self.reader, self.index, self.owned, lambda cluster: cluster, opened)
+        return drill.pages(scope, cursor, context, share)
+
     def ended(self, run: Run, results: Iterable[Result]) -> None:
         log_run(self.settings.log, self.settings.layout, self.reader.bucket, run, results)
 
@@ -336,8 +342,9 @@ class _Batch:
             if source != target:
                 return foreign(item.group, item.name, source, target)
             return self._adopted(item, head, OwnedFile(before, head.etag, head.size, created), source)
-        if before is not None and data is not None and (row is None or row.etag in ("", head.etag)):
-            # The record does not say that our file was made from another version of the object.
+        normalizes = self.reader.secrets_filter.normalizer is not None
+        if before is not None and data is not None and (normalizes or row is None or row.etag in ("", head.etag)):
+            # Another version of a normalized object may be equal, or the record does not name another version.
             source = blob_id(data)
             if store.content_id(path) == source:
                 return self._adopted(item, head, OwnedFile(before, head.etag, head.size, created), source)

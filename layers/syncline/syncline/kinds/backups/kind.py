@@ -10,6 +10,7 @@ from syncline.clients.git.repository import RemoteBranch, RepositoryLocation, op
 from syncline.clients.http.client import Http
 from syncline.kinds.backups.commit import Committer, SyncSettings, TransferResult
 from syncline.kinds.backups.discover import SHARE, BackupScan
+from syncline.kinds.backups.drill import NO_ACCESS, BranchTargets, Drill, DrillAccess
 from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.report import log_run
 from syncline.kinds.backups.source import Index, Reader
@@ -36,6 +37,7 @@ class Backups:
         owned: OwnedFiles,
         repository: Callable[[], RepositoryLocation],
         http: Http,
+        drill_access: DrillAccess = NO_ACCESS,
     ) -> None:
         self._settings = settings
         self._reader = reader
@@ -44,6 +46,8 @@ class Backups:
         self._scan = BackupScan(settings, reader.bucket, index, owned, self._open)
         self._committer = Committer(settings, reader, index, owned, self._open)
         self._verifier = Verifier(settings.layout, self._open)
+        targets = BranchTargets(settings, self._open, drill_access)
+        self._drill = Drill(settings, reader, index, owned, settings.layout.branch_of, targets.open)
         self._opened = 0
         self._lock = threading.Lock()
 
@@ -58,6 +62,9 @@ class Backups:
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         return self._verifier.verify(items, context)
+
+    def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
+        return self._drill.pages(scope, cursor, context, share)
 
     def ended(self, run: Run, results: Iterable[Result]) -> None:
         log_run(self._settings.log, self._settings.layout, self._reader.bucket, run, results)

@@ -21,6 +21,7 @@ from syncline.kinds.backups.secrets_filter import MAGIC, decrypt
 from syncline.kinds.backups.stores import FileStore
 
 _PORTION: Final = 500  # blobs fetched in one request
+_SEARCHED: Final = 100  # commits searched for the newest signed one
 _AT_ONCE: Final = 8  # files of the target read at a time
 _MODES: Final = {b"100644", b"100755", b"100664"}  # modes of files; old versions of git wrote the last one
 _OF_ONE_FILE: Final[tuple[CodeName, ...]] = (
@@ -70,6 +71,8 @@ class RestorePlan:
     files: tuple[RestoreFile, ...]
     unchanged: int
     refused: tuple[NotRestored, ...]
+    signed: bool | None = None
+    """True if the commit has a valid signature, None if no key is configured."""
 
     @property
     def overwritten(self) -> list[str]:
@@ -92,33 +95,56 @@ class RestoreResult:
 
 @dataclass(frozen=True, slots=True)
 class Restorer:
-    """Restores files from one branch to one target. `key` decrypts encrypted files."""
+    """Restores files from one branch to one target, None to only examine them. `key` decrypts encrypted files.
+
+    `signers` are the public keys of which the commit must have a signature; without any, none is needed. `unsigned`
+    accepts a commit without one.
+    """
 
     branch: RemoteBranch
     layout: Layout
-    target: FileStore
+    target: FileStore | None
     key: str | None = field(default=None, repr=False)
+    signers: tuple[str, ...] = ()
+    unsigned: bool = False
 
     def plan(self, part: str, at: str | None = None) -> RestorePlan:
         """Return the plan for restoring `part` (``<cluster>`` or ``<cluster>/<namespace>``) without writing anything.
 
         `at` is a commit's ID or its first digits; None for the branch's last commit. Raises NOT_FOUND if the commit or
-        the part does not exist, and the errors of branch and target.
+        the part does not exist, COMMIT_UNSIGNED if the commit lacks a signature, and the errors of branch and target.
         """
         tip = self.branch.fetch() if at is None else self.branch.fetch_commit(at)
         if tip is None:
             raise SynclineError("NOT_FOUND", f"the repository has no branch {self.branch.name}")
-        refused: list[NotRestored] = []
-        files = list(self._restorable(self._entries(part), refused))
+        signed = self._check_signature(tip.oid)
+        files, refused = self.examine(self._entries(part))
         if not files and not refused:
             raise SynclineError("NOT_FOUND", f"{tip.oid} on {self.branch.name} has no files of {part}")
-        files = list(self._examined(files, refused))
         with ThreadPoolExecutor(_AT_ONCE, thread_name_prefix="restore") as pool:
             compared = list(pool.map(self._with_before, files))
         refused += [each for each in compared if isinstance(each, NotRestored)]
         found = [each for each in compared if isinstance(each, RestoreFile)]
         wanted = tuple(file for file in found if file.before != file.content)
-        return RestorePlan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused)))
+        return RestorePlan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused)), signed)
+
+    def examine(self, entries: Iterable[tuple[bytes, TreeEntry]]) -> tuple[list[RestoreFile], list[NotRestored]]:
+        """Read all bytes of entries of the tree; return the files that can be restored, and the others."""
+        refused: list[NotRestored] = []
+        files = list(self._restorable(entries, refused))
+        return list(self._examined(files, refused)), refused
+
+    def _check_signature(self, commit: str) -> bool | None:
+        """Return True if the fetched commit is signed, None if no key is configured. Raises COMMIT_UNSIGNED."""
+        if not self.signers:
+            return None
+        signed = self.branch.is_signed(self.signers)
+        if signed or self.unsigned:
+            return signed
+        newest = self.branch.newest_signed(self.signers, _SEARCHED)
+        hint = f"none of its last {_SEARCHED} commits is" if newest is None else f"the newest signed one is {newest}"
+        what = f"{commit} on {self.branch.name} has no valid signature of a configured key; {hint}"
+        raise SynclineError("COMMIT_UNSIGNED", what)
 
     def _entries(self, part: str) -> Iterator[tuple[bytes, TreeEntry]]:
         cluster = part.partition("/")[0]
@@ -171,6 +197,7 @@ class Restorer:
         return replace(file, content=blob_id(data), encrypted=True)
 
     def _with_before(self, file: RestoreFile) -> RestoreFile | NotRestored:
+        assert self.target is not None
         try:
             return replace(file, before=self.target.before(file.target_path))
         except SynclineError as error:
@@ -206,6 +233,7 @@ class Restorer:
         )
 
     def _write(self, file: RestoreFile, blob: BlobContent) -> None:
+        assert self.target is not None
         where = f"{shown(file.target_path)} at {self.target}"
         if self.target.before(file.target_path) != file.before:
             raise SynclineError(

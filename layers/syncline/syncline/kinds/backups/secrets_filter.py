@@ -1,4 +1,4 @@
-"""The filter for Kubernetes Secrets: leave them out or encrypt them, before anything is hashed.
+"""The filter of objects before anything is hashed: drop fields that change by themselves, leave Secrets out or encrypt them.
 
 Objects are judged by their content (:mod:`.secrets_detection`). Encryption is AES-SIV (RFC 5297): the same content at
 the same path under the same key gives the same bytes, so unchanged content is not committed again, and without the key
@@ -17,6 +17,7 @@ from typing import Final
 
 from syncline.clients.http.retry import never_halted
 from syncline.errors import CodeName, SynclineError
+from syncline.kinds.backups.normalize import Normalizer
 from syncline.kinds.backups.paths import shown
 from syncline.kinds.backups.secrets_detection import Verdict, inspect, is_harmless, without_secrets
 from syncline.model import Item, Outcome, Result
@@ -67,17 +68,22 @@ def left_out(item: Item, code: LeftOutCode) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class SecretsFilter:
-    """Applies a policy to objects. `key` is the encryption key, base64 of 32, 48 or 64 bytes."""
+    """Applies a policy to objects. `key` is the encryption key, base64 of 32, 48 or 64 bytes.
+
+    `normalizer` is applied first, to objects that can be held in memory.
+    """
 
     policy: SecretsPolicy
     key: str | None = field(default=None, repr=False)
+    normalizer: Normalizer | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
     """Held while an object is inspected: one may unpack to a lot of memory."""
 
     @property
     def name(self) -> str:
         """A name that differs if the filter makes something else of the same object."""
-        return self._name(f"-{_DETECTION}")
+        name = self._name(f"-{_DETECTION}")
+        return name if self.normalizer is None else f"{name}-{self.normalizer.name}"
 
     @property
     def first_name(self) -> str:
@@ -95,15 +101,17 @@ class SecretsFilter:
 
     @property
     def inspects(self) -> bool:
-        """True if objects are searched for Secrets."""
-        return self.policy is not SecretsPolicy.KEEP
+        """True if objects are searched for Secrets or normalized."""
+        return self.policy is not SecretsPolicy.KEEP or self.normalizer is not None
 
     def apply(self, path: str, data: bytes, over: Callable[[], bool] = never_halted) -> Filtered:
         """Return the part of an object that goes to the target: all, some documents, its encrypted form, or nothing.
 
         Raises :exc:`.secrets_detection.OutOfTime` if `over` returns True meanwhile.
         """
-        if not self.inspects or is_harmless(data):
+        if self.normalizer is not None:
+            data = self.normalizer.apply(data, over)
+        if self.policy is SecretsPolicy.KEEP or is_harmless(data):
             return Filtered(data)
         with self._lock:
             verdict = inspect([data], over)
@@ -121,6 +129,8 @@ class SecretsFilter:
 
         Raises :exc:`.secrets_detection.OutOfTime` if `over` returns True meanwhile.
         """
+        if self.policy is SecretsPolicy.KEEP:
+            return None
         with self._lock:
             verdict = inspect(chunks, over)
         # An object that is not held cannot be encrypted either.

@@ -29,7 +29,7 @@ _CHUNK: Final = 256 * 1024
 _READS: Final = 3  # times a large object is read if it changes while it is read
 _LOCAL_ERRORS: Final[tuple[CodeName, ...]] = ("DISK_FULL", "GIT_ABSENT", "GIT_FAILED", "TIME_SHORT")
 """Codes of errors on this machine, which fail the batch and not the object."""
-_NOT_SEARCHED: Final = "not searched for Secrets because time was short: a run may leave it out"
+_NOT_SEARCHED: Final = "not inspected because time was short: a run may find it equal or leave it out"
 
 
 @dataclass(slots=True)
@@ -169,7 +169,7 @@ class Reader:
             yield found
 
     def plan(self, items: Sequence[Item], context: StepContext) -> Iterator[Result]:
-        """Yield for each item how a run would end for it. Objects are read only if they are searched for Secrets."""
+        """Yield for each item how a run would end for it. Objects are read only if the filter inspects them."""
         yield from (would_remove(item) for item in items if item.detail.get("remove"))
         others = [item for item in items if not item.detail.get("remove")]
         if not self.secrets_filter.inspects:

@@ -13,6 +13,7 @@ from syncline.clients.folder.target import FolderTarget
 from syncline.clients.git.access import GitCredentials, GitRemote, SshCredentials, TokenCredentials
 from syncline.clients.git.program import GitRetryPolicy
 from syncline.clients.git.repository import Person, RepositoryLocation
+from syncline.clients.git.signatures import public_key_of
 from syncline.clients.http.rejections import REJECTIONS
 from syncline.config.sync import Sync
 from syncline.kinds.backups.commit import Signature, SyncSettings
@@ -20,15 +21,21 @@ from syncline.kinds.backups.config import (
     BackupsSync,
     BucketTarget,
     DirectoryTarget,
+    DrillBucket,
+    DrillDirectory,
     Encrypt,
     GitKey,
     GitTarget,
     GitToken,
 )
 from syncline.kinds.backups.download import AT_ONCE, Downloads
+from syncline.kinds.backups.drill import DrillAccess
 from syncline.kinds.backups.kind import Backups
+from syncline.kinds.backups.normalize import Normalizer
+from syncline.kinds.backups.object_fields import DEFAULT_FIELDS
 from syncline.kinds.backups.ownership import OwnedFiles
 from syncline.kinds.backups.paths import Layout
+from syncline.kinds.backups.scratch import ScratchBucket, ScratchFolder, ScratchLocation
 from syncline.kinds.backups.secrets_filter import SecretsFilter, SecretsPolicy
 from syncline.kinds.backups.source import Reader
 from syncline.kinds.backups.stores import BucketStore, FileStore
@@ -65,7 +72,8 @@ class Builder:
             settings = replace(settings, source_id=source_id, first_source_id=first)
             return Downloads(settings, replace(reader, at_once=AT_ONCE), store, self._index, owned, http)
         settings = replace(settings, reference=lambda branch: f"{target.repository}#{branch}")
-        return Backups(settings, reader, self._index, owned, partial(repository_of, sync, self._parts), http)
+        access = self._drill_access(sync, secrets_filter)
+        return Backups(settings, reader, self._index, owned, partial(repository_of, sync, self._parts), http, access)
 
     def _owned_files(self, sync: BackupsSync, layout: Layout) -> OwnedFiles:
         """Return the sync's records; each cluster has a separate partition."""
@@ -79,6 +87,19 @@ class Builder:
             return RemovalWindows(parts.database, sync.name, parts.clock, _short(cluster) if cluster else "")
 
         return OwnedFiles(layout, records, windows, parts.state.facts, parts.clock)
+
+    def _drill_access(self, sync: BackupsSync, secrets_filter: SecretsFilter) -> DrillAccess:
+        def scratch() -> ScratchLocation | None:
+            match sync.drill and sync.drill.to:
+                case DrillDirectory(directory=folder):
+                    return ScratchFolder(Path(folder))
+                case DrillBucket() as to:
+                    return ScratchBucket(bucket_at(to, self._parts), to.prefix)
+                case _:
+                    return None
+
+        signers = partial(signers_of, sync, self._parts.secrets)
+        return DrillAccess(scratch, lambda: secrets_filter.key, signers, self._parts.clock)
 
     def _signature(self, sync: BackupsSync) -> Signature:
         person, secrets, key = sync.commit.author, self._parts.secrets, sync.commit.signing_key
@@ -101,12 +122,21 @@ def layout_of(sync: BackupsSync) -> Layout:
 
 
 def secrets_filter_of(sync: BackupsSync, parts: Dependencies) -> SecretsFilter:
-    """Return the filter for Secrets. Raises SynclineError if its key is unavailable."""
+    """Return the filter of the sync's objects. Raises SynclineError if its key is unavailable."""
+    normalizer = None if sync.normalize is None else Normalizer(sync.normalize.drop or DEFAULT_FIELDS)
     match sync.secrets:
         case Encrypt(encrypt=key):
-            return SecretsFilter(SecretsPolicy.ENCRYPT, parts.secrets.resolve(key))
+            return SecretsFilter(SecretsPolicy.ENCRYPT, parts.secrets.resolve(key), normalizer)
         case word:
-            return SecretsFilter(SecretsPolicy(word))
+            return SecretsFilter(SecretsPolicy(word), None, normalizer)
+
+
+def signers_of(sync: BackupsSync, secrets: Secrets) -> tuple[str, ...]:
+    """Return the public keys of which a commit to restore must have a signature; none if the sync names no key."""
+    key = sync.commit.signing_key
+    if sync.commit.signers or key is None:
+        return sync.commit.signers
+    return (public_key_of(secrets.resolve(key)),)
 
 
 def repository_of(sync: BackupsSync, parts: Dependencies) -> RepositoryLocation:

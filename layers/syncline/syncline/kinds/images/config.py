@@ -14,7 +14,7 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import CreateRepositories, RegistryEndpoint
-from syncline.config.sync import Patterns, Removals, Sync, near_names
+from syncline.config.sync import DrillRules, Patterns, Removals, Sync, near_names
 from syncline.config.values import (
     Authority,
     Duration,
@@ -290,6 +290,7 @@ class ImagesSync(Sync):
         description="Signatures that images must have at the source before they are copied. An image without one is not "
         "copied and is reported as `untrusted`.",
     )
+    drill: DrillRules | None = Field(None, description="Restore drills.")
     concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
         8, description="Images that one function copies at a time, 1 to 32."
     )

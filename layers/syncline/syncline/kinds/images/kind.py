@@ -12,6 +12,7 @@ from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
+from syncline.kinds.images.drill import ImageDrill
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.names import not_a_target
@@ -102,6 +103,9 @@ class Images:
         rows = {(each.group, each.name): ImageRecord(str(each.source)).to_row() for each in verified if each.source}
         self.records.write({**dict.fromkeys((each.group, each.name) for each in verified), **rows})
         return answers
+
+    def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
+        return ImageDrill(self.sync, self.source, self.target).pages(scope, cursor, context, share)
 
     def _repositories(self, items: Sequence[Item]) -> Callable[[str], str]:
         """Return a function from the group of an item to its repository at the source.

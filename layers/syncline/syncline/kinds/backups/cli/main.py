@@ -30,6 +30,12 @@ def restore(  # noqa: PLR0913 - each is an option
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Overwrite files that differ, without asking.", show_default=False)
     ] = False,
+    unsigned: Annotated[
+        bool,
+        typer.Option(
+            "--unsigned", help="Restore a commit without a valid signature of the sync's keys.", show_default=False
+        ),
+    ] = False,
     key: Annotated[
         str | None,
         typer.Option(
@@ -40,4 +46,6 @@ def restore(  # noqa: PLR0913 - each is an option
     """Restore backups from git to a folder or bucket."""
     from syncline.kinds.backups.cli import restore as implementation  # noqa: PLC0415
 
-    return implementation.restore(context, name, part.strip("/"), to, at=at, key=key, overwrite=overwrite)
+    return implementation.restore(
+        context, name, part.strip("/"), to, at=at, key=key, overwrite=overwrite, unsigned=unsigned
+    )

@@ -28,19 +28,20 @@ _LISTED: Final = 20  # files listed in text output; `--json` lists all
 
 
 def restore(  # noqa: PLR0913 - each is an option
-    context: Context, name: str, part: str, to: str, *, at: str | None, key: str | None, overwrite: bool
+    context: Context, name: str, part: str, to: str, *, at: str | None, key: str | None, overwrite: bool, unsigned: bool
 ) -> CommandResult:
     """Restore a part (``<cluster>`` or ``<cluster>/<namespace>``) of a sync of backups, with the user's own rights.
 
     Everything is checked before anything is written. Raises USAGE for a sync or commit that cannot be restored,
-    NOT_FOUND if the part does not exist at that commit, and WOULD_OVERWRITE if files differ and the user does not agree
+    NOT_FOUND if the part does not exist at that commit, COMMIT_UNSIGNED if the commit lacks a signature of the sync's
+    keys and `unsigned` is False, and WOULD_OVERWRITE if files differ and the user does not agree
     to overwrite them.
     """
     from syncline.clients.git.repository import open_branch  # noqa: PLC0415 - only this command needs git
     from syncline.clients.http.client import Http  # noqa: PLC0415
     from syncline.kinds.backups.config import BackupsSync, GitTarget  # noqa: PLC0415
     from syncline.kinds.backups.restore import Restorer  # noqa: PLC0415
-    from syncline.kinds.backups.wiring import layout_of, repository_of  # noqa: PLC0415
+    from syncline.kinds.backups.wiring import layout_of, repository_of, signers_of  # noqa: PLC0415
     from syncline.store.table import Database  # noqa: PLC0415
     from syncline.wiring.dependencies import Dependencies  # noqa: PLC0415
 
@@ -56,7 +57,8 @@ def restore(  # noqa: PLR0913 - each is an option
     branch = layout.branch_of(part.partition("/")[0])
     store = _store(sync, to, parts)
     with open_branch(repository_of(sync, parts), branch, depth=layout.depth, left=lambda: _LONGEST) as opened:
-        restorer = Restorer(opened, layout, store, decryption_key)
+        signers = signers_of(sync, deployment.secrets)
+        restorer = Restorer(opened, layout, store, decryption_key, signers, unsigned)
         plan = restorer.plan(part, at and at.lower())
         if plan.overwritten and not overwrite:
             answer = _confirm_overwrite(context, plan.overwritten, str(store))
@@ -64,7 +66,10 @@ def restore(  # noqa: PLR0913 - each is an option
                 return answer
         restored = restorer.write(plan)
     _print_result(context, part, str(store), restored)
-    value = {"restored": {"part": part, "to": str(store), **asdict(restored)}}
+    if plan.signed is not None:
+        text = "the commit is signed" if plan.signed else "the commit has no valid signature of the sync's keys"
+        context.out.line(text, "green" if plan.signed else "yellow")
+    value = {"restored": {"part": part, "to": str(store), **asdict(restored), "signed": plan.signed}}
     return CommandResult(value, SOME_FAILED if restored.refused else 0)
 
 

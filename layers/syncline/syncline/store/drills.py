@@ -1,0 +1,73 @@
+"""The latest restore drill of a sync in the table: ``SYNC#<name>`` / ``DRILL``. It does not expire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from syncline.model import Counts, Run
+from syncline.store.table import Database, number
+
+
+@dataclass(frozen=True, slots=True)
+class Drill:
+    """A restore drill that has ended. Times are Unix seconds.
+
+    `share` is the share of the items that it was to restore. `compared` items were equal to the source, `failed` ones
+    were not, or could not be restored. `verified` is the start of the latest drill without a failure, 0 if there was none.
+    """
+
+    run: str
+    started: float
+    ended: float
+    share: float
+    compared: int
+    failed: int
+    verified: float
+
+    @property
+    def succeeded(self) -> bool:
+        return has_succeeded(self.compared, self.failed)
+
+
+def has_succeeded(compared: int, failed: int) -> bool:
+    """Return True if a drill has compared an item, and no item failed."""
+    return compared > 0 and not failed
+
+
+def failures_in(counts: Counts) -> int:
+    """Return the number of items of a drill that failed, without those whose failure in runs the operator acknowledged."""
+    return counts.failed + counts.known + counts.cancelled
+
+
+def drill_request(database: Database, run: Run, counts: Counts, now: float) -> dict[str, Any]:
+    """Return the request that notes a drill that ends now."""
+    failed = failures_in(counts)
+    values: dict[str, Any] = {
+        "run": run.id,
+        "started": number(run.started),
+        "ended": number(now),
+        "share": number(run.drill or 0),
+        "compared": counts.skipped,
+        "failed": failed,
+    }
+    if has_succeeded(counts.skipped, failed):
+        values["verified"] = number(run.started)
+    expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
+    return database.update_request(f"SYNC#{run.sync}", "DRILL", expression, values)
+
+
+def drill_from(item: Mapping[str, Any] | None) -> Drill | None:
+    """Return the drill that an item holds, None without one."""
+    if not item:
+        return None
+    return Drill(
+        str(item["run"]),
+        float(item["started"]),
+        float(item["ended"]),
+        float(item["share"]),
+        int(item["compared"]),
+        int(item["failed"]),
+        float(item.get("verified", 0)),
+    )
