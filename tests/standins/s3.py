@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from itertools import count
-from typing import Final, Self
+from typing import Final, Literal, Self
 from urllib.parse import parse_qsl, unquote
 
 from tests.rig.server import Reply, Request, Server
@@ -27,6 +27,7 @@ from tests.standins import s3_store as store
 from tests.standins.s3_store import StoredObject, StoredUpload
 from tests.standins.s3_wire import (
     ACCESS,
+    CHECKSUM_HEADERS,
     SECRET,
     Answer,
     Asked,
@@ -57,6 +58,8 @@ class S3Server:
     normalised form is the name if ``keeps_names`` is False. ``normalised_buckets``: the buckets it applies to, None for
     all.
     ``default_type``: the Content-Type of an object that is put without one; None stores none.
+    ``checksums``: "stored" computes and states a CRC64NVME of each object, as AWS does. "ignored" takes the headers and
+    does nothing, as rclone does, and "refused" answers a write that has one with 400.
     ``clock``: gives the Unix seconds of new objects. ``listing_skew``: seconds by which a listing states later times
     than HEAD does. ``smallest_part``: bytes of every part but the last. ``largest_page`` and ``parts_page``: entries
     in one response. ``largest_copy``: bytes of the largest object for one CopyObject.
@@ -76,6 +79,7 @@ class S3Server:
         default_type: str | None = store.DEFAULT_TYPE,
         clock: Callable[[], float] = time.time,
         listing_skew: float = 0.0,
+        checksums: Literal["stored", "ignored", "refused"] = "stored",
         port: int = 0,
     ) -> None:
         self.objects: dict[str, dict[str, StoredObject]] = {name: {} for name in buckets}
@@ -89,6 +93,7 @@ class S3Server:
         self.default_type = default_type
         self.clock = clock
         self.listing_skew = listing_skew
+        self.checksums = checksums
         self.smallest_part = 5 * 1024 * 1024
         self.largest_copy = 5 * 1024**3
         self.largest_page = 1000
@@ -179,6 +184,7 @@ class S3Server:
         if asked.bucket not in self.objects:
             raise RefusalError(404, "NoSuchBucket")
         self._check_conditions(asked)
+        self._check_checksum(asked)
         handlers: dict[str, Callable[[Asked], Answer]] = {
             "ListObjectsV2": self._list,
             "HeadBucket": lambda _: (200, {}, b""),
@@ -218,6 +224,27 @@ class S3Server:
         if match is not None and there is not None and match not in ("*", f'"{there.etag}"'):
             raise RefusalError(412, "PreconditionFailed")
 
+    def _check_checksum(self, asked: Asked) -> None:
+        """Refuse checksum headers where they are not allowed, and content that does not have its checksum."""
+        sent = set(asked.headers) & CHECKSUM_HEADERS
+        if not sent or self.checksums == "ignored":
+            return
+        allowed = {
+            "GetObject": {"x-amz-checksum-mode"},
+            "HeadObject": {"x-amz-checksum-mode"},
+            "PutObject": {"x-amz-checksum-crc64nvme"},
+            "UploadPart": {"x-amz-checksum-crc64nvme"},
+            "CreateMultipartUpload": {"x-amz-checksum-algorithm", "x-amz-checksum-type"},
+            "CompleteMultipartUpload": {"x-amz-checksum-crc64nvme", "x-amz-checksum-type"},
+        }.get(asked.operation, set[str]())
+        if sent - allowed:
+            raise RefusalError(400, "InvalidRequest", f"{sorted(sent - allowed)} of {asked.operation}")
+        if self.checksums == "refused" and asked.operation not in ("GetObject", "HeadObject"):
+            raise RefusalError(400, "InvalidArgument", f"unsupported header {min(sent)}")
+        stated = asked.headers.get("x-amz-checksum-crc64nvme")
+        if asked.operation in ("PutObject", "UploadPart") and stated not in (None, store.crc64nvme(asked.body)):
+            raise RefusalError(400, "BadDigest", "the CRC64NVME does not match")
+
     # -- objects -------------------------------------------------------------------------------------------------
 
     def _name(self, bucket: str, key: str) -> str:
@@ -229,6 +256,8 @@ class S3Server:
         return there or (key if self.keeps_names else wanted)
 
     def _store(self, bucket: str, key: str, stored: StoredObject) -> None:
+        if self.checksums == "stored" and not stored.checksum:
+            stored.checksum = store.crc64nvme(stored.content)
         self.objects[bucket][self._name(bucket, key)] = stored
 
     def _existing(self, bucket: str, key: str) -> StoredObject:
@@ -252,6 +281,8 @@ class S3Server:
         stored = self._existing(asked.bucket, asked.key)
         content, size = stored.content, len(stored.content)
         headers = stored.answer_headers()
+        if stored.checksum and asked.headers.get("x-amz-checksum-mode") == "ENABLED":
+            headers |= {"x-amz-checksum-crc64nvme": stored.checksum, "x-amz-checksum-type": "FULL_OBJECT"}
         asked_range = asked.headers.get("range")
         if asked_range is None:
             return 200, headers, content
@@ -321,7 +352,13 @@ class S3Server:
 
     def _begin(self, asked: Asked) -> Answer:
         number = f"upload-{next(self._upload_numbers)}"
-        self.uploads[number] = StoredUpload(asked.bucket, asked.key, *self._attributes(asked), acl_of(asked))
+        upload = StoredUpload(asked.bucket, asked.key, *self._attributes(asked), acl_of(asked))
+        if self.checksums == "stored" and "x-amz-checksum-algorithm" in asked.headers:
+            wanted = (asked.headers["x-amz-checksum-algorithm"], asked.headers.get("x-amz-checksum-type"))
+            if wanted != ("CRC64NVME", "FULL_OBJECT"):
+                raise RefusalError(501, "NotImplemented", f"checksums {wanted}")
+            upload.checked = True
+        self.uploads[number] = upload
         return xml(store.answer("InitiateMultipartUploadResult", f"<UploadId>{number}</UploadId>"))
 
     def _add_part(self, asked: Asked, content: bytes) -> str:
@@ -332,6 +369,9 @@ class S3Server:
         return store.md5(content)
 
     def _put_part(self, asked: Asked) -> Answer:
+        upload = self.uploads.get(asked.query["uploadId"])
+        if upload is not None and upload.checked and "x-amz-checksum-crc64nvme" not in asked.headers:
+            raise RefusalError(400, "InvalidRequest", "the upload was begun with a checksum, and the part has none")
         return 200, {"ETag": f'"{self._add_part(asked, asked.body)}"'}, b""
 
     def _copy_part(self, asked: Asked) -> Answer:
@@ -371,9 +411,23 @@ class S3Server:
         if any(len(upload.parts[number]) < self.smallest_part for number in numbers[:-1]):
             raise RefusalError(400, "EntityTooSmall")
         stored = upload.completed(numbers, self.clock())
+        self._check_completion(asked, upload, stored)
         self._store(asked.bucket, asked.key, stored)
         del self.uploads[asked.query["uploadId"]]
         return xml(store.answer("CompleteMultipartUploadResult", f"<ETag>&quot;{stored.etag}&quot;</ETag>"))
+
+    def _check_completion(self, asked: Asked, upload: StoredUpload, stored: StoredObject) -> None:
+        if self.checksums != "stored":
+            return
+        parts = parsed(asked.body, "CompleteMultipartUpload").iterfind("Part")
+        for each in parts:
+            number, checksum = int(each.findtext("PartNumber") or "0"), each.findtext("ChecksumCRC64NVME")
+            if upload.checked != (checksum is not None):
+                raise RefusalError(400, "InvalidRequest", f"the checksum of part {number}")
+            if checksum is not None and checksum != store.crc64nvme(upload.parts[number]):
+                raise RefusalError(400, "InvalidPart", f"the checksum of part {number}")
+        if asked.headers.get("x-amz-checksum-crc64nvme", None) not in (None, store.crc64nvme(stored.content)):
+            raise RefusalError(400, "BadDigest", "the CRC64NVME of the object does not match")
 
     def _abort(self, asked: Asked) -> Answer:
         self._upload(asked)

@@ -12,6 +12,8 @@ from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import escape
 
+import anycrc
+
 NAMESPACE: Final = "http://s3.amazonaws.com/doc/2006-03-01/"
 ACL_HEADER: Final = "x-amz-acl"
 META: Final = "x-amz-meta-"
@@ -38,6 +40,7 @@ class StoredObject:
     etag: str = ""
     modified: float = field(default_factory=time.time)
     acl: str = "private"  # or public-read
+    checksum: str = ""  # the CRC64NVME of the content, "" if none is stored
 
     def __post_init__(self) -> None:
         self.etag = self.etag or md5(self.content)
@@ -62,6 +65,7 @@ class StoredUpload:
     metadata: dict[str, str]
     acl: str = "private"
     parts: dict[int, bytes] = field(default_factory=dict)
+    checked: bool = False  # begun with a checksum algorithm
 
     def completed(self, numbers: Iterable[int], modified: float) -> StoredObject:
         """Return the object made of the parts, with an ETag as S3 computes it: the MD5 of the parts' MD5s."""
@@ -69,6 +73,10 @@ class StoredUpload:
         sums = b"".join(hashlib.md5(each, usedforsecurity=False).digest() for each in contents)
         etag = f"{md5(sums)}-{len(contents)}"
         return StoredObject(b"".join(contents), self.headers, self.metadata, etag, modified, self.acl)
+
+
+def crc64nvme(content: bytes) -> str:
+    return base64.b64encode(anycrc.Model("CRC64-NVME").calc(content).to_bytes(8)).decode()
 
 
 def md5(content: bytes) -> str:
@@ -142,7 +150,8 @@ def parts_page(upload: StoredUpload, number: str, marker: int, limit: int, modif
     shown, more = numbers[:limit], len(numbers) > limit
     rows = "".join(
         f"<Part><PartNumber>{each}</PartNumber><LastModified>{iso_time(modified)}</LastModified>"
-        f"<ETag>&quot;{md5(upload.parts[each])}&quot;</ETag><Size>{len(upload.parts[each])}</Size></Part>"
+        f"<ETag>&quot;{md5(upload.parts[each])}&quot;</ETag><Size>{len(upload.parts[each])}</Size>"
+        f"{f'<ChecksumCRC64NVME>{crc64nvme(upload.parts[each])}</ChecksumCRC64NVME>' if upload.checked else ''}</Part>"
         for each in shown
     )
     following = f"<NextPartNumberMarker>{shown[-1]}</NextPartNumberMarker>" if more else ""

@@ -44,6 +44,9 @@ _OPTIONAL: Final = {
     },
     "ListParts": {"part-number-marker", "max-parts"},
 }
+CHECKSUM_HEADERS: Final = frozenset(
+    {"x-amz-checksum-mode", "x-amz-checksum-crc64nvme", "x-amz-checksum-algorithm", "x-amz-checksum-type"}
+)
 _AMZ_HEADERS: Final = frozenset(
     {
         "x-amz-content-sha256",
@@ -55,6 +58,7 @@ _AMZ_HEADERS: Final = frozenset(
         "x-amz-copy-source-if-match",
         "x-amz-copy-source-range",
         "x-amz-metadata-directive",
+        *CHECKSUM_HEADERS,
     }
 )
 

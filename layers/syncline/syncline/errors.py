@@ -118,7 +118,7 @@ _ROWS: Final = (
     # Images
     Code("REFERENCE_INVALID", False, "A repository, tag or digest is invalid by the distribution specification.", "Correct the name that the message quotes."),
     Code("PROJECT_ABSENT", False, "The target registry accepts no push to the repository, because the repository itself or its project does not exist.", "Create the project (Harbor, GitLab) or the repository (ECR; `create_repositories: ecr` of the target does that) that the message names, then run `syncline retry NAME`.", {"artifacts": "Create the project that the message names at the registry, then run `syncline retry NAME`."}),
-    Code("DIGEST_MISMATCH", True, "The received bytes do not have the requested digest.", "If it persists, the content at the source is damaged, or a proxy changes it: pull the image manually."),
+    Code("DIGEST_MISMATCH", True, "The received bytes do not have the requested digest.", "If it persists, the content at the source is damaged, or a proxy changes it: fetch it by hand and compare."),
     Code("MANIFEST_UNSUPPORTED", False, "The manifest is of schema 1, has no type, or is of a type that the target rejects.", "Push the image again with a current tool, use a target that accepts the type, or exclude the tag."),
     Code("MANIFEST_INVALID", False, "The manifest does not conform to its media type.", "Push the image again; the manifest at the source is damaged."),
     Code("TAG_DIFFERS", False, "The target has another image under this tag, and the sync may not overwrite.", "Decide which is right: delete the target's tag, or set `overwrite: true`."),

@@ -9,6 +9,7 @@ from typing import TypeVar, cast
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Response
 from syncline.clients.http.listings import OnInvalid, ignore, refuse
+from syncline.clients.s3.checksums import CRC64NVME, crc64nvme
 from syncline.clients.s3.client import Bucket, ObjectStream
 from syncline.clients.s3.head import REDIRECT_HEADER, ObjectHead, WriteCondition
 from syncline.clients.s3.requests import BucketRequests
@@ -63,6 +64,10 @@ class SimBucket(Bucket):
             raise SynclineError("BAD_ANSWER", f"{key!r} in {self} is listed, but not found")
         return head
 
+    def checksums(self, key: str, etag: str) -> Mapping[str, str]:
+        stored = self.call("HEAD checksums", lambda: self.server.stored(key))
+        return {CRC64NVME: crc64nvme(stored.content)} if stored is not None and stored.etag == etag else {}
+
     def open(
         self,
         key: str,
@@ -79,16 +84,22 @@ class SimBucket(Bucket):
         return self.call("GET acl", lambda: self.server.grants(key))
 
     def put(
-        self, key: str, content: bytes, like: ObjectHead | None = None, *, condition: WriteCondition | None = None
+        self,
+        key: str,
+        content: bytes,
+        like: ObjectHead | None = None,
+        *,
+        condition: WriteCondition | None = None,
+        checksum: bool = False,  # noqa: ARG002 - the server computes each
     ) -> str:
         return self.write("PUT object", lambda: self.server.put(key, content, attributes(like), condition))
 
-    def begin_upload(self, key: str, like: ObjectHead | None = None) -> MultipartUpload:
+    def begin_upload(self, key: str, like: ObjectHead | None = None, *, checksum: bool = False) -> MultipartUpload:
         number = self.write("POST upload", lambda: self.server.begin(key, attributes(like)), repeatable=False)
-        return self.resume_upload(key, number)
+        return self.resume_upload(key, number, checksum=checksum)
 
-    def resume_upload(self, key: str, number: str) -> MultipartUpload:
-        return SimUpload(cast("BucketRequests", self), key, number)
+    def resume_upload(self, key: str, upload_id: str, *, checksum: bool = False) -> MultipartUpload:
+        return SimUpload(cast("BucketRequests", self), key, upload_id, checksum)
 
     def copy(
         self, source: Bucket, source_key: str, key: str, head: ObjectHead, *, condition: WriteCondition | None = None
@@ -140,7 +151,13 @@ class SimUpload(MultipartUpload):
             if not more:
                 return found
 
-    def complete(self, etags: Mapping[int, str] | None = None, *, condition: WriteCondition | None = None) -> str:
+    def complete(
+        self,
+        etags: Mapping[int, str] | None = None,
+        *,
+        condition: WriteCondition | None = None,
+        expected: str | None = None,  # noqa: ARG002 - no head has checksums
+    ) -> str:
         server = self._bucket.server
         if etags is None:
             etags = {number: etag for number, (etag, _) in self.parts().items()}

@@ -16,7 +16,7 @@ from syncline.kinds.files.bucket_target import PART_SECONDS, BucketTarget
 from syncline.kinds.files.records import UNSTATED
 from syncline.kinds.files.targets import PutRequest, PutResult, TargetFile, UnfinishedPut, file_of
 from tests.standins.s3 import Answer, Asked, S3Server
-from tests.standins.s3_store import md5
+from tests.standins.s3_store import crc64nvme, md5
 from tests.unit.kinds.files.services import QUICK, bucket_of, failed
 
 SMALL: Final = 1024
@@ -166,7 +166,8 @@ class TestConditions:
         assert not target.creates_safely(1)
         target.put(buckets.put("b"))
         buckets.target(near=near).put(buckets.put("c"))
-        assert [is_conditional(each) for each in buckets.writes()] == [True, False, False, False]
+        refused = [True] if near else [True, True]  # with a checksum and without one
+        assert [is_conditional(each) for each in buckets.writes()] == [*refused, False, False, False]
         assert buckets.objects == {"a": b"a", "b": b"b", "c": b"c"}
 
     @pytest.mark.usefixtures("small_parts")
@@ -467,3 +468,70 @@ class TestRenameAndRemove:
 def test_a_file_without_an_etag_has_a_version() -> None:
     assert file_of("", 4) == TargetFile(UNSTATED, None, 4)
     assert PutRequest("a", None, "a", None, None, True, lambda: 1.0).condition == IF_ABSENT  # type: ignore[arg-type]
+
+
+class TestChecksums:
+    """Full-object checksums of the source are checked when its bytes are read, and stored at the target."""
+
+    def wrong(self, buckets: Buckets, content: bytes, stated: bytes, *, parts: bool = False) -> None:
+        """Put an object at the source that states the checksum of other bytes."""
+        stored = buckets.server.put("source", "a", content)
+        stored.checksum = crc64nvme(stated)
+        stored.etag = f"{stored.etag}-2" if parts else stored.etag
+
+    def test_a_small_object_with_a_flipped_byte_is_not_written(self, buckets: Buckets) -> None:
+        self.wrong(buckets, b"flipped", b"Flipped")
+        assert failed(lambda: buckets.target(near=False).put(buckets.put("a"))) == "DIGEST_MISMATCH"
+        assert buckets.objects == {}
+
+    @pytest.mark.usefixtures("small_parts")
+    @pytest.mark.parametrize("functions", [1, 3])
+    def test_a_large_object_with_a_flipped_byte_is_not_written(self, buckets: Buckets, functions: int) -> None:
+        """The checksum of the whole is computed from those of the parts, whatever function sent them."""
+        self.wrong(buckets, SEVERAL, b"x" + SEVERAL[1:], parts=True)
+        for _ in range(functions - 1):
+            left = iter([60.0, 1.0])
+            assert isinstance(
+                buckets.target(near=False).put(buckets.put("a", left=lambda left=left: next(left))), UnfinishedPut
+            )
+        assert failed(lambda: buckets.target(near=False).put(buckets.put("a"))) == "DIGEST_MISMATCH"
+        assert buckets.objects == {}
+        assert not buckets.server.uploads, "the next attempt sends every part again"
+
+    @pytest.mark.usefixtures("small_parts")
+    def test_an_object_of_other_part_sizes_states_the_same_checksum(self, buckets: Buckets) -> None:
+        stored = buckets.server.put("source", "a", SEVERAL)
+        stored.etag = "parts-3"
+        done = buckets.target(near=False).put(buckets.put("a"))
+        assert isinstance(done, PutResult)
+        assert done.file.version != "parts-3"
+        source = bucket_of(buckets.server, "source").checksums("a", "parts-3")
+        assert source == buckets.target(near=False).checksums("a", done.file) == {"crc64nvme": crc64nvme(SEVERAL)}
+        (asked,) = buckets.server.asked("CompleteMultipartUpload")
+        assert asked.headers["x-amz-checksum-crc64nvme"] == crc64nvme(SEVERAL)
+
+    def test_checksums_of_a_replaced_object_are_not_stated(self, buckets: Buckets) -> None:
+        stored = buckets.server.put("source", "a", b"new")
+        source = bucket_of(buckets.server, "source")
+        assert source.checksums("a", stored.etag) == {"crc64nvme": crc64nvme(b"new")}
+        assert (source.checksums("a", "old"), source.checksums("absent", "old")) == ({}, {})
+
+    @pytest.mark.usefixtures("small_parts")
+    @pytest.mark.parametrize("content", [b"small", SEVERAL], ids=["small", "in parts"])
+    def test_a_service_that_refuses_checksums_gets_none(self, buckets: Buckets, content: bytes) -> None:
+        buckets.server.checksums = "refused"
+        for key in "ab":
+            buckets.server.put("source", key, content).checksum = crc64nvme(content)
+            assert isinstance(buckets.target(near=False).put(buckets.put(key)), PutResult)
+        assert buckets.objects == {"a": content, "b": content}
+        written = [each for each in buckets.server.requests if each.method in ("PUT", "POST")]
+        with_sum = [each for each in written if any("checksum" in name for name in each.headers)]
+        assert len(with_sum) == 1, "it is tried once, and a fact says so to the other functions"
+
+    @pytest.mark.usefixtures("small_parts")
+    def test_a_service_that_ignores_checksums_is_sent_parts_as_before(self, buckets: Buckets) -> None:
+        buckets.server.checksums = "ignored"
+        buckets.server.put("source", "a", SEVERAL)
+        assert isinstance(buckets.target(near=False).put(buckets.put("a")), PutResult)
+        assert buckets.objects == {"a": SEVERAL}
+        assert b"Checksum" not in buckets.server.asked("CompleteMultipartUpload")[0].body

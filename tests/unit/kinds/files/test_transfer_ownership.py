@@ -180,6 +180,27 @@ class TestByteComparison:
         world.target.files["a"] = file_of("parts-2", len(TWO_CHUNKS), "other headers")
         assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
 
+    @pytest.mark.parametrize(("theirs", "expected"), [("sum", Outcome.EQUAL), ("other", Outcome.CONFLICT)])
+    def test_checksums_of_complete_objects_decide_without_reading_bytes(self, theirs: str, expected: Outcome) -> None:
+        world = self.world(TWO_CHUNKS)
+        world.source.sums["a"], world.target.sums["a"] = {"crc64nvme": "sum"}, {"crc64nvme": theirs, "sha256": "more"}
+        assert outcome(world.answer(world.item(target="parts-2"))) is expected
+        assert (world.source.opened, world.target.opened) == ([], [])
+        assert (world.record() is None) == (expected is Outcome.CONFLICT)
+
+    def test_equal_checksums_with_other_headers_are_a_conflict(self) -> None:
+        world = self.world(TWO_CHUNKS)
+        world.target.files["a"] = file_of("parts-2", len(TWO_CHUNKS), "other headers")
+        world.source.sums["a"] = world.target.sums["a"] = {"crc64nvme": "sum"}
+        assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
+        assert not world.records.rows
+
+    def test_checksums_of_different_algorithms_say_nothing(self) -> None:
+        world = self.world(b"\xff" + TWO_CHUNKS[1:])
+        world.source.sums["a"], world.target.sums["a"] = {"crc64nvme": "sum"}, {"sha256": "sum"}
+        assert outcome(world.answer(world.item(target="parts-2"))) is Outcome.CONFLICT
+        assert world.source.opened == world.target.opened == [0]
+
     def test_compared_bytes_are_not_read_again(self) -> None:
         world, item = self.interrupted(TWO_CHUNKS)
         assert outcome(world.answer(item)) is Outcome.EQUAL

@@ -51,10 +51,14 @@ class _Stream:
 
 @dataclass
 class _Source:
-    """A bucket. ``opened`` lists the offset of each read; ``on_read`` is called before each piece."""
+    """A bucket. ``opened`` lists the offset of each read; ``on_read`` is called before each piece.
+
+    ``sums`` are the checksums that the service states, by key.
+    """
 
     objects: dict[str, tuple[ObjectHead, bytes]] = field(default_factory=dict)
     opened: list[int] = field(default_factory=list)
+    sums: dict[str, dict[str, str]] = field(default_factory=dict)
     on_read: Callable[[], None] = lambda: None
 
     def put(self, key: str, content: bytes, etag: str, **about: Any) -> ObjectHead:
@@ -64,6 +68,10 @@ class _Source:
 
     def head(self, key: str) -> ObjectHead | None:
         return self.objects[key][0] if key in self.objects else None
+
+    def checksums(self, key: str, etag: str) -> Mapping[str, str]:
+        assert etag == self.objects[key][0].etag
+        return self.sums.get(key, {})
 
     def open(self, key: str, *, etag: str | None = None, start: int = 0) -> _Stream:
         head, content = self.objects[key]
@@ -83,8 +91,8 @@ class _Target:
     ``calls`` lists the requested changes in order, ``puts`` the writes of files. ``meanwhile`` is called before
     each change. ``fails``: the error of every change to a path. ``loses``: errors raised after a change was made, as if
     its response were lost. ``unfinished``: end each put after so many parts, with the error ``error`` if it is set.
-    ``keeps``: the fingerprint of the headers of every written file, None if the target has none. ``gives_bytes``: False
-    for an API without reads. ``same``: paths with the same value are one file.
+    ``keeps``: the fingerprint of the headers of every written file, None if the target has none. ``sums`` are the checksums
+    that it states, by path. ``gives_bytes``: False for an API without reads. ``same``: paths with the same value are one file.
     """
 
     is_listed: bool = True
@@ -103,6 +111,7 @@ class _Target:
     gives_bytes: bool = True
     same: Callable[[str], str] = lambda path: path
     opened: list[int] = field(default_factory=list)
+    sums: dict[str, dict[str, str]] = field(default_factory=dict)
     name: str = "the target"
 
     def creates_safely(self, size: int | None) -> bool:
@@ -182,6 +191,10 @@ class _Target:
             return None
         self.opened.append(start)
         return _Stream(ObjectHead(existing.version, existing.size or 0), self.contents[path][start:], lambda: None)
+
+    def checksums(self, path: str, existing: TargetFile) -> Mapping[str, str]:
+        assert self.files[path] == existing
+        return self.sums.get(path, {})
 
     def mode(self, path: str) -> str | None:
         return None if self.modes is None else self.modes[path]

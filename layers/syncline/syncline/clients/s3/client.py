@@ -14,7 +14,7 @@ with boto3, with the server on the same two cores.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from types import TracebackType
@@ -23,7 +23,7 @@ from typing import Final, Self
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.listings import KEY_LIMITS, ListingGuard, ListingLimits, OnInvalid, ignore, refuse
-from syncline.clients.s3 import xml
+from syncline.clients.s3 import checksums, xml
 from syncline.clients.s3.head import (
     IF_ABSENT,
     REDIRECT_HEADER,
@@ -163,6 +163,20 @@ class Bucket:
             raise self._requests.error(response)
         return head_of(response)
 
+    def checksums(self, key: str, etag: str) -> Mapping[str, str]:
+        """Return the full-object checksums that the service states of the object with an ETag, by algorithm.
+
+        Empty if it states none, or if the object was replaced or removed. On AWS, the keys also need the permission to
+        decrypt an object that is encrypted with a KMS key.
+        """
+        response = self._requests.send("HEAD", key, headers=checksums.ASKED)
+        if response.status == 404:
+            return {}
+        if response.status != 200:
+            raise self._requests.error(response)
+        head = head_of(response)
+        return head.checksums if head.etag == etag else {}
+
     def open(
         self,
         key: str,
@@ -174,10 +188,12 @@ class Bucket:
     ) -> ObjectStream:
         """Open an object as a stream, from byte ``start`` to before ``end``, if its ETag is still ``etag``.
 
-        Raises SOURCE_CHANGED, NOT_FOUND, and BAD_ANSWER if the service returns another range than requested.
+        The head of a complete object has the checksums that the service states. Raises SOURCE_CHANGED, NOT_FOUND, and
+        BAD_ANSWER if the service returns another range than requested.
         """
         headers = {"Accept-Encoding": "identity"} | ({} if etag is None else WriteCondition(etag).headers)
         ranged = start > 0 or end is not None
+        headers |= {} if ranged else checksums.ASKED
         if ranged:
             headers["Range"] = f"bytes={start}-{'' if end is None else end - 1}"
         response = self._requests.send("GET", key, _version(version), headers, stream=True)
@@ -223,13 +239,22 @@ class Bucket:
     # -- writing -------------------------------------------------------------------------------------------------
 
     def put(
-        self, key: str, content: bytes, like: ObjectHead | None = None, *, condition: WriteCondition | None = None
+        self,
+        key: str,
+        content: bytes,
+        like: ObjectHead | None = None,
+        *,
+        condition: WriteCondition | None = None,
+        checksum: bool = False,
     ) -> str:
         """Put an object in one request, with the type, headers and metadata of ``like``; return its ETag.
 
-        Raises TARGET_CHANGED if ``condition`` does not hold.
+        ``checksum`` stores its CRC64NVME, which some services refuse. Raises TARGET_CHANGED if ``condition`` does not hold.
         """
-        return etag_of(self._requests.request("PUT", key, {}, attributes_of(like), content, condition=condition))
+        headers = attributes_of(like)
+        if checksum:
+            headers[f"x-amz-checksum-{checksums.CRC64NVME}"] = checksums.crc64nvme(content)
+        return etag_of(self._requests.request("PUT", key, {}, headers, content, condition=condition))
 
     def put_stream(
         self,
@@ -257,18 +282,22 @@ class Bucket:
             upload.abort()
             raise
 
-    def begin_upload(self, key: str, like: ObjectHead | None = None) -> MultipartUpload:
-        """Begin a multipart upload, with the type, headers and metadata of ``like``."""
-        response = self._requests.request("POST", key, {"uploads": ""}, attributes_of(like))
+    def begin_upload(self, key: str, like: ObjectHead | None = None, *, checksum: bool = False) -> MultipartUpload:
+        """Begin a multipart upload, with the type, headers and metadata of ``like``.
+
+        ``checksum`` stores the CRC64NVME of the complete object, which some services refuse.
+        """
+        headers = attributes_of(like) | (checksums.ALGORITHM | checksums.FULL_OBJECT if checksum else {})
+        response = self._requests.request("POST", key, {"uploads": ""}, headers)
         with read_xml(response):
             upload_id = xml.parse(response.body).findtext("UploadId")
         if not upload_id:
             raise response.protocol_error("the response to a new upload has no UploadId")
-        return MultipartUpload(self._requests, key, upload_id)
+        return MultipartUpload(self._requests, key, upload_id, checksum)
 
-    def resume_upload(self, key: str, upload_id: str) -> MultipartUpload:
-        """Return an upload that :meth:`begin_upload` began, without a request."""
-        return MultipartUpload(self._requests, key, upload_id)
+    def resume_upload(self, key: str, upload_id: str, *, checksum: bool = False) -> MultipartUpload:
+        """Return an upload that :meth:`begin_upload` began with the same ``checksum``, without a request."""
+        return MultipartUpload(self._requests, key, upload_id, checksum)
 
     def copy(
         self, source: Bucket, source_key: str, key: str, head: ObjectHead, *, condition: WriteCondition | None = None

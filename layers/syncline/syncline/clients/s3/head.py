@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Final
 
 from syncline.clients.http.client import Response
+from syncline.clients.s3.checksums import stated
 
 REDIRECT_HEADER: Final = "x-amz-website-redirect-location"
 """The only header of an object that CopyObject does not copy."""
@@ -38,7 +39,8 @@ class ObjectHead:
 
     ``etag`` is without quotes, ``size`` in bytes, ``modified`` in Unix seconds (0 if not stated). ``headers`` are the
     object's own standard headers beside its content type, and only those it has: Cache-Control, Content-Disposition,
-    Content-Encoding, Content-Language, Expires and x-amz-website-redirect-location, names in lower case.
+    Content-Encoding, Content-Language, Expires and x-amz-website-redirect-location, names in lower case. ``checksums`` are
+    those that the answer states of the complete object, by algorithm; see :mod:`syncline.clients.s3.checksums`.
     """
 
     etag: str
@@ -48,6 +50,7 @@ class ObjectHead:
     version: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
+    checksums: Mapping[str, str] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +98,7 @@ def head_of(response: Response) -> ObjectHead:
         None if version in ("", "null") else version,
         response.headers.starting(_META),
         headers,
+        stated(response),
     )
 
 

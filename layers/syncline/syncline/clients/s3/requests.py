@@ -45,6 +45,7 @@ _CODES: Final[Mapping[str, CodeName]] = {
     "SlowDown": "THROTTLED",
     "BadDigest": "BAD_ANSWER",
     "XAmzContentSHA256Mismatch": "BAD_ANSWER",
+    "XAmzContentChecksumMismatch": "BAD_ANSWER",
 }
 """Our code for each error code of the protocol that is more specific than the HTTP status it comes with."""
 

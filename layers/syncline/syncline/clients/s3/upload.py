@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
-from syncline.clients.s3 import xml
+from syncline.clients.s3 import checksums, xml
 from syncline.clients.s3.head import WriteCondition, etag_of
 from syncline.clients.s3.requests import BucketRequests
 from syncline.clients.s3.xml import NotXmlError
@@ -20,9 +20,18 @@ COPY_PART: Final = 512 * 1024 * 1024
 """The same for parts that the service copies."""
 
 
+class _StoredPart(NamedTuple):
+    """A part as the service lists it: ``size`` in bytes, ``checksum`` its CRC64NVME, "" if it states none."""
+
+    number: int
+    etag: str
+    size: int
+    checksum: str
+
+
 @dataclass(frozen=True, slots=True)
 class MultipartUpload:
-    """A multipart upload in progress.
+    """A multipart upload in progress. With ``checksum``, the object gets the CRC64NVME of all its bytes.
 
     Another process can continue it: it calls :meth:`Bucket.resume_upload` with the key and ``upload_id``, lists the stored
     parts with :meth:`parts`, sends the missing ones with :meth:`put` or :meth:`copy`, and calls :meth:`complete`.
@@ -31,10 +40,14 @@ class MultipartUpload:
     _requests: BucketRequests
     key: str
     upload_id: str
+    checksum: bool = False
 
     def put(self, part: int, content: bytes) -> str:
         """Put part number ``part``, counted from 1, and return its ETag. A part put before is replaced."""
-        return etag_of(self._requests.request("PUT", self.key, self._query(part), None, content))
+        headers = None
+        if self.checksum:
+            headers = {f"x-amz-checksum-{checksums.CRC64NVME}": checksums.crc64nvme(content)}
+        return etag_of(self._requests.request("PUT", self.key, self._query(part), headers, content))
 
     def copy(self, part: int, source: Mapping[str, str], start: int, end: int) -> str:
         """Copy the bytes of ``source`` from ``start`` to before ``end`` as a part, and return the part's ETag.
@@ -51,7 +64,10 @@ class MultipartUpload:
         Raises UPLOAD_LOST if the service no longer knows the upload, and LISTING_INCOMPLETE if the list is truncated
         and does not continue.
         """
-        found: dict[int, tuple[str, int]] = {}
+        return {each.number: (each.etag, each.size) for each in self._stored()}
+
+    def _stored(self) -> Iterator[_StoredPart]:
+        """Yield the stored parts, in order."""
         marker = "0"
         while True:
             query = {"uploadId": self.upload_id, "part-number-marker": marker}
@@ -60,29 +76,50 @@ class MultipartUpload:
                 top = xml.parse(response.body, "ListPartsResult")
                 for each in top.iterfind("Part"):
                     etag = (each.findtext("ETag") or "").strip('"')
-                    found[int(each.findtext("PartNumber") or "")] = (etag, int(each.findtext("Size") or ""))
+                    number, size = (int(each.findtext(name) or "") for name in ("PartNumber", "Size"))
+                    checksum = each.findtext("ChecksumCRC64NVME") or ""
+                    valid = checksums.is_valid(checksums.CRC64NVME, checksum)
+                    yield _StoredPart(number, etag, size, checksum if valid else "")
             except (NotXmlError, ValueError) as error:
                 raise response.protocol_error(f"invalid list of parts: {error}") from None
             next_marker = top.findtext("NextPartNumberMarker") or ""
             if top.findtext("IsTruncated") != "true":
-                return found
+                return
             # Part numbers end at 10,000, so a list whose markers go forward has an end.
             if not next_marker.isdecimal() or not int(marker) < int(next_marker) <= _MOST_PARTS:
                 what = f"the list of the parts of {self.key!r} in {self._requests} continues at {next_marker!r}"
                 raise SynclineError("LISTING_INCOMPLETE", f"{what} after part {marker}")
             marker = next_marker
 
-    def complete(self, etags: Mapping[int, str] | None = None, *, condition: WriteCondition | None = None) -> str:
+    def complete(
+        self,
+        etags: Mapping[int, str] | None = None,
+        *,
+        condition: WriteCondition | None = None,
+        expected: str | None = None,
+    ) -> str:
         """Make the object of the parts in ``etags`` and return its ETag; list the stored parts if ``etags`` is None.
 
-        Raises TARGET_CHANGED if ``condition`` does not hold; the upload still exists then. UPLOAD_LOST can also mean
-        that an earlier request completed the upload and its answer was lost.
+        ``expected`` is the CRC64NVME that the object must have, None if it is unknown. It is checked if the service
+        stores checksums of parts; raises DIGEST_MISMATCH, before the object exists. Raises TARGET_CHANGED if
+        ``condition`` does not hold; the upload still exists then. UPLOAD_LOST can also mean that an earlier request
+        completed the upload and its answer was lost.
         """
-        if etags is None:
-            etags = {number: etag for number, (etag, _) in self.parts().items()}
-        body = xml.completion((number, f'"{etags[number]}"') for number in sorted(etags))
+        sums: dict[int, str] = {}
+        headers: dict[str, str] = {}
+        if etags is None or self.checksum:
+            stored = [each for each in self._stored() if etags is None or etags.get(each.number) == each.etag]
+            etags = {each.number: each.etag for each in stored} if etags is None else etags
+            if self.checksum and len(stored) == len(etags) and all(each.checksum for each in stored):
+                total = checksums.combined((each.checksum, each.size) for each in stored)
+                if expected not in (None, total):
+                    what = f"the parts of {self.key!r} in {self._requests} have the CRC64NVME {total}, the object {expected}"
+                    raise SynclineError("DIGEST_MISMATCH", what)
+                sums = {each.number: each.checksum for each in stored}
+                headers = {f"x-amz-checksum-{checksums.CRC64NVME}": total, **checksums.FULL_OBJECT}
+        body = xml.completion((number, f'"{etags[number]}"', sums.get(number, "")) for number in sorted(etags))
         query = {"uploadId": self.upload_id}
-        response = self._requests.request("POST", self.key, query, None, body, condition=condition, is_long=True)
+        response = self._requests.request("POST", self.key, query, headers, body, condition=condition, is_long=True)
         return self._requests.etag_within(response, "CompleteMultipartUploadResult", condition)
 
     def abort(self) -> None:

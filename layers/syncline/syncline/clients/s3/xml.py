@@ -225,10 +225,12 @@ def error_code(body: bytes) -> str:
         return ""
 
 
-def completion(parts: Iterable[tuple[int, str]]) -> bytes:
-    """Return the body of a CompleteMultipartUpload request for part numbers and ETags, in order."""
+def completion(parts: Iterable[tuple[int, str, str]]) -> bytes:
+    """Return the body of a CompleteMultipartUpload request for part numbers, ETags and CRC64NVMEs ("" for none), in order."""
     listed = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag></Part>" for number, etag in parts
+        f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(etag)}</ETag>"
+        f"{f'<ChecksumCRC64NVME>{escape(checksum)}</ChecksumCRC64NVME>' if checksum else ''}</Part>"
+        for number, etag, checksum in parts
     )
     return f"<CompleteMultipartUpload>{listed}</CompleteMultipartUpload>".encode()
 

@@ -10,6 +10,7 @@ from os.path import commonprefix
 from typing import Final, TypeVar
 
 from syncline.clients.http.listings import OnInvalid, ignore, refuse
+from syncline.clients.s3.checksums import CRC64NVME, check_content
 from syncline.clients.s3.client import MAX_COPY, Bucket, ObjectStream, honours_conditions
 from syncline.clients.s3.head import IF_ABSENT, ObjectHead, WriteCondition, fingerprint
 from syncline.clients.s3.upload import COPY_PART, PART_SIZE, MultipartUpload, part_size
@@ -50,6 +51,7 @@ class BucketTarget:
         self._near = near
         self._facts = facts
         self._conditional: bool | None = None
+        self._checksums: bool | None = None
         self.name = f"s3://{bucket}"
 
     def creates_safely(self, size: int | None) -> bool:
@@ -91,6 +93,23 @@ class BucketTarget:
         done = write(None)
         if not checked:
             self._learn(lambda: False)
+        return done
+
+    def _with_checksum(self, write: Callable[[bool], T]) -> T:
+        """Write with a checksum (True), or without one if the service refuses it."""
+        fact = f"checksums:{self.name}"
+        if self._checksums is None:
+            self._checksums = self._facts.recall(fact) != "no"
+        if not self._checksums:
+            return write(False)
+        try:
+            return write(True)
+        except SynclineError as error:
+            if error.code.name != "REFUSED":
+                raise
+        done = write(False)
+        self._checksums = False
+        self._facts.remember(fact, "no")
         return done
 
     def refuses(self, path: str, size: int | None) -> str | None:  # noqa: ARG002 - a path alone decides
@@ -138,9 +157,18 @@ class BucketTarget:
             head = stream.head
             if head.size <= PART_SIZE:
                 content = b"".join(stream.chunks(CHUNK))
+                check_content(content, head, f"{put.key!r} in {put.source}")
                 # Before the write: a file that is written and not recorded is foreign once its object is deleted.
                 check_unchanged(put.source, put.key, head)
-                etag = self._written(put, lambda at: self._bucket.put(put.path, content, head, condition=at))
+
+                def write(at: WriteCondition | None) -> str:
+                    put_object = partial(self._bucket.put, put.path, content, head, condition=at)
+                    # An ETag of parts never equals that of one request, so later comparisons need the checksum.
+                    if "-" not in head.etag and not head.checksums:
+                        return put_object()
+                    return self._with_checksum(lambda checksum: put_object(checksum=checksum))
+
+                etag = self._written(put, write)
                 return PutResult(head, file_of(etag, head.size), head.size, fingerprint(head))
         return self._in_parts(put, head)
 
@@ -170,11 +198,12 @@ class BucketTarget:
                     done[number] = upload.put(number, b"".join(stream.chunks(CHUNK)))
                 sent += end - start
             check_unchanged(put.source, put.key, head)
-            etag = self._on(put.condition, lambda at: upload.complete(done, condition=at))
+            expected = head.checksums.get(CRC64NVME)
+            etag = self._on(put.condition, lambda at: upload.complete(done, condition=at, expected=expected))
         except SynclineError as error:
             if error.code.name == "TIME_SHORT":
                 return UnfinishedPut(len(done))
-            if not error.retried or error.is_any("SOURCE_CHANGED", "UPLOAD_LOST"):
+            if not error.retried or error.is_any("SOURCE_CHANGED", "UPLOAD_LOST", "DIGEST_MISMATCH"):
                 upload.abort()
                 self._facts.forget(self._upload_fact(put.path))
                 raise
@@ -189,9 +218,9 @@ class BucketTarget:
         length were sent under an earlier configuration of the sync, and do not count.
         """
         fact = self._upload_fact(put.path)
-        number, _, etag = (self._facts.recall(fact) or "").partition(" ")
+        number, etag, checksum = (*(self._facts.recall(fact) or "").split(" "), "", "")[:3]
         if number:
-            upload = self._bucket.resume_upload(put.path, number)
+            upload = self._bucket.resume_upload(put.path, number, checksum=checksum != "")
             try:
                 if etag == head.etag:
                     return upload, {
@@ -203,8 +232,11 @@ class BucketTarget:
             except SynclineError as error:
                 if error.code.name != "UPLOAD_LOST":
                     raise
-        upload = self._bucket.begin_upload(put.path, head)
-        self._facts.remember(fact, f"{upload.upload_id} {head.etag}")
+        begin = partial(self._bucket.begin_upload, put.path, head)
+        # The parts of a copy are not read here, and the service may compute their checksums itself.
+        upload = begin() if self._near else self._with_checksum(lambda checksum: begin(checksum=checksum))
+        noted = f"{upload.upload_id} {head.etag}"
+        self._facts.remember(fact, f"{noted} {CRC64NVME}" if upload.checksum else noted)
         return upload, {}
 
     def _upload_fact(self, path: str) -> str:
@@ -247,6 +279,9 @@ class BucketTarget:
 
     def open(self, path: str, existing: TargetFile, start: int) -> ObjectStream | None:
         return self._bucket.open(path, etag=existing.version, start=start)
+
+    def checksums(self, path: str, existing: TargetFile) -> Mapping[str, str]:
+        return self._bucket.checksums(path, existing.version)
 
     def mode(self, path: str) -> str | None:  # noqa: ARG002 - buckets have no permissions
         return None

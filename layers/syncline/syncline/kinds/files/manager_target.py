@@ -132,6 +132,9 @@ class FileManagerTarget:
     def open(self, path: str, existing: TargetFile, start: int) -> ObjectStream | None:  # noqa: ARG002 - the API has no reads
         return None
 
+    def checksums(self, path: str, existing: TargetFile) -> Mapping[str, str]:  # noqa: ARG002 - the API has none
+        return {}
+
     def mode(self, path: str) -> str | None:
         found = self._client.permissions(path)
         if found is None:

@@ -161,6 +161,10 @@ class Target(Protocol):
         """Open the content of the file ``existing`` from byte ``start``; return None if the target has no reads."""
         ...
 
+    def checksums(self, path: str, existing: TargetFile) -> Mapping[str, str]:
+        """Return the checksums that the target states of the file ``existing``, by algorithm, empty for none."""
+        ...
+
     def mode(self, path: str) -> str | None:
         """Return a file's permissions, None if the target has none."""
         ...

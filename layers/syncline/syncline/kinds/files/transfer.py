@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from syncline.clients.s3.checksums import equal
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.head import ObjectHead, fingerprint
 from syncline.errors import CodeName, SynclineError
@@ -207,9 +208,17 @@ class FileTransfer:
         return record is not None and record.target == existing.version
 
     def _compared(self, item: Item, task: Task, head: ObjectHead | None, existing: TargetFile) -> TransferResult:
-        """Compare the bytes of a file that may be equal although its ETag differs, as after a multipart upload."""
+        """Compare a file that may be equal although its ETag differs, as after a multipart upload.
+
+        Full-object checksums decide if both sides state one, and the bytes otherwise.
+        """
         if head is None or existing.size != head.size:
             return conflict(item, existing)
+        theirs = self.target.checksums(self.sync.path_of(item.name), existing)
+        same = equal(theirs, self.source.checksums(item.name, head.etag)) if theirs else None
+        if same is not None:
+            wanted = same and not _headers_differ(head, existing)
+            return self._adopt(item, task, head, existing) if wanted else conflict(item, existing)
         versions = (head.etag, existing.version)
         begun = at = task.compared if task.versions == versions else 0
         try:
