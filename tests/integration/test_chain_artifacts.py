@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -302,6 +303,26 @@ class TestFailures:
         run = chain.run()
         assert (run.counts.moved, run.counts.failed) == (2, 0)
         assert lost
+        chain.check_images(images(OLD))
+
+    @pytest.mark.parametrize("altered", ["presto-coordinator", "presto-native-worker-cpu"])
+    def test_an_altered_zip_never_gets_a_tag(self, builds: ArtifactsWorld, altered: str) -> None:
+        """Its checksums are right, and only one of its images was replaced: no byte of it can be trusted."""
+        made, names = build(1, OLD), expected(block(OLD))
+        layers = {altered: [saved.layer({"bin/backdoor": b"of a stranger"})]}
+        other = build(1, OLD, [image(name, OLD, *layers.get(name, [])) for name in names])
+        original = made.artifacts[0].content
+        assert isinstance(original, bytes)
+        made.artifacts[0].digest = f"sha256:{hashlib.sha256(original).hexdigest()}"
+        made.artifacts[0].content = other.artifacts[0].content
+        chain = builds.chain([made])
+        run = chain.run()
+        failed = [r for r in chain.results(run).values() if r.outcome is Outcome.FAILED]
+        assert [r.code for r in failed] == ["DIGEST_MISMATCH"] * 2
+        assert made.artifacts[0].digest in (failed[0].reason or "")
+        assert not chain.target.store.tags()
+        made.artifacts[0].content = original
+        chain.run()
         chain.check_images(images(OLD))
 
     def test_a_younger_artifact_that_is_not_an_archive_is_ignored(self, builds: ArtifactsWorld) -> None:

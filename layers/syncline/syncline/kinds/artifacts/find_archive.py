@@ -21,12 +21,18 @@ _ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.zst", ".tar.zstd")
 
 @dataclass(frozen=True, slots=True)
 class ImageArchive:
-    """An archive that can be opened from its start or a mark. ``version`` tells archives in the same ``source`` apart."""
+    """An archive that can be opened from its start or a mark. ``version`` tells archives in the same ``source`` apart.
+
+    It is in the source's bytes from ``start`` to before ``end``. ``starts`` are the offsets of all members of the source.
+    """
 
     where: str
     source: Source
     version: str
     open: Callable[[Mark | None], MarkedStream[bytes]]
+    start: int
+    end: int
+    starts: tuple[int, ...] = ()
 
 
 def candidate_artifacts(artifacts: Sequence[Artifact], rules: Build, where: str) -> list[Artifact]:
@@ -86,7 +92,8 @@ def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> 
         seen.append(source.name)
         if not _is_archive(source):
             return None
-        return ImageArchive(source.name, source, str(source.size), partial(ranged, source, 0, source.size))
+        size = source.size
+        return ImageArchive(source.name, source, str(size), partial(ranged, source, 0, size), 0, size)
     archive = ZipArchive(source)
     entries = [entry for entry in archive.entries if not entry.name.endswith("/")]
     seen += [entry.name for entry in entries]
@@ -98,7 +105,9 @@ def _in(source: Source, rules: Build, image: str, tag: str, seen: list[str]) -> 
         return None
     entry = (own or shared)[0]
     where = f"{source.name}, {entry.name}"
-    return ImageArchive(where, source, f"{source.size} {entry}", partial(archive.open, entry))
+    starts = tuple(each.at for each in archive.entries)
+    version = f"{source.size} {entry}"
+    return ImageArchive(where, source, version, partial(archive.open, entry), entry.at, entry.at + entry.packed, starts)
 
 
 def is_zip(source: Source) -> bool:

@@ -52,7 +52,8 @@ class ImageProgress:
     """The layers of an archive by its member names: those that are at the target, and the uploads in progress.
 
     ``functions`` counts the functions that did not reach the end. ``read`` is the furthest position, in bytes, from which
-    a next one could continue, and ``reached`` the number of functions that it took to get there.
+    a next one could continue, and ``reached`` the number of functions that it took to get there. ``hash`` is the state of
+    the hash of the artifact.
     """
 
     done: dict[str, Layer] = field(default_factory=dict)
@@ -60,16 +61,18 @@ class ImageProgress:
     functions: int = 0
     read: int = 0
     reached: int = 0
+    hash: list[str | int] | None = None
 
     @classmethod
     def of(cls, stored: dict[str, Any]) -> ImageProgress:
         done = {name: Layer(*layer) for name, layer in stored.get("done", {}).items()}
         counts = (int(stored.get(name, 0)) for name in ("functions", "read", "reached"))
-        return cls(done, dict(stored.get("open", {})), *counts)
+        return cls(done, dict(stored.get("open", {})), *counts, stored.get("hash"))
 
     def to_json(self) -> dict[str, Any]:
         counts = {"functions": self.functions, "read": self.read, "reached": self.reached}
-        return {"done": {name: list(layer) for name, layer in self.done.items()}, "open": self.open, **counts}
+        layers = {name: list(layer) for name, layer in self.done.items()}
+        return {"done": layers, "open": self.open, **counts} | ({} if self.hash is None else {"hash": self.hash})
 
     def count_function(self, read: int, *, has_layers: bool) -> None:
         """Count a function that did not reach the end; ``has_layers`` if it completed layers at the target."""

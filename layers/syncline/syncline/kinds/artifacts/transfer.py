@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from syncline.clients.github.client import GitHub
+from syncline.clients.github.client import Artifact, GitHub
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.registry.client import Registry, TagTakenError
@@ -22,6 +22,7 @@ from syncline.kinds.artifacts.archive.streams import LIMITS, ArchiveLimits, Mark
 from syncline.kinds.artifacts.builds import Build, Builds, Destination
 from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
 from syncline.kinds.artifacts.config import ArtifactsSync
+from syncline.kinds.artifacts.digest import HashedSource
 from syncline.kinds.artifacts.discover import RUN, conflict, youngest_present
 from syncline.kinds.artifacts.find_archive import ImageArchive, absence_reason, candidate_artifacts, find_archive
 from syncline.kinds.artifacts.layers import KnownLayers
@@ -76,8 +77,9 @@ class ArtifactTransfer:
             if error.code.name in _PERMANENT:
                 self.pushed.note_unavailable(str(item.detail["run"]), item.group, item.name, error)
             rest, further = progress, progress.reached > reached
-            if error.code.name == "NOT_ARRIVED":
-                # The target no longer has a part that it had: the next attempt checks each part again.
+            if error.is_any("NOT_ARRIVED", "DIGEST_MISMATCH"):
+                # The target no longer has a part that it had, or the parts are of an altered artifact: the next attempt
+                # reads everything again.
                 rest, further = ImageProgress(), False
                 Checkpoints(self.memory, self._reference(item)).forget()
             yield Failure(_with(item, rest, push), error, further=further)
@@ -94,10 +96,12 @@ class ArtifactTransfer:
         # A tag of an older build that was never verified is still ours to repair.
         ours = noted is not None and is_noted and (noted.run == run or not noted.verified)
         image, tag = str(item.detail["image"]), str(item.detail["tag"])
-        found, version = self._find(run, image, tag)
+        found, source, version = self._find(run, image, tag)
         wanted = WantedImage(image, tag, lambda name: self.sync.build.is_archive(name, image, tag))
         checkpoints = Checkpoints(self.memory, self._reference(item), version)
-        uploaded = push.push(found.open, found.where, wanted, progress, checkpoints)
+        uploaded = self._checked(
+            found, source, progress, context, lambda: push.push(found.open, found.where, wanted, progress, checkpoints)
+        )
         if uploaded is None or context.halted():
             return Unfinished(_with(item, progress, push), progress.is_stuck)
         if present is not None and not ours:
@@ -119,6 +123,34 @@ class ArtifactTransfer:
             return self._conflict(item, uploaded, taken.digest)
         checkpoints.forget()
         return self._completed(item, uploaded.fingerprint, push)
+
+    def _checked(
+        self,
+        found: ImageArchive,
+        source: HashedSource,
+        progress: ImageProgress,
+        context: StepContext,
+        push: Callable[[], UploadedImage | None],
+    ) -> UploadedImage | None:
+        """Push an image and check the digest of the artifact; return None if time ran out. Raises DIGEST_MISMATCH."""
+        source.begin(progress.hash, found.start, found.starts)
+        begun = source.offset
+        # After the member, the rest is hashed first: otherwise every function might only read the member again.
+        wanted = found.start if source.offset < found.end else source.size
+        try:
+            if source.read_to(wanted, context):
+                uploaded = push()
+                if uploaded is None:
+                    return None
+                if source.read_to(source.size, context):
+                    source.check()
+                    return uploaded
+            progress.count_function(0, has_layers=False)
+        finally:
+            progress.hash = source.state()
+            if source.offset > begun:
+                progress.reached = progress.functions
+        return None
 
     def _settled(self, item: Item, noted: PushRecord, push: ImagePusher) -> TransferOutcome | None:
         """Return the outcome for an item whose tag is as recorded; None if the tag must be put or replaced."""
@@ -151,16 +183,16 @@ class ArtifactTransfer:
     def _reference(self, item: Item) -> str:
         return f"{self.registry.host}/{item.group}:{item.name}"
 
-    def _find(self, run: str, image: str, tag: str) -> tuple[ImageArchive, str]:
-        """Return the archive of an image, and its version."""
+    def _find(self, run: str, image: str, tag: str) -> tuple[ImageArchive, HashedSource, str]:
+        """Return the archive of an image, the download that has it, and the archive's version."""
         number = int(run.partition(".")[0])
         odd: list[InvalidEntry] = []
         artifacts = self.github.artifacts(self.sync.source.repository, number, odd.append)
         try:
             fitting = candidate_artifacts(artifacts, self.sync.build, f"run {number}")
-            sources = [self.github.content(self.sync.source.repository, artifact) for artifact in fitting]
+            sources = [self._hashed(artifact) for artifact in fitting]
             found = find_archive(sources, self.sync.build, image, tag)
-            artifact = next(each for each, source in zip(fitting, sources, strict=True) if source is found.source)
+            artifact, source = next(each for each in zip(fitting, sources, strict=True) if each[1] is found.source)
         except SynclineError as error:
             if not error.is_any("IMAGE_ABSENT", "ARTIFACT_EXPIRED"):
                 raise
@@ -171,7 +203,12 @@ class ArtifactTransfer:
         now = self.builds.run(number)
         if now.mark != run or not self.builds.takes(now):
             raise SynclineError("SOURCE_CHANGED", f"run {number} was started again since it was scanned")
-        return found, f"{artifact.id} {artifact.digest} {found.version}"
+        return found, source, f"{artifact.id} {artifact.digest} {found.version}"
+
+    def _hashed(self, artifact: Artifact) -> HashedSource:
+        repository = self.sync.source.repository
+        key = f"{self.github.endpoint.host}/{repository}/{artifact.id}"
+        return HashedSource(self.github.content(repository, artifact), artifact.digest, self.memory, key)
 
     def _completed(self, item: Item, fingerprint: str, push: ImagePusher) -> TransferOutcome:
         """Return the outcome for an image that is complete at the target, after updating its aliases."""
