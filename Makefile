@@ -7,6 +7,7 @@ NAME ?=
 CRASHES ?= 50
 SEED ?=
 SEEDS ?= 0 2000
+RACES ?= 0 1000
 SECONDS ?= 60
 MINUTES ?= 60
 TARGET ?=
@@ -24,7 +25,7 @@ export PYTHON
 export SAM_CLI_TELEMETRY := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help run push down test crashes soak sim canaries fuzz mutate docs links sbom audit release lint format bench sam-local lock clean environments
+.PHONY: help run push down test crashes soak sim races conformance canaries fuzz mutate docs links sbom audit release lint format bench sam-local lock clean environments
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | while IFS='|' read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
@@ -49,6 +50,12 @@ soak: environments ## Run all kinds for MINUTES (default 60) while killing funct
 
 sim: environments ## Simulate SEEDS="first last" (default 2,000), or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+races: environments ## Race the sync of files with another writer at the target: RACES="first last" (default 1,000 seeds)
+	@RACES="$(RACES)" $(bin)/python -m pytest --timeout 3600 -q tests/integration/files/test_races.py
+
+conformance: environments ## Try the S3 client against each server that is here, and write docs/reference/s3-services.md
+	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.conformance
 
 canaries: environments ## Simulate canaries and probes of tokens: SEEDS="first last", or one SEED=n with its trace
 	@PYTHONPATH=layers/syncline:. $(bin)/python -m tests.simulation.canaries $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))

@@ -508,7 +508,8 @@ class TestChecksums:
         source = bucket_of(buckets.server, "source").checksums("a", "parts-3")
         assert source == buckets.target(near=False).checksums("a", done.file) == {"crc64nvme": crc64nvme(SEVERAL)}
         (asked,) = buckets.server.asked("CompleteMultipartUpload")
-        assert asked.headers["x-amz-checksum-crc64nvme"] == crc64nvme(SEVERAL)
+        assert asked.headers["x-amz-checksum-type"] == "FULL_OBJECT"
+        assert asked.body.count(b"<ChecksumCRC64NVME>") == 5
 
     def test_checksums_of_a_replaced_object_are_not_stated(self, buckets: Buckets) -> None:
         stored = buckets.server.put("source", "a", b"new")

@@ -67,8 +67,8 @@ class NotXmlError(ValueError):
     """The body is not the expected XML; the message has the reason."""
 
 
-def parse(body: bytes, root: str | None = None) -> ET.Element:
-    """Return the root element with all namespaces removed; NotXmlError unless its name is ``root``."""
+def parse(body: bytes, *roots: str) -> ET.Element:
+    """Return the root element with all namespaces removed; NotXmlError unless its name is one of ``roots``, if any."""
     try:
         # Http limits the body to 8 MiB, and expat limits the expansion of entities. Long operations send spaces first.
         top = ET.fromstring(body.lstrip())  # noqa: S314
@@ -76,8 +76,8 @@ def parse(body: bytes, root: str | None = None) -> ET.Element:
         raise NotXmlError("the response is not XML") from error
     for element in top.iter():
         element.tag = element.tag.rpartition("}")[2]
-    if root is not None and top.tag != root:
-        raise NotXmlError(f"the root element is {top.tag!r}, not {root!r}")
+    if roots and top.tag not in roots:
+        raise NotXmlError(f"the root element is {top.tag!r}, not {roots[0]!r}")
     return top
 
 

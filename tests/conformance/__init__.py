@@ -1,0 +1,1 @@
+"""The S3 client against servers of several makers: `make conformance`."""
