@@ -59,6 +59,14 @@ def _version(*command: str) -> str:
     return next((word for word in words if any(c.isdigit() for c in word) and ("." in word or "-" in word)), "")
 
 
+def _module_version(program: str) -> str:
+    """Return the version of the module that a Go program was built from, "" if Go is absent."""
+    go = shutil.which("go")
+    done = subprocess.run([go or "true", "version", "-m", program], capture_output=True, text=True, check=False)
+    lines = (line.split() for line in done.stdout.splitlines())
+    return next((words[2] for words in lines if words[:1] == ["mod"] and len(words) > 2), "")
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
@@ -127,7 +135,7 @@ def _minio(folder: Path) -> Iterator[Running]:
     command = [program, "server", str(folder / "data"), "--address", f"127.0.0.1:{port}", "--quiet"]
     keys = {"MINIO_ROOT_USER": ACCESS, "MINIO_ROOT_PASSWORD": SECRET}
     with _process(command, folder, port, **keys, MINIO_DOMAIN="localhost", MINIO_CI_CD="on") as url:
-        yield Running(url, _version(program, "--version"))
+        yield Running(url, _module_version(program))
 
 
 def _seaweedfs(folder: Path) -> Iterator[Running]:
@@ -142,7 +150,7 @@ def _seaweedfs(folder: Path) -> Iterator[Running]:
     others = ("master.port", "volume.port", "filer.port")
     command += [f"-{name}={_free_port()}" for name in others] + ["-s3.domainName=localhost", "-volume.max=20"]
     with _process(command, folder, port) as url:
-        yield Running(url, _version(program, "version"))
+        yield Running(url, _module_version(program))
 
 
 def _versitygw(folder: Path) -> Iterator[Running]:
@@ -152,7 +160,7 @@ def _versitygw(folder: Path) -> Iterator[Running]:
     data.mkdir()
     options = ["--access", ACCESS, "--secret", SECRET, "--port", f"127.0.0.1:{port}", "--virtual-domain", "localhost"]
     with _process([program, *options, "posix", str(data)], folder, port) as url:
-        yield Running(url, _version(program, "--version"))
+        yield Running(url, _module_version(program))
 
 
 SERVICES: Final = (
