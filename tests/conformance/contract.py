@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from typing import Final
 from urllib.parse import urlsplit
@@ -116,13 +117,12 @@ def odd_keys(client: Client) -> str:
     bucket, faults = client.bucket(), []
     bucket.put("file", b"x")
     for name, key in ODD_KEYS.items():
-        fault = code(lambda key=key: bucket.put(key, key.encode()))  # type: ignore[misc]
         if (
-            fault
+            code(partial(bucket.put, key, key.encode()))
             or key not in keys_of(bucket)
-            or code(lambda key=key: bucket.read(key, 100))
+            or code(partial(bucket.read, key, 100))
             or bucket.read(key, 100)[1] != key.encode()
-        ):  # type: ignore[misc]
+        ):
             faults.append(name)
     return f"not: {', '.join(faults)}" if faults else YES
 
@@ -183,7 +183,7 @@ def _conditional(client: Client, write: Callable[[Bucket, WriteCondition], objec
     conditions = [*([("If-None-Match", IF_ABSENT)] if absent else []), ("If-Match", WriteCondition(md5(b"other")))]
     faults = []
     for name, condition in conditions:
-        refused = code(lambda condition=condition: write(bucket, condition))  # type: ignore[misc]
+        refused = code(partial(write, bucket, condition))
         head = bucket.head("a", confirm=False)
         if head is None or head.etag != theirs:
             faults.append(f"{name} ignored")

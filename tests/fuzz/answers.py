@@ -210,7 +210,7 @@ def _s3_xml(data: bytes) -> None:
     with refusals(NotXmlError):
         grants(data)
     etag = "".join(letter for letter in data.decode("utf-8", "replace") if letter.isprintable())
-    read = parse(completion([(1, etag)]), "CompleteMultipartUpload").findtext("Part/ETag") or ""
+    read = parse(completion([(1, etag, "")]), "CompleteMultipartUpload").findtext("Part/ETag") or ""
     must(read == etag, "an ETag changes when it is written to XML and read")
 
 

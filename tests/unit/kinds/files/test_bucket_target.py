@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import pytest
@@ -490,10 +491,8 @@ class TestChecksums:
         """The checksum of the whole is computed from those of the parts, whatever function sent them."""
         self.wrong(buckets, SEVERAL, b"x" + SEVERAL[1:], parts=True)
         for _ in range(functions - 1):
-            left = iter([60.0, 1.0])
-            assert isinstance(
-                buckets.target(near=False).put(buckets.put("a", left=lambda left=left: next(left))), UnfinishedPut
-            )
+            put = buckets.put("a", left=partial(next, iter([60.0, 1.0])))
+            assert isinstance(buckets.target(near=False).put(put), UnfinishedPut)
         assert failed(lambda: buckets.target(near=False).put(buckets.put("a"))) == "DIGEST_MISMATCH"
         assert buckets.objects == {}
         assert not buckets.server.uploads, "the next attempt sends every part again"

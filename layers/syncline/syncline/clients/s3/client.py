@@ -287,7 +287,7 @@ class Bucket:
 
         ``checksum`` stores the CRC64NVME of the complete object, which some services refuse.
         """
-        headers = attributes_of(like) | (checksums.ALGORITHM | checksums.FULL_OBJECT if checksum else {})
+        headers = attributes_of(like) | ({**checksums.ALGORITHM, **checksums.FULL_OBJECT} if checksum else {})
         response = self._requests.request("POST", key, {"uploads": ""}, headers)
         with read_xml(response):
             upload_id = xml.parse(response.body).findtext("UploadId")

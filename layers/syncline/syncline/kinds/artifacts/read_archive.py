@@ -66,8 +66,8 @@ class ImageProgress:
     @classmethod
     def of(cls, stored: dict[str, Any]) -> ImageProgress:
         done = {name: Layer(*layer) for name, layer in stored.get("done", {}).items()}
-        counts = (int(stored.get(name, 0)) for name in ("functions", "read", "reached"))
-        return cls(done, dict(stored.get("open", {})), *counts, stored.get("hash"))
+        counts = {name: int(stored.get(name, 0)) for name in ("functions", "read", "reached")}
+        return cls(done, dict(stored.get("open", {})), **counts, hash=stored.get("hash"))
 
     def to_json(self) -> dict[str, Any]:
         counts = {"functions": self.functions, "read": self.read, "reached": self.reached}
