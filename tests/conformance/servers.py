@@ -139,7 +139,12 @@ def _minio(folder: Path) -> Iterator[Running]:
 
 
 def _seaweedfs(folder: Path) -> Iterator[Running]:
-    program, port = _program("weed", "`go install github.com/seaweedfs/seaweedfs/weed@latest`"), _free_port()
+    program, port = (
+        _program(
+            "weed", "`make install` in a clone of github.com/seaweedfs/seaweedfs (its go.mod forbids `go install`)"
+        ),
+        _free_port(),
+    )
     keys = [{"accessKey": ACCESS, "secretKey": SECRET}]
     actions = ["Admin", "Read", "Write", "List", "Tagging"]
     config = folder / "s3.json"
