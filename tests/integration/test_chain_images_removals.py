@@ -11,8 +11,8 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.client import Registry
 from syncline.kinds.images.listing import RegistryClients
-from syncline.kinds.images.removals import TagRemoval, removal
-from syncline.kinds.kind import Completed, Failure, StepContext
+from syncline.kinds.images.removals import TagRemoval, placeholder, removal
+from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Outcome
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci import Fault, OciRegistry
@@ -124,40 +124,42 @@ def test_a_tag_that_is_only_missing_from_the_listing_is_kept(chain: ImagesChain)
     assert tags(chain) == ["1", "2"]
 
 
-def test_a_digest_that_another_tag_has_is_never_deleted(chain: ImagesChain) -> None:
+@pytest.mark.parametrize("deletes", ["tags", "digests", "images"])
+def test_another_tag_of_the_digest_keeps_its_image(chain: ImagesChain, deletes: str) -> None:
     add(chain, "1", "2")
     chain.run()
-    chain.target.store.repository(APP).tags["theirs"] = chain.target.store.repository(APP).tags["2"]
+    store = chain.target.store
+    digest = store.repository(APP).tags["theirs"] = store.repository(APP).tags["2"]
     drop(chain, "2")
-    chain.target.deletes = "digests"
-    assert chain.run().counts.removed == 0
-    assert codes(chain) == ["REMOVAL_REFUSED"]
-    assert tags(chain) == ["1", "2", "theirs"]
-    chain.target.deletes = "tags"
+    chain.target.deletes = deletes
     assert chain.run().counts.removed == 1
     assert tags(chain) == ["1", "theirs"]
+    assert store.digest(APP, "theirs") == digest
+    assert not store.broken()
 
 
-def test_a_part_of_an_index_is_never_deleted_by_digest(chain: ImagesChain) -> None:
+@pytest.mark.parametrize("deletes", ["tags", "digests", "images"])
+def test_an_index_keeps_a_part_whose_tag_is_removed(chain: ImagesChain, deletes: str) -> None:
     store = chain.source.store
     one = store.add_image(APP, "amd64", b"for one processor")
     store.add_index(APP, "multi", one)
     chain.run()
     drop(chain, "amd64")
-    chain.target.deletes = "digests"
-    assert chain.run().counts.removed == 0
-    assert codes(chain) == ["REMOVAL_REFUSED"]
-    assert tags(chain) == ["amd64", "multi"]
+    chain.target.deletes = deletes
+    assert chain.run().counts.removed == 1
+    assert tags(chain) == ["multi"]
+    assert not chain.target.store.broken()
 
 
-def test_tags_that_a_registry_deletes_with_another_are_put_back(chain: ImagesChain) -> None:
+def test_a_registry_that_deletes_nothing_keeps_its_tags_unchanged(chain: ImagesChain) -> None:
     add(chain, "1", "2")
     chain.run()
-    digest = chain.target.store.repository(APP).tags["theirs"] = chain.target.store.repository(APP).tags["2"]
+    before = dict(chain.target.store.repository(APP).tags)
     drop(chain, "2")
-    chain.target.deletes = "images"
-    chain.run()
-    assert chain.target.store.digest(APP, "theirs") == digest
+    chain.target.deletes = "nothing"
+    assert chain.run().counts.removed == 0
+    assert codes(chain) == ["REMOVAL_REFUSED"]
+    assert chain.target.store.repository(APP).tags == before
 
 
 def test_a_signature_goes_with_the_last_tag_of_its_image(chain: ImagesChain) -> None:
@@ -185,7 +187,7 @@ def test_an_immutable_tag_is_not_requested_again(chain: ImagesChain) -> None:
     assert sorted(set(asked)) == [f"/v2/{APP}/manifests/latest"]
 
 
-def test_docker_registry_deletes_only_what_no_other_tag_has() -> None:
+def test_docker_registry_deletes_a_tag_and_keeps_the_others_of_its_digest() -> None:
     needs("docker-registry")
     with Server() as server, OciRegistry() as source:
         for tag in ("alone", "shared", "theirs"):
@@ -194,11 +196,13 @@ def test_docker_registry_deletes_only_what_no_other_tag_has() -> None:
             RegistryClients(Registry(Endpoint("http", each.host), lambda: None, Http()), None)
             for each in (source, server)
         ]
-        digests = {tag: str(clients[1].registry.manifest_digest(APP, tag)) for tag in ("alone", "shared", "theirs")}
+        target = clients[1].registry
+        digests = {tag: str(target.manifest_digest(APP, tag)) for tag in ("alone", "shared", "theirs")}
+        # The second removal was interrupted after the tag had got its placeholder.
+        removal_of = TagRemoval(clients[0], APP, clients[1], APP)
         items = [removal(APP, tag, digests[tag]) for tag in ("alone", "shared")]
-        first, second = TagRemoval(clients[0], APP, clients[1], APP).answers(items, StepContext(lambda: 60.0))
-        assert isinstance(first, Completed)
-        assert isinstance(second, Failure)
-        assert second.error.code.name == "REMOVAL_REFUSED"
-        assert clients[1].registry.manifest_digest(APP, "alone") is None
-        assert clients[1].registry.manifest_digest(APP, "theirs") == digests["theirs"] == digests["shared"]
+        assert isinstance(next(removal_of.answers(items[:1], StepContext(lambda: 60.0))), Completed)
+        target.put_manifest(APP, "shared", placeholder(APP, "shared"))
+        assert isinstance(next(removal_of.answers(items[1:], StepContext(lambda: 60.0))), Completed)
+        assert list(target.tags(APP)) == ["theirs"]
+        assert target.manifest_digest(APP, "theirs") == digests["theirs"] == digests["shared"]

@@ -52,7 +52,9 @@ _NORMAL: Final = "NORMAL"
 _LONG: Final = "?"
 """Separates, in a cursor, a repository from the position in its long listing."""
 _REMOVING: Final = "!"
-"""Begins a cursor behind all repositories: ``!granted:repository``, with the removals that may still be sent on."""
+"""Begins a cursor behind all repositories: ``!granted,time:repository``, with the removals that may still be sent on.
+
+They are those due at the time of the grant, so a scan that is repeated later sends no others."""
 _BEFORE_TAGS: Final = " "
 """Sorts before every tag: a scan that resumes behind it does not report a repository's invalid entries again."""
 
@@ -160,16 +162,16 @@ class ImageScan:
             return  # the sync was configured otherwise when the scan began
         if cursor is None:
             self._records.write(least=1)
-            granted, failure = self._removals.granted(scope, context)
-            if failure is not None:
-                yield Page(f"{_REMOVING}0", failures=(failure,))
-            cursor = f"{_REMOVING}{granted}"
+            found = self._removals.granted(scope, context)
+            if found.failure is not None:
+                yield Page(f"{_REMOVING}0,{found.at}", failures=(found.failure,))
+            cursor = f"{_REMOVING}{found.count},{found.at}"
         left, _, behind = cursor.removeprefix(_REMOVING).partition(":")
-        granted = int(left)
+        granted, at = map(int, left.split(","))
         if context.plan or not granted:
             return
         yield Page(cursor)
-        for gone in self._removals.gone(scope, behind):
+        for gone in self._removals.gone(scope, at, behind):
             if context.over or not granted:
                 return
             if not gone.due:
@@ -180,14 +182,13 @@ class ImageScan:
                 items = self._still_gone(gone, context)[:granted]
             except SynclineError as error:
                 failures = (Failure(Item(gone.group, "*"), error),)
-            for at in range(0, len(items), PAGE_TAGS):
-                granted -= len(items[at : at + PAGE_TAGS])
-                is_last = at + PAGE_TAGS >= len(items)
+            while items:
+                some, items = items[:PAGE_TAGS], items[PAGE_TAGS:]
+                granted -= len(some)
                 # A scan that resumes in a repository sends its tags again: a removed one has no record, or is completed.
-                reached = gone.group if is_last else behind
-                yield Page(f"{_REMOVING}{granted}:{reached}", tuple(items[at : at + PAGE_TAGS]))
+                yield Page(f"{_REMOVING}{granted},{at}:{behind if items else gone.group}", tuple(some))
             behind = gone.group
-            yield Page(f"{_REMOVING}{granted}:{behind}", failures=failures)
+            yield Page(f"{_REMOVING}{granted},{at}:{behind}", failures=failures)
 
     def _still_gone(self, gone: GoneTags, context: StepContext) -> list[Item]:
         """Return the removals of the tags that a second listing of their repository lacks, too."""
@@ -424,16 +425,18 @@ class ImageScan:
         absent: dict[str, str] = {}
         changes: dict[str, ImageRecord | None] = {}
         now = int(self._removals.clock())
+        listed = not all(map(is_digest, source.tags))  # the digests are those that the sync names
         for tag, record in records.all():
             if tag in source.tags:
-                changes |= {tag: replace(record, absent_since=0)} if record.absent_since else {}
+                # If the target still has the image, it is recorded again: an interrupted removal may have replaced it.
+                changes |= {tag: None} if record.absent_since else {}
             elif tag not in target.tags:
                 changes[tag] = None
             elif self._sync.takes_tag(tag) and target.tags[tag].digest in (None, record.digest):
                 marked = replace(record, absent_since=record.absent_since or now)
                 changes |= {tag: marked} if marked != record else {}
-                absent |= {tag: record.digest} if self._removals.is_due(marked) else {}
-        if not source.tags and absent:
+                absent |= {tag: record.digest} if self._removals.is_due(marked, now) else {}
+        if not listed and absent:
             host = self._source.registry.host
             what = f"{host} lists no tags of {name}, but the target has {len(absent)} of ours; nothing is removed"
             failure = capped(
@@ -441,7 +444,7 @@ class ImageScan:
             )
             yield Page(f"{name}:{_BEFORE_TAGS}", failures=(failure,))
             return
-        if source.tags:
+        if listed:
             self._records.learn(records.repository, changes)
         if context.plan:
             for at in range(0, len(absent), PAGE_TAGS):
@@ -567,7 +570,7 @@ class ImageScan:
     ) -> dict[str, tuple[Tag, Tag | None]]:
         """Return the tags with the recorded digests of immutable ones that both registries list."""
         fixed = {tag for tag in tags if tag in both.target.tags and self._sync.is_immutable(tag)}
-        known = both.records.known(fixed) if fixed else {}
+        known = {tag: each for tag, each in both.records.known(fixed).items() if not each.absent_since} if fixed else {}
         return tags | {
             tag: (
                 replace(tags[tag][0], digest=tags[tag][0].digest or record.digest),

@@ -88,12 +88,27 @@ class Images:
             yield from (Failure(item, error) for item in items)
             return
         removal = TagRemoval(self.source, repository, self.target, group)
-        yield from removal.answers([item for item in items if is_removal(item)], context)
+        yield from self._removals([item for item in items if is_removal(item)], removal, context)
         copied = [item for item in items if not is_removal(item)] + removal.returned
         if copied:
             route = CopyRoute(self.source.registry, repository, self.target.registry, group)
             copy = RepositoryCopy(route, self.locations, context, self.sync, self.notes, trust=self.trust)
             yield from copy.images(copied)
+
+    def _removals(self, items: Sequence[Item], removal: TagRemoval, context: StepContext) -> Iterator[TransferResult]:
+        wanted: list[Item] = []
+        for item in items:
+            if self.sync.removals is not None and self.sync.takes_tag(item.name):
+                wanted.append(item)
+            else:
+                reason = "the sync was changed since the scan and no longer removes this tag"
+                yield Result(item.group, item.name, Outcome.EXTRA, None, item.target, reason=reason)
+        for answer in removal.answers(wanted, context):
+            if isinstance(answer, Result):
+                self.records.write(
+                    {(answer.group, answer.name): None}
+                )  # it is foreign, and must not be counted as ours
+            yield answer
 
     def verify(self, items: Sequence[Item], context: StepContext) -> list[Completed | Unfinished | Failure]:
         sync, repository = self.sync, self._repositories(items)

@@ -6,34 +6,40 @@ its limits; all of them are removed, or none. Before that the source is listed a
 from it by name, so a shortened listing removes nothing.
 
 Only our tags are removed: those of which the target still has the digest that we verified. Quay's API deletes a tag by
-name, and so do registries of the distribution specification 1.1. Others delete only a digest, with all its tags; there
-a tag is removed only if no other tag and no index of the repository has its digest.
+name. Many registries delete only a digest, with all its tags, and some do so even when they are asked to delete a tag.
+Therefore the tag is first put on a small manifest that no other tag has, its placeholder, and that is deleted. The image
+keeps its digest, other tags, indexes and referrers; the registry's garbage collection removes it if nothing needs it. A
+removal that is interrupted continues at the placeholder, and a copy replaces it.
+
+Registries have no conditional requests. A tag that somebody else pushes between the last reading of the tag and the
+request behind it (the put of the placeholder, or the deletion at Quay) is replaced; no other tag can be affected.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import groupby
 from typing import Final
 
-from syncline.clients.http.listings import InvalidEntry
-from syncline.clients.registry.manifest import Manifest
+from syncline.clients.registry.client import TagTakenError
+from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifest
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.listing import HELD_TAGS, RegistryClients
+from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.records import ImageRecord, Records
-from syncline.kinds.images.referrers import manifest_or_none
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
-from syncline.model import Item, Outcome, Result, Scope
+from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Limits, RemovalRequest, Windows, digest_of
 from syncline.patterns import signature_subject
 from syncline.schedule import seconds_of
 
-AT_ONCE: Final = 16
+_EMPTY: Final = b"{}"
+_EMPTY_DIGEST: Final = f"sha256:{hashlib.sha256(_EMPTY).hexdigest()}"
+_EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
+_NO_DIGEST: Final = f"sha256:{0:064}"
 _REMOVE: Final = "remove"
 _RUN_WINDOW: Final = 30 * 86_400.0
 """Seconds for which the window of a run with its own limit is kept: longer than any run."""
@@ -48,6 +54,15 @@ def is_removal(item: Item) -> bool:
     return bool(item.detail.get(_REMOVE))
 
 
+def placeholder(group: str, tag: str) -> Manifest:
+    """Return the manifest that a tag gets before it is deleted: the same in each attempt, and another for each tag."""
+    empty = {"mediaType": _EMPTY_TYPE, "digest": _EMPTY_DIGEST, "size": len(_EMPTY)}
+    annotations = {"syncline.removed": f"{group}:{tag}"}
+    parts = {"config": empty, "layers": [empty], "annotations": annotations}
+    body = compact_json({"schemaVersion": 2, "mediaType": OCI_MANIFEST, "artifactType": _EMPTY_TYPE, **parts}).encode()
+    return Manifest(f"sha256:{hashlib.sha256(body).hexdigest()}", OCI_MANIFEST, body)
+
+
 @dataclass(frozen=True, slots=True)
 class GoneTags:
     """The records of a repository: the number of selected ones, and the tags to be removed, with their digests."""
@@ -55,6 +70,19 @@ class GoneTags:
     group: str
     ours: int
     due: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The removals of a scan: their number, and the time (Unix seconds) for which the delays of tags were compared.
+
+    ``failure`` says that the limits forbid them. ``groups`` has the repositories with records, and the number of these.
+    """
+
+    count: int
+    at: int
+    groups: Mapping[str, int]
+    failure: Failure | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,47 +94,47 @@ class TagRemovals:
     windows: Windows
     clock: Callable[[], float]
 
-    def is_due(self, record: ImageRecord) -> bool:
-        """Return True if a tag has been absent from the source for long enough."""
+    def is_due(self, record: ImageRecord, at: int) -> bool:
+        """Return True if a tag had been absent from the source for long enough at a time."""
         rule = self.sync.removals
         wait = 0.0 if rule is None or rule.after is None else seconds_of(rule.after)
-        return bool(record.absent_since) and record.absent_since + wait <= self.clock()
+        return bool(record.absent_since) and record.absent_since + wait <= at
 
-    def gone(self, scope: Scope, behind: str = "") -> Iterator[GoneTags]:
+    def gone(self, scope: Scope, at: int, behind: str = "") -> Iterator[GoneTags]:
         """Yield the records of each repository of a scope, in the order of names, behind one."""
         if scope.groups is None:
             rows: Iterable[tuple[str, str, list[object]]] = self.records.scan(behind)
         else:
-            groups = (group for group in scope.groups if group >= behind)
+            groups = (group for group in sorted(scope.groups) if group >= behind)
             rows = ((group, tag, row) for group in groups for tag, row in self.records.of(group))
         for group, some in groupby(rows, key=lambda row: row[0]):
             source = self.sync.source_repository(group)
             if group != behind and source is not None and self.sync.takes_repository(source):
-                yield self._gone(group, ((tag, ImageRecord.of_row(row)) for _, tag, row in some))
+                yield self._gone(group, at, ((tag, ImageRecord.of_row(row)) for _, tag, row in some))
 
-    def _gone(self, group: str, records: Iterable[tuple[str, ImageRecord]]) -> GoneTags:
+    def _gone(self, group: str, at: int, records: Iterable[tuple[str, ImageRecord]]) -> GoneTags:
         ours, due, kept = 0, dict[str, str](), set[str]()
         for tag, record in records:
             if self.sync.takes_tag(tag):
                 ours += 1
-                if self.is_due(record):
+                if self.is_due(record, at):
                     due[tag] = record.digest
                 else:
                     kept.add(record.digest)
         # A signature goes with the last tag of its image.
         return GoneTags(group, ours, {tag: each for tag, each in due.items() if signature_subject(tag) not in kept})
 
-    def granted(self, scope: Scope, context: StepContext) -> tuple[int, Failure | None]:
-        """Reserve the removals of a scope, all or none. Return their number, and the failure if the limits forbid them."""
-        rule = self.sync.removals
+    def granted(self, scope: Scope, context: StepContext) -> Granted:
+        """Reserve the removals of a scope, all or none."""
+        rule, at = self.sync.removals, int(self.clock())
         assert rule is not None
         names: list[str] = []
-        ours = 0
-        for each in self.gone(scope):
-            ours += each.ours
+        groups: dict[str, int] = {}
+        for each in self.gone(scope, at):
+            groups[each.group] = each.ours
             names += (f"{each.group}:{tag}" for tag in each.due)
         if not names:
-            return 0, None
+            return Granted(0, at, groups)
         own, count = context.allow_removals, len(names)
         limits = rule.limits if own is None else Limits(1.0, own, _RUN_WINDOW)
         request = RemovalRequest(limits, count, digest_of(names), context.run, own is not None, keep=not context.plan)
@@ -114,14 +142,15 @@ class TagRemovals:
         def total() -> int:
             if own is not None:
                 return sys.maxsize
-            return ours if scope.everything else sum(each.ours for each in self.gone(Scope()))
+            return sum(groups.values()) if scope.everything else sum(each.ours for each in self.gone(Scope(), at))
 
         grant = self.windows.reserve(request, total, context.removed)
         if grant.allowed:
-            return count, None
+            return Granted(count, at, groups)
         limit = f"the limit is {grant.most} of {grant.total} per {rule.per}" if own is None else f"it may remove {own}"
         what = f"tags gone from the source: {count}; {limit}, of which {grant.used} are used, so none is removed"
-        return 0, capped(f"{what}. To remove them: syncline run {self.sync.name} --allow-removals {count}")
+        advice = f"To remove them: syncline run {self.sync.name} --allow-removals {count}"
+        return Granted(0, at, groups, capped(f"{what}. {advice}"))
 
 
 def capped(what: str, group: str = "*") -> Failure:
@@ -135,15 +164,14 @@ class TagRemoval:
     def __init__(self, source: RegistryClients, name: str, target: RegistryClients, group: str) -> None:
         self._source, self._name = source.registry, name
         self._target, self._api, self._group = target.registry, target.api, group
-        self._digests: dict[str, str | None] = {}
-        self._parts: dict[str, set[str]] = {}
+        self._deletes: bool | None = None
         self.returned: list[Item] = []
         """Items whose tag the source has again: they are to be copied."""
 
     def answers(
         self, items: Sequence[Item], context: StepContext
     ) -> Iterator[Completed | Unfinished | Result | Failure]:
-        """Yield an answer for each item, except those that are ``returned``."""
+        """Yield an answer for each item, except those that are ``returned``. A Result is one for a foreign tag."""
         for item in items:
             if context.over:
                 yield Unfinished(item)
@@ -162,73 +190,43 @@ class TagRemoval:
         if self._source.manifest_digest(self._name, item.name) is not None:
             return None
         present = self._target.manifest_digest(self._group, item.name)
-        if present is not None and present != item.target:
-            why = f"the target has {present} under this tag by now, which this sync did not write"
-            return Result(item.group, item.name, Outcome.EXTRA, None, present, reason=why)
-        if present is not None:
-            if self._api is not None:
-                self._api.delete_tag(self._group, item.name)
-            else:
-                self._delete(item.name, present)
-            self._digests.pop(item.name, None)
-        return Completed(item)
+        if present is None:
+            return Completed(item)
+        begun = present == placeholder(self._group, item.name).digest
+        if present != item.target and not begun:
+            return self._foreign(item, present)
+        if self._api is not None:
+            self._api.delete_tag(self._group, item.name)
+            return Completed(item)
+        return self._delete(item, begun=begun)
 
-    def _delete(self, tag: str, digest: str) -> None:
-        """Delete a tag that has a digest, and nothing else. Raises REMOVAL_REFUSED if the registry cannot do that."""
-        manifest = manifest_or_none(self._target, self._group, digest)
-        if manifest is None:
-            raise SynclineError("NOT_FOUND", f"{self._group}@{digest} is not at {self._target.host}, but its tag is")
-        shared = [other for other, has in self._others(tag).items() if has == digest]
-        if self._target.delete(self._group, tag):
-            self._restore(tag, shared, manifest)
-        elif why := self._in_use(tag, shared, manifest):
-            raise self._refused(tag, f"deletes images only by digest, and {why}")
-        elif not self._target.delete(self._group, digest):
-            raise self._refused(tag, "does not delete images")
+    def _delete(self, item: Item, *, begun: bool) -> Completed | Result:
+        """Delete a tag, and nothing else, by its placeholder. Raises REMOVAL_REFUSED if the registry cannot do that."""
+        group, tag, alone = self._group, item.name, placeholder(self._group, item.name)
+        if self._deletes is None:
+            # The answer to an absent digest tells whether images can be deleted, before the tag is changed.
+            self._deletes = self._target.delete(group, _NO_DIGEST)
+        if self._deletes:
+            if not begun:
+                self._put_empty()
+                try:
+                    self._target.put_tag(group, tag, alone, item.target)
+                except TagTakenError as taken:
+                    return self._foreign(item, taken.digest)
+            for reference in (alone.digest, tag):
+                self._target.delete(group, reference)
+                if self._target.manifest_digest(group, tag) != alone.digest:
+                    return Completed(item)
+            begun = True
+        if begun:
+            self._target.put_tag(group, tag, self._target.manifest(group, str(item.target)), alone)
+        raise SynclineError("REMOVAL_REFUSED", f"{group}:{tag}: {self._target.host} does not delete images")
 
-    def _others(self, tag: str) -> dict[str, str | None]:
-        """Return the digests of all other tags of the repository. Each tag is requested once."""
-        names: set[str] = set()
-        for name in self._target.tags(self._group, self._unreadable):
-            names.add(name)
-            if len(names) > HELD_TAGS:
-                raise self._refused(tag, f"has more than {HELD_TAGS:,} tags in {self._group}, too many to protect")
-        unknown = sorted(names - self._digests.keys() - {tag})
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="tag") as pool:
-            digests = pool.map(partial(self._target.manifest_digest, self._group), unknown)
-            self._digests |= dict(zip(unknown, digests, strict=True))
-        return {name: self._digests[name] for name in sorted(names - {tag})}
+    def _put_empty(self) -> None:
+        if self._target.blob_size(self._group, Descriptor(_EMPTY_DIGEST, len(_EMPTY), _EMPTY_TYPE)) is None:
+            self._target.begin_upload(self._group).put(_EMPTY_DIGEST, _EMPTY, len(_EMPTY))
 
-    def _in_use(self, tag: str, shared: Sequence[str], manifest: Manifest) -> str | None:
-        """Return why a digest may not be deleted, None if it may."""
-        if shared:
-            return f"{', '.join(shared[:5])} {'has' if len(shared) == 1 else 'have'} the same one"
-        if manifest.subject is not None:
-            return f"it is listed as a referrer of {manifest.subject.digest}"
-        for other, digest in self._others(tag).items():
-            if digest is not None and manifest.digest in self._parts_of(digest):
-                return f"it is a part of {other}"
-        return None
-
-    def _parts_of(self, digest: str) -> set[str]:
-        """Return the manifests that an index consists of, at all depths; none for an image."""
-        if digest not in self._parts:
-            found = self._parts[digest] = set()
-            manifest = manifest_or_none(self._target, self._group, digest)
-            for child in () if manifest is None else manifest.children():
-                found |= {child.digest, *(self._parts_of(child.digest) if child.names_manifest else ())}
-        return self._parts[digest]
-
-    def _restore(self, tag: str, shared: Sequence[str], manifest: Manifest) -> None:
-        """Check that the other tags of a digest are still there, and put back those that are not."""
-        lost = [other for other in shared if self._target.manifest_digest(self._group, other) is None]
-        for other in lost:
-            self._target.put_manifest(self._group, other, manifest)
-        if lost:
-            raise self._refused(tag, f"deleted {', '.join(lost)} with it, which were put back")
-
-    def _refused(self, tag: str, why: str) -> SynclineError:
-        return SynclineError("REMOVAL_REFUSED", f"{self._group}:{tag}: {self._target.host} {why}")
-
-    def _unreadable(self, entry: InvalidEntry) -> None:
-        raise SynclineError("REMOVAL_REFUSED", f"{self._group} at {self._target.host}: {entry.error.what}")
+    @staticmethod
+    def _foreign(item: Item, present: str) -> Result:
+        why = f"the target has {present} under this tag by now, which this sync did not write"
+        return Result(item.group, item.name, Outcome.EXTRA, None, present, reason=why)

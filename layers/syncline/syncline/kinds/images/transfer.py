@@ -40,6 +40,7 @@ from syncline.kinds.images.referrers import (
     compare_referrers,
     manifest_or_none,
 )
+from syncline.kinds.images.removals import placeholder
 from syncline.kinds.images.selection import INDEX, for_platforms, none_selected
 from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.kind import FOUND_EQUAL, Completed, Failure, StepContext, Unfinished
@@ -265,8 +266,11 @@ def is_replaceable(
 ) -> bool:
     """Return True if a tag that differs may be replaced even if the sync does not overwrite.
 
-    These are attached tags that only grew, and tags that moved on at the source while we copied them.
+    These are attached tags that only grew, tags that moved on at the source while we copied them, and tags whose removal
+    was interrupted before the source had them again.
     """
+    if item.target == placeholder(item.group, item.name).digest:
+        return True
     at_target = partial(target.manifest, item.group, item.name)
     noted = notes.outdated(item.group, item.name)
     if noted and is_same_manifest(noted, str(item.target), at_target):

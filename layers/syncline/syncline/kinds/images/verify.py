@@ -14,7 +14,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
-from syncline.kinds.images.removals import is_removal
+from syncline.kinds.images.removals import is_removal, placeholder
 from syncline.kinds.images.selection import INDEX, for_platforms
 from syncline.kinds.images.transfer import child_at, described
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
@@ -86,7 +86,7 @@ class ImageVerification:
 
     def _removed(self, item: Item) -> Completed:
         present = self._target.manifest_digest(item.group, item.name)
-        if present is not None and present == item.target:
+        if present is not None and present in (item.target, placeholder(item.group, item.name).digest):
             raise _missing(f"{item.group}:{item.name} is still {present} at {self._target.host}")
         return Completed(item, note="" if present is None else f"somebody else pushed {present} under this tag since")
 
