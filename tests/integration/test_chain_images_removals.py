@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from syncline.kinds.images.removals import TagRemoval, placeholder, removal
 from syncline.kinds.kind import Completed, StepContext
 from syncline.model import Outcome
 from tests.rig.images import ImagesChain, ImagesWorld
+from tests.rig.pump import KillPoint
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.programs import needs
 from tests.standins.registry import Registry as Server
@@ -149,6 +151,45 @@ def test_an_index_keeps_a_part_whose_tag_is_removed(chain: ImagesChain, deletes:
     assert chain.run().counts.removed == 1
     assert tags(chain) == ["multi"]
     assert not chain.target.store.broken()
+
+
+@pytest.mark.parametrize("comes_back", [False, True])
+@pytest.mark.parametrize("when", [KillPoint.BEFORE, KillPoint.AFTER])
+@pytest.mark.parametrize("deletes", ["digests", "images"])
+def test_a_removal_killed_at_any_effect_loses_no_other_tag(
+    registries: ImagesWorld, deletes: str, when: KillPoint, comes_back: bool
+) -> None:
+    """If the tag comes back to the source at that moment, the target has it in the end."""
+    for number in itertools.count(1):
+        chain = registries.chain()
+        chain.configure(removals=WIDE)
+        chain.target.deletes = deletes
+        add(chain, "1", "2")
+        chain.run()
+        store = chain.target.store
+        digest = store.repository(APP).tags["theirs"] = store.repository(APP).tags["2"]
+        drop(chain, "2")
+        chain.start()
+        chain.reaper.effects.clear()
+        chain.reaper.plan = {(number, when)}
+
+        def put_back(chain: ImagesChain = chain, number: int = number, digest: str = digest) -> None:
+            if len(chain.reaper.effects) >= number:
+                chain.source.store.repository(APP).tags["2"] = digest
+
+        if comes_back:
+            chain.reaper.on_call = put_back
+        chain.pump.run()
+        if number > len(chain.reaper.effects):
+            break
+        killed = f"killed {when} effect {number}, {chain.reaper.effects[number - 1]}"
+        if comes_back:
+            chain.run()
+        assert tags(chain) == (["1", "2", "theirs"] if comes_back else ["1", "theirs"]), killed
+        assert {store.digest(APP, tag) for tag in tags(chain) if tag != "1"} == {digest}, killed
+        assert not store.broken(), killed
+    chain.target.deletes = "tags"
+    assert number > 10
 
 
 def test_a_registry_that_deletes_nothing_keeps_its_tags_unchanged(chain: ImagesChain) -> None:

@@ -50,6 +50,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/*/config*.py": (
         "config",
         "kinds.*.config",
+        "kinds.*.config_keep",
         "kinds.*.config_select",
         "kinds.backups.object_fields",
         "secrets",

@@ -240,7 +240,9 @@ class ImageAudit:
             elif other is None and one is not None:
                 yield Result(group, tag, Outcome.MISSING, one, reason=f"{self._target.registry.host} does not have it")
             elif one is None and other is not None:
-                yield Result(group, tag, Outcome.EXTRA, None, other)
+                rule = self._sync.keeping
+                reason = "its name is that of a replaced image" if rule is not None and rule.looks_kept(tag) else None
+                yield Result(group, tag, Outcome.EXTRA, None, other, reason=reason)
             elif one is not None and other is not None:
                 same = is_same_manifest(one, other, lambda: self._source.registry.manifest(name, tag))  # noqa: B023
                 reason = None if same else "the digests differ"

@@ -34,6 +34,7 @@ from syncline.config.values import (
     text_schema,
 )
 from syncline.errors import SynclineError
+from syncline.kinds.images.config_keep import Keeping, Overwriting
 from syncline.kinds.images.config_select import (
     ImagesSelect,
     NamedDigest,
@@ -264,9 +265,11 @@ class ImagesSync(Sync):
         description="Rules that give repositories another name at the target. The first rule whose `from` matches the "
         "complete name applies; a repository that none matches keeps its name.",
     )
-    overwrite: StrictBool = Field(
+    overwrite: Overwriting = Field(
         False,
-        description="Replace tags that differ at the target. If false, each is a `conflict`.",
+        description="Replace tags that differ at the target. If false, each is a `conflict`. With `keep`, a replaced image "
+        "keeps another tag.",
+        examples=[{"keep": "{tag}-{date}"}],
     )
     removals: ImagesRemovals | None = Field(
         None,
@@ -294,6 +297,16 @@ class ImagesSync(Sync):
     concurrency: Annotated[StrictInt, Field(ge=1, le=32)] = Field(
         8, description="Images that one function copies at a time, 1 to 32."
     )
+
+    @property
+    def overwrites(self) -> bool:
+        """True if tags that differ at the target are replaced."""
+        return bool(self.overwrite)
+
+    @property
+    def keeping(self) -> Keeping | None:
+        """The rule for the tags of replaced images, None if these are not kept."""
+        return self.overwrite if isinstance(self.overwrite, Keeping) else None
 
     def target_repository(self, source: str) -> str:
         """Return the target's name for a repository of the source."""

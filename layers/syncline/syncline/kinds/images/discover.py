@@ -548,13 +548,13 @@ class ImageScan:
         complete = [item for item in compared if item.name not in incomplete]
         lacking, failures = self._lacking_referrers(name, group, complete)
         to_transfer = incomplete | lacking
-        replaceable = set() if self._sync.overwrite else self._replaceable(name, compared)
+        replaceable = set() if self._sync.overwrites else self._replaceable(name, compared)
         for item in compared:
             equal = item.target is not None and item.target == item.source
             asked = (group, item.name) in self._asked  # its transfer checks all parts
             if equal and item.name not in to_transfer and not asked:
                 skipped += 1
-            elif equal or item.target is None or self._sync.overwrite or item.name in replaceable:
+            elif equal or item.target is None or self._sync.overwrites or item.name in replaceable:
                 items.append(item)
             else:
                 results.append(conflict(item))

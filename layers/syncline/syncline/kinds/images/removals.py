@@ -33,7 +33,7 @@ from syncline.kinds.images.records import ImageRecord, Records
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Limits, RemovalRequest, Windows, digest_of
-from syncline.patterns import signature_subject
+from syncline.patterns import is_signature_tag, signature_subject
 from syncline.schedule import seconds_of
 
 _EMPTY: Final = b"{}"
@@ -117,7 +117,9 @@ class TagRemovals:
         for tag, record in records:
             if self.sync.takes_tag(tag):
                 ours += 1
-                if self.is_due(record, at):
+                # A kept image keeps its signatures.
+                stays = self.sync.keeping is not None and is_signature_tag(tag)
+                if self.is_due(record, at) and not stays:
                     due[tag] = record.digest
                 else:
                     kept.add(record.digest)

@@ -24,6 +24,7 @@ from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
+from syncline.kinds.images.keeping import KEPT, KeptImages
 from syncline.kinds.images.pieces import (
     STARTS_AGAIN,
     CopyRoute,
@@ -55,7 +56,7 @@ ASSUMED_RATE: Final = 1024 * 1024
 """Bytes per second assumed when deciding whether a blob can be sent in one request before the time ends."""
 FROM: Final = "from"
 """Key in an item's detail: the name of its repository at the source, if only a listing told it."""
-KEPT_DETAIL: Final = ("replaced", "signed", "asked", FROM, INDEX)
+KEPT_DETAIL: Final = ("replaced", KEPT, "signed", "asked", FROM, INDEX)
 """Keys of an item's detail that are kept when it is tried again."""
 ASKED: Final = {"asked": True}
 """The detail of items that a retry or a repair answers for: blobs that an audit found damaged are sent again."""
@@ -86,6 +87,9 @@ class RepositoryCopy:
         self._notes = notes
         self._trust = trust.of(self._source, self._from)
         self._attached = AttachedTags(self._source, self._from)
+        self._kept: KeptImages | None = None
+        if sync.keeping is not None:
+            self._kept = KeptImages(sync.keeping, self._source, self._from, self._target, self._to, context.run)
         self._invalid: dict[str, InvalidEntry] = {}
         self._attached_names: frozenset[str] | None = None
         self._copied_tags: set[str] = set()
@@ -129,7 +133,7 @@ class RepositoryCopy:
         item, manifest = selected
         present = self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
-        differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrite
+        differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrites
         if not may_put and not self._may_replace(differing, manifest):
             return conflict(differing)
         done = self._parts.copy(manifest, progress)
@@ -138,6 +142,8 @@ class RepositoryCopy:
         if not done or not self._copy_referrers(manifest, progress) or self._context.halted():
             return Unfinished(progress.saved_in(item), not progress.further)
         if equal:
+            if KEPT in item.detail and self._kept is not None:
+                self._kept.keep(item.name, item.detail["replaced"])  # its verification failed
             if present == item.target and not progress.sent and not progress.further:
                 # The scan passed it on to have its parts checked, for example if its referrers could not be listed.
                 item = replace(item, detail={**item.detail, FOUND_EQUAL: True})
@@ -150,18 +156,28 @@ class RepositoryCopy:
             self._parts.put(manifest, listed_by=item.name)
         if is_digest(item.name):
             return Completed(item, progress.sent)
+        kept: dict[str, str] = {}
         try:
-            if is_signature_tag(item.name) and not self._sync.overwrite:
+            if is_signature_tag(item.name) and not self._sync.overwrites:
                 replaced = self._parts.attached.follow(item.name, manifest, self._attached)
+            elif self._kept is not None and self._is_image(item, present):
+                kept = {KEPT: self._kept.keep(item.name, str(present))}
+                # Only what was kept is replaced: if the tag moved on meanwhile, it is a conflict until the next run.
+                replaced = self._target.put_tag(self._to, item.name, manifest, present)
             else:
-                replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._sync.overwrite)
+                replaced = self._target.put_tag(self._to, item.name, manifest, present, overwrite=self._sync.overwrites)
         except TagTakenError as taken:
             return conflict(replace(item, target=taken.digest), taken.what)
         except SynclineError as error:
             raise self._parts.explained(manifest, error) from error
         if replaced is not None:
-            item = replace(item, detail={**item.detail, "replaced": replaced})
+            item = replace(item, detail={**item.detail, "replaced": replaced, **kept})
         return Completed(item, progress.sent)
+
+    def _is_image(self, item: Item, present: str | None) -> bool:
+        """Return True if the target has an image under a tag: no signature, and no removal that was interrupted."""
+        alone = placeholder(self._to, item.name).digest
+        return present not in (None, alone) and not is_signature_tag(item.name)
 
     def _may_replace(self, differing: Item, manifest: Manifest) -> bool:
         return is_replaceable(differing, self._target, self._attached, self._notes, manifest) or adds_platforms(

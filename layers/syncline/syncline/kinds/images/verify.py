@@ -13,6 +13,7 @@ from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
 from syncline.kinds.images.facts import TargetNotes
+from syncline.kinds.images.keeping import KEPT
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
 from syncline.kinds.images.removals import is_removal, placeholder
 from syncline.kinds.images.selection import INDEX, for_platforms
@@ -81,8 +82,17 @@ class ImageVerification:
                 f"only the selected platforms of the source's index {item.detail[INDEX]}, so the digests differ"
             )
         if "replaced" in item.detail:
-            notes.append(f"it replaced {item.detail['replaced']}")
+            notes.append(f"it replaced {item.detail['replaced']}{self._kept(item)}")
         return Completed(item, note="; ".join(notes))
+
+    def _kept(self, item: Item) -> str:
+        """Return the end of a sentence about a replaced image that is kept, after asking the target for it."""
+        if KEPT not in item.detail:
+            return ""
+        old, tag = item.detail["replaced"], item.detail[KEPT]
+        if self._target.manifest_digest(item.group, tag) != old:
+            raise _missing(f"{item.group}:{tag} at {self._target.host} is not {old}, which {item.name} had before")
+        return f", which is kept as {tag}"
 
     def _removed(self, item: Item) -> Completed:
         present = self._target.manifest_digest(item.group, item.name)
