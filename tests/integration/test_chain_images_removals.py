@@ -5,20 +5,25 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from syncline.clients.http.addresses import Endpoint
-from syncline.clients.http.client import Http
+from syncline.clients.http.client import Http, Response
 from syncline.clients.registry.client import Registry
+from syncline.clients.registry.transport import RegistryTransport
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.removals import TagRemoval, placeholder, removal
 from syncline.kinds.kind import Completed, StepContext
-from syncline.model import Outcome
+from syncline.messages import Start
+from syncline.model import EVERYTHING, Outcome, Trigger
+from syncline.store.runs import new_run_id
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.rig.pump import KillPoint
 from tests.standins.oci import Fault, OciRegistry
 from tests.standins.programs import needs
+from tests.standins.quay import TOKEN, QuayServer
 from tests.standins.registry import Registry as Server
 
 APP = "team/app"
@@ -226,6 +231,78 @@ def test_an_immutable_tag_is_not_requested_again(chain: ImagesChain) -> None:
     assert chain.run().counts.skipped == 3
     asked = [each.path for each in (*chain.source.requests, *chain.target.requests) if "/manifests/" in each.path]
     assert sorted(set(asked)) == [f"/v2/{APP}/manifests/latest"]
+
+
+def test_quay_deletes_a_tag_by_name_and_no_other_of_its_digest(registries: ImagesWorld) -> None:
+    chain = registries.chain()
+    add(chain, "1", "2")
+    with QuayServer() as prod, QuayServer() as dr:
+        chain.secrets = {"QUAY": TOKEN}
+        apis = [{"kind": "quay", "url": each.url, "token": "env:QUAY"} for each in (prod, dr)]
+        source = {"registry": chain.source.host, "plain_http": True, "organizations": ["team"], "api": apis[0]}
+        target = {"registry": chain.target.host, "plain_http": True, "api": apis[1]}
+        chain.configure(removals=WIDE, source=source, target=target)
+        prod.put(APP, dict(chain.source.store.repository(APP).tags))
+        store = chain.target.store
+        chain.run()
+        store.repository(APP).tags["theirs"] = store.repository(APP).tags["2"]
+        dr.put(APP, dict(store.repository(APP).tags))
+        dr.on_delete = lambda name, tag: store.repository(name).tags.pop(tag)
+        drop(chain, "2")
+        prod.remove(APP, "2")
+        dr.without_write.add(TOKEN)
+        assert chain.run().counts.removed == 0
+        assert codes(chain) == ["FORBIDDEN"]
+        dr.without_write.clear()
+        dr.set(APP, state="READ_ONLY")
+        assert chain.run().counts.removed == 0
+        assert codes(chain) == ["READ_ONLY"]
+        dr.set(APP, state="NORMAL")
+        chain.target.requests.clear()
+        assert chain.run().counts.removed == 1
+        assert [each.method for each in chain.target.requests if each.method not in ("GET", "HEAD")] == []
+    assert tags(chain) == ["1", "theirs"]
+
+
+def test_a_plan_shows_removals_and_a_run_may_be_allowed_more(chain: ImagesChain) -> None:
+    add(chain, "1", "2", "3", "4")
+    chain.run()
+    chain.configure(removals={"share": 0.25})
+    drop(chain, "2", "3")
+    chain.start(plan=True)
+    chain.pump.run()
+    (plan,) = (run for run in chain.state.runs(chain.sync, 20) if run.plan)
+    assert {each.outcome for each in chain.results(plan).values()} == {Outcome.WOULD_REMOVE, Outcome.FAILED}
+    assert tags(chain) == ["1", "2", "3", "4"]
+    for allowed, left in ((1, ["1", "2", "3", "4"]), (2, ["1", "4"])):
+        chain.clock.sleep(1)
+        run = new_run_id(chain.clock.time)
+        chain.state.begin_run(chain.sync, run, Trigger.MANUAL, EVERYTHING, allow_removals=allowed)
+        chain.queues.start(Start(chain.sync, Trigger.MANUAL, run=run))
+        chain.pump.run()
+        assert tags(chain) == left
+    assert chain.latest().counts.removed == 2
+
+
+def test_only_a_deletion_asks_for_the_permission_to_delete(registries: ImagesWorld) -> None:
+    chain = registries.chain()
+    chain.configure(removals=WIDE)
+    add(chain, "1", "2")
+    asked: list[str] = []
+    send = RegistryTransport.send
+
+    def noted(self: RegistryTransport, method: str, target: str, scopes: Any, *rest: Any, **more: Any) -> Response:
+        if any("delete" in scope for scope in scopes):
+            asked.append(method)
+        return send(self, method, target, scopes, *rest, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RegistryTransport, "send", noted)
+        chain.run()
+        assert asked == []
+        drop(chain, "2")
+        chain.run()
+    assert set(asked) == {"DELETE"}
 
 
 def test_docker_registry_deletes_a_tag_and_keeps_the_others_of_its_digest() -> None:

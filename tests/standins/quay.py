@@ -26,7 +26,7 @@ import re
 import signal
 import threading
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Final, Self
@@ -79,6 +79,8 @@ class QuayServer:
         self._store = Store()
         self.without_write: set[str] = set()
         """Tokens without the scope ``repo:write``."""
+        self.on_delete: Callable[[str, str], object] = lambda _repository, _tag: None
+        """Called after a tag was deleted, so that the registry loses it, too."""
         self._cache: dict[tuple[str, str], Reply] = {}
         self._scripted: dict[str, deque[Reply]] = {}
         self._lock = threading.RLock()
@@ -290,8 +292,11 @@ class QuayServer:
         repository = self._readable(name, namespaces, known=True)
         if tag not in repository.alive():
             raise self._refusal(404, "not_found", "Not Found")
+        if repository.state != "NORMAL":
+            raise self._refusal(503, "", f"Repository is in read only or mirror mode: {repository.state}")
         self._cache.clear()
         self._store.end(name, [tag])
+        self.on_delete(name, tag)
         return reply(204, b"")
 
     def _readable(self, name: str, namespaces: Namespaces, *, known: bool) -> Repository:

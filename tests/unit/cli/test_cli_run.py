@@ -128,14 +128,17 @@ REMOVING = FILES + "    removals: {count: 10}\n"
 
 
 @pytest.mark.parametrize("count", [0, 400])
-def test_removals_are_allowed_for_one_run(stack: Stack, count: int) -> None:
-    assert stack.apply(REMOVING).exit_code == 0
-    result = stack.run("run", "shop-files", "--allow-removals", str(count))
+@pytest.mark.parametrize(
+    ("name", "config"), [("shop-files", REMOVING), ("prod", SYNCS + "    removals: {count: 10}\n")]
+)
+def test_removals_are_allowed_for_one_run(stack: Stack, name: str, config: str, count: int) -> None:
+    assert stack.apply(config).exit_code == 0
+    result = stack.run("run", name, "--allow-removals", str(count))
     assert result.exit_code == 0, result.output
-    assert result.stdout.splitlines()[0].endswith(f" of shop-files started, with up to {count} removals allowed")
+    assert result.stdout.splitlines()[0].endswith(f" of {name} started, with up to {count} removals allowed")
     [start] = stack.started()
     assert start.run is not None
-    assert stack.target.state.run("shop-files", start.run).allow_removals == count
+    assert stack.target.state.run(name, start.run).allow_removals == count
 
 
 def test_a_run_without_the_option_has_no_allowance(stack: Stack) -> None:
@@ -153,13 +156,8 @@ def test_allow_removals_is_an_error_during_a_run(stack: Stack) -> None:
 
 def test_allow_removals_is_an_error_for_a_sync_without_removals(stack: Stack) -> None:
     assert stack.apply(SYNCS + FILES.removeprefix("syncs:\n")).exit_code == 0
-    for name, what in (
-        ("prod", "prod is a sync of images, which never removes anything; leave out --allow-removals"),
-        (
-            "shop-files",
-            "shop-files has no `removals` in syncs.yaml, so it removes nothing; set them, then `syncline apply`",
-        ),
-    ):
+    for name in ("prod", "shop-files"):
+        what = f"{name} has no `removals` in syncs.yaml, so it removes nothing; set them, then `syncline apply`"
         result = stack.run("run", name, "--allow-removals", "1")
         assert (result.exit_code, result.stderr.splitlines()[0]) == (2, f"error USAGE: {what}")
     assert stack.started() == []

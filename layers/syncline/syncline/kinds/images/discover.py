@@ -92,6 +92,7 @@ class ImageScan:
     ) -> None:
         """Without ``records`` the scan has only those of this process, and without ``removals`` nothing is removed."""
         self._removals = removals
+        self._planned: dict[str, GoneTags] = {}
         self._sync = sync
         self._clock = clock
         self._source = source
@@ -162,7 +163,7 @@ class ImageScan:
             return  # the sync was configured otherwise when the scan began
         if cursor is None:
             self._records.write(least=1)
-            found = self._removals.granted(scope, context)
+            found = self._removals.granted(scope, context, self._planned)
             if found.failure is not None:
                 yield Page(f"{_REMOVING}0,{found.at}", failures=(found.failure,))
             cursor = f"{_REMOVING}{found.count},{found.at}"
@@ -192,6 +193,7 @@ class ImageScan:
 
     def _still_gone(self, gone: GoneTags, context: StepContext) -> list[Item]:
         """Return the removals of the tags that a second listing of their repository lacks, too."""
+        self._check_state(gone.group)
         name = self._sync.source_repository(gone.group) or ""
         listed = held_tags(self._source, name, context)
         self._check_listed(name, listed)
@@ -422,11 +424,11 @@ class ImageScan:
         complete = not (source.invalid or target.invalid or target.next_position)
         if self._removals is None or not complete or records.held is None:
             return
-        absent: dict[str, str] = {}
+        current = dict(records.all())
         changes: dict[str, ImageRecord | None] = {}
         now = int(self._removals.clock())
         listed = not all(map(is_digest, source.tags))  # the digests are those that the sync names
-        for tag, record in records.all():
+        for tag, record in current.items():
             if tag in source.tags:
                 # If the target still has the image, it is recorded again: an interrupted removal may have replaced it.
                 changes |= {tag: None} if record.absent_since else {}
@@ -435,7 +437,9 @@ class ImageScan:
             elif self._sync.takes_tag(tag) and target.tags[tag].digest in (None, record.digest):
                 marked = replace(record, absent_since=record.absent_since or now)
                 changes |= {tag: marked} if marked != record else {}
-                absent |= {tag: record.digest} if self._removals.is_due(marked, now) else {}
+        left = ((tag, changes.get(tag, record)) for tag, record in current.items())
+        gone = self._removals.of(records.repository, now, ((tag, each) for tag, each in left if each is not None))
+        absent = gone.due
         if not listed and absent:
             host = self._source.registry.host
             what = f"{host} lists no tags of {name}, but the target has {len(absent)} of ours; nothing is removed"
@@ -447,6 +451,7 @@ class ImageScan:
         if listed:
             self._records.learn(records.repository, changes)
         if context.plan:
+            self._planned[records.repository] = gone
             for at in range(0, len(absent), PAGE_TAGS):
                 items = (removal(records.repository, *each) for each in [*absent.items()][at : at + PAGE_TAGS])
                 yield Page(f"{name}:{_BEFORE_TAGS}", tuple(items))
@@ -558,12 +563,19 @@ class ImageScan:
                 items.append(item)
             else:
                 results.append(conflict(item))
-        state = self._at_target.states.get(group)
-        if items and state not in (None, _NORMAL):
-            error = SynclineError("READ_ONLY", f"{group} is {state} at {self._target.registry.host}")
-            failures = (*(Failure(item, error) for item in items), *failures)
-            items = []
+        if items:
+            try:
+                self._check_state(group)
+            except SynclineError as error:
+                failures = (*(Failure(item, error) for item in items), *failures)
+                items = []
         return Page(cursor, tuple(items), skipped, tuple(results), failures)
+
+    def _check_state(self, group: str) -> None:
+        """Raise READ_ONLY for a repository that is known not to accept changes."""
+        state = self._at_target.states.get(group)
+        if state not in (None, _NORMAL):
+            raise SynclineError("READ_ONLY", f"{group} is {state} at {self._target.registry.host}")
 
     def _with_recorded(
         self, both: _TagListings, tags: dict[str, tuple[Tag, Tag | None]]

@@ -110,9 +110,10 @@ class TagRemovals:
         for group, some in groupby(rows, key=lambda row: row[0]):
             source = self.sync.source_repository(group)
             if group != behind and source is not None and self.sync.takes_repository(source):
-                yield self._gone(group, at, ((tag, ImageRecord.of_row(row)) for _, tag, row in some))
+                yield self.of(group, at, ((tag, ImageRecord.of_row(row)) for _, tag, row in some))
 
-    def _gone(self, group: str, at: int, records: Iterable[tuple[str, ImageRecord]]) -> GoneTags:
+    def of(self, group: str, at: int, records: Iterable[tuple[str, ImageRecord]]) -> GoneTags:
+        """Return the selected records of a repository, and the tags that are due at a time."""
         ours, due, kept = 0, dict[str, str](), set[str]()
         for tag, record in records:
             if self.sync.takes_tag(tag):
@@ -126,15 +127,15 @@ class TagRemovals:
         # A signature goes with the last tag of its image.
         return GoneTags(group, ours, {tag: each for tag, each in due.items() if signature_subject(tag) not in kept})
 
-    def granted(self, scope: Scope, context: StepContext) -> Granted:
-        """Reserve the removals of a scope, all or none."""
+    def granted(self, scope: Scope, context: StepContext, planned: Mapping[str, GoneTags]) -> Granted:
+        """Reserve the removals of a scope, all or none. ``planned`` has repositories whose records a plan did not write."""
         rule, at = self.sync.removals, int(self.clock())
         assert rule is not None
         names: list[str] = []
         groups: dict[str, int] = {}
         for each in self.gone(scope, at):
             groups[each.group] = each.ours
-            names += (f"{each.group}:{tag}" for tag in each.due)
+            names += (f"{each.group}:{tag}" for tag in planned.get(each.group, each).due)
         if not names:
             return Granted(0, at, groups)
         own, count = context.allow_removals, len(names)
