@@ -284,6 +284,19 @@ def test_a_plan_shows_removals_and_a_run_may_be_allowed_more(chain: ImagesChain)
     assert chain.latest().counts.removed == 2
 
 
+def test_a_repository_that_is_gone_keeps_its_images_and_is_reported(chain: ImagesChain) -> None:
+    add(chain, "1", "2")
+    chain.source.store.add_image("team/web", "1", b"of another repository")
+    chain.run()
+    del chain.source.store.repositories[APP]
+    run = chain.run()
+    assert tags(chain) == ["1", "2"]
+    (result,) = chain.results(run).values()
+    assert (result.group, result.name, result.outcome) == (APP, "*", Outcome.EXTRA)
+    assert "no longer lists this repository; 2 tags of this sync stay at the target" in str(result.reason)
+    assert (run.counts.removed, run.counts.extra, run.counts.failed) == (0, 1, 0)
+
+
 def test_only_a_deletion_asks_for_the_permission_to_delete(registries: ImagesWorld) -> None:
     chain = registries.chain()
     chain.configure(removals=WIDE)

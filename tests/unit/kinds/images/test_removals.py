@@ -168,7 +168,7 @@ class Deleting:
 
 
 _TAGS = st.dictionaries(st.sampled_from("abcd"), st.sampled_from(["d1", "d2"]), min_size=1)
-_EXTRA = st.one_of(st.just({}), _TAGS)
+_EXTRA: st.SearchStrategy[dict[str, str]] = st.one_of(st.just({}), _TAGS)
 _SHORT = st.sampled_from([9, 9, 9, 2, 1, 0])
 
 

@@ -35,14 +35,15 @@ from syncline.kinds.images.listing import (
 from syncline.kinds.images.names import RenamedRepositories, not_a_target
 from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
-from syncline.kinds.images.removals import GoneTags, TagRemovals, capped, removal
+from syncline.kinds.images.removals import GoneTags, Granted, TagRemovals, capped, removal
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
 from syncline.kinds.images.selection import INDEX, for_platforms
 from syncline.kinds.images.transfer import ASK, ASKED, FROM, adds_platforms, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
-from syncline.model import Item, Result, Scope
+from syncline.model import Item, Outcome, Result, Scope
 from syncline.patterns import is_signature_tag
+from syncline.text import plural
 
 AT_ONCE: Final = 16
 """Repositories compared at a time."""
@@ -93,6 +94,7 @@ class ImageScan:
         """Without ``records`` the scan has only those of this process, and without ``removals`` nothing is removed."""
         self._removals = removals
         self._planned: dict[str, GoneTags] = {}
+        self._listed: Sequence[str] | None = None
         self._sync = sync
         self._clock = clock
         self._source = source
@@ -153,6 +155,7 @@ class ImageScan:
             else:
                 if cursor is None and scope.groups is None:
                     yield from failure_pages("", self._invalid_repositories(invalid))
+                self._listed = names
                 yield from self._of(names, cursor or "", context, pool)
         if self._removals is not None and not context.over:
             yield from self._removal_pages(scope, None, context)
@@ -167,6 +170,7 @@ class ImageScan:
             if found.failure is not None:
                 yield Page(f"{_REMOVING}0,{found.at}", failures=(found.failure,))
             cursor = f"{_REMOVING}{found.count},{found.at}"
+            yield from self._vanished(found, scope, cursor)
         left, _, behind = cursor.removeprefix(_REMOVING).partition(":")
         granted, at = map(int, left.split(","))
         if context.plan or not granted:
@@ -190,6 +194,21 @@ class ImageScan:
                 yield Page(f"{_REMOVING}{granted},{at}:{behind if items else gone.group}", tuple(some))
             behind = gone.group
             yield Page(f"{_REMOVING}{granted},{at}:{behind}", failures=failures)
+
+    def _vanished(self, found: Granted, scope: Scope, cursor: str) -> Iterator[Page]:
+        """Yield results for repositories of ours that the source no longer lists; they keep their images."""
+        if self._listed is None or not scope.everything:
+            return
+        listed = set(map(self._sync.target_repository, self._listed))
+        host = self._source.registry.host
+        what = "the source {} no longer lists this repository; {} of this sync stay at the target"
+        results = [
+            Result(group, "*", Outcome.EXTRA, reason=what.format(host, plural(count, "tag")))
+            for group, count in found.groups.items()
+            if count and group not in listed
+        ]
+        for at in range(0, len(results), PAGE_TAGS):
+            yield Page(cursor, results=tuple(results[at : at + PAGE_TAGS]))
 
     def _still_gone(self, gone: GoneTags, context: StepContext) -> list[Item]:
         """Return the removals of the tags that a second listing of their repository lacks, too."""
