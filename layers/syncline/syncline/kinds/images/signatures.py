@@ -42,7 +42,9 @@ _NAMED: Final = 3
 _LONGEST: Final = 300
 """Characters of these reasons: the results of a chunk fit an item of the table, whatever a signature contains."""
 _CONFIGS: Final = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
-_DOCUMENT: Final = re.compile(r"text/.*|.*[+/](json|xml)|application/vnd\.(?!oci\.image\.|docker\.)(?!.*(tar|gzip|zstd)).*")
+_DOCUMENT: Final = re.compile(
+    r"text/.*|.*[+/](json|xml)|application/vnd\.(?!oci\.image\.|docker\.)(?!.*(tar|gzip|zstd)).*"
+)
 """Types of layers that are no file systems, whatever the config says: signatures, attestations and SBOMs."""
 _SKIPPED: Final = ("MANIFEST_INVALID", "MANIFEST_UNSUPPORTED", "NOT_FOUND", "BAD_ANSWER")
 """Codes of entries that cannot be read and are passed over."""
