@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import shutil
@@ -14,9 +15,12 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from syncline.clients.layout.folder import LayoutFolder
+from syncline.kinds.images.bundles import ExportRecord
+from tests.rig.signed_images import KEY
 from tests.standins import saved
 from tests.standins.programs import needs
 from tests.standins.registry import Registry
+from tests.standins.sigstore import public_pem
 from tests.unit.cli.cli_stack import Stack, made_stack
 
 BASE = saved.layer({"base": b"base" * 50_000})
@@ -335,6 +339,56 @@ def test_a_damaged_record_of_exports_is_an_error_with_a_way_out(gap: Gap) -> Non
     error = gap.export("two", code=2)["error"]
     assert error["code"] == "ARCHIVE_INVALID"
     assert "--full" in error["what"]
+    assert gap.export("two", "--full")["counts"]["moved"] == 1
+
+
+def test_an_export_killed_while_it_begins_continues(gap: Gap) -> None:
+    folder = gap.folder / "one"
+    folder.mkdir()
+    (folder / ".syncline-0123456789abcdef").write_bytes(b"part of a file")  # as a killed write leaves it
+    assert gap.export("one")["counts"]["moved"] == 1
+    assert not list(folder.glob(".syncline-*"))
+    shutil.rmtree(gap.stack.home / "exports")
+    for name in ("index.json", "bundle.json", "sha256sums"):
+        (folder / name).unlink()
+    (folder / "unfinished.json").write_text('{"sync": "prod", "predecessor": null}')
+    assert gap.export("one")["counts"].get("bytes", 0) == 0
+    assert gap.bring("one")["counts"]["moved"] == 1
+
+
+def test_an_export_killed_before_its_file_is_recorded_continues(gap: Gap, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExportRecord, "save", die)
+        assert gap.stack.run("export", "prod", "--to", str(gap.folder / "one.tar")).exit_code == 130
+    assert gap.export("one.tar")["counts"] == {"skipped": 1}
+    assert [path.name for path in gap.folder.iterdir()] == ["one.tar"]
+    assert gap.bring("one.tar")["counts"]["moved"] == 1
+
+
+def test_two_exports_of_a_sync_at_a_time_are_refused(gap: Gap) -> None:
+    gap.export("one")
+    with (gap.stack.home / "exports/prod.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert gap.export("two", code=2)["error"]["code"] == "ALREADY_RUNNING"
+    gap.export("two")
+
+
+def test_an_untrusted_image_fails_the_export(gap: Gap) -> None:
+    rule = f"    verify: [{{public_key: {json.dumps(public_pem(KEY))}}}]\n"
+    assert gap.stack.apply(SYNC.format(host=gap.source.host) + rule).exit_code == 0
+    answer = gap.export("one", code=1)
+    assert answer["counts"] == {"untrusted": 1}
+    assert not (gap.folder / "one").exists()
+
+
+def test_the_sums_end_as_sha256sum_writes_them(gap: Gap) -> None:
+    gap.export("one")
+    sums = gap.folder / "one/sha256sums"
+    sums.write_bytes(sums.read_bytes()[:-1] + b"\v")
+    assert gap.bring("one", code=2)["error"]["code"] == "ARCHIVE_INVALID"
 
 
 def test_a_target_that_stores_other_bytes_fails_the_import(gap: Gap, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,10 +146,10 @@ def test_the_newest_images_by_their_creation_are_read_once(chain: ImagesChain) -
     assert not chain.source.asked("GET", "/blobs/|/manifests/")
 
 
-def test_an_index_has_the_age_of_its_first_image(chain: ImagesChain) -> None:
+def test_an_index_has_the_age_of_its_youngest_image(chain: ImagesChain) -> None:
     store = chain.source.store
     new, old = (add(chain, "team/app", None, age=age * HOUR) for age in (1, 100))
-    add_index(store, "team/app", "new", {"linux/amd64": new})
+    add_index(store, "team/app", "new", {"linux/amd64": old, "linux/arm64": new})
     add_index(store, "team/app", "old", {"linux/amd64": old})
     chain.configure(select={"younger_than": "2d"})
     ended, results = run(chain)
@@ -471,6 +471,32 @@ def test_a_quarantine_ends_by_itself(chain: ImagesChain) -> None:
     chain.clock.now += 24 * 3600
     run(chain)
     assert tags(chain) == {"1"}
+
+
+def test_a_new_image_that_states_an_old_time_does_not_escape_its_quarantine(chain: ImagesChain) -> None:
+    add(chain, "team/app", "1", age=48 * HOUR)
+    chain.configure(select={"older_than": "1d"})
+    run(chain)
+    assert tags(chain) == {"1"}, "the first scan knows no time but the stated one"
+    for _ in range(2):
+        chain.clock.now += 20 * 24 * 3600  # facts expire after 30 days
+        run(chain)
+    forged = add(chain, "team/app", "2", age=2000 * HOUR)
+    _, results = run(chain)
+    assert results["team/app", "2"].outcome is Outcome.LEFT_OUT
+    assert results["team/app", "2"].source == forged
+    assert tags(chain) == {"1"}
+    chain.clock.now += 24 * 3600
+    run(chain)
+    assert tags(chain) == {"1", "2"}
+
+
+def test_an_index_with_an_image_without_a_time_waits(chain: ImagesChain) -> None:
+    old, none = (add(chain, "team/app", None, age=age) for age in (48 * HOUR, None))
+    add_index(chain.source.store, "team/app", "1", {"linux/amd64": old, "linux/arm64": none})
+    chain.configure(select={"older_than": "1d"})
+    run(chain)
+    assert tags(chain) == set()
 
 
 def test_of_the_newest_images_those_in_quarantine_do_not_take_a_place(chain: ImagesChain) -> None:

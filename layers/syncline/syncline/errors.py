@@ -76,7 +76,7 @@ _ROWS: Final = (
     Code("NO_SUCH_SYNC", False, "No sync of that name is applied.", "`syncline status` lists the names; `syncline apply` adds one."),
     Code("NO_SUCH_RUN", False, "No run with that ID, or no run of that sync, exists.", "`syncline status` lists the latest runs."),
     Code("CONFIG_CHANGED", False, "The configuration that the run began with is no longer stored, so its remaining items were not processed.", "Start a run with the current configuration (`syncline run NAME`), then run `syncline retry NAME` for what is left."),
-    Code("ALREADY_RUNNING", False, "The sync already has a run in progress. Runs of one sync never overlap.", "Wait for it (`syncline status`), or end it with `syncline cancel`."),
+    Code("ALREADY_RUNNING", False, "The sync already has a run in progress. Runs of one sync never overlap.", "Wait for it (`syncline status`), or end it with `syncline cancel`.", alone="Wait until it has ended."),
     Code("ENGINE_ABSENT", False, "No engine found: no local one, and no stack on AWS.", "`syncline up` starts one on this machine; `--stack NAME` names one on AWS."),
     Code("ENGINE_FAILED", False, "The engine on this machine did not start, or the template could not be deployed to it.", "Do what the message says. If it names a log file, the reason is in the lines shown or further up in that file."),
     Code("AWS_DENIED", False, "AWS denied the call: wrong or missing credentials or permissions.", "Check `aws sts get-caller-identity` and the permissions of that identity."),

@@ -208,6 +208,21 @@ def test_an_endless_name_is_not_read(tmp_path: Path, kind: bytes) -> None:
     assert code_of(path) == "ARCHIVE_REFUSED"
 
 
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME])
+def test_a_member_of_a_negative_size_is_refused(tmp_path: Path, kind: bytes) -> None:
+    """Its end is before its beginning, so that reading would go round in a circle."""
+    assert code_of(written(tmp_path / "a.tar", header(kind, -512) + saved.tar(GOOD))) == "ARCHIVE_INVALID"
+
+
+@pytest.mark.parametrize("size", ["²", "9" * 5000, "-1", "", "1e3"])
+def test_a_pax_size_that_is_no_number_is_refused(tmp_path: Path, size: str) -> None:
+    record = f" size={size}\n".encode()
+    length = next(n for n in range(len(record), len(record) + 9) if len(str(n)) + len(record) == n)
+    content = str(length).encode() + record
+    member_ = header(tarfile.XHDTYPE, len(content)) + content + bytes(-len(content) % 512)
+    assert code_of(written(tmp_path / "a.tar", member_ + saved.tar(GOOD))) == "ARCHIVE_INVALID"
+
+
 def test_an_archive_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tar, "MOST_MEMBERS", 50)
     many: list[saved.Entry] = [(f"f{number}", b"") for number in range(60)]

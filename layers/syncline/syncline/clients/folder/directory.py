@@ -117,6 +117,18 @@ class Directory:
             return False
         return True
 
+    def remove_temporary(self, path: str = "") -> None:
+        """Remove what killed calls of :meth:`replace` left below a folder. No other process may write there meanwhile."""
+        pending = [path]
+        while pending:
+            folder = pending.pop()
+            for name, status in self._entries(folder):
+                inner = f"{folder}/{name}" if folder else name
+                if stat.S_ISDIR(status.st_mode):
+                    pending.append(inner)
+                elif _TEMPORARY.fullmatch(name):
+                    self.remove(inner)
+
     def walk(self, path: str = "") -> Iterator[tuple[str, os.stat_result]]:
         """Yield path and status of everything below the folder `path` except folders, without following links.
 

@@ -63,7 +63,9 @@ class LayoutFolder(LayoutReader):
         self._written = 0.0
         self._is_changed = False
         contents = Contents()
-        if self._files.find(MARKER) is not None or self._files.find(INDEX) is not None:
+        if self._files.find(MARKER) is not None and self._files.find(INDEX) is None:
+            pass  # it was begun by a process that was killed
+        elif self._files.find(MARKER) is not None or self._files.find(INDEX) is not None:
             marker, index = (read_file(self._files, each, name) for each in (MARKER, INDEX))
             contents = Contents.parse(marker, index, name)
         elif any(path not in self.own_files for path, _ in self.directory.walk()):
@@ -74,7 +76,7 @@ class LayoutFolder(LayoutReader):
         return self._files.find(blob_path(digest))
 
     def begin_upload(self, repository: str) -> BlobWriter:  # noqa: ARG002 - blobs belong to all repositories
-        if self._files.find(MARKER) is None:
+        if self._files.find(INDEX) is None:
             self.save()  # so that what an interrupted copy leaves is a layout
         return _FolderUpload(self.directory, f"{UPLOADS}/{secrets.token_hex(8)}", 0)
 
@@ -116,7 +118,7 @@ class LayoutFolder(LayoutReader):
     def save(self) -> None:
         """Write the index if it changed."""
         with self._lock:
-            if self._is_changed or self._files.find(MARKER) is None:
+            if self._is_changed or self._files.find(INDEX) is None:
                 self._write()
 
     def _set(self, name: Name, manifest: Manifest) -> None:

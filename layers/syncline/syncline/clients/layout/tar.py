@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import os
 import posixpath
+import re
 import stat
 import tarfile
 from collections.abc import Iterable
@@ -122,10 +123,12 @@ class _Headers:
             if count > MOST_MEMBERS:
                 raise refused(f"{self._name} has more than {MOST_MEMBERS} members")
             at, size = self._at, header.size
+            if size < 0:
+                raise damaged(f"{self._name} is damaged: {header.name[:200]!a} has the size {size}")
             if header.type == tarfile.XHDTYPE:
                 records = self._pax(size)
                 long_name, long_link = records.get("path", long_name), records.get("linkpath", long_link)
-                long_size = int(records["size"]) if records.get("size", "").isdigit() else None
+                long_size = self._number(records["size"]) if "size" in records else None
             elif header.type == tarfile.GNUTYPE_LONGNAME:
                 long_name = self._text(size).rstrip(b"\0").decode(errors="surrogateescape")
             elif header.type == tarfile.GNUTYPE_LONGLINK:
@@ -180,6 +183,11 @@ class _Headers:
             found[key.decode(errors="replace")] = value.decode(errors="surrogateescape")
             at += length
         return found
+
+    def _number(self, text: str) -> int:
+        if re.fullmatch("[0-9]{1,20}", text) is None:
+            raise damaged(f"{self._name} has an invalid pax header: the size {text[:40]!a}")
+        return int(text)
 
     def _add(self, header: tarfile.TarInfo, name: str, link: str, member: TarMember) -> None:
         safe = posixpath.normpath(name)

@@ -217,7 +217,8 @@ class BundleFolder(LayoutFolder):
                 yield NeededBlob(digest, blob.size, bundle, tuple(sorted({first, *repositories})))
 
     def _remove_others(self, needed: set[str]) -> None:
-        """Remove the files of images that were replaced while the bundle was made."""
+        """Remove the files of images that were replaced while the bundle was made, and those of killed exports."""
+        self.directory.remove_temporary()
         paths = {blob_path(digest) for digest in needed}
         for path, _ in list(self.directory.walk("blobs")):
             if path not in paths:
@@ -336,7 +337,8 @@ class BundleReader(Layout):
 
     def _sums(self) -> dict[str, str]:
         found: dict[str, str] = {}
-        for line in read_file(self.files, SUMS, self.host, _LARGEST_SUMS).decode(errors="replace").splitlines():
+        text = read_file(self.files, SUMS, self.host, _LARGEST_SUMS).decode(errors="replace")
+        for line in text.removesuffix("\n").split("\n"):
             match = _SUM.fullmatch(line)
             if match is None or match[2] in found:
                 raise damaged(f"{self.host}: {SUMS} has the invalid or repeated line {line[:200]!a}")

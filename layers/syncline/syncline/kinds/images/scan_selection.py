@@ -64,9 +64,13 @@ class RepositorySelection:
         self._requests = requests
         at = f"{ends.source.host}/{ends.name}"
         self._chosen = f"{zlib.crc32(' '.join(sorted(select.platforms)).encode()):08x}"
-        self._times = DigestMemo(notes.facts, f"times@{at}")
+        # Times that an image states are no use in a quarantine, so those of other syncs are kept apart.
+        quarantine = select.older_than is not None
+        self._now = now
+        self._times = DigestMemo(notes.facts, f"{'seen' if quarantine else 'times'}@{at}")
         self._indexes = DigestMemo(notes.facts, f"platforms@{at}#{self._chosen}")
-        self._tags = TagSelection(select, ImageTimes(ends.source, ends.name, self._times, now), requests, now)
+        times = ImageTimes(ends.source, ends.name, self._times, now, quarantine=quarantine)
+        self._tags = TagSelection(select, times, requests, now)
         self._gone: set[str | None] = set()
 
     def left_out(self, tags: Mapping[str, Tag]) -> set[str]:
@@ -118,6 +122,8 @@ class RepositorySelection:
         """Store what was learned, except in a plan."""
         if context.plan:
             return
+        if self._select.older_than is not None:
+            self._times.keep(self._now)
         self._times.save()
         self._indexes.save()
 

@@ -2,7 +2,8 @@
 
 The time of an image is that of its push where the registry's API tells it. Elsewhere it is the time of creation that the
 image's config states. A config may state none, or a time that is no real one: reproducible builds write 1970 or another
-old year. Then it is the time at which the image was first seen, so that a quarantine never trusts such a time.
+old year. Then it is the time at which the image was first seen. With a quarantine, so it is for every image that appears
+in a repository that an earlier scan saw: whoever builds an image may write any time into it.
 """
 
 from __future__ import annotations
@@ -40,8 +41,13 @@ _CREATED: Final = "org.opencontainers.image.created"
 _SUBJECT_OF_ATTESTATION: Final = "vnd.docker.reference.digest"
 _SHOWN: Final = 24
 """Digits of a digest in a memo."""
+_MOST_IMAGES: Final = 50
+"""Images of an index whose times are read; a larger index has the time at which it was first seen."""
 _MOST: Final = 4000
 """Entries of a memo, whose fact must fit an item of the table."""
+_KEPT: Final = "kept"
+"""Key in a memo: when it was last stored to be kept. No digest is shortened to this."""
+_KEEP_AGAIN: Final = 7 * 24 * 3600
 _LAST: Final = float("inf")
 
 
@@ -52,6 +58,7 @@ class DigestMemo:
         self._facts = facts
         self._key = key
         self._texts: dict[str, str] | None = None
+        self._begun = False
         self._changed = False
         self._lock = threading.Lock()
 
@@ -63,6 +70,19 @@ class DigestMemo:
         """Keep the text of a digest; :meth:`save` stores it."""
         self._loaded()[_short(digest)] = text
         self._changed = True
+
+    @property
+    def was_stored(self) -> bool:
+        """True if an earlier scan stored texts."""
+        self._loaded()
+        return self._begun
+
+    def keep(self, now: float) -> None:
+        """Store the texts again before they expire, also if there are none."""
+        kept = self._loaded().get(_KEPT)
+        if kept is None or now - float(kept) > _KEEP_AGAIN:
+            self._loaded()[_KEPT] = str(int(now))
+            self._changed = True
 
     def save(self) -> None:
         """Store the texts if there are new ones. The oldest are dropped if there are too many."""
@@ -77,6 +97,7 @@ class DigestMemo:
                 with suppress(ValueError):
                     stored = json.loads(self._facts.recall(self._key) or "{}")
                 self._texts = {str(k): str(v) for k, v in stored.items()} if isinstance(stored, dict) else {}
+                self._begun = bool(self._texts)
             return self._texts
 
 
@@ -85,13 +106,19 @@ def _short(digest: str) -> str:
 
 
 class ImageTimes:
-    """The times of the images of one repository, in Unix seconds."""
+    """The times of the images of one repository, in Unix seconds.
 
-    def __init__(self, registry: ImageStore, repository: str, memo: DigestMemo, now: float) -> None:
+    With ``quarantine``, an image that appears after the first scan has the time at which it was first seen.
+    """
+
+    def __init__(
+        self, registry: ImageStore, repository: str, memo: DigestMemo, now: float, *, quarantine: bool = False
+    ) -> None:
         self._registry = registry
         self._repository = repository
         self._memo = memo
         self._now = now
+        self._quarantine = quarantine
 
     def of(self, tags: Mapping[str, Tag], requests: Executor) -> dict[str, tuple[str | None, float | SynclineError]]:
         """Return the digest and the time of each tag, or the error for an image that cannot be read.
@@ -129,28 +156,34 @@ class ImageTimes:
             return error
 
     def _read(self, digest: str) -> float | SynclineError:
-        """Return the time of creation of an image, or now if it states none that can be right."""
+        """Return the time of creation of an image, or now if it states none that can be right or that counts."""
         try:
             created = self._created(self._registry.manifest(self._repository, digest))
         except SynclineError as error:
             return error
         usable = created is not None and created.year >= _FIRST_YEAR and created.timestamp() <= self._now + _AHEAD
+        if self._quarantine and self._memo.was_stored:
+            return self._now
         return created.timestamp() if created is not None and usable else self._now
 
     def _created(self, manifest: Manifest) -> datetime | None:
-        """Return the time that an image states, for an index that of its first image."""
-        stated = manifest.annotations.get(_CREATED)
-        if manifest.is_index:
-            children = [child for child in manifest.children() if child.names_manifest]
-            known = [child for child in children if not child.platform.startswith("unknown")] or children
-            if not known:
-                return _parsed(stated)
-            manifest = self._registry.manifest(self._repository, known[0].digest, known[0].media_type)
-            if manifest.is_index:
-                return _parsed(stated)
+        """Return the time that an image states, for an index that of its youngest image; None if one states none."""
+        stated = _parsed(manifest.annotations.get(_CREATED))
+        if not manifest.is_index:
+            return self._created_in_config(manifest) or stated
+        children = [child for child in manifest.children() if child.names_manifest]
+        known = [child for child in children if not child.platform.startswith("unknown")] or children
+        if len(known) > _MOST_IMAGES:
+            return None
+        read = (self._registry.manifest(self._repository, each.digest, each.media_type) for each in known)
+        times = [None if each.is_index else self._created_in_config(each) for each in read]
+        times = [each or stated for each in times]
+        return max(filter(None, times), default=stated) if all(times) else None
+
+    def _created_in_config(self, manifest: Manifest) -> datetime | None:
         config = next(iter(manifest.blobs()), None)
-        in_config = None if config is None else self._config(config).get("created")
-        return _parsed(in_config) or _parsed(stated) or _parsed(manifest.annotations.get(_CREATED))
+        stated = None if config is None else self._config(config).get("created")
+        return _parsed(stated) or _parsed(manifest.annotations.get(_CREATED))
 
     def _config(self, config: Descriptor) -> dict[str, Any]:
         """Return the config of an image, empty if it is not JSON, as that of an artifact."""

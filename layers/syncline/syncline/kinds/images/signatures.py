@@ -9,6 +9,7 @@ started from them: otherwise an unsigned image under the name of a signature wou
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +18,7 @@ from functools import partial
 from typing import Any, Final
 
 from syncline.clients.http.listings import ignore
-from syncline.clients.registry.manifest import Descriptor, Manifest, referrers_tag
+from syncline.clients.registry.manifest import DOCKER_MANIFEST, Descriptor, Manifest, referrers_tag
 from syncline.clients.registry.reference import digest_matches, digest_of
 from syncline.clients.registry.store import ImageStore
 from syncline.clients.sigstore.certificates import load_authorities
@@ -25,7 +26,7 @@ from syncline.clients.sigstore.evidence import BUNDLE, DSSE, SIMPLE_SIGNING, Evi
 from syncline.clients.sigstore.keys import RejectedError, load_public_keys, parse_json
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import SignatureRule
-from syncline.kinds.images.referrers import FILE_SYSTEMS, manifest_or_none
+from syncline.kinds.images.referrers import manifest_or_none
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import compile_pattern
 from syncline.text import plural
@@ -41,6 +42,10 @@ _NAMED: Final = 3
 _LONGEST: Final = 300
 """Characters of these reasons: the results of a chunk fit an item of the table, whatever a signature contains."""
 _CONFIGS: Final = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+_DOCUMENT: Final = re.compile(
+    r"text/.*|.*[+/](json|xml)|application/vnd\.(?!oci\.image\.|docker\.)(?!.*(tar|gzip|zstd)).*"
+)
+"""Types of layers that are no file systems, whatever the config says: signatures, attestations and SBOMs."""
 _SKIPPED: Final = ("MANIFEST_INVALID", "MANIFEST_UNSUPPORTED", "NOT_FOUND", "BAD_ANSWER")
 """Codes of entries that cannot be read and are passed over."""
 
@@ -250,10 +255,16 @@ def _signature_layers(manifest: Manifest) -> list[tuple[Descriptor, dict[str, An
 
 
 def can_run(manifest: Manifest) -> bool:
-    """Return True if a container could be started from an image: its layers are file systems, with an image's config."""
-    blobs, layers = manifest.blobs(), manifest.layers()
-    has_config = any(each.media_type in _CONFIGS for each in blobs)
-    return has_config and any(each.media_type.startswith(FILE_SYSTEMS) for each in layers)
+    """Return True if a container could be started from an image: its layers may be file systems, with an image's config.
+
+    Docker takes a config of a type that says nothing for an image's, and does not distinguish capitals in the types of
+    layers; Podman does not read these types at all.
+    """
+    blobs = manifest.blobs()
+    config = blobs[0].media_type.lower() if blobs else "application/vnd."
+    if config.startswith("application/vnd.") and config not in _CONFIGS and manifest.media_type != DOCKER_MANIFEST:
+        return False
+    return not all(_DOCUMENT.fullmatch(each.media_type.lower()) for each in manifest.layers())
 
 
 def _summary(reasons: Sequence[str]) -> str:

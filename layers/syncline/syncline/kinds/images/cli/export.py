@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from syncline.cli import error_output
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import CommandResult, Context
 from syncline.clients.folder.directory import Directory
-from syncline.clients.layout.folder import pack, write_sums
+from syncline.clients.layout.folder import UPLOADS, pack, write_sums
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.facts import ProcessFacts
@@ -26,7 +29,7 @@ from syncline.kinds.images.kind import Images
 from syncline.kinds.images.listing import RegistryClients
 from syncline.kinds.images.signatures import Trust
 from syncline.kinds.images.wiring import quay_at, store_at
-from syncline.kinds.kind import StepContext
+from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Item, Result
 
 _RECORDS: Final = "exports"
@@ -37,18 +40,32 @@ def export(context: Context, name: str, to: Path, *, full: bool) -> CommandResul
 
     Raises NO_SUCH_SYNC, USAGE for a sync of another kind or a folder with another export, and WOULD_OVERWRITE.
     """
-    sync = load_sync(config_of(context.deployment.state, name))
-    if not isinstance(sync, ImagesSync):
-        raise SynclineError("USAGE", f"{name} is not a sync of images, so there is nothing to export")
-    to = to.expanduser().absolute()
-    is_file = to.suffix == ".tar"
-    if is_file and to.exists():
-        raise SynclineError("WOULD_OVERWRITE", f"{to} exists; name another file for the new bundle")
+    with error_output.exit_on_error(context, kind="images"), _only_export(context, name):
+        sync = load_sync(config_of(context.deployment.state, name))
+        if not isinstance(sync, ImagesSync):
+            raise SynclineError("USAGE", f"{name} is not a sync of images, so there is nothing to export")
+        return _export(context, sync, to.expanduser().absolute(), full=full)
+
+
+@contextmanager
+def _only_export(context: Context, name: str) -> Iterator[None]:
+    """Hold the lock of a sync's exports. Raises ALREADY_RUNNING if another process has it."""
+    with Directory(context.home / _RECORDS).append(f"{name}.lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SynclineError("ALREADY_RUNNING", f"another export of {name} is in progress on this machine") from None
+        yield
+
+
+def _export(context: Context, sync: ImagesSync, to: Path, *, full: bool) -> CommandResult:
+    name, is_file = sync.name, to.suffix == ".tar"
     records = Directory(context.home / _RECORDS)
-    record = ExportRecord.load(records, f"{name}.json")
-    if full:
-        record = record.without_content()
+    record = _record(records, name, full=full)
     directory = Directory(to.with_name(f"{to.name}.syncline") if is_file else to)
+    # A file beside its folder is that of an export that was killed before it was recorded.
+    if is_file and to.exists() and directory.stat(BUNDLE) is None:
+        raise SynclineError("WOULD_OVERWRITE", f"{to} exists; name another file for the new bundle")
     _begin(directory, name, record)
     folder = BundleFolder(directory, str(to), record)
     process, report = Process(), Report(context)
@@ -60,17 +77,34 @@ def export(context: Context, name: str, to: Path, *, full: bool) -> CommandResul
         bundle = folder.close(name, context.now())
         if bundle is None:
             shutil.rmtree(directory.root)
-            return report.end(f"{name}: nothing changed since {record.bundles[-1] if record.bundles else 'ever'}")
+            last = record.bundles[-1] if record.bundles else "ever"
+            return report.end(
+                f"{name}: nothing was exported" if report.is_bad else f"{name}: nothing changed since {last}"
+            )
         directory.remove(UNFINISHED)
         write_sums(directory)
         if is_file:
-            with Directory(to.parent).replace(to.name) as file:
+            packed = f"{UPLOADS}/{to.name}"  # a killed export leaves nothing elsewhere
+            with directory.replace(packed) as file:
                 pack(directory, file)
-            shutil.rmtree(directory.root)
+            Directory(to.parent).rename(f"{directory.root.name}/{packed}", to.name)
     record.save(records, f"{name}.json")
+    if is_file:
+        shutil.rmtree(directory.root)
     result = report.end(f"{bundle.id} → {to}", bundle=bundle.id, predecessor=bundle.predecessor)
     context.out.hint(f"syncline import {to.name} --to REGISTRY", "at the other side")
     return result
+
+
+def _record(records: Directory, name: str, *, full: bool) -> ExportRecord:
+    """Return the record of earlier exports. Raises ARCHIVE_INVALID if it is damaged, unless everything is exported."""
+    try:
+        record = ExportRecord.load(records, f"{name}.json")
+    except SynclineError as error:
+        if not full or error.code.name != "ARCHIVE_INVALID":
+            raise
+        return ExportRecord()
+    return record.without_content() if full else record
 
 
 def _begin(directory: Directory, name: str, record: ExportRecord) -> None:
@@ -81,16 +115,16 @@ def _begin(directory: Directory, name: str, record: ExportRecord) -> None:
         if finished.id in record.bundles or finished.sync != name:
             what = f"{directory.root} has the bundle {finished.id}; name another folder for the new one"
             raise SynclineError("WOULD_OVERWRITE", what)
-    value = {"sync": name, "predecessor": record.bundles[-1] if record.tags else None}
+    text = json.dumps({"sync": name, "predecessor": record.bundles[-1] if record.tags else None}).encode()
     if directory.stat(UNFINISHED) is not None:
         with directory.open(UNFINISHED) as file:
-            if json.load(file) != value:
+            if file.read() != text:
                 what = f"{directory.root} has an unfinished export of another sync or time; remove it, or name another folder"
                 raise SynclineError("USAGE", what)
-    elif directory.stat(BUNDLE) is None and directory.root.exists() and any(directory.root.iterdir()):
+    elif directory.stat(BUNDLE) is None and any(True for _ in directory.walk()):
         raise SynclineError("WOULD_OVERWRITE", f"{directory.root} is not empty; name another folder for the new bundle")
     with directory.replace(UNFINISHED) as file:
-        file.write(json.dumps(value).encode())
+        file.write(text)
 
 
 def _copy(context: Context, process: Process, sync: ImagesSync, folder: BundleFolder, report: Report) -> None:
@@ -106,13 +140,13 @@ def _copy(context: Context, process: Process, sync: ImagesSync, folder: BundleFo
         Images(sync, source, RegistryClients(store, None), process.http, locations, notes, trust)
         for store in (ExportedImages.of(folder), folder)
     )
-    for results, equal in scanned(scan, kind, process.context):
+    for results, page in scanned(scan, kind, process.context):
         report.add(results)
-        report.count_equal(equal)
+        report.count(equal=page.equal, left_out=page.left_out)
 
 
-def scanned(scan: Images, kind: Images, context: StepContext) -> Iterator[tuple[Iterator[Result], int]]:
-    """Yield the results of each page of a scan, whose items are transferred and verified meanwhile, and the equal ones."""
+def scanned(scan: Images, kind: Images, context: StepContext) -> Iterator[tuple[Iterator[Result], Page]]:
+    """Yield the results of each page of a scan, whose items are transferred and verified meanwhile, and the page."""
 
     def results(page_results: tuple[Result, ...], items: list[list[Item]]) -> Iterator[Result]:
         yield from page_results
@@ -126,4 +160,4 @@ def scanned(scan: Images, kind: Images, context: StepContext) -> Iterator[tuple[
         items = [replace(item, detail={k: v for k, v in item.detail.items() if k != "fresh"}) for item in page.items]
         groups = [list(members) for _, members in groupby(items, key=lambda item: item.group)]
         known = (*page.results, *map(failed_result, page.failures))
-        yield results(known, groups), page.equal
+        yield results(known, groups), page

@@ -44,9 +44,9 @@ def import_bundle(context: Context, path: Path, to: str, *, overwrite: bool, ca:
             sync = rules(overwrite=overwrite, prefix=prefix, referrers="always")
             source, notes = RegistryClients(reader, None), TargetNotes(facts, target.host)
             kind = Images(sync, source, RegistryClients(target, None), process.http, locations, notes, NO_RULES)
-            for results, equal in scanned(kind, kind, process.context):
+            for results, page in scanned(kind, kind, process.context):
                 report.add(results)
-                report.count_equal(equal)
+                report.count(equal=page.equal, left_out=page.left_out)
             if not report.is_bad:
                 back = check_blobs(target, reader.blobs(below))
                 context.out.line(f"{size(back)} read back from {target.host} and verified", "dim")

@@ -17,6 +17,7 @@ from syncline.run_text import counts_text
 Transfer = Callable[[Sequence[Item]], Iterable[TransferResult]]
 Verify = Callable[[Sequence[Item]], Iterable[Completed | Unfinished | Failure]]
 ATTEMPTS: Final = 4
+_BAD: Final = (Outcome.FAILED, Outcome.CONFLICT, Outcome.UNTRUSTED)
 
 
 class _Attempt:
@@ -85,6 +86,7 @@ class Report:
         self._out = context.out
         self.results: list[Result] = []
         self._equal = 0
+        self._left_out = 0
 
     def add(self, results: Iterable[Result]) -> None:
         """Print and keep results. Equal images are only counted if there are many."""
@@ -92,12 +94,14 @@ class Report:
             self.results.append(result)
             self._out.table(item_lines([result]))
 
-    def count_equal(self, number: int) -> None:
-        self._equal += number
+    def count(self, *, equal: int, left_out: int = 0) -> None:
+        """Count images without a result."""
+        self._equal += equal
+        self._left_out += left_out
 
     @property
     def is_bad(self) -> bool:
-        return any(result.outcome in (Outcome.FAILED, Outcome.CONFLICT) for result in self.results)
+        return any(result.outcome in _BAD for result in self.results)
 
     @property
     def counts(self) -> Counts:
@@ -107,7 +111,9 @@ class Report:
         return Counts(
             moved=count(Outcome.MOVED),
             skipped=count(Outcome.EQUAL) + self._equal,
+            left_out=count(Outcome.LEFT_OUT) + self._left_out,
             conflict=count(Outcome.CONFLICT),
+            untrusted=count(Outcome.UNTRUSTED),
             failed=count(Outcome.FAILED),
             bytes=sum(result.moved_bytes for result in self.results),
         )
