@@ -7,16 +7,22 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.drill import ImageDrill
+from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import Trust
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.standins.pairs import USERS, RegistryPair
@@ -39,6 +45,8 @@ class Pair:
     dr: Server
     namespace: str
     digests: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Further keys of the sync."""
 
     @property
     def repository(self) -> str:
@@ -52,12 +60,28 @@ class Pair:
             for tag in ("1.0", "2.0"):
                 layers = (self.layer("base"), self.layer(tag))
                 self.digests[tag] = server.push_image(self.repository, tag, layers)
-            manifests = [
-                {"mediaType": MANIFEST, "digest": self.digests[tag], "size": self._size(server, tag)}
-                for tag in ("1.0", "2.0")
-            ]
-            body = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}).encode()
-            self.digests["multi"] = server.push_manifest(self.repository, "multi", body, INDEX)
+            self.digests["multi"] = server.push_manifest(
+                self.repository, "multi", self.index(("1.0", ""), ("2.0", "")), INDEX
+            )
+
+    def source(self) -> dict[str, Any]:
+        return {"registry": self.prod.host, "plain_http": True, "repositories": [self.repository]}
+
+    def index(self, *images: tuple[str, str]) -> bytes:
+        """Return an index of images, each with its tag and the architecture that the index states."""
+        manifests = [
+            {"mediaType": MANIFEST, "digest": self.digests[tag], "size": self._size(self.prod, tag)}
+            | ({"platform": {"os": "linux", "architecture": architecture}} if architecture else {})
+            for tag, architecture in images
+        ]
+        value = {"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests}
+        return json.dumps(value, separators=(",", ":")).encode()
+
+    def push_platforms(self) -> None:
+        """Give the source an index of two platforms, and the target one of the first of them."""
+        both = self.index(("1.0", "amd64"), ("2.0", "arm64"))
+        self.prod.push_manifest(self.repository, "multi", both, INDEX)
+        self.dr.push_manifest(self.repository, "multi", self.index(("1.0", "amd64")), INDEX)
 
     def _size(self, server: Server, tag: str) -> int:
         accept = {"Accept": MANIFEST}
@@ -67,11 +91,14 @@ class Pair:
         config = {
             "name": "prod-to-dr",
             "kind": "images",
-            "source": {"registry": self.prod.host, "plain_http": True, "repositories": [self.repository]},
+            "source": self.source(),
             "target": {"registry": self.dr.host, "plain_http": True},
+            **self.settings,
         }
         sync = ImagesSync.model_validate_json(json.dumps(config))
-        return ImageDrill(sync, client(self.prod), client(self.dr))
+        notes = TargetNotes(ProcessFacts(), self.dr.host)
+        trust = Trust(sync.verify, str)
+        return ImageDrill(sync, client(self.prod), client(self.dr), notes, trust)
 
     def drilled(self, scope: Scope = EVERYTHING, share: float = 1.0, run: str = "run") -> tuple[int, dict[str, str]]:
         return summary(self.drill().pages(scope, None, StepContext(lambda: 60.0, run=run, plan=True), share))
@@ -176,6 +203,64 @@ def test_damage_is_found(pair: Pair, damaged: set[str], damage: Callable[[Pair],
 def test_an_older_image_of_the_source_is_no_damage(pair: Pair) -> None:
     pair.prod.push_image(pair.repository, "1.0", (b"a newer image",))
     assert pair.drilled() == (3, {})
+
+
+def test_images_outside_the_selection_are_not_expected(pair: Pair) -> None:
+    remove_tag(pair)
+    pair.settings = {"select": {"semver": "<2", "always": ["multi"]}}
+    assert pair.drilled() == (2, {})
+
+
+def test_images_that_are_too_young_are_not_expected(pair: Pair) -> None:
+    remove_tag(pair)
+    pair.settings = {"select": {"older_than": "1d"}}
+    assert pair.drilled() == (2, {"2.0": "None"})  # named as left out
+
+
+def test_images_without_a_trusted_signature_are_not_expected(pair: Pair) -> None:
+    remove_tag(pair)
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
+    pair.settings = {"verify": [{"public_key": pem}]}
+    equal, found = pair.drilled()
+    assert (equal, found) == (2, {"2.0": "None"})
+
+
+def test_damage_in_an_index_of_selected_platforms_is_found(pair: Pair) -> None:
+    pair.push_platforms()
+    pair.settings = {"select": {"tags": {"include": ["multi"]}, "platforms": ["linux/amd64"]}}
+    assert pair.drilled() == (1, {})
+    flip(pair.stored(digest_of_layer(pair, "1.0")))
+    assert pair.drilled() == (0, {"multi": "RESTORE_DIFFERS"})
+
+
+def test_a_sparse_index_lacks_the_other_platforms(pair: Pair) -> None:
+    pair.push_platforms()
+    pair.dr.push_manifest(pair.repository, "multi", pair.index(("1.0", "amd64"), ("2.0", "arm64")), INDEX)
+    unlink_child(pair)
+    pair.settings = {"select": {"tags": {"include": ["multi"]}, "platforms": ["linux/amd64"], "sparse": True}}
+    assert pair.drilled() == (1, {})
+
+
+def test_digests_without_a_tag_are_compared(pair: Pair) -> None:
+    digest = pair.prod.push_image(pair.repository, "gone", (b"untagged",))
+    named = f"{pair.repository}@{digest}"
+    pair.settings = {"select": {"tags": {"include": ["1.*"]}}, "source": {**pair.source(), "digests": [named]}}
+    assert pair.drilled() == (1, {digest: "RESTORE_DIFFERS"})
+    pair.dr.push_image(pair.repository, "gone", (b"untagged",))
+    assert pair.drilled() == (2, {})
+
+
+def test_renamed_repositories_are_drilled_by_their_new_names(pair: Pair) -> None:
+    pair.dr.push_image(f"{pair.namespace}/new", "1.0", (pair.layer("base"), pair.layer("1.0")))
+    source = {"registry": pair.prod.host, "plain_http": True, "catalog": True}
+    pair.settings = {
+        "source": source,
+        "select": {"repositories": {"include": [f"{pair.namespace}/*"]}, "tags": {"include": ["1.0"]}},
+        "rename": [{"from": f"{pair.namespace}/app", "to": f"{pair.namespace}/new"}],
+    }
+    assert pair.drilled(Scope.of([f"{pair.namespace}/new"])) == (1, {})
+    assert pair.drilled() == (1, {})
 
 
 def test_samples_are_other_ones_in_each_drill(pair: Pair) -> None:

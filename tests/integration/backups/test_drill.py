@@ -255,7 +255,7 @@ def test_a_scratch_folder_is_removed_and_that_of_a_dead_drill_too(
     def fail() -> None:
         with scratch_store(location, "sync", "20260101-1", lambda: 5000.0) as store:
             store.write("c/d", [b"y"])
-            assert location.names() == sorted([*names, "syncline-drill-sync-000000008600-20260101-1"])
+            assert location.names() == sorted([*names, "syncline-drill-sync-000000006200-20260101-1"])
             raise SynclineError("TIME_SHORT", "x")
 
     with pytest.raises(SynclineError):

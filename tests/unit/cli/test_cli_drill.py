@@ -83,6 +83,13 @@ def test_a_drill_that_compares_nothing_exits_with_1(clusters: Stack) -> None:
     assert drill.verified == 0
 
 
+def test_a_drill_of_some_groups_does_not_verify_the_sync(clusters: Stack) -> None:
+    with functions(clusters, lambda run: clusters.finish(run, skipped=5)):
+        result = clusters.run("drill", "clusters", "--only", "east")
+    assert result.exit_code == 0, result.output
+    assert clusters.target.state.drill("clusters") is None
+
+
 def test_a_cancelled_drill_is_an_error_and_not_kept(clusters: Stack) -> None:
     def cancel(run: Run) -> None:
         clusters.target.state.cancel_run(run.sync, run.id)

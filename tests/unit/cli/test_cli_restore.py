@@ -274,7 +274,7 @@ def signed_sync(applied: Stack, bare: Bare, folder: Path, signers: list[str] | N
     assert result.exit_code == 0, result.output
 
 
-def sign(bare: Bare, key: Path) -> str:
+def sign(bare: Bare, key: Path, *options: str) -> str:
     """Sign the tip in place of its commit; return its ID."""
     settings = [
         "-c",
@@ -286,7 +286,7 @@ def sign(bare: Bare, key: Path) -> str:
         "-c",
         "user.email=a@b.example",
     ]
-    signed = bare.git(*settings, "commit-tree", "main^{tree}", "-S", "-m", "signed").strip()
+    signed = bare.git(*settings, "commit-tree", "main^{tree}", "-S", "-m", "signed", *options).strip()
     bare.git("update-ref", "refs/heads/main", signed)
     return signed
 
@@ -308,6 +308,20 @@ def test_only_a_signed_tip_is_restored(applied: Stack, bare: Bare, tmp_path: Pat
     assert applied.json(*arguments, "--at", signed)["restored"]["signed"] is True
     accepted = applied.json(*arguments, "--overwrite", "--unsigned")["restored"]
     assert (accepted["signed"], accepted["files"]) == (False, 1)
+
+
+def test_an_unsigned_commit_below_a_signed_one_is_named(applied: Stack, bare: Bare, tmp_path: Path) -> None:
+    signed_sync(applied, bare, tmp_path)
+    arguments = ("restore", "clusters", "east", "--to", str(tmp_path / "back"), "--overwrite")
+    sign(bare, tmp_path / "signing")
+    assert applied.json(*arguments)["restored"]["unsigned_ancestor"] is None
+    add_commit(bare, file(b"east/a/f0", b"planted"))
+    planted = bare.git("rev-parse", "main").strip()
+    signed = sign(bare, tmp_path / "signing", "-p", planted)
+    for at in ((), ("--at", signed)):
+        restored = applied.json(*arguments, *at)["restored"]
+        assert (restored["signed"], restored["unsigned_ancestor"]) == (True, planted)
+    assert f"{planted} below it is not" in applied.run(*arguments).stdout
 
 
 def test_a_signature_of_another_key_does_not_count(applied: Stack, bare: Bare, tmp_path: Path) -> None:

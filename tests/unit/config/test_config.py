@@ -345,6 +345,22 @@ def test_warnings_of_a_file_have_positions() -> None:
     assert found == [(4, 15, "syncs.a.timezone"), (6, 72, "syncs.a.target.plain_http")]
 
 
+def test_different_limits_of_one_server_have_a_warning() -> None:
+    text = """syncs:
+  a:
+    kind: images
+    source: {registry: prod.example, repositories: [a], limits: {concurrent: 4}}
+    target: {registry: dr.example, limits: {concurrent: 4}}
+  b:
+    kind: images
+    source: {registry: "PROD.example:443", repositories: [b], limits: {concurrent: 8}}
+    target: {registry: dr.example, limits: {concurrent: 4}}
+"""
+    (found,) = parse_syncs(text.encode()).warnings
+    assert (found.line, found.path) == (8, "syncs.b.source.limits")
+    assert "in the sync a" in str(found)
+
+
 # The functions' import
 
 

@@ -20,6 +20,7 @@ from pydantic_core import ErrorDetails
 
 from syncline.config.circles import circles_between
 from syncline.config.findings import Finding, conflicts_between
+from syncline.config.limits import different_limits
 from syncline.config.messages import closest, inner_path, keys_at, message_for, suggestion, without_echoes
 from syncline.config.model import Model
 from syncline.config.notify import Notify
@@ -136,6 +137,10 @@ class _Reading:
             for finding in sync.warnings():
                 path = ("syncs", name, *finding.path)
                 self.warnings.append(Problem(*self._root.position_of(path), _dotted(path), finding.message))
+        for finding in different_limits(sorted(self._comparable, key=lambda sync: sync.name in entries)):
+            if finding.path[1] in entries:
+                place = self._root.position_of(finding.path)
+                self.warnings.append(Problem(*place, _dotted(finding.path), finding.message))
         return found
 
     def _report(self, path: KeyPath, message: str, *, key: bool = False) -> None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Final, Self, TypeAlias
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictInt, model_validator
 
+from syncline.config.findings import Finding
 from syncline.config.model import Model
-from syncline.config.values import Number, text_schema
+from syncline.config.values import KeyPath, Number, server_of, text_schema
+
+if TYPE_CHECKING:
+    from syncline.config.sync import Sync
 
 _UNITS: Final = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 _RATE: Final = re.compile(r"([1-9][0-9]{0,11})(?:([kMG])?B)?")
@@ -78,3 +84,30 @@ Limits: TypeAlias = Annotated[
         "the requests to the endpoint's token server and to the store that it redirects to.",
     ),
 ]
+
+
+def limited_servers(part: Model, path: KeyPath = ()) -> Iterator[tuple[KeyPath, tuple[str, int], EndpointLimits]]:
+    """Yield each server of a part of the configuration that has limits, with the path of the limits."""
+    limits = getattr(part, "limits", None)
+    if isinstance(limits, EndpointLimits):
+        for url in sorted({address.url for address in part.addresses()}):
+            parsed = urlsplit(url)
+            yield (*path, "limits"), server_of(parsed.netloc, 80 if parsed.scheme == "http" else 443), limits
+    for name in type(part).model_fields:
+        value = getattr(part, name)
+        if isinstance(value, Model):
+            yield from limited_servers(value, (*path, name))
+
+
+def different_limits(syncs: Iterable[Sync]) -> Iterator[Finding]:
+    """Yield a finding for limits of a server that differ from those before it; its path begins at `syncs`."""
+    first: dict[tuple[str, int], tuple[str, EndpointLimits]] = {}
+    for sync in syncs:
+        for path, server, limits in limited_servers(sync):
+            name, others = first.setdefault(server, (sync.name, limits))
+            if others != limits:
+                what = (
+                    f"differs from the limits of {server[0]} in the sync {name}; both are counted separately and add up, so "
+                    "write the same ones"
+                )
+                yield Finding(("syncs", sync.name, *path), what)

@@ -1,4 +1,4 @@
-"""The latest restore drill of a sync in the table: ``SYNC#<name>`` / ``DRILL``. It does not expire."""
+"""The latest restore drill of everything of a sync in the table: ``SYNC#<name>`` / ``DRILL``. It does not expire."""
 
 from __future__ import annotations
 

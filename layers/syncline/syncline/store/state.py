@@ -357,7 +357,7 @@ class State(Configurations, Batches):
                 self._free_sync(run.sync, run.id),
                 totals_update(self._db, run, now, succeeded=is_good),
             ]
-        if run.drill is not None and status is RunStatus.DONE:
+        if run.drill is not None and status is RunStatus.DONE and run.scope.everything:
             requests.append(drill_request(self._db, run, counts, now))
         for _ in range(_TRIES):
             health = [] if run.plan else self._health_requests(run, status, now)

@@ -26,6 +26,35 @@ def sync(name: str = "clusters", **more: Any) -> BackupsSync:
 
 
 @pytest.mark.parametrize(
+    ("to", "target"),
+    [
+        ({"bucket": "cluster-backups", "prefix": "scratch"}, GIT),
+        ({"bucket": "second-bucket"}, {"bucket": "second-bucket"}),
+        ({"bucket": "second-bucket", "prefix": "copy/drills"}, {"bucket": "second-bucket", "prefix": "copy"}),
+        ({"directory": "/mnt/backups"}, {"directory": "/mnt/backups"}),
+        ({"directory": "/mnt//backups/./drills"}, {"directory": "/mnt/backups"}),
+    ],
+)
+def test_scratch_files_within_source_or_target_are_refused(to: dict[str, Any], target: dict[str, Any]) -> None:
+    (found,) = sync(target=target, drill={"to": to}).problems()
+    assert found.path[:2] == ("drill", "to")
+
+
+def test_scratch_files_beside_source_and_target_are_allowed() -> None:
+    source = {"bucket": "cluster-backups", "prefix": "all"}
+    for to in ({"bucket": "cluster-backups"}, {"bucket": "cluster-backups", "prefix": "allow"}, {"directory": "/mnt"}):
+        assert not sync(source=source, target={"directory": "/mnt/all"}, drill={"to": to}).problems()
+
+
+def test_scratch_files_within_the_target_of_another_sync_are_refused() -> None:
+    drilled = sync(drill={"to": {"bucket": "second-bucket", "prefix": "copy/drills"}})
+    other = sync("other", source={"bucket": "third"}, target={"bucket": "second-bucket", "prefix": "copy"})
+    assert len(list(conflicts_between([*drilled.reaches(), *other.reaches()]))) == 1
+    shared = (sync(n, target={"bucket": f"{n}-copy"}, drill={"to": {"bucket": "drills"}}) for n in ("aa", "aa-b"))
+    assert not list(conflicts_between([reach for each in shared for reach in each.reaches()]))
+
+
+@pytest.mark.parametrize(
     ("target", "model"),
     [
         (GIT, GitTarget),

@@ -108,6 +108,17 @@ metadata:
             '[{"apiVersion":"v1","kind":"Pod","metadata":{},"status":1}]',
             '[{"apiVersion":"v1","kind":"Pod","metadata":{}}]',
         ),
+        (
+            '\ufeff{"apiVersion":"v1","kind":"Pod","metadata":{},"status":1}',
+            '\ufeff{"apiVersion":"v1","kind":"Pod","metadata":{}}',
+        ),
+        (
+            (
+                "apiVersion: v1\nkind: Endpoints\nmetadata:\n  annotations:\n"
+                "    control-plane.alpha.kubernetes.io/leader: |\n      {}\n  name: a\n"
+            ),
+            "apiVersion: v1\nkind: Endpoints\nmetadata:\n  annotations:\n    {}\n  name: a\n",
+        ),
     ],
 )
 def test_only_the_fields_are_cut(before: str, after: str) -> None:
@@ -121,6 +132,7 @@ def test_only_the_fields_are_cut(before: str, after: str) -> None:
         b"status: here\nvalues: 1\n",
         b"apiVersion: v1\nkind: Pod\nstatus: without metadata\n",
         b'{"items": [{"metadata": {"name": "a"}, "status": 1}]}',
+        b"apiVersion: a/v1\nkind: Templates\nmetadata: {name: a}\nitems:\n- metadata: {name: b}\n  status: wanted\n",
         b"apiVersion: v1\nkind: Pod\nmetadata: {a: &a 1}\nstatus: *a\n",  # with an anchor
         b"apiVersion: v1\nkind: Pod\nmetadata: {}\nstatus: [\n",  # invalid
         b"apiVersion: v1\nkind: Pod\nmetadata: {}\n? [a]\n: b\nstatus: 1\n",  # a list as key

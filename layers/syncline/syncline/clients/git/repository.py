@@ -154,6 +154,13 @@ class RemoteBranch:
         oids = self._git.run("rev-list", "--first-parent", f"--max-count={most}", _HISTORY).out.decode().split()
         return first_signed(self._local, oids, public_keys)
 
+    def newest_unsigned(self, public_keys: Sequence[str], most: int) -> str | None:
+        """Return the ID of the newest unsigned one of the fetched commit and its ancestors, `most` of them; None without one."""
+        assert self.tip is not None
+        self._git.fetch(f"--depth={most}", "--filter=tree:0", "origin", f"+{self.tip.oid}:{_HISTORY}")
+        oids = self._git.run("rev-list", f"--max-count={most}", _HISTORY).out.decode().split()
+        return next((oid for oid in oids if first_signed(self._local, [oid], public_keys) is None), None)
+
     def remote_tip(self) -> str | None:
         """Return the ID of the branch's last commit at the server, None if the branch is absent."""
         out = self._git.query("ls-remote", "--quiet", "--refs", "origin", self._ref).out

@@ -330,6 +330,11 @@ class Normalize(Model):
     )
 
 
+def scratch_start(sync: str) -> str:
+    """Return how the names of a sync's scratch folders begin."""
+    return f"syncline-drill-{sync}-"
+
+
 _NOT_SCRATCH: Final = "is not a scratch location; write directory or bucket, or remove the key"
 
 
@@ -402,7 +407,7 @@ class BackupsSync(Sync):
     )
 
     def problems(self) -> list[Finding]:
-        return [*_access_problems(self), *_loop_problems(self)]
+        return [*_access_problems(self), *_loop_problems(self), *_scratch_problems(self)]
 
     def warnings(self) -> list[Finding]:
         found = [*self.source.plain_text_warnings(("source",)), *super().warnings()]
@@ -419,6 +424,21 @@ class BackupsSync(Sync):
         return found
 
     def reaches(self) -> list[Reach]:
+        return [self._target_reach(), *self._scratch_reaches()]
+
+    def _scratch_reaches(self) -> Iterator[Reach]:
+        """Yield the names that restore drills write."""
+        advice = "give one of them another folder, bucket or prefix"
+        name = f"{scratch_start(self.name)}0"  # the first digit of a time, so that the sync "a" does not meet "a-b"
+        match self.drill and self.drill.to:
+            case DrillDirectory(directory=folder):
+                area = Area(folded(f"{normpath(folder).rstrip('/')}/{name}"))
+                yield Reach(self.name, ("directory",), (area,), ("drill", "to", "directory"), folder, advice)
+            case DrillBucket() as to:
+                area = Area(f"{to.prefix}{name}")
+                yield Reach(self.name, to.location, (area,), ("drill", "to", "bucket"), to.bucket, advice)
+
+    def _target_reach(self) -> Reach:
         target = self.target
         advice = "give one of them another branch, folder or prefix"
         match target:
@@ -426,13 +446,13 @@ class BackupsSync(Sync):
                 location, port = _location_of(target.repository)
                 area = Area(f"{folded(target.folder)}/" if target.folder else "")
                 at, template = f"the branch {target.branch} of {target.repository}", f"{port}:{target.branch}"
-                return [Reach(self.name, location, (area,), ("target", "branch"), at, advice, template=template)]
+                return Reach(self.name, location, (area,), ("target", "branch"), at, advice, template=template)
             case DirectoryTarget():
                 area = Area(f"{folded(normpath(target.directory)).rstrip('/')}/")
-                return [Reach(self.name, ("directory",), (area,), ("target", "directory"), target.directory, advice)]
+                return Reach(self.name, ("directory",), (area,), ("target", "directory"), target.directory, advice)
             case _:
                 area = Area(target.prefix)
-                return [Reach(self.name, target.location, (area,), ("target", "bucket"), target.bucket, advice)]
+                return Reach(self.name, target.location, (area,), ("target", "bucket"), target.bucket, advice)
 
     def flows(self) -> list[Flow]:
         source, target = self.source, self.target
@@ -523,3 +543,23 @@ def _loop_problems(sync: BackupsSync) -> Iterator[Finding]:
         one, two = target.prefix, sync.source.prefix
         if one.startswith(two) or two.startswith(one):
             yield Finding(("target", "bucket"), "is the source itself; write another bucket or prefix", (("source",),))
+
+
+def _scratch_problems(sync: BackupsSync) -> Iterator[Finding]:
+    """Yield a finding for scratch files that a run would read as a backup, or that would be among the copies."""
+    ends = ((("source",), sync.source), (("target",), sync.target))
+    match sync.drill and sync.drill.to:
+        case DrillBucket() as to:
+            for path, end in ends:
+                if isinstance(end, BucketEndpoint) and end.location == to.location and to.prefix.startswith(end.prefix):
+                    what = f"is within the {path[0]}, where its files would be taken for backups; write another bucket or prefix"
+                    yield Finding(("drill", "to", "bucket"), what, (path,))
+        case DrillDirectory(directory=folder):
+            for path, end in ends:
+                if isinstance(end, DirectoryTarget) and _is_within(folder, end.directory):
+                    what = f"is within the {path[0]}, where its files would be taken for backups; write another folder"
+                    yield Finding(("drill", "to", "directory"), what, (path,))
+
+
+def _is_within(folder: str, other: str) -> bool:
+    return folded(f"{normpath(folder)}/").startswith(folded(f"{normpath(other).rstrip('/')}/"))

@@ -22,11 +22,12 @@ from syncline.kinds.backups.object_fields import DEFAULT_FIELDS, Path, parse_fie
 from syncline.kinds.backups.secrets_detection import OutOfTime
 from syncline.kinds.backups.secrets_documents import split_yaml
 
-_VERSION: Final = 1  # of the rules: objects that an older one normalized are read again
+_VERSION: Final = 2  # of the rules: objects that an older one normalized are read again
 _DEEPEST: Final = 200  # most levels; libyaml takes time for each level at each bracket
 _EVENTS: Final = 20_000  # events between two checks of the time
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+', re.DOTALL)
 _SPACE: Final = re.compile(r"\s*")
+_BOM: Final = "\ufeff"
 
 _Part = Literal["{", "}", "[", "]", "scalar"]
 
@@ -176,9 +177,11 @@ class Normalizer:
 
     def _object_cuts(self, root: _Mapping, stack: Sequence[_Frame], text: str) -> Iterator[_Cut]:
         around = _texts_of(stack, 0) if stack else {}
-        kind = root.texts.get("kind") or around.get("kind", "").removesuffix("List")
-        version = root.texts.get("apiVersion") or around.get("apiVersion")
-        if "metadata" in root.children and version and (kind or around):
+        if "kind" not in root.texts and around.get("kind", "").endswith("List"):  # the items of a PodList have no kind
+            root.texts["kind"] = around["kind"].removesuffix("List")
+            root.texts.setdefault("apiVersion", around["apiVersion"])
+        kind = root.texts.get("kind")
+        if "metadata" in root.children and kind is not None and root.texts.get("apiVersion"):
             yield from _cuts_below(root, self._rules.get("", set()) | self._rules.get(kind, set()), text)
 
 
@@ -247,7 +250,9 @@ def _block_cuts(mapping: _Mapping, gone: list[bool], text: str) -> Iterator[_Cut
     """Yield the cuts of a mapping in lines: complete lines, or up to the next key behind a dash."""
     members = mapping.members
     if all(gone):
-        yield _Cut(members[0].start, members[-1].end, "{}", tuple(member.events for member in members))
+        end = members[-1].end
+        empty = "{}\n" if text[end - 1] == "\n" else "{}"  # a block scalar ends behind its last line
+        yield _Cut(members[0].start, end, empty, tuple(member.events for member in members))
         return
     number = 0
     while number < len(members):
@@ -290,7 +295,7 @@ def _json_documents(data: bytes) -> list[bytes] | None:
     except UnicodeDecodeError:
         return None
     decoder = json.JSONDecoder(object_pairs_hook=lambda _: None, parse_int=len, parse_float=len, strict=False)
-    starts, at = [0], _behind_space(text, 0)
+    starts, at = [0], _behind_space(text, len(_BOM) if text.startswith(_BOM) else 0)
     if text[at : at + 1] not in ("{", "["):
         return None
     try:

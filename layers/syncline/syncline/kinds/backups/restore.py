@@ -21,7 +21,8 @@ from syncline.kinds.backups.secrets_filter import MAGIC, decrypt
 from syncline.kinds.backups.stores import FileStore
 
 _PORTION: Final = 500  # blobs fetched in one request
-_SEARCHED: Final = 100  # commits searched for the newest signed one
+SEARCHED: Final = 100
+"""Commits searched for the newest signed, or unsigned, one."""
 _AT_ONCE: Final = 8  # files of the target read at a time
 _MODES: Final = {b"100644", b"100755", b"100664"}  # modes of files; old versions of git wrote the last one
 _OF_ONE_FILE: Final[tuple[CodeName, ...]] = (
@@ -73,6 +74,8 @@ class RestorePlan:
     refused: tuple[NotRestored, ...]
     signed: bool | None = None
     """True if the commit has a valid signature, None if no key is configured."""
+    unsigned_ancestor: str | None = None
+    """The newest of the commits searched below a signed one that has no valid signature."""
 
     @property
     def overwritten(self) -> list[str]:
@@ -118,6 +121,7 @@ class Restorer:
         if tip is None:
             raise SynclineError("NOT_FOUND", f"the repository has no branch {self.branch.name}")
         signed = self._check_signature(tip.oid)
+        unsigned = self.branch.newest_unsigned(self.signers, SEARCHED) if signed else None
         files, refused = self.examine(self._entries(part))
         if not files and not refused:
             raise SynclineError("NOT_FOUND", f"{tip.oid} on {self.branch.name} has no files of {part}")
@@ -126,7 +130,7 @@ class Restorer:
         refused += [each for each in compared if isinstance(each, NotRestored)]
         found = [each for each in compared if isinstance(each, RestoreFile)]
         wanted = tuple(file for file in found if file.before != file.content)
-        return RestorePlan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused)), signed)
+        return RestorePlan(tip.oid, wanted, len(found) - len(wanted), tuple(sorted(refused)), signed, unsigned)
 
     def examine(self, entries: Iterable[tuple[bytes, TreeEntry]]) -> tuple[list[RestoreFile], list[NotRestored]]:
         """Read all bytes of entries of the tree; return the files that can be restored, and the others."""
@@ -141,8 +145,8 @@ class Restorer:
         signed = self.branch.is_signed(self.signers)
         if signed or self.unsigned:
             return signed
-        newest = self.branch.newest_signed(self.signers, _SEARCHED)
-        hint = f"none of its last {_SEARCHED} commits is" if newest is None else f"the newest signed one is {newest}"
+        newest = self.branch.newest_signed(self.signers, SEARCHED)
+        hint = f"none of its last {SEARCHED} commits is" if newest is None else f"the newest signed one is {newest}"
         what = f"{commit} on {self.branch.name} has no valid signature of a configured key; {hint}"
         raise SynclineError("COMMIT_UNSIGNED", what)
 

@@ -1,7 +1,7 @@
 """Scratch locations of restore drills: what a drill restores is written there, read back, and removed.
 
-The name of a scratch folder has the time from which it is left over. A drill whose function was killed removes nothing;
-the next drill of the sync removes what is left over. Nothing else below the location is touched.
+The name of a scratch folder has the time from which it is left over. A function that was killed removes nothing; the one that
+gets its message again removes what is left over, or the next drill of the sync. Nothing else below the location is touched.
 """
 
 from __future__ import annotations
@@ -17,11 +17,14 @@ from typing import Final, Protocol
 from syncline.clients.folder.target import FolderTarget
 from syncline.clients.s3.client import Bucket
 from syncline.errors import SynclineError
+from syncline.kinds.backups.config import scratch_start
 from syncline.kinds.backups.stores import BucketStore, FileStore
 
-LIFETIME: Final = 3600
-"""Seconds after which a scratch folder is left over: no function works for longer."""
-_NAME: Final = "syncline-drill-{sync}-{until:012d}-{work}"
+LIFETIME: Final = 1200
+"""Seconds after which a scratch folder is left over: no function works for longer than 900, and clocks differ.
+
+It is shorter than the time after which the message of a killed function comes again, so the same drill removes it.
+"""
 
 
 class ScratchLocation(Protocol):
@@ -43,12 +46,13 @@ class ScratchLocation(Protocol):
 @contextlib.contextmanager
 def scratch_store(location: ScratchLocation, sync: str, work: str, clock: Callable[[], float]) -> Iterator[FileStore]:
     """Yield the store of a new scratch folder, which is removed at the end; remove those that are left over first."""
-    pattern = re.compile(rf"syncline-drill-{re.escape(sync)}-(\d{{12}})-[A-Za-z0-9-]+")
+    start = scratch_start(sync)
+    pattern = re.compile(rf"{re.escape(start)}(\d{{12}})-[A-Za-z0-9-]+", re.ASCII)
     for name in location.names():
         found = pattern.fullmatch(name)
         if found is not None and int(found[1]) < clock():
             location.remove(name)
-    own = _NAME.format(sync=sync, until=int(clock()) + LIFETIME, work=re.sub(r"[^A-Za-z0-9]", "-", work))
+    own = f"{start}{int(clock()) + LIFETIME:012d}-{re.sub('[^A-Za-z0-9]', '-', work)}"
     try:
         yield location.open(own)
     finally:

@@ -120,7 +120,8 @@ class Images:
         return answers
 
     def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
-        return ImageDrill(self.sync, self.source, self.target).pages(scope, cursor, context, share)
+        drill = ImageDrill(self.sync, self.source, self.target, self.notes, self.trust, self.clock)
+        return drill.pages(scope, cursor, context, share)
 
     def _repositories(self, items: Sequence[Item]) -> Callable[[str], str]:
         """Return a function from the group of an item to its repository at the source.

@@ -69,7 +69,13 @@ def restore(  # noqa: PLR0913 - each is an option
     if plan.signed is not None:
         text = "the commit is signed" if plan.signed else "the commit has no valid signature of the sync's keys"
         context.out.line(text, "green" if plan.signed else "yellow")
-    value = {"restored": {"part": part, "to": str(store), **asdict(restored), "signed": plan.signed}}
+    if plan.unsigned_ancestor is not None:
+        below = (
+            f"{plan.unsigned_ancestor} below it is not: check that its changes, which may be restored too, are yours"
+        )
+        context.out.line(below, "yellow")
+    signatures = {"signed": plan.signed, "unsigned_ancestor": plan.unsigned_ancestor}
+    value = {"restored": {"part": part, "to": str(store), **asdict(restored), **signatures}}
     return CommandResult(value, SOME_FAILED if restored.refused else 0)
 
 
