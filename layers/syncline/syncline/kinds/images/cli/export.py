@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from syncline.cli import error_output
 from syncline.cli.commands_run import config_of
 from syncline.cli.context import CommandResult, Context
 from syncline.clients.folder.directory import Directory
@@ -37,6 +38,11 @@ def export(context: Context, name: str, to: Path, *, full: bool) -> CommandResul
 
     Raises NO_SUCH_SYNC, USAGE for a sync of another kind or a folder with another export, and WOULD_OVERWRITE.
     """
+    with error_output.exit_on_error(context, kind="images"):
+        return _export(context, name, to, full=full)
+
+
+def _export(context: Context, name: str, to: Path, *, full: bool) -> CommandResult:
     sync = load_sync(config_of(context.deployment.state, name))
     if not isinstance(sync, ImagesSync):
         raise SynclineError("USAGE", f"{name} is not a sync of images, so there is nothing to export")
