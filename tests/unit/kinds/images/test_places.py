@@ -42,3 +42,17 @@ def test_a_platform_that_is_none_is_refused_before_any_request(platform: str) ->
     assert result.exit_code == 2
     assert f"error USAGE: --platform {platform!r} is not a platform" in result.output
     assert "linux/arm64" in result.output
+
+
+@pytest.mark.parametrize("to", ["", "oci:layout", "registry example", ":5000"])
+def test_an_import_to_something_else_than_a_registry_is_wrong_usage(to: str) -> None:
+    result = in_process("import", "bundle.tar", "--to", to)
+    assert result.exit_code == 2
+    assert result.output.startswith("error USAGE: ")
+    assert "is not host[:port]" in result.output
+
+
+def test_a_copy_to_an_invalid_host_is_wrong_usage() -> None:
+    with pytest.raises(SynclineError, match="is not host") as caught:
+        Place.parse("quay.example:port/app")
+    assert caught.value.code.name == "USAGE"

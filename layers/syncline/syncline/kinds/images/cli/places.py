@@ -91,8 +91,8 @@ class Place:
         reference = digest if at else tag if colon else None
         if reference is not None:
             parse_reference(reference)
-        plain = (scheme == "http" and separator) or (is_loopback(host) and scheme != "https")
-        return cls("docker", f"{'http' if plain else 'https'}://{host}", parse_repository(repository), reference)
+        address = registry_address(scheme if separator else "", host)
+        return cls("docker", address, parse_repository(repository), reference)
 
     @property
     def is_file(self) -> bool:
@@ -122,6 +122,15 @@ class Place:
         if self.transport == "docker":
             return f"{self.host}/{named}"
         return ":".join(filter(None, (self.transport, self.location, named)))
+
+
+def registry_address(scheme: str, host: str) -> str:
+    """Return the URL of a registry. Without ``http`` or ``https``, a loopback address has HTTP. Raises USAGE."""
+    try:
+        plain = scheme == "http" or (scheme != "https" and is_loopback(host))
+    except ValueError as error:
+        raise SynclineError("USAGE", f"{host!r} {error}") from None
+    return f"{'http' if plain else 'https'}://{host}"
 
 
 class Process:
