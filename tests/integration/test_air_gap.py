@@ -253,7 +253,9 @@ def test_an_export_into_a_folder_with_a_bundle_is_refused(gap: Gap) -> None:
     assert gap.export("one", code=2)["error"]["code"] == "WOULD_OVERWRITE"
     gap.export("two.tar")
     gap.push("team/app", "v3", b"three")
-    assert gap.export("two.tar", code=2)["error"]["code"] == "WOULD_OVERWRITE"
+    refused = gap.export("two.tar", code=2)["error"]
+    assert refused["code"] == "WOULD_OVERWRITE"
+    assert "restore" not in refused["action"]
     (gap.folder / "other").mkdir()
     (gap.folder / "other/letter.txt").write_text("mine")
     assert gap.export("other", code=2)["error"]["code"] == "WOULD_OVERWRITE"

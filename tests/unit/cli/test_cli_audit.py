@@ -169,8 +169,8 @@ def test_a_repair_asks_for_what_is_missing_or_damaged(applied: Stack) -> None:
 def test_status_shows_the_latest_audit(applied: Stack) -> None:
     audited(applied, "--deep", "--part", "1/4", results=(EQUAL, MISSING), code=1)
     text = applied.run("status", "prod").stdout
-    assert "every byte of part 1 of 4): not equal: 1 missing, 1 equal" in text
-    assert "25% of the target read by audits within 31 days" in text
+    assert "every byte of part 1 of 4) and found not equal: 1 missing, 1 equal" in text
+    assert "25 % of the target read by audits within 31 days" in text
     [sync] = applied.json("status", "prod")["syncs"]
     assert (sync["audit"]["equal"], sync["audit"]["read"], sync["audit"]["stale"]) == (False, 0.25, False)
 

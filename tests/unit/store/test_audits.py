@@ -59,6 +59,17 @@ def test_reading_everything_reads_all_shares() -> None:
     assert record.due(replace(DEEP, part=0)).part == 2
 
 
+@pytest.mark.parametrize("whole", [[ended(replace(DEEP, of=1), at=900)], [part(1, at=900), part(2), part(3)]])
+def test_what_was_read_completely_stays_read_with_another_number_of_shares(whole: list[Run]) -> None:
+    record = AuditRecord()
+    for run in whole:
+        record = record.after(run)
+    record = record.after(ended(replace(DEEP, of=30), at=2000))
+    assert record.read_since(900) == 1
+    assert record.read_since(901) == pytest.approx(1 / 30)
+    assert record.due(replace(DEEP, of=30, part=0)).part == 2
+
+
 def test_an_audit_of_fingerprints_leaves_the_shares() -> None:
     record = AuditRecord().after(part(1)).after(ended(Audit(), at=2000))
     assert (record.read, record.last, record.of) == ({1: 1000.0}, 1, 3)

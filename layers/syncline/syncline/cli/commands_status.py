@@ -396,11 +396,11 @@ def _show_audits(context: Context, each: SyncStatus) -> None:
     if audits.run:
         verdict = "equal" if audits.equal else "not equal"
         when = relative_time(audits.at, now)
-        text = f"audited {when} ({audit_text(audits.audit)}): {verdict}: {counts_text(audits.counts)}"
+        text = f"audited {when} ({audit_text(audits.audit)}) and found {verdict}: {counts_text(audits.counts)}"
         out.line(text, "green" if audits.equal else "yellow")
     if audits.last:
         share = audits.read_since(now - PERIOD)
-        out.line(f"{share:.0%} of the target read by audits within {PERIOD // 86_400} days")
+        out.line(f"{100 * share:.0f} % of the target read by audits within {PERIOD // 86_400} days")
     if each.audit_stale:
         seen = relative_time(audits.equal_at, now) if audits.equal_at else "never"
         within = each.config["audit"]["within"]

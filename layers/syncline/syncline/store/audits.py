@@ -96,10 +96,14 @@ class AuditRecord:
             return record
         if audit.of == 1 and self.of > 1 and not counts.unreadable:  # all shares at once; the next one stays due
             return replace(record, read=dict.fromkeys(range(1, self.of + 1), run.started))
-        read = dict(self.read) if self.of == audit.of else {}
+        read = dict(self.read) if self.of == audit.of else self._read_completely(audit.of)
         if not counts.unreadable:
             read[audit.part] = run.started
         return replace(record, of=audit.of, read=read, last=audit.part)
+
+    def _read_completely(self, shares: int) -> dict[int, float]:
+        """Return the times at which each of another number of shares was read: that of the oldest, if all were read."""
+        return dict.fromkeys(range(1, shares + 1), min(self.read.values())) if len(self.read) == self.of else {}
 
 
 def _level(audit: Audit) -> str:

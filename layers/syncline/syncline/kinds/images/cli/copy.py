@@ -29,7 +29,7 @@ from syncline.clients.registry.store import ImageStore
 from syncline.config.sync import Patterns
 from syncline.errors import SynclineError
 from syncline.kinds.facts import ProcessFacts
-from syncline.kinds.images.cli.places import DOCKER_TARGETS, PinnedImages, Place, Process, rules
+from syncline.kinds.images.cli.places import DOCKER_TARGETS, PinnedImages, Place, Process, check_platform, rules
 from syncline.kinds.images.cli.settle import Report, settle
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.parts import check_parts
@@ -61,6 +61,7 @@ def copy(  # noqa: PLR0913 - each is an option
     Raises USAGE, SOURCE_ABSENT, WOULD_OVERWRITE for a file that exists, and the errors of reading an archive.
     """
     with error_output.exit_on_error(context, kind="images"), ExitStack() as stack:
+        check_platform(platform)
         process = Process(ca)
         stack.enter_context(process.interruptible())
         return _Copy(context, process, stack, overwrite=overwrite, platform=platform).run(

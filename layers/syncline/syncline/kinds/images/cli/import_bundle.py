@@ -8,12 +8,11 @@ from syncline.cli import error_output
 from syncline.cli.context import CommandResult, Context
 from syncline.clients.layout.contents import files_at
 from syncline.clients.registry.reference import parse_repository
-from syncline.config.values import is_loopback
 from syncline.errors import SynclineError
 from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.bundles import BundleReader
 from syncline.kinds.images.cli.export import scanned
-from syncline.kinds.images.cli.places import Process, rules
+from syncline.kinds.images.cli.places import Process, registry_address, rules
 from syncline.kinds.images.cli.settle import Report
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.kind import Images
@@ -57,8 +56,7 @@ def _target(to: str) -> tuple[str, str]:
     """Return the address of the registry, and the prefix. Raises USAGE, REFERENCE_INVALID."""
     scheme, separator, rest = to.partition("://")
     if separator and scheme not in ("http", "https", "docker"):
-        raise SynclineError("USAGE", f"--to {to!r} is no registry; write HOST or HOST/PREFIX")
+        raise SynclineError("USAGE", f"--to {to!r} is not a registry; write HOST or HOST/PREFIX")
     host, _, prefix = (rest if separator else to).partition("/")
-    plain = (bool(separator) and scheme == "http") or (is_loopback(host) and scheme != "https")
     prefix = prefix.strip("/")
-    return f"{'http' if plain else 'https'}://{host}", parse_repository(prefix) if prefix else ""
+    return registry_address(scheme if separator else "", host), parse_repository(prefix) if prefix else ""

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Literal, NoReturn, cast
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from syncline.clients.http.client import Http
 from syncline.clients.http.retry import RetryPolicy
@@ -25,6 +25,7 @@ from syncline.config.registry import RegistryEndpoint
 from syncline.config.values import STORED, is_loopback
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.config_select import Platform
 from syncline.kinds.kind import StepContext
 from syncline.secrets import Secrets
 from syncline.wiring.registries import registry_at
@@ -73,8 +74,15 @@ class Place:
         scheme, separator, rest = text.partition("://")
         if separator and scheme not in ("docker", "http", "https"):
             raise SynclineError("USAGE", f"{text!r} has the unknown transport {scheme!r}; {_FORMS}")
+        if text.startswith(("/", ".", "~")):
+            raise SynclineError(
+                "USAGE", f"{text!r} is a path; write oci:{text} for a layout, or oci-archive:{text} for a file"
+            )
         name, at, digest = (rest if separator else text).partition("@")
         host, slash, path = name.partition("/")
+        alone = host.partition(":")[0]
+        if not path and ("." in alone or alone == "localhost"):
+            raise SynclineError("USAGE", f"{text!r} names a registry without a repository; write {host}/REPOSITORY:TAG")
         if not slash or not ("." in host or ":" in host or host == "localhost"):
             host, path = _HUB, name
         if host in _HUB_NAMES:
@@ -83,8 +91,8 @@ class Place:
         reference = digest if at else tag if colon else None
         if reference is not None:
             parse_reference(reference)
-        plain = (scheme == "http" and separator) or (is_loopback(host) and scheme != "https")
-        return cls("docker", f"{'http' if plain else 'https'}://{host}", parse_repository(repository), reference)
+        address = registry_address(scheme if separator else "", host)
+        return cls("docker", address, parse_repository(repository), reference)
 
     @property
     def is_file(self) -> bool:
@@ -114,6 +122,15 @@ class Place:
         if self.transport == "docker":
             return f"{self.host}/{named}"
         return ":".join(filter(None, (self.transport, self.location, named)))
+
+
+def registry_address(scheme: str, host: str) -> str:
+    """Return the URL of a registry. Without ``http`` or ``https``, a loopback address has HTTP. Raises USAGE."""
+    try:
+        plain = scheme == "http" or (scheme != "https" and is_loopback(host))
+    except ValueError as error:
+        raise SynclineError("USAGE", f"{host!r} {error}") from None
+    return f"{'http' if plain else 'https'}://{host}"
 
 
 class Process:
@@ -160,6 +177,15 @@ class Process:
             yield
         finally:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def check_platform(text: str | None) -> None:
+    """Check the value of ``--platform``. Raises USAGE."""
+    try:
+        TypeAdapter(Platform | None).validate_python(text)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+        raise SynclineError("USAGE", f"--platform {text!r} {reason}") from None
 
 
 def _refuse_aws() -> NoReturn:
