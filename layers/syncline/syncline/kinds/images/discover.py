@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,7 +34,15 @@ from syncline.kinds.images.listing import (
     target_repositories,
 )
 from syncline.kinds.images.names import RenamedRepositories, not_a_target
-from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
+from syncline.kinds.images.records import (
+    ImageRecord,
+    ProcessRecords,
+    Records,
+    RepositoryRecords,
+    RereadShare,
+    ScanCounter,
+    ScanRecords,
+)
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
 from syncline.kinds.images.removals import GoneTags, TagRemovals, capped, removal
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
@@ -97,6 +106,8 @@ class ImageScan:
         self._notes = notes
         self._all_records = ProcessRecords() if records is None else records
         self._records = ScanRecords(self._all_records, full=False, writes=False)
+        self._counter = ScanCounter(notes.facts, f"images-scan:{sync.name}:{sync.target_id()}")
+        self._share = RereadShare()
         self._has_unverified = notes.unverified()
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
@@ -113,6 +124,7 @@ class ImageScan:
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         self._named, self._asked = context.named, context.asked
+        self._share = self._reread_share(scope, context)
         self._records = ScanRecords(self._all_records, full=scope.groups is None, writes=not context.plan)
         try:
             yield from self._pages(scope, cursor, context)
@@ -151,8 +163,17 @@ class ImageScan:
                 if cursor is None and scope.groups is None:
                     yield from failure_pages("", self._invalid_repositories(invalid))
                 yield from self._of(names, cursor or "", context, pool)
+        if scope.everything and not context.plan and not context.over:
+            self._counter.ended()
         if self._removals is not None and not context.over:
             yield from self._removal_pages(scope, None, context)
+
+    def _reread_share(self, scope: Scope, context: StepContext) -> RereadShare:
+        """Return the share of the target's tags that this scan re-reads: all for a person who compares or names a scope."""
+        if context.plan or context.named:
+            return RereadShare()
+        # Any share will do for a scan of some repositories; complete scans take all shares in turn.
+        return self._counter.share() if scope.everything else RereadShare(zlib.crc32(context.run.encode()))
 
     def _removal_pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Yield the tags to be removed, after all repositories of the scope were compared."""
@@ -381,7 +402,7 @@ class ImageScan:
             is_last = at + PAGE_TAGS >= len(wanted)
             # Listings have no digests without a tag: the target is asked for each.
             listed = {tag: (taken[tag], Tag() if is_digest(tag) else both.target.get(tag)) for tag in tags}
-            compared = self._with_digests(name, group, self._with_recorded(both, listed))
+            compared = self._with_digests(name, group, *self._with_recorded(both, listed))
             found = both.selection.judge(compared, self._asked)
             compared = found.items
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
@@ -449,11 +470,20 @@ class ImageScan:
                 yield Page(f"{name}:{_BEFORE_TAGS}", tuple(items))
 
     def _learn(self, records: RepositoryRecords, compared: Sequence[Item], incomplete: set[str]) -> None:
-        """Record the images that are equal at both registries; with that they are ours."""
+        """Record the images that are equal at both registries; with that they are ours.
+
+        Delete the records of those that somebody else has changed at the target.
+        """
         known = records.known(item.name for item in compared)
         equal = (item for item in compared if item.source is not None and item.source == item.target)
         found = {item.name: ImageRecord(str(item.source)) for item in equal if item.name not in incomplete}
-        changes = {tag: record for tag, record in found.items() if known.get(tag) != record}
+        changes: dict[str, ImageRecord | None] = {
+            tag: record for tag, record in found.items() if known.get(tag) != record
+        }
+        for item in compared:
+            record = known.get(item.name)
+            if record is not None and item.target not in (None, item.source, record.digest):
+                changes[item.name] = None
         self._records.learn(records.repository, changes)
 
     def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
@@ -564,17 +594,23 @@ class ImageScan:
 
     def _with_recorded(
         self, both: _TagListings, tags: dict[str, tuple[Tag, Tag | None]]
-    ) -> dict[str, tuple[Tag, Tag | None]]:
-        """Return the tags with the recorded digests of immutable ones that both registries list."""
-        fixed = {tag for tag in tags if tag in both.target.tags and self._sync.is_immutable(tag)}
-        known = both.records.known(fixed) if fixed else {}
-        return tags | {
-            tag: (
-                replace(tags[tag][0], digest=tags[tag][0].digest or record.digest),
-                replace(both.target.tags[tag], digest=both.target.tags[tag].digest or record.digest),
-            )
-            for tag, record in known.items()
-        }
+    ) -> tuple[dict[str, tuple[Tag, Tag | None]], set[str]]:
+        """Return the tags with the recorded digests of those that the target lists, and the names of these.
+
+        A share of them is re-read in each scan. Immutable tags are not, and have the recorded digest at the source, too.
+        """
+        listed = {tag: present for tag in tags if (present := both.target.tags.get(tag)) is not None}
+        fixed = {tag for tag in listed if self._sync.is_immutable(tag)}
+        unread = {tag for tag, present in listed.items() if present.digest is None and not self._is_reread(both, tag)}
+        known = both.records.known(fixed | unread) if fixed or unread else {}
+        found = dict(tags)
+        for tag, record in known.items():
+            at_source = replace(tags[tag][0], digest=tags[tag][0].digest or (record.digest if tag in fixed else None))
+            found[tag] = at_source, replace(listed[tag], digest=listed[tag].digest or record.digest)
+        return found, known.keys() - fixed
+
+    def _is_reread(self, both: _TagListings, tag: str) -> bool:
+        return both.suspect or (both.group, tag) in self._asked or self._share.has(both.group, tag)
 
     def _incomplete(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
         """Return the tags, equal at both registries, of images that the target does not have completely."""
@@ -632,10 +668,13 @@ class ImageScan:
         allowed = self._requests.map(_false_if_refused(may_replace), differing)
         return {item.name for item, yes in zip(differing, allowed, strict=True) if yes}
 
-    def _with_digests(self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]]) -> list[Item]:
+    def _with_digests(
+        self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]], recorded: set[str]
+    ) -> list[Item]:
         """Return the tags as items, with both digests where the target has the tag; unlisted digests are requested.
 
-        A target digest of another algorithm for the same bytes is replaced by the source's, so that equal tags have
+        The target's digests of the tags ``recorded`` are from records: where one differs from the source's, it is
+        requested, so that only what the target says now leads to a transfer or a conflict. A target digest of another algorithm for the same bytes is replaced by the source's, so that equal tags have
         equal digests.
         """
         listed = {tag: present for tag, (_, present) in tags.items() if present is not None}
@@ -647,6 +686,9 @@ class ImageScan:
             for tag, (found, _) in tags.items()
             if tag not in at_source or at_source[tag] is not None  # else removed at the source since it was listed
         ]
+        doubtful = {item.name: Tag() for item in items if item.name in recorded and item.source != item.target}
+        now = self._digests(self._target.registry, group, doubtful)
+        items = [replace(item, target=now[item.name]) if item.name in now else item for item in items]
 
         def same_bytes(item: Item) -> bool:
             source, target = str(item.source), str(item.target)
