@@ -47,7 +47,7 @@ from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_ref
 from syncline.kinds.images.removals import GoneTags, TagRemovals, capped, removal
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
 from syncline.kinds.images.selection import INDEX, for_platforms
-from syncline.kinds.images.transfer import ASK, ASKED, FROM, adds_platforms, conflict, is_replaceable
+from syncline.kinds.images.transfer import ASK, ASKED, FROM, UNSIGNED, adds_platforms, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Result, Scope
@@ -163,9 +163,14 @@ class ImageScan:
                 if cursor is None and scope.groups is None:
                     yield from failure_pages("", self._invalid_repositories(invalid))
                 yield from self._of(names, cursor or "", context, pool)
-        if scope.everything and not context.plan and not context.over:
+        if not context.over:
+            yield from self._behind_all(scope, context)
+
+    def _behind_all(self, scope: Scope, context: StepContext) -> Iterator[Page]:
+        """Count the scan, and yield the pages behind those of all repositories."""
+        if scope.everything and not context.plan:
             self._counter.ended()
-        if self._removals is not None and not context.over:
+        if self._removals is not None:
             yield from self._removal_pages(scope, None, context)
 
     def _reread_share(self, scope: Scope, context: StepContext) -> RereadShare:
@@ -374,7 +379,7 @@ class ImageScan:
         selection = self._selection_of(name, group)
         unverified = bool(target.tags) and self._has_unverified(group)
         suspect = unverified or (bool(target.tags) and selection.platforms_changed())
-        detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
+        detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {} if source.invalid else UNSIGNED
         both = _TagListings(name, group, source, target, records, suspect, detail, selection)
         for page in self._differences(both, behind, context):
             yield replace(page, cursor=f"{name}:{page.cursor}" if page.cursor else name)
@@ -408,7 +413,7 @@ class ImageScan:
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
             self._learn(both.records, compared, incomplete)
-            page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
+            page = self._page(both, "" if is_last else tags[-1], compared, incomplete)
             asked = [left_out_by_selection(group, tag) for tag in left_out if is_last and (group, tag) in self._asked]
             page = replace(
                 page,
@@ -568,12 +573,13 @@ class ImageScan:
     def _target_tags(self, group: str, context: StepContext) -> ListedTags:
         return ListedTags({}, []) if self._at_target.lacks(group) else held_tags(self._target, group, context)
 
-    def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], incomplete: set[str]) -> Page:
+    def _page(self, both: _TagListings, cursor: str, compared: Sequence[Item], incomplete: set[str]) -> Page:
+        name, group = both.name, both.group
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
         complete = [item for item in compared if item.name not in incomplete]
-        lacking, failures = self._lacking_referrers(name, group, complete)
+        lacking, failures = self._lacking_referrers(both, complete)
         to_transfer = incomplete | lacking
         replaceable = set() if self._sync.overwrite else self._replaceable(name, compared)
         for item in compared:
@@ -619,24 +625,32 @@ class ImageScan:
         answers = ImageVerification(self._target.registry, origin).verify(equal, context)
         return {answer.item.name for answer in answers if not isinstance(answer, Completed)}
 
-    def _lacking_referrers(self, name: str, group: str, items: Sequence[Item]) -> tuple[set[str], tuple[Failure, ...]]:
+    def _lacking_referrers(self, both: _TagListings, items: Sequence[Item]) -> tuple[set[str], tuple[Failure, ...]]:
         """Return the tags of images, equal at both registries, whose referrers the target does not all list.
 
         Also return failures for invalid entries in the lists of the other images; those of a lacking image are reported
-        by its transfer. Both are empty if the scan does not compare referrers.
+        by its transfer. Both are empty if the scan does not compare referrers. Where only tags list referrers, the
+        listing of the source tells which images have some, and no other is requested.
         """
         if not self._with_referrers:
             return set(), ()
-        source = self._source.registry
+        name, group, source = both.name, both.group, self._source.registry
+        complete = both.detail.get("signed") != ASK and not both.source.invalid
+        has_tag = both.source.tags.__contains__ if complete else None
 
         whole = {item.source: item.detail.get(INDEX, item.source) for item in items}
 
         def lacks(digest: str) -> tuple[bool, list[InvalidEntry]]:
+            if has_tag is not None and source.lists_referrers_by_tag and not any(map(is_list, both.source.tags)):
+                return False, []
             invalid: list[InvalidEntry] = []
-            both = Referrers(source, name, invalid.append), Referrers(self._target.registry, group, invalid.append)
+            ends = (
+                Referrers(source, name, invalid.append, has_tag),
+                Referrers(self._target.registry, group, invalid.append),
+            )
             try:
                 manifest = source.manifest(name, whole[digest])
-                compared = compare_referrers(*both, for_platforms(manifest, self._sync.select) or manifest)
+                compared = compare_referrers(*ends, for_platforms(manifest, self._sync.select) or manifest)
                 lacking = not all(listed for _, referrer, listed in compared if referrer.is_known)
             except SynclineError as error:
                 # A tag that is no image has no referrers to copy. The transfer reports other errors, for its image.
