@@ -128,9 +128,10 @@ class RepositoryCopy:
         attached = is_signature_tag(item.name)
         # Before anything is sent. A signature is that of the source's image, also if only some platforms are copied.
         (self._trust.check_attached if attached else self._trust.check)(whole)
+        # In a repository that had no tags during the scan, only `put_tag` asks for the tag.
+        fresh = bool(item.detail.get("fresh"))
         item, manifest = selected
-        # The repository had no tags during the scan; `put_tag` asks for the tag in any case.
-        present = None if item.detail.get("fresh") else self._target.manifest_digest(self._to, item.name)
+        present = None if fresh else self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
         differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrite
         if not may_put and not self._may_replace(differing, manifest):

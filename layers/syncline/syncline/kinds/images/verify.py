@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from syncline.clients.http.listings import ignore
@@ -55,9 +55,12 @@ class ImageVerification:
         self._met = met
         self._found: set[tuple[str, str, int]] = set()
         self._sizes: ThreadPoolExecutor
+        self._requested: dict[tuple[str, str], Future[int | None]] = {}
+        self._lock = threading.Lock()
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         """Yield an answer for each item: completed only if the tag has the source's digest and no part is missing."""
+        self._requested.clear()
         # Images wait for the sizes of blobs, and these wait for nothing.
         with (
             ThreadPoolExecutor(2 * AT_ONCE, thread_name_prefix="size") as self._sizes,
@@ -116,8 +119,17 @@ class ImageVerification:
                 self._verify_child(repository, manifest, child, absent)
         # A foreign layer is kept elsewhere by design; a registry may or may not have it.
         blobs = [b for b in manifest.blobs() if not b.foreign and self._is_new(repository, b.digest, b.size)]
-        for blob, size in zip(blobs, self._sizes.map(partial(self._target.blob_size, repository), blobs), strict=True):
-            self._verify_size(repository, manifest, blob, size)
+        for blob, size in zip(blobs, [self._size(repository, blob) for blob in blobs], strict=True):
+            self._verify_size(repository, manifest, blob, size.result())
+
+    def _size(self, repository: str, blob: Descriptor) -> Future[int | None]:
+        """Return the size of a blob, requested for the first image that has it."""
+        with self._lock:
+            running = self._requested.get((repository, blob.digest))
+            if running is None:
+                running = self._sizes.submit(self._target.blob_size, repository, blob)
+                self._requested[repository, blob.digest] = running
+            return running
 
     def _verify_child(self, repository: str, manifest: Manifest, child: Descriptor, absent: list[Descriptor]) -> None:
         found = child_at(self._target, repository, child)
