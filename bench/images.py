@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from bench import memory
+from bench import images_peers, memory
 from bench.content import MIB, Filler
 from bench.images_listing import listing
 from bench.measure import MeasurementError, Row, in_turns
@@ -132,7 +132,9 @@ MEASUREMENTS: Final[Mapping[str, Callable[[Workspace], Sequence[Row]]]] = {
     "nothing": nothing,
     "layer": layer,
     "listing": listing,
+    **images_peers.MEASUREMENTS,
 }
+LONG: Final = ("tags",)
 
 
 def sync_of(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The peers: skopeo, rclone, Docker and curl."""
+"""The peers: skopeo, regsync, crane, rclone, Docker and curl."""
 
 from __future__ import annotations
 
@@ -66,6 +66,41 @@ class Skopeo:
             copy_seconds += _timed([*copy, f"docker-archive:{archive}", f"docker://{name}"], environ)
             archive.unlink()
         return decompress, copy_seconds
+
+
+class Regsync:
+    """The program ``regsync`` (regclient), which copies all tags of repositories. Registries are without TLS.
+
+    Four images are copied at a time, as its documentation advises; its default is one, which is slower.
+    """
+
+    def __init__(self, folder: Path, repositories: Sequence[str]) -> None:
+        self._file = Path(tempfile.mkdtemp(prefix="regsync-", dir=folder)) / "regsync.yml"
+        self._repositories = repositories
+
+    def sync(self, source: str, target: str) -> float:
+        """Copy from the host ``source`` to the host ``target``; return the seconds."""
+        entries = [
+            {"source": f"{source}/{name}", "target": f"{target}/{name}", "type": "repository"}
+            for name in self._repositories
+        ]
+        credentials = [{"registry": host, "tls": "disabled"} for host in (source, target)]
+        config = {"version": 1, "creds": credentials, "defaults": {"parallel": 4}, "sync": entries}
+        self._file.write_text(json.dumps(config))  # JSON is YAML
+        return _timed([program("regsync"), "once", "-c", str(self._file)], dict(os.environ))
+
+
+class Crane:
+    """The program ``crane`` (go-containerregistry), once for each repository, as many at a time as there are cores."""
+
+    def __init__(self, repositories: Sequence[str]) -> None:
+        self._repositories = repositories
+
+    def copy(self, source: str, target: str) -> float:
+        """Copy all tags from the host ``source`` to the host ``target``; return the seconds."""
+        script = 'printf "%s\\n" $NAMES | xargs -P "$(nproc)" -I {} "$CRANE" copy -a --insecure "$FROM/{}" "$TO/{}"'
+        names = {"NAMES": " ".join(self._repositories), "FROM": source, "TO": target, "CRANE": program("crane")}
+        return _timed([program("bash"), "-c", script], os.environ | names)
 
 
 class RcloneClient:

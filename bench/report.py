@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from bench.measure import Row
-from tests.standins.programs import ProgramAbsentError, program
+from tests.standins.programs import GO_PACKAGES, ProgramAbsentError, program
 
 RESULTS: Final = Path(__file__).parent / "results"
 
-_PROGRAMS: Final = ("skopeo", "docker-registry", "curl")
+_PROGRAMS: Final = ("skopeo", "regsync", "crane", "docker-registry", "curl")
 _HEAD: Final = ("name", "ours", "peer", "unit", "ratio", "aim", "met", "rounds", "ours min..max", "peer min..max")
 _LEFT_ALIGNED: Final = (0, 3, 6)
 
@@ -80,7 +80,8 @@ def machine(load: float) -> str:
 
 def _version(name: str) -> str:
     try:
-        result = subprocess.run([program(name), "--version"], capture_output=True, text=True, check=True, timeout=10)
+        option = "version" if name in GO_PACKAGES else "--version"
+        result = subprocess.run([program(name), option], capture_output=True, text=True, check=True, timeout=10)
     except ProgramAbsentError:
         return "absent"
-    return next((word for word in result.stdout.split() if word[0].isdigit()), "unknown")
+    return next((word for word in result.stdout.split() if word.lstrip("v")[:1].isdigit()), "unknown")

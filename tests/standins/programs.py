@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 PACKAGES: Final = {
@@ -19,14 +20,22 @@ PACKAGES: Final = {
 }  # packages that have another name than the program
 
 
+GO_PACKAGES: Final = {
+    "crane": "github.com/google/go-containerregistry/cmd/crane",
+    "regsync": "github.com/regclient/regclient/cmd/regsync",
+}
+
+
 class ProgramAbsentError(RuntimeError):
     """A program is not installed; the text names its package."""
 
 
 def program(name: str) -> str:
     """Return the path of a program; ProgramAbsentError if it is not installed."""
-    # Debian installs servers in sbin, which is not on every user's PATH
-    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    # Debian installs servers in sbin, and Go programs in the user's folder; neither is on every user's PATH
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin:{Path.home()}/go/bin")
+    if path is None and name in GO_PACKAGES:
+        raise ProgramAbsentError(f"program {name} is not installed: go install {GO_PACKAGES[name]}@latest")
     if path is None:
         raise ProgramAbsentError(f"program {name} is not installed: apt-get install {PACKAGES.get(name, name)}")
     return path

@@ -159,6 +159,10 @@ class SimRegistry(Registry):
             raise SynclineError("UPLOAD_LOST", f"the stored state of an upload to {repository!r} cannot be read")
         return SimUpload(self, parse_repository(repository), target.rpartition("/")[2], offset)
 
+    @property
+    def lists_referrers_by_tag(self) -> bool:
+        return self.network.calls.machine.now < self._no_referrers_until
+
     def referrers(self, repository: str, digest: str, on_invalid: OnInvalid = refuse) -> tuple[Descriptor, ...]:
         digest, name = parse_digest(digest), parse_repository(repository)
         listing = f"the referrers of {digest[:19]}… in {name!r} at {self.host}"

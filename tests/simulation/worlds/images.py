@@ -28,6 +28,8 @@ _STALE: Final = 30.0
 """Seconds for which a registry may return the previous digest of a tag, with the difference of clocks."""
 _FUNCTION_LIFETIME: Final = 1000.0
 """Seconds for which a function may continue after its run has ended."""
+_SCANS_UNTIL_READ: Final = 16
+"""Complete scans within which a foreign change of a tag is found at a target whose listing has no digests."""
 _VERIFY_WINDOW: Final = 1800.0
 """Seconds after a put within which Syncline may replace it: the source tag changed before the put was verified."""
 
@@ -318,7 +320,25 @@ class ImagesWorld:
             if self._at_source(group) not in self.source.repositories and not reported & {group, "*"}:
                 yield f"{group} is not at the source, and that is not reported"
 
+    def _check_unreported(self, key: Key, digest: str, run: Run) -> Iterator[str]:
+        """Yield a tag that differs and is not reported, unless the scan did not have to read it; then count it."""
+        if self._may_be_unread(key, run):
+            self.deferred += 1
+        else:
+            have = str(self.target.tags().get(key))
+            yield f"{key} differs ({digest[:19]} is {have[:19]}), and is not reported"
+
+    def _may_be_unread(self, key: Key, run: Run) -> bool:
+        """Return True if a foreign writer has changed a tag of the target, and too few complete scans were made since."""
+        changed = self._foreign_changes.get(key)
+        if changed is None or run.plan or key not in self.target.tags():
+            return False
+        state = State(cast("Any", self._stack.table), lambda: self._stack.machine.now)
+        scans = [each for each in state.runs(self.name, 100) if each.scope.everything and not each.plan]
+        return sum(each.status is RunStatus.DONE and each.started > changed for each in scans) < _SCANS_UNTIL_READ
+
     def check_full_run(self, run: Run, results: list[Result]) -> Iterator[str]:
+        self.deferred = 0
         wanted = {(self._at_target(r), tag): digest for (r, tag), digest in self.source.tags().items()}
         have = self.target.tags()
         reported = {(each.group, each.name): each for each in results}
@@ -332,7 +352,7 @@ class ImagesWorld:
                 if result is not None and result.outcome not in (Outcome.MOVED, Outcome.EQUAL, Outcome.EXTRA):
                     yield f"{key} is equal, and reported as {result.outcome} {result.code}"
             elif result is None:
-                yield f"{key} differs ({digest[:19]} is {str(have.get(key))[:19]}), and is not reported"
+                yield from self._check_unreported(key, digest, run)
             elif result.outcome not in (Outcome.CONFLICT, Outcome.FAILED, Outcome.KNOWN):
                 yield f"{key} differs, and is reported as {result.outcome}"
             elif result.outcome is Outcome.CONFLICT and (self._overwrite or have.get(key) is None):

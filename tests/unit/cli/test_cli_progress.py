@@ -113,7 +113,7 @@ def test_progress_words(counts: Counts, speed: Throughput, text: str) -> None:
 
 
 def test_poll_intervals_grow() -> None:
-    assert [poll_interval(elapsed) for elapsed in (0, 0.4, 2, 9, 1000)] == pytest.approx([0.05, 0.05, 0.2, 0.9, 1.0])
+    assert [poll_interval(elapsed) for elapsed in (0, 0.4, 2, 9, 1000)] == pytest.approx([0.03, 0.04, 0.2, 0.9, 1.0])
 
 
 def test_a_long_silence_is_reported() -> None:

@@ -6,6 +6,7 @@ Each subcommand is implemented in a separate module, imported when it runs, so t
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -37,6 +38,8 @@ _ALLOW_REMOVALS: Final = typer.Option(
 )
 
 
+_COLLECT_AFTER: Final = 50_000
+"""Objects after which garbage is collected: the default collects some hundred times while modules are imported."""
 _FORMER: Final = {"test": "doctor", "--health-check": "doctor", "check": "doctor"}
 """Words that the replaced services and earlier versions have for a command."""
 
@@ -525,8 +528,21 @@ def man(context: Context) -> CommandResult:
     return man_page.man(context, get_group(app))
 
 
+def _hide_slow_modules() -> None:
+    """Keep botocore from importing two modules that the engine on this machine does not need, for 70 ms.
+
+    awscrt is for logins and signatures of AWS alone; without pyOpenSSL, urllib3 uses the module ssl.
+    """
+    if os.environ.get("SYNCLINE_STACK") or any(each.startswith("--stack") for each in sys.argv):
+        return
+    for name in ("awscrt", "urllib3.contrib.pyopenssl"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # an import of None raises ImportError
+
+
 def main() -> None:
     """Run the command: the entry point of the package."""
+    gc.set_threshold(_COLLECT_AFTER)
+    _hide_slow_modules()
     try:
         app()
     finally:

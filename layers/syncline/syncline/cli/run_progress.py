@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-_FIRST_PAUSE: Final = 0.05
+_FIRST_PAUSE: Final = 0.03
 _LONGEST_PAUSE: Final = 1.0
 _SHARE: Final = 0.1  # pause between polls, as a share of the time waited so far
 _QUIET: Final = 120.0  # seconds without progress after which a message is shown
@@ -78,10 +78,10 @@ def _until_over(context: Context, state: State, run: Run, show: Show) -> Run:
     while True:
         now = time.monotonic()
         with _tolerating_outage(context, now - progressed):
-            ended = state.end_cancelled(run.sync, run.id)
-            if ended is not None:
+            run = state.run(run.sync, run.id)
+            if run.status is RunStatus.CANCELLING and (ended := state.end_cancelled(run.sync, run.id)) is not None:
                 request_report(context.deployment, ended)
-            run = ended or state.run(run.sync, run.id)
+                run = ended
             if run.over:
                 return run
             latest = state.progress(run.id)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncline.clients.http.listings import InvalidEntry
-from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor
+from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, referrers_tag
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images import discover
 from syncline.kinds.kind import StepContext
@@ -33,7 +33,7 @@ def test_only_differing_tags_are_found() -> None:
     )
     first, second = pair.scan()
     assert (first.cursor, second.cursor) == ("team/a", "team/b")
-    assert first.items == (Item("team/a", "new"),)
+    assert first.items == (Item("team/a", "new", detail={"signed": False}),)
     assert first.equal == 1
     (conflict,) = first.results
     assert (conflict.outcome, conflict.code, conflict.source, conflict.target) == (
@@ -48,7 +48,7 @@ def test_only_differing_tags_are_found() -> None:
 def test_a_differing_tag_is_sent_if_the_sync_may_overwrite() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}}, {"team/a": {"1": "d9"}}, overwrite=True)
     (page,) = pair.scan()
-    assert page.items == (Item("team/a", "1", "d1", "d9"),)
+    assert page.items == (Item("team/a", "1", "d1", "d9", detail={"signed": False}),)
     assert page.results == ()
 
 
@@ -71,8 +71,8 @@ def test_plain_registries_are_asked_only_for_tags_that_both_have() -> None:
 def test_a_repository_that_the_target_lacks_is_marked_as_fresh() -> None:
     pair = RegistryPair({"team/a": {"1": "d1"}, "team/b": {"1": "d1"}}, {"team/b": {"2": "d2"}})
     first, second = pair.scan()
-    assert [item.detail for item in first.items] == [{"fresh": True}]
-    assert [item.detail for item in second.items] == [{}]
+    assert [item.detail for item in first.items] == [{"fresh": True, "signed": False}]
+    assert [item.detail for item in second.items] == [{"signed": False}]
 
 
 @pytest.mark.parametrize(("referrers", "scheduled", "named"), [("with-images", 0, 2), ("always", 2, 2), ("none", 0, 0)])
@@ -442,3 +442,26 @@ def test_a_plan_adopts_nothing() -> None:
     world = RegistryPair({"team/app": {"1": "d1"}}, {"team/app": {"1": "d1"}})
     list(world.pages(EVERYTHING, None, StepContext(lambda: 60.0, plan=True)))
     assert not world.records.rows
+
+
+@pytest.mark.parametrize("list_of", [None, "d1", "d2"])
+def test_where_tags_list_referrers_the_listing_of_the_source_is_enough(list_of: str | None) -> None:
+    digests = {"d1": f"sha256:{'1' * 64}", "d2": f"sha256:{'2' * 64}"}
+    content = {"team/a": {"1": digests["d1"], "2": digests["d2"]}}
+    if list_of is not None:
+        content["team/a"][referrers_tag(digests[list_of])] = "the list"
+    pair = RegistryPair(content, content, referrers="always")
+    pair.source.lists_referrers_by_tag = True
+    pair.scan()
+    asked = [each for each in pair.source.asked if each.startswith("referrers ")]
+    assert asked == ([] if list_of is None else [f"referrers team/a@{digests[list_of]}"])
+
+
+def test_invalid_tags_may_be_lists_of_referrers() -> None:
+    digest = f"sha256:{'1' * 64}"
+    pair = RegistryPair({"team/a": {"1": digest}}, {"team/a": {"1": digest}}, referrers="always")
+    pair.source.lists_referrers_by_tag = True
+    invalid = InvalidEntry("a tag", None, SynclineError("REFERENCE_INVALID", "unreadable"))
+    pair.source.invalid_tags["team/a"] = [invalid]
+    pair.scan()
+    assert f"referrers team/a@{digest}" in pair.source.asked

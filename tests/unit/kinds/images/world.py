@@ -50,7 +50,7 @@ class MemoryRegistry:
     """A registry in memory, which records the requests in ``asked``.
 
     ``broken`` has errors of repositories' lists, ``invalid`` errors of manifests by tag or digest, and ``invalid_tags``
-    invalid entries of repositories' lists. ``cut`` are repositories without blobs, ``signed`` has referrers by digest.
+    invalid entries of repositories' lists. With ``lists_referrers_by_tag`` it has no API for them. ``cut`` are repositories without blobs, ``signed`` has referrers by digest.
     """
 
     def __init__(self, host: str, content: Content) -> None:
@@ -61,6 +61,7 @@ class MemoryRegistry:
         self.invalid: dict[str, SynclineError] = {}
         self.invalid_tags: dict[str, list[InvalidEntry]] = {}
         self.cut: set[str] = set()
+        self.lists_referrers_by_tag = False
         self.signed: dict[str, tuple[Descriptor, ...]] = {}
         self.unordered: Callable[[list[str]], list[str]] = lambda names: names
 

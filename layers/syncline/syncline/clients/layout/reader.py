@@ -180,6 +180,10 @@ class LayoutReader:
     def mount_blob(self, repository: str, digest: str, from_repository: str) -> bool:  # noqa: ARG002
         return self.find(digest) is not None
 
+    @property
+    def lists_referrers_by_tag(self) -> bool:
+        return False
+
     def referrers(self, repository: str, digest: str, on_invalid: OnInvalid = refuse) -> tuple[Descriptor, ...]:
         del on_invalid  # the list of a tag is refused as a whole
         found = dict(self._by_subject().get(digest, {}))

@@ -331,6 +331,11 @@ class Registry:
             raise SynclineError("UPLOAD_LOST", f"the stored state of an upload to {repository!r} cannot be read")
         return BlobUpload(self._transport, repository, target, offset)
 
+    @property
+    def lists_referrers_by_tag(self) -> bool:
+        """True if the registry is known to have no API for referrers; false before :meth:`referrers` was called."""
+        return time.monotonic() < self._no_referrers_until
+
     def referrers(self, repository: str, digest: str, on_invalid: OnInvalid = refuse) -> tuple[Descriptor, ...]:
         """Return the manifests that name a manifest as their subject, from the API or from the referrers tag.
 
@@ -341,7 +346,7 @@ class Registry:
         found: dict[str, Descriptor] = {}
         target = f"/v2/{repository}/referrers/{parse_digest(digest)}"
         first = target
-        while time.monotonic() >= self._no_referrers_until:
+        while not self.lists_referrers_by_tag:
             answer = self._transport.fetch("GET", target, pull_scopes(repository), {"Accept": OCI_INDEX})
             if answer.status in NO_REFERRERS_API and target == first:
                 if not is_distribution_error(answer.body):  # otherwise the repository may not exist

@@ -54,6 +54,10 @@ class ImageStore(Protocol):
     @property
     def host(self) -> str: ...
 
+    @property
+    def lists_referrers_by_tag(self) -> bool:
+        """True if the registry is known to have no API for referrers, so that only tags list them."""
+
     def catalog_pages(
         self, on_invalid: OnInvalid = refuse, start: ListingPosition = LISTING_START
     ) -> Iterator[ListingPage[list[str]]]: ...

@@ -286,7 +286,7 @@ class ImagesSync(Sync):
         "with-images",
         description="When signatures, attestations and SBOMs without a tag, which only name their image (`subject`), are "
         "copied: `with-images` when an image is copied, and when a push notification or `--only` names its repository; "
-        "`always` also for images that are equal on both sides, at some requests for each tag and run; `none` never.",
+        "`always` also for images that are equal on both sides, at two requests or more for each digest and run if the source has a referrers API; `none` never.",
     )
     verify: tuple[SignatureRule, ...] = Field(
         (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,12 +34,20 @@ from syncline.kinds.images.listing import (
     target_repositories,
 )
 from syncline.kinds.images.names import RenamedRepositories, not_a_target
-from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records, RepositoryRecords, ScanRecords
+from syncline.kinds.images.records import (
+    ImageRecord,
+    ProcessRecords,
+    Records,
+    RepositoryRecords,
+    RereadShare,
+    ScanCounter,
+    ScanRecords,
+)
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
 from syncline.kinds.images.removals import GoneTags, Granted, TagRemovals, capped, removal
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
 from syncline.kinds.images.selection import INDEX, for_platforms
-from syncline.kinds.images.transfer import ASK, ASKED, FROM, adds_platforms, conflict, is_replaceable
+from syncline.kinds.images.transfer import ASK, ASKED, FROM, UNSIGNED, adds_platforms, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Outcome, Result, Scope
@@ -102,6 +111,8 @@ class ImageScan:
         self._notes = notes
         self._all_records = ProcessRecords() if records is None else records
         self._records = ScanRecords(self._all_records, full=False, writes=False)
+        self._counter = ScanCounter(notes.facts, f"images-scan:{sync.name}:{sync.target_id()}")
+        self._share = RereadShare()
         self._has_unverified = notes.unverified()
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
@@ -118,6 +129,7 @@ class ImageScan:
         """
         self._with_referrers |= scope.groups is not None and self._sync.referrers == "with-images"
         self._named, self._asked = context.named, context.asked
+        self._share = self._reread_share(scope, context)
         self._records = ScanRecords(self._all_records, full=scope.groups is None, writes=not context.plan)
         try:
             yield from self._pages(scope, cursor, context)
@@ -157,8 +169,22 @@ class ImageScan:
                     yield from failure_pages("", self._invalid_repositories(invalid))
                 self._listed = names
                 yield from self._of(names, cursor or "", context, pool)
-        if self._removals is not None and not context.over:
+        if not context.over:
+            yield from self._behind_all(scope, context)
+
+    def _behind_all(self, scope: Scope, context: StepContext) -> Iterator[Page]:
+        """Count the scan, and yield the pages behind those of all repositories."""
+        if scope.everything and not context.plan:
+            self._counter.ended()
+        if self._removals is not None:
             yield from self._removal_pages(scope, None, context)
+
+    def _reread_share(self, scope: Scope, context: StepContext) -> RereadShare:
+        """Return the share of the target's tags that this scan re-reads: all for a person who compares or names a scope."""
+        if context.plan or context.named:
+            return RereadShare()
+        # Any share will do for a scan of some repositories; complete scans take all shares in turn.
+        return self._counter.share() if scope.everything else RereadShare(zlib.crc32(context.run.encode()))
 
     def _removal_pages(self, scope: Scope, cursor: str | None, context: StepContext) -> Iterator[Page]:
         """Yield the tags to be removed, after all repositories of the scope were compared."""
@@ -375,7 +401,7 @@ class ImageScan:
         selection = self._selection_of(name, group)
         unverified = bool(target.tags) and self._has_unverified(group)
         suspect = unverified or (bool(target.tags) and selection.platforms_changed())
-        detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {}
+        detail = {"signed": True} if any(map(is_signature_tag, source.tags)) else {} if source.invalid else UNSIGNED
         both = _TagListings(name, group, source, target, records, suspect, detail, selection)
         for page in self._differences(both, behind, context):
             yield replace(page, cursor=f"{name}:{page.cursor}" if page.cursor else name)
@@ -403,13 +429,13 @@ class ImageScan:
             is_last = at + PAGE_TAGS >= len(wanted)
             # Listings have no digests without a tag: the target is asked for each.
             listed = {tag: (taken[tag], Tag() if is_digest(tag) else both.target.get(tag)) for tag in tags}
-            compared = self._with_digests(name, group, self._with_recorded(both, listed))
+            compared = self._with_digests(name, group, *self._with_recorded(both, listed))
             found = both.selection.judge(compared, self._asked)
             compared = found.items
             incomplete = self._incomplete(name, compared, context) if both.suspect else set()
             both.complete &= not incomplete
             self._learn(both.records, compared, incomplete)
-            page = self._page(name, group, "" if is_last else tags[-1], compared, incomplete)
+            page = self._page(both, "" if is_last else tags[-1], compared, incomplete)
             asked = [left_out_by_selection(group, tag) for tag in left_out if is_last and (group, tag) in self._asked]
             page = replace(
                 page,
@@ -476,11 +502,20 @@ class ImageScan:
                 yield Page(f"{name}:{_BEFORE_TAGS}", tuple(items))
 
     def _learn(self, records: RepositoryRecords, compared: Sequence[Item], incomplete: set[str]) -> None:
-        """Record the images that are equal at both registries; with that they are ours."""
+        """Record the images that are equal at both registries; with that they are ours.
+
+        Delete the records of those that somebody else has changed at the target.
+        """
         known = records.known(item.name for item in compared)
         equal = (item for item in compared if item.source is not None and item.source == item.target)
         found = {item.name: ImageRecord(str(item.source)) for item in equal if item.name not in incomplete}
-        changes = {tag: record for tag, record in found.items() if known.get(tag) != record}
+        changes: dict[str, ImageRecord | None] = {
+            tag: record for tag, record in found.items() if known.get(tag) != record
+        }
+        for item in compared:
+            record = known.get(item.name)
+            if record is not None and item.target not in (None, item.source, record.digest):
+                changes[item.name] = None
         self._records.learn(records.repository, changes)
 
     def _invalid_tags(self, group: str, invalid: Iterable[InvalidEntry]) -> Iterable[Failure]:
@@ -565,12 +600,13 @@ class ImageScan:
     def _target_tags(self, group: str, context: StepContext) -> ListedTags:
         return ListedTags({}, []) if self._at_target.lacks(group) else held_tags(self._target, group, context)
 
-    def _page(self, name: str, group: str, cursor: str, compared: Sequence[Item], incomplete: set[str]) -> Page:
+    def _page(self, both: _TagListings, cursor: str, compared: Sequence[Item], incomplete: set[str]) -> Page:
+        name, group = both.name, both.group
         items: list[Item] = []
         results: list[Result] = []
         skipped = 0
         complete = [item for item in compared if item.name not in incomplete]
-        lacking, failures = self._lacking_referrers(name, group, complete)
+        lacking, failures = self._lacking_referrers(both, complete)
         to_transfer = incomplete | lacking
         replaceable = set() if self._sync.overwrites else self._replaceable(name, compared)
         for item in compared:
@@ -598,17 +634,24 @@ class ImageScan:
 
     def _with_recorded(
         self, both: _TagListings, tags: dict[str, tuple[Tag, Tag | None]]
-    ) -> dict[str, tuple[Tag, Tag | None]]:
-        """Return the tags with the recorded digests of immutable ones that both registries list."""
-        fixed = {tag for tag in tags if tag in both.target.tags and self._sync.is_immutable(tag)}
-        known = {tag: each for tag, each in both.records.known(fixed).items() if not each.absent_since} if fixed else {}
-        return tags | {
-            tag: (
-                replace(tags[tag][0], digest=tags[tag][0].digest or record.digest),
-                replace(both.target.tags[tag], digest=both.target.tags[tag].digest or record.digest),
-            )
-            for tag, record in known.items()
-        }
+    ) -> tuple[dict[str, tuple[Tag, Tag | None]], set[str]]:
+        """Return the tags with the recorded digests of those that the target lists, and the names of these.
+
+        A share of them is re-read in each scan. Immutable tags are not, and have the recorded digest at the source, too.
+        """
+        listed = {tag: present for tag in tags if (present := both.target.tags.get(tag)) is not None}
+        fixed = {tag for tag in listed if self._sync.is_immutable(tag)}
+        unread = {tag for tag, present in listed.items() if present.digest is None and not self._is_reread(both, tag)}
+        records = both.records.known(fixed | unread) if fixed or unread else {}
+        known = {tag: record for tag, record in records.items() if not record.absent_since}
+        found = dict(tags)
+        for tag, record in known.items():
+            at_source = replace(tags[tag][0], digest=tags[tag][0].digest or (record.digest if tag in fixed else None))
+            found[tag] = at_source, replace(listed[tag], digest=listed[tag].digest or record.digest)
+        return found, known.keys() - fixed
+
+    def _is_reread(self, both: _TagListings, tag: str) -> bool:
+        return both.suspect or (both.group, tag) in self._asked or self._share.has(both.group, tag)
 
     def _incomplete(self, name: str, items: Sequence[Item], context: StepContext) -> set[str]:
         """Return the tags, equal at both registries, of images that the target does not have completely."""
@@ -617,24 +660,32 @@ class ImageScan:
         answers = ImageVerification(self._target.registry, origin).verify(equal, context)
         return {answer.item.name for answer in answers if not isinstance(answer, Completed)}
 
-    def _lacking_referrers(self, name: str, group: str, items: Sequence[Item]) -> tuple[set[str], tuple[Failure, ...]]:
+    def _lacking_referrers(self, both: _TagListings, items: Sequence[Item]) -> tuple[set[str], tuple[Failure, ...]]:
         """Return the tags of images, equal at both registries, whose referrers the target does not all list.
 
         Also return failures for invalid entries in the lists of the other images; those of a lacking image are reported
-        by its transfer. Both are empty if the scan does not compare referrers.
+        by its transfer. Both are empty if the scan does not compare referrers. Where only tags list referrers, the
+        listing of the source tells which images have some, and no other is requested.
         """
         if not self._with_referrers:
             return set(), ()
-        source = self._source.registry
+        name, group, source = both.name, both.group, self._source.registry
+        complete = both.detail.get("signed") != ASK and not both.source.invalid
+        has_tag = both.source.tags.__contains__ if complete else None
 
         whole = {item.source: item.detail.get(INDEX, item.source) for item in items}
 
         def lacks(digest: str) -> tuple[bool, list[InvalidEntry]]:
+            if has_tag is not None and source.lists_referrers_by_tag and not any(map(is_list, both.source.tags)):
+                return False, []
             invalid: list[InvalidEntry] = []
-            both = Referrers(source, name, invalid.append), Referrers(self._target.registry, group, invalid.append)
+            ends = (
+                Referrers(source, name, invalid.append, has_tag),
+                Referrers(self._target.registry, group, invalid.append),
+            )
             try:
                 manifest = source.manifest(name, whole[digest])
-                compared = compare_referrers(*both, for_platforms(manifest, self._sync.select) or manifest)
+                compared = compare_referrers(*ends, for_platforms(manifest, self._sync.select) or manifest)
                 lacking = not all(listed for _, referrer, listed in compared if referrer.is_known)
             except SynclineError as error:
                 # A tag that is no image has no referrers to copy. The transfer reports other errors, for its image.
@@ -666,10 +717,13 @@ class ImageScan:
         allowed = self._requests.map(_false_if_refused(may_replace), differing)
         return {item.name for item, yes in zip(differing, allowed, strict=True) if yes}
 
-    def _with_digests(self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]]) -> list[Item]:
+    def _with_digests(
+        self, name: str, group: str, tags: dict[str, tuple[Tag, Tag | None]], recorded: set[str]
+    ) -> list[Item]:
         """Return the tags as items, with both digests where the target has the tag; unlisted digests are requested.
 
-        A target digest of another algorithm for the same bytes is replaced by the source's, so that equal tags have
+        The target's digests of the tags ``recorded`` are from records: where one differs from the source's, it is
+        requested, so that only what the target says now leads to a transfer or a conflict. A target digest of another algorithm for the same bytes is replaced by the source's, so that equal tags have
         equal digests.
         """
         listed = {tag: present for tag, (_, present) in tags.items() if present is not None}
@@ -681,6 +735,9 @@ class ImageScan:
             for tag, (found, _) in tags.items()
             if tag not in at_source or at_source[tag] is not None  # else removed at the source since it was listed
         ]
+        doubtful = {item.name: Tag() for item in items if item.name in recorded and item.source != item.target}
+        now = self._digests(self._target.registry, group, doubtful)
+        items = [replace(item, target=now[item.name]) if item.name in now else item for item in items]
 
         def same_bytes(item: Item) -> bool:
             source, target = str(item.source), str(item.target)

@@ -94,15 +94,16 @@ class TargetNotes:
 
     def note_unverified(self, group: str) -> None:
         """Note that a copy to a repository was not verified, so that the next scan checks the repository's images."""
-        # First the mark of its share: a note without it would not be found.
+        # First the marks of the target and of the share: a note without them would not be found.
+        self.facts.remember(self._any, "yes")
         self.facts.remember(self._share(group), "yes")
         self.facts.remember(self._unverified(group), "yes")
 
     def unverified(self) -> Callable[[str], bool]:
         """Return a function for one scan that tells if a repository has a copy that was not verified.
 
-        The repositories are divided into shares, and only those in a share with such a copy have notes that are read: a
-        scan that finds nothing reads the table a few times, not once for each repository.
+        The repositories are divided into shares, and only those in a share with such a copy have notes that are read, and
+        only if the target has any such copy: most scans read the table once, not once for each repository.
         """
         marks: dict[str, bool] = {}
         lock = threading.Lock()
@@ -110,8 +111,9 @@ class TargetNotes:
         def has_unverified(group: str) -> bool:
             share = self._share(group)
             with lock:
-                if share not in marks:
-                    marks[share] = self.facts.recall(share) is not None
+                for mark in (self._any, share):
+                    if mark not in marks:
+                        marks[mark] = marks.get(self._any, True) and self.facts.recall(mark) is not None
             return marks[share] and self.facts.recall(self._unverified(group)) is not None
 
         return has_unverified
@@ -137,6 +139,10 @@ class TargetNotes:
     def outdated(self, group: str, tag: str) -> str | None:
         """Return the digest that we copied to a tag and that was outdated by then, None for most tags."""
         return self.facts.recall(self._outdated(group, tag))
+
+    @property
+    def _any(self) -> str:
+        return f"unverified@{self._host}"
 
     def _share(self, group: str) -> str:
         return f"unverified@{self._host}#{zlib.crc32(group.encode()) % _SHARES}"

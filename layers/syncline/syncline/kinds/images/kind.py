@@ -91,6 +91,8 @@ class Images:
         yield from self._removals([item for item in items if is_removal(item)], removal, context)
         copied = [item for item in items if not is_removal(item)] + removal.returned
         if copied:
+            # From here on, their records may be wrong; `verify` writes the new ones.
+            self.records.write({(i.group, i.name): None for i in copied if i.target not in (None, i.source)})
             route = CopyRoute(self.source.registry, repository, self.target.registry, group)
             copy = RepositoryCopy(route, self.locations, context, self.sync, self.notes, trust=self.trust)
             yield from copy.images(copied)

@@ -7,16 +7,22 @@ the source. A record also has the time since which complete listings of the sour
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, Protocol
+
+from syncline.kinds.facts import FactStore
 
 Row = list[Any]
 MOST_HELD: Final = 20_000
 """Records of one repository that a scan holds; those of a larger one are read a page at a time."""
 _BUFFERED: Final = 2_000
 """Changes gathered by a scan before they are written."""
+
+SHARES: Final = 16
+"""Complete scans in which the digest of each tag of a target is requested once, if its listing has no digests."""
 
 
 class Records(Protocol):
@@ -71,6 +77,41 @@ class ImageRecord:
     def of_row(cls, row: Sequence[Any]) -> ImageRecord:
         """Return the record of a row. Values that a later version has appended are ignored."""
         return cls(*row[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class RereadShare:
+    """The tags whose digests one scan requests from the target although they have a record; all if ``number`` is None."""
+
+    number: int | None = None
+
+    def has(self, repository: str, tag: str) -> bool:
+        if self.number is None:
+            return True
+        return zlib.crc32(f"{repository}:{tag}".encode()) % SHARES == self.number % SHARES
+
+
+@dataclass(frozen=True, slots=True)
+class ScanCounter:
+    """The number of complete scans of a sync, which decides the share that the next one re-reads.
+
+    If it is unknown, the scan reads everything.
+    """
+
+    facts: FactStore
+    key: str
+
+    def share(self) -> RereadShare:
+        """Return the share of a complete scan."""
+        return RereadShare(self._number())
+
+    def ended(self) -> None:
+        """Count a complete scan."""
+        self.facts.remember(self.key, str((self._number() or 0) + 1))
+
+    def _number(self) -> int | None:
+        number = self.facts.recall(self.key)
+        return int(number) if number is not None and number.isdecimal() else None
 
 
 @dataclass(frozen=True, slots=True)

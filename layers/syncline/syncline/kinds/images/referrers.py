@@ -12,7 +12,7 @@ else under such a name is an ordinary image, protected like any other.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Final
 
@@ -29,6 +29,7 @@ from syncline.clients.registry.manifest import (
 from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
+from syncline.model import Item
 from syncline.patterns import is_signature_tag, signature_subject
 
 DEEPEST: Final = 8
@@ -50,9 +51,16 @@ def manifest_or_none(registry: ImageStore, repository: str, reference: str, medi
 
 
 class Referrers:
-    """The referrers of the manifests of one repository. ``odd`` is called with unreadable entries of their lists."""
+    """The referrers of the manifests of one repository. ``odd`` is called with unreadable entries of their lists.
 
-    def __init__(self, registry: ImageStore, repository: str, odd: OnInvalid) -> None:
+    ``has_tag`` tells if the repository's listing has a tag. A registry that lists referrers by tag is not asked for lists
+    that are not there.
+    """
+
+    def __init__(
+        self, registry: ImageStore, repository: str, odd: OnInvalid, has_tag: Callable[[str], bool] | None = None
+    ) -> None:
+        self._has_tag = has_tag
         self._registry = registry
         self._repository = repository
         self._odd = odd
@@ -66,6 +74,8 @@ class Referrers:
         if depth > DEEPEST:
             raise SynclineError("MANIFEST_INVALID", f"{manifest.digest}: referrers are nested deeper than {DEEPEST}")
         for subject in self._subjects(manifest):
+            if self._is_unlisted(subject):
+                continue
             for each in self._registry.referrers(self._repository, subject, self._odd):
                 referrer = self._manifest(each)
                 if referrer is not None and referrer.subject is not None and referrer.subject.digest == subject:
@@ -75,6 +85,11 @@ class Referrers:
     def digests(self, subject: str) -> set[str]:
         """Return the digests that are listed as referrers of a manifest."""
         return {each.digest for each in self._registry.referrers(self._repository, subject, self._odd)}
+
+    def _is_unlisted(self, subject: str) -> bool:
+        if self._has_tag is None or not self._registry.lists_referrers_by_tag:
+            return False
+        return not self._has_tag(referrers_tag(subject))
 
     def _subjects(self, manifest: Manifest, depth: int = 0) -> Iterator[str]:
         yield manifest.digest
@@ -103,6 +118,15 @@ def compare_referrers(source: Referrers, target: Referrers, manifest: Manifest) 
         if subject not in at_target:
             at_target[subject] = target.digests(subject)
         yield subject, referrer, referrer.digest in at_target[subject]
+
+
+def lists_of(item: Item) -> Callable[[str], bool] | None:
+    """Return a function that is False for tags that the source's listing lacked, None if the scan did not tell that."""
+    return _no_tag if item.detail.get("signed") is False else None
+
+
+def _no_tag(_tag: str) -> bool:
+    return False
 
 
 def is_list(tag: str) -> bool:

@@ -39,6 +39,7 @@ from syncline.kinds.images.referrers import (
     Referrers,
     attached_tags_of,
     compare_referrers,
+    lists_of,
     manifest_or_none,
 )
 from syncline.kinds.images.removals import placeholder
@@ -62,6 +63,8 @@ ASKED: Final = {"asked": True}
 """The detail of items that a retry or a repair answers for: blobs that an audit found damaged are sent again."""
 ASK: Final = "ask"
 """The value of ``signed`` in an item's detail if the source has too many tags to list: each is requested by name."""
+UNSIGNED: Final = {"signed": False}
+"""The detail of items if the source's complete list of tags has none that are attached."""
 
 TransferResult = Completed | Unfinished | Result | Failure
 
@@ -130,8 +133,10 @@ class RepositoryCopy:
         attached = is_signature_tag(item.name)
         # Before anything is sent. A signature is that of the source's image, also if only some platforms are copied.
         (self._trust.check_attached if attached else self._trust.check)(whole)
+        # In a repository that had no tags during the scan, only `put_tag` asks for the tag.
+        fresh = bool(item.detail.get("fresh"))
         item, manifest = selected
-        present = self._target.manifest_digest(self._to, item.name)
+        present = None if fresh else self._target.manifest_digest(self._to, item.name)
         equal = present is not None and manifest.has_digest(present)
         differing, may_put = replace(item, target=present), present is None or equal or self._sync.overwrites
         if not may_put and not self._may_replace(differing, manifest):
@@ -139,7 +144,7 @@ class RepositoryCopy:
         done = self._parts.copy(manifest, progress)
         # Referrers and attached tags come before the tag: whoever waits for the tag finds the signature.
         done = done and (attached or self._copy_attached(item, manifest, progress))
-        if not done or not self._copy_referrers(manifest, progress) or self._context.halted():
+        if not done or not self._copy_referrers(item, manifest, progress) or self._context.halted():
             return Unfinished(progress.saved_in(item), not progress.further)
         if equal:
             if KEPT in item.detail and self._kept is not None:
@@ -238,12 +243,12 @@ class RepositoryCopy:
             what = f"{referrer.digest}, which refers to it, can be run as an image: {error.what}"
             raise UntrustedError(manifest.digest, what) from None
 
-    def _copy_referrers(self, manifest: Manifest, progress: ImageProgress) -> bool:
+    def _copy_referrers(self, item: Item, manifest: Manifest, progress: ImageProgress) -> bool:
         """Copy the referrers of an image that the target does not list, and return False if time was short."""
         if self._sync.referrers == "none":
             return True
         invalid: list[InvalidEntry] = []
-        source = Referrers(self._source, self._from, invalid.append)
+        source = Referrers(self._source, self._from, invalid.append, lists_of(item))
         target = Referrers(self._target, self._to, invalid.append)
         for _, referrer, listed in compare_referrers(source, target, manifest):
             if listed:
@@ -473,7 +478,8 @@ class PartsCopy:
         if repository is None or repository == self._to:
             return None
         if self._target.mount_blob(self._to, blob.digest, repository):
-            return self._target.blob_size(self._to, blob)
+            # The size is asked here only where an old copy may be damaged; `verify` asks for it in any case.
+            return blob.size if self._fresh else self._target.blob_size(self._to, blob)
         self._locations.forget(host, blob)
         return None
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,7 +15,7 @@ from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.keeping import KEPT
-from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, manifest_or_none
+from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, lists_of, manifest_or_none
 from syncline.kinds.images.removals import is_removal, placeholder
 from syncline.kinds.images.selection import INDEX, for_platforms
 from syncline.kinds.images.transfer import child_at, described
@@ -22,7 +23,7 @@ from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 
 AT_ONCE: Final = 8
-"""Images verified at a time."""
+"""Images verified at a time. Of the blobs of all of them, twice as many are requested at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Origin:
 
 
 class ImageVerification:
-    """Verification of images at one target registry. Each part of a repository is requested once."""
+    """Verification of images at one target registry, in one thread. Each part of a repository is requested once."""
 
     def __init__(
         self, target: ImageStore, origin: Origin | None = None, met: Callable[[Manifest], None] = lambda _: None
@@ -54,10 +55,18 @@ class ImageVerification:
         self._origin = origin
         self._met = met
         self._found: set[tuple[str, str, int]] = set()
+        self._sizes: ThreadPoolExecutor
+        self._requested: dict[tuple[str, str], Future[int | None]] = {}
+        self._lock = threading.Lock()
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         """Yield an answer for each item: completed only if the tag has the source's digest and no part is missing."""
-        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as pool:
+        self._requested.clear()
+        # Images wait for the sizes of blobs, and these wait for nothing.
+        with (
+            ThreadPoolExecutor(2 * AT_ONCE, thread_name_prefix="size") as self._sizes,
+            ThreadPoolExecutor(AT_ONCE, thread_name_prefix="verify") as pool,
+        ):
             for each in as_completed([pool.submit(self._answer, item, context) for item in items]):
                 yield each.result()
 
@@ -118,10 +127,19 @@ class ImageVerification:
         for child in manifest.needed():
             if self._is_new(repository, child.digest):
                 self._verify_child(repository, manifest, child, absent)
-        for blob in manifest.blobs():
-            # A foreign layer is kept elsewhere by design; a registry may or may not have it.
-            if not blob.foreign and self._is_new(repository, blob.digest, blob.size):
-                self._verify_size(repository, manifest, blob, self._target.blob_size(repository, blob))
+        # A foreign layer is kept elsewhere by design; a registry may or may not have it.
+        blobs = [b for b in manifest.blobs() if not b.foreign and self._is_new(repository, b.digest, b.size)]
+        for blob, size in zip(blobs, [self._size(repository, blob) for blob in blobs], strict=True):
+            self._verify_size(repository, manifest, blob, size.result())
+
+    def _size(self, repository: str, blob: Descriptor) -> Future[int | None]:
+        """Return the size of a blob, requested for the first image that has it."""
+        with self._lock:
+            running = self._requested.get((repository, blob.digest))
+            if running is None:
+                running = self._sizes.submit(self._target.blob_size, repository, blob)
+                self._requested[repository, blob.digest] = running
+            return running
 
     def _verify_child(self, repository: str, manifest: Manifest, child: Descriptor, absent: list[Descriptor]) -> None:
         found = child_at(self._target, repository, child)
@@ -153,7 +171,7 @@ class ImageVerification:
         notes: list[str] = []
         if self._origin is None or not self._origin.referrers or is_list(item.name):
             return notes
-        source = Referrers(self._origin.registry, self._origin.repository(item.group), ignore)
+        source = Referrers(self._origin.registry, self._origin.repository(item.group), ignore, lists_of(item))
         target = Referrers(self._target, item.group, ignore)
         for subject, referrer, listed in compare_referrers(source, target, manifest):
             what = f"{item.group}@{referrer.digest}, which refers to {subject}, is not listed at {self._target.host}"
