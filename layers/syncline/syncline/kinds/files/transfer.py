@@ -121,6 +121,9 @@ class FileTransfer:
         existing, answer = self._existing(item, task)
         if answer is not None:
             return answer
+        if task.checked and existing is not None and existing.equals(item.source, item.size):
+            # The file does not have the bytes that its fingerprint states.
+            item = replace(item, target=None)
         done = self._try_to_write(item, task, existing)
         if done is not None:
             return done
@@ -173,6 +176,10 @@ class FileTransfer:
             assert head is not None
             if _headers_differ(head, existing):
                 return None if ours or self.sync.overwrite else conflict(item, existing)
+            if task.checked and head.size and self.target.is_listed:
+                answer = self._compared(item, task, head, existing)
+                differs = isinstance(answer, Result) and answer.outcome is Outcome.CONFLICT
+                return None if differs and (ours or self.sync.overwrite) else answer
             known = self.target.is_listed or item.target is not None
             if own or existing.run == self.context.run or (known and item.target != existing.etag):
                 return self._completed(item, task, PutResult(head, existing))
