@@ -319,7 +319,15 @@ def test_a_copy_that_rclone_made(chain: FilesChain) -> None:
         chain.upload(key, f"content of {key}".encode())
     chain.make_bucket(name)
     keys = ["--s3-endpoint", chain.url, "--s3-access-key-id", ACCESS, "--s3-secret-access-key", SECRET]
-    command = [Path(sys.executable).parent / "rclone", "sync", "--config", os.devnull, "--s3-provider", "Rclone", *keys]
+    command = [
+        str(Path(sys.executable).parent / "rclone"),
+        "sync",
+        "--config",
+        os.devnull,
+        "--s3-provider",
+        "Rclone",
+        *keys,
+    ]
     subprocess.run([*command, f":s3:{chain.name}", f":s3:{name}"], check=True, timeout=60)
     chain.configure(target=chain.endpoint(name))
     assert Audit().is_equal(chain.audit(deep=True).counts)
