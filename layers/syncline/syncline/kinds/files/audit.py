@@ -1,9 +1,10 @@
 """Audit of files: every object of the source with every file of the target, in the order of their names.
 
 Both listings are read in one pass, page by page. Files of equal ETag and size are equal. If the ETags of two files of one
-size differ, as after an upload in other parts, the bytes of both are read and hashed (:mod:`.audit_bytes`); with ``deep``
-this is done for all files of one share, by a hash of their names. A file manager has no listing and returns no bytes: it is
-asked for each file, which states the object that it was made from, and files that only it has stay unknown.
+size differ, as after an upload in other parts, full-object checksums decide if both sides state one; otherwise the bytes
+of both are read and hashed (:mod:`.audit_bytes`). With ``deep`` the bytes of all files of one share are read, by a hash of
+their names. A file manager has no listing and returns no bytes: it is asked for each file, which states the object that it
+was made from, and files that only it has stay unknown.
 
 No records are read. In memory are some pages of the listings, and one page of results.
 """
@@ -22,6 +23,7 @@ from typing import Any, Final
 
 from syncline.clients.http.listings import OnInvalid
 from syncline.clients.http.read_ahead import read_ahead
+from syncline.clients.s3.checksums import equal
 from syncline.clients.s3.client import Bucket
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
@@ -200,7 +202,7 @@ class FileAudit:
         source, target = pair.source, pair.target
         if source is None or target is None or source.size != target.size:
             return self._differing(pair)
-        if source.etag and target.etag == source.etag and not (self._audit.deep and self._audit.covers(pair.name)):
+        if source.etag and target.etag == source.etag and not self._is_deep(pair):
             return self._result(pair, Outcome.EQUAL)
         return None
 
@@ -242,6 +244,10 @@ class FileAudit:
 
     def _read(self, pair: FilePair, reading: Reading, comparison: ByteComparison) -> Answer:
         try:
+            same = None if self._is_deep(pair) else self._by_checksums(reading)
+            if same is not None:
+                what = f"the ETags differ, and the full-object checksums {'are equal' if same else 'differ'}"
+                return self._result(pair, Outcome.EQUAL if same else Outcome.DIFFERENT, what)
             if not comparison.read(pair.key, reading):
                 return Unread()
         except SynclineError as error:
@@ -255,6 +261,17 @@ class FileAudit:
             what = f"the bytes differ: sha256:{source} at the source, sha256:{target} at the target"
             result = self._result(pair, Outcome.DIFFERENT, what)
         return replace(result, moved_bytes=reading.source.size)
+
+    def _is_deep(self, pair: FilePair) -> bool:
+        return self._audit.deep and self._audit.covers(pair.name)
+
+    def _by_checksums(self, reading: Reading) -> bool | None:
+        """Return True if both sides state equal checksums of the whole content, None if they do not state the same ones."""
+        key, target = reading.source.key, reading.target
+        theirs = {} if target.etag is None else self._target.checksums(self._sync.path_of(key), target)
+        return (
+            equal(theirs, self._source.checksums(key, reading.source.etag)) if theirs and reading.source.etag else None
+        )
 
     def _result(self, pair: FilePair, outcome: Outcome, reason: str | None = None) -> Result:
         source = None if pair.source is None else pair.source.etag

@@ -217,11 +217,11 @@ class FileTransfer:
     def _compared(self, item: Item, task: Task, head: ObjectHead | None, existing: TargetFile) -> TransferResult:
         """Compare a file that may be equal although its ETag differs, as after a multipart upload.
 
-        Full-object checksums decide if both sides state one, and the bytes otherwise.
+        Full-object checksums decide if both sides state one, and the bytes otherwise; always the bytes if a retry asked.
         """
         if head is None or existing.size != head.size:
             return conflict(item, existing)
-        theirs = self.target.checksums(self.sync.path_of(item.name), existing)
+        theirs = {} if task.checked else self.target.checksums(self.sync.path_of(item.name), existing)
         same = equal(theirs, self.source.checksums(item.name, head.etag)) if theirs else None
         if same is not None:
             wanted = same and not _headers_differ(head, existing)
