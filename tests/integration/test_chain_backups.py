@@ -77,6 +77,22 @@ def changed(chain: BackupsChain) -> BackupsChain:
 
 
 @pytest.mark.moto
+def test_an_audit_compares_the_branch_and_writes_nothing(make: Make) -> None:
+    chain = make()
+    chain.run()
+    commits = chain.bare.commits()
+    run = chain.audit(deep=True)
+    assert (run.counts.skipped, run.counts.bytes) == (len(FILES), sum(map(len, FILES.values())))
+    assert chain.state.audits(SYNC).equal
+    assert chain.bare.commits() == commits
+    chain.bare.fill({"west/n/extra.yaml": b"extra"})
+    chain.upload({"east/n/f0.yaml": b"changed"})
+    counts = chain.audit().counts
+    assert (counts.extra, counts.different, counts.skipped) == (1, 1, len(FILES) - 1)
+    assert not chain.dead()
+
+
+@pytest.mark.moto
 def test_a_full_scan_makes_one_commit(make: Make) -> None:
     chain = make()
     run = chain.run()

@@ -379,14 +379,18 @@ class TestRechecks:
 class TestAsked:
     """Each name that a user gives has a result."""
 
-    @pytest.mark.parametrize("scope", [EVERYTHING, Scope.of(["key:a", "key:b", "key:c", "key:d"])])
-    def test_equal_items_have_results(self, scope: Scope) -> None:
+    @pytest.mark.parametrize(
+        ("scope", "checked"), [(EVERYTHING, "a"), (Scope.of(["key:a", "key:b", "key:c", "key:d"]), "ab")]
+    )
+    def test_equal_items_are_checked_or_have_results(self, scope: Scope, checked: str) -> None:
+        """The transfer compares the bytes of those that the target shows as equal."""
         world = world_of({"a": "equal", "b": "adopted", "c": "new", "d": "equal"})
         context = replace(CONTEXT, asked=frozenset((key, key) for key in "abc"))
         pages = world.scan_pages(sync_of(), scope, context=context)
         results = [(result.name, result.outcome) for page in pages for result in page.results]
-        assert sorted(results) == [("a", Outcome.EQUAL), ("b", Outcome.EQUAL)]
-        assert names_of(pages) == ["c"]
+        assert sorted(results) == [(key, Outcome.EQUAL) for key in "ab" if key not in checked]
+        assert names_of(pages) == sorted([*checked, "c"])
+        assert {item.name for page in pages for item in page.items if Task.of(item).checked} == {*checked, "c"}
         assert sum(page.equal for page in pages) == 1
 
     def test_a_prefix_without_objects_is_absent(self) -> None:

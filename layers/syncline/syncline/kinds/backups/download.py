@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
@@ -35,7 +35,7 @@ from syncline.kinds.backups.source import (
 )
 from syncline.kinds.backups.stores import FileStore
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.model import Item, Outcome, Result, Run, Scope, Step
+from syncline.model import Audit, Item, Outcome, Result, Run, Scope, Step
 from syncline.store.backup_records import FileCount, IndexEntry, LeftOutCode
 
 SHARE: Final = 200  # most items in one message
@@ -235,6 +235,18 @@ class Downloads:
             return Completed(item)
         what = f"{shown(item.name)} at {self.store} is {now or 'absent'}, expected {item.source or 'none'}"
         return Failure(item, SynclineError("NOT_ARRIVED", what))
+
+    def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
+        from syncline.kinds.backups.audit import AuditTarget, BackupAudit, StoreFiles  # noqa: PLC0415 - few functions audit
+
+        layout = self.settings.layout
+        files = StoreFiles(layout, self.store)
+
+        def opened(_group: str, _context: StepContext) -> AbstractContextManager[AuditTarget]:
+            return nullcontext(files)
+
+        clusters = lambda _context: files.clusters()  # noqa: E731 - as short as it can be
+        return BackupAudit(self.reader, layout, str, opened, clusters, audit).pages(scope, cursor, context)
 
     def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
         settings, opened = self.settings, open_store(self.settings.layout, self.store)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 from syncline.clients.git.repository import RemoteBranch, RepositoryLocation, open_branch
 from syncline.clients.http.client import Http
@@ -16,7 +17,7 @@ from syncline.kinds.backups.report import log_run
 from syncline.kinds.backups.source import Index, Reader
 from syncline.kinds.backups.verify import Verifier
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
-from syncline.model import Item, Result, Run, Scope, Step
+from syncline.model import Audit, Item, Result, Run, Scope, Step
 
 
 class Backups:
@@ -62,6 +63,15 @@ class Backups:
 
     def verify(self, items: Sequence[Item], context: StepContext) -> Iterator[Completed | Unfinished | Failure]:
         return self._verifier.verify(items, context)
+
+    def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
+        from syncline.kinds.backups import audit as audits  # noqa: PLC0415 - few functions audit
+
+        layout = self._settings.layout
+        opened = partial(audits.fetched_branch, layout, self._open)
+        clusters = partial(audits.clusters_of_branches, layout, self._open)
+        of_branch = audits.BackupAudit(self._reader, layout, layout.branch_of, opened, clusters, audit)
+        return of_branch.pages(scope, cursor, context)
 
     def drill(self, scope: Scope, cursor: str | None, context: StepContext, share: float) -> Iterator[Page]:
         return self._drill.pages(scope, cursor, context, share)

@@ -18,6 +18,7 @@ from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.facts import FactStore
 from syncline.kinds.files.listing import listed_ahead
+from syncline.kinds.files.records import UNSTATED
 from syncline.kinds.files.targets import (
     CHUNK,
     PutRequest,
@@ -278,7 +279,8 @@ class BucketTarget:
         self._on(WriteCondition(existing.version), lambda at: self._bucket.delete(path, condition=at), checked=True)
 
     def open(self, path: str, existing: TargetFile, start: int) -> ObjectStream | None:
-        return self._bucket.open(path, etag=existing.version, start=start)
+        version = None if existing.version == UNSTATED else existing.version
+        return self._bucket.open(path, etag=version, start=start)
 
     def checksums(self, path: str, existing: TargetFile) -> Mapping[str, str]:
         return self._bucket.checksums(path, existing.version)

@@ -133,6 +133,7 @@ class FileScan:
                 self._asked.setdefault(self.sync.name_of(key), []).append((group, key))
         # They are read at source and target, even if they are equal by the listings.
         self._reread |= self._asked.keys()
+        self._items = replace(self._items, asked=frozenset(self._asked))
         if scope.groups is None:
             if cursor is None and not context.plan:
                 self._records.compact()

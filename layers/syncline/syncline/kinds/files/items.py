@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
@@ -36,13 +36,22 @@ class NoItem(Enum):
 class FileItems:
     """The items of one sync, and the files that are read for them one by one. Safe for concurrent use by threads.
 
-    ``group_of`` gives the group of a name.
+    ``group_of`` gives the group of a name. The names ``asked`` are of files that a retry asked for: where the target can
+    be read, their transfer compares the bytes, even if the fingerprints are equal.
     """
 
     sync: FilesSync
     source: Bucket
     target: Target
     group_of: Callable[[str], str]
+    asked: Collection[str] = ()
+
+    def _is_checked(self, name: str) -> bool:
+        return self.target.is_listed and name in self.asked
+
+    def _checked(self, name: str, action: Action) -> Action:
+        """Return REPLACE in place of an action that sends nothing, if the bytes of a name are to be compared."""
+        return Action.REPLACE if action in (Action.EQUAL, Action.ADOPT) and self._is_checked(name) else action
 
     def failed(self, key: str, error: SynclineError, target: str | None = None) -> Failure:
         """Return the failure of a key in a scan; the key alone is scanned again."""
@@ -88,7 +97,7 @@ class FileItems:
             etag = None
         modified = int(listed.modified)
         item = Item(group, change.key, listed.etag, etag, listed.size, changed=modified)
-        return replace(task, modified=modified).on(item)
+        return replace(task, modified=modified, checked=self._is_checked(change.name)).on(item)
 
     def _previous(self, name: str, record: Record | None) -> PreviousRecord | None:
         """Return the record before a change if runs report their changes."""
@@ -149,6 +158,8 @@ class FileItems:
             return self.of(replace(check, action=Action.REPLACE))
         if (item := self._permission(check.key, record, events)) is not None:
             return item
+        if self._is_checked(check.name):
+            return self.of(replace(check, action=Action.REPLACE, existing=_as_listed(check.key, existing)))
         now = replace(record, headers=headers, modified=int(listed.modified)).to_row()
         return None if now == record.to_row() else now
 
@@ -181,6 +192,7 @@ class FileItems:
                 same=existing is not None and existing.equals(head.etag, head.size),
                 overwrite=self.sync.overwrite,
             )
+            action = self._checked(name, action)
             kept = "" if record is None else record.kept
             if existing is not None and action in (Action.EQUAL, Action.ADOPT):
                 if existing.headers not in (None, headers, kept):

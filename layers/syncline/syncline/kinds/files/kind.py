@@ -31,7 +31,7 @@ from syncline.kinds.kind import (
     would_move,
     would_remove,
 )
-from syncline.model import Item, Outcome, Result, Run, Scope, Step
+from syncline.model import Audit, Item, Outcome, Result, Run, Scope, Step
 
 FEWEST_THREADS: Final = 8
 MOST_THREADS: Final = 32
@@ -78,6 +78,11 @@ class Files:
                 yield Page(ScanCursor().to_text(), failures=failures)
         scan = FileScan(self.sync, self.source, self.target, self.state, self.group_of, target_events)
         yield from scan.pages(scope, cursor, context)
+
+    def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
+        from syncline.kinds.files.audit import FileAudit  # noqa: PLC0415 - few functions audit
+
+        return FileAudit(self.sync, self.source, self.target, self.group_of, audit).pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         transfer = FileTransfer(self.sync, self.source, self.target, self.state.records, context, self._threads)

@@ -148,6 +148,7 @@ class Task:
     After a transfer, ``record`` is the new record, and ``written`` the time of the write that stored it (Unix
     microseconds). ``parts`` counts the completed parts of a multipart upload. ``alone`` is True for a file that needs a
     function to itself. ``compared`` counts the bytes found equal so far, in the versions (source, target) ``versions``.
+    ``checked`` is True if the bytes are compared although the fingerprints are equal, because a retry asked for the file.
     """
 
     operation: str = "put"
@@ -166,6 +167,7 @@ class Task:
     alone: bool = False
     compared: int = 0
     versions: tuple[str, str] | None = None
+    checked: bool = False
 
     @classmethod
     def of(cls, item: Item) -> Task:

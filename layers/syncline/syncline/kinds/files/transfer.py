@@ -121,6 +121,9 @@ class FileTransfer:
         existing, answer = self._existing(item, task)
         if answer is not None:
             return answer
+        if task.checked and existing is not None and existing.equals(item.source, item.size):
+            # The file does not have the bytes that its fingerprint states.
+            item = replace(item, target=None)
         done = self._try_to_write(item, task, existing)
         if done is not None:
             return done
@@ -173,6 +176,10 @@ class FileTransfer:
             assert head is not None
             if _headers_differ(head, existing):
                 return None if ours or self.sync.overwrite else conflict(item, existing)
+            if task.checked and head.size and self.target.is_listed:
+                answer = self._compared(item, task, head, existing)
+                differs = isinstance(answer, Result) and answer.outcome is Outcome.CONFLICT
+                return None if differs and (ours or self.sync.overwrite) else answer
             known = self.target.is_listed or item.target is not None
             if own or existing.run == self.context.run or (known and item.target != existing.etag):
                 return self._completed(item, task, PutResult(head, existing))
@@ -210,11 +217,11 @@ class FileTransfer:
     def _compared(self, item: Item, task: Task, head: ObjectHead | None, existing: TargetFile) -> TransferResult:
         """Compare a file that may be equal although its ETag differs, as after a multipart upload.
 
-        Full-object checksums decide if both sides state one, and the bytes otherwise.
+        Full-object checksums decide if both sides state one, and the bytes otherwise; always the bytes if a retry asked.
         """
         if head is None or existing.size != head.size:
             return conflict(item, existing)
-        theirs = self.target.checksums(self.sync.path_of(item.name), existing)
+        theirs = {} if task.checked else self.target.checksums(self.sync.path_of(item.name), existing)
         same = equal(theirs, self.source.checksums(item.name, head.etag)) if theirs else None
         if same is not None:
             wanted = same and not _headers_differ(head, existing)
