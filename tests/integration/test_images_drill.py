@@ -14,9 +14,12 @@ from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http
 from syncline.clients.registry.auth import RegistryCredentials
 from syncline.clients.registry.client import Registry
+from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.drill import ImageDrill
+from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import RegistryClients
+from syncline.kinds.images.signatures import NO_RULES
 from syncline.kinds.kind import Page, StepContext
 from syncline.model import EVERYTHING, Scope
 from tests.standins.pairs import USERS, RegistryPair
@@ -71,7 +74,8 @@ class Pair:
             "target": {"registry": self.dr.host, "plain_http": True},
         }
         sync = ImagesSync.model_validate_json(json.dumps(config))
-        return ImageDrill(sync, client(self.prod), client(self.dr))
+        notes = TargetNotes(ProcessFacts(), self.dr.host)
+        return ImageDrill(sync, client(self.prod), client(self.dr), notes, NO_RULES, lambda: 0.0)
 
     def drilled(self, scope: Scope = EVERYTHING, share: float = 1.0, run: str = "run") -> tuple[int, dict[str, str]]:
         return summary(self.drill().pages(scope, None, StepContext(lambda: 60.0, run=run, plan=True), share))
