@@ -35,7 +35,7 @@ class Drill:
 
 @dataclass(frozen=True, slots=True)
 class Proofs:
-    """The audits and the latest restore drill of a sync, which prove its copy independently of its runs."""
+    """The audits and the latest restore drill of a sync, which verify its copy independently of its runs."""
 
     audits: AuditRecord = field(default_factory=AuditRecord)
     drill: Drill | None = None
@@ -51,7 +51,7 @@ class Proofs:
 
 
 NO_PROOFS: Final = Proofs()
-"""The proofs of a sync that was neither audited nor drilled."""
+"""The audits and drills of a sync that was neither audited nor drilled."""
 
 
 def is_drill_stale(drill: Drill | None, within: float | None, health: Health, now: float) -> bool:
