@@ -137,6 +137,43 @@ def test_a_registry_that_keeps_damaged_bytes_is_reported(chain: Chain, ends: tup
     assert not differing(chain)
 
 
+def manifest_file(registry: Registry, digest: str) -> Path:
+    algorithm, _, value = digest.partition(":")
+    return registry.folder / "data/docker/registry/v2/blobs" / algorithm / value[:2] / value / "data"
+
+
+def restart(registry: Registry) -> None:
+    registry.halt()
+    registry.start()
+
+
+@pytest.mark.parametrize("flipped", ["a digit of a digest", "a brace"])
+def test_a_flipped_byte_in_a_manifest_is_found_and_mended(
+    chain: Chain, ends: tuple[Registry, Registry], flipped: str
+) -> None:
+    """Debian's registry keeps the file that it has: the repair says so, and sends the manifest once the file is gone."""
+    result = chain.results()["team/app", "1"]
+    path = manifest_file(ends[1], str(result.source))
+    right = path.read_bytes()
+    at = right.index(b"sha256:") + 9 if flipped == "a digit of a digest" else 0
+    path.write_bytes(right[:at] + bytes([right[at] ^ 1]) + right[at + 1 :])
+    restart(ends[1])
+    chain.audit(parts=True)
+    (found,) = differing(chain)
+    assert found.name == "1"
+    assert found.outcome is not Outcome.EXTRA
+    repaired = repair(chain)
+    if path.read_bytes() != right:
+        (failed,) = [each for each in chain.state.results(repaired.id) if each.outcome is Outcome.FAILED]
+        assert failed.code in ("BLOB_DAMAGED", "SERVER_ERROR")
+        remove(path, ends[1])  # as the advice of the code says
+        chain.audit(parts=True)
+        assert not repair(chain).counts.failed
+    assert path.read_bytes() == right
+    chain.audit(deep=True)
+    assert not differing(chain)
+
+
 def repair_after_removal(chain: Chain) -> Run:
     chain.audit(parts=True)
     return repair(chain)

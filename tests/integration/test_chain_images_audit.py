@@ -17,7 +17,7 @@ from syncline.model import EVERYTHING, Audit, Outcome, Result, Run, RunStatus, S
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.rig.run_ids import made_run_id
 from tests.standins.oci import Fault
-from tests.standins.oci_store import Stored, digest_of
+from tests.standins.oci_store import OCI_INDEX, Stored, descriptor, digest_of
 
 pytestmark = pytest.mark.moto
 
@@ -251,6 +251,41 @@ def test_a_repair_sends_a_damaged_layer_again(chain: ImagesChain) -> None:
     assert not repair(chain).counts.failed
     chain.audit(deep=True)
     assert outcomes(chain) == {EQUAL: 8}
+
+
+def damage(chain: ImagesChain, digest: str) -> None:
+    """Change the bytes of a manifest at the target, and leave it under its digest."""
+    manifests = chain.target.store.repositories["team/app"].manifests
+    stored = manifests[digest]
+    manifests[digest] = Stored(stored.media_type, stored.body.replace(b"sha256", b"sha25\x37", 1))
+
+
+def test_a_repair_sends_damaged_manifests_again(chain: ImagesChain) -> None:
+    """That of a tag, of a child of an index, of a referrer, and of a signature."""
+    store = chain.source.store
+    child = store.add_image("team/app", None, b"only in an index")
+    index = store.add_index("team/app", "indexed", child)
+    subject = descriptor(OCI_INDEX, store.repositories["team/app"].manifests[index].body)
+    referrer = store.add_image("team/app", None, b"an attestation", subject=subject, artifactType="text/plain")
+    signature = store.add_image("team/app", f"{index.replace(':', '-')}.sig", b"a signature")
+    tagged = store.digest("team/app", "v0")
+    chain.run()
+    for damaged in (child, index, referrer, signature, str(tagged)):
+        damage(chain, damaged)
+        chain.audit(parts=True)
+        found = [each for each in chain.results().values() if each.outcome is not EQUAL]
+        assert found, damaged
+        assert {each.code for each in found} <= {"BLOB_DAMAGED", "INCOMPLETE"}, "a damaged referrer may not be listed"
+        assert not repair(chain).counts.failed
+        chain.audit(parts=True)
+        assert outcomes(chain) == {EQUAL: 10}, damaged
+    for lost in (child, referrer):
+        del chain.target.store.repositories["team/app"].manifests[lost]
+        chain.audit(parts=True)
+        assert [name for (_, name), each in chain.results().items() if each.outcome is not EQUAL] == ["indexed"]
+        assert not repair(chain).counts.failed
+        chain.audit(parts=True)
+        assert outcomes(chain) == {EQUAL: 10}, lost
 
 
 def test_a_repair_overwrites_no_conflict_and_removes_nothing(chain: ImagesChain) -> None:

@@ -91,6 +91,23 @@ def test_the_end_of_a_run_is_logged_with_metrics(printed: Callable[[], list[dict
     assert (line["level"], line["left_out"], emf["ItemsLeftOut"], emf["RunsFailed"]) == ("info", 2, [2.0], [0.0])
 
 
+def test_a_plan_is_no_success_and_no_failure(printed: Callable[[], list[dict[str, Any]]]) -> None:
+    for counts in ({"would_move": 3}, {"failed": 1}):
+        log_run_end(replace(ended_run(**counts), plan=True))
+        (line,) = printed()
+        assert line["message"] == "plan ended"
+
+
+@pytest.mark.parametrize(("counts", "failed"), [({"skipped": 3}, 0.0), ({"skipped": 3, "failed": 1}, 1.0), ({}, 1.0)])
+def test_a_drill_has_a_metric_of_its_own(
+    counts: dict[str, int], failed: float, printed: Callable[[], list[dict[str, Any]]]
+) -> None:
+    log_run_end(replace(ended_run(**counts), plan=True, drill=0.1))
+    line, emf = printed()
+    assert (line["message"], line["good"], emf["DrillsFailed"]) == ("drill ended", not failed, [failed])
+    assert not {"LastSuccess", "RunsFailed", "ItemsMoved"} & emf.keys()
+
+
 def test_metrics_have_the_name_of_the_stack_as_a_dimension(
     printed: Callable[[], list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

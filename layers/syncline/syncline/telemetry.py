@@ -17,6 +17,7 @@ from syncline.environment import Environment
 from syncline.escaping import escape_json
 from syncline.model import LAG_BOUNDS, Audit, Counts, Lags, Outcome, Result, Run, RunStatus, Traffic
 from syncline.secrets import redact
+from syncline.store.drills import failures_in, has_succeeded
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
@@ -52,16 +53,26 @@ def stack_metrics(**dimensions: str) -> EphemeralMetrics:
 
 
 def log_run_end(run: Run) -> None:
-    """Log the end of a run, and count each outcome by sync. An audit has metrics of its own."""
+    """Log the end of a run, and count each outcome by sync.
+
+    An audit and a restore drill have metrics of their own, and another plan has none: it moves nothing, so its end is
+    no success.
+    """
     counts = run.counts
     if run.audit is not None:
         _log_audit_end(run, run.audit)
+        return
+    if run.drill is not None:
+        _log_drill_end(run, run.drill)
         return
     seconds = round((run.ended or run.started) - run.started, 3)
     fields: dict[str, Any] = {"sync": run.sync, "run": run.id, "status": run.status.value, "number": run.number}
     fields |= {name: getattr(counts, name) for name in (*_COUNTED, "bytes", "requests")} | {"seconds": seconds}
     log = logger.warning if counts.failed + counts.known + counts.conflict + counts.untrusted else logger.info
-    log("run ended", extra=fields)
+    log("plan ended" if run.plan else "run ended", extra=fields)
+    if run.plan:
+        _record_traffic(run.traffic)
+        return
     ended = stack_metrics(sync=run.sync)
     for name in _COUNTED:
         title = name.title().replace("_", "")
@@ -94,6 +105,18 @@ def _log_audit_end(run: Run, audit: Audit) -> None:
     ended = stack_metrics(sync=run.sync)
     ended.add_metric("AuditsUnequal", MetricUnit.Count, int(not equal))
     ended.add_metric("AuditBytes", MetricUnit.Bytes, counts.bytes)
+    ended.flush_metrics()
+    _record_traffic(run.traffic)
+
+
+def _log_drill_end(run: Run, share: float) -> None:
+    failed = failures_in(run.counts)
+    good = run.status is RunStatus.DONE and has_succeeded(run.counts.skipped, failed)
+    fields = {"sync": run.sync, "run": run.id, "status": run.status.value, "share": share, "good": good}
+    fields |= {"compared": run.counts.skipped, "failed": failed, "requests": run.counts.requests}
+    (logger.info if good else logger.warning)("drill ended", extra=fields)
+    ended = stack_metrics(sync=run.sync)
+    ended.add_metric("DrillsFailed", MetricUnit.Count, int(not good))
     ended.flush_metrics()
     _record_traffic(run.traffic)
 
@@ -143,6 +166,11 @@ def log_stale(sync: str, fresh_within: str, age: float, verified: float) -> None
 def log_audit_stale(sync: str, within: str, equal_at: float) -> None:
     """Log that no audit found a sync equal within a time. `equal_at` is in Unix seconds, 0 if none ever did."""
     logger.warning("audit is stale", extra={"sync": sync, "within": within, "equal_at": equal_at or None})
+
+
+def log_drill_stale(sync: str, within: str, verified: float) -> None:
+    """Log that no restore drill was good within a time. `verified` is in Unix seconds, 0 if none ever was."""
+    logger.warning("drill is stale", extra={"sync": sync, "within": within, "verified": verified or None})
 
 
 def record_sync_health(sync: str, in_sync: bool | None, age: float | None) -> None:  # noqa: FBT001 - a measured value

@@ -261,6 +261,17 @@ def hooked(stack: Stack, tmp_path: Path) -> Iterator[tuple[World, list[int]]]:
         yield world, statuses
 
 
+@pytest.mark.parametrize("name", ["sync.audit", "sync.drill"])
+def test_a_missing_schedule_of_audits_or_drills_is_one_failure(stack: Stack, tmp_path: Path, name: str) -> None:
+    def prepare(world: World) -> None:
+        world.text += "    audit: {schedule: rate(2 days)}\n    drill: {schedule: rate(3 days)}\n"
+
+    with made(stack, tmp_path, "images", prepare) as world:
+        assert failures(world) == []
+        stack.target.scheduler.delete_schedule(Name=name, GroupName="syncline")
+        assert_one_failure(world, ("schedule", "SCHEDULE_ABSENT", f"of {name} does not exist"))
+
+
 def test_a_missing_secret_of_a_webhook_is_one_failure(hooked: tuple[World, list[int]]) -> None:
     world, statuses = hooked
     assert failures(world) == []

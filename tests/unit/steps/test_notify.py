@@ -13,10 +13,13 @@ from syncline.config.sync import Sync, model_of
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Failure, Page
 from syncline.messages import Hint, Queues, decode
-from syncline.model import EVERYTHING, Item, Outcome, Result, Trigger
+from syncline.model import EVERYTHING, Audit, Counts, Item, Outcome, Result, Run, Trigger
 from syncline.steps.notices import Beat, Notice, beat_of
 from syncline.steps.notify import CLAIM_SECONDS, HEARTBEAT, MAX_TRIES, Notifier, is_due
 from syncline.store.alerts import Alerts
+from syncline.store.audits import audit_request
+from syncline.store.drills import drill_request
+from syncline.store.health import expectation_request
 from syncline.store.state import CANCELLED_AFTER
 from syncline.wiring.functions import hinting
 from tests.rig.made_up import SYNC, MadeUp, Steps
@@ -97,7 +100,7 @@ class World:
     def is_due(self) -> bool:
         state, now = self.steps.state, self.steps.clock.now
         beat = beat_of([run for run in state.runs(SYNC) if not run.plan])
-        return is_due(TOLD, state.health(SYNC), self.alerts.get(SYNC), beat, now)
+        return is_due(TOLD, state.health(SYNC), state.proofs(SYNC), self.alerts.get(SYNC), beat, now)
 
 
 @pytest.fixture
@@ -142,6 +145,59 @@ def test_items_that_were_refused_are_notified_with_examples(world: World, outcom
     ((_, notice), _) = world.channels.sent
     assert (notice.event, notice.count, len(notice.examples)) == (outcome.value, 4, 3)
     assert notice.examples[0].code == code
+
+
+def test_an_audit_with_differences_is_notified_until_one_has_none(world: World) -> None:
+    world.run()
+    for number, different in enumerate((2, 3, 0, 0)):
+        world.steps.clock.sleep(HOUR)
+        world.steps.run()
+        note_audit(world, f"9{number}", different)
+        assert world.is_due()
+        world.notifier().notify(SYNC)
+        assert not world.is_due()
+    assert world.channels.events() == world.channels.events("slack") == ["unequal", "in sync"]
+    notice = world.channels.sent[0][1]
+    assert (notice.count, notice.commands) == (2, (f"syncline audit {SYNC} --last", f"syncline audit {SYNC} --repair"))
+    assert f"{SYNC} is unequal in an audit: 2 items" in notice.title
+
+
+def test_a_failed_drill_is_notified_until_one_is_good(world: World) -> None:
+    world.run()
+    for failed in (1, 0, 1):
+        world.steps.clock.sleep(HOUR)
+        world.steps.run()
+        note_drill(world, failed)
+        assert world.is_due()
+        world.notifier().notify(SYNC)
+        assert not world.is_due()
+    assert world.channels.events() == ["drill-failed", "in sync", "drill-failed"]
+    assert f"{SYNC} is failing its restore drill: 1 item" in world.channels.sent[0][1].title
+
+
+def test_an_audit_of_what_the_sync_was_before_does_not_count(world: World) -> None:
+    world.run()
+    note_audit(world, "90", 2)
+    world.steps.clock.sleep(1)
+    database = world.steps.database
+    database.apply(expectation_request(database, SYNC, world.steps.clock.now, forget=True))
+    world.run()
+    assert world.channels.sent == []
+
+
+def note_audit(world: World, name: str, different: int) -> None:
+    """Note the end of an audit, as the end of a run does."""
+    database, before = world.steps.database, world.steps.state.audits(SYNC)
+    now, counts = world.steps.clock.now, Counts(skipped=3, different=different)
+    run = Run(name, SYNC, 1, Trigger.MANUAL, EVERYTHING, now, ended=now, plan=True, counts=counts, audit=Audit())
+    assert database.apply(audit_request(database, SYNC, before, before.after(run)))
+
+
+def note_drill(world: World, failed: int) -> None:
+    """Note the end of a restore drill, as the end of a run does."""
+    database, now = world.steps.database, world.steps.clock.now
+    run = Run(f"{now:.0f}", SYNC, 1, Trigger.MANUAL, EVERYTHING, now, plan=True, drill=1.0)
+    database.apply(drill_request(database, run, Counts(skipped=3, failed=failed), now))
 
 
 def test_another_code_is_another_notification(world: World) -> None:

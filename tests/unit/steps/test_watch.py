@@ -9,12 +9,12 @@ from typing import Final
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from syncline.config.sync import AuditConfig, Sync
+from syncline.config.sync import AuditConfig, Sync, model_of
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import Completed, Failure, Page, StepContext
-from syncline.model import Item, Outcome
+from syncline.model import Counts, Item, Outcome
 from syncline.steps.watch import Watch
-from syncline.store.audits import AuditRecord
+from syncline.store.drills import Proofs, drill_request
 from syncline.store.health import Health
 from syncline.wiring.watch import watch_of
 from tests.rig.made_up import SYNC, Answer, MadeUp, Steps, items
@@ -36,7 +36,7 @@ def steps() -> Iterator[Steps]:
 
 
 def watch(steps: Steps, sync: Sync = FRESH) -> Watch:
-    return Watch(lambda: [(sync, steps.state.health(SYNC), steps.state.audits(SYNC))], [], steps.clock.time)
+    return Watch(lambda: [(sync, steps.state.health(SYNC), steps.state.proofs(SYNC))], [], steps.clock.time)
 
 
 def seconds_until_alarm(steps: Steps, counted: Counted, each_minute: Callable[[], object] = lambda: None) -> float:
@@ -75,6 +75,26 @@ def test_an_audit_that_finds_no_equality_raises_the_alarm(steps: Steps, counted:
         counted.clear()
         watch(steps, sync).measure()
         assert dict(counted)["SyncsStale"] == (hour >= 3)
+
+
+def test_a_restore_drill_that_is_never_good_raises_the_alarm(steps: Steps, counted: Counted) -> None:
+    """Runs verify everything each hour, but the last good drill is longer ago than `drill.within`."""
+    config = {"name": SYNC, "kind": "images", "source": {"registry": "a.example", "repositories": ["app"]}}
+    more = {"target": {"registry": "b.example"}, "drill": {"within": "3h"}, "fresh_within": "2h"}
+    sync = model_of("images").model_validate({**config, **more})
+    steps.run()
+    run = replace(steps.state.runs(SYNC)[0], drill=1.0)
+    for hour in range(1, 9):
+        steps.clock.sleep(HOUR)
+        steps.run()
+        good = hour == 4
+        if hour >= 4:
+            counts = Counts(skipped=2, failed=int(not good))
+            now = steps.clock.now
+            steps.database.apply(drill_request(steps.database, replace(run, started=now), counts, now))
+        counted.clear()
+        watch(steps, sync).measure()
+        assert dict(counted)["SyncsStale"] == (hour == 3 or hour >= 7), hour
 
 
 @pytest.mark.parametrize("code", ["FORBIDDEN", "UNREACHABLE"])
@@ -274,12 +294,12 @@ def test_a_hint_that_fails_stops_neither_the_metrics_nor_the_hints_of_others(ste
             raise SynclineError("MESSAGE_REFUSED", "SQS does not accept it")
         hinted.append(name)
 
-    def is_due(sync: Sync, _health: Health, _now: float) -> bool:
+    def is_due(sync: Sync, _health: Health, _proofs: Proofs, _now: float) -> bool:
         if sync.name == "two":
             raise EndpointConnectionError(endpoint_url="https://dynamodb.example")
         return True
 
     health = steps.state.health(SYNC)
-    Watch(lambda: [(sync, health, AuditRecord()) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
+    Watch(lambda: [(sync, health, Proofs()) for sync in syncs], [], steps.clock.time, is_due, hint).measure()
     assert hinted == ["three"]
     assert ("SyncsStale", 0) in counted

@@ -184,7 +184,7 @@ def _show(context: Context, run: Run, results: Sequence[Result], files: Sequence
     out.line(f"{read}{plural(run.counts.requests, 'request')} to source and target", "dim")
     for path in files:
         out.line(f"written: {path}")
-    if any(each.outcome in _REPAIRED for each in results):
+    if any(map(_is_repaired, results)):
         out.hint(context.command(f"audit {run.sync} --repair"), "to send again what is missing or damaged")
     if not files:
         out.hint(context.command(f"audit {run.sync} --last --out FOLDER"), "to write its report")
@@ -229,13 +229,18 @@ def _write(sync: Sync, run: Run, results: Sequence[Result], folder: Path, pem: s
     return sorted(files)
 
 
+def _is_repaired(result: Result) -> bool:
+    """Return True if a run may mend what an audit found; it copies no image that `verify` refuses."""
+    return result.outcome in _REPAIRED and result.code != "IMAGE_UNTRUSTED"
+
+
 def _repair(context: Context, sync: Sync, results: Sequence[Result]) -> dict[str, Any] | None:
     """Start a run that sends again what an audit found missing or damaged, and follow it; None if nothing is.
 
     The run has the sync's own rules: what differs without `overwrite` is a conflict, and extra items stay.
     """
     out, deployment = context.out, context.deployment
-    asked = [each for each in results if each.outcome in _REPAIRED]
+    asked = [each for each in results if _is_repaired(each)]
     if not asked:
         out.line("nothing is to be repaired")
         return None

@@ -17,7 +17,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from syncline import __version__
 from syncline.cli.apply_checks import check_reference, denied_by_prefix
 from syncline.cli.aws import as_syncline_error
-from syncline.cli.schedules import AUDIT
+from syncline.cli.schedules import AUDIT, DRILL
 from syncline.cli.summary import exit_code
 from syncline.clients.http.addresses import DIRECT
 from syncline.clients.http.client import Http
@@ -300,7 +300,9 @@ class SyncChecks:
 
     def _schedule(self) -> str | Observation:
         sync, audits = self.sync, None if self.sync.audit is None else self.sync.audit.schedule
-        wanted = {name: each for name, each in ((sync.name, sync.schedule), (sync.name + AUDIT, audits)) if each}
+        drills = None if sync.drills is None else sync.drills.schedule
+        all_ = ((sync.name, sync.schedule), (sync.name + AUDIT, audits), (sync.name + DRILL, drills))
+        wanted = {name: each for name, each in all_ if each}
         if not wanted:
             return "the sync has no schedule"
         found = [self._schedule_of(name, expression) for name, expression in wanted.items()]

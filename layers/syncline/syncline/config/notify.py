@@ -93,7 +93,7 @@ Topic: TypeAlias = Annotated[
     matching(_TOPIC, "is not the ARN of a topic; write arn:aws:sns:REGION:ACCOUNT:NAME"),
     text_schema(pattern=f"^{_TOPIC}$"),
 ]
-TellableState = Literal["failing", "untrusted", "conflict", "stale"]
+TellableState = Literal["failing", "untrusted", "conflict", "unequal", "drill-failed", "stale"]
 
 
 class Hook(Model):
@@ -178,7 +178,8 @@ class Email(Model):
 class Notify(Model):
     """The channels that are notified when the state of a sync changes, and when.
 
-    The states are `failing`, `untrusted`, `conflict` and `stale`. A sync that is in sync again is notified on the channels in any case.
+    The states are `failing`, `untrusted`, `conflict`, `unequal` (the latest audit found differences), `drill-failed` (the
+    latest restore drill failed) and `stale`. A sync that is in sync again is notified on the channels in any case.
     """
 
     slack: SlackHook | None = Field(None, description="An incoming webhook of Slack or of a compatible service.")
@@ -190,7 +191,7 @@ class Notify(Model):
     )
     email: Email | None = Field(None, description="Recipients of e-mail.")
     states: tuple[TellableState, ...] = Field(
-        ("failing", "untrusted", "conflict", "stale"),
+        ("failing", "untrusted", "conflict", "unequal", "drill-failed", "stale"),
         description="States that are notified.",
         examples=[["failing", "stale"]],
     )

@@ -170,7 +170,7 @@ class DrillRules(Model):
     )
     within: Duration | None = Field(
         None,
-        description="Longest time since a drill without a failure. Later an alert of Prometheus fires. Set it to at least "
+        description="Longest time since a drill without a failure. Later the alarm of stale syncs and an alert of Prometheus fire. Set it to at least "
         "twice the interval of the schedule.",
         examples=["15d"],
     )

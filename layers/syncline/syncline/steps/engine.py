@@ -357,7 +357,7 @@ class StepEngine:
             if run is not None:
                 log_run_end(run)
                 self.over.add((sync, run_id))
-                if not run.plan:
+                if not run.plan or run.audit is not None or run.drill is not None:
                     self.changed(sync)
         for sync, run_id in sorted(self.over):
             failed = self._report(sync, run_id, left() + 2 * GRACE_SECONDS) or failed

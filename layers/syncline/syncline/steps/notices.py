@@ -23,19 +23,22 @@ from syncline.escaping import escape
 from syncline.model import Counts, Run, RunStatus
 from syncline.secrets import redact
 from syncline.store.alerts import Alert, Delivery
+from syncline.store.drills import NO_PROOFS, Proofs
 from syncline.store.health import Health
 
 IN_SYNC: Final = "in sync"
 FAILING: Final = "failing"
 UNTRUSTED: Final = "untrusted"
 CONFLICT: Final = "conflict"
+UNEQUAL: Final = "unequal"
+DRILL_FAILED: Final = "drill-failed"
 STALE: Final = "stale"
 ACKNOWLEDGED: Final = "acknowledged"
 UNKNOWN: Final = "not known"
 PAUSED: Final = "paused"
 REMINDER: Final = "reminder"
 FLAPPING: Final = "flapping"
-BAD: Final = frozenset({FAILING, UNTRUSTED, CONFLICT, STALE})
+BAD: Final = frozenset({FAILING, UNTRUSTED, CONFLICT, UNEQUAL, DRILL_FAILED, STALE})
 
 HOUR: Final = 3600.0
 MOST_AN_HOUR: Final = 3
@@ -59,12 +62,13 @@ class Condition:
     stale_at: float | None = None
 
 
-def condition_of(  # noqa: PLR0911 - one for each state
-    sync: Sync, health: Health, last: Run | None, codes: Iterable[str], now: float
+def condition_of(  # noqa: PLR0911, PLR0913, PLR0917 - one for each state, and what is known of a sync
+    sync: Sync, health: Health, last: Run | None, codes: Iterable[str], now: float, proofs: Proofs = NO_PROOFS
 ) -> Condition:
     """Return the state of a sync. ``last`` is its latest run that is over, ``codes`` are those of its known failures.
 
-    Acknowledged failures are not among the codes.
+    Acknowledged failures are not among the codes. An audit that found differences counts until one finds none, and a
+    failed restore drill until one is good.
     """
     fresh = sync.fresh_seconds
     start = max(health.verified, health.expected)
@@ -81,6 +85,8 @@ def condition_of(  # noqa: PLR0911 - one for each state
         return Condition(UNTRUSTED, health.since, (), stale_at)
     if health.in_sync is False and counts.conflict:
         return Condition(CONFLICT, health.since, (), stale_at)
+    if (disproved := _disproved(health, proofs)) is not None:
+        return replace(disproved, stale_at=stale_at)
     if health.is_stale(fresh, now):
         return Condition(STALE, stale_at or 0.0)
     if health.in_sync:
@@ -88,6 +94,14 @@ def condition_of(  # noqa: PLR0911 - one for each state
     if health.in_sync is False and counts.acknowledged:
         return Condition(ACKNOWLEDGED, health.since, (), stale_at)
     return Condition(UNKNOWN, 0.0, (), stale_at)
+
+
+def _disproved(health: Health, proofs: Proofs) -> Condition | None:
+    """Return the state of a sync whose latest audit or restore drill was not good, None for others."""
+    if proofs.has_unequal_audit(health):
+        return Condition(UNEQUAL, proofs.audits.ended)
+    drill = proofs.failed_drill(health)
+    return None if drill is None else Condition(DRILL_FAILED, drill.ended)
 
 
 def decide(  # noqa: PLR0911 - one for each reason to be silent
@@ -254,6 +268,8 @@ class Notice:
             FAILING: (f"syncline doctor {name}", f"syncline report {name}", f"syncline retry {name}"),
             UNTRUSTED: (f"syncline report {name}",),
             CONFLICT: (f"syncline report {name}",),
+            UNEQUAL: (f"syncline audit {name} --last", f"syncline audit {name} --repair"),
+            DRILL_FAILED: (f"syncline status {name}", f"syncline drill {name}"),
             STALE: (f"syncline doctor {name}", f"syncline run {name}"),
         }.get(self.state, (f"syncline status {name}",) if self.event == FLAPPING else ())
 
@@ -291,7 +307,9 @@ class Notice:
 
 
 def _adjective(state: str) -> str:
-    return "in conflict" if state == CONFLICT else state
+    return {CONFLICT: "in conflict", UNEQUAL: "unequal in an audit", DRILL_FAILED: "failing its restore drill"}.get(
+        state, state
+    )
 
 
 def _clean(text: str) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
@@ -31,9 +31,11 @@ from syncline.secrets import redact
 from syncline.steps.engine import step_error
 from syncline.steps.notices import (
     CONFLICT,
+    DRILL_FAILED,
     EXAMPLES,
     FAILING,
     IN_SYNC,
+    UNEQUAL,
     UNTRUSTED,
     Beat,
     Condition,
@@ -44,6 +46,7 @@ from syncline.steps.notices import (
     decide,
 )
 from syncline.store.alerts import Alert, Alerts, Delivery
+from syncline.store.drills import Proofs
 from syncline.store.failures import KnownFailure
 from syncline.store.health import Health
 from syncline.store.state import State
@@ -60,6 +63,7 @@ _LONGEST_DELAY: Final = 600.0
 _RUNS: Final = 10
 _MOST_FAILURES: Final = 10_000
 """Limit of the known failures that are read for a notification."""
+_UNEQUAL: Final = frozenset({Outcome.DIFFERENT, Outcome.MISSING, Outcome.EXTRA, Outcome.UNREADABLE, Outcome.FAILED})
 _TWIN_DELAY: Final = 3
 _TRIES: Final = 5
 
@@ -74,13 +78,16 @@ class Channels(Protocol):
         """Call the URL of the heartbeat."""
 
 
-def looked_digest(sync: Sync, health: Health) -> str:
+def looked_digest(sync: Sync, health: Health, proofs: Proofs) -> str:
     """Return a digest of what a decision depends on, except for the time, the failures and the runs."""
-    known = (health, sync.fresh_seconds, sync.enabled, sync.notify and sync.notify.model_dump_json())
+    proven = proofs.audits.run, None if proofs.drill is None else proofs.drill.run
+    known = (health, proven, sync.fresh_seconds, sync.enabled, sync.notify and sync.notify.model_dump_json())
     return hashlib.blake2b(repr(known).encode(), digest_size=8).hexdigest()
 
 
-def is_due(sync: Sync, health: Health, alert: Alert, beat: Beat | None, now: float) -> bool:
+def is_due(  # noqa: PLR0913, PLR0917 - what is known of a sync
+    sync: Sync, health: Health, proofs: Proofs, alert: Alert, beat: Beat | None, now: float
+) -> bool:
     """Return True if the function `notify` may have something to do: something has changed, or its time has come."""
     if sync.heartbeat is not None and beat is not None and beat.key != alert.beat and HEARTBEAT not in alert.left:
         return True
@@ -88,7 +95,7 @@ def is_due(sync: Sync, health: Health, alert: Alert, beat: Beat | None, now: flo
         return True
     if sync.notify is None or not sync.notify.channels:
         return False
-    return alert.looked != looked_digest(sync, health) or (alert.wake is not None and now >= alert.wake)
+    return alert.looked != looked_digest(sync, health, proofs) or (alert.wake is not None and now >= alert.wake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +187,12 @@ class Notifier:
         left = {name: each for name, each in left.items() if name == HEARTBEAT or name in rules.channels}
         failures = self._failures(sync.name) if health.in_sync is False else []
         last = next((run for run in runs if run.over), None)
-        condition = condition_of(sync, health, last, (each.code for each in failures), now)
+        proofs = self.state.proofs(sync.name)
+        condition = condition_of(sync, health, last, (each.code for each in failures), now, proofs)
         after, event = decide(replace(alert, left=left), condition, rules, now)
-        after = replace(after, looked=looked_digest(sync, health))
+        after = replace(after, looked=looked_digest(sync, health, proofs))
         if event is not None:
-            notice = self._notice(sync, event, alert, condition, failures, last, now)
+            notice = self._notice(sync, event, alert, condition, failures, last, proofs, now)
             deliveries = dict.fromkeys(rules.channels, Delivery())
             after = replace(after, notice=notice.to_json(), left={**deliveries, **_only_beat(left)})
         elif not set(after.left) - {HEARTBEAT}:
@@ -204,6 +212,7 @@ class Notifier:
         condition: Condition,
         failures: list[KnownFailure],
         last: Run | None,
+        proofs: Proofs,
         now: float,
     ) -> Notice:
         examples: Iterable[Example] = ()
@@ -222,11 +231,14 @@ class Notifier:
         elif condition.state in (CONFLICT, UNTRUSTED) and last is not None:
             outcome = Outcome.CONFLICT if condition.state == CONFLICT else Outcome.UNTRUSTED
             count = last.counts.conflict if condition.state == CONFLICT else last.counts.untrusted
-            found = (each for each in self.state.results(last.id) if each.outcome is outcome)
-            some = with_display_groups(kind_info(sync.kind), itertools.islice(found, EXAMPLES))
-            examples = [
-                Example.of(item_text(each.group, each.name), each.code or "", each.reason or "") for each in some
-            ]
+            examples = self._examples(sync, last.id, {outcome})
+        elif condition.state == UNEQUAL:
+            found = proofs.audits.counts
+            count = found.different + found.missing + found.extra + found.unreadable + found.failed
+            examples = self._examples(sync, proofs.audits.run, _UNEQUAL)
+        elif condition.state == DRILL_FAILED and proofs.drill is not None:
+            count = proofs.drill.failed
+            examples = self._examples(sync, proofs.drill.run, {Outcome.FAILED})
         since = before.since if condition.state == IN_SYNC else condition.since
         return Notice(
             _id(sync.name, event, now),
@@ -240,6 +252,15 @@ class Notifier:
             tuple(examples),
             self.stack,
         )
+
+    def _examples(self, sync: Sync, run: str, outcomes: Collection[Outcome]) -> list[Example]:
+        """Return some items of a run with these outcomes."""
+        found = (each for each in self.state.results(run) if each.outcome in outcomes)
+        some = with_display_groups(kind_info(sync.kind), itertools.islice(found, EXAMPLES))
+        return [
+            Example.of(item_text(each.group, each.name), each.code or each.outcome.value, each.reason or "")
+            for each in some
+        ]
 
     # -- delivery
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from syncline.model import Counts, Run
+from syncline.store.audits import AuditRecord
+from syncline.store.health import Health
 from syncline.store.table import Database, number
 
 
@@ -29,6 +31,36 @@ class Drill:
     @property
     def succeeded(self) -> bool:
         return has_succeeded(self.compared, self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Proofs:
+    """The audits and the latest restore drill of a sync, which verify its copy independently of its runs."""
+
+    audits: AuditRecord = field(default_factory=AuditRecord)
+    drill: Drill | None = None
+
+    def has_unequal_audit(self, health: Health) -> bool:
+        """Return True if the latest audit found differences, and the sync has not become another one since."""
+        return self.audits.equal is False and self.audits.at >= health.expected
+
+    def failed_drill(self, health: Health) -> Drill | None:
+        """Return the latest drill if it failed, and the sync has not become another one since."""
+        drill = self.drill
+        return drill if drill is not None and not drill.succeeded and drill.started >= health.expected else None
+
+
+NO_PROOFS: Final = Proofs()
+"""The audits and drills of a sync that was neither audited nor drilled."""
+
+
+def is_drill_stale(drill: Drill | None, within: float | None, health: Health, now: float) -> bool:
+    """Return True if the latest good drill is longer ago than ``within`` seconds; None sets no limit.
+
+    A paused sync is never stale.
+    """
+    verified = 0.0 if drill is None else drill.verified
+    return within is not None and not health.paused and now - max(verified, health.expected) > within
 
 
 def has_succeeded(compared: int, failed: int) -> bool:

@@ -27,7 +27,7 @@ from syncline.messages import Batch
 from syncline.model import NO_TRAFFIC, Audit, Counts, Run, RunStatus, Scope, Step, Traffic, Trigger
 from syncline.store.audits import AuditRecord, audit_request, read_audit
 from syncline.store.batches import Batches, BatchRecord, Progress
-from syncline.store.drills import Drill, drill_from, drill_request
+from syncline.store.drills import Drill, Proofs, drill_from, drill_request
 from syncline.store.facts import Facts
 from syncline.store.failures import Failures, Key
 from syncline.store.health import Health, health_request, pause_request, read_health, resume_request
@@ -232,6 +232,10 @@ class State(Configurations, Batches):
     def drill(self, sync: str) -> Drill | None:
         """Return the latest restore drill of a sync that has ended, None if there was none."""
         return drill_from(self._db.get(f"SYNC#{sync}", "DRILL"))
+
+    def proofs(self, sync: str) -> Proofs:
+        """Return the audits and the latest restore drill of a sync."""
+        return Proofs(self.audits(sync), self.drill(sync))
 
     def pause(self, sync: str) -> None:
         """Let nobody but its operator start runs of a sync."""

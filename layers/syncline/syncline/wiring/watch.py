@@ -14,7 +14,7 @@ from syncline.steps.notices import beat_of
 from syncline.steps.notify import is_due
 from syncline.steps.watch import Watch
 from syncline.store.alerts import Alerts
-from syncline.store.audits import AuditRecord
+from syncline.store.drills import Proofs
 from syncline.store.health import Health
 from syncline.store.state import State
 from syncline.store.table import Database
@@ -28,15 +28,15 @@ def watch_of(state: State, database: Database, queues: Queues, clock: Callable[[
     """Return the watch over the syncs of a table that have runs."""
     alerts = Alerts(database)
 
-    def syncs() -> Iterator[tuple[Sync, Health, AuditRecord]]:
+    def syncs() -> Iterator[tuple[Sync, Health, Proofs]]:
         for sync in applied_syncs(state, unread):
             if KINDS[sync.kind].has_runs:
-                audits = AuditRecord() if sync.audit is None else state.audits(sync.name)
-                yield sync, state.health(sync.name), audits
+                wanted = sync.notifies or sync.audit is not None or sync.drills is not None
+                yield sync, state.health(sync.name), state.proofs(sync.name) if wanted else Proofs()
 
-    def needs_hint(sync: Sync, health: Health, now: float) -> bool:
+    def needs_hint(sync: Sync, health: Health, proofs: Proofs, now: float) -> bool:
         beat = beat_of(state.runs(sync.name, _RUNS)) if sync.heartbeat is not None else None
-        return is_due(sync, health, alerts.get(sync.name), beat, now)
+        return is_due(sync, health, proofs, alerts.get(sync.name), beat, now)
 
     unread: list[str] = []
     return Watch(syncs, unread, clock, needs_hint, queues.hint)

@@ -390,7 +390,7 @@ class ImagesSync(Sync):
         areas = tuple(out for area in _source_areas(self) for out in self._target_areas(area))
         advice = "give one of them another prefix, or repositories or organizations that the other does not have"
         path: KeyPath = ("target", "registry")
-        return [Reach(self.name, self.target.location, areas, path, self.target.registry, advice, self._writes)]
+        return [Reach(self.name, self.target.location, areas, path, self.target.registry, advice, self.may_write)]
 
     def flows(self) -> list[Flow]:
         excluded = excluding(self.select.repositories.exclude)
@@ -407,7 +407,8 @@ class ImagesSync(Sync):
             )
         ]
 
-    def _writes(self, target: str) -> bool:
+    def may_write(self, target: str) -> bool:
+        """Return True if a repository of the target may be a copy that this sync makes."""
         if self.needs_listing:
             name = target.removeprefix(self._below_prefix(""))
             unchanged = self.takes_repository(name) and self.target_repository(name) == target

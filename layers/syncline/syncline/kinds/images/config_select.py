@@ -23,7 +23,7 @@ from syncline.config.findings import Area, Finding
 from syncline.config.model import Model
 from syncline.config.sync import Patterns
 from syncline.config.values import Duration, Pattern, check_repository, matching, text_schema
-from syncline.patterns import LONGEST_PATTERN, compile_pattern, literal_start_of_regex
+from syncline.patterns import LONGEST_PATTERN, allows, compile_pattern, is_signature_tag, literal_start_of_regex
 from syncline.schedule import seconds_of
 from syncline.semver import LONGEST_RANGE, parse_range, version_of
 
@@ -121,6 +121,11 @@ class ImagesSelect(Model):
             return True
         version = version_of(tag)
         return version is not None and parse_range(self.semver).contains(version, prereleases=self.prereleases)
+
+    def may_take(self, tag: str) -> bool:
+        """Return True if the keys may select a tag of this name: `semver` takes it, or it is fixed or a signature."""
+        fixed = bool(self.always) and allows(tag, self.always, ())
+        return is_signature_tag(tag) or self.takes_version(tag) or fixed
 
     def problems(self) -> Iterator[Finding]:
         """Yield problems between the keys."""

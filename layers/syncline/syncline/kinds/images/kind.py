@@ -78,7 +78,8 @@ class Images:
     def audit(self, scope: Scope, cursor: str | None, context: StepContext, audit: Audit) -> Iterator[Page]:
         from syncline.kinds.images.audit import ImageAudit  # noqa: PLC0415 - few functions audit
 
-        return ImageAudit(self.sync, self.source, self.target, self.notes, audit).pages(scope, cursor, context)
+        begun = ImageAudit(self.sync, self.source, self.target, self.notes, audit, trust=self.trust, clock=self.clock)
+        return begun.pages(scope, cursor, context)
 
     def transfer(self, items: Sequence[Item], context: StepContext) -> Iterator[TransferResult]:
         group = items[0].group

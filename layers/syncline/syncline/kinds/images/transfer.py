@@ -149,6 +149,7 @@ class RepositoryCopy:
         if equal:
             if KEPT in item.detail and self._kept is not None:
                 self._kept.keep(item.name, item.detail["replaced"])  # its verification failed
+            progress.further |= self._parts.mend(manifest, listed_by=item.name)
             if present == item.target and not progress.sent and not progress.further:
                 # The scan passed it on to have its parts checked, for example if its referrers could not be listed.
                 item = replace(item, detail={**item.detail, FOUND_EQUAL: True})
@@ -251,11 +252,14 @@ class RepositoryCopy:
         source = Referrers(self._source, self._from, invalid.append, lists_of(item))
         target = Referrers(self._target, self._to, invalid.append)
         for _, referrer, listed in compare_referrers(source, target, manifest):
-            if listed:
+            if listed and not self._parts.asked:
                 continue
             self._check_referrer(manifest, referrer)
             if self._context.over or not self._parts.copy(referrer, progress):
                 return False
+            if listed:
+                progress.further |= self._parts.mend(referrer)
+                continue
             try:
                 self._parts.put(referrer)
             except SynclineError as error:
@@ -310,7 +314,8 @@ def adds_platforms(item: Item, target: ImageStore, chosen: Manifest | None) -> b
 class PartsCopy:
     """Copy of the parts of images from one repository to another, each blob and child manifest once.
 
-    ``pool`` copies blobs. Images wait for blobs, and blobs wait for nothing.
+    ``pool`` copies blobs. Images wait for blobs, and blobs wait for nothing. ``asked`` says that a retry or a repair asked for
+    the images: then the bytes of manifests that the target has are read, and damaged ones are sent again.
     """
 
     def __init__(
@@ -324,7 +329,7 @@ class PartsCopy:
         self._locations = locations
         self._context = context
         self._notes = notes
-        self._fresh = self._asked = False
+        self._fresh = self.asked = False
         self._blobs: dict[str, Future[int]] = {}
         self._uploads: dict[str, dict[str, Any]] = {}
         self._complete: set[str] = set()
@@ -334,7 +339,7 @@ class PartsCopy:
     def resume_uploads(self, items: Sequence[Item]) -> None:
         """Resume the uploads that earlier attempts of the items began."""
         self._fresh = all(item.detail.get("fresh") for item in items)
-        self._asked = any(item.detail.get("asked") for item in items)
+        self.asked = any(item.detail.get("asked") for item in items)
         # Items that share a layer may have different states of its upload; the furthest one counts.
         for digest, upload in (each for item in items for each in item.detail.get("uploads", {}).items()):
             if _offset(upload) >= _offset(self._uploads.get(digest)):
@@ -381,6 +386,28 @@ class PartsCopy:
         if subject is not None and not lists and referrers_tag(subject.digest) != listed_by:
             self.attached.add(subject.digest, manifest)
 
+    def mend(self, manifest: Manifest, *, listed_by: str = "") -> bool:
+        """Send a manifest again, and return True, if ``asked`` and the target has lost it or has other bytes under its digest.
+
+        Raises BLOB_DAMAGED if the target keeps these: some registries do not write what they believe to have.
+        """
+        if not self.asked or self._has(manifest):
+            return False
+        self.put(manifest, listed_by=listed_by)
+        if not self._has(manifest):
+            where = f"the manifest {self._target.host}/{self._to}@{manifest.digest}"
+            raise SynclineError("BLOB_DAMAGED", f"{where} is damaged, even after the right bytes were sent")
+        return True
+
+    def _has(self, manifest: Manifest) -> bool:
+        try:
+            found = manifest_or_none(self._target, self._to, manifest.digest, manifest.media_type)
+        except SynclineError as error:
+            if error.is_any("DIGEST_MISMATCH", "MANIFEST_INVALID", "MANIFEST_UNSUPPORTED"):
+                return False
+            raise
+        return found is not None and manifest.has_digest(found.digest)
+
     def explained(self, manifest: Manifest, error: SynclineError) -> SynclineError:
         """Return the reason why the target refuses a manifest if the manifest shows one, else the error itself."""
         if not error.is_any("REFUSED", "NOT_FOUND", "SERVER_ERROR"):
@@ -405,6 +432,7 @@ class PartsCopy:
         if self._target.manifest_digest(self._to, manifest.digest) != manifest.digest:
             self.put(manifest)
             progress.further = True
+        progress.further |= self.mend(manifest)
         self._complete.add(manifest.digest)
         return True
 
@@ -430,7 +458,7 @@ class PartsCopy:
             raise InterruptedUploadError(upload, 0)
         host = self._target.host
         damaged = False
-        noted = self._asked and self._notes.is_damaged(self._to, blob.digest)
+        noted = self.asked and self._notes.is_damaged(self._to, blob.digest)
         if upload is None:
             # A repository that had no tags during the scan is not asked for the blob.
             size = None if self._fresh else self._target.blob_size(self._to, blob)

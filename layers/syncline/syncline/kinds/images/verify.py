@@ -10,6 +10,7 @@ from typing import Final
 
 from syncline.clients.http.listings import ignore
 from syncline.clients.registry.manifest import Descriptor, Manifest, is_same_manifest
+from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
@@ -117,7 +118,7 @@ class ImageVerification:
         if not manifest.has_digest(digest):
             raise _missing(f"{repository}:{reference} at {self._target.host} is {manifest.digest}, not {digest}")
         select = None if self._origin is None else self._origin.select
-        if select is not None and select.sparse:
+        if select is not None and select.sparse and not is_digest(reference):
             manifest = for_platforms(manifest, select) or manifest
         self._verify_parts(repository, manifest, absent)
         return manifest
