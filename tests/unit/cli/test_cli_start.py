@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+import syncline
 
 _SCRIPT = """
 import sys
@@ -22,5 +26,7 @@ def test_slow_modules_of_botocore_are_only_imported_for_a_stack_on_aws(
 ) -> None:
     pytest.importorskip("awscrt")
     pytest.importorskip("OpenSSL")
-    done = subprocess.run([sys.executable, "-c", _SCRIPT, *arguments], capture_output=True, text=True, check=True)
+    environ = os.environ | {"PYTHONPATH": str(Path(syncline.__file__).parents[1])}
+    command = [sys.executable, "-c", _SCRIPT, *arguments]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == printed
