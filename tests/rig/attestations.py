@@ -6,11 +6,15 @@ import json
 import time
 from typing import Any, Final
 
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509 import load_pem_x509_certificates
+
 from syncline.clients.sigstore.certificates import load_authorities
 from syncline.clients.sigstore.evidence import Evidence, Identity
 from syncline.clients.sigstore.keys import load_public_keys
-from tests.standins.sigstore import PROVENANCE, Fulcio, Rekor, bundle_layer, dsse_entry, envelope, pem, statement
+from tests.standins.sigstore import PROVENANCE, Fulcio, Rekor, b64, bundle_layer, dsse_entry, envelope, pem, statement
 
+TRUST_ROOT: Final = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
 ISSUER: Final = "https://token.actions.githubusercontent.com"
 SIGNER: Final = "https://github.com/rapidsai/velox-testing/.github/workflows/presto-build-images.yml@refs/heads/main"
 
@@ -34,3 +38,19 @@ class TrustRoot:
         keys = load_public_keys(self._rekor.pem, "log_key")
         evidence.check_identity(Identity(ISSUER, SIGNER.__eq__, authorities, keys), time.time())
         return evidence.claim(digest, b"").predicate
+
+    def document(self) -> str:
+        """Return the trust root as Sigstore's clients read it."""
+        root, authority = load_pem_x509_certificates(self._fulcio.ca.encode())
+        der = self._rekor.key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        since = {"start": "2020-01-01T00:00:00Z"}
+        chain = [{"rawBytes": b64(each.public_bytes(Encoding.DER))} for each in (authority, root)]
+        log = {
+            "baseUrl": "https://rekor.example",
+            "hashAlgorithm": "SHA2_256",
+            "publicKey": {"rawBytes": b64(der), "keyDetails": "PKIX_ECDSA_P256_SHA_256", "validFor": since},
+            "logId": {"keyId": b64(self._rekor.id)},
+        }
+        authorities = [{"uri": "https://fulcio.example", "certChain": {"certificates": chain}, "validFor": since}]
+        value = {"mediaType": TRUST_ROOT, "tlogs": [log], "certificateAuthorities": authorities}
+        return json.dumps(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -17,10 +18,12 @@ from syncline.clients.sigstore.evidence import BUNDLE
 from syncline.errors import SynclineError
 from syncline.kinds.artifacts.attestations import LONGEST, MOST, attach_attestations, read_attestations
 from syncline.kinds.artifacts.verify import check_attestations
-from tests.rig.attestations import TrustRoot
+from tests.rig.attestations import ISSUER, SIGNER, TrustRoot
 from tests.rig.server import json_reply
 from tests.standins import saved
+from tests.standins.cosign import Cosign, cosign_path
 from tests.standins.github import TOKEN, GitHubServer
+from tests.standins.programs import wants
 from tests.unit.kinds.artifacts.conftest import REPOSITORY, Pushing
 
 ZIP: Final = "sha256:" + "5" * 64
@@ -132,3 +135,17 @@ def test_an_attestation_that_is_listed_and_gone_has_not_arrived(place: Place, tr
     with pytest.raises(SynclineError, match="does not have the attestation") as error:
         place.check(referrers)
     assert error.value.code.name == "NOT_ARRIVED"
+
+
+def test_cosign_verifies_a_bundle_from_the_registry(place: Place, trusted: TrustRoot, tmp_path: Path) -> None:
+    cosign = Cosign(wants(cosign_path(), "program cosign is not installed"), tmp_path)
+    (referrer,) = place.attach(trusted.bundle(ZIP))
+    (layer,) = place.pushing.manifest(referrer).layers()
+    (tmp_path / "bundle.json").write_bytes(place.pushing.blob(layer.digest))
+    (tmp_path / "root.json").write_text(trusted.document())
+    trust = ("--new-bundle-format", "--bundle", "bundle.json", "--trusted-root", "root.json", "--insecure-ignore-sct")
+    signer = ("--certificate-identity", SIGNER, "--certificate-oidc-issuer", ISSUER, "--type", "slsaprovenance1")
+    command = ("verify-blob-attestation", *trust, *signer, "--digestAlg", "sha256", "--digest")
+    cosign.run(*command, ZIP.removeprefix("sha256:"))
+    with pytest.raises(AssertionError, match="digest"):
+        cosign.run(*command, OTHER.removeprefix("sha256:"))
