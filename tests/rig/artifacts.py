@@ -136,6 +136,7 @@ class ArtifactsWorld:
         self.target.clear()
         github = self.github
         github.runs, github.requests[:], github.ranges[:], github.skew = list(runs), [], [], 0.0
+        github.attestations = {}
         github.cut, github.before = [], lambda _method, _target: None
         chain = ArtifactsChain(github, self.target, seed)
         chain.configure(**config)

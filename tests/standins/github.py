@@ -11,6 +11,7 @@ these rules:
 - a download answers 302 with an address that is valid for one minute, or 410 for an expired artifact;
 - the store is another host. It refuses ``Authorization`` (400) and expired addresses (403, in XML). It supports only
   ranges that begin at an offset; it ignores one from the end and sends everything;
+- attestations of a digest that has none are 404; version 2026-03-10 omits their bundles;
 - an App's JWT must be signed by its key, with RS256, begin in the past and live for at most ten minutes.
 """
 
@@ -169,7 +170,7 @@ class GitHubServer(ApiServer):
     ``ranges`` has the byte ranges requested from the store. ``cut`` is the number of next responses of the store that
     end in the middle; ``rejects`` that of valid addresses it rejects, as with a wrong clock. ``does_ranges`` enables
     ranges. Files are sent at ``rate`` bytes a second at most; ``sent`` counts their bytes. ``prefix`` is the path of
-    GitHub Enterprise's API.
+    GitHub Enterprise's API. ``attestations`` has the bundles of each digest.
     """
 
     def __init__(
@@ -184,6 +185,7 @@ class GitHubServer(ApiServer):
         super().__init__(DESCRIPTION, port)
         self.repository = repository
         self.runs: list[Run] = []
+        self.attestations: dict[str, list[dict[str, Any]]] = {}
         self.tokens = set(tokens)
         self.app = app
         self.skew = 0.0
@@ -222,6 +224,9 @@ class GitHubServer(ApiServer):
         scheme, _, token = authorization.partition(" ")
         if authorization and (scheme.lower() not in ("bearer", "token") or token not in self.tokens):
             raise refusal(401, "Bad credentials")
+        attested = re.fullmatch(rf"/repos/{re.escape(self.repository)}/attestations/(sha256:[0-9a-f]{{64}})", path)
+        if method == "GET" and attested is not None:
+            return self._attested(self.attestations.get(attested[1], []), query, target, version)
         prefix = f"/repos/{self.repository}/actions/"
         if method != "GET" or not path.startswith(prefix):
             raise refusal(404, "Not Found")
@@ -265,6 +270,21 @@ class GitHubServer(ApiServer):
             there = f"{self.url}{self._prefix}{urlsplit(target).path}?{urlencode({**rest, 'page': page + 1})}"
             links["Link"] = f'<{there}>; rel="next", <{there}>; rel="last"'
         return json_reply({"total_count": len(entries), key: entries[(page - 1) * size : page * size]}, 200, **links)
+
+    def _attested(
+        self, bundles: list[dict[str, Any]], query: Mapping[str, list[str]], target: str, version: str | None
+    ) -> Reply:
+        """List bundles in pages, each of which names the last entry of the previous one."""
+        if not bundles:
+            raise refusal(404, "Not Found")
+        size, at = min(100, int(query.get("per_page", ["30"])[0])), int(query.get("after", ["0"])[0])
+        links = {}
+        if at + size < len(bundles):
+            there = f"{self.url}{self._prefix}{urlsplit(target).path}?per_page={size}&after={at + size}"
+            links["Link"] = f'<{there}>; rel="next"'
+        old = version is None or version < "2026-03-10"
+        entries = [({"bundle": each} if old else {}) | {"repository_id": 1} for each in bundles[at : at + size]]
+        return json_reply({"attestations": entries}, 200, **links)
 
     def _download(self, artifact: Stored | None, path: str, *, known: bool) -> Reply:
         if artifact is None:

@@ -15,6 +15,7 @@ OPERATIONS: Final = (
     ("get", f"{_ACTIONS}/runs/{{run_id}}/artifacts"),
     ("get", f"{_ACTIONS}/runs/{{run_id}}/attempts/{{attempt_number}}/logs"),
     ("get", f"{_ACTIONS}/artifacts/{{artifact_id}}/{{archive_format}}"),
+    ("get", "/repos/{owner}/{repo}/attestations/{subject_digest}"),
     ("get", "/repos/{owner}/{repo}/installation"),
     ("post", "/app/installations/{installation_id}/access_tokens"),
 )

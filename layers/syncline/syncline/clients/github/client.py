@@ -8,9 +8,12 @@
    be sent there. The store supports ranges from an offset, but no suffix ranges. A started read may take longer.
 4. Logs are a zip file with one file per job.
 5. A token is sent as a bearer token. An App exchanges a JWT (RS256, at most ten minutes) for an installation's token.
-6. Throttling: 403 or 429, with ``Retry-After``, or with ``X-RateLimit-Remaining: 0`` and the time of the reset.
+6. ``GET /repos/{o}/{r}/attestations/{digest}`` lists the attestations of a digest, at most 100 per page; 404 means
+   that there are none. Version 2026-03-10 of the API no longer includes the bundles, so an older one is requested.
+7. Throttling: 403 or 429, with ``Retry-After``, or with ``X-RateLimit-Remaining: 0`` and the time of the reset.
 
-https://docs.github.com/en/rest/actions and https://github.com/github/rest-api-description
+https://docs.github.com/en/rest/actions, https://docs.github.com/en/rest/repos/attestations and
+https://github.com/github/rest-api-description
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from syncline.clients.http.failures import REDIRECTS
 from syncline.clients.http.listings import (
     IN_MEMORY_LIMITS,
     EntryReader,
+    ListingLimits,
     OnInvalid,
     describe,
     field_of,
@@ -46,6 +50,7 @@ PAGE: Final = 100  # GitHub's maximum
 VERSION: Final = "2022-11-28"
 CHUNK: Final = 1024 * 1024
 
+_ATTESTATIONS: Final = 10  # per page, as one may have megabytes
 _URL_LIFETIME: Final = 50.0  # seconds; a download URL expires after a minute
 _MAX_BREAKS: Final = 5  # consecutive connections that break without progress
 _RENEWALS: Final = 2  # of a URL that the store rejects
@@ -164,6 +169,22 @@ class GitHub:
             listing, on_invalid, lambda entry: field_of(entry, "name"), key_of=_number_of, limits=IN_MEMORY_LIMITS
         )
         return list(read_linked_pages(self.endpoint, target, self._get, entries, _artifact, "artifacts"))
+
+    def attestations(
+        self, repository: str, digest: str, most: int, on_invalid: OnInvalid = refuse
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the bundles of Sigstore about a digest, none if there are none. Raises LISTING_TOO_LONG beyond ``most``.
+
+        Also raises LISTING_INCOMPLETE. The bundles are unchecked.
+        """
+        target = f"{self._repository(repository)}/attestations/{quote(digest, safe=':')}?per_page={_ATTESTATIONS}"
+        listing = f"the attestations of {digest} at {self.endpoint.host}"
+        entries = EntryReader(listing, on_invalid, lambda _: None, limits=ListingLimits(entries=most, pages=most))
+        try:
+            yield from read_linked_pages(self.endpoint, target, self._get, entries, _bundle, "attestations")
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
 
     def content(self, repository: str, artifact: Artifact) -> RemoteFile:
         """Return the download of an artifact. Reading it raises ARTIFACT_EXPIRED if the content was deleted."""
@@ -329,6 +350,13 @@ def _run(entry: Any) -> WorkflowRun:
         updated=_time(value.get("updated_at"), "`updated_at`"),
         url=words("html_url"),
     )
+
+
+def _bundle(entry: Any) -> dict[str, Any]:
+    bundle = mapping(entry).get("bundle")
+    if not isinstance(bundle, dict):
+        raise ValueError(f"its `bundle` is {describe(bundle)}, not an object")  # noqa: TRY004 - invalid values are ValueErrors
+    return bundle
 
 
 def _artifact(entry: Any) -> Artifact:

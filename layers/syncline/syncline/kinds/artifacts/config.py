@@ -252,6 +252,12 @@ class ArtifactsSync(Sync):
         examples=[["latest"]],
     )
     overwrite: StrictBool = Field(False, description="Replace an existing tag when a younger run has made it again.")
+    attestations: StrictBool = Field(
+        False,
+        description="Attach GitHub's attestations of the artifact's zip, and of the image's digest, to each image that is copied: "
+        "one referrer for each bundle. They are not verified here; they prove who built the zip or the image to whoever "
+        "verifies them at the target.",
+    )
 
     def problems(self) -> list[Finding]:
         return [

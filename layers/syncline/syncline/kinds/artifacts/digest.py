@@ -52,6 +52,11 @@ class HashedSource:
         return self._source.name
 
     @property
+    def stated(self) -> str | None:
+        """The stated digest, None if nothing is checked."""
+        return self._stated
+
+    @property
     def offset(self) -> int:
         """The number of bytes hashed."""
         return self._hash.offset

@@ -16,9 +16,11 @@ from syncline.clients.github.client import Artifact, GitHub
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.http.read_ahead import read_ahead
 from syncline.clients.registry.client import Registry, TagTakenError
+from syncline.clients.registry.manifest import Manifest
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.artifacts.archive.images import choose_image, list_images
 from syncline.kinds.artifacts.archive.streams import LIMITS, ArchiveLimits, Mark, MarkedStream
+from syncline.kinds.artifacts.attestations import attach_attestations, read_attestations
 from syncline.kinds.artifacts.builds import Build, Builds, Destination
 from syncline.kinds.artifacts.checkpoints import Checkpoint, Checkpoints
 from syncline.kinds.artifacts.config import ArtifactsSync
@@ -30,7 +32,7 @@ from syncline.kinds.artifacts.manifests import UploadedImage, upload_manifests
 from syncline.kinds.artifacts.read_archive import ArchivePass, ImageProgress, WantedImage
 from syncline.kinds.artifacts.records import PushRecord, PushRecords, age_of
 from syncline.kinds.artifacts.upload import LayerUploader
-from syncline.kinds.artifacts.verify import check_parts, fingerprint_of, is_complete
+from syncline.kinds.artifacts.verify import ATTACHED, check_parts, fingerprint_of, is_complete
 from syncline.kinds.facts import FactStore
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result
@@ -113,6 +115,9 @@ class ArtifactTransfer:
             if not self.sync.overwrite:
                 return self._conflict(item, uploaded, present)
         check_parts(self.registry, item.group, uploaded.manifest)
+        if self.sync.attestations and source.stated is not None:
+            self.memory.remember(self._zip_key(item, uploaded.manifest.digest), source.stated)
+        attached = self._attach(item, uploaded.manifest)  # before the tag, so that a tag is never without them
         # Recorded before the tag is put, so that whoever finds the tag afterwards knows that it is ours.
         self.pushed.note(
             item.group, item.name, PushRecord(run, uploaded.manifest.digest, uploaded.fingerprint, verified=False)
@@ -122,7 +127,7 @@ class ArtifactTransfer:
         except TagTakenError as taken:
             return self._conflict(item, uploaded, taken.digest)
         checkpoints.forget()
-        return self._completed(item, uploaded.fingerprint, push)
+        return self._completed(item, uploaded.fingerprint, push, attached)
 
     def _checked(
         self,
@@ -162,7 +167,10 @@ class ArtifactTransfer:
         if (is_older and self.sync.overwrite) or not is_complete(self.registry, item.group, item.name):
             return None
         if not is_older:
-            return self._completed(item, noted.fingerprint, push)
+            attached = None
+            if self.sync.attestations:
+                attached = self._attach(item, self.registry.manifest(item.group, noted.manifest))
+            return self._completed(item, noted.fingerprint, push, attached)
         # It was put after the scan, and is kept like one that was present before it.
         self.pushed.note_verified(item.group, item.name, noted.fingerprint)
         self._follow(item)
@@ -210,10 +218,26 @@ class ArtifactTransfer:
         key = f"{self.github.endpoint.host}/{repository}/{artifact.id}"
         return HashedSource(self.github.content(repository, artifact), artifact.digest, self.memory, key)
 
-    def _completed(self, item: Item, fingerprint: str, push: ImagePusher) -> TransferOutcome:
+    def _attach(self, item: Item, manifest: Manifest) -> list[str] | None:
+        """Attach the attestations of an image, and return the referrers' digests; None if the sync does not want them."""
+        if not self.sync.attestations:
+            return None
+        zip_digest = self.memory.recall(self._zip_key(item, manifest.digest))
+        subjects = [manifest.digest] if zip_digest is None else [zip_digest, manifest.digest]
+        found = read_attestations(self.github, self.sync.source.repository, subjects)
+        return attach_attestations(self.registry, item.group, manifest, found)
+
+    def _zip_key(self, item: Item, digest: str) -> str:
+        """Return the key of the digest of the zip that an image was read from."""
+        return f"attested-zip@{self.registry.host}/{item.group}@{digest}"
+
+    def _completed(
+        self, item: Item, fingerprint: str, push: ImagePusher, attached: list[str] | None
+    ) -> TransferOutcome:
         """Return the outcome for an image that is complete at the target, after updating its aliases."""
         self._follow(item)
-        moved = replace(item, source=fingerprint, detail=_build_of(item))
+        attestations = {} if attached is None else {ATTACHED: attached}
+        moved = replace(item, source=fingerprint, detail={**_build_of(item), **attestations})
         return Completed(moved, push.sent + int(item.detail.get("bytes", 0)))
 
     def _follow(self, item: Item) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
@@ -11,6 +12,9 @@ from syncline.clients.registry.reference import parse_digest
 from syncline.errors import SynclineError
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
+
+ATTACHED: Final = "attached"
+"""The key of an item's detail with the digests of the attestations that are attached to its image."""
 
 
 def fingerprint_of(manifest: Manifest) -> str:
@@ -56,20 +60,39 @@ def is_complete(registry: Registry, repository: str, tag: str) -> bool:
     return True
 
 
+def check_attestations(registry: Registry, repository: str, image: Manifest, attached: Sequence[str]) -> None:
+    """Check that a repository lists these referrers of an image and has all their parts. Raises NOT_ARRIVED."""
+    listed = {each.digest for each in registry.referrers(repository, image.digest)} if attached else set()
+    for digest in attached:
+        if digest not in listed:
+            what = f"{registry.host}/{repository} does not list the attestation {digest} of {image.digest}"
+            raise SynclineError("NOT_ARRIVED", what)
+        try:
+            referrer = registry.manifest(repository, digest)
+        except SynclineError as error:
+            if error.code.name != "NOT_FOUND":
+                raise
+            raise _absent(registry, repository, f"the attestation {digest}", image) from None
+        check_parts(registry, repository, referrer)
+
+
 def verify_items(
     registry: Registry, items: Sequence[Item], context: StepContext
 ) -> Iterator[Completed | Unfinished | Failure]:
-    """Yield the outcome of each item: completed if the tag has the item's fingerprint and every part is present."""
+    """Yield the outcome of each item: completed if the tag has its fingerprint, and no part or attestation is absent."""
     for item in items:
         if context.over:
             yield Unfinished(item)
             continue
         try:
-            check_parts(registry, item.group, _manifest(registry, item))
+            manifest = _manifest(registry, item)
+            check_parts(registry, item.group, manifest)
+            attached = item.detail.get(ATTACHED)
+            check_attestations(registry, item.group, manifest, attached or ())
         except SynclineError as error:
             yield Failure(item, error)
         else:
-            yield Completed(item)
+            yield Completed(item, note="" if attached is None else f"attestations attached: {len(attached)}")
 
 
 def _manifest(registry: Registry, item: Item) -> Manifest:
