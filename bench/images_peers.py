@@ -74,8 +74,11 @@ def push(workspace: Workspace) -> list[Row]:
     state = State(resource.Table(functions.output("TableName")))
     hook = f"{functions.output('ReceiveUrl')}hooks/bench-push/{_SECRET}"
     times: list[float] = []
-    with Registry(folder=workspace.folder / "push", notify=hook) as source, _empty(workspace, 0) as target:
-        Filler(source.host).images(_MANY, _TAGS, 4096, ())
+    folder = workspace.folder / "push"
+    # Without notifications: the sync does not exist yet, and a registry repeats a refused one before all later ones.
+    with Registry(folder=folder) as filled:
+        Filler(filled.host).images(_MANY, _TAGS, 4096, ())
+    with Registry(folder=folder, notify=hook) as source, _empty(workspace, 0) as target:
         config = {
             "kind": "images",
             "source": {"registry": source.host, "plain_http": True, "catalog": True},
