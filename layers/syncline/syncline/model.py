@@ -248,6 +248,11 @@ class Counts:
         """The number of queued items that have ended."""
         return self.moved + self.removed + self.cancelled + self.failed + self.known + self.conflict + self.untrusted
 
+    @property
+    def not_restored(self) -> int:
+        """The items of a restore drill that failed, without those whose failure in runs the operator acknowledged."""
+        return self.failed + self.known + self.cancelled
+
     @classmethod
     def of(cls, results: Iterable[Result], *, equal: int = 0, **more: int) -> Counts:
         """Count results. `equal` and `more`, by the names of the counts, are added for items without a result."""
@@ -349,6 +354,11 @@ class Traffic:
 
 
 NO_TRAFFIC: Final = Traffic()
+
+
+def drill_succeeded(compared: int, failed: int) -> bool:
+    """Return True if a restore drill has compared an item, and no item failed."""
+    return compared > 0 and not failed
 
 
 @dataclass(frozen=True, slots=True)

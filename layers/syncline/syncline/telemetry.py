@@ -15,9 +15,8 @@ from aws_lambda_powertools.metrics import EphemeralMetrics, MetricUnit
 
 from syncline.environment import Environment
 from syncline.escaping import escape_json
-from syncline.model import LAG_BOUNDS, Audit, Counts, Lags, Outcome, Result, Run, RunStatus, Traffic
+from syncline.model import LAG_BOUNDS, Audit, Counts, Lags, Outcome, Result, Run, RunStatus, Traffic, drill_succeeded
 from syncline.secrets import redact
-from syncline.store.drills import failures_in, has_succeeded
 
 
 class RedactingFormatter(LambdaPowertoolsFormatter):
@@ -110,8 +109,8 @@ def _log_audit_end(run: Run, audit: Audit) -> None:
 
 
 def _log_drill_end(run: Run, share: float) -> None:
-    failed = failures_in(run.counts)
-    good = run.status is RunStatus.DONE and has_succeeded(run.counts.skipped, failed)
+    failed = run.counts.not_restored
+    good = run.status is RunStatus.DONE and drill_succeeded(run.counts.skipped, failed)
     fields = {"sync": run.sync, "run": run.id, "status": run.status.value, "share": share, "good": good}
     fields |= {"compared": run.counts.skipped, "failed": failed, "requests": run.counts.requests}
     (logger.info if good else logger.warning)("drill ended", extra=fields)

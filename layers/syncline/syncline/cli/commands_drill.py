@@ -9,10 +9,9 @@ from syncline.cli.context import ALL_WELL, SOME_FAILED, CommandResult, Context
 from syncline.cli.run_progress import follow_run
 from syncline.cli.summary import item_lines, run_dict
 from syncline.errors import SynclineError
-from syncline.model import Outcome, RunStatus, Trigger
+from syncline.model import Outcome, RunStatus, Trigger, drill_succeeded
 from syncline.operations import start_run
 from syncline.run_text import report_order, with_display_groups
-from syncline.store.drills import failures_in, has_succeeded
 from syncline.text import duration, plural
 
 _SHOWN = (Outcome.FAILED, Outcome.KNOWN, Outcome.LEFT_OUT)
@@ -40,8 +39,8 @@ def drill(context: Context, name: str, only: Sequence[str] | None, *, all_items:
     results = sorted(deployment.state.results(run.id), key=report_order)
     shown = with_display_groups(kind_of(deployment.state, name), [each for each in results if each.outcome in _SHOWN])
     context.out.table(item_lines(shown, full=True))
-    failed, compared = failures_in(run.counts), run.counts.skipped
-    succeeded = has_succeeded(compared, failed)
+    failed, compared = run.counts.not_restored, run.counts.skipped
+    succeeded = drill_succeeded(compared, failed)
     took = duration((run.ended or run.started) - run.started)
     restored = f"{plural(compared, 'item')} restored and equal to the source"
     if succeeded:

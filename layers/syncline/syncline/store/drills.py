@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from syncline.model import Counts, Run
+from syncline.model import Counts, Run, drill_succeeded
 from syncline.store.audits import AuditRecord
 from syncline.store.health import Health
 from syncline.store.table import Database, number
@@ -30,7 +30,7 @@ class Drill:
 
     @property
     def succeeded(self) -> bool:
-        return has_succeeded(self.compared, self.failed)
+        return drill_succeeded(self.compared, self.failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +63,9 @@ def is_drill_stale(drill: Drill | None, within: float | None, health: Health, no
     return within is not None and not health.paused and now - max(verified, health.expected) > within
 
 
-def has_succeeded(compared: int, failed: int) -> bool:
-    """Return True if a drill has compared an item, and no item failed."""
-    return compared > 0 and not failed
-
-
-def failures_in(counts: Counts) -> int:
-    """Return the number of items of a drill that failed, without those whose failure in runs the operator acknowledged."""
-    return counts.failed + counts.known + counts.cancelled
-
-
 def drill_request(database: Database, run: Run, counts: Counts, now: float) -> dict[str, Any]:
     """Return the request that notes a drill that ends now."""
-    failed = failures_in(counts)
+    failed = counts.not_restored
     values: dict[str, Any] = {
         "run": run.id,
         "started": number(run.started),
@@ -84,7 +74,7 @@ def drill_request(database: Database, run: Run, counts: Counts, now: float) -> d
         "compared": counts.skipped,
         "failed": failed,
     }
-    if has_succeeded(counts.skipped, failed):
+    if drill_succeeded(counts.skipped, failed):
         values["verified"] = number(run.started)
     expression = "SET " + ", ".join(f"#{name} = :{name}" for name in values)
     return database.update_request(f"SYNC#{run.sync}", "DRILL", expression, values)
