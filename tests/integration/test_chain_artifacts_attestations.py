@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import pytest
@@ -16,6 +16,7 @@ from syncline.clients.registry.client import Registry
 from syncline.clients.registry.manifest import Manifest
 from syncline.clients.sigstore.evidence import BUNDLE, Evidence, evidence_in_layer
 from syncline.clients.sigstore.keys import RejectedError
+from syncline.kinds.artifacts import verify
 from syncline.kinds.artifacts.attestations import SUBJECT
 from syncline.model import Outcome
 from tests.rig.artifacts import PROJECT, ArtifactsChain, ArtifactsWorld, build
@@ -139,3 +140,24 @@ def test_an_attestation_about_something_else_stops_the_tag(builds: ArtifactsWorl
     results = chain.results(run)
     assert {(each.outcome, each.code) for each in results.values()} == {(Outcome.FAILED, "BAD_ANSWER")}
     assert not chain.target.store.tags()
+
+
+@pytest.mark.moto
+def test_an_attestation_that_is_lost_before_the_verification_is_attached_again(
+    builds: ArtifactsWorld, trusted: TrustRoot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = attested_chain(builds, trusted)
+    check, lost = verify.check_attestations, list[str]()
+
+    def lose_first(registry: Registry, repository: str, image: Manifest, referrers: Sequence[str]) -> None:
+        if referrers and not lost:
+            lost.extend(referrers)
+            assert registry.delete(repository, referrers[0])
+        check(registry, repository, image, referrers)
+
+    monkeypatch.setattr(verify, "check_attestations", lose_first)
+    run = chain.run()
+    assert {result.outcome for result in chain.results(run).values()} == {Outcome.MOVED}
+    ((referrer, evidence),) = attached(chain)
+    assert [referrer.digest] == lost
+    assert trusted.check(evidence, zip_digest(chain)) == PROVENANCE
