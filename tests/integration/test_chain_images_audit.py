@@ -89,6 +89,13 @@ def test_each_outcome_with_both_digests(chain: ImagesChain) -> None:
     assert chain.state.audits(chain.sync).equal is False
 
 
+def test_a_named_repository_that_the_source_does_not_have_is_no_proof(chain: ImagesChain) -> None:
+    run = chain.audit("team/nope", "team/app")
+    (failed,) = [each for each in chain.results(run).values() if each.outcome is not EQUAL]
+    assert (failed.group, failed.outcome, failed.code) == ("team/nope", Outcome.UNREADABLE, "SOURCE_ABSENT")
+    assert not Audit().is_equal(run.counts)
+
+
 def test_health_does_not_change(chain: ImagesChain) -> None:
     before = chain.state.health(chain.sync)
     del chain.target.store.repositories["team/app"].tags["v1"]

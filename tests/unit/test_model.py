@@ -13,6 +13,7 @@ from syncline.model import (
     EVERYTHING,
     LAG_BOUNDS,
     LARGEST_SCOPE,
+    Audit,
     Counts,
     Item,
     Lags,
@@ -183,3 +184,17 @@ def test_a_run_is_reported_with_its_field_names() -> None:
     assert (type(value["status"]), value["status"]) == (str, "lost")
     assert value["scope"] == ("team/app",)
     assert value["counts"]["moved"] == 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "equal"),
+    [
+        (Counts(), False),
+        (Counts(left_out=3), False),
+        (Counts(skipped=1, left_out=3), True),
+        (Counts(skipped=1, extra=1), False),
+        (Counts(skipped=1, missing=1), False),
+    ],
+)
+def test_an_audit_that_compared_nothing_shows_nothing(counts: Counts, *, equal: bool) -> None:
+    assert Audit().is_equal(counts) is equal

@@ -404,9 +404,11 @@ class Audit:
         return int.from_bytes(hashed) % self.of == self.part - 1
 
     def is_equal(self, counts: Counts) -> bool:
-        """Return True if the counts of an audit show that source and target are equal."""
+        """Return True if the counts of an audit show that source and target are equal. Without an equal item they show nothing."""
         extra = 0 if self.allow_extra else counts.extra
-        return not (counts.different or counts.missing or counts.unreadable or counts.failed or extra)
+        return counts.skipped > 0 and not (
+            counts.different or counts.missing or counts.unreadable or counts.failed or extra
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,14 @@ def test_an_equal_branch(filled: World, *, deep: bool) -> None:
     assert filled.bare.commits() == commits
 
 
+def test_a_named_cluster_that_the_source_does_not_have_is_a_failure(filled: World) -> None:
+    context = StepContext(lambda: 100.0, named=True)
+    pages = list(filled.kind().audit(Scope.of(["east/", "north/"]), None, context, Audit()))
+    (failure,) = [each for page in pages for each in page.failures]
+    assert (failure.item.name, failure.error.code.name) == ("*", "SOURCE_ABSENT")
+    assert {each.outcome for page in pages for each in page.results} == {EQUAL}
+
+
 def test_each_outcome_on_a_branch(filled: World) -> None:
     filled.put({"east/n/f0.yaml": b"changed", "north/n/new.yaml": b"new", "east/n/secret.yaml": SECRET})
     filled.delete("west/n/f1.yaml")

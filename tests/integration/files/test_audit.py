@@ -237,6 +237,7 @@ def in_short_functions(chain: FilesChain, options: Audit) -> tuple[dict[str, Res
 @pytest.mark.parametrize("options", [{}, {"deep": True}], ids=["listing", "bytes"])
 def test_many_functions_find_the_same(filled: Pair, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audit, "PAGE_RESULTS", 1)
+    monkeypatch.setattr(audit, "WINDOW", 1)
     monkeypatch.setattr(audit, "READERS", 1)
     monkeypatch.setattr(audit_bytes, "CHUNK", 4)
     filled.remove("docs/two")

@@ -15,9 +15,9 @@ from tests.rig.run_ids import made_run_id
 
 
 def ended(audit: Audit, *, at: float = 1000.0, **counts: int) -> Run:
-    """Return an audit that has ended."""
+    """Return an audit that has ended, and found an equal item."""
     run = Run(f"run-{at:07}", "prod", 1, Trigger.SCHEDULE, EVERYTHING, at, plan=True, audit=audit)
-    return replace(run, ended=at + 5, counts=Counts(**counts))
+    return replace(run, ended=at + 5, counts=Counts(**{"skipped": 1} | counts))
 
 
 DEEP = Audit(parts=True, deep=True, of=3)

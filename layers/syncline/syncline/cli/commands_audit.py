@@ -153,10 +153,13 @@ def _show_cost(context: Context, name: str, scope: Scope, wanted: Audit) -> None
         cost = f"about {plural(known.requests, 'request')}{read}, as the last such audit"
     elif (run := latest_run(state, name)) is not None and run.over:
         more = " for digests, and several for each item" if wanted.parts else ""
-        cost = f"about {plural(run.counts.requests, 'request')}{more}, by the last run"
+        # A run that moved items made requests for that, too.
+        most = "at most" if run.counts.moved else "about"
+        cost = f"{most} {plural(run.counts.requests, 'request')}{more}, by the last run"
         if wanted.deep:
             sent = _sent(context, name) / wanted.of
-            cost += f", and {size(sent)} of the {size(sent * wanted.of)} that runs have sent" if sent else ""
+            # What is shared, as layers are, was perhaps sent once, and is read in each group.
+            cost += f", and at least {size(sent)} of the {size(sent * wanted.of)} that runs have sent" if sent else ""
     else:
         cost = "an unknown number of requests: nothing has run yet"
     out.line(f"the audit {what}: {cost}")

@@ -24,7 +24,7 @@ from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, cluster_trees
 from syncline.kinds.backups.compare import cluster_failure, invalid_entry_results
-from syncline.kinds.backups.paths import Layout, invalid_path
+from syncline.kinds.backups.paths import Layout, invalid_path, shown
 from syncline.kinds.backups.source import ObjectContent, Reader, list_clusters, list_objects
 from syncline.kinds.backups.stores import FileStore
 from syncline.kinds.kind import Failure, Page, StepContext
@@ -91,6 +91,9 @@ class BackupAudit:
             invalid = invalid_entry_results(source.invalid, "", lambda _: True).values()
             yield Page(_cursor(*after), results=tuple(map(_unreadable, invalid)))
         wanted = None if scope.groups is None else self._keys(scope.groups)
+        if cursor is None and context.named:
+            missing = sorted(set(wanted or ()) - set(source.names))
+            yield Page(_cursor(*after), failures=tuple(self._absent(cluster) for cluster in missing))
         names = set(source.names) | (
             {*filter(self.layout.takes_cluster, self.at_target(context))} if wanted is None else set()
         )
@@ -112,6 +115,11 @@ class BackupAudit:
                     yield from self._cluster(cluster, keys, target, after, context, listed=cluster in source.names)
                     if context.over:
                         return
+
+    def _absent(self, cluster: str) -> Failure:
+        """Return the failure of a cluster that a person has named and that the source does not have."""
+        what = f"{self.reader.bucket} has no cluster {shown(cluster)}"
+        return cluster_failure(cluster, SynclineError("SOURCE_ABSENT", what))
 
     def _keys(self, groups: Iterable[str]) -> dict[str, set[str] | None]:
         """Return the keys of a scope by cluster, None for a complete cluster."""

@@ -253,7 +253,7 @@ class ImageAudit:
         source = _all_tags(self._source, name, context) if repository.listed else ListedTags({}, [])
         target = _all_tags(self._target, group, context)
         if repository.listed and source.is_empty:
-            self._check_empty(name)
+            self._check_empty(name, named=context.named)
         invalid = {each.label: each for each in (*source.invalid, *target.invalid)}
         failures = tuple(
             Failure(Item(group, each.label), each.error)
@@ -302,15 +302,15 @@ class ImageAudit:
             trust,
         )
 
-    def _check_empty(self, name: str) -> None:
-        """Raise LISTING_INCOMPLETE or SOURCE_ABSENT if a repository without tags must have some."""
+    def _check_empty(self, name: str, *, named: bool) -> None:
+        """Raise LISTING_INCOMPLETE or SOURCE_ABSENT if a repository without tags must have some, as one that is `named`."""
         registry = self._source.registry
         if self._source.api is not None and any(True for _ in registry.tags(name, ignore)):
             what = f"the API of {registry.host} lists no tags of {name}, but its registry does"
             raise SynclineError("LISTING_INCOMPLETE", what)
         if name in self._sync.source.digests_by_repository:
             return
-        if self._sync.source.repositories is not None and not registry.has_repository(name):
+        if (named or self._sync.source.repositories is not None) and not registry.has_repository(name):
             raise SynclineError("SOURCE_ABSENT", f"{registry.host} has no repository {name}")
 
     def _compare(self, both: _Tags, tags: Sequence[str], block: Block) -> None:
