@@ -8,7 +8,7 @@ from typing import Final
 import pytest
 
 from syncline import running_hash
-from syncline.clients.registry import client
+from syncline.clients.registry import blob_stream
 from syncline.kinds.images import pieces
 from syncline.kinds.images import transfer as copying
 from syncline.kinds.images import transfer as parts
@@ -33,7 +33,7 @@ def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "GRACE_SECONDS", 100.0)
     monkeypatch.setattr(parts, "BUFFERED", 0)
     monkeypatch.setattr(parts, "SINGLE_REQUEST", CHUNK * 4)
-    monkeypatch.setattr(client, "CHUNK", CHUNK)
+    monkeypatch.setattr(blob_stream, "CHUNK", CHUNK)
     monkeypatch.setattr(pieces, "_MARK", CHUNK * 3)
 
 
