@@ -281,7 +281,7 @@ def test_wrong_bytes_are_not_stored_even_if_the_registry_does_not_check_digests(
 
     monkeypatch.setattr(Store, "finish", trusting)
     for small_size in (0, 4 * 1024 * 1024):
-        monkeypatch.setattr("syncline.kinds.images.transfer.BUFFERED", small_size)
+        monkeypatch.setattr("syncline.kinds.images.parts.BUFFERED", small_size)
         chain = disturbed(registries, Case("source", "GET", BLOB, Fault(wrong=True), None), None)
         chain.check({ITEM: "DIGEST_MISMATCH"})
         assert LAYER not in chain.target.store.repositories["team/web"].blobs

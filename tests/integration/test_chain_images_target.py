@@ -7,7 +7,7 @@ from typing import Final
 
 import pytest
 
-from syncline.kinds.images import transfer as parts
+from syncline.kinds.images import parts
 from syncline.model import Outcome, Result
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci import Fault

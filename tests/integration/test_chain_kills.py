@@ -9,8 +9,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from syncline.kinds.images import facts
-from syncline.kinds.images import transfer as parts
+from syncline.kinds.images import facts, parts
 from tests.rig.images import ImagesChain, ImagesWorld, small
 from tests.rig.pump import Delivery, Duplicates, KillPoint
 

@@ -9,9 +9,8 @@ import pytest
 
 from syncline import running_hash
 from syncline.clients.registry import blob_stream
-from syncline.kinds.images import pieces
+from syncline.kinds.images import parts, pieces
 from syncline.kinds.images import transfer as copying
-from syncline.kinds.images import transfer as parts
 from syncline.model import Step
 from syncline.steps import engine
 from tests.rig.images import SYNC, ImagesChain, ImagesWorld, Key

@@ -123,7 +123,7 @@ def test_a_full_copy_and_an_idle_run(worlds: Any, product: Product, role: str) -
 @pytest.mark.parametrize("product", [GHCR, ECR], ids=lambda product: product.name)
 def test_a_layer_larger_than_one_request(worlds: Any, product: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """GHCR refuses chunks of more than 4 MiB; ECR accepts no small ones before the end."""
-    monkeypatch.setattr("syncline.kinds.images.transfer.SINGLE_REQUEST", MIB)
+    monkeypatch.setattr("syncline.kinds.images.parts.SINGLE_REQUEST", MIB)
     world = worlds(product, "target")
     chain: ImagesChain = world.chain
     layer = bytes(range(256)) * 40_000  # 10 MB
@@ -142,7 +142,7 @@ def test_a_layer_larger_than_one_request(worlds: Any, product: Product, monkeypa
 
 
 def test_a_token_of_five_minutes_ends_during_an_upload(worlds: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.kinds.images.transfer.SINGLE_REQUEST", MIB)
+    monkeypatch.setattr("syncline.kinds.images.parts.SINGLE_REQUEST", MIB)
     world = worlds(GITLAB, "target")
     chain: ImagesChain = world.chain
     chain.source.store.add_image("team/app", "1.0", b"x" * (8 * MIB))

@@ -30,6 +30,7 @@ from syncline.clients.registry.store import ImageStore
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images.audit_bytes import Block, ByteAudit, judged
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.details import INDEX
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import (
     ListedTags,
@@ -44,7 +45,7 @@ from syncline.kinds.images.listing import (
 from syncline.kinds.images.names import RenamedRepositories
 from syncline.kinds.images.referrers import is_list
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection
-from syncline.kinds.images.selection import INDEX, for_platforms
+from syncline.kinds.images.selection import for_platforms
 from syncline.kinds.images.signatures import RepositoryTrust, Trust, UntrustedError
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, failure_pages

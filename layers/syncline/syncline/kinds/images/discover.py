@@ -17,6 +17,7 @@ from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import CodeName, SynclineError
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.details import ASK, ASKED, FROM, INDEX, UNSIGNED
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import (
     HELD_TAGS,
@@ -46,8 +47,8 @@ from syncline.kinds.images.records import (
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
 from syncline.kinds.images.removals import GoneTags, Granted, TagRemovals, capped, removal
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
-from syncline.kinds.images.selection import INDEX, for_platforms
-from syncline.kinds.images.transfer import ASK, ASKED, FROM, UNSIGNED, adds_platforms, conflict, is_replaceable
+from syncline.kinds.images.selection import for_platforms
+from syncline.kinds.images.transfer import adds_platforms, conflict, is_replaceable
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, failure_pages
 from syncline.model import Item, Outcome, Result, Scope

@@ -29,11 +29,11 @@ from syncline.kinds.images.listing import (
     tag_pages,
 )
 from syncline.kinds.images.names import RenamedRepositories
+from syncline.kinds.images.parts import child_at
 from syncline.kinds.images.referrers import is_list, manifest_or_none
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection
 from syncline.kinds.images.selection import for_platforms
 from syncline.kinds.images.signatures import NO_RULES, Trust, UntrustedError
-from syncline.kinds.images.transfer import child_at
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope
 from syncline.patterns import is_signature_tag

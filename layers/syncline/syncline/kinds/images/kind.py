@@ -11,6 +11,7 @@ from functools import partial
 from syncline.clients.http.client import Http
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
+from syncline.kinds.images.details import FROM
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.drill import ImageDrill
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
@@ -20,7 +21,7 @@ from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records
 from syncline.kinds.images.removals import TagRemoval, TagRemovals, is_removal
 from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
-from syncline.kinds.images.transfer import FROM, RepositoryCopy, TransferResult
+from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished, would_move, would_remove
 from syncline.model import Audit, Item, Outcome, Result, Scope, Step

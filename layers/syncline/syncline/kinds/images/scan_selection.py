@@ -12,9 +12,10 @@ from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
+from syncline.kinds.images.details import INDEX
 from syncline.kinds.images.facts import TargetNotes
 from syncline.kinds.images.listing import Tag
-from syncline.kinds.images.selection import INDEX, DigestMemo, ImageTimes, TagSelection, for_platforms, none_selected
+from syncline.kinds.images.selection import DigestMemo, ImageTimes, TagSelection, for_platforms, none_selected
 from syncline.kinds.kind import Failure, StepContext
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import is_signature_tag, signature_subject

@@ -23,6 +23,7 @@ from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.facts import FactStore
 from syncline.kinds.images.config_select import ImagesSelect
+from syncline.kinds.images.details import INDEX
 from syncline.kinds.images.listing import Tag
 from syncline.model import Item, Outcome, Result, compact_json
 from syncline.patterns import allows, is_signature_tag
@@ -30,8 +31,6 @@ from syncline.schedule import seconds_of
 from syncline.semver import version_of
 from syncline.text import duration
 
-INDEX: Final = "index"
-"""Key in an item's detail: the digest of the index at the source, of which the target has a smaller one."""
 _LARGEST_CONFIG: Final = 4 * 1024 * 1024
 _FIRST_YEAR: Final = 2013
 """The year of the first images; an earlier time is not that of a build."""

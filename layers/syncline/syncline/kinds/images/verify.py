@@ -14,12 +14,12 @@ from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config_select import ImagesSelect
+from syncline.kinds.images.details import INDEX, KEPT
 from syncline.kinds.images.facts import TargetNotes
-from syncline.kinds.images.keeping import KEPT
+from syncline.kinds.images.parts import child_at, described
 from syncline.kinds.images.referrers import Referrers, compare_referrers, is_list, lists_of, manifest_or_none
 from syncline.kinds.images.removals import is_removal, placeholder
-from syncline.kinds.images.selection import INDEX, for_platforms
-from syncline.kinds.images.transfer import child_at, described
+from syncline.kinds.images.selection import for_platforms
 from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
 from syncline.model import Item
 

@@ -31,12 +31,13 @@ from syncline.errors import SynclineError
 from syncline.kinds.facts import ProcessFacts
 from syncline.kinds.images.cli.places import DOCKER_TARGETS, PinnedImages, Place, Process, check_platform, rules
 from syncline.kinds.images.cli.settle import Report, settle
+from syncline.kinds.images.details import ASK
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.parts import check_parts
 from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.referrers import manifest_or_none
 from syncline.kinds.images.signatures import NO_RULES
-from syncline.kinds.images.transfer import ASK, RepositoryCopy
+from syncline.kinds.images.transfer import RepositoryCopy
 from syncline.kinds.images.verify import ImageVerification, Origin
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import is_signature_tag
