@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from syncline.kinds.images.config_keep import Keeping
+from syncline.kinds.images.config_rules import Keeping
 from syncline.model import Outcome
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.rig.pump import KillPoint

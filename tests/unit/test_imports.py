@@ -50,7 +50,7 @@ RULES: Final[dict[str, tuple[str, ...]]] = {
     "kinds/*/config*.py": (
         "config",
         "kinds.*.config",
-        "kinds.*.config_keep",
+        "kinds.*.config_rules",
         "kinds.*.config_select",
         "kinds.backups.object_fields",
         "secrets",

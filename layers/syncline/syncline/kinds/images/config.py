@@ -14,18 +14,14 @@ from syncline.config.circles import Flow, excluding
 from syncline.config.findings import EVERYWHERE, Area, Finding, Location, Reach
 from syncline.config.model import Model, ServerAddress
 from syncline.config.registry import CreateRepositories, RegistryEndpoint
-from syncline.config.sync import DrillRules, Patterns, Removals, Sync, near_names
+from syncline.config.sync import DrillRules, Sync, near_names
 from syncline.config.values import (
-    Authority,
-    Duration,
     KeyPath,
     Organizations,
     Pattern,
     Prefix,
-    PublicKeys,
     Repositories,
     SecretReference,
-    TextPattern,
     Url,
     check_host,
     check_repository,
@@ -34,7 +30,7 @@ from syncline.config.values import (
     text_schema,
 )
 from syncline.errors import SynclineError
-from syncline.kinds.images.config_keep import Keeping, Overwriting
+from syncline.kinds.images.config_rules import ImagesRemovals, Keeping, Overwriting, SignatureRule
 from syncline.kinds.images.config_select import (
     ImagesSelect,
     NamedDigest,
@@ -179,76 +175,6 @@ class ImagesTarget(ImagesEndpoint):
 
     prefix: Prefix = Field("", description="A path put before the name of each repository.", examples=["mirror"])
     create_repositories: CreateRepositories = None
-
-
-class SignerIdentity(Model):
-    """The identity of a keyless signature: a short-lived certificate of an authority such as Fulcio, and a log's entry."""
-
-    issuer: Annotated[str, Field(min_length=1, max_length=500)] = Field(
-        description="The issuer of the signer's token, exactly as the certificate names it.",
-        examples=["https://token.actions.githubusercontent.com"],
-    )
-    subject: TextPattern = Field(
-        description="The signer, as the certificate names it: a text, a glob (`*` does not match `/`, `**` does), or `re:` "
-        "and a regular expression for the complete text.",
-        examples=["https://github.com/acme/*/.github/workflows/release.yml@refs/heads/main"],
-    )
-    ca: Authority = Field(
-        description="The certificates of the authority, all of which are trusted: `file:PATH` (relative to syncs.yaml, read "
-        "by `apply`), a reference, or the PEM text.",
-        examples=["file:fulcio.pem"],
-    )
-    log_key: PublicKeys = Field(
-        description="The public keys of the transparency log, of which one must have signed the time of the signature: "
-        "`file:PATH`, a reference, or the PEM text.",
-        examples=["file:rekor.pub"],
-    )
-
-
-class SignatureRule(Model):
-    """A signature that images must have before they are copied; exactly one of `public_key` and `identity` names the signer."""
-
-    model_config = ConfigDict(json_schema_extra={"oneOf": [{"required": ["public_key"]}, {"required": ["identity"]}]})
-
-    repositories: Patterns = Field(
-        Patterns(),
-        description="Repositories, as the source names them, to which the rule applies. An image must satisfy every rule "
-        "that applies to its repository.",
-    )
-    public_key: PublicKeys | None = Field(
-        None,
-        description="The signer's public keys, of which one must have made the signature: `file:PATH` (relative to "
-        "syncs.yaml, read by `apply`), a reference, or the PEM text.",
-        examples=["file:cosign.pub"],
-    )
-    identity: SignerIdentity | None = Field(None, description="The signer of keyless signatures.")
-    attestation: Annotated[str, Field(min_length=1, max_length=500)] | None = Field(
-        None,
-        description="Require an attestation with this type of predicate by the signer, instead of a plain signature.",
-        examples=["https://slsa.dev/provenance/v1"],
-    )
-    reference: TextPattern | None = Field(
-        None,
-        description="The name that the signer gave the image, as a pattern like `subject`. Without it the name is not "
-        "checked, since a signature names its image by the digest.",
-        examples=["registry.example/team/*"],
-    )
-
-    @property
-    def signer(self) -> str:
-        """The signer, for messages."""
-        return "the public key" if self.identity is None else f"{self.identity.subject} of {self.identity.issuer}"
-
-
-class ImagesRemovals(Removals):
-    """Removal of tags that are gone from the source."""
-
-    after: Duration | None = Field(
-        None,
-        description="The time for which complete listings of the source must have lacked a tag before it is removed. "
-        "Defaults to no delay.",
-        examples=["7d"],
-    )
 
 
 class ImagesSync(Sync):

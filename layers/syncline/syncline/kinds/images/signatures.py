@@ -25,7 +25,7 @@ from syncline.clients.sigstore.certificates import load_authorities
 from syncline.clients.sigstore.evidence import BUNDLE, DSSE, SIMPLE_SIGNING, Evidence, Identity, evidence_in_layer
 from syncline.clients.sigstore.keys import RejectedError, load_public_keys, parse_json
 from syncline.errors import SynclineError
-from syncline.kinds.images.config import SignatureRule
+from syncline.kinds.images.config_rules import SignatureRule
 from syncline.kinds.images.referrers import manifest_or_none
 from syncline.model import Item, Outcome, Result
 from syncline.patterns import compile_pattern

@@ -22,7 +22,7 @@ from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.config_keep import LONGEST_TAG, Keeping, short_digest
+from syncline.kinds.images.config_rules import LONGEST_TAG, Keeping, short_digest
 from syncline.kinds.images.details import ASK, INDEX, KEPT, kept_detail
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.parts import ImageProgress, PartsCopy
