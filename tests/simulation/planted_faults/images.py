@@ -10,6 +10,7 @@ from unittest.mock import patch
 from syncline.clients.registry import client as registry_client
 from syncline.errors import SynclineError
 from syncline.kinds.images import discover, transfer, verify
+from syncline.kinds.images import repositories as selected
 from syncline.kinds.kind import Completed
 from syncline.model import Outcome, Result
 from tests.simulation.planted_faults.registry import planted_fault, replaced
@@ -92,7 +93,7 @@ def accept_an_empty_listing() -> Iterator[None]:
 
         return changed
 
-    with replaced(discover.ImageScan, "_repositories", repositories):
+    with replaced(selected.SelectedRepositories, "of", repositories):
         yield
 
 

@@ -16,7 +16,7 @@ from syncline.config.findings import Area
 from syncline.config.sync import load_sync
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.config_select import RenameRule, rename, renamed_areas
-from syncline.kinds.images.names import RenamedRepositories, misnamed
+from syncline.kinds.images.repositories import RenamedRepositories, misnamed
 from syncline.kinds.images.wiring import changed_groups
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Scope

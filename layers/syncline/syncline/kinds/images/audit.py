@@ -42,8 +42,8 @@ from syncline.kinds.images.listing import (
     tag_pages,
     target_repositories,
 )
-from syncline.kinds.images.names import RenamedRepositories
 from syncline.kinds.images.referrers import is_list
+from syncline.kinds.images.repositories import RenamedRepositories
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection
 from syncline.kinds.images.selection import for_platforms
 from syncline.kinds.images.signatures import RepositoryTrust, Trust, UntrustedError

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final
 
-from syncline.clients.http.listings import LISTING_START, InvalidEntry, OnInvalid, ignore
+from syncline.clients.http.listings import LISTING_START, InvalidEntry, ignore
 from syncline.clients.registry.manifest import is_same_manifest
 from syncline.clients.registry.reference import is_digest
 from syncline.clients.registry.store import ImageStore
-from syncline.errors import CodeName, SynclineError
+from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.details import ASK, ASKED, FROM, INDEX, UNSIGNED
 from syncline.kinds.images.facts import TargetNotes
@@ -27,14 +27,12 @@ from syncline.kinds.images.listing import (
     Tag,
     TargetRepositories,
     count_listing,
-    held_repositories,
     held_tags,
     nothing_listed,
     repository_pages,
     tag_pages,
     target_repositories,
 )
-from syncline.kinds.images.names import RenamedRepositories, not_a_target
 from syncline.kinds.images.records import (
     ImageRecord,
     ProcessRecords,
@@ -46,6 +44,7 @@ from syncline.kinds.images.records import (
 )
 from syncline.kinds.images.referrers import AttachedTags, Referrers, compare_referrers, is_list
 from syncline.kinds.images.removals import GoneTags, Granted, TagRemovals, capped, removal
+from syncline.kinds.images.repositories import SelectedRepositories
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection, left_out_by_selection
 from syncline.kinds.images.selection import for_platforms
 from syncline.kinds.images.transfer import adds_platforms, conflict, is_replaceable
@@ -118,7 +117,7 @@ class ImageScan:
         self._at_target = TargetRepositories()
         self._with_referrers = sync.referrers == "always"
         self._named = False
-        self._renamed = RenamedRepositories(sync, ())
+        self._repositories = SelectedRepositories(sync, source)
         self._asked: frozenset[tuple[str, str]] = frozenset()
         self._requests = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="request")
 
@@ -142,7 +141,7 @@ class ImageScan:
         invalid_at_target: list[InvalidEntry] = []
         self._named, self._asked = context.named, context.asked
         if context.named and cursor is None and not self._sync.needs_listing:
-            yield Page("", failures=tuple(self._not_taken(scope)))
+            yield Page("", failures=tuple(self._repositories.not_taken(scope)))
         if cursor is not None and cursor.startswith(_REMOVING):
             yield from self._removal_pages(scope, cursor, context)
             return
@@ -150,24 +149,28 @@ class ImageScan:
         # Repositories wait for digests, and digests wait for nothing, so the two pools cannot block one another.
         with self._requests, ThreadPoolExecutor(AT_ONCE, thread_name_prefix="repository") as pool:
             if self._sync.needs_listing:
-                names: list[str] | ScanPosition = self._with_new_names(scope, invalid.append, context)
+                names: list[str] | ScanPosition = self._repositories.renamed(scope, invalid.append, context)
                 if cursor is None:
-                    yield from failure_pages("", self._renamed.failures(scope, named=context.named))
+                    yield from failure_pages("", self._repositories.failures(scope, named=context.named))
             # Both registries list their repositories at the same time.
             at_target = pool.submit(
-                target_repositories, self._target, self._namespaces(scope), invalid_at_target.append, context
+                target_repositories,
+                self._target,
+                self._repositories.namespaces(scope),
+                invalid_at_target.append,
+                context,
             )
             if not self._sync.needs_listing:
-                names = self._repositories(scope, invalid.append, context) if position is None else position
+                names = self._repositories.of(scope, invalid.append, context) if position is None else position
             self._at_target = at_target.result()
             if cursor is None and scope.groups is None:
-                yield from failure_pages("", self._invalid_at_target(invalid_at_target))
+                yield from failure_pages("", self._repositories.invalid_at_target(invalid_at_target))
             if isinstance(names, ScanPosition):
                 begun = names if position is not None else replace(names, after=cursor or "")
                 yield from self._long_catalog(begun, context, pool)
             else:
                 if cursor is None and scope.groups is None:
-                    yield from failure_pages("", self._invalid_repositories(invalid))
+                    yield from failure_pages("", self._repositories.invalid_at_source(invalid))
                 self._listed = names
                 yield from self._of(names, cursor or "", context, pool)
         if not context.over:
@@ -261,9 +264,9 @@ class ImageScan:
             if listed.next_position is None and not (position.position.entries or listed.names or invalid):
                 raise nothing_listed(self._source.registry, "the catalog")
             if not position.behind:
-                yield from failure_pages(str(position), self._invalid_repositories(invalid))
+                yield from failure_pages(str(position), self._repositories.invalid_at_source(invalid))
             invalid.clear()
-            for page in self._of(self._taken(listed.names), position.done, context, pool):
+            for page in self._of(self._repositories.taken(listed.names), position.done, context, pool):
                 yield replace(page, cursor=str(replace(position, behind=page.cursor)))
             if context.over or listed.next_position is None:
                 return
@@ -294,73 +297,6 @@ class ImageScan:
         finally:
             for _, future in ahead:
                 future.cancel()
-
-    def _repositories(self, scope: Scope, invalid: OnInvalid, context: StepContext) -> list[str] | ScanPosition:
-        """Return the source's repositories that belong to the sync and the scope, sorted.
-
-        If there are too many to hold, or the time was over before all were listed, return the position reached.
-        """
-        sync = self._sync
-        if scope.groups is not None:
-            # Named repositories are not listed: one that does not exist fails when its tags are requested.
-            sources = (sync.source_repository(group) for group in scope.groups)
-            return self._taken(name for name in sources if name is not None)
-        if sync.source.repositories is not None:
-            return self._taken(sync.source.repositories)
-        names = held_repositories(self._source, sync.source.organizations, invalid, context)
-        return names if isinstance(names, ScanPosition) else self._taken(names)
-
-    def _with_new_names(self, scope: Scope, invalid: OnInvalid, context: StepContext) -> list[str]:
-        """Return the repositories of a sync that renames without naming its repositories, sorted.
-
-        All names of the source are listed, also for a smaller scope: two repositories must not share a name at the target.
-        """
-        listed = held_repositories(self._source, self._sync.source.organizations, invalid, context)
-        if isinstance(listed, ScanPosition):
-            code: CodeName = "TIME_SHORT" if context.over else "LISTING_TOO_LONG"
-            what = f"{self._source.registry.host} has too many repositories to compare their names after `rename`"
-            raise SynclineError(code, f"{what}; name them in source.repositories, or divide the sync")
-        self._renamed = RenamedRepositories(self._sync, self._taken(listed))
-        return self._renamed.usable(scope)
-
-    def _taken(self, names: Iterable[str]) -> list[str]:
-        return sorted({name for name in names if self._sync.takes_repository(name)})
-
-    def _not_taken(self, scope: Scope) -> Iterator[Failure]:
-        """Yield a failure for each group that a user has named and that does not belong to the sync."""
-        for group in scope.groups or ():
-            name = self._sync.source_repository(group)
-            if name is None or not self._sync.takes_repository(name):
-                yield Failure(Item(group, "*"), not_a_target(group))
-
-    def _namespaces(self, scope: Scope) -> set[str]:
-        """Return the target's namespaces that a listing of organizations covers."""
-        organizations = self._sync.source.organizations
-        if organizations is None:
-            return set()
-        groups: Iterable[str] | None = scope.groups
-        if groups is None and self._sync.rename:
-            groups = self._renamed.targets
-        elif groups is None:
-            groups = (self._sync.target_repository(f"{name}/any") for name in organizations)
-        found = {group.partition("/")[0] for group in groups or ()}
-        # After a rename there may be a namespace for each repository, which one request for each would not make faster.
-        return found if not self._sync.rename or len(found) <= len(organizations) else set()
-
-    def _invalid_repositories(self, invalid: Iterable[InvalidEntry]) -> Iterator[Failure]:
-        """Yield the failures of invalid repositories of the source that the sync may take."""
-        for each in invalid:
-            if each.name is None:
-                yield Failure(Item("*", each.label), each.error)
-            elif self._sync.takes_repository(each.name):
-                yield Failure(Item(self._sync.target_repository(each.label), "*"), each.error)
-
-    def _invalid_at_target(self, invalid: Iterable[InvalidEntry]) -> Iterator[Failure]:
-        """Yield the failures of invalid repositories of the target that may belong to the sync."""
-        for each in invalid:
-            source = None if each.name is None else self._sync.source_repository(each.name)
-            if each.name is None or (source is not None and self._sync.takes_repository(source)):
-                yield Failure(Item("*", each.label), each.error)
 
     def _pages_of(
         self, name: str, behind: str, records: RepositoryRecords, context: StepContext

@@ -28,9 +28,9 @@ from syncline.kinds.images.listing import (
     repository_pages,
     tag_pages,
 )
-from syncline.kinds.images.names import RenamedRepositories
 from syncline.kinds.images.parts import child_at
 from syncline.kinds.images.referrers import is_list, manifest_or_none
+from syncline.kinds.images.repositories import RenamedRepositories
 from syncline.kinds.images.scan_selection import RepositoryEnds, RepositorySelection
 from syncline.kinds.images.selection import for_platforms
 from syncline.kinds.images.signatures import NO_RULES, Trust, UntrustedError

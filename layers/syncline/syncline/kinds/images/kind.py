@@ -16,10 +16,10 @@ from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.drill import ImageDrill
 from syncline.kinds.images.facts import BlobLocations, TargetNotes
 from syncline.kinds.images.listing import RegistryClients
-from syncline.kinds.images.names import not_a_target
 from syncline.kinds.images.pieces import CopyRoute
 from syncline.kinds.images.records import ImageRecord, ProcessRecords, Records
 from syncline.kinds.images.removals import TagRemoval, TagRemovals, is_removal
+from syncline.kinds.images.repositories import not_a_target
 from syncline.kinds.images.signatures import Trust, UntrustedError, untrusted
 from syncline.kinds.images.transfer import RepositoryCopy, TransferResult
 from syncline.kinds.images.verify import ImageVerification, Origin
