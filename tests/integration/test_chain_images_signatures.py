@@ -8,7 +8,7 @@ from typing import Final
 
 import pytest
 
-from syncline.kinds.images import discover as looking
+from syncline.kinds.images import compare
 from syncline.model import Outcome, Result
 from tests.rig.images import ImagesChain, ImagesWorld
 from tests.standins.oci_store import OCI_LAYER, OCI_MANIFEST, Store, descriptor, digest_of
@@ -147,7 +147,7 @@ def test_a_referrer_is_not_added_to_an_ordinary_image(chain: ImagesChain) -> Non
 def test_signatures_are_moved_before_the_tags_that_they_sign(
     chain: ImagesChain, monkeypatch: pytest.MonkeyPatch, page_tags: int, concurrency: int
 ) -> None:
-    monkeypatch.setattr(looking, "PAGE_TAGS", page_tags)
+    monkeypatch.setattr(compare, "PAGE_TAGS", page_tags)
     chain.configure(concurrency=concurrency)
     store = chain.source.store
     child = store.add_image(APP, None, b"for one processor")

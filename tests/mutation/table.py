@@ -81,7 +81,7 @@ ROWS: Final = (
     ),
     Row(("kinds/files/verify",), ("kinds/files/test_verify.py", "kinds/files/test_verify_read.py")),
     Row(
-        ("kinds/images/discover",),
+        ("kinds/images/compare", "kinds/images/discover"),
         ("kinds/images/test_discover.py", "kinds/images/test_long_lists.py", "kinds/images/test_odd_entries.py"),
     ),
     Row(("kinds/images/verify",), ("kinds/images/test_verify.py",)),

@@ -9,7 +9,7 @@ from unittest.mock import patch
 
 from syncline.clients.registry import client as registry_client
 from syncline.errors import SynclineError
-from syncline.kinds.images import discover, transfer, verify
+from syncline.kinds.images import compare, transfer, verify
 from syncline.kinds.images import repositories as selected
 from syncline.kinds.kind import Completed
 from syncline.model import Outcome, Result
@@ -56,7 +56,7 @@ def overwrite_foreign_images() -> Iterator[None]:
     """Replace a foreign image under a tag without permission."""
     with (
         patch.object(transfer, "is_replaceable", lambda *_, **__: True),
-        patch.object(discover, "is_replaceable", lambda *_, **__: True),
+        patch.object(compare, "is_replaceable", lambda *_, **__: True),
     ):
         yield
 
@@ -66,15 +66,15 @@ def treat_any_tag_as_equal() -> Iterator[None]:
     """Treat a tag that exists at the target as equal, whatever its digest."""
 
     def page(old: Any) -> Any:
-        def changed(self: Any, name: str, group: str, cursor: str, compared: Any, incomplete: Any) -> Any:
+        def changed(self: Any, both: Any, cursor: str, compared: Any, incomplete: Any) -> Any:
             equal = [
                 replace(i, target=i.source) if i.target is not None and i.source is not None else i for i in compared
             ]
-            return old(self, name, group, cursor, equal, incomplete)
+            return old(self, both, cursor, equal, incomplete)
 
         return changed
 
-    with replaced(discover.ImageScan, "_page", page):
+    with replaced(compare.TagComparison, "_page", page):
         yield
 
 
@@ -100,7 +100,7 @@ def accept_an_empty_listing() -> Iterator[None]:
 @planted_fault
 def accept_an_unknown_repository() -> Iterator[None]:
     """Report a repository that was named by an operator and does not exist as in sync."""
-    with patch.object(discover.ImageScan, "_check_listed", lambda *_: None):
+    with patch.object(compare.TagComparison, "_check_listed", lambda *_: None):
         yield
 
 
@@ -111,5 +111,5 @@ def report_conflicts_as_moved() -> Iterator[None]:
     def conflict(item: Any, reason: str = "") -> Any:
         return Result(item.group, item.name, Outcome.MOVED, item.source, item.source, 0, reason=reason or None)
 
-    with patch.object(transfer, "conflict", conflict), patch.object(discover, "conflict", conflict):
+    with patch.object(transfer, "conflict", conflict), patch.object(compare, "conflict", conflict):
         yield

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncline.kinds.images.discover import PAGE_TAGS
+from syncline.kinds.images.listing import PAGE_TAGS
 from syncline.messages import Batch, DeadLetter, Outgoing
 from syncline.model import Counts, Outcome, Result, RunStatus, Step
 from syncline.steps.discover import CHUNK_RESULTS

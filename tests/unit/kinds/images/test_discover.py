@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, referrers_tag
 from syncline.errors import CodeName, SynclineError
-from syncline.kinds.images import discover
+from syncline.kinds.images.listing import PAGE_TAGS
 from syncline.kinds.kind import StepContext
 from syncline.model import EVERYTHING, Item, Outcome, Scope
 from tests.unit.kinds.images.world import RegistryPair, found
@@ -122,8 +123,7 @@ def test_tags_are_selected_and_signatures_follow() -> None:
 )
 def test_a_scan_resumes_after_any_page(sizes: list[int], page_tags: int, at: int) -> None:
     content = {f"team/{n}": {f"t{m}": f"d{n}{m}" for m in range(size)} for n, size in enumerate(sizes)}
-    before, discover.PAGE_TAGS = discover.PAGE_TAGS, page_tags  # type: ignore[misc]
-    try:
+    with patch("syncline.kinds.images.compare.PAGE_TAGS", page_tags):
         pair = RegistryPair(content, {})
         pages = pair.scan()
         everything = [(name, tag) for name, tags in content.items() for tag in tags]
@@ -131,8 +131,6 @@ def test_a_scan_resumes_after_any_page(sizes: list[int], page_tags: int, at: int
         assert all(len(page.items) <= page_tags for page in pages)
         cursor = pages[at % len(pages)].cursor
         assert found(pages[: at % len(pages) + 1]) + found(pair.scan(cursor=cursor)) == everything
-    finally:
-        discover.PAGE_TAGS = before  # type: ignore[misc]
 
 
 def test_a_scan_stops_when_the_time_is_over() -> None:
@@ -147,7 +145,7 @@ def test_a_scan_stops_when_the_time_is_over() -> None:
 
 
 def test_a_scan_without_time_stops_between_two_pages_of_tags() -> None:
-    tags = {f"t{n:04}": f"d{n}" for n in range(discover.PAGE_TAGS * 3)}
+    tags = {f"t{n:04}": f"d{n}" for n in range(PAGE_TAGS * 3)}
     pair = RegistryPair({"team/a": tags, "team/b": {"1": "d"}}, {"team/a": tags})
 
     def asked() -> int:
@@ -156,11 +154,11 @@ def test_a_scan_without_time_stops_between_two_pages_of_tags() -> None:
     cursor, skipped, functions = None, 0, []
     while cursor != "team/b":
         pair.source.asked.clear()
-        for page in pair.pages(EVERYTHING, cursor, StepContext(lambda: 60.0 if asked() <= discover.PAGE_TAGS else 0.0)):
+        for page in pair.pages(EVERYTHING, cursor, StepContext(lambda: 60.0 if asked() <= PAGE_TAGS else 0.0)):
             cursor, skipped = page.cursor, skipped + page.equal
         functions.append(asked())
     assert skipped == len(tags)
-    assert functions == [discover.PAGE_TAGS * 2, discover.PAGE_TAGS]
+    assert functions == [PAGE_TAGS * 2, PAGE_TAGS]
 
 
 def test_digests_of_one_repository_are_requested_concurrently() -> None:
@@ -353,7 +351,7 @@ class TestUnverified:
         assert pair.notes.unverified()("team/a")
 
     def test_one_broken_image_among_many_keeps_the_note(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(discover, "PAGE_TAGS", 1)
+        monkeypatch.setattr("syncline.kinds.images.compare.PAGE_TAGS", 1)
         pair = self.pair(cut=False)
         pair.target.invalid["t0"] = SynclineError("NOT_FOUND", "no such manifest")
         assert [tag for _, tag in found(pair.scan())] == ["new", "t0"]

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -21,7 +21,7 @@ from syncline.clients.registry.quay import QuayTag
 from syncline.config.sync import load_sync
 from syncline.errors import SynclineError
 from syncline.kinds.facts import ProcessFacts
-from syncline.kinds.images import discover, listing
+from syncline.kinds.images import compare, listing
 from syncline.kinds.images.config import ImagesSync
 from syncline.kinds.images.discover import ImageScan
 from syncline.kinds.images.facts import TargetNotes
@@ -32,6 +32,7 @@ from tests.rig.server import Reply, Request, ScriptedServer, errors_reply, json_
 from tests.standins.made_up import Naps
 from tests.unit.kinds.images.world import RegistryPair, found
 
+PAGE_TAGS: Final = 40
 TAGS = {f"t{n:03}": f"d{n}" for n in range(730)}
 
 
@@ -39,7 +40,7 @@ TAGS = {f"t{n:03}": f"d{n}" for n in range(730)}
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listing, "HELD_TAGS", 250)
     monkeypatch.setattr(listing, "HELD_REPOSITORIES", 250)
-    monkeypatch.setattr(discover, "PAGE_TAGS", 40)
+    monkeypatch.setattr(compare, "PAGE_TAGS", PAGE_TAGS)
 
 
 def shuffled(names: list[Any]) -> list[Any]:
@@ -79,7 +80,7 @@ def test_a_long_repository_is_compared_page_by_page(api: bool) -> None:
     assert sorted(found(pages)[1:-1]) == sorted(even)
     assert sum(page.equal for page in pages) == len(TAGS) - len(even) - 1
     assert [each.name for page in pages for each in page.results] == ["t301"]
-    assert max(len(page.items) for page in pages) <= discover.PAGE_TAGS
+    assert max(len(page.items) for page in pages) <= PAGE_TAGS
     assert {item.detail.get("signed") for page in pages for item in page.items if item.group == "team/b"} == {"ask"}
 
 

@@ -21,6 +21,8 @@ from syncline.errors import CodeName, SynclineError
 from syncline.kinds.kind import StepContext
 from syncline.model import compact_json
 
+PAGE_TAGS: Final = 100
+"""Tags in a page at most: one transfer handles as many, and the time left is checked after each page."""
 HELD_TAGS: Final = 10_000
 HELD_REPOSITORIES: Final = 20_000
 _NOT_SEEN: Final[tuple[CodeName, ...]] = ("NOT_FOUND", "FORBIDDEN", "UNAUTHORIZED")

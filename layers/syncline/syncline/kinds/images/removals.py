@@ -26,21 +26,27 @@ from typing import Final
 
 from syncline.clients.registry.client import TagTakenError
 from syncline.clients.registry.manifest import OCI_MANIFEST, Descriptor, Manifest
+from syncline.clients.registry.reference import is_digest
 from syncline.errors import SynclineError
 from syncline.kinds.images.config import ImagesSync
-from syncline.kinds.images.listing import RegistryClients
-from syncline.kinds.images.records import ImageRecord, Records
-from syncline.kinds.kind import Completed, Failure, StepContext, Unfinished
+from syncline.kinds.images.listing import PAGE_TAGS, ListedTags, RegistryClients
+from syncline.kinds.images.records import ImageRecord, Records, RepositoryRecords, ScanRecords
+from syncline.kinds.kind import Completed, Failure, Page, StepContext, Unfinished
 from syncline.model import Item, Outcome, Result, Scope, compact_json
 from syncline.ownership import Limits, RemovalRequest, Windows, digest_of
 from syncline.patterns import is_signature_tag, signature_subject
 from syncline.schedule import seconds_of
+from syncline.text import plural
 
 _EMPTY: Final = b"{}"
 _EMPTY_DIGEST: Final = f"sha256:{hashlib.sha256(_EMPTY).hexdigest()}"
 _EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
 _NO_DIGEST: Final = f"sha256:{0:064}"
 _REMOVE: Final = "remove"
+REMOVING: Final = "!"
+"""Begins a cursor behind all repositories: ``!granted,time:repository``, with the removals that may still be sent on.
+
+They are those due at the time of the grant, so a scan that is repeated later sends no others."""
 _RUN_WINDOW: Final = 30 * 86_400.0
 """Seconds for which the window of a run with its own limit is kept: longer than any run."""
 
@@ -159,6 +165,119 @@ class TagRemovals:
 def capped(what: str, group: str = "*") -> Failure:
     """Return the failure of a scan that removes nothing because of a limit."""
     return Failure(Item(group, "*"), SynclineError("REMOVALS_CAPPED", what))
+
+
+class ScanRemovals:
+    """The removals of one scan: it marks absent tags while repositories are compared, and then yields those to be removed."""
+
+    def __init__(
+        self, removals: TagRemovals, source: RegistryClients, records: ScanRecords, context: StepContext
+    ) -> None:
+        self._removals = removals
+        self._source = source
+        self._records = records
+        self._context = context
+        self._planned: dict[str, GoneTags] = {}
+
+    def mark(self, name: str, records: RepositoryRecords, source: ListedTags, target: ListedTags) -> Iterator[Page]:
+        """Mark the records of tags that only the target has. A plan yields those that would be removed.
+
+        The pages have no cursor.
+        """
+        complete = not (source.invalid or target.invalid or target.next_position)
+        if not complete or records.held is None:
+            return
+        current = dict(records.all())
+        changes: dict[str, ImageRecord | None] = {}
+        now = int(self._removals.clock())
+        listed = not all(map(is_digest, source.tags))  # the digests are those that the sync names
+        for tag, record in current.items():
+            if tag in source.tags:
+                # If the target still has the image, it is recorded again: an interrupted removal may have replaced it.
+                changes |= {tag: None} if record.absent_since else {}
+            elif tag not in target.tags:
+                changes[tag] = None
+            elif self._removals.sync.takes_tag(tag) and target.tags[tag].digest in (None, record.digest):
+                marked = replace(record, absent_since=record.absent_since or now)
+                changes |= {tag: marked} if marked != record else {}
+        left = ((tag, changes.get(tag, record)) for tag, record in current.items())
+        gone = self._removals.of(records.repository, now, ((tag, each) for tag, each in left if each is not None))
+        absent = gone.due
+        if not listed and absent:
+            host = self._source.registry.host
+            what = f"{host} lists no tags of {name}, but the target has {len(absent)} of ours; nothing is removed"
+            failure = capped(
+                f"{what} after an empty listing. If that is intended, delete them at the target", records.repository
+            )
+            yield Page("", failures=(failure,))
+            return
+        if listed:
+            self._records.learn(records.repository, changes)
+        if self._context.plan:
+            self._planned[records.repository] = gone
+            for at in range(0, len(absent), PAGE_TAGS):
+                items = (removal(records.repository, *each) for each in [*absent.items()][at : at + PAGE_TAGS])
+                yield Page("", tuple(items))
+
+    def pages(
+        self, scope: Scope, cursor: str | None, listed: Sequence[str] | None, tags_of: Callable[[str, str], ListedTags]
+    ) -> Iterator[Page]:
+        """Yield the tags to be removed, after all repositories of the scope were compared.
+
+        ``listed`` are the repositories of the source if it was listed at once. ``tags_of`` lists the tags of one of them
+        once more, by its names at the source and at the target.
+        """
+        if cursor is None:
+            self._records.write(least=1)
+            found = self._removals.granted(scope, self._context, self._planned)
+            if found.failure is not None:
+                yield Page(f"{REMOVING}0,{found.at}", failures=(found.failure,))
+            cursor = f"{REMOVING}{found.count},{found.at}"
+            if listed is not None and scope.everything:
+                yield from self._vanished(found, listed, cursor)
+        left, _, behind = cursor.removeprefix(REMOVING).partition(":")
+        granted, at = map(int, left.split(","))
+        if self._context.plan or not granted:
+            return
+        yield Page(cursor)
+        for gone in self._removals.gone(scope, at, behind):
+            if self._context.over or not granted:
+                return
+            if not gone.due:
+                continue
+            failures = tuple[Failure, ...]()
+            items = list[Item]()
+            try:
+                items = self._still_gone(gone, tags_of)[:granted]
+            except SynclineError as error:
+                failures = (Failure(Item(gone.group, "*"), error),)
+            while items:
+                some, items = items[:PAGE_TAGS], items[PAGE_TAGS:]
+                granted -= len(some)
+                # A scan that resumes in a repository sends its tags again: a removed one has no record, or is completed.
+                yield Page(f"{REMOVING}{granted},{at}:{behind if items else gone.group}", tuple(some))
+            behind = gone.group
+            yield Page(f"{REMOVING}{granted},{at}:{behind}", failures=failures)
+
+    def _vanished(self, found: Granted, names: Sequence[str], cursor: str) -> Iterator[Page]:
+        """Yield results for repositories of ours that the source no longer lists; they keep their images."""
+        listed = set(map(self._removals.sync.target_repository, names))
+        host = self._source.registry.host
+        what = "the source {} no longer lists this repository; {} of this sync stay at the target"
+        results = [
+            Result(group, "*", Outcome.EXTRA, reason=what.format(host, plural(count, "tag")))
+            for group, count in found.groups.items()
+            if count and group not in listed
+        ]
+        for at in range(0, len(results), PAGE_TAGS):
+            yield Page(cursor, results=tuple(results[at : at + PAGE_TAGS]))
+
+    def _still_gone(self, gone: GoneTags, tags_of: Callable[[str, str], ListedTags]) -> list[Item]:
+        """Return the removals of the tags that a second listing of their repository lacks, too."""
+        listed = tags_of(self._removals.sync.source_repository(gone.group) or "", gone.group)
+        if not listed.tags or listed.invalid or listed.next_position is not None:
+            return []
+        return [removal(gone.group, tag, digest) for tag, digest in gone.due.items() if tag not in listed.tags]
 
 
 class TagRemoval:
