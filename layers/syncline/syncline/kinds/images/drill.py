@@ -215,7 +215,13 @@ class ImageDrill:
         registry = self.source.registry
         if is_same_manifest(source, manifest.digest, lambda: registry.manifest(name, tag)):
             return True
-        return manifest_or_none(registry, name, manifest.digest) is not None
+        if manifest_or_none(registry, name, manifest.digest) is not None:
+            return True
+        if not self.sync.select.platforms or self.sync.select.sparse or not manifest.is_index:
+            return False
+        # The source has no smaller index, but all images in it.
+        parts = list(manifest.needed())
+        return bool(parts) and all(child_at(registry, name, part) is not None for part in parts)
 
     def _blobs(self, name: str, group: str, manifest: Manifest) -> list[Descriptor]:
         """Return the blobs of an image and of all that it contains. Raises RESTORE_DIFFERS for a missing manifest."""
