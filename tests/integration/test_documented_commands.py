@@ -44,8 +44,8 @@ PROGRAM: Final = re.compile(
     r"|promtool|useradd|userdel|systemctl|journalctl|ssh-keygen|sha256sum|/opt/syncline/bin/pip)\b(?! ─)(?!:)"
 )
 SECONDS: Final = 240
-CONFLICTS: Final = "syncline run prod --wait"
-"""commands.md shows this command twice: as a success, and with a conflict."""
+CONFLICTS: Final = "syncline run prod --only org/repo000 --wait"
+"""commands.md shows this command with a conflict."""
 REFUSED: Final = "syncline doctor prod"
 """commands.md shows this command with a password that the target refuses."""
 WRONG: Final = """syncs:
@@ -124,7 +124,6 @@ class Sample:
     def __init__(self, home: Path) -> None:
         self.home = home
         self._outputs: dict[str, str] = {}
-        self._executed: list[str] = []
 
     def execute(self, command: Command) -> str:
         """Execute a command and return its output; `make run` only once."""
@@ -132,11 +131,10 @@ class Sample:
         begun = self._outputs.get("make run", "").partition(f"$ {text}\n")[2]
         if begun and command.shown:
             return begun  # `make run` has run and shown this command
-        if text == CONFLICTS and text in self._executed:
+        if text == CONFLICTS:
             self.change_target()
         if text == REFUSED:
             self.set_password("wrong")
-        self._executed.append(text)
         made = re.fullmatch(r"make (\w+)", text)
         if made is None:
             output = self.shell(text)

@@ -430,4 +430,4 @@ def test_the_layer_for_aws_is_complete(project: Path, tmp_path: Path) -> None:
     environ = {"SYNCLINE_TABLE": "table", "AWS_DEFAULT_REGION": deploy.REGION}
     subprocess.run([str(python), "-I", "-S", "-c", "\n".join(lines)], env=environ, check=True, timeout=60)
     size = sum(file.stat().st_size for file in layer.rglob("*") if file.is_file())
-    assert size < 90 << 20  # Lambda accepts 250 MiB, but the size slows every cold start
+    assert size < 100 << 20  # Lambda accepts 250 MiB, but the size slows every cold start

@@ -26,6 +26,7 @@ ACTIVE: Final = {
     ("SynclineSyncOutOfSync", "shop"),
     ("SynclineRunStuck", "shop"),
     ("SynclineRunTooLong", "shop"),
+    ("SynclineRestoreUnverified", "shop"),
     ("SynclineCanaryFaults", "gateway"),
     *(("SynclineDeadLetters", queue) for queue in QUEUES),
     *(("SynclineQueueStuck", queue) for queue in QUEUES),

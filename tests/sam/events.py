@@ -53,7 +53,9 @@ BY_WEBHOOK: Final = Start(SYNC, Trigger.WEBHOOK, Scope.of([REPOSITORY]))
 BY_HAND: Final = Start(SYNC, Trigger.MANUAL, run=RUN)
 SCAN: Final = Batch(RUN, SYNC, Step.DISCOVER, RUN)
 """The first batch of the manual run. It leads to TRANSFER, and that to VERIFY."""
-TRANSFER: Final = SCAN.child(0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"fresh": True}),))
+TRANSFER: Final = SCAN.child(
+    0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"signed": False, "fresh": True}),)
+)
 VERIFY: Final = TRANSFER.child(
     0, step=Step.VERIFY, items=(Item(REPOSITORY, TAG, DIGEST, detail={"bytes": len(CONFIG) + len(LAYER)}),)
 )

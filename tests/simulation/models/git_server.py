@@ -42,7 +42,7 @@ class StoredCommit:
 
     @property
     def commit(self) -> Commit:
-        return Commit(self.oid, self.tree, self.message, self.parent)
+        return Commit(self.oid, self.tree, self.message, self.parent, self.time)
 
 
 class Objects:

@@ -154,7 +154,10 @@ def test_the_example_of_a_kind_is_a_valid_file(kind: str, tmp_path: Path) -> Non
     [
         (("init", "picture"), "there is no kind 'picture'; the kinds are images, files"),
         (("init", "images", "no/such/folder.yaml"), "cannot write no/such/folder.yaml: No such file or directory"),
-        (("init", "images", "--example", "best"), "there is no example 'best' of images; the examples are explicit"),
+        (
+            ("init", "images", "--example", "best"),
+            "there is no example 'best' of images; the examples are exact-mirror, explicit",
+        ),
     ],
 )
 def test_an_example_that_cannot_be_written(

@@ -229,7 +229,7 @@ AFTER: Final[dict[str, tuple[str, Callable[[World], Any], tuple[str, str, str]]]
     "expired GitLab token": ("artifacts", expired_gitlab_token, ("target.api", "UNAUTHORIZED", "expired")),
     "narrow GitLab token": ("artifacts", narrow_gitlab_token, ("target.api", "FORBIDDEN", "scope read_api")),
     "expired GitHub token": ("artifacts", expired_github_token, ("source", "UNAUTHORIZED", "Bad credentials")),
-    "exhausted rate limit": ("artifacts", exhausted_rate_limit, ("source", "THROTTLED", "rate limit exceeded")),
+    "exhausted rate limit": ("artifacts", exhausted_rate_limit, ("source", "LIMIT_REACHED", "0 of 5000 requests left")),
     "missing secret": ("files", remove_secret("s3"), ("source.auth.secret_key", "SECRET_MISSING", "does not exist")),
     "secret without its key": ("images", secret_without_key, ("source.auth.password", "SECRET_MISSING", "password")),
     "deleted schedule": ("images", deleted_schedule, ("schedule", "SCHEDULE_ABSENT", "rate(1 hour)")),

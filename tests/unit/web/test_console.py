@@ -217,5 +217,5 @@ def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pyt
         assert state.finish_run(name, started.id) is not None
     calls = counted_calls(monkeypatch)
     text = ask(table, "/metrics")["body"]
-    assert text.count("syncline_running{") == 16
+    assert text.count("syncline_running{") == 20
     assert sorted(calls) == ["batch_get", "batch_get", "sort_keys"]

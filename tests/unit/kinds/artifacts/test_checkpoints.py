@@ -212,13 +212,13 @@ def test_failure_without_progress_counts(functions: Functions) -> None:
 def test_functions_without_progress_are_stuck(functions: Functions) -> None:
     functions.artifact(ARCHIVES["before 25"](image_of(1)))
     item = functions.item
-    while functions.number < 20:
+    while functions.number < 200:  # until all bytes are hashed, each function makes progress
         answer = functions.transfer(item, share=1)
         assert isinstance(answer, Unfinished)
         if answer.stuck:
             break
         item = answer.item
-    assert 5 < functions.number < 20
+    assert 5 < functions.number < 200
 
 
 def test_other_artifact_is_read_from_its_start(functions: Functions) -> None:

@@ -26,6 +26,7 @@ MARKER: Final = "oci-layout"
 VERSION: Final = "1.0.0"
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 CONTAINERD_NAME: Final = "io.containerd.image.name"
+_CHUNK: Final = 1 << 16
 LARGEST_JSON: Final = 64 * 1024 * 1024
 """Bytes of an ``index.json`` at most."""
 
@@ -204,8 +205,14 @@ def read_file(files: LayoutFiles, path: str, where: str, limit: int = LARGEST_JS
         raise damaged(f"{where} has no {path}")
     if found.size > limit:
         raise damaged(f"{where}: {path} has {found.size} bytes, more than the {limit} that are read")
+    content = bytearray()
     with found.open() as file:
-        return file.read(found.size)
+        # To its end: another process may have replaced the file by a longer one since its size was read.
+        while len(content) <= limit and (data := file.read(_CHUNK)):
+            content += data
+    if len(content) > limit:
+        raise damaged(f"{where}: {path} has more than the {limit} bytes that are read")
+    return bytes(content)
 
 
 @dataclass(frozen=True, slots=True)

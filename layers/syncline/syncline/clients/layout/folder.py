@@ -63,12 +63,14 @@ class LayoutFolder(LayoutReader):
         self._written = 0.0
         self._is_changed = False
         contents = Contents()
-        if self._files.find(MARKER) is not None and self._files.find(INDEX) is None:
-            pass  # it was begun by a process that was killed
-        elif self._files.find(MARKER) is not None or self._files.find(INDEX) is not None:
-            marker, index = (read_file(self._files, each, name) for each in (MARKER, INDEX))
-            contents = Contents.parse(marker, index, name)
-        elif any(path not in self.own_files for path, _ in self.directory.walk()):
+        # The index first, which is written last: a marker without it is that of a layout that is being begun.
+        if self._files.find(INDEX) is not None:
+            contents = Contents.parse(read_file(self._files, MARKER, name), read_file(self._files, INDEX, name), name)
+        elif (
+            self._files.find(MARKER) is None
+            and any(path not in self.own_files for path, _ in self.directory.walk())
+            and self._files.find(MARKER) is None  # another process may have written it meanwhile
+        ):
             raise damaged(f"{name} is not empty and no OCI layout; name another folder")
         super().__init__(name, contents)
 

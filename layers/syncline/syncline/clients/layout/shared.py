@@ -100,6 +100,7 @@ class SharedFolder(SharedReader):
         with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
             folder = LayoutFolder(self._path, self._name)
+            folder.save()  # a new layout gets its marker first: without one, others would refuse the folder
             yield folder
             folder.save()
 

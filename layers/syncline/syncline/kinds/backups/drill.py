@@ -256,7 +256,8 @@ class _Comparison:
         """Return True if no run has read this version of an object, and the target has not changed after it."""
         if self._was_synced(key, etag):
             return False
-        return self.target.time is None or self.objects[key].modified > self.target.time
+        # Both times are whole seconds: within one, the object may be the newer one.
+        return self.target.time is None or int(self.objects[key].modified) >= int(self.target.time)
 
     def _left_out(self, key: str, reason: str) -> Result:
         return Result(self.group, key, Outcome.LEFT_OUT, None, self.files.get(key), reason=f"{shown(key)} is {reason}")
