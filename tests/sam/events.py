@@ -57,7 +57,9 @@ TRANSFER: Final = SCAN.child(
     0, step=Step.TRANSFER, items=(Item(REPOSITORY, TAG, detail={"signed": False, "fresh": True}),)
 )
 VERIFY: Final = TRANSFER.child(
-    0, step=Step.VERIFY, items=(Item(REPOSITORY, TAG, DIGEST, detail={"bytes": len(CONFIG) + len(LAYER)}),)
+    0,
+    step=Step.VERIFY,
+    items=(Item(REPOSITORY, TAG, DIGEST, detail={"signed": False, "bytes": len(CONFIG) + len(LAYER)}),),
 )
 
 HINT: Final = Hint(SYNC)

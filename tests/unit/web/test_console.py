@@ -209,7 +209,7 @@ def test_an_unreadable_sync_does_not_hide_the_figures_of_others(table: Table) ->
 
 def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
     state = State(table)
-    for number in range(20):
+    for number in range(16):
         name = f"clusters-{number}"
         state.put_sync(name, load_sync(json.dumps(BACKUPS | {"name": name, "kind": "files", **ENDS})).model_dump_json())
         started, batch = state.begin_run(name, made_run_id(number), Trigger.MANUAL, Scope())
@@ -217,5 +217,5 @@ def test_the_metrics_of_many_syncs_take_few_calls(table: Table, monkeypatch: pyt
         assert state.finish_run(name, started.id) is not None
     calls = counted_calls(monkeypatch)
     text = ask(table, "/metrics")["body"]
-    assert text.count("syncline_running{") == 20
+    assert text.count("syncline_running{") == 16
     assert sorted(calls) == ["batch_get", "batch_get", "sort_keys"]
