@@ -8,11 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from bench.content import MIB, Filler
-from bench.images import NOTHING, TAGS, api_of, equal_registries, registries, sync_of
+from bench.images import NOTHING, TAGS, equal_quays, equal_registries, sync_of
 from bench.measure import MeasurementError, Row, in_turns
 from bench.workspace import CompletedRun, Workspace
 from tests.standins.programs import program
-from tests.standins.quay_process import QuayProcess
 from tests.standins.registry import Registry
 
 _DEEP: Final = "bench/deep"
@@ -24,18 +23,7 @@ _ROUNDS: Final = 7
 def images(workspace: Workspace) -> list[Row]:
     """Measure audits of 270 repositories with 3 tags each, Quay's API in front of both registries, against idle runs."""
     program("docker-registry")
-    folders = equal_registries(workspace.folder)
-    with (
-        registries(folders) as (source, target),
-        QuayProcess(source.url) as source_quay,
-        QuayProcess(target.url) as target_quay,
-    ):
-        name = workspace.functions.apply(
-            sync_of(
-                {"registry": source.host, "organizations": ["bench"], "api": api_of(source_quay)},
-                {"registry": target.host, "api": api_of(target_quay)},
-            )
-        )
+    with equal_quays(workspace, equal_registries(workspace.folder)) as (name, *_):
 
         def audited(*options: str) -> CompletedRun:
             run = workspace.functions.audit(name, *options)

@@ -61,17 +61,7 @@ def nothing(workspace: Workspace) -> list[Row]:
     program("docker-registry")
     skopeo = Skopeo(workspace.folder) if present("skopeo") else None
     folders = equal_registries(workspace.folder)
-    with (
-        registries(folders) as (source, target),
-        QuayProcess(source.url) as source_quay,
-        QuayProcess(target.url) as target_quay,
-    ):
-        name = workspace.functions.apply(
-            sync_of(
-                {"registry": source.host, "organizations": ["bench"], "api": api_of(source_quay)},
-                {"registry": target.host, "api": api_of(target_quay)},
-            )
-        )
+    with equal_quays(workspace, folders) as (name, source, target):
 
         def ours() -> CompletedRun:
             run = workspace.functions.run(name)
@@ -173,6 +163,23 @@ def registries(folders: Sequence[Path], *, access_log: bool = False) -> Iterator
     first, second = (Registry(folder=folder, access_log=access_log) for folder in folders)
     with first, second:
         yield [first, second]
+
+
+@contextmanager
+def equal_quays(workspace: Workspace, folders: Sequence[Path]) -> Iterator[tuple[str, Registry, Registry]]:
+    """Yield the name of a sync of two equal registries behind Quay's API, and these registries."""
+    with (
+        registries(folders) as (source, target),
+        QuayProcess(source.url) as source_quay,
+        QuayProcess(target.url) as target_quay,
+    ):
+        name = workspace.functions.apply(
+            sync_of(
+                {"registry": source.host, "organizations": ["bench"], "api": api_of(source_quay)},
+                {"registry": target.host, "api": api_of(target_quay)},
+            )
+        )
+        yield name, source, target
 
 
 def _requests(skopeo: Skopeo, folders: Sequence[Path]) -> int:

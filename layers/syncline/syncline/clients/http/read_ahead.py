@@ -1,4 +1,4 @@
-"""Read ahead: a thread fetches the next chunks while the caller uses the current one."""
+"""Streams of chunks: a thread that reads ahead of the caller, and pieces of another size."""
 
 from __future__ import annotations
 
@@ -56,3 +56,15 @@ def _taken(waiting: queue.Queue[T | BaseException | None]) -> Iterator[T]:
         if isinstance(chunk, BaseException):
             raise chunk
         yield chunk
+
+
+def pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """Yield the bytes of ``chunks`` in pieces of ``size`` bytes; the last one may be shorter."""
+    held = bytearray()
+    for chunk in chunks:
+        held += chunk
+        while len(held) >= size:
+            yield bytes(held[:size])
+            del held[:size]
+    if held:
+        yield bytes(held)

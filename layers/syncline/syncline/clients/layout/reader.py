@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn, Self
@@ -66,7 +67,7 @@ class BlobFile:
         self._file.close()
 
 
-class LayoutReader:
+class LayoutReader(ABC):
     """A layout or an archive as a registry that is read. A subclass writes.
 
     Its repositories are the parts of the images' names before the tags; blobs and manifests belong to all of them.
@@ -81,9 +82,9 @@ class LayoutReader:
             for each in entry.names[:1]:
                 self._note(each, entry)
 
+    @abstractmethod
     def find(self, digest: str) -> StoredBlob | None:
         """Return a blob, None if there is none."""
-        raise NotImplementedError
 
     @property
     def host(self) -> str:

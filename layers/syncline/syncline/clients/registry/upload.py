@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from syncline.clients.http.client import Response
 from syncline.clients.http.failures import error_codes
+from syncline.clients.http.read_ahead import pieces
 from syncline.clients.registry.reference import parse_digest
 from syncline.clients.registry.transport import SMALL_CHUNK, RegistryTransport, push_scopes, same_host_target
 from syncline.errors import SynclineError
@@ -55,7 +56,7 @@ class BlobUpload:
         chunks, several PATCHes are sent. Raises UPLOAD_LOST, and the exceptions of ``chunks``.
         """
         if (limit := self._transport.largest_chunk) is not None and (size is None or size > limit):
-            for piece in _pieces(chunks, limit):
+            for piece in pieces(chunks, limit):
                 self.write((piece,), total, len(piece))
             return self.offset
         headers = OCTETS if size is None else {**OCTETS, "Content-Length": str(size)}
@@ -219,18 +220,6 @@ def _exactly(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
     if left:
         # Raised inside the request, so the connection is closed and the registry gets no complete blob.
         raise SynclineError("BAD_ANSWER", f"the blob does not have the {size} bytes of its descriptor")
-
-
-def _pieces(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    """Yield the bytes of ``chunks`` in pieces of ``size`` bytes; the last one may be shorter."""
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)
 
 
 class _ReplayableChunks:

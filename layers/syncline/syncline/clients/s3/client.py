@@ -23,6 +23,7 @@ from typing import Final, Self
 from syncline.clients.http.addresses import Endpoint
 from syncline.clients.http.client import Http, Response
 from syncline.clients.http.listings import KEY_LIMITS, ListingGuard, ListingLimits, OnInvalid, ignore, refuse
+from syncline.clients.http.read_ahead import pieces
 from syncline.clients.s3 import checksums, xml
 from syncline.clients.s3.head import (
     IF_ABSENT,
@@ -269,7 +270,7 @@ class Bucket:
         Only a few parts are in memory at a time. A failure leaves neither the object nor parts of it. Raises
         TARGET_CHANGED if ``condition`` does not hold; an upload in parts finds out after the last one.
         """
-        parts = _parts(chunks, PART_SIZE if like is None else part_size(like.size))
+        parts = pieces(chunks, PART_SIZE if like is None else part_size(like.size))
         first = next(parts, b"")
         second = next(parts, None)
         if second is None:
@@ -367,14 +368,3 @@ def _replaced(bucket: Bucket, key: str) -> SynclineError:
 
 def _version(version: str | None) -> dict[str, str]:
     return {} if version is None else {"versionId": version}
-
-
-def _parts(chunks: Iterable[bytes], size: int) -> Iterator[bytes]:
-    held = bytearray()
-    for chunk in chunks:
-        held += chunk
-        while len(held) >= size:
-            yield bytes(held[:size])
-            del held[:size]
-    if held:
-        yield bytes(held)
