@@ -11,7 +11,7 @@ from syncline.clients.folder.target import FolderTarget
 from syncline.clients.git.objects import blob_id
 from syncline.clients.git.repository import BlobContent, RemoteBranch
 from syncline.errors import SynclineError
-from syncline.kinds.backups import audit
+from syncline.kinds.backups import compare
 from syncline.kinds.backups.download import Downloads
 from syncline.kinds.backups.kind import Backups
 from syncline.kinds.backups.stores import BucketStore
@@ -126,11 +126,11 @@ def test_a_damaged_and_an_unreadable_blob(filled: World, monkeypatch: pytest.Mon
         return Flipped()
 
     monkeypatch.setattr(RemoteBranch, "blobs", blobs_of)
-    monkeypatch.setattr(audit, "_PORTION", 1)
+    monkeypatch.setattr(compare, "_PORTION", 1)
     results = audited(filled.kind(), deep=True)
     assert outcomes(results) == {"east/n/f1.yaml": DIFFERENT, "west/n/f2.yaml": Outcome.UNREADABLE}
     assert "damaged" in str(results["east/n/f1.yaml"].reason)
-    monkeypatch.setattr(audit, "_PORTION", 200)
+    monkeypatch.setattr(compare, "_PORTION", 200)
     results = audited(filled.kind(), deep=True)
     assert outcomes(results) == {"west/n/f2.yaml": Outcome.UNREADABLE}
 
@@ -164,7 +164,7 @@ def test_the_shares_cover_everything_once(filled: World) -> None:
 
 
 def test_many_functions_find_the_same(filled: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "_PORTION", 1)
+    monkeypatch.setattr(compare, "_PORTION", 1)
     filled.put({"east/n/f0.yaml": b"changed"})
     filled.bare.fill({"west/n/extra.yaml": b"extra"})
     whole, found = audited(filled.kind()), dict[str, Result]()

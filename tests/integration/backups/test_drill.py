@@ -188,7 +188,7 @@ def test_samples_cover_other_files_in_each_drill(world: World) -> None:
 
 
 def test_a_drill_continues_behind_its_cursor(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("syncline.kinds.backups.drill._PORTION", 2)
+    monkeypatch.setattr("syncline.kinds.backups.compare._PORTION", 2)
     world.put(FILES)
     world.run()
     commit(world, {VICTIM: None, "west/b/f2.yaml": b"x"})

@@ -23,14 +23,13 @@ from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.http.listings import InvalidEntry, OnInvalid
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, cluster_trees
-from syncline.kinds.backups.compare import cluster_failure, invalid_entry_results
+from syncline.kinds.backups.compare import cluster_failure, invalid_entry_results, portion_pages
 from syncline.kinds.backups.paths import Layout, invalid_path, shown
 from syncline.kinds.backups.source import ObjectContent, Reader, list_clusters, list_objects
 from syncline.kinds.backups.stores import FileStore
 from syncline.kinds.kind import Failure, Page, StepContext
 from syncline.model import Audit, Item, Outcome, Result, Scope
 
-_PORTION: Final = 200
 """Keys compared before a page ends."""
 _AT_ONCE: Final = 8
 """Files of a folder or bucket read at a time."""
@@ -184,13 +183,8 @@ class _Comparison:
 
     def pages(self, keys: Sequence[str], cluster: str) -> Iterator[Page]:
         """Yield the pages of a cluster while there is time."""
-        for at in range(0, len(keys), _PORTION):
-            page = self._page(keys[at : at + _PORTION], cluster)
-            if page is not None:
-                yield page
-            if page is None or self.context.over:
-                return
-        yield Page(_cursor(cluster, _LAST))
+        if (yield from portion_pages(keys, lambda some: self._page(some, cluster), self.context)):
+            yield Page(_cursor(cluster, _LAST))
 
     def _page(self, keys: Sequence[str], cluster: str) -> Page | None:
         """Return the page of these keys, or of the first of them if the time is short; None if it has none."""

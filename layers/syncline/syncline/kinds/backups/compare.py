@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from syncline.clients.http.listings import InvalidEntry
 from syncline.clients.s3.xml import ListedObject
@@ -13,9 +14,12 @@ from syncline.kinds.backups.ownership import EXTRAS, OwnedFile, foreign
 from syncline.kinds.backups.paths import Layout, TakenPaths, path_error
 from syncline.kinds.backups.secrets_filter import left_out
 from syncline.kinds.backups.source import failed_result
-from syncline.kinds.kind import Failure, Page, split_equal
+from syncline.kinds.kind import Failure, Page, StepContext, split_equal
 from syncline.model import Item, Result
 from syncline.store.backup_records import IndexEntry
+
+_PORTION: Final = 200
+"""Keys that an audit or a drill reads and compares before a page ends."""
 
 
 @dataclass(slots=True)
@@ -130,6 +134,22 @@ class Comparison:
             if extras <= EXTRAS:
                 results.append(foreign(self.group, key, None, fingerprint))
         return max(0, extras - EXTRAS)
+
+
+def portion_pages(
+    keys: Sequence[str], page_of: Callable[[Sequence[str]], Page | None], context: StepContext
+) -> Generator[Page, None, bool]:
+    """Yield the pages of a cluster's keys while there is time, and return True if all were yielded.
+
+    ``page_of`` returns the page of some keys, or None if there was no time for any of them.
+    """
+    for at in range(0, len(keys), _PORTION):
+        page = page_of(keys[at : at + _PORTION])
+        if page is not None:
+            yield page
+        if page is None or context.over:
+            return False
+    return True
 
 
 def cluster_failure(cluster: str, error: SynclineError) -> Failure:

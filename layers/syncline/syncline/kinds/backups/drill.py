@@ -21,7 +21,7 @@ from syncline.clients.git.repository import RemoteBranch
 from syncline.clients.s3.xml import ListedObject
 from syncline.errors import SynclineError
 from syncline.kinds.backups.commit import OpenBranch, SyncSettings, cluster_trees
-from syncline.kinds.backups.compare import cluster_failure, invalid_entry_results
+from syncline.kinds.backups.compare import cluster_failure, invalid_entry_results, portion_pages
 from syncline.kinds.backups.ownership import OwnedFile, OwnedFiles
 from syncline.kinds.backups.paths import Layout, shown
 from syncline.kinds.backups.restore import NotRestored, RestorePlan, Restorer
@@ -32,7 +32,6 @@ from syncline.kinds.kind import Page, StepContext
 from syncline.model import Item, Outcome, Result, Scope
 from syncline.store.backup_records import IndexEntry
 
-_PORTION: Final = 200  # keys restored and compared before a page ends
 _AT_ONCE: Final = 8  # files of a folder or bucket read at a time
 
 Restored = str | SynclineError
@@ -168,12 +167,7 @@ class _Comparison:
 
     def pages(self, keys: Sequence[str], cluster: str) -> Iterator[Page]:
         """Yield the pages of these keys while there is time."""
-        for at in range(0, len(keys), _PORTION):
-            page = self._page(keys[at : at + _PORTION], cluster)
-            if page is not None:
-                yield page
-            if page is None or self.context.over:
-                return
+        yield from portion_pages(keys, lambda some: self._page(some, cluster), self.context)
 
     def _page(self, keys: Sequence[str], cluster: str) -> Page | None:
         """Return the page of these keys, or of the first of them if the time is short; None if it has none."""
